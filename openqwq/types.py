@@ -1,0 +1,218 @@
+"""Nouns and protocols that every room shares; imports nothing but the standard library."""
+
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, NotRequired, Protocol, TypedDict
+
+if TYPE_CHECKING:
+    import torch
+
+FinishReason = Literal["stop", "length", "cancelled"]
+ScoreStatus = Literal["correct", "wrong", "timeout", "truncated", "error"]
+TestForm = Literal["stdin", "call", "script"]
+
+
+class ToolCall(TypedDict):
+    """One call the model asked for; `arguments` is a JSON object, never a JSON string."""
+
+    name: str
+    arguments: dict[str, Any]
+
+
+class Message(TypedDict):
+    """One chat turn, in the form that checkpoints' own chat templates read."""
+
+    role: Literal["system", "user", "assistant", "tool"]
+    content: str
+    reasoning_content: NotRequired[str]
+    tool_calls: NotRequired[list[ToolCall]]
+
+
+class OpenQwQError(Exception):
+    """A user's mistake or a broken input: the message names the thing, the value and the remedy."""
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """How tokens are drawn. The defaults are QwQ's model card; training uses `for_training`.
+
+    `temperature` 0 means greedy; `top_k` 0, `top_p` 1 and `min_p` 0 switch a filter off.
+    `thinking_budget` is the number of thinking tokens after which the engine closes the thinking.
+    """
+
+    temperature: float = 0.6
+    top_p: float = 0.95
+    top_k: int = 40
+    min_p: float = 0.0
+    max_tokens: int = 32768
+    stop_token_ids: tuple[int, ...] = ()
+    seed: int = 0
+    thinking_budget: int | None = None
+
+    def __post_init__(self) -> None:
+        limits = {
+            "temperature": (self.temperature >= 0, "at least 0"),
+            "top_p": (0 < self.top_p <= 1, "above 0 and at most 1"),
+            "top_k": (self.top_k >= 0, "at least 0 (0 switches it off)"),
+            "min_p": (0 <= self.min_p < 1, "at least 0 and below 1"),
+            "max_tokens": (self.max_tokens >= 1, "at least 1"),
+            "thinking_budget": (
+                self.thinking_budget is None or 0 <= self.thinking_budget < self.max_tokens,
+                "none, or at least 0 and below max_tokens so that an answer fits",
+            ),
+        }
+        for name, (holds, rule) in limits.items():
+            if not holds:
+                raise OpenQwQError(f"{name} is {getattr(self, name)!r}: it must be {rule}")
+
+    @classmethod
+    def for_training(
+        cls, max_tokens: int, stop_token_ids: tuple[int, ...], seed: int
+    ) -> "SamplingParams":
+        """Unfiltered sampling at temperature 1, so recorded log-probs are the policy's own."""
+        return cls(1.0, 1.0, 0, 0.0, max_tokens, stop_token_ids, seed)
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What one request produced; the four lists are aligned token by token.
+
+    `log_probs` (nats) are of the distribution actually sampled from; `sampled_mask` is False where
+    the engine forced a token; `weight_version` is that of the weights which produced each token.
+    """
+
+    token_ids: list[int]
+    log_probs: list[float]
+    sampled_mask: list[bool]
+    weight_version: list[int]
+    finish_reason: FinishReason
+    prompt_tokens: int
+    reasoning_tokens: int
+
+
+@dataclass(frozen=True)
+class TokenEvent:
+    """One streamed token; `finish_reason` is set on the last event of a request."""
+
+    token_id: int
+    log_prob: float
+    sampled: bool
+    finish_reason: FinishReason | None
+
+
+class Generate(Protocol):
+    """The seam between whatever samples (our engine, vLLM, HTTP) and whatever asks."""
+
+    async def generate(
+        self, prompt_ids: Sequence[int], params: SamplingParams, n: int = 1
+    ) -> list[Completion]:
+        """Sample `n` completions of one prompt, which share one prefill; member i uses seed + i."""
+        ...
+
+    def stream(self, prompt_ids: Sequence[int], params: SamplingParams) -> AsyncIterator[TokenEvent]:
+        """Yield tokens as they are drawn; closing the iterator frees the slot at once."""
+        ...
+
+
+@dataclass(frozen=True)
+class TestCase:
+    """One hidden test: stdin text and expected stdout, or JSON arguments and a JSON result."""
+
+    __test__ = False  # keeps pytest from collecting it
+
+    input: Any
+    expected: Any
+
+
+@dataclass(frozen=True)
+class CodeTests:
+    """Hidden tests of a program.
+
+    `stdin`: a whole program, text in and text out. `call`: `entry_point` is called with each
+    case's argument list. `script`: `script` is trusted test code that calls `entry_point`.
+    """
+
+    form: TestForm
+    cases: tuple[TestCase, ...] = ()
+    entry_point: str | None = None
+    script: str | None = None
+    setup: str = ""  # trusted code put before the program (imports the problem statement grants)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One verifiable instruction, e.g. IFEval's `length_constraints:number_words`."""
+
+    id: str
+    arguments: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One problem with everything that is needed to ask it and to judge an answer.
+
+    `kind` names the source ("addition", "gsm8k"), `verifier` who judges it ("math", "code", ...).
+    `solution` is a worked completion for cold starts; no verifier reads it.
+    """
+
+    id: str
+    kind: str
+    messages: tuple[Message, ...]
+    verifier: str
+    answer: str | None = None
+    tests: CodeTests | None = None
+    rules: tuple[Rule, ...] = ()
+    tools: tuple[Mapping[str, Any], ...] = ()
+    solution: str | None = None
+
+
+@dataclass(frozen=True)
+class Score:
+    """A verdict. `error` means that the judge failed: it is counted and dropped, never a zero."""
+
+    value: float
+    status: ScoreStatus
+    parts: Mapping[str, float] = field(default_factory=dict)
+    detail: str = ""
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.value <= 1.0:
+            raise ValueError(f"score value {self.value!r} is outside [0, 1]")
+
+
+class Verifier(Protocol):
+    """A judge of completions."""
+
+    async def score(self, task: Task, completion: str) -> Score:
+        """Judge the text after the prompt (thinking included; it starts inside the thinking)."""
+        ...
+
+
+@dataclass
+class Trajectory:
+    """The flat training record: prompt and completion in one list, aligned per token.
+
+    `sampled_mask` is True exactly where the policy drew the token; `log_probs` and
+    `weight_version` are those recorded by the sampler (0 elsewhere).
+    """
+
+    token_ids: list[int]
+    sampled_mask: list[bool]
+    log_probs: list[float]
+    weight_version: list[int]
+    task_id: str
+    group_id: str
+    kind: str
+    reward: float
+    reward_parts: Mapping[str, float]
+    status: ScoreStatus
+    reasoning_tokens: int
+    advantage: float = 0.0
+
+
+class WeightLink(Protocol):
+    """How a learner's weights reach its sampler."""
+
+    def push(self, named_params: "Iterable[tuple[str, torch.Tensor]]", version: int) -> None:
+        """Install every parameter and flush caches that older weights filled."""
+        ...
