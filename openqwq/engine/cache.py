@@ -1,0 +1,102 @@
+"""Keys and values of running sequences in fixed slots, and attention over them."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from openqwq.model.qwen2 import ModelConfig
+
+
+class SlotCache:
+    """`keys` and `values`: [layer, slot, kv_heads, time, head_dim].
+
+    Time grows in doubling steps up to `max_length`, so short sequences do not pay for long ones.
+    """
+
+    FIRST_LENGTH = 128
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        slots: int,
+        max_length: int,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.max_length = max_length
+        length = min(self.FIRST_LENGTH, max_length)
+        shape = (config.num_hidden_layers, slots, config.num_key_value_heads, length)
+        self.keys = torch.zeros(*shape, config.head_dim, dtype=dtype, device=device)
+        self.values = torch.zeros_like(self.keys)
+
+    def reserve(self, length: int) -> None:
+        """Make room for `length` tokens in every slot."""
+        capacity = self.keys.shape[3]
+        if length <= capacity:
+            return
+        grown = min(max(length, 2 * capacity), self.max_length)
+        pad = (0, 0, 0, grown - capacity)
+        self.keys, self.values = F.pad(self.keys, pad), F.pad(self.values, pad)
+
+    def copy(self, source: int, destinations: Sequence[int], length: int) -> None:
+        """Copy the first `length` tokens of one slot into others."""
+        for store in (self.keys, self.values):
+            store[:, list(destinations), :, :length] = store[:, [source], :, :length]
+
+
+class CacheAttention:
+    """An `Attend` that appends each row's new tokens to its slot and looks at all of its past.
+
+    The flat batch holds `counts[i]` new tokens for slot `slots[i]`, which has `starts[i]` already.
+    Queries of one key-value head are folded into the query axis, so keys are never repeated.
+    """
+
+    def __init__(
+        self, cache: SlotCache, slots: Sequence[int], starts: Sequence[int], counts: Sequence[int]
+    ) -> None:
+        device = cache.keys.device
+        self.cache = cache
+        longest = max(counts)
+        self.length = max(start + count for start, count in zip(starts, counts))
+        cache.reserve(self.length)
+        contiguous = list(slots) == list(range(slots[0], slots[0] + len(slots)))
+        slot_ids = torch.tensor(slots, device=device)
+        self.rows: slice | Tensor = (
+            slice(slots[0], slots[0] + len(slots)) if contiguous else slot_ids
+        )
+        count, start = torch.tensor(counts, device=device), torch.tensor(starts, device=device)
+        columns = torch.arange(longest, device=device)
+        real = columns < count[:, None]  # (rows, longest)
+        first = count.cumsum(0) - count
+        self.padded_index = None if longest == 1 else torch.where(real, first[:, None] + columns, 0)
+        self.flat_index = real.flatten().nonzero().squeeze(1)  # (tokens,)
+        positions = (start[:, None] + columns)[real]
+        self.position_ids = positions  # (tokens,)
+        self.token_slots = slot_ids.repeat_interleave(count)
+        # A padded query sees what the row's last token sees: its output is dropped, never NaN.
+        limits = start[:, None] + columns.minimum(count[:, None] - 1)  # (rows, longest)
+        visible = torch.arange(self.length, device=device) <= limits[:, :, None]
+        bias = torch.zeros(visible.shape, dtype=cache.keys.dtype, device=device)
+        self.bias = bias.masked_fill_(~visible, float("-inf"))[:, None]  # (rows, 1, longest, time)
+
+    def __call__(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """See `Attend`."""
+        cache = self.cache
+        cache.keys[layer, self.token_slots, :, self.position_ids] = keys
+        cache.values[layer, self.token_slots, :, self.position_ids] = values
+        past_keys = cache.keys[layer, self.rows, :, : self.length]  # (rows, kv_heads, time, dim)
+        past_values = cache.values[layer, self.rows, :, : self.length]
+        kv_heads, share = keys.shape[1], queries.shape[1] // keys.shape[1]
+        grouped = queries.unflatten(1, (kv_heads, share))
+        if self.padded_index is None:
+            mixed = F.scaled_dot_product_attention(
+                grouped, past_keys, past_values, attn_mask=self.bias
+            )
+            return mixed.flatten(1, 2)
+        padded = grouped[self.padded_index].transpose(1, 2).flatten(2, 3)
+        bias = self.bias.repeat_interleave(share, dim=2)  # (rows, 1, longest * share, time)
+        mixed = F.scaled_dot_product_attention(padded, past_keys, past_values, attn_mask=bias)
+        mixed = mixed.unflatten(2, (-1, share)).transpose(1, 2)  # (rows, longest, kv, share, dim)
+        return mixed.flatten(0, 1)[self.flat_index].flatten(1, 2)

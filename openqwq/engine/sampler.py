@@ -1,0 +1,78 @@
+"""Drawing tokens: filters, seeded inverse-transform sampling, exact log-probs."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from openqwq.types import SamplingParams
+
+
+def uniforms(seeds: Sequence[int], positions: Sequence[int]) -> Tensor:
+    """One number in [0, 1) per row, (rows,) fp64, that depends on its (seed, position) alone.
+
+    SplitMix64 (Steele et al. 2014) as a counter-based generator: a request's draws are the same
+    whatever shares its batch, and nothing has to be saved to resume.
+    """
+    with np.errstate(over="ignore"):
+        z = np.array([seed % 2**64 for seed in seeds], dtype=np.uint64)
+        for word in (np.array(positions, dtype=np.uint64), np.uint64(0)):
+            z = (z ^ word) + np.uint64(0x9E3779B97F4A7C15)
+            z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+            z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+            z = z ^ (z >> np.uint64(31))
+    return torch.from_numpy((z >> np.uint64(11)).astype(np.float64) / 2**53)
+
+
+def log_distribution(logits: Tensor, params: Sequence[SamplingParams]) -> Tensor:
+    """Log-probs (rows, vocab) of what is sampled from `logits` (rows, vocab) fp32.
+
+    Temperature first, then top-k, top-p, min-p, renormalised (the order of transformers and vLLM).
+    Greedy rows keep temperature 1, so that their reported log-probs say something.
+    """
+    temperatures = [p.temperature or 1.0 for p in params]
+    if any(t != 1.0 for t in temperatures):
+        logits = logits / torch.tensor(temperatures, device=logits.device)[:, None]
+    log_probs = logits.log_softmax(-1)
+    if not any(p.temperature and (p.top_k or p.top_p < 1 or p.min_p) for p in params):
+        return log_probs
+    return log_probs.masked_fill(_filtered_out(log_probs, params), float("-inf")).log_softmax(-1)
+
+
+def _filtered_out(log_probs: Tensor, params: Sequence[SamplingParams]) -> Tensor:
+    """True (rows, vocab) where a row's filters forbid the token."""
+    rows, vocab = log_probs.shape
+    greedy = [p.temperature == 0 for p in params]
+
+    def column(values: list[float]) -> Tensor:
+        return torch.tensor(values, device=log_probs.device)[:, None]  # (rows, 1)
+
+    top_k = column([vocab if g or not p.top_k else p.top_k for p, g in zip(params, greedy)])
+    top_p = column([2.0 if g or p.top_p == 1 else p.top_p for p, g in zip(params, greedy)])
+    min_p = column([0.0 if g else p.min_p for p, g in zip(params, greedy)])
+    ranked, order = log_probs.sort(descending=True, stable=True)
+    beyond_k = torch.arange(vocab, device=log_probs.device) >= top_k
+    kept = ranked.masked_fill(beyond_k, float("-inf")).softmax(-1)
+    mass_before = kept.cumsum(-1) - kept
+    out = beyond_k | (mass_before >= top_p) | (kept < min_p * kept[:, :1])
+    return torch.empty_like(out).scatter_(1, order, out)
+
+
+def sample(
+    logits: Tensor, params: Sequence[SamplingParams], seeds: Sequence[int], steps: Sequence[int]
+) -> tuple[Tensor, Tensor]:
+    """Draw one token a row: (token_ids (rows,), their log-probs (rows,)).
+
+    `steps` is each row's count of tokens drawn so far: with the seed it fixes the draw.
+    """
+    log_probs = log_distribution(logits, params)
+    cumulative = log_probs.double().exp().cumsum(-1)
+    draws = uniforms(seeds, steps).to(logits.device)[:, None] * cumulative[:, -1:]
+    token_ids = torch.searchsorted(cumulative, draws, right=True).squeeze(1)
+    greedy = [p.temperature == 0 for p in params]
+    if any(greedy):
+        token_ids = torch.where(
+            torch.tensor(greedy, device=logits.device), logits.argmax(-1), token_ids
+        )
+    return token_ids, log_probs.gather(1, token_ids[:, None]).squeeze(1)

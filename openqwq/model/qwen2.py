@@ -1,0 +1,163 @@
+"""The Qwen2 transformer (arXiv 2407.10671): RMSNorm, RoPE, grouped queries, QKV bias, SwiGLU.
+
+It works on a flat run of tokens that may belong to many sequences. Attention alone must know which
+token sees which, so it is passed in (`attention.py` for training, the engine's cache for decoding).
+Parameter names are those of Hugging Face checkpoints.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from openqwq.model.rope import (
+    YarnScaling,
+    attention_scale,
+    inverse_frequencies,
+    rotate,
+    rotation,
+)
+
+# (layer, queries (tokens, heads, head_dim), keys and values (tokens, kv_heads, head_dim))
+# -> mixed values (tokens, heads, head_dim)
+Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The shape of a model, as its config.json states it."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    rms_norm_eps: float = 1e-6
+    rope_theta: float = 1_000_000.0
+    max_position_embeddings: int = 32768
+    tie_word_embeddings: bool = False
+    attention_bias: bool = True  # on q, k and v: True for Qwen2, False for Llama
+    yarn: YarnScaling | None = None
+
+
+class Attention(nn.Module):
+    """Causal self-attention in which `num_attention_heads / num_key_value_heads` queries share a key."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.layer, self.head_dim = layer, config.head_dim
+        query_size = config.num_attention_heads * config.head_dim
+        key_size = config.num_key_value_heads * config.head_dim
+        bias = config.attention_bias
+        self.q_proj = nn.Linear(config.hidden_size, query_size, bias=bias)
+        self.k_proj = nn.Linear(config.hidden_size, key_size, bias=bias)
+        self.v_proj = nn.Linear(config.hidden_size, key_size, bias=bias)
+        self.o_proj = nn.Linear(query_size, config.hidden_size, bias=False)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, attend: Attend) -> Tensor:
+        """Mix `x` (tokens, hidden) over the tokens that `attend` lets each one see."""
+        queries = self.q_proj(x).unflatten(-1, (-1, self.head_dim))  # (tokens, heads, head_dim)
+        keys = self.k_proj(x).unflatten(-1, (-1, self.head_dim))  # (tokens, kv_heads, head_dim)
+        values = self.v_proj(x).unflatten(-1, (-1, self.head_dim))
+        mixed = attend(self.layer, rotate(queries, cos, sin), rotate(keys, cos, sin), values)
+        output: Tensor = self.o_proj(mixed.flatten(1))
+        return output
+
+
+class MLP(nn.Module):
+    """SwiGLU (arXiv 2002.05202)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(tokens, hidden) to (tokens, hidden)."""
+        output: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        return output
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square normalisation (arXiv 1910.07467), computed in fp32."""
+
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(tokens, hidden) to (tokens, hidden)."""
+        wide = x.float()
+        normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
+        return self.weight * normed.to(x.dtype)
+
+
+class Block(nn.Module):
+    """One pre-norm transformer layer."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.self_attn = Attention(config, layer)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.mlp = MLP(config)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, attend: Attend) -> Tensor:
+        """(tokens, hidden) to (tokens, hidden)."""
+        x = x + self.self_attn(self.input_layernorm(x), cos, sin, attend)
+        output: Tensor = x + self.mlp(self.post_attention_layernorm(x))
+        return output
+
+
+class Decoder(nn.Module):
+    """The trunk: embedding, layers, final norm."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(Block(config, i) for i in range(config.num_hidden_layers))
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+
+class Qwen2(nn.Module):
+    """A causal language model; `forward` gives hidden states, `logits` the last projection."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.model = Decoder(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        if config.tie_word_embeddings:
+            self.lm_head.weight = self.model.embed_tokens.weight
+        self.frequencies = inverse_frequencies(config.head_dim, config.rope_theta, config.yarn)
+
+    def forward(self, token_ids: Tensor, position_ids: Tensor, attend: Attend) -> Tensor:
+        """Final hidden states (tokens, hidden) of `token_ids` (tokens,) at `position_ids` (tokens,)."""
+        x = self.model.embed_tokens(token_ids)
+        scale = attention_scale(self.config.yarn)
+        cos, sin = rotation(position_ids, self.frequencies.to(x.device), scale)
+        for block in self.model.layers:
+            x = block(x, cos, sin, attend)
+        output: Tensor = self.model.norm(x)
+        return output
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(tokens, hidden) to fp32 logits (tokens, vocab)."""
+        output: Tensor = self.lm_head(hidden)
+        return output.float()
+
+    def initialise(self, generator: torch.Generator, std: float = 0.02) -> None:
+        """Fresh weights: normal(0, std), residual outputs scaled by 1/sqrt(2 layers) (GPT-2)."""
+        residual = std / (2 * self.config.num_hidden_layers) ** 0.5
+        for name, parameter in self.named_parameters():
+            if name.endswith("bias"):
+                nn.init.zeros_(parameter)
+            elif parameter.dim() == 2:
+                is_residual = name.endswith(("o_proj.weight", "down_proj.weight"))
+                nn.init.normal_(parameter, 0.0, residual if is_residual else std, generator)

@@ -1,0 +1,58 @@
+"""Rotary position embedding (RoFormer, arXiv 2104.09864), with optional YaRN (arXiv 2309.00071)."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class YarnScaling:
+    """YaRN's parameters as they stand in a checkpoint's `rope_scaling`."""
+
+    factor: float
+    original_max_position_embeddings: int
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+
+
+def inverse_frequencies(head_dim: int, theta: float, yarn: YarnScaling | None) -> Tensor:
+    """Rotation per position of each coordinate pair, in radians, (head_dim / 2,).
+
+    YaRN (section 3.2) divides the slow frequencies by `factor`, keeps the fast ones, and ramps
+    linearly between the pairs that turn `beta_fast` and `beta_slow` times over the original length.
+    """
+    exponents = torch.arange(0, head_dim, 2, dtype=torch.float32, device="cpu") / head_dim
+    frequencies = 1.0 / theta**exponents
+    if yarn is None:
+        return frequencies
+
+    def pair_turning(turns: float) -> float:
+        length = yarn.original_max_position_embeddings
+        return head_dim * math.log(length / (turns * 2 * math.pi)) / (2 * math.log(theta))
+
+    low = max(math.floor(pair_turning(yarn.beta_fast)), 0)
+    high = min(math.ceil(pair_turning(yarn.beta_slow)), head_dim - 1)
+    pairs = torch.arange(head_dim // 2, dtype=torch.float32, device="cpu")
+    slow_share = ((pairs - low) / max(high - low, 0.001)).clamp(0, 1)
+    return frequencies / yarn.factor * slow_share + frequencies * (1 - slow_share)
+
+
+def attention_scale(yarn: YarnScaling | None) -> float:
+    """YaRN's temperature, put on cos and sin so that both queries and keys carry its square root."""
+    return 1.0 if yarn is None or yarn.factor <= 1 else 0.1 * math.log(yarn.factor) + 1.0
+
+
+def rotation(position_ids: Tensor, frequencies: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """(cos, sin) of every position, each (tokens, 1, head_dim), always computed in fp32."""
+    angles = position_ids[:, None].float() * frequencies  # (tokens, head_dim / 2)
+    angles = torch.cat((angles, angles), dim=-1)[:, None, :]
+    return angles.cos() * scale, angles.sin() * scale
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate `x` (tokens, heads, head_dim), pairing coordinate i with i + head_dim / 2."""
+    first, second = x.chunk(2, dim=-1)
+    turned = torch.cat((-second, first), dim=-1)
+    return x * cos.to(x.dtype) + turned * sin.to(x.dtype)
