@@ -59,7 +59,7 @@ class CacheAttention:
         device = cache.keys.device
         self.cache = cache
         longest = max(counts)
-        self.length = max(start + count for start, count in zip(starts, counts))
+        self.length = max(start + count for start, count in zip(starts, counts, strict=True))
         cache.reserve(self.length)
         contiguous = list(slots) == list(range(slots[0], slots[0] + len(slots)))
         slot_ids = torch.tensor(slots, device=device)
@@ -89,7 +89,7 @@ class CacheAttention:
         past_keys = cache.keys[layer, self.rows, :, : self.length]  # (rows, kv_heads, time, dim)
         past_values = cache.values[layer, self.rows, :, : self.length]
         kv_heads, share = keys.shape[1], queries.shape[1] // keys.shape[1]
-        grouped = queries.unflatten(1, (kv_heads, share))
+        grouped = queries.view(-1, kv_heads, share, queries.shape[2])
         if self.padded_index is None:
             mixed = F.scaled_dot_product_attention(
                 grouped, past_keys, past_values, attn_mask=self.bias
@@ -98,5 +98,5 @@ class CacheAttention:
         padded = grouped[self.padded_index].transpose(1, 2).flatten(2, 3)
         bias = self.bias.repeat_interleave(share, dim=2)  # (rows, 1, longest * share, time)
         mixed = F.scaled_dot_product_attention(padded, past_keys, past_values, attn_mask=bias)
-        mixed = mixed.unflatten(2, (-1, share)).transpose(1, 2)  # (rows, longest, kv, share, dim)
-        return mixed.flatten(0, 1)[self.flat_index].flatten(1, 2)
+        mixed = mixed.reshape(*mixed.shape[:2], -1, share, mixed.shape[3]).transpose(1, 2)
+        return mixed.flatten(0, 1)[self.flat_index].flatten(1, 2)  # from (rows, longest, ...)

@@ -5,7 +5,7 @@ import threading
 from collections.abc import AsyncIterator, Iterable
 from collections.abc import Sequence as Ids
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -13,15 +13,18 @@ from torch import Tensor
 from openqwq.engine.cache import CacheAttention, SlotCache
 from openqwq.engine.sampler import sample
 from openqwq.engine.scheduler import Group, Scheduler
-from openqwq.engine.sequence import Sequence, ThinkTokens
+from openqwq.engine.sequence import Sequence
 from openqwq.model.qwen2 import Qwen2
+from openqwq.text.stream import ThinkTracker, starts_in_thinking
+from openqwq.text.tokenizer import Tokenizer
 from openqwq.types import Completion, OpenQwQError, SamplingParams, TokenEvent
 
 
 @dataclass(frozen=True)
 class EngineLimits:
-    """How much runs at once: `slots` sequences, of at most `max_length` tokens each, prompt included;
-    `prefill_tokens` prompt tokens a step, in `lanes` prompts at a time."""
+    """How much runs at once: `slots` sequences of at most `max_length` tokens, prompt included;
+    `prefill_tokens` prompt tokens a step, of `lanes` prompts at a time.
+    """
 
     slots: int = 256
     max_length: int = 2048
@@ -33,14 +36,21 @@ class Engine:
     """Samples from `model`, which it owns: train another copy and `push` its weights here.
 
     One step prefills a budget of prompt tokens, then decodes one token for every running sequence.
-    Steps run on a thread of the engine's own while the event loop stays free.
+    Steps run on a thread of the engine's own while the event loop stays free. `closing_text` is
+    what a spent thinking budget forces.
     """
 
     def __init__(
-        self, model: Qwen2, limits: EngineLimits | None = None, think: ThinkTokens | None = None
+        self,
+        model: Qwen2,
+        tokenizer: Tokenizer,
+        limits: EngineLimits | None = None,
+        closing_text: str = "\n</think>\n\n",
     ) -> None:
+        tokenizer.require_fits(model.config.vocab_size)
         self.limits = limits or EngineLimits()
-        self.model, self.think, self.version = model.eval(), think, 0
+        self.model, self.tokenizer, self.version = model.eval(), tokenizer, 0
+        self.closing_ids = tokenizer.encode(closing_text, allow_special=True)
         parameter = next(model.parameters())
         rows, length = self.limits.slots + self.limits.lanes, self.limits.max_length
         cache = SlotCache(model.config, rows, length, parameter.dtype, parameter.device)
@@ -112,8 +122,12 @@ class Engine:
                 f"{self.limits.max_length}: shorten it or raise engine.max_length"
             )
         ids, limit = list(prompt_ids), min(params.max_tokens, room)
+        markers = self.tokenizer.think_open_id, self.tokenizer.think_close_id
+        thinking = starts_in_thinking(self.tokenizer, ids)
         return [
-            Sequence(ids, replace(params, seed=params.seed + i), params.seed + i, limit, self.think)
+            Sequence(
+                ids, params, params.seed + i, limit, ThinkTracker(*markers, thinking), self.closing_ids
+            )
             for i in range(n)
         ]
 
@@ -192,7 +206,7 @@ class Engine:
         params = [s.params for s in sequences]
         steps = [len(s.token_ids) for s in sequences]
         token_ids, log_probs = sample(logits, params, [s.seed for s in sequences], steps)
-        drawn = zip(sequences, token_ids.tolist(), log_probs.tolist())
+        drawn = zip(sequences, token_ids.tolist(), log_probs.tolist(), strict=True)
         for sequence, token_id, log_prob in drawn:
             forced = sequence.next_forced()
             if forced is None:

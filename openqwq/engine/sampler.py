@@ -42,15 +42,19 @@ def log_distribution(logits: Tensor, params: Sequence[SamplingParams]) -> Tensor
 
 def _filtered_out(log_probs: Tensor, params: Sequence[SamplingParams]) -> Tensor:
     """True (rows, vocab) where a row's filters forbid the token."""
-    rows, vocab = log_probs.shape
+    vocab = log_probs.shape[1]
     greedy = [p.temperature == 0 for p in params]
 
     def column(values: list[float]) -> Tensor:
         return torch.tensor(values, device=log_probs.device)[:, None]  # (rows, 1)
 
-    top_k = column([vocab if g or not p.top_k else p.top_k for p, g in zip(params, greedy)])
-    top_p = column([2.0 if g or p.top_p == 1 else p.top_p for p, g in zip(params, greedy)])
-    min_p = column([0.0 if g else p.min_p for p, g in zip(params, greedy)])
+    top_k = column(
+        [vocab if g or not p.top_k else p.top_k for p, g in zip(params, greedy, strict=True)]
+    )
+    top_p = column(
+        [2.0 if g or p.top_p == 1 else p.top_p for p, g in zip(params, greedy, strict=True)]
+    )
+    min_p = column([0.0 if g else p.min_p for p, g in zip(params, greedy, strict=True)])
     ranked, order = log_probs.sort(descending=True, stable=True)
     beyond_k = torch.arange(vocab, device=log_probs.device) >= top_k
     kept = ranked.masked_fill(beyond_k, float("-inf")).softmax(-1)

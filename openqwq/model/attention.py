@@ -24,8 +24,8 @@ class RaggedAttention:
 
     def __call__(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """See `Attend`: (tokens, heads or kv_heads, head_dim) to (tokens, heads, head_dim)."""
-        padded = (x[self.padded_index].transpose(1, 2) for x in (queries, keys, values))
-        mixed = F.scaled_dot_product_attention(*padded, is_causal=True, enable_gqa=True)
+        q, k, v = (x[self.padded_index].transpose(1, 2) for x in (queries, keys, values))
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
         return mixed.transpose(1, 2).flatten(0, 1)[self.flat_index]
 
 

@@ -45,7 +45,7 @@ class ModelConfig:
 
 
 class Attention(nn.Module):
-    """Causal self-attention in which `num_attention_heads / num_key_value_heads` queries share a key."""
+    """Causal self-attention in which several query heads share one key-value head (GQA)."""
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
@@ -138,7 +138,7 @@ class Qwen2(nn.Module):
         self.frequencies = inverse_frequencies(config.head_dim, config.rope_theta, config.yarn)
 
     def forward(self, token_ids: Tensor, position_ids: Tensor, attend: Attend) -> Tensor:
-        """Final hidden states (tokens, hidden) of `token_ids` (tokens,) at `position_ids` (tokens,)."""
+        """Final hidden states (tokens, hidden); `token_ids` and `position_ids` are (tokens,)."""
         x = self.model.embed_tokens(token_ids)
         scale = attention_scale(self.config.yarn)
         cos, sin = rotation(position_ids, self.frequencies.to(x.device), scale)

@@ -40,7 +40,7 @@ def inverse_frequencies(head_dim: int, theta: float, yarn: YarnScaling | None) -
 
 
 def attention_scale(yarn: YarnScaling | None) -> float:
-    """YaRN's temperature, put on cos and sin so that both queries and keys carry its square root."""
+    """YaRN's temperature, as a factor on cos and sin (so its square is on the scores)."""
     return 1.0 if yarn is None or yarn.factor <= 1 else 0.1 * math.log(yarn.factor) + 1.0
 
 

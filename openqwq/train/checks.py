@@ -1,0 +1,90 @@
+"""Reasons to refuse a run after its first batch, before it wastes hours (rl-recipe 0.5)."""
+
+import asyncio
+from collections.abc import Sequence
+
+import torch
+
+from openqwq.train.learner import Learner
+from openqwq.train.packing import MicroBatch
+from openqwq.train.rollout import Attempt, Sampler
+from openqwq.types import OpenQwQError
+
+MAX_LOG_PROB_GAP = 1e-4  # nats, fp32
+
+
+async def check_first_batch(
+    sampler: Sampler,
+    learner: Learner,
+    attempts: Sequence[Attempt],
+    micro_batches: Sequence[MicroBatch],
+) -> None:
+    """Raise OpenQwQError naming the first thing that makes training pointless or wrong."""
+    judged = [a for a in attempts if a.score.status != "error"]
+    if not judged:
+        detail = attempts[0].score.detail
+        raise OpenQwQError(f"the verifiers failed on the whole first batch: {detail}")
+    check_end_of_sequence(judged, sampler.tokenizer.eos_ids)
+    await check_gold_answers(sampler, judged)
+    rewards = {a.score.value for a in judged}
+    if len(rewards) == 1:
+        raise OpenQwQError(
+            f"every reward of the first batch is {rewards.pop()}: nothing can be learned; "
+            "choose easier or harder tasks, or train the cold start longer"
+        )
+    if micro_batches:
+        check_mask(attempts, micro_batches)
+        check_log_prob_gap(learner, micro_batches)
+
+
+def check_end_of_sequence(attempts: Sequence[Attempt], eos_ids: Sequence[int]) -> None:
+    """A policy that never ends its turn is scored on cut-off text."""
+    if not any(a.completion.token_ids[-1] in eos_ids for a in attempts):
+        raise OpenQwQError(
+            f"no completion of the first batch ends with an end-of-turn token {tuple(eos_ids)}: "
+            "raise rl.max_tokens, or check the chat template"
+        )
+
+
+async def check_gold_answers(sampler: Sampler, attempts: Sequence[Attempt]) -> None:
+    """A verifier that rejects the task's own solution would teach the opposite."""
+    tasks = {a.task.id: a.task for a in attempts if a.task.solution is not None}
+    golds = list(tasks.values())
+    scores = await asyncio.gather(
+        *(sampler.verifiers[t.verifier].score(t, t.solution or "") for t in golds)
+    )
+    for task, score in zip(golds, scores, strict=True):
+        if score.status != "correct":
+            raise OpenQwQError(
+                f"the {task.verifier} verifier judges the gold solution of {task.id} as "
+                f"{score.status} ({score.detail or 'no detail'}): mend the task or the verifier"
+            )
+
+
+def check_mask(attempts: Sequence[Attempt], micro_batches: Sequence[MicroBatch]) -> None:
+    """The tokens trained on must be sampled ones: no prompt, no forced token."""
+    trained = torch.cat([batch.targets for batch in micro_batches]).bincount()
+    sampled = torch.tensor(
+        [
+            token
+            for a in attempts
+            for token, drawn in zip(a.completion.token_ids, a.completion.sampled_mask, strict=True)
+            if drawn
+        ]
+    ).bincount(minlength=len(trained))
+    if bool((trained > sampled[: len(trained)]).any()):
+        raise OpenQwQError("the loss covers tokens that were never sampled: the mask is wrong")
+
+
+def check_log_prob_gap(learner: Learner, micro_batches: Sequence[MicroBatch]) -> None:
+    """Learner and sampler must give the same tokens the same probability."""
+    gap = 0.0
+    with torch.no_grad():
+        for batch in micro_batches:
+            log_probs, _ = learner.log_probs(batch)
+            gap = max(gap, float((log_probs - batch.sampler_log_probs).abs().max()))
+    if gap > MAX_LOG_PROB_GAP:
+        raise OpenQwQError(
+            f"sampler and learner differ by up to {gap:.2e} nats on the first batch (limit "
+            f"{MAX_LOG_PROB_GAP:.0e}): they run different weights or different code"
+        )

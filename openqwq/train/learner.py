@@ -1,0 +1,89 @@
+"""One optimiser step over micro-batches, whatever the objective."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from openqwq.config import OptimiserConfig
+from openqwq.model.attention import RaggedAttention
+from openqwq.model.qwen2 import Qwen2
+from openqwq.train.loss import Metrics, mean_metrics, token_log_probs
+from openqwq.train.optimiser import build_optimisers
+from openqwq.train.packing import MicroBatch
+
+# (log-probs (loss_tokens,), micro-batch, token count of the whole step) -> (scalar loss, sums)
+Objective = Callable[[Tensor, MicroBatch, float], tuple[Tensor, Metrics]]
+
+
+class Learner:
+    """A model with its optimisers and learning-rate schedule."""
+
+    def __init__(self, model: Qwen2, config: OptimiserConfig, steps: int) -> None:
+        self.model, self.config, self.steps, self.done = model, config, steps, 0
+        self.optimisers = build_optimisers(
+            model, config.name, config.lr, (config.beta1, config.beta2), config.weight_decay
+        )
+
+    def train_step(self, batches: Sequence[MicroBatch], objective: Objective) -> dict[str, float]:
+        """Update the weights once; returns token means of the objective's metrics.
+
+        The loss is divided by the step's token count, so any split into micro-batches gives the
+        same gradient.
+        """
+        self.model.train()
+        tokens = float(sum(len(batch.targets) for batch in batches))
+        parts, total = [], 0.0
+        for batch in batches:
+            log_probs, entropy = self.log_probs(batch)
+            loss, metrics = objective(log_probs, batch, tokens)
+            loss.backward()  # type: ignore[no-untyped-call]
+            parts.append({**metrics, "entropy": entropy.sum()})
+            total += loss.item()
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
+        if not math.isfinite(float(norm)):
+            raise FloatingPointError(f"the gradient norm is {float(norm)} at step {self.done}")
+        rate = self.learning_rate(self.done)
+        for optimiser in self.optimisers:
+            for group in optimiser.param_groups:
+                group["lr"] = rate
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
+        self.done += 1
+        return {"loss": total, "grad_norm": float(norm), "lr": rate, **mean_metrics(parts)}
+
+    def log_probs(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
+        """Log-probs of the targets and entropies at their positions, both (loss_tokens,)."""
+        attend = RaggedAttention(batch.sequence_lengths)
+        hidden = self.model(batch.token_ids, batch.position_ids, attend)
+        weight = self.model.lm_head.weight
+        return token_log_probs(hidden[batch.loss_positions], weight, batch.targets)
+
+    def learning_rate(self, step: int) -> float:
+        """Linear warm-up, constant, then linear decay over the last `decay_share` of the steps."""
+        config = self.config
+        warm = min(1.0, (step + 1) / max(1, config.warmup_steps))
+        decay_steps = config.decay_share * self.steps
+        left = min(1.0, (self.steps - step) / decay_steps) if decay_steps else 1.0
+        return config.lr * warm * max(left, config.final_lr_share)
+
+    def named_params(self) -> Iterator[tuple[str, Tensor]]:
+        """Every parameter by its checkpoint name (see `WeightLink.push`)."""
+        for name, parameter in self.model.named_parameters():
+            yield name, parameter.detach()
+
+    def state(self) -> dict[str, object]:
+        """Everything a resumed learner needs to go on bit by bit."""
+        return {
+            "done": self.done,
+            "model": self.model.state_dict(),
+            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
+        }
+
+    def load_state(self, state: dict[str, object]) -> None:
+        """Take over a `state`."""
+        self.done = int(state["done"])  # type: ignore[call-overload]
+        self.model.load_state_dict(state["model"])  # type: ignore[arg-type]
+        for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):  # type: ignore[call-overload]
+            optimiser.load_state_dict(saved)

@@ -1,0 +1,182 @@
+"""Objectives as pure functions of flat per-token tensors, summed and divided by one global count.
+
+Every tensor is (loss_tokens,): the sampled tokens of one micro-batch, at least one. Because the
+divisor is the optimiser step's own token count, no micro-batch split changes the gradient.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from openqwq.types import OpenQwQError
+
+Bounds = tuple[float, float]
+Metrics = dict[str, Tensor]
+
+
+def log_ratio(log_probs: Tensor, base_log_probs: Tensor) -> Tensor:
+    """log(π/base), limited to ±20 so that a masked or clipped outlier cannot become inf or NaN."""
+    return (log_probs - base_log_probs).clamp(-20.0, 20.0)
+
+
+def sequence_mean(values: Tensor, sequence_index: Tensor) -> Tensor:
+    """Each token's value replaced by its sequence's mean; indices are 0, 1, … without gaps."""
+    means = torch.zeros_like(values)  # at most one slot a token: needs no host synchronisation
+    means = means.scatter_reduce(0, sequence_index, values, "mean", include_self=False)
+    return means[sequence_index]
+
+
+def cispo_loss(
+    log_probs: Tensor, log_ratios: Tensor, advantages: Tensor, cap: float = 5.0
+) -> tuple[Tensor, Tensor]:
+    """-sg(min(r, cap)) · A · log π, r = exp(log_ratios) = π/μ: no token's gradient becomes zero.
+
+    MiniMax-M1 (arXiv 2506.13585), capped on one side only as in ScaleRL (arXiv 2510.13786).
+    Returns the loss and whether the cap cut a positive advantage.
+    """
+    ratio = log_ratios.detach().exp()
+    loss = -ratio.clamp(max=cap) * advantages * log_probs
+    return loss, (ratio > cap) & (advantages > 0)
+
+
+def dapo_loss(
+    log_ratios: Tensor, advantages: Tensor, clip: Bounds = (0.2, 0.28)
+) -> tuple[Tensor, Tensor]:
+    """-min(r·A, clamp(r, 1 - low, 1 + high)·A): PPO's surrogate with the upper clip raised.
+
+    DAPO (arXiv 2503.14476, section 3.1). Returns the loss and whether the gradient was clipped.
+    """
+    ratio, low, high = log_ratios.exp(), 1 - clip[0], 1 + clip[1]
+    loss = -torch.minimum(ratio * advantages, ratio.clamp(low, high) * advantages)
+    clipped = ((ratio < low) & (advantages < 0)) | ((ratio > high) & (advantages > 0))
+    return loss, clipped
+
+
+def gspo_loss(
+    log_ratios: Tensor, advantages: Tensor, sequence_index: Tensor, clip: Bounds = (3e-4, 4e-4)
+) -> tuple[Tensor, Tensor]:
+    """`dapo_loss` with s = exp(mean of log r over the token's sequence) in place of r.
+
+    GSPO (arXiv 2507.18071, section 4.1). Summed over tokens, a sequence weighs as much as it is
+    long, as under the other objectives; for the paper's mean over sequences give A / length as
+    advantages and the number of sequences as normaliser.
+    """
+    return dapo_loss(sequence_mean(log_ratios, sequence_index), advantages, clip)
+
+
+def kl_k3(log_ratios: Tensor) -> Tensor:
+    """q/p - 1 - log(q/p) from log(q/p): Schulman's k3, estimates KL(p‖q) on tokens drawn from p."""
+    return torch.expm1(log_ratios) - log_ratios
+
+
+def mismatch_mask(
+    log_ratios: Tensor,
+    sequence_index: Tensor,
+    token_bounds: Bounds | None,
+    sequence_bounds: Bounds | None,
+) -> Tensor:
+    """True for the tokens to train on: there learner and sampler agree well enough.
+
+    `token_bounds` limit a token's ratio (IcePop: 0.5 and 5), `sequence_bounds` the geometric mean
+    over its sequence (0.99 and 1.01 are usual); None switches a limit off.
+    """
+    keep = torch.ones_like(log_ratios, dtype=torch.bool)
+    means = sequence_mean(log_ratios, sequence_index)
+    for bounds, values in ((token_bounds, log_ratios.exp()), (sequence_bounds, means.exp())):
+        if bounds is not None:
+            keep &= (values >= bounds[0]) & (values <= bounds[1])
+    return keep
+
+
+def policy_loss(
+    objective: str,
+    log_probs: Tensor,
+    sampler_log_probs: Tensor,
+    advantages: Tensor,
+    sequence_index: Tensor,
+    normaliser: float | Tensor,
+    *,
+    cispo_cap: float = 5.0,
+    dapo_clip: Bounds = (0.2, 0.28),
+    gspo_clip: Bounds = (3e-4, 4e-4),
+    token_bounds: Bounds | None = None,
+    sequence_bounds: Bounds | None = None,
+    reference_log_probs: Tensor | None = None,
+    kl_coefficient: float = 0.0,
+) -> tuple[Tensor, Metrics]:
+    """One micro-batch's share of the step's loss (scalar), and sums for `mean_metrics`.
+
+    `objective` is "cispo", "dapo" or "gspo"; `normaliser` is the token count of the whole optimiser
+    step, masked tokens included. Only `log_probs` carries a gradient. The KL term is not masked.
+    Raises OpenQwQError for an unknown objective or a KL coefficient without a reference.
+    """
+    log_ratios = log_ratio(log_probs, sampler_log_probs)
+    if objective == "cispo":
+        loss, clipped = cispo_loss(log_probs, log_ratios, advantages, cispo_cap)
+    elif objective == "dapo":
+        loss, clipped = dapo_loss(log_ratios, advantages, dapo_clip)
+    elif objective == "gspo":
+        loss, clipped = gspo_loss(log_ratios, advantages, sequence_index, gspo_clip)
+    else:
+        raise OpenQwQError(f"objective is {objective!r}: choose cispo, dapo or gspo")
+    log_ratios = log_ratios.detach()
+    keep = mismatch_mask(log_ratios, sequence_index, token_bounds, sequence_bounds)
+    loss = loss.where(keep, 0.0)
+    metrics = {
+        "tokens": torch.tensor(log_ratios.numel()),
+        "log_prob_gap": log_ratios.abs().sum(),
+        "mismatch_kl": kl_k3(log_ratios).sum(),
+        "max_ratio": log_ratios.exp().max(),
+        "clip_fraction": clipped.sum(),
+        "masked_fraction": (~keep).sum(),
+    }
+    if reference_log_probs is not None:
+        reference_kl = kl_k3(log_ratio(reference_log_probs, log_probs))
+        loss = loss + kl_coefficient * reference_kl
+        metrics["reference_kl"] = reference_kl.detach().sum()
+    elif kl_coefficient:
+        raise OpenQwQError(f"kl_coefficient is {kl_coefficient!r}: give reference_log_probs too")
+    return loss.sum() / normaliser, metrics
+
+
+def cross_entropy_loss(log_probs: Tensor, normaliser: float | Tensor) -> tuple[Tensor, Metrics]:
+    """-Σ log π / normaliser for SFT, and sums for `mean_metrics`."""
+    loss, tokens = -log_probs.sum(), torch.tensor(log_probs.numel())
+    return loss / normaliser, {"tokens": tokens, "cross_entropy": loss.detach()}
+
+
+def mean_metrics(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:
+    """Token means of the micro-batches' sums; "tokens" stays a total and "max_ratio" a maximum."""
+    sums = {name: torch.stack([part[name] for part in parts]) for name in parts[0]}
+    tokens = float(sums.pop("tokens").sum())
+    means = {n: float(v.max() if n == "max_ratio" else v.sum() / tokens) for n, v in sums.items()}
+    return {"tokens": tokens} | means
+
+
+def _chunk_log_probs(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    distribution = (hidden @ weight.T).log_softmax(-1)
+    with torch.no_grad():  # only a metric: its graph would hold another (tokens, vocab) tensor
+        entropy = -(distribution.exp() * distribution).sum(-1)
+    return distribution.gather(1, targets[:, None])[:, 0], entropy
+
+
+def token_log_probs(
+    hidden: Tensor, lm_head_weight: Tensor, targets: Tensor, *, max_logits: int = 2**27
+) -> tuple[Tensor, Tensor]:
+    """Log-probs of `targets` and the detached entropies in nats, both (tokens,), in fp32 or wider.
+
+    hidden (tokens, hidden), lm_head_weight (vocab, hidden), targets (tokens,). A batch of more than
+    `max_logits` logits (2^27: 512 MiB) goes in chunks that the backward pass computes again.
+    """
+    dtype = torch.promote_types(hidden.dtype, torch.float32)
+    hidden, weight = hidden.to(dtype), lm_head_weight.to(dtype)
+    rows = max(1, max_logits // weight.shape[0])
+    if len(targets) <= rows:
+        return _chunk_log_probs(hidden, weight, targets)
+    chunks = [
+        checkpoint(_chunk_log_probs, part, weight, ids, use_reentrant=False)
+        for part, ids in zip(torch.split(hidden, rows), torch.split(targets, rows), strict=True)
+    ]
+    return torch.cat([chunk[0] for chunk in chunks]), torch.cat([chunk[1] for chunk in chunks])

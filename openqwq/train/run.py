@@ -1,0 +1,162 @@
+"""A run on disk: its resolved config, exact resume states, and its log."""
+
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+
+from openqwq.config import Config, dump_config
+from openqwq.types import OpenQwQError
+
+
+class InterruptedRun(Exception):  # noqa: N818 - no error: the user asked for it
+    """The user asked to stop; the state is saved and the message says how to go on."""
+
+
+class Run:
+    """A run directory: writes are atomic; one in use is resumed or refused, never overwritten."""
+
+    def __init__(self, directory: Path, config: Config, resume: bool) -> None:
+        self.directory, self.config = directory, config
+        saved = directory / "config.toml"
+        if directory.exists() and any(directory.iterdir()):
+            if not resume:
+                raise OpenQwQError(
+                    f"run directory {directory} is not empty: add --resume to go on with it, "
+                    "or choose another with --out"
+                )
+            _refuse_other_config(saved, config)
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            write_atomically(saved, dump_config(config).encode())
+        except OSError as error:
+            raise OpenQwQError(
+                f"cannot write to run directory {directory}: {error.strerror}; "
+                "free space or choose another with --out"
+            ) from error
+
+    def save_state(self, stage: str, state: dict[str, Any]) -> None:
+        """Replace the resume state of `stage` in one step; an old one survives a full disk."""
+        path = self.directory / f"{stage}.state"
+        partial = path.with_suffix(".partial")
+        try:
+            with partial.open("wb") as file:
+                torch.save(state, file)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        except (OSError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
+            partial.unlink(missing_ok=True)
+            raise OpenQwQError(
+                f"cannot save {path}: {error}; free space, then go on with --resume"
+            ) from error
+
+    def load_state(self, stage: str) -> dict[str, Any] | None:
+        """The last saved state of `stage`, or None if it never saved one."""
+        path = self.directory / f"{stage}.state"
+        if not path.exists():
+            return None
+        try:
+            state: dict[str, Any] = torch.load(path, weights_only=True)
+        except (RuntimeError, OSError, EOFError, ValueError) as error:
+            raise OpenQwQError(
+                f"resume state {path} is unreadable ({error}): remove it to restart this stage"
+            ) from error
+        return state
+
+    def log(self, stage: str, step: int, record: dict[str, Any]) -> None:
+        """Append one line to log.jsonl."""
+        line = json.dumps({"stage": stage, "step": step, **record}) + "\n"
+        with (self.directory / "log.jsonl").open("a") as file:
+            file.write(line)
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Log the wall seconds of a part of the run, under the stage `timing`."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            seconds = time.perf_counter() - started
+            self.log("timing", 0, {"name": name, "seconds": round(seconds, 3)})
+
+    def records(self, stage: str) -> list[dict[str, Any]]:
+        """The logged lines of `stage`, one a step in order."""
+        path = self.directory / "log.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
+        return [record for record in map(json.loads, lines) if record["stage"] == stage]
+
+    def forget_after(self, stage: str, step: int) -> None:
+        """Drop log lines of `stage` from `step` on: a resumed run writes them again."""
+        path = self.directory / "log.jsonl"
+        if not path.exists():
+            return
+        kept = []
+        for line in path.read_text().splitlines():
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError:
+                continue  # the line that a kill cut in half
+            if record["stage"] != stage or record["step"] < step:
+                kept.append(line + "\n")
+        write_atomically(path, "".join(kept).encode())
+
+    @contextmanager
+    def stoppable(self) -> Iterator["StopFlag"]:
+        """Within this, the first Ctrl-C only sets a flag, so that a step can finish and save."""
+        flag = StopFlag(f"go on with: qwq demo --out {self.directory} --resume")
+        previous = signal.signal(signal.SIGINT, flag.raise_flag)
+        try:
+            yield flag
+        finally:
+            signal.signal(signal.SIGINT, previous)
+
+
+class StopFlag:
+    """Set by the first Ctrl-C; the second one interrupts at once."""
+
+    def __init__(self, hint: str) -> None:
+        self.hint, self.is_set = hint, False
+
+    def raise_flag(self, signum: int, frame: FrameType | None) -> None:
+        """The signal handler."""
+        if self.is_set:
+            raise KeyboardInterrupt
+        self.is_set = True
+
+    def check(self) -> None:
+        """Raise Interrupted if Ctrl-C came; call it where the state has just been saved."""
+        if self.is_set:
+            raise InterruptedRun(f"stopped, everything is saved; {self.hint}")
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def _refuse_other_config(saved: Path, config: Config) -> None:
+    if not saved.exists():
+        raise OpenQwQError(f"{saved.parent} is no run directory (no config.toml): choose another")
+    old, new = saved.read_text().splitlines(), dump_config(config).splitlines()
+    if old != new:
+        changed = next(
+            (pair for pair in zip(old, new, strict=False) if pair[0] != pair[1]),
+            ("fewer lines", "more lines"),
+        )
+        raise OpenQwQError(
+            f"run directory {saved.parent} was begun with another config "
+            f"({changed[0]!r}, now {changed[1]!r}): use that config, or another --out"
+        )
