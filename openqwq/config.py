@@ -191,11 +191,19 @@ def _override(tree: dict[str, Any], text: str) -> None:
     *parents, last = path.strip().split(".")
     node: Any = tree
     for parent in parents:
-        node = node[int(parent)] if isinstance(node, list) else node.setdefault(parent, {})
-    if isinstance(node, list):
-        node[int(last)] = parsed
-    else:
+        node = node.setdefault(parent, {}) if isinstance(node, dict) else _item(node, parent, path)
+    if isinstance(node, dict):
         node[last] = parsed
+    else:
+        _item(node, last, path)
+        node[int(last)] = parsed
+
+
+def _item(node: Any, index: str, path: str) -> Any:
+    if not isinstance(node, list) or not index.isdecimal() or int(index) >= len(node):
+        length = f"a list of {len(node)}" if isinstance(node, list) else f"{node!r}, no table"
+        raise OpenQwQError(f"override {path}: {index!r} does not exist, as above it is {length}")
+    return node[int(index)]
 
 
 def _build(kind: Any, value: Any, default: Any, path: str, where: str) -> Any:

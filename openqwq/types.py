@@ -109,7 +109,9 @@ class Generate(Protocol):
         """Sample `n` completions of one prompt, which share one prefill; member i uses seed + i."""
         ...
 
-    def stream(self, prompt_ids: Sequence[int], params: SamplingParams) -> AsyncIterator[TokenEvent]:
+    def stream(
+        self, prompt_ids: Sequence[int], params: SamplingParams
+    ) -> AsyncIterator[TokenEvent]:
         """Yield tokens as they are drawn; closing the iterator frees the slot at once."""
         ...
 
@@ -137,6 +139,7 @@ class CodeTests:
     entry_point: str | None = None
     script: str | None = None
     setup: str = ""  # trusted code put before the program (imports the problem statement grants)
+    float_tolerance: float | None = None  # absolute or relative, where the statement grants it
 
 
 @dataclass(frozen=True)

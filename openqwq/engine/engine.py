@@ -31,6 +31,11 @@ class EngineLimits:
     prefill_tokens: int = 4096
     lanes: int = 16
 
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value < 1:
+                raise OpenQwQError(f"engine.{name} is {value}: it must be at least 1")
+
 
 class Engine:
     """Samples from `model`, which it owns: train another copy and `push` its weights here.
@@ -59,48 +64,43 @@ class Engine:
         self._lock = threading.Lock()  # held while a step or a weight update touches the model
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
         self._pump: asyncio.Task[None] | None = None
-        self._progress: asyncio.Event | None = None
+        self._progress = asyncio.Event()  # set at the end of the step, and replaced
 
     async def generate(
         self, prompt_ids: Ids[int], params: SamplingParams, n: int = 1
     ) -> list[Completion]:
         """See `Generate.generate`; raises OpenQwQError where the prompt leaves no room."""
-        sequences = self._sequences(prompt_ids, params, n)
-        self.scheduler.waiting.append(Group(list(sequences)))
+        sequences = self._submit(prompt_ids, params, n)
         try:
             while any(s.finish_reason is None for s in sequences):
                 await self._step_done()
         finally:
-            self._cancel(sequences)
+            for sequence in sequences:
+                sequence.cancel()
         return [s.completion() for s in sequences]
 
     async def stream(
         self, prompt_ids: Ids[int], params: SamplingParams
     ) -> AsyncIterator[TokenEvent]:
         """See `Generate.stream`."""
-        sequences = self._sequences(prompt_ids, params, 1)
-        (sequence,) = sequences
-        self.scheduler.waiting.append(Group(list(sequences)))
-        sent = 0
+        (sequence,) = self._submit(prompt_ids, params, 1)
+        events, sent = sequence.events, 0
         try:
-            while sequence.finish_reason is None:
-                await self._step_done()
-                while sent < len(sequence.token_ids):
-                    last = sent == len(sequence.token_ids) - 1
-                    yield TokenEvent(
-                        sequence.token_ids[sent],
-                        sequence.log_probs[sent],
-                        sequence.sampled_mask[sent],
-                        sequence.finish_reason if last else None,
-                    )
+            while sent == 0 or events[sent - 1].finish_reason is None:
+                if sent < len(events):
                     sent += 1
+                    yield events[sent - 1]
+                elif sequence.failure:
+                    raise sequence.failure
+                else:
+                    await self._step_done()
         finally:
-            self._cancel(sequences)
+            sequence.cancel()
 
     def push(self, named_params: Iterable[tuple[str, Tensor]], version: int) -> None:
         """Copy new weights in (see `WeightLink`). Refused while sequences run on the old ones."""
         with self._lock:
-            if self.scheduler.busy():
+            if self.scheduler.unfinished():
                 raise RuntimeError("weights pushed while sequences are running")
             own = self.model.state_dict()
             with torch.no_grad():
@@ -109,10 +109,10 @@ class Engine:
             self.version = version
 
     def close(self) -> None:
-        """Stop the engine's thread."""
+        """Stop the engine's thread; whoever still waits, or asks later, gets a RuntimeError."""
         self._thread.shutdown(wait=True)
 
-    def _sequences(self, prompt_ids: Ids[int], params: SamplingParams, n: int) -> list[Sequence]:
+    def _submit(self, prompt_ids: Ids[int], params: SamplingParams, n: int) -> list[Sequence]:
         if not prompt_ids:
             raise OpenQwQError("the prompt is empty: give at least one token")
         room = self.limits.max_length - len(prompt_ids)
@@ -122,39 +122,49 @@ class Engine:
                 f"{self.limits.max_length}: shorten it or raise engine.max_length"
             )
         ids, limit = list(prompt_ids), min(params.max_tokens, room)
+        vocab_size = self.model.config.vocab_size
+        if not 0 <= min(ids) <= max(ids) < vocab_size:
+            raise OpenQwQError(
+                f"the prompt has token ids from {min(ids)} to {max(ids)}, but the model knows 0 to "
+                f"{vocab_size - 1}: encode it with the model's own tokenizer"
+            )
         markers = self.tokenizer.think_open_id, self.tokenizer.think_close_id
         thinking = starts_in_thinking(self.tokenizer, ids)
-        return [
+        sequences = [
             Sequence(
-                ids, params, params.seed + i, limit, ThinkTracker(*markers, thinking), self.closing_ids
+                ids,
+                params,
+                params.seed + i,
+                limit,
+                ThinkTracker(*markers, thinking),
+                self.closing_ids,
             )
             for i in range(n)
         ]
-
-    def _cancel(self, sequences: list[Sequence]) -> None:
-        if any(s.finish_reason is None for s in sequences):
-            with self._lock:
-                self.scheduler.cancel(sequences)
+        self.scheduler.waiting.append(Group(list(sequences)))
+        return sequences
 
     async def _step_done(self) -> None:
-        """Wait for the end of the next step, starting the pump if it is not running."""
+        """Wait for the end of a step, starting the pump if it is not running."""
         if self._pump is None or self._pump.done():
-            self._progress = asyncio.Event()
+            self._progress = asyncio.Event()  # an old one may belong to another loop
             self._pump = asyncio.create_task(self._run())
-        assert self._progress is not None
-        progress = asyncio.create_task(self._progress.wait())
-        await asyncio.wait((progress, self._pump), return_when=asyncio.FIRST_COMPLETED)
-        progress.cancel()
-        if self._pump.done():
-            self._pump.result()
+        await self._progress.wait()
 
     async def _run(self) -> None:
+        """Step until nothing is left; every exit has woken whoever waits."""
         loop = asyncio.get_running_loop()
-        while self.scheduler.busy():
-            await loop.run_in_executor(self._thread, self._step)
-            assert self._progress is not None
-            self._progress.set()
-            self._progress = asyncio.Event()
+        while True:
+            try:
+                await loop.run_in_executor(self._thread, self._step)
+            except Exception as error:  # whatever it is, each caller must learn of it
+                for sequence in self.scheduler.unfinished():
+                    sequence.cancel(error)
+            finally:
+                self._progress.set()
+                self._progress = asyncio.Event()
+            if not self.scheduler.unfinished():
+                return
 
     def _step(self) -> None:
         with self._lock, torch.inference_mode():

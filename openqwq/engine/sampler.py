@@ -17,7 +17,8 @@ def uniforms(seeds: Sequence[int], positions: Sequence[int]) -> Tensor:
     """
     with np.errstate(over="ignore"):
         z = np.array([seed % 2**64 for seed in seeds], dtype=np.uint64)
-        for word in (np.array(positions, dtype=np.uint64), np.uint64(0)):
+        # The seed is hashed before a position meets it: else (1, 0) and (0, 1) would be the same.
+        for word in (np.uint64(0), np.array(positions, dtype=np.uint64)):
             z = (z ^ word) + np.uint64(0x9E3779B97F4A7C15)
             z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
             z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -28,7 +29,7 @@ def uniforms(seeds: Sequence[int], positions: Sequence[int]) -> Tensor:
 def log_distribution(logits: Tensor, params: Sequence[SamplingParams]) -> Tensor:
     """Log-probs (rows, vocab) of what is sampled from `logits` (rows, vocab) fp32.
 
-    Temperature first, then top-k, top-p, min-p, renormalised (the order of transformers and vLLM).
+    Temperature, then top-k, top-p and min-p, then renormalised: transformers' order.
     Greedy rows keep temperature 1, so that their reported log-probs say something.
     """
     temperatures = [p.temperature or 1.0 for p in params]

@@ -22,7 +22,10 @@ class Group:
 
 
 class Scheduler:
-    """Slots [0, slots) hold running sequences without gaps; lanes are the cache rows after them."""
+    """Slots [0, slots) hold running sequences without gaps; lanes are the cache rows after them.
+
+    The event loop appends to `waiting` and cancels sequences; the rest is the engine's thread's.
+    """
 
     def __init__(self, cache: SlotCache, slots: int, lanes: int) -> None:
         self.cache, self.slots = cache, slots
@@ -31,18 +34,23 @@ class Scheduler:
         self.prefilling: list[Group] = []
         self.running: list[Sequence] = []  # index = slot
 
-    def busy(self) -> bool:
-        """Whether anything is left to do."""
-        return bool(self.waiting or self.prefilling or self.running)
+    def unfinished(self) -> list[Sequence]:
+        """Every sequence with tokens to come."""
+        groups = (*self.waiting, *self.prefilling)
+        return _unfinished([*self.running, *(s for group in groups for s in group.members)])
 
     def admit(self) -> None:
         """Give lanes to waiting groups whose members will find slots.
 
         A group larger than the free slots is split; its rest waits and is prefilled again.
         """
+        self.retire()
         free = self.slots - len(self.running) - sum(len(g.members) for g in self.prefilling)
         while self.waiting and self.free_lanes and free > 0:
             group = self.waiting.popleft()
+            group.members = _unfinished(group.members)
+            if not group.members:
+                continue
             if len(group.members) > free:
                 self.waiting.appendleft(Group(group.members[free:]))
                 group = Group(group.members[:free])
@@ -75,9 +83,12 @@ class Scheduler:
         self.prefilling.remove(group)
         self.free_lanes.append(group.lane)
 
-    def retire(self) -> list[Sequence]:
-        """Take out finished sequences, closing each gap with the last running one."""
-        finished = [s for s in self.running if s.finish_reason]
+    def retire(self) -> None:
+        """Free what finished sequences hold, closing each gap with the last running one."""
+        for group in list(self.prefilling):
+            group.members = _unfinished(group.members)
+            if not group.members:
+                self.drop_prefill(group)
         for slot in reversed(range(len(self.running))):
             if self.running[slot].finish_reason:
                 last = self.running.pop()
@@ -85,15 +96,7 @@ class Scheduler:
                     self.running[slot] = last
                     cached = len(last.prompt_ids) + len(last.token_ids) - 1
                     self.cache.copy(len(self.running), [slot], cached)
-        return finished
 
-    def cancel(self, sequences: list[Sequence]) -> None:
-        """Free whatever the given sequences hold; they end as `cancelled`."""
-        for sequence in sequences:
-            sequence.finish_reason = sequence.finish_reason or "cancelled"
-        for group in (*self.waiting, *self.prefilling):
-            group.members = [s for s in group.members if not s.finish_reason]
-        self.waiting = deque(g for g in self.waiting if g.members)
-        for group in [g for g in self.prefilling if not g.members]:
-            self.drop_prefill(group)
-        self.retire()
+
+def _unfinished(sequences: list[Sequence]) -> list[Sequence]:
+    return [s for s in sequences if not s.finish_reason]

@@ -1,0 +1,44 @@
+# One command per job; `make` alone lists them. Needs only Python 3.11 or newer.
+
+PYTHON ?= python3
+PIP := .venv/bin/python -m pip --disable-pip-version-check
+BENCHMARKS := bench/rl_step.py
+
+.PHONY: help demo test check bench clean
+
+help:
+	@echo 'make demo    train and evaluate a small reasoning model, from nothing, on this machine'
+	@echo 'make test    run the tests'
+	@echo 'make check   check formatting, style and types'
+	@echo 'make bench   run the benchmarks: $(BENCHMARKS)'
+	@echo 'make clean   remove .venv and everything else that can be made again (never runs/)'
+
+demo: .venv/.installed-demo
+	@.venv/bin/qwq demo
+
+test: .venv/.installed-test
+	@.venv/bin/python -m pytest
+
+check: .venv/.installed-test
+	@.venv/bin/python -m ruff format --check .
+	@.venv/bin/python -m ruff check .
+	@.venv/bin/python -m mypy --strict
+
+bench: .venv/.installed-test
+	@set -e; for benchmark in $(BENCHMARKS); do .venv/bin/python "$$benchmark"; done
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamp is written last, so an installation that broke off is taken up again.
+.venv/.installed-demo: EXTRA :=
+.venv/.installed-test: EXTRA := [test]
+.venv/.installed-demo .venv/.installed-test: pyproject.toml
+	@$(PYTHON) -c 'import platform, sys; sys.exit(None if sys.version_info >= (3, 11) else \
+		"OpenQwQ needs Python 3.11 or newer; $(PYTHON) is %s. Name a newer one: make PYTHON=python3.12" \
+		% platform.python_version())'
+	@$(PIP) --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
+	@echo 'Installing OpenQwQ$(EXTRA) into .venv (once; a few minutes) ...'
+	@$(PIP) install --quiet --quiet --editable '.$(EXTRA)'
+	@touch $@

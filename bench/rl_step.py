@@ -1,0 +1,203 @@
+"""One GRPO step, ours against TRL's GRPOTrainer: the same 4.42M Qwen2, prompts and token counts.
+
+A step samples 16 prompts x 8 completions x 64 tokens, scores them, and updates the weights once,
+all in fp32. Both run in this one process, after each other, `REPEATS` times after a warm-up.
+"""
+
+import asyncio
+import platform
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from datetime import date
+from typing import Any
+
+import tokenizers
+import torch
+
+from openqwq.config import RlConfig
+from openqwq.engine.engine import Engine, EngineLimits
+from openqwq.model.qwen2 import ModelConfig, Qwen2
+from openqwq.text.tokenizer import Tokenizer
+from openqwq.train.advantages import group_advantages
+from openqwq.train.learner import Learner
+from openqwq.train.packing import pack_trajectories
+from openqwq.train.rl import objective
+from openqwq.types import Completion, SamplingParams, Trajectory
+
+PROMPTS, GROUP, PROMPT_TOKENS, NEW_TOKENS, REPEATS = 16, 8, 16, 64, 6
+SHAPE = ModelConfig(256, 256, 716, 6, 8, 2, 32, rope_theta=10_000.0)
+CONFIG = RlConfig(steps=100, max_tokens=NEW_TOKENS)
+
+
+def reward(token_ids: list[int]) -> float:
+    """Something that varies: the share of even ids."""
+    return sum(i % 2 == 0 for i in token_ids) / len(token_ids)
+
+
+def prompts() -> list[list[int]]:
+    """The same random prompts for both."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(2, 256, (PROMPTS, PROMPT_TOKENS), generator=generator).tolist()
+
+
+def backend() -> tokenizers.Tokenizer:
+    """Byte-level, 256 ids, no merges."""
+    alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = tokenizers.Tokenizer(
+        tokenizers.models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[])
+    )
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = tokenizers.decoders.ByteLevel()
+    return tokenizer
+
+
+def trajectories(prompt: list[int], group: list[Completion], name: str) -> list[Trajectory]:
+    """Training records of one group."""
+    size = len(prompt)
+    return [
+        Trajectory(
+            prompt + c.token_ids,
+            [False] * size + c.sampled_mask,
+            [0.0] * size + c.log_probs,
+            [0] * size + c.weight_version,
+            name, name, "", reward(c.token_ids), {}, "correct", 0,
+        )
+        for c in group
+    ]  # fmt: skip
+
+
+async def our_step(engine: Engine, learner: Learner, step: int) -> dict[str, float]:
+    """Rollouts, rewards, update, weight push."""
+    params = [
+        SamplingParams.for_training(NEW_TOKENS, (), 1000 * (step * PROMPTS + i))
+        for i in range(PROMPTS)
+    ]
+    groups = await asyncio.gather(
+        *(engine.generate(p, s, GROUP) for p, s in zip(prompts(), params, strict=True))
+    )
+    records = [
+        t
+        for i, (p, g) in enumerate(zip(prompts(), groups, strict=True))
+        for t in trajectories(p, g, str(i))
+    ]
+    advantages = group_advantages([t.reward for t in records], [t.group_id for t in records])
+    for record, advantage in zip(records, advantages, strict=True):
+        record.advantage = advantage
+    batches = pack_trajectories(records, CONFIG.optimiser.max_tokens_per_micro_batch)
+    metrics = learner.train_step(batches, objective(CONFIG))
+    engine.push(learner.named_params(), step + 1)
+    assert metrics["tokens"] == PROMPTS * GROUP * NEW_TOKENS
+    return metrics
+
+
+def time_ours() -> list[float]:
+    """Seconds of each of our steps."""
+    generator = torch.Generator().manual_seed(0)
+    models = Qwen2(SHAPE), Qwen2(SHAPE)
+    models[0].initialise(generator)
+    models[1].load_state_dict(models[0].state_dict())
+    tokenizer = Tokenizer(backend(), {"eos_token": "!", "pad_token": "!"})
+    engine = Engine(models[0], tokenizer, EngineLimits(PROMPTS * GROUP, 128))
+    learner = Learner(models[1], CONFIG.optimiser, CONFIG.steps)
+
+    async def run() -> list[float]:
+        seconds = []
+        for step in range(REPEATS + 1):
+            started = time.perf_counter()
+            metrics = await our_step(engine, learner, step)
+            seconds.append(time.perf_counter() - started)
+        assert metrics["log_prob_gap"] < 1e-4
+        return seconds[1:]
+
+    seconds = asyncio.run(run())
+    engine.close()
+    return seconds
+
+
+def time_trl() -> list[float]:
+    """Seconds of each of TRL's steps, from the trainer's own callbacks."""
+    import datasets
+    import transformers
+    import trl
+
+    config = transformers.Qwen2Config(
+        vocab_size=256, hidden_size=256, intermediate_size=716, num_hidden_layers=6,
+        num_attention_heads=8, num_key_value_heads=2, max_position_embeddings=512,
+        tie_word_embeddings=False, bos_token_id=None, eos_token_id=0, pad_token_id=1,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = transformers.Qwen2ForCausalLM(config)
+    fast = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=backend(), eos_token="!", pad_token='"', padding_side="left"
+    )
+    marks: list[float] = []
+
+    class Clock(transformers.TrainerCallback):
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
+            marks.append(time.perf_counter())
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            marks.append(time.perf_counter())
+
+    def rewards(completion_ids: list[list[int]], **_: Any) -> list[float]:
+        assert {len(ids) for ids in completion_ids} == {NEW_TOKENS}
+        return [reward(ids) for ids in completion_ids]
+
+    texts = [fast.decode(ids) for ids in prompts()]
+    with tempfile.TemporaryDirectory() as directory:
+        trainer = trl.GRPOTrainer(
+            model=model,
+            reward_funcs=rewards,
+            args=trl.GRPOConfig(
+                output_dir=directory, use_cpu=True, bf16=False, fp16=False, max_steps=REPEATS + 1,
+                per_device_train_batch_size=PROMPTS * GROUP, num_generations=GROUP,
+                max_completion_length=NEW_TOKENS, temperature=1.0, top_k=0, top_p=1.0, beta=0.0,
+                learning_rate=CONFIG.optimiser.lr, save_strategy="no", report_to=[],
+                gradient_checkpointing=False, disable_tqdm=True, logging_strategy="no",
+                generation_kwargs={"min_new_tokens": NEW_TOKENS},
+            ),
+            train_dataset=datasets.Dataset.from_dict({"prompt": texts * (REPEATS + 1)}),
+            processing_class=fast,
+            callbacks=[Clock()],
+        )  # fmt: skip
+        started = time.perf_counter()
+        trainer.train()
+    # Generation happens before on_step_begin: a step lasts from the end of the one before.
+    ends = marks[1::2]
+    return [b - a for a, b in zip([started, *ends], ends, strict=False)][1:]
+
+
+def line(name: str, seconds: list[float]) -> str:
+    """One row: min, median and max seconds, and samples a second."""
+    middle = statistics.median(seconds)
+    rate = PROMPTS * GROUP / middle
+    return (
+        f"{name:<8} min {min(seconds):6.2f}  median {middle:6.2f}  max {max(seconds):6.2f} s/step"
+        f"  {rate:7.1f} samples/s"
+    )
+
+
+def peak() -> float:
+    """Peak resident memory of this process so far, MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def main() -> None:
+    """Print both and their ratio."""
+    parameters = sum(p.numel() for p in Qwen2(SHAPE).parameters())
+    print(
+        f"{date.today()}  {platform.processor() or platform.machine()}  torch {torch.__version__}"
+    )
+    print(f"{parameters:,} parameters, {torch.get_num_threads()} threads, {REPEATS} steps each")
+    ours = time_ours()
+    print(line("openqwq", ours), f" peak {peak():.0f} MiB", flush=True)
+    theirs = time_trl()
+    print(line("trl", theirs), f" peak {peak():.0f} MiB (of the process)")
+    print(f"ratio of medians: {statistics.median(theirs) / statistics.median(ours):.1f}x")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

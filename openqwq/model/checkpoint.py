@@ -1,0 +1,338 @@
+"""Checkpoint directories in Hugging Face's layout: a config.json beside safetensors files."""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Set
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from openqwq.model.qwen2 import ModelConfig, Qwen2
+from openqwq.model.rope import YarnScaling, attention_scale
+from openqwq.text.tokenizer import Tokenizer
+from openqwq.types import OpenQwQError
+
+ARCHITECTURES = {"Qwen2ForCausalLM": "qwen2", "LlamaForCausalLM": "llama"}
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+STORED_TYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
+LLAMA_BUFFER = "rotary_emb.inv_freq"  # old Llama files store it; it follows from the config
+
+
+def load(directory: Path | str, dtype: torch.dtype = torch.float32) -> Qwen2:
+    """The model in `directory`, its weights copied from the mapped files and cast to `dtype`.
+
+    Peak memory is the weights and one tensor more. Raises OpenQwQError naming the file, and the
+    field or tensor, that is missing, damaged or not supported.
+    """
+    folder = Path(directory)
+    config_path = folder / "config.json"
+    if not folder.is_dir():
+        raise OpenQwQError(f"{folder} is no directory: name one that holds {config_path.name}")
+    model = empty_model(parse_config(_read_json(config_path), str(config_path)))
+    file_of = _tensor_files(folder)
+    tied = model.config.tie_word_embeddings
+    stored = {name for name in file_of if not name.endswith(LLAMA_BUFFER)}
+    check_names(str(folder), needed_names(model), stored - ({"lm_head.weight"} if tied else set()))
+    tensors = {
+        name: _read_tensor(file_of[name], name, parameter.shape, dtype)
+        for name, parameter in model.named_parameters()
+    }
+    if tied and (file := file_of.get("lm_head.weight")):
+        embedding = tensors["model.embed_tokens.weight"]
+        if not torch.equal(_read_tensor(file, "lm_head.weight", embedding.shape, dtype), embedding):
+            raise OpenQwQError(
+                f"{file} has an lm_head.weight of its own, but {config_path} ties it to the "
+                "embedding: set tie_word_embeddings to false there"
+            )
+    return fill(model, tensors)
+
+
+def save(model: Qwen2, directory: Path | str, tokenizer: Tokenizer | None = None) -> None:
+    """Write a new directory, whole or not at all, that transformers, vLLM and llama.cpp's converter
+    load; the weights keep their dtype.
+
+    Raises OpenQwQError if `directory` holds anything, or cannot be written (a full disk).
+    """
+    target = Path(directory).resolve()
+    partial = target.with_name(f".{target.name}.partial")
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise OpenQwQError(f"{target} exists already: save to a new directory, or remove it")
+    # A tied head is one parameter, named as the embedding; the engine may have transposed some.
+    tensors = {name: weight.detach().contiguous() for name, weight in model.named_parameters()}
+    dtype = model.model.embed_tokens.weight.dtype
+    description = json.dumps(config_json(model.config, dtype, tokenizer), indent=2) + "\n"
+    try:
+        shutil.rmtree(partial, ignore_errors=True)  # what a killed process left
+        partial.mkdir(parents=True)
+        (partial / "config.json").write_text(description)
+        save_file(tensors, partial / WEIGHTS, metadata={"format": "pt"})
+        if tokenizer:
+            tokenizer.save(partial)
+        for path in [*partial.iterdir(), partial]:
+            flush(path)
+        partial.rename(target)
+        flush(target.parent)
+    except (OSError, SafetensorError) as error:
+        raise OpenQwQError(
+            f"cannot save to {target} ({error}): free space or choose another"
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def parse_config(config: Mapping[str, Any], source: str = "config.json") -> ModelConfig:
+    """The shape that the fields of a config.json state.
+
+    Raises OpenQwQError naming the first field that is missing, malformed, or asks for something
+    that `Qwen2` does not compute.
+    """
+    fields = Fields(config, source)
+    names = config.get("architectures")
+    if not isinstance(names, list) or len(names) != 1 or names[0] not in ARCHITECTURES:
+        raise OpenQwQError(
+            f"{source} has architectures = {names!r}: supported are {', '.join(ARCHITECTURES)}"
+        )
+    is_qwen2 = ARCHITECTURES[names[0]] == "qwen2"
+    fields.require("hidden_act", "silu")
+    fields.require("quantization_config", None)
+    if is_qwen2:
+        fields.require("use_sliding_window", False)
+    else:
+        fields.require("attention_bias", False)  # Llama's would be on the output projection too
+        fields.require("mlp_bias", False)
+    for kind in config.get("layer_types") or ():
+        Fields({"layer_types": kind}, source).require("layer_types", "full_attention")
+    heads, hidden = fields.integer("num_attention_heads"), fields.integer("hidden_size")
+    theta, yarn = _rotary_embedding(fields)
+    return checked(
+        ModelConfig(
+            vocab_size=fields.integer("vocab_size"),
+            hidden_size=hidden,
+            intermediate_size=fields.integer("intermediate_size"),
+            num_hidden_layers=fields.integer("num_hidden_layers"),
+            num_attention_heads=heads,
+            num_key_value_heads=fields.integer("num_key_value_heads", heads),
+            head_dim=fields.integer("head_dim", hidden // heads),
+            rms_norm_eps=fields.number("rms_norm_eps", 1e-6),
+            rope_theta=theta,
+            max_position_embeddings=fields.integer("max_position_embeddings"),
+            tie_word_embeddings=fields.boolean("tie_word_embeddings", False),
+            attention_bias=is_qwen2,
+            yarn=yarn,
+        ),
+        source,
+    )
+
+
+def config_json(
+    config: ModelConfig, dtype: torch.dtype, tokenizer: Tokenizer | None
+) -> dict[str, Any]:
+    """The fields of a config.json, in the spelling that old and new transformers both read."""
+    kind = "qwen2" if config.attention_bias else "llama"
+    only_llama = {"attention_bias": False, "mlp_bias": False}
+    yarn = config.yarn and {
+        "rope_type": "yarn",
+        "type": "yarn",
+        "factor": config.yarn.factor,
+        "original_max_position_embeddings": config.yarn.original_max_position_embeddings,
+        "beta_fast": config.yarn.beta_fast,
+        "beta_slow": config.yarn.beta_slow,
+    }
+    return {
+        "architectures": [name for name, value in ARCHITECTURES.items() if value == kind],
+        "model_type": kind,
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.hidden_size,
+        "intermediate_size": config.intermediate_size,
+        "num_hidden_layers": config.num_hidden_layers,
+        "num_attention_heads": config.num_attention_heads,
+        "num_key_value_heads": config.num_key_value_heads,
+        "head_dim": config.head_dim,
+        "hidden_act": "silu",
+        "rms_norm_eps": config.rms_norm_eps,
+        "rope_theta": config.rope_theta,
+        "rope_scaling": yarn,
+        "max_position_embeddings": config.max_position_embeddings,
+        "tie_word_embeddings": config.tie_word_embeddings,
+        **({"use_sliding_window": False} if config.attention_bias else only_llama),
+        "initializer_range": 0.02,
+        "use_cache": True,
+        "torch_dtype": str(dtype).removeprefix("torch."),
+        "bos_token_id": None,
+        "eos_token_id": tokenizer and tokenizer.eos_ids[0],
+        "pad_token_id": tokenizer and tokenizer.pad_id,
+    }
+
+
+@dataclass(frozen=True)
+class Fields:
+    """Named values that describe a model; one that is missing or malformed raises OpenQwQError."""
+
+    values: Mapping[str, Any]
+    source: str
+
+    def integer(self, name: str, default: int | None = None) -> int:
+        """A positive integer; absent or null means `default`."""
+        value = self._get(name, default)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            self._refuse(name, value, "a positive integer")
+        return int(value)
+
+    def number(self, name: str, default: float | None = None) -> float:
+        """A positive number; absent or null means `default`."""
+        value = self._get(name, default)
+        if not isinstance(value, int | float) or isinstance(value, bool) or not value > 0:
+            self._refuse(name, value, "a positive number")
+        return float(value)
+
+    def boolean(self, name: str, default: bool) -> bool:
+        """True or false; absent or null means `default`."""
+        value = self._get(name, default)
+        if not isinstance(value, bool):
+            self._refuse(name, value, "true or false")
+        return bool(value)
+
+    def require(self, name: str, supported: Any) -> None:
+        """Refuse every value but the one that `Qwen2` computes, or none."""
+        if self._get(name, supported) != supported:
+            self._refuse(name, self.values[name], f"{supported!r}, all that is supported")
+
+    def _get(self, name: str, default: Any) -> Any:
+        value = self.values.get(name)
+        return default if value is None else value
+
+    def _refuse(self, name: str, value: Any, rule: str) -> None:
+        raise OpenQwQError(f"{self.source} has {name} = {value!r}: it must be {rule}")
+
+
+def checked(config: ModelConfig, source: str) -> ModelConfig:
+    """`config` itself; raises OpenQwQError if its sizes contradict one another."""
+    if config.num_attention_heads % config.num_key_value_heads or config.head_dim % 2:
+        raise OpenQwQError(
+            f"{source} has {config.num_attention_heads} attention heads, "
+            f"{config.num_key_value_heads} key-value heads and head_dim {config.head_dim}: the "
+            "second must divide the first, and the third be even"
+        )
+    return config
+
+
+def empty_model(config: ModelConfig) -> Qwen2:
+    """A model on the meta device, whose weights take no memory."""
+    with torch.device("meta"):
+        return Qwen2(config)
+
+
+def fill(model: Qwen2, tensors: Mapping[str, Tensor]) -> Qwen2:
+    """Make `tensors` (one a parameter, by its name) the weights of an `empty_model`, uncopied."""
+    for name, tensor in tensors.items():
+        module, _, attribute = name.rpartition(".")
+        setattr(model.get_submodule(module), attribute, nn.Parameter(tensor))
+    if model.config.tie_word_embeddings:
+        model.lm_head.weight = model.model.embed_tokens.weight
+    return model
+
+
+def needed_names(model: Qwen2) -> Set[str]:
+    """The tensors that a checkpoint of `model` holds; a tied head is not among them."""
+    return {name for name, _ in model.named_parameters()}
+
+
+def check_names(source: str, needed: Set[str], stored: Set[str]) -> None:
+    """Raise OpenQwQError naming the tensors that a checkpoint lacks or should not have."""
+    for names, verb in [(needed - stored, "lacks"), (stored - needed, "has the unexpected")]:
+        if names:
+            shown = ", ".join(sorted(names)[:3]) + (", ..." if len(names) > 3 else "")
+            raise OpenQwQError(
+                f"{source} {verb} tensor(s) {shown} ({len(names)} in all): its weights and its "
+                "config belong to different models, or the copy is incomplete"
+            )
+
+
+def _rotary_embedding(fields: Fields) -> tuple[float, YarnScaling | None]:
+    """Theta and scaling, from `rope_parameters` (transformers 5) or the two older fields."""
+    values = fields.values
+    scaling = values.get("rope_parameters") or values.get("rope_scaling") or {}
+    if not isinstance(scaling, dict):
+        raise OpenQwQError(f"{fields.source} has rope scaling {scaling!r}: it must be an object")
+    rope = Fields({"rope_theta": values.get("rope_theta"), **scaling}, f"{fields.source}'s rope")
+    theta = rope.number("rope_theta", 10_000.0)
+    kind = scaling.get("rope_type", scaling.get("type", "default"))
+    read = {"rope_type", "type", "rope_theta", "partial_rotary_factor"}
+    rope.require("partial_rotary_factor", 1.0)
+    yarn = None
+    if kind == "yarn":
+        length = fields.integer("max_position_embeddings")
+        original = rope.integer("original_max_position_embeddings", length)
+        factor = rope.number("factor", length / original)
+        fast, slow = rope.number("beta_fast", 32.0), rope.number("beta_slow", 1.0)
+        yarn = YarnScaling(factor, original, fast, slow)
+        rope.require("truncate", True)
+        rope.require("attention_factor", attention_scale(yarn))
+        read |= {"original_max_position_embeddings", "factor", "beta_fast", "beta_slow"}
+        read |= {"truncate", "attention_factor"}
+    elif kind != "default":
+        raise OpenQwQError(f"{rope.source} has type {kind!r}: supported are default and yarn")
+    for name in sorted(scaling.keys() - read):
+        rope.require(name, None)
+    return theta, yarn
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise OpenQwQError(f"cannot read {path} ({error}): copy it from the checkpoint") from error
+    if not isinstance(content, dict):
+        raise OpenQwQError(f"{path} holds no JSON object: copy it from the checkpoint")
+    return content
+
+
+def _tensor_files(folder: Path) -> dict[str, Path]:
+    """Which file holds each tensor."""
+    files = [folder / WEIGHTS]
+    if not files[0].exists() and (folder / INDEX).exists():
+        shard_of = _read_json(folder / INDEX).get("weight_map")
+        if not isinstance(shard_of, dict) or not all(isinstance(s, str) for s in shard_of.values()):
+            raise OpenQwQError(f"{folder / INDEX} has no weight_map: copy it from the checkpoint")
+        files = [folder / shard for shard in sorted(set(shard_of.values()))]
+    file_of: dict[str, Path] = {}
+    for file in files:
+        if not file.exists():
+            raise OpenQwQError(f"{file} is missing: copy it from the checkpoint")
+        try:
+            with safe_open(file, "pt") as opened:
+                file_of |= dict.fromkeys(opened.keys(), file)
+        except (OSError, SafetensorError) as error:
+            raise OpenQwQError(f"cannot read {file} ({error}): copy it again") from error
+    return file_of
+
+
+def _read_tensor(file: Path, name: str, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+    # Opened anew for each tensor: pages that were read count as ours until the mapping goes.
+    try:
+        with safe_open(file, "pt") as opened:
+            stored = opened.get_tensor(name)
+            if stored.shape != shape or stored.dtype not in STORED_TYPES:
+                raise OpenQwQError(
+                    f"{file} has {name} as {stored.dtype} {list(stored.shape)}, but its config "
+                    f"needs floating-point numbers {list(shape)}: the two belong to other models"
+                )
+            tensor: Tensor = stored.to(dtype, copy=True)
+            return tensor
+    except (OSError, SafetensorError) as error:
+        raise OpenQwQError(f"cannot read {name} from {file} ({error}): copy it again") from error
+
+
+def flush(path: Path) -> None:
+    """Wait until a file's content, or a directory's entries, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

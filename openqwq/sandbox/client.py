@@ -1,0 +1,71 @@
+"""A `Sandbox` behind HTTP: the same requests and results, answered by `server.py`."""
+
+import asyncio
+from dataclasses import asdict
+from typing import Any, Self
+
+import httpx
+
+from openqwq.sandbox.protocol import DEFAULT, CaseResult, Limits, RunRequest, RunResult
+from openqwq.types import OpenQwQError
+
+
+class RemoteSandbox:
+    """A client of one server; waits up to `patience` seconds while the server is full.
+
+    A refused request is an OpenQwQError; a server that cannot be reached or fails is a result
+    with the status `error`. Use as an async context manager.
+    """
+
+    def __init__(self, url: str, patience: float = 600.0, connections: int = 64) -> None:
+        limits = httpx.Limits(max_connections=connections)
+        timeout = httpx.Timeout(3600.0, connect=10.0)
+        self.client = httpx.AsyncClient(base_url=url, limits=limits, timeout=timeout)
+        self.patience = patience
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.client.aclose()
+
+    async def run(self, request: RunRequest) -> RunResult:
+        try:
+            return RunResult.from_json(await self.ask("POST", "/run", request.to_json()))
+        except httpx.HTTPError as error:
+            return RunResult("error", error=f"sandbox server: {error!r}")
+
+    async def session(self, limits: Limits = DEFAULT) -> "RemoteSession":
+        answer = await self.ask("POST", "/sessions", {"limits": asdict(limits)})
+        return RemoteSession(self, answer["id"])
+
+    async def ask(self, method: str, path: str, data: Any = None) -> Any:
+        """Send one request, again while the server is full; raise OpenQwQError on a 4xx answer."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self.patience
+        while True:
+            answer = await self.client.request(method, path, json=data)
+            if answer.status_code != 503 or loop.time() > deadline:
+                break
+            await asyncio.sleep(float(answer.headers.get("Retry-After", 1)))
+        if answer.is_client_error:
+            raise OpenQwQError(answer.json()["error"])
+        answer.raise_for_status()
+        return answer.json() if answer.content else None
+
+
+class RemoteSession:
+    """A `Session` on the server."""
+
+    def __init__(self, sandbox: RemoteSandbox, name: str) -> None:
+        self._sandbox, self._path = sandbox, f"/sessions/{name}"
+
+    async def run(self, source: str) -> CaseResult:
+        try:
+            data = await self._sandbox.ask("POST", self._path + "/run", {"source": source})
+        except httpx.HTTPError as error:
+            return CaseResult("error", error=f"sandbox server: {error!r}")
+        return CaseResult.from_json(data)
+
+    async def close(self) -> None:
+        await self._sandbox.ask("DELETE", self._path)

@@ -1,0 +1,131 @@
+"""Plain data across a trust boundary: a flat JSON table, without recursion, classes or code."""
+
+import math
+from collections import Counter, deque
+from collections.abc import Callable, ItemsView, Iterator, KeysView, Mapping, ValuesView
+from itertools import islice
+from typing import Any
+
+ITERATOR_ITEMS = 10_000  # an iterator crosses as its first items
+SAME_HASH = 100  # more keys of one hash than this are an attack on the reader's tables
+SEQUENCES = {list: "list", tuple: "tuple", set: "set", frozenset: "frozenset", deque: "deque"}
+SHELLS = {"list": list, "set": set, "dict": dict, "deque": deque, "iterator": list}
+SCALARS: Mapping[str, Callable[..., Any]] = {
+    "int": lambda text: int(text, 16),
+    "str": str,
+    "float": float,
+    "complex": lambda real, imag: complex(float(real), float(imag)),
+    "bytes": bytes.fromhex,
+    "bytearray": bytearray.fromhex,
+    "range": range,
+}
+
+
+def encode(value: Any) -> list[Any]:
+    """Return `[reference, table]`, JSON that keeps types, shared parts and cycles.
+
+    A reference is a JSON scalar or `[index into table]`. Instances of the program's own classes
+    cross as class name and attributes; anything else raises TypeError naming its type.
+    """
+    found: dict[int, int] = {}
+    items: list[Any] = []
+
+    def refer(item: Any) -> Any:
+        kind = type(item)
+        if item is None or kind in (bool, str) or (kind is int and -(2**63) < item < 2**63):
+            return item
+        if kind is float and math.isfinite(item):
+            return item
+        if id(item) not in found:
+            found[id(item)] = len(items)
+            items.append(item)
+        return [found[id(item)]]
+
+    root, table = refer(value), []
+    for item in items:  # grows while we walk it; item i becomes row i
+        table.append(_row(item, refer))  # noqa: PERF401
+    return [root, table]
+
+
+def _row(item: Any, refer: Callable[[Any], Any]) -> list[Any]:
+    match item:
+        case int():
+            return ["int", format(int(item), "x")]
+        case float():
+            return ["float", float.__repr__(item)]
+        case complex():
+            return ["complex", repr(item.real), repr(item.imag)]
+        case str():
+            return ["str", str.__str__(item)]
+        case bytes() | bytearray():
+            return ["bytes" if isinstance(item, bytes) else "bytearray", item.hex()]
+        case range():
+            return ["range", item.start, item.stop, item.step]
+        case dict():
+            return ["dict", *(refer(part) for pair in item.items() for part in pair)]
+    for kind, name in SEQUENCES.items():
+        if isinstance(item, kind):
+            return [name, *map(refer, item)]
+    if isinstance(item, KeysView | ValuesView | ItemsView):
+        return ["list", *map(refer, item)]
+    if isinstance(item, Iterator):
+        return ["iterator", *map(refer, islice(item, ITERATOR_ITEMS))]
+    if type(item).__module__ == "__main__" and hasattr(item, "__dict__"):
+        attributes = (refer(part) for pair in vars(item).items() for part in pair)
+        return ["object", type(item).__name__, *attributes]
+    raise TypeError(f"a value of type {type(item).__name__!r} is not plain data")
+
+
+def decode(data: Any, classes: Mapping[str, type] | None = None) -> Any:
+    """Rebuild what `encode` wrote; instances only of `classes`, made without running their code.
+
+    Raises ValueError on anything malformed: the writer may be hostile.
+    """
+    try:
+        return _read(data[0], data[1], classes or {})
+    except (LookupError, TypeError, AttributeError, RecursionError, OverflowError) as error:
+        raise ValueError(f"malformed data: {error}") from error
+
+
+def _read(root: Any, table: list[list[Any]], classes: Mapping[str, type]) -> Any:
+    """Make mutable parts empty, immutable ones from their parts, then fill the empty ones."""
+    built: dict[int, Any] = {}
+    empty: dict[int, Any] = {}
+
+    def get(reference: Any) -> Any:
+        if not isinstance(reference, list):
+            return reference
+        (index,) = reference
+        if index not in built:
+            built[index] = make(index, *table[index])
+        return built[index]
+
+    def make(index: int, tag: str, *parts: Any) -> Any:
+        if tag in SCALARS:
+            return SCALARS[tag](*parts)
+        if tag in ("tuple", "frozenset"):
+            items = [get(part) for part in parts]
+            return tuple(items) if tag == "tuple" else frozenset(_spread(items))
+        empty[index] = object.__new__(classes[parts[0]]) if tag == "object" else SHELLS[tag]()
+        return iter(empty[index]) if tag == "iterator" else empty[index]
+
+    value, _ = get(root), [get([index]) for index in range(len(table))]
+    for index, part in empty.items():
+        tag, *parts = table[index]
+        if tag == "object":
+            vars(part).update(zip(parts[1::2], map(get, parts[2::2]), strict=True))
+        elif tag == "dict":
+            keys = _spread([get(key) for key in parts[::2]])
+            part.update(zip(keys, map(get, parts[1::2]), strict=True))
+        elif tag == "set":
+            part.update(_spread([get(item) for item in parts]))
+        else:
+            part.extend(map(get, parts))
+    return value
+
+
+def _spread(keys: list[Any]) -> list[Any]:
+    """Return `keys`, or raise ValueError where they were chosen to collide in a hash table."""
+    if len(keys) > SAME_HASH and max(Counter(map(hash, keys)).values()) > SAME_HASH:
+        raise ValueError("too many keys share one hash")
+    return keys

@@ -1,0 +1,260 @@
+"""Runs programs in this machine's own workers: a pool that replaces whatever dies or hangs."""
+
+import asyncio
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any, Self
+
+from openqwq.sandbox.doctor import LEVELS, REMEDIES, require
+from openqwq.sandbox.protocol import DEFAULT, MAXIMUM, CaseResult, Limits, RunRequest, RunResult
+from openqwq.types import OpenQwQError
+
+MAIN = (
+    "import sys; sys.path.append({root!r}); from openqwq.sandbox.worker import main; "
+    "sys.path.remove({root!r}); main({descriptor}, frozenset({layers!r}), {packages!r})"
+)
+LASTING = ("ok", "compile_error", "runtime_error", "memory")  # a session outlives these
+SLACK_SECONDS = 15.0  # beyond its wall limit, what a case may take before its worker counts as hung
+
+
+class WorkerDiedError(Exception):
+    """The worker is gone, hung, or could not start; an infrastructure failure."""
+
+
+class Worker:
+    """One warm interpreter and the socket to it; killed on any trouble, never repaired."""
+
+    def __init__(self, layers: Collection[str], packages: str) -> None:
+        ours, theirs = socket.socketpair()
+        code = MAIN.format(
+            root=str(Path(__file__).parents[2]),
+            descriptor=theirs.fileno(),
+            layers=sorted(layers),
+            packages=packages,
+        )
+        with theirs:
+            self._socket = ours
+            self._process = subprocess.Popen(
+                [sys.executable, "-s", "-S", "-P", "-c", code],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                env={"PYTHONHASHSEED": "0", "LANG": "C.UTF-8"},
+                cwd="/",
+                start_new_session=True,
+            )
+
+    async def start(self) -> dict[str, str]:
+        """Connect and return what the worker could not set up, by layer."""
+        self._reader, self._writer = await asyncio.open_unix_connection(sock=self._socket)
+        failed: dict[str, str] = await self._receive(60.0)
+        return failed
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def kill(self) -> None:
+        """Kill the worker with all its programs and reap it."""
+        self._writer.close()
+        self._process.kill()
+        self._process.wait()
+
+    async def ask(self, *frames: Any, seconds: float) -> Any:
+        """Send frames and return the next answer; raise WorkerDiedError where there is none."""
+        for frame in frames:
+            payload = json.dumps(frame).encode()
+            self._writer.write(len(payload).to_bytes(4, "big") + payload)
+        return await self._receive(seconds)
+
+    async def _receive(self, seconds: float) -> Any:
+        try:
+            async with asyncio.timeout(seconds):
+                length = int.from_bytes(await self._reader.readexactly(4), "big")
+                return json.loads(await self._reader.readexactly(length))
+        except TimeoutError as error:
+            raise WorkerDiedError(f"a sandbox worker gave no answer in {seconds} s") from error
+        except (EOFError, OSError) as error:
+            raise WorkerDiedError("a sandbox worker died; its message is on stderr") from error
+
+
+async def doctor(level: str = "full", packages: str = "") -> dict[str, str]:
+    """Try each layer of `level` here; return "" for one that holds, else why it does not."""
+    worker = Worker(LEVELS[level], packages)
+    try:
+        failed = await worker.start()
+        found: dict[str, str] = failed or await worker.ask({"probe": True}, seconds=60.0)
+    finally:
+        worker.kill()
+    return {layer: found.get(layer, "not tried: a layer before it failed") for layer in REMEDIES}
+
+
+class LocalSandbox:
+    """A `Sandbox` on this machine; use as an async context manager, in one event loop.
+
+    `packages` is a directory of further importable packages. Requests above `maximum` and more
+    than `sessions` open sessions are OpenQwQErrors, as is a `level` that does not hold here.
+    """
+
+    def __init__(
+        self,
+        workers: int | None = None,
+        level: str = "full",
+        maximum: Limits = MAXIMUM,
+        packages: str = "",
+        sessions: int = 16,
+        idle_seconds: float = 600.0,
+    ) -> None:
+        if level not in LEVELS:
+            raise OpenQwQError(f"level is {level!r}: it must be one of {', '.join(LEVELS)}")
+        self.workers = workers or os.cpu_count() or 1
+        self.level, self.maximum, self.packages = level, maximum, packages
+        self.sessions, self.idle_seconds = sessions, idle_seconds
+        self.open_sessions: set[LocalSession] = set()
+        self.deaths = 0
+        self._slots: asyncio.Queue[Worker | None] = asyncio.Queue()
+        self._alive: set[Worker] = set()
+
+    async def start(self) -> None:
+        require(self.level, await doctor(self.level, self.packages))
+        for worker in [await self._worker() for _ in range(self.workers)]:
+            self._slots.put_nowait(worker)
+
+    async def close(self) -> None:
+        """Let the requests already made finish, then end every session and worker."""
+        for _ in range(self._slots.qsize() and self.workers):
+            await self._slots.get()
+        for session in list(self.open_sessions):
+            await session.close()
+        for worker in list(self._alive):
+            self._kill(worker)
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def run(self, request: RunRequest) -> RunResult:
+        """Run every case; a dead worker is replaced and its request tried once more."""
+        request.limits.check(self.maximum)
+        started, error = time.monotonic(), ""
+        for _ in range(2):
+            try:
+                cases = await self._attempt(request)
+            except WorkerDiedError as failure:
+                self.deaths += 1
+                error = str(failure)
+            else:
+                bad = [case for case in cases if case.status not in ("ok", "skipped")]
+                status = bad[0].status if bad else "ok"
+                return RunResult(status, tuple(cases), "", time.monotonic() - started)
+        return RunResult("error", (), error, time.monotonic() - started)
+
+    async def session(self, limits: Limits = DEFAULT) -> "LocalSession":
+        limits.check(self.maximum)
+        if len(self.open_sessions) >= self.sessions:
+            raise OpenQwQError(f"{self.sessions} sessions are open, the maximum: close one first")
+        return LocalSession(self, await self._worker(), limits)
+
+    def pids(self) -> list[int]:
+        """Return the process ids of the workers, those of sessions included."""
+        return [worker.pid for worker in self._alive]
+
+    async def _attempt(self, request: RunRequest) -> list[CaseResult]:
+        worker, healthy = await self._slots.get(), False
+        try:
+            worker = worker or await self._worker()
+            seconds = request.limits.wall_seconds + SLACK_SECONDS
+            data, cases = request.to_json(), list[CaseResult]()
+            frames = [data]
+            if request.form == "script":  # apart, so that the program's process never holds it
+                frames.append({"script": data["script"], "setup": request.setup})
+                data["script"] = ""
+            for _ in request.cases:
+                cases.append(_result(await worker.ask(*frames, seconds=seconds)))
+                frames = []
+            healthy = True
+            return cases
+        finally:  # also when cancelled: the program must not go on
+            if worker and not healthy:
+                self._kill(worker)
+            self._slots.put_nowait(worker if healthy else None)
+
+    async def _worker(self) -> Worker:
+        worker = Worker(LEVELS[self.level], self.packages)
+        self._alive.add(worker)
+        try:
+            if failed := await worker.start():
+                raise WorkerDiedError(f"a sandbox worker could not start: {failed}")
+        except BaseException:
+            self._kill(worker)
+            raise
+        return worker
+
+    def _kill(self, worker: Worker) -> None:
+        self._alive.discard(worker)
+        worker.kill()
+
+
+class LocalSession:
+    """A `Session` with a worker of its own; closed by a time-out, its death, or idleness."""
+
+    def __init__(self, sandbox: LocalSandbox, worker: Worker, limits: Limits) -> None:
+        self._sandbox, self._worker, self._limits = sandbox, worker, limits
+        self._frames: list[Any] = [{"session": vars(limits)}]
+        self._turn = asyncio.Lock()
+        self._idle: asyncio.TimerHandle | None = None
+        self.ended = ""  # why the session is over
+        sandbox.open_sessions.add(self)
+        self._rest()
+
+    def _rest(self) -> None:
+        seconds = self._sandbox.idle_seconds
+        reason = f"the session was idle for {seconds} s"
+        self._idle = asyncio.get_running_loop().call_later(seconds, self._end, reason)
+
+    def _end(self, reason: str) -> None:
+        if not self.ended:
+            self.ended = reason
+            self._sandbox.open_sessions.discard(self)
+            self._sandbox._kill(self._worker)
+            if self._idle:
+                self._idle.cancel()
+
+    async def run(self, source: str) -> CaseResult:
+        """Run `source`; raise OpenQwQError where the session is over, saying why."""
+        async with self._turn:
+            if self.ended:
+                raise OpenQwQError(f"{self.ended}: its variables are lost, open a new session")
+            if self._idle:
+                self._idle.cancel()
+            frames, self._frames, result = [*self._frames, source], [], CaseResult("error")
+            try:
+                seconds = self._limits.wall_seconds + SLACK_SECONDS
+                result = _result(await self._worker.ask(*frames, seconds=seconds))
+            except WorkerDiedError as error:
+                result = CaseResult("error", error=str(error))
+            finally:  # a cancelled call leaves the interpreter in an unknown state
+                if result.status in LASTING:
+                    self._rest()
+                else:
+                    self._end(f"the session ended with {result.status!r} {result.error}".rstrip())
+            return result
+
+    async def close(self) -> None:
+        self._end("the session was closed")
+
+
+def _result(data: dict[str, Any]) -> CaseResult:
+    try:
+        return CaseResult.from_json(data)
+    except ValueError as error:  # only the program can have written it
+        return CaseResult("runtime_error", data["stdout"], data["stderr"], error=str(error))

@@ -1,0 +1,238 @@
+"""What runs inside confined processes: the hostile program's host and, apart, the trusted script.
+
+Descriptors: 0-2 standard, 3 the report, 4 and 5 the pipes from and to the other side. A first
+newline (report, or pipe of a script's program) says that confinement holds, a second one on the
+report that compiling survived; only after it does hostile code run.
+"""
+
+import atexit
+import builtins
+import json
+import linecache
+import os
+import sys
+import threading
+import traceback
+from ast import Expr, Expression, parse
+from collections.abc import Callable
+from types import CodeType, ModuleType, SimpleNamespace
+from typing import Any
+
+from openqwq.sandbox.data import decode, encode
+from openqwq.sandbox.protocol import Case, RunRequest
+
+REPORT, INPUT, OUTPUT, CHANNEL = 3, 4, 5, 6
+FILE = "program.py"
+UNCOMPILABLE = (SyntaxError, ValueError, MemoryError, RecursionError, OverflowError)
+Report = dict[str, Any]
+
+
+class Ended(BaseException):
+    """The program behind the pipe is gone; no test may catch this."""
+
+
+def send(descriptor: int, data: Any) -> None:
+    """Write one frame: four bytes of length, then JSON."""
+    payload = memoryview(json.dumps(data).encode())
+    payload = memoryview(len(payload).to_bytes(4, "big") + bytes(payload))
+    while payload:
+        payload = payload[os.write(descriptor, payload) :]
+
+
+def receive(descriptor: int) -> Any:
+    """Read one frame; raise EOFError where the writer is gone."""
+
+    def exactly(count: int) -> bytes:
+        parts = bytearray()
+        while len(parts) < count:
+            part = os.read(descriptor, min(count - len(parts), 2**20))
+            if not part:
+                raise EOFError("the other side closed the pipe")
+            parts += part
+        return bytes(parts)
+
+    return json.loads(exactly(int.from_bytes(exactly(4), "big")))
+
+
+def open_streams() -> None:
+    """Open the standard streams once, before the forks that put other files under 0, 1 and 2."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        mode, errors = "w" if number else "r", "backslashreplace" if number == 2 else "strict"
+        buffering = 1 if number == 2 else -1
+        stream = open(number, mode, buffering, "utf-8", errors, closefd=False)  # noqa: SIM115
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
+    sys.argv = [FILE]
+
+
+def fresh_main() -> dict[str, Any]:
+    module = sys.modules["__main__"] = ModuleType("__main__")
+    return vars(module)
+
+
+def compiled(source: str) -> CodeType:
+    return compile(source, FILE, "exec", dont_inherit=True)
+
+
+def load(request: RunRequest, code: CodeType | None) -> tuple[Report, dict[str, Any]]:
+    """Execute the setup and the program; return what came of it and the namespace."""
+    names = fresh_main()
+    linecache.cache[FILE] = (len(request.source), None, request.source.splitlines(True), FILE)
+    try:
+        code = code or compiled(request.source)
+    except UNCOMPILABLE as error:
+        return {"status": "compile_error", "error": describe(error)}, names
+    os.write(REPORT, b"\n")
+    return guarded(lambda: execute(request.setup, code, names)), names
+
+
+def execute(setup: str, code: CodeType, names: dict[str, Any]) -> None:
+    exec(compiled(setup), names)
+    exec(code, names)
+
+
+def describe(error: BaseException) -> str:
+    return "".join(traceback.format_exception_only(error)).strip()[:2000]
+
+
+def guarded(body: Callable[[], Any]) -> Report:
+    """Call hostile code; return the report of how it ended, with a traceback on stderr."""
+    try:
+        return {"status": "ok", "value": body()}
+    except Ended:
+        raise
+    except SystemExit as stop:
+        if stop.code in (None, 0):
+            return {"status": "ok", "value": None}
+        if isinstance(stop.code, str):
+            print(stop.code, file=sys.stderr)
+        return {"status": "runtime_error", "error": f"exit status {stop.code}"[:2000]}
+    except BaseException as error:  # the program is hostile: whatever it raises is its result
+        trace = error.__traceback__
+        while trace and trace.tb_frame.f_code.co_filename != FILE:
+            trace = trace.tb_next
+        traceback.print_exception(type(error), error, trace)
+        status = "memory" if isinstance(error, MemoryError) else "runtime_error"
+        return {"status": status, "error": describe(error)}
+
+
+def finish(report: Report) -> int:
+    """End as the interpreter would (threads, atexit, flush), then send the report."""
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    payload = memoryview(json.dumps(report).encode())
+    while payload:
+        payload = payload[os.write(REPORT, payload) :]
+    return int(report["status"] != "ok")
+
+
+def entry(names: dict[str, Any], entry_point: str) -> Callable[..., Any]:
+    """Find "name" or "Class.method"; a method is taken from a new instance."""
+    name, _, method = entry_point.partition(".")
+    if name not in names:
+        raise NameError(f"name {name!r} is not defined")
+    found: Callable[..., Any] = names[name]
+    return getattr(found(), method) if method else found
+
+
+def run(request: RunRequest, case: Case, code: CodeType | None) -> int:
+    """Be one case of the forms stdin and call."""
+    report, names = load(request, code)
+    if report["status"] == "ok" and request.form == "call":
+        point = request.entry_point or ""
+        report = guarded(lambda: encode(entry(names, point)(*case.arguments)))
+    elif report["status"] == "ok":
+        report["value"] = None
+    return finish(report)
+
+
+def serve(request: RunRequest) -> int:
+    """Be the program of a script: answer the calls that come over the pipe."""
+    report, names = load(request, None)
+    report["value"] = None
+    send(OUTPUT, report)
+    while report["status"] == "ok":
+        try:
+            arguments = receive(INPUT)
+        except EOFError:
+            break
+        classes = {name: part for name, part in names.items() if isinstance(part, type)}
+        send(OUTPUT, answer(names, request.entry_point or "", arguments, classes))
+    sys.stdout.flush()
+    return 0
+
+
+def answer(
+    names: dict[str, Any], point: str, arguments: Any, classes: dict[str, type]
+) -> list[Any]:
+    try:
+        positional, named = decode(arguments, classes)
+        return ["value", encode(entry(names, point)(*positional, **named))]
+    except Exception as error:  # crosses by name, to be raised again on the script's side
+        return ["raise", type(error).__name__, str(error)[:2000]]
+
+
+def script(entry_point: str) -> int:
+    """Be the trusted script; its text is read here, where the program cannot see it."""
+    given = receive(CHANNEL)
+    os.close(CHANNEL)
+    names = fresh_main()
+    if os.read(INPUT, 1) != b"\n":
+        return finish({"status": "unconfined"})
+    try:
+        report = receive(INPUT)
+        if report["status"] == "ok":
+            report = guarded(lambda: trusted(given, entry_point, names))
+    except (Ended, EOFError):
+        report = {"status": "ended"}
+    return finish({**report, "value": None})
+
+
+def trusted(given: dict[str, str], entry_point: str, names: dict[str, Any]) -> None:
+    def candidate(*positional: Any, **named: Any) -> Any:
+        try:
+            send(OUTPUT, encode((positional, named)))
+            kind, *answer = receive(INPUT)
+        except (EOFError, BrokenPipeError):
+            raise Ended from None
+        if kind == "value":
+            own = {n: c for n, c in names.items() if getattr(c, "__module__", "") == "__main__"}
+            return decode(answer[0], {n: c for n, c in own.items() if isinstance(c, type)})
+        raised = getattr(builtins, str(answer[0]), None)
+        ends = isinstance(raised, type) and issubclass(raised, StopIteration)  # a map, early
+        if isinstance(raised, type) and issubclass(raised, Exception) and not ends:
+            raise raised(answer[1])
+        raise RuntimeError(f"{answer[0]}: {answer[1]}")
+
+    exec(compiled(given["setup"]), names)
+    name, _, method = entry_point.partition(".")
+    names["candidate"] = candidate
+    names[name] = (lambda: SimpleNamespace(**{method: candidate})) if method else candidate
+    exec(compiled(given["script"]), names)
+
+
+def session() -> int:
+    """Be an interpreter that keeps its variables; a report ends with NUL."""
+    names = fresh_main()
+    while True:
+        try:
+            source = receive(INPUT)
+        except EOFError:
+            return 0
+        report = {**guarded(lambda: interact(source, names)), "value": None}  # noqa: B023
+        sys.stdout.flush()
+        os.write(REPORT, json.dumps(report).encode() + b"\0")
+
+
+def interact(source: str, names: dict[str, Any]) -> None:
+    linecache.cache[FILE] = (len(source), None, source.splitlines(True), FILE)
+    tree = parse(source, FILE)
+    last = tree.body[-1] if tree.body else None
+    if isinstance(last, Expr):
+        tree.body.pop()
+    exec(compile(tree, FILE, "exec", dont_inherit=True), names)
+    if isinstance(last, Expr):
+        value = eval(compile(Expression(last.value), FILE, "eval", dont_inherit=True), names)
+        if value is not None:
+            print(repr(value))

@@ -1,0 +1,210 @@
+"""What goes into the sandbox and what comes out: data only, never an expected output or verdict."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, Protocol, Self, get_args, get_origin
+
+from openqwq.sandbox.data import decode, encode
+from openqwq.types import OpenQwQError, TestForm
+
+Status = Literal[
+    "ok",  # ended by itself; for a script: the script ran to its end
+    "compile_error",
+    "runtime_error",  # an exception or a non-zero exit; `error` says which
+    "timeout",  # wall or CPU
+    "memory",
+    "output_limit",
+    "crashed",  # killed by a signal
+    "skipped",  # `stop_early` ended the run before this case
+    "error",  # the sandbox itself failed: never the program's fault, never to be scored
+]
+
+
+def _check(record: Any) -> None:
+    for field in fields(record):
+        value, kind = getattr(record, field.name), field.type
+        kinds = get_args(kind) or (kind,)
+        if get_origin(kind) is Literal:
+            fits = value in kinds
+        elif get_origin(kind) is tuple:
+            parts = () if kinds[0] is Any else value
+            fits = isinstance(value, tuple) and all(isinstance(part, kinds[0]) for part in parts)
+        else:
+            fits = isinstance(value, (*kinds, int) if float in kinds else kinds)
+            fits = fits and (bool in kinds or not isinstance(value, bool))
+        if not fits:
+            rule = getattr(kind, "__name__", kind)
+            raise OpenQwQError(f"{field.name} is {str(value)[:80]!r}: it must be {rule}")
+
+
+def _known(cls: Any, data: Any) -> dict[str, Any]:
+    names = [field.name for field in fields(cls)]
+    if not isinstance(data, dict) or set(data) - set(names):
+        raise OpenQwQError(
+            f"{cls.__name__} is {str(data)[:80]!r}: it must be a JSON object of {', '.join(names)}"
+        )
+    return dict(data)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one case (or one call of a session) may use: bytes, seconds (CPU rounded up).
+
+    `memory_bytes` is address space per process; `processes` 1 forbids child processes (threads
+    are allowed); `file_bytes` is the size of the private file system.
+    """
+
+    wall_seconds: float = 10.0
+    cpu_seconds: float = 10.0
+    memory_bytes: int = 512 * 2**20
+    output_bytes: int = 2**20
+    processes: int = 1
+    file_bytes: int = 16 * 2**20
+    open_files: int = 64
+
+    def __post_init__(self) -> None:
+        _check(self)
+        for name, value in vars(self).items():
+            if not 0 < value < float("inf"):
+                raise OpenQwQError(f"limits.{name} is {value!r}: it must be above 0 and finite")
+
+    def check(self, maximum: "Limits") -> None:
+        """Raise OpenQwQError naming the first limit above `maximum`."""
+        for name, value in vars(self).items():
+            if value > getattr(maximum, name):
+                rule = f"above the maximum {getattr(maximum, name)}: ask for less"
+                raise OpenQwQError(f"limits.{name} is {value}, {rule} or raise the maximum")
+
+    @classmethod
+    def from_json(cls, data: Any) -> Self:
+        """Read limits; a mistake is an OpenQwQError naming the field."""
+        return cls(**_known(cls, data))
+
+
+DEFAULT = Limits()
+MAXIMUM = Limits(60.0, 60.0, 4 * 2**30, 16 * 2**20, 16, 256 * 2**20, 256)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One input: stdin text, or the arguments of a call (plain data, not only JSON's)."""
+
+    stdin: str = ""
+    arguments: tuple[Any, ...] = ()
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """One hostile program and what to run it on; each case runs in its own process.
+
+    `stdin`: a whole program per case. `call`: `entry_point` ("name" or "Class.method") is called
+    with each case's arguments. `script`: the trusted test code `script` runs in a process of its
+    own, where `candidate` and the entry point's name reach the program over a pipe of plain data;
+    it makes one case result, `ok` if it ran to its end. `setup` is trusted code that both see.
+    `stop_early` skips the cases after the first that is not ok.
+    """
+
+    source: str
+    form: TestForm = "stdin"
+    cases: tuple[Case, ...] = (Case(),)
+    limits: Limits = DEFAULT
+    entry_point: str | None = None
+    script: str | None = None
+    setup: str = ""
+    stop_early: bool = False
+
+    def __post_init__(self) -> None:
+        _check(self)
+        if self.form != "stdin" and not self.entry_point:
+            raise OpenQwQError(f"entry_point is missing: the form {self.form!r} calls it")
+        if (self.form == "script") != (self.script is not None):
+            raise OpenQwQError(f"script must be given for the form 'script' only, not {self.form}")
+        if not self.cases or (self.form == "script" and len(self.cases) > 1):
+            raise OpenQwQError("cases must hold at least one, and for a script only one")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `from_json` reads."""
+        cases = [{"stdin": c.stdin, "arguments": encode(c.arguments)} for c in self.cases]
+        return {**vars(self), "limits": asdict(self.limits), "cases": cases}
+
+    @classmethod
+    def from_json(cls, data: Any) -> Self:
+        """Read a request; every mistake in it is an OpenQwQError naming the field."""
+        given = _known(cls, data)
+        try:
+            if "limits" in given:
+                given["limits"] = Limits.from_json(given["limits"])
+            cases = [_known(Case, case) for case in given.get("cases", [{}])]
+            for case in cases:
+                case["arguments"] = decode(case.get("arguments", encode(())))
+            return cls(**{**given, "cases": tuple(Case(**case) for case in cases)})
+        except (TypeError, ValueError) as error:
+            raise OpenQwQError(f"malformed request: {error}") from error
+
+
+@dataclass(frozen=True)
+class CaseResult:
+    """What one case did. `value` is what a call returned; seconds are wall and CPU time."""
+
+    status: Status
+    stdout: str = ""
+    stderr: str = ""
+    value: Any = None
+    error: str = ""
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `from_json` reads."""
+        return {**vars(self), "value": encode(self.value)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """Read a result; raise ValueError where `value` is malformed."""
+        return cls(**{**data, "value": decode(data.get("value") or encode(None))})
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """`status` is that of the first case that is not ok; `error` says why there are no cases."""
+
+    status: Status
+    cases: tuple[CaseResult, ...] = ()
+    error: str = ""
+    seconds: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `from_json` reads."""
+        return {**vars(self), "cases": [case.to_json() for case in self.cases]}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """Read a result; raise ValueError where a value is malformed."""
+        return cls(**{**data, "cases": tuple(map(CaseResult.from_json, data["cases"]))})
+
+
+class Session(Protocol):
+    """A Python interpreter that keeps its variables between calls (the agent's tool)."""
+
+    async def run(self, source: str) -> CaseResult:
+        """Run `source`; a last expression is printed. After a time-out the session is closed."""
+        ...
+
+    async def close(self) -> None:
+        """End the interpreter."""
+        ...
+
+
+class Sandbox(Protocol):
+    """Where programs run: `LocalSandbox` or `RemoteSandbox`, both async context managers."""
+
+    async def run(self, request: RunRequest) -> RunResult:
+        """Run every case; concurrent calls wait their turn."""
+        ...
+
+    async def session(self, limits: Limits = DEFAULT) -> Session:
+        """Open a stateful session under `limits` per call."""
+        ...

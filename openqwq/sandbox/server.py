@@ -1,0 +1,150 @@
+"""The execution server: a `LocalSandbox` over HTTP, with a bounded queue and metrics."""
+
+import json
+import secrets
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from openqwq.sandbox.local import LocalSandbox, LocalSession
+from openqwq.sandbox.protocol import Limits, RunRequest
+from openqwq.types import OpenQwQError
+
+
+class Server:
+    """The endpoints; `queue` requests may wait or run, later ones are told to come again."""
+
+    def __init__(self, sandbox: LocalSandbox, queue: int = 1024, body_bytes: int = 2**24) -> None:
+        self.sandbox, self.queue, self.body_bytes = sandbox, queue, body_bytes
+        self.sessions: dict[str, LocalSession] = {}
+        self.pending = 0
+        self.counts: Counter[str] = Counter()
+        self.seconds = 0.0
+
+    async def run(self, request: Request) -> Response:
+        """POST /run: a RunRequest in, a RunResult out."""
+        data = await self._body(request)
+        async with self._place():
+            result = await self.sandbox.run(RunRequest.from_json(data))
+        self.counts[result.status] += 1
+        self.seconds += result.seconds
+        return JSONResponse(result.to_json())
+
+    async def open(self, request: Request) -> Response:
+        """POST /sessions: `{"limits": {...}}` in, `{"id": ...}` out."""
+        data = await self._body(request)
+        if not isinstance(data, dict) or set(data) - {"limits"}:
+            raise OpenQwQError('the body must be a JSON object with the one field "limits"')
+        limits = Limits.from_json(data.get("limits", {}))
+        if len(self.sessions) >= self.sandbox.sessions:
+            self.sessions = {name: s for name, s in self.sessions.items() if not s.ended}
+        if len(self.sessions) >= self.sandbox.sessions:
+            raise HTTPException(503, "too many open sessions", {"Retry-After": "10"})
+        name = secrets.token_urlsafe(16)
+        self.sessions[name] = await self.sandbox.session(limits)
+        return JSONResponse({"id": name}, 201)
+
+    async def call(self, request: Request) -> Response:
+        """POST /sessions/{id}/run: `{"source": ...}` in, a CaseResult out; 410 once it is over."""
+        session, data = self._session(request), await self._body(request)
+        if not isinstance(data, dict) or not isinstance(data.get("source"), str):
+            raise OpenQwQError('the body must be a JSON object with the text field "source"')
+        async with self._place():
+            if session.ended:
+                raise HTTPException(410, f"{session.ended}: open a new session")
+            result = await session.run(data["source"])
+        self.counts[result.status] += 1
+        return JSONResponse(result.to_json())
+
+    async def close(self, request: Request) -> Response:
+        """DELETE /sessions/{id}."""
+        await self._session(request).close()
+        del self.sessions[request.path_params["id"]]
+        return Response(status_code=204)
+
+    async def health(self, _: Request) -> Response:
+        sandbox = self.sandbox
+        state = {"level": sandbox.level, "workers": sandbox.workers, "pending": self.pending}
+        return JSONResponse({"status": "ok", **state, "sessions": len(sandbox.open_sessions)})
+
+    async def metrics(self, _: Request) -> Response:
+        """GET /metrics: the Prometheus text format."""
+        values = {
+            "pending gauge": self.pending,
+            "sessions gauge": len(self.sandbox.open_sessions),
+            "worker_deaths_total counter": self.sandbox.deaths,
+            "run_seconds_total counter": self.seconds,
+        }
+        lines = ["# TYPE openqwq_sandbox_results_total counter"]
+        for status, count in sorted(self.counts.items()):
+            lines.append(f'openqwq_sandbox_results_total{{status="{status}"}} {count}')
+        for entry, value in values.items():
+            name = f"openqwq_sandbox_{entry.split()[0]}"
+            lines += [f"# TYPE {name} {entry.split()[1]}", f"{name} {value}"]
+        return PlainTextResponse("\n".join(lines) + "\n", media_type="text/plain; version=0.0.4")
+
+    def _session(self, request: Request) -> LocalSession:
+        try:
+            return self.sessions[request.path_params["id"]]
+        except KeyError:
+            raise HTTPException(404, "no such session: open one by POST /sessions") from None
+
+    async def _body(self, request: Request) -> Any:
+        body = bytearray()
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > self.body_bytes:
+                raise HTTPException(413, f"the body is above the maximum {self.body_bytes} bytes")
+        try:
+            return json.loads(body)
+        except (ValueError, RecursionError) as error:
+            raise HTTPException(400, f"the body is not JSON: {error}") from error
+
+    @asynccontextmanager
+    async def _place(self) -> AsyncIterator[None]:
+        if self.pending >= self.queue:
+            self.counts["refused"] += 1
+            raise HTTPException(503, f"{self.queue} requests wait already", {"Retry-After": "1"})
+        self.pending += 1
+        try:
+            yield
+        finally:
+            self.pending -= 1
+
+    @asynccontextmanager
+    async def lifespan(self, _: Starlette) -> AsyncIterator[None]:
+        async with self.sandbox:
+            yield
+
+    def app(self) -> Starlette:
+        """Return the ASGI application; its shutdown drains the sandbox."""
+        routes = [
+            Route("/run", self.run, methods=["POST"]),
+            Route("/sessions", self.open, methods=["POST"]),
+            Route("/sessions/{id}/run", self.call, methods=["POST"]),
+            Route("/sessions/{id}", self.close, methods=["DELETE"]),
+            Route("/health", self.health),
+            Route("/metrics", self.metrics),
+        ]
+        handlers: dict[Any, Any] = {OpenQwQError: _refuse, HTTPException: _refuse}
+        return Starlette(routes=routes, exception_handlers=handlers, lifespan=self.lifespan)
+
+
+async def _refuse(_: Request, error: Exception) -> Response:
+    status, text, headers = 400, str(error), None
+    if isinstance(error, HTTPException):
+        status, text, headers = error.status_code, error.detail, error.headers
+    return JSONResponse({"error": text}, status, headers)
+
+
+def serve(host: str = "127.0.0.1", port: int = 8182, **options: Any) -> None:
+    """Serve until SIGTERM or SIGINT, then let running requests finish (`options`: LocalSandbox)."""
+    uvicorn.run(Server(LocalSandbox(**options)).app(), host=host, port=port, access_log=False)

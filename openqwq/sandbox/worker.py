@@ -1,0 +1,351 @@
+"""The trusted process inside: a warm interpreter that forks one supervisor per run, in fresh
+namespaces; the supervisor forks one confined process per case, watches it and kills all it left.
+"""
+
+import fcntl
+import gc
+import json
+import os
+import random
+import resource
+import select
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from importlib import import_module
+from math import ceil
+from types import CodeType
+from typing import Any
+
+from openqwq.sandbox import linux, program
+from openqwq.sandbox.doctor import inspect
+from openqwq.sandbox.protocol import Case, Limits, RunRequest
+
+LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64")
+DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom")
+COMMON = "bisect cmath datetime decimal fractions heapq itertools operator statistics string"
+REPORTED = ("ok", "compile_error", "runtime_error", "memory")
+REASONS = {"timeout": "the wall time ran out", "output_limit": "wrote more than output_bytes"}
+Report = dict[str, Any]
+
+
+def main(descriptor: int, layers: frozenset[str], packages: str) -> None:
+    """Enter the namespaces, say how that went, then serve one run or session at a time."""
+    channel = socket.socket(fileno=descriptor)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # pid 1 is immune to signals it does not handle
+    sys.path[:] = [path for path in sys.path if os.path.isdir(path)]
+    sys.path += [packages] if packages else []
+    supervisor = Supervisor(channel, layers)
+    try:
+        enter([*supervisor.readable, *DEVICES])
+    except OSError as error:
+        return program.send(descriptor, {"namespaces": str(error)})
+    linux.checked("prctl", linux.PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    for name in COMMON.split():
+        import_module(name)  # what programs import most, once for all
+    for children in (False, True):
+        linux.seccomp_program(children)
+    program.open_streams()
+    random.seed(0)  # a program that draws numbers gets the same verdict every time
+    gc.collect()
+    gc.freeze()
+    program.send(descriptor, {})
+    while channel.recv(1, socket.MSG_PEEK):  # the request itself is read by the supervisor only
+        pid = linux.fork(linux.NEWPID | linux.NEWNS)
+        if pid == 0:
+            supervisor.serve()
+            os._exit(0)
+        if os.waitpid(pid, 0)[1]:
+            return None
+    return None
+
+
+def enter(paths: list[str]) -> None:
+    """Take the minimal root, an unprivileged host user, and empty namespaces of every kind."""
+    process = os.open("/proc/self", os.O_PATH)
+    with open("/proc/self/oom_score_adj", "w") as score:
+        score.write("1000")
+    try:
+        linux.checked("unshare", linux.NEWNS)  # real root: mount first, then become nobody
+    except PermissionError:
+        linux.new_user_namespace(process, os.geteuid(), os.getegid(), linux.NEWNS)
+        linux.build_root(paths)
+    else:
+        linux.build_root(paths)
+        os.setgroups([])
+        os.setresgid(linux.NOBODY, linux.NOBODY, linux.NOBODY)
+        os.setresuid(linux.NOBODY, linux.NOBODY, linux.NOBODY)
+        linux.checked("prctl", linux.DUMPABLE, 1, 0, 0, 0)  # else uid_map belongs to root
+        linux.new_user_namespace(process, linux.NOBODY, linux.NOBODY)
+    os.close(process)
+    others = linux.NEWNS | linux.NEWCGROUP | linux.NEWUTS | linux.NEWIPC | linux.NEWNET
+    linux.checked("unshare", others)
+
+
+class Supervisor:
+    """Runs the cases of one request; trusted, and pid 1 of the run's pid namespace."""
+
+    def __init__(self, channel: socket.socket, layers: frozenset[str]) -> None:
+        self.channel, self.layers = channel, layers
+        paths = {*LIBRARIES, os.path.join(sys.base_prefix, "lib"), *sys.path}
+        self.readable = [
+            path
+            for path in sorted(paths)
+            if os.path.exists(path) and not any(path.startswith(other + "/") for other in paths)
+        ]
+
+    def serve(self) -> None:
+        """Answer one request with one frame per case; die on any failure of our own."""
+        linux.checked("prctl", linux.PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        data = program.receive(self.channel.fileno())
+        if "probe" in data:
+            return self.probe()
+        if "session" in data:
+            return self.session(Limits(**data["session"]))
+        request, code, skip = RunRequest.from_json(data), None, False
+        for case in request.cases:
+            result: Report = {"status": "skipped"}
+            if not skip:
+                result, survived = self.case(request, case, code)
+                if survived and code is None and len(request.cases) > 1:
+                    code = program.compiled(request.source)
+            skip = request.stop_early and result["status"] != "ok"
+            program.send(self.channel.fileno(), result)
+        return None
+
+    def steps(self, limits: Limits) -> dict[str, Callable[[], None]]:
+        """Return what confines the calling process, by layer, in order."""
+        steps: dict[str, Callable[[], None]] = {
+            "privileges": linux.drop_privileges,
+            "landlock": partial(linux.landlock, [*self.readable, "/dev"], "/tmp"),
+            "seccomp": partial(linux.seccomp, limits.processes > 1),
+        }
+        return {name: step for name, step in steps.items() if name in self.layers}
+
+    def spawn(self, job: Callable[[], int], limits: Limits, files: list[int], phase: int) -> int:
+        """Fork a confined process with `files` as its descriptors 0, 1, ...; return its pid."""
+        pid = linux.fork()
+        if pid:
+            return pid
+        code = 1
+        try:
+            descriptors(files)
+            for step in self.steps(limits).values():
+                step()
+            os.write(phase, b"\n")
+            linux.set_limits(limits)
+            code = job()
+        except BaseException as error:  # hostile code ran in here: it must not reach our stack
+            os.write(2, f"{type(error).__name__}: {error}\n".encode())
+        finally:
+            os._exit(code)
+
+    def case(self, request: RunRequest, case: Case, code: CodeType | None) -> tuple[Report, bool]:
+        """Run one case; also say whether the program was compiled without harm."""
+        limits, scripted, point = request.limits, request.form == "script", request.entry_point
+        stdin, null = fresh(case.stdin, limits), os.open("/dev/null", os.O_RDWR)
+        pipes, (out_end, err_end, report_end) = outlets(limits)
+        _, err, report = pipes
+        ends = [stdin, null, out_end, err_end, report_end]
+        if scripted:
+            (to, to_end), (back, back_end) = os.pipe(), os.pipe()
+            ends += [to, to_end, back, back_end]
+            files = [null, out_end, err_end, null, to, back_end]
+            hostile = self.spawn(partial(program.serve, request), limits, files, program.OUTPUT)
+            files = [null, null, null, report_end, back, to_end, self.channel.fileno()]
+            job = partial(program.script, point or "")
+        else:
+            files, job = ends[:1] + ends[2:], partial(program.run, request, case, code)
+        watched = self.spawn(job, limits, files, program.REPORT)
+        for end in ends:
+            os.close(end)
+        started, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
+        reason, texts = self.watch(watched, pipes, limits.wall_seconds)
+        codes, usage = end_all(), resource.getrusage(resource.RUSAGE_CHILDREN)
+        reason = drain(pipes, texts) or reason
+        if not texts[report].startswith(b"\n"):
+            raise OSError(f"a process could not be confined: {texts[err].decode()}")
+        cpu = usage.ru_utime + usage.ru_stime - before.ru_utime - before.ru_stime
+        result = output(texts, pipes)
+        result |= {"seconds": time.monotonic() - started, "cpu_seconds": cpu}
+        if reason == "exited":
+            own = codes[hostile] if scripted else codes[watched]
+            result |= verdict(parse(texts[report]), codes[watched], own, request, cpu)
+        else:
+            result |= {"status": reason, "error": REASONS[reason]}
+        return result, texts[report].startswith(b"\n\n")
+
+    def watch(
+        self, pid: int, pipes: dict[int, int], wall: float, report: int | None = None
+    ) -> tuple[str, dict[int, bytearray]]:
+        """Collect output until exit, time-out, a full pipe or, in a session, a whole report."""
+        deadline, process, poll = time.monotonic() + wall, os.pidfd_open(pid), select.poll()
+        texts, reason = {pipe: bytearray() for pipe in pipes}, ""
+        poll.register(self.channel, select.POLLRDHUP)
+        for descriptor in (process, *pipes):
+            poll.register(descriptor, select.POLLIN)
+        while not reason:
+            remaining = deadline - time.monotonic()
+            if remaining <= 0:
+                reason = "timeout"
+                break
+            for descriptor, _ in poll.poll(remaining * 1000 + 1):
+                if descriptor == self.channel.fileno():
+                    os._exit(1)  # nobody waits for the answer any more
+                if descriptor == process:
+                    reason = reason or "exited"
+                    continue
+                chunk, text = os.read(descriptor, 2**16), texts[descriptor]
+                text += chunk
+                if not chunk:
+                    poll.unregister(descriptor)
+                if len(text) > pipes[descriptor]:
+                    reason = "output_limit"
+                elif descriptor == report and text.endswith(b"\0"):
+                    reason = "reported"
+        os.close(process)
+        return reason, texts
+
+    def probe(self) -> None:
+        """Answer with what `doctor.inspect` finds in a process confined like a case."""
+        null, (report, report_end) = fresh("", Limits()), os.pipe()
+        pid = linux.fork()
+        if pid == 0:
+            descriptors([null, null, 2, report_end])
+            program.send(program.REPORT, inspect(self.steps(Limits())))
+            os._exit(0)
+        os.close(report_end)
+        program.send(self.channel.fileno(), program.receive(report))
+
+    def session(self, limits: Limits) -> None:
+        """Serve one interpreter's calls; between calls everything in it is stopped."""
+        stdin, (source, source_end) = fresh("", limits), os.pipe()
+        pipes, ends = outlets(limits)
+        report, files = list(pipes)[2], [stdin, *ends, source]
+        lasting = replace(limits, cpu_seconds=10**9)  # a call's CPU is bounded by its wall time
+        pid = self.spawn(program.session, lasting, files, program.REPORT)
+        for end in files:
+            os.close(end)
+        reason = "reported"
+        if os.read(report, 1) != b"\n":
+            raise OSError("the interpreter could not be confined")
+        while reason == "reported":
+            try:
+                text = program.receive(self.channel.fileno())
+            except EOFError:
+                return
+            signal_all(signal.SIGCONT)
+            started = time.monotonic()
+            program.send(source_end, text)
+            reason, texts = self.watch(pid, pipes, limits.wall_seconds, report)
+            signal_all(signal.SIGSTOP)
+            for pipe in pipes:  # what was written before the report
+                while len(texts[pipe]) <= pipes[pipe] and select.select([pipe], [], [], 0)[0]:
+                    texts[pipe] += os.read(pipe, 2**16) or b"\0" * pipes[pipe]
+            result = parse(texts[report].rstrip(b"\0")) if reason == "reported" else {}
+            if result.get("status") not in REPORTED:
+                reason = "crashed" if reason in ("reported", "exited") else reason
+                result = {"status": reason, "error": REASONS.get(reason, "the interpreter ended")}
+            result |= {"seconds": time.monotonic() - started, **output(texts, pipes)}
+            program.send(self.channel.fileno(), result)
+
+
+def descriptors(files: list[int]) -> None:
+    """Make `files` the descriptors 0, 1, ... of this process, and leave it nothing else."""
+    high = [fcntl.fcntl(file, fcntl.F_DUPFD, 100) for file in files]
+    for number, file in enumerate(high):
+        os.dup2(file, number)
+    linux.checked("syscall", linux.CLOSE_RANGE, len(files), 2**31, 0)
+    os.setpgid(0, 0)  # kill(0) must not reach the worker, whose group we were born in
+    os.chdir("/tmp")
+    os.environ["HOME"] = "/tmp"
+
+
+def fresh(stdin: str, limits: Limits) -> int:
+    """Mount an empty private /tmp; return the opened standard input."""
+    text = stdin.encode("utf-8", "surrogatepass")
+    options = f"mode=700,size={limits.file_bytes + len(text) + 2**16},nr_inodes=4096"
+    linux.mount("tmpfs", "/tmp", b"tmpfs", linux.NOSUID | linux.NODEV | linux.NOEXEC, options)
+    with open("/tmp/.stdin", "wb") as file:
+        file.write(text)
+    return os.open("/tmp/.stdin", os.O_RDONLY)
+
+
+def outlets(limits: Limits) -> tuple[dict[int, int], list[int]]:
+    """Open the pipes for output, errors and report: what may be read from each, and their ends."""
+    pairs = [os.pipe() for _ in range(3)]
+    most = (limits.output_bytes, limits.output_bytes, limits.output_bytes + 2**16)
+    return {reader: size for (reader, _), size in zip(pairs, most, strict=True)}, [
+        writer for _, writer in pairs
+    ]
+
+
+def signal_all(number: int) -> None:
+    """Send a signal to every process of the pid namespace but this one."""
+    with suppress(ProcessLookupError):
+        os.kill(-1, number)
+
+
+def end_all() -> dict[int, int]:
+    """Kill and reap every process, drop the files; return the wait statuses."""
+    signal_all(signal.SIGKILL)
+    codes: dict[int, int] = {}
+    with suppress(ChildProcessError):
+        while True:
+            pid, code = os.waitpid(-1, 0)
+            codes[pid] = code
+    linux.checked("umount2", b"/tmp", linux.DETACH)
+    return codes
+
+
+def drain(pipes: dict[int, int], texts: dict[int, bytearray]) -> str:
+    """Read what is left in pipes without writers, and close them; say if it was too much."""
+    for pipe, limit in pipes.items():
+        while len(texts[pipe]) <= limit and (chunk := os.read(pipe, 2**16)):
+            texts[pipe] += chunk
+        os.close(pipe)
+    return "output_limit" if any(len(texts[pipe]) > pipes[pipe] for pipe in pipes) else ""
+
+
+def output(texts: dict[int, bytearray], pipes: dict[int, int]) -> Report:
+    """Return stdout and stderr as text."""
+    names = zip(("stdout", "stderr"), pipes.items(), strict=False)
+    return {name: texts[pipe][:size].decode("utf-8", "replace") for name, (pipe, size) in names}
+
+
+def parse(text: bytearray) -> Report:
+    """Read a report, which the program may have forged: {} unless it has the right form."""
+    try:
+        report = json.loads(text) if text.strip() else {}
+    except (ValueError, RecursionError):
+        return {}
+    if not isinstance(report, dict) or not isinstance(report.get("status"), str):
+        return {}
+    return {"error": "", "value": None} | {
+        key: report[key] for key in ("status", "error", "value") if key in report
+    }
+
+
+def verdict(report: Report, code: int, own: int, request: RunRequest, cpu: float) -> Report:
+    """Say how a case ended: by its report, its wait status, and the program's `own`."""
+    status, limit = report.get("status"), ceil(request.limits.cpu_seconds)
+    if request.form == "script" and status == "unconfined":
+        raise OSError("the program's process could not be confined")
+    if status == "ended":
+        code, status = own, None
+    if os.WIFSIGNALED(code):
+        number = os.WTERMSIG(code)
+        if number == signal.SIGXCPU or (number == signal.SIGKILL and cpu >= limit):
+            return {"status": "timeout", "error": f"used {limit} s of CPU"}
+        return {"status": "crashed", "error": f"killed by {signal.Signals(number).name}"}
+    if status in REPORTED and (status != "ok" or not os.WEXITSTATUS(code)):
+        return report
+    if request.form == "stdin" and not os.WEXITSTATUS(code):
+        return {"status": "ok"}
+    error = f"ended early with exit status {os.WEXITSTATUS(code)}"
+    return {"status": "runtime_error", "error": error}

@@ -1,0 +1,213 @@
+"""Charts of a run: each a PNG file, and inline SVG whose colours follow the page's theme."""
+
+import io
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter, MaxNLocator
+
+# Each role's colour on a light page (and in the PNGs) and on a dark one. The kinds have Okabe and
+# Ito's colours, told apart by readers with any colour vision.
+COLOURS = {
+    "ink": ("#1c2126", "#e6e9ec"),
+    "muted": ("#5a646e", "#9da7b1"),
+    "grid": ("#e2e6ea", "#2c333a"),
+    "paper": ("#ffffff", "#15191d"),
+    "kind-0": ("#0072b2", "#4aa8e8"),
+    "kind-1": ("#d55e00", "#f58035"),
+    "kind-2": ("#009e73", "#2cc79a"),
+    "kind-3": ("#b5548f", "#dd8fbd"),
+    "kind-4": ("#d99100", "#efb73e"),
+    "kind-5": ("#56b4e9", "#8ed0f7"),
+    "correct": ("#33566f", "#a9c9df"),
+    "wrong": ("#9fb0bd", "#5f7282"),
+    "truncated": ("#d4dce2", "#38444e"),
+    "timeout": ("#ecc94b", "#b7962b"),
+    "error": ("#c0392b", "#e5604f"),
+}
+KIND_ROLES = [role for role in COLOURS if role.startswith("kind-")]
+LIGHT = {role: light for role, (light, _) in COLOURS.items()}
+STYLE: dict[Any, Any] = {
+    "font.family": ["DejaVu Sans"],
+    "font.size": 8,
+    "text.color": LIGHT["ink"],
+    "text.parse_math": False,
+    "lines.linewidth": 1.5,
+    "axes.labelcolor": LIGHT["muted"],
+    "axes.edgecolor": LIGHT["muted"],
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 9,
+    "axes.titleweight": "bold",
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.axisbelow": True,
+    "grid.color": LIGHT["grid"],
+    "grid.linewidth": 0.6,
+    "xtick.color": LIGHT["muted"],
+    "ytick.color": LIGHT["muted"],
+    "xtick.major.size": 2.5,
+    "ytick.major.size": 0,
+    "legend.frameon": False,
+    "figure.constrained_layout.use": True,
+    "svg.fonttype": "none",  # text stays text: small, sharp, selectable
+    "svg.hashsalt": "openqwq",  # equal runs give equal files
+}
+NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+DASHES = ("-", "--", ":")  # for more kinds than colours
+WIDTH, LEGEND_COLUMNS = 4.6, 3  # inches: about a phone's width, so that labels are readable there
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A row of a before-and-after chart: two values with half-widths, NaN where not measured."""
+
+    label: str
+    colour: str
+    sides: Sequence[tuple[float, float]]
+    strong: bool
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A finished chart: its title, what to know about it, its inline SVG."""
+
+    title: str
+    note: str
+    svg: str
+
+
+def finite_values(records: Sequence[Mapping[str, Any]], key: str) -> list[float]:
+    """The number that each record has under `key`, NaN where it has none or an infinite one."""
+    found = (float(record.get(key, math.nan)) for record in records)
+    return [value if math.isfinite(value) else math.nan for value in found]
+
+
+def moving_average(values: Sequence[float], reach: int) -> list[float]:
+    """Mean of the values at most `reach` places away that are not NaN; NaN where there is none."""
+    windows = (values[max(0, i - reach) : i + reach + 1] for i in range(len(values)))
+    known = ([v for v in window if not math.isnan(v)] for window in windows)
+    return [sum(window) / len(window) if window else math.nan for window in known]
+
+
+@dataclass(frozen=True)
+class Plotter:
+    """Draws charts in one look and writes each as a PNG into `directory`.
+
+    `curves` and `stack` take log records, each with its "step", and a colour role for each key
+    that is drawn. What was never measured is left out, down to a whole chart: then [].
+    """
+
+    directory: Path
+
+    def curves(
+        self, name: str, title: str, unit: str, records: Sequence[Mapping[str, Any]],
+        roles: Mapping[str, str], log: bool = False, top: float | None = None, average: bool = True,
+    ) -> list[Chart]:  # fmt: skip
+        """Points of each step under their moving average."""
+        lines = {key: finite_values(records, key) for key in roles}
+        lines = {key: line for key, line in lines.items() if not all(map(math.isnan, line))}
+        if not lines:
+            return []
+        steps = [record["step"] for record in records]
+        reach = min(len(steps) // 24, 10) if average else 0
+
+        def draw(axes: Axes) -> None:
+            for i, (key, line) in enumerate(lines.items()):
+                colour, dashes = LIGHT[roles[key]], DASHES[i // len(KIND_ROLES) % len(DASHES)]
+                axes.plot(steps, line, ".", color=colour, alpha=0.4, ms=4, mew=0)
+                axes.plot(steps, moving_average(line, reach), dashes, color=colour, label=key)
+            if log:
+                axes.set_yscale("log")
+                axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
+            else:
+                axes.set_ylim(0, top)
+            axes.yaxis.set_major_formatter("{x:g}")
+            _label(axes, unit)
+
+        note = f"Points: steps. Line: mean over {2 * reach + 1} steps." if reach else ""
+        return [self._save(name, title, note, draw, len(lines))]
+
+    def stack(
+        self, name: str, title: str, unit: str, records: Sequence[Mapping[str, Any]],
+        roles: Mapping[str, str], note: str = "",
+    ) -> list[Chart]:  # fmt: skip
+        """Counts as layers, the first at the bottom; a record lacks those that are zero."""
+        layers = {key: [record.get(key, 0) for record in records] for key in roles}
+        layers = {key: layer for key, layer in layers.items() if any(layer)}
+        if not layers:
+            return []
+
+        def draw(axes: Axes) -> None:
+            colours = [LIGHT[roles[key]] for key in layers]
+            steps = [record["step"] for record in records]
+            axes.stackplot(steps, *layers.values(), labels=[*layers], colors=colours, lw=0)
+            axes.margins(x=0, y=0)
+            _label(axes, unit)
+
+        return [self._save(name, title, note, draw, max(2, len(layers)))]
+
+    def intervals(
+        self, name: str, title: str, unit: str, sides: Sequence[str], rows: Sequence[Interval],
+        top: float | None = None,
+    ) -> list[Chart]:  # fmt: skip
+        """Both sides of each row, hollow and filled, with their intervals; rows from the top."""
+        if not rows:
+            return []
+
+        def draw(axes: Axes) -> None:
+            for height, row in enumerate(rows):
+                faces = LIGHT["paper"], LIGHT[row.colour]
+                for side, face, shift in zip(row.sides, faces, (-0.15, 0.15), strict=True):
+                    axes.errorbar(
+                        side[0], height + shift, xerr=side[1], fmt="o", color=LIGHT[row.colour],
+                        mfc=face, ms=6 if row.strong else 4.5, elinewidth=1.1,
+                    )  # fmt: skip
+            axes.set_yticks(range(len(rows)), [row.label for row in rows], color=LIGHT["ink"])
+            for tick, row in zip(axes.get_yticklabels(), rows, strict=True):
+                tick.set_fontweight("bold" if row.strong else "normal")
+            for side_name, role in zip(sides, ("paper", "ink"), strict=True):
+                ink = LIGHT["ink"]
+                axes.plot([], [], "o", ms=4.5, mfc=LIGHT[role], mec=ink, label=side_name)
+            axes.set(xlabel=unit, xlim=(0, top), ylim=(len(rows) - 0.5, -0.5))
+            axes.grid(visible=True, axis="x")
+            axes.grid(visible=False, axis="y")
+
+        return [self._save(name, title, "", draw, 2, height=1.0 + 0.27 * len(rows))]
+
+    def _save(
+        self, name: str, title: str, note: str, draw: Callable[[Axes], None],
+        entries: int, height: float = 2.7,
+    ) -> Chart:  # fmt: skip
+        with rc_context(STYLE):
+            figure = Figure(figsize=(WIDTH, height))
+            axes = figure.subplots()
+            draw(axes)
+            legend_rows = math.ceil(entries / LEGEND_COLUMNS) if entries > 1 else 0
+            axes.set_title(title, pad=7 + 11 * legend_rows)
+            if legend_rows:
+                axes.legend(
+                    loc="lower left", bbox_to_anchor=(-0.01, 1), borderaxespad=0.2,
+                    ncols=LEGEND_COLUMNS, handlelength=1.2, handletextpad=0.5, columnspacing=1.2,
+                )  # fmt: skip
+            figure.savefig(self.directory / f"{name}.png", dpi=200, facecolor=LIGHT["paper"])
+            buffer = io.StringIO()
+            figure.savefig(buffer, format="svg", transparent=True, metadata=NO_METADATA)
+        svg = buffer.getvalue()
+        svg = svg[svg.index("<svg") :]
+        for role, colour in LIGHT.items():
+            svg = svg.replace(colour, f"var(--{role})")
+        return Chart(title, note, svg)
+
+
+def _label(axes: Axes, unit: str) -> None:
+    axes.set(xlabel="step", ylabel=unit)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))

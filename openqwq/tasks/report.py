@@ -1,0 +1,354 @@
+"""The report of a run: what its log and its evaluations say, as one HTML file and PNG charts."""
+
+import hashlib
+import itertools
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import jinja2
+from rich.console import Console
+from rich.table import Table
+
+from openqwq import __version__
+from openqwq.config import Config, load_config
+from openqwq.tasks.evaluate import Accuracy, Outcome, accuracy
+from openqwq.tasks.plots import COLOURS, KIND_ROLES, Chart, Interval, Plotter
+from openqwq.types import OpenQwQError
+
+Families = Mapping[str, Sequence[str]]
+CHECKPOINTS = {"sft": "SFT checkpoint", "stage1": "after RL stage 1"}
+STATUSES = ("correct", "wrong", "truncated", "timeout", "error")
+SECONDS = {"rollout": "kind-0", "learn": "kind-1"}
+GROUPS = {"trained on": "correct", "no variance: dropped": "truncated"}
+SHOWN = 4  # problems of each kind
+CONTROL_PICTURES = {i: 0x2400 + i for i in range(32) if chr(i) not in "\n\t"} | {127: 0x2421}
+
+
+@dataclass(frozen=True)
+class RunData:
+    """Everything that a run directory says so far."""
+
+    directory: Path
+    config: Config
+    config_text: str
+    log: list[dict[str, Any]]
+    unreadable: int  # log lines that a kill cut short
+    outcomes: dict[str, list[Outcome]]  # by checkpoint
+
+    def records(self, stage: str) -> list[dict[str, Any]]:
+        """The log lines of a stage."""
+        return [record for record in self.log if record["stage"] == stage]
+
+    def kinds(self, families: Families) -> list[str]:
+        """Every kind of problem seen, in the order of the families."""
+        seen = {o.kind: None for outcomes in self.outcomes.values() for o in outcomes}
+        seen |= {kind: None for record in self.records("rl") for kind in record["reward_by_kind"]}
+        order = [kind for members in families.values() for kind in members]
+        return sorted(seen, key=lambda kind: [*order, kind].index(kind))
+
+
+@dataclass(frozen=True)
+class SummaryRow:
+    """Held-out accuracy at both checkpoints, None where there is no evaluation yet."""
+
+    name: str
+    is_family: bool  # or a kind that stands alone; its members follow it
+    sides: tuple[Accuracy | None, Accuracy | None]  # SFT, stage 1
+    gain: float  # of pass@1, in points; NaN unless both sides are there
+    gain_half_width: float  # of its 95% interval, paired by problem
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A problem's first completion at one checkpoint, and how many of its samples are right."""
+
+    status: str
+    thinking: str
+    answer: str
+    thinking_tokens: int
+    right: int
+    of: int
+
+
+def read_run(directory: Path) -> RunData:
+    """Read a run directory, finished or not; OpenQwQError if it has no data or damaged data."""
+    path, log_path = directory / "config.toml", directory / "log.jsonl"
+    if not path.exists():
+        raise OpenQwQError(f"{directory} is no run directory (no config.toml): check the path")
+    log, unreadable = [], 0
+    for line in log_path.read_bytes().splitlines() if log_path.exists() else []:
+        try:
+            log.append(json.loads(line))
+        except ValueError:
+            unreadable += 1
+    outcomes = {}
+    for name in CHECKPOINTS:
+        saved = directory / "evaluation" / f"{name}.json"
+        if saved.exists():
+            try:
+                entries = json.loads(saved.read_bytes())["outcomes"]
+                outcomes[name] = [Outcome(**entry) for entry in entries]
+            except (ValueError, KeyError, TypeError) as error:
+                raise OpenQwQError(
+                    f"evaluation {saved} is unreadable ({error!r}): remove it, then --resume"
+                ) from error
+    if not log and not outcomes:
+        raise OpenQwQError(f"run {directory} has no data yet: go on with it first (--resume)")
+    return RunData(directory, load_config([path]), path.read_text(), log, unreadable, outcomes)
+
+
+def summary_table(run_directory: Path, families: Families) -> list[SummaryRow]:
+    """A row for each family, its kinds after it, then kinds of no family; [] if not evaluated."""
+    return _summary(read_run(run_directory), families)
+
+
+def print_summary(run_directory: Path, families: Families) -> None:
+    """Print the summary table on standard output."""
+    table = Table(box=None)
+    for column in ("held-out pass@1, %", "SFT", "stage 1", "points", "thinking tokens"):
+        table.add_column(column, justify="right" if table.columns else "left")
+    for row in summary_table(run_directory, families):
+        table.add_row(
+            row.name if row.is_family else f"  {row.name}",
+            *(_rate(side) for side in row.sides),
+            _number(row.gain, "+.1f"),
+            " → ".join(_number(side.thinking_tokens) if side else "–" for side in row.sides),
+        )
+    Console().print(table)
+
+
+def write_report(run_directory: Path, families: Families) -> Path:
+    """Write report.html and plots/*.png into a run directory, finished or not; returns the page.
+
+    `families` groups kinds: {"arithmetic": ["addition", ...]}. Raises OpenQwQError if there is
+    nothing to report, or no way to write it.
+    """
+    run, path = read_run(run_directory), run_directory / "report.html"
+    rows, names = _summary(run, families), run.kinds(families)
+    kinds = dict(zip(names, itertools.cycle(KIND_ROLES)))  # name -> colour role
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,  # a model's text is hostile
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": _number, "rate": _rate, "duration": _duration}
+    try:
+        (run_directory / "plots").mkdir(exist_ok=True)
+        html = environment.get_template("report.html.jinja").render(
+            run=run,
+            rows=rows,
+            checkpoints=CHECKPOINTS,
+            colours=COLOURS,
+            kinds=kinds,
+            charts=_charts(run, rows, kinds),
+            samples={kind: _samples(run, kind) for kind in kinds},
+            times=_times(run),
+            digest=hashlib.sha256(run.config_text.encode()).hexdigest()[:12],
+            parameters=_parameters(run_directory),
+            version=__version__,
+        )
+        # A model can say half of a surrogate pair, which no UTF-8 file holds: "?" stands for it.
+        path.write_text(html, encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise OpenQwQError(
+            f"cannot write the report of {run_directory}: {error}; free space or change its rights"
+        ) from error
+    return path
+
+
+def _summary(run: RunData, families: Families) -> list[SummaryRow]:
+    kinds = run.kinds(families) if run.outcomes else []
+    groups = {name: [k for k in kinds if k in members] for name, members in families.items()}
+    grouped = {kind for members in groups.values() for kind in members}
+    rows = []
+    for name, members in (groups | {k: [k] for k in kinds if k not in grouped}).items():
+        if members:
+            rows.append(_row(run, name, members, True))
+        if len(members) > 1:
+            rows += [_row(run, kind, [kind], False) for kind in members]
+    return rows
+
+
+def _row(run: RunData, name: str, kinds: Sequence[str], is_family: bool) -> SummaryRow:
+    before, after = (
+        [o for o in run.outcomes.get(checkpoint, []) if o.kind in kinds]
+        for checkpoint in CHECKPOINTS
+    )
+    old, new = (_by_problem(o for o in side if o.status != "error") for side in (before, after))
+    gains = [100 * (_mean_value(new[task]) - _mean_value(old[task])) for task in old if task in new]
+    return SummaryRow(
+        name,
+        is_family,
+        (accuracy(before) if before else None, accuracy(after) if after else None),
+        mean(gains) if gains else math.nan,
+        1.96 * stdev(gains) / math.sqrt(len(gains)) if len(gains) > 1 else math.nan,
+    )
+
+
+def _by_problem(outcomes: Iterable[Outcome]) -> dict[str, list[Outcome]]:
+    problems: dict[str, list[Outcome]] = {}
+    for outcome in outcomes:
+        problems.setdefault(outcome.task_id, []).append(outcome)
+    return problems
+
+
+def _mean_value(outcomes: Sequence[Outcome]) -> float:
+    return mean(outcome.value for outcome in outcomes)
+
+
+def _samples(run: RunData, kind: str) -> list[tuple[str, list[Sample | None]]]:
+    """Questions with each checkpoint's sample: problems that RL put right, then one still wrong."""
+    old, new = sides = [
+        _by_problem(o for o in run.outcomes.get(checkpoint, []) if o.kind == kind)
+        for checkpoint in CHECKPOINTS
+    ]
+    right = [{task for task in side if side[task][0].status == "correct"} for side in sides]
+    fixed = [task for task in old if task in right[1] - right[0]]
+    fixed.sort(key=lambda task: _mean_value(old[task]) - _mean_value(new[task]))
+    chosen = fixed[: SHOWN - 1] + [task for task in new if task not in right[1]][:1]
+    chosen += [task for task in old | new if task not in chosen][: SHOWN - len(chosen)]
+    return [
+        (_visible((old | new)[t][0].question), [_sample(side.get(t, [])) for side in sides])
+        for t in chosen
+    ]
+
+
+def _sample(outcomes: Sequence[Outcome]) -> Sample | None:
+    if not outcomes:
+        return None
+    first, right = outcomes[0], sum(o.status == "correct" for o in outcomes)
+    thinking, _, answer = _visible(first.completion).partition("</think>")
+    texts = thinking.strip("\n"), answer.strip("\n")
+    return Sample(first.status, *texts, first.thinking_tokens, right, len(outcomes))
+
+
+def _visible(text: str) -> str:
+    return text.translate(CONTROL_PICTURES)
+
+
+def _charts(
+    run: RunData, rows: Sequence[SummaryRow], kinds: Mapping[str, str]
+) -> dict[str, list[Chart]]:
+    """The charts of each section of the page, without those that have no data."""
+    plotter, sft, rl = Plotter(run.directory / "plots"), run.records("sft"), run.records("rl")
+    curves, titles = plotter.curves, [*CHECKPOINTS.values()]
+
+    def intervals(of: Callable[[Accuracy], tuple[float, float]]) -> list[Interval]:
+        return [
+            Interval(
+                row.name,
+                kinds.get(row.name, "ink"),
+                [of(side) if side else (math.nan, math.nan) for side in row.sides],
+                row.is_family,
+            )
+            for row in rows
+        ]
+
+    accuracy = intervals(lambda side: (100 * side.pass_at_1, 100 * side.half_width))
+    thinking = intervals(lambda side: (side.thinking_tokens, math.nan))
+    seconds = [{"step": r["step"], **r["seconds"]} for r in rl]
+    return {
+        "evaluation": [
+            *plotter.intervals("accuracy", "Held-out pass@1", "%", titles, accuracy, top=100),
+            *plotter.intervals(
+                "held_out_thinking", "Held-out thinking length", "tokens", titles, thinking
+            ),
+        ],
+        "rl": _rl_charts(plotter, rl, kinds),
+        "sft": [
+            *curves(
+                "sft_loss",
+                "Loss",
+                "cross-entropy, nats/token",
+                sft,
+                {"cross_entropy": "ink"},
+                log=True,
+            ),
+            *curves("sft_rate", "Learning rate", "", sft, {"lr": "ink"}, average=False),
+        ],
+        "time": curves("seconds", "Time of an RL step", "seconds", seconds, SECONDS),
+    }
+
+
+def _rl_charts(
+    plotter: Plotter, rl: Sequence[dict[str, Any]], kinds: Mapping[str, str]
+) -> list[Chart]:
+    curves, stack = plotter.curves, plotter.stack
+    judged = [r for r in rl if r["status"]]  # elsewhere the means are of nothing
+    reward, thinking = (
+        [{"step": r["step"], **r[field]} for r in judged]
+        for field in ("reward_by_kind", "thinking_by_kind")
+    )
+    verdicts = [{"step": r["step"], **r["status"], "error": r["errors"]} for r in rl]
+    groups = [
+        {
+            "step": r["step"],
+            "trained on": r["groups_trained"],
+            "no variance: dropped": r["groups"] - r["groups_trained"],
+        }
+        for r in rl
+    ]
+    refills = f"{sum(r['refills'] for r in rl)} refill rounds in {len(rl)} steps."
+    gap = "mean |Δ log-prob|, nats"
+    return [
+        *curves("reward", "Reward", "mean reward", judged, {"reward": "ink"}, top=1.02),
+        *curves("reward_by_kind", "Reward by kind", "mean reward", reward, kinds, top=1.02),
+        *curves("thinking", "Thinking length", "tokens", judged, {"thinking_tokens": "ink"}),
+        *curves("thinking_by_kind", "Thinking length by kind", "tokens", thinking, kinds),
+        *stack("verdicts", "Verdicts", "completions", verdicts, {name: name for name in STATUSES}),
+        *stack("groups", "Prompt groups", "groups", groups, GROUPS, refills),
+        *curves("entropy", "Entropy", "nats/token", rl, {"entropy": "ink"}),
+        *curves("log_prob_gap", "Sampler–learner gap", gap, rl, {"log_prob_gap": "ink"}, log=True),
+        *curves("grad_norm", "Gradient norm", "before clipping", rl, {"grad_norm": "ink"}),
+        *curves("learning_rate", "Learning rate", "", rl, {"lr": "ink"}, average=False),
+    ]
+
+
+def _times(run: RunData) -> dict[str, float]:
+    """Seconds of each timed part: a resumed run timed some more than once."""
+    times: dict[str, float] = {}
+    for record in run.records("timing"):
+        times[record["name"]] = times.get(record["name"], 0.0) + record["seconds"]
+    times["total"] = sum(times.values())
+    for part in SECONDS:
+        times[f"in RL steps: {part}"] = sum(r["seconds"][part] for r in run.records("rl"))
+    return times
+
+
+def _parameters(directory: Path) -> int | None:
+    """Size of the newest saved checkpoint, from the headers of its safetensors files."""
+    for name in reversed(CHECKPOINTS):
+        if files := sorted((directory / name).glob("*.safetensors")):
+            return sum(map(_parameters_in, files))
+    return None
+
+
+def _parameters_in(file: Path) -> int:
+    with file.open("rb") as stream:
+        header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+    return sum(
+        math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__"
+    )
+
+
+def _number(value: float, form: str = ".1f") -> str:
+    return f"{value:{form}}".replace("-", "−") if math.isfinite(value) else "–"
+
+
+def _rate(side: Accuracy | None) -> str:
+    """pass@1 with its half-width, in percent."""
+    if side is None or math.isnan(side.pass_at_1):
+        return "–"
+    return f"{100 * side.pass_at_1:.1f} ± {_number(100 * side.half_width)}"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes else f"{seconds:.1f} s"

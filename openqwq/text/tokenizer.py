@@ -1,0 +1,199 @@
+"""Byte-level BPE on `tokenizers`: text that a user wrote never becomes an added token."""
+
+import json
+from collections.abc import Callable, Iterable
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tokenizers
+from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, trainers
+
+from openqwq.types import OpenQwQError
+
+Parsed = TypeVar("Parsed")
+QWQ_TEMPLATE = Path(__file__).with_name("qwq.jinja").read_text(encoding="utf-8").rstrip()
+
+# Qwen2's pre-tokeniser: contractions, words, single digits, punctuation, line ends, spaces.
+QWEN2_PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+# QwQ's added tokens that text needs, in QwQ's order. Its vision, fill-in-the-middle and repository
+# tokens are left out: nothing here would ever train their rows.
+SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+TOOL_TOKENS = ["<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>"]
+TEXT_TOKENS = [*TOOL_TOKENS, "<think>", "</think>"]
+
+
+class Tokenizer:
+    """Token ids of text and back, with the ids that the rest of OpenQwQ must know by name.
+
+    `added_tokens` maps text to id; `special_ids` are those among them that readers never see.
+    `eos_ids` end a reply, the tokenizer's own first; `pad_id` falls back to it, as padding is
+    always masked. The think and tool ids are None where a checkpoint has no such token.
+    `vocab_size` is the highest id + 1. `chat_template` is the checkpoint's own Jinja, or None.
+    Raises OpenQwQError where text and markers cannot be kept apart or nothing ends a reply.
+    """
+
+    def __init__(
+        self, backend: tokenizers.Tokenizer, config: dict[str, Any], eos_ids: list[int], source: str
+    ) -> None:
+        """`config` holds the fields of tokenizer_config.json; errors name `source`."""
+        self.source = source
+        self.config = config
+        self.chat_template: str | None = config.get("chat_template")
+        added = backend.get_added_tokens_decoder()
+        self.added_tokens = {token.content: token_id for token_id, token in added.items()}
+        self.special_ids = frozenset(i for i, token in added.items() if token.special)
+        vocabulary = backend.get_vocab(with_added_tokens=True)
+        self.vocab_size = max(vocabulary.values(), default=-1) + 1
+        self.think_open_id = self.added_tokens.get("<think>")
+        self.think_close_id = self.added_tokens.get("</think>")
+        self.tool_call_open_id = self.added_tokens.get("<tool_call>")
+        self.tool_call_close_id = self.added_tokens.get("</tool_call>")
+
+        fields = {key: value for key, value in config.items() if key.endswith("_token")}
+        texts = {k: v.get("content") if isinstance(v, dict) else v for k, v in fields.items()}
+        self.named_tokens = {k: text for k, text in texts.items() if isinstance(text, str)}
+        own = [i for text, i in vocabulary.items() if text == self.named_tokens.get("eos_token")]
+        self.eos_ids = tuple(dict.fromkeys([*own, *eos_ids]))
+        if not self.eos_ids or not set(self.eos_ids) <= set(vocabulary.values()):
+            raise OpenQwQError(
+                f"{source} has no end-of-sequence tokens {list(self.eos_ids)}: set eos_token in"
+                " tokenizer_config.json and eos_token_id in generation_config.json"
+            )
+        self.pad_id = vocabulary.get(self.named_tokens.get("pad_token", ""), self.eos_ids[0])
+
+        backend.no_truncation()
+        backend.no_padding()
+        self._backend = backend
+        self._plain = tokenizers.Tokenizer(backend.model)  # the same model without added tokens
+        self._plain.normalizer = backend.normalizer
+        self._plain.pre_tokenizer = backend.pre_tokenizer
+        trims = [t.content for t in added.values() if t.lstrip or t.rstrip or t.single_word]
+        mixes = [t for t, i in self.added_tokens.items() if i in self._plain.encode(t).ids]
+        if trims or mixes or not isinstance(backend.decoder, decoders.ByteLevel):
+            raise OpenQwQError(
+                f"{source} is not a byte-level BPE whose added tokens stand apart from text"
+                f" {trims + mixes}: only tokenizers of Qwen2's and GPT-2's kind are supported"
+            )
+
+    @classmethod
+    def train(cls, texts: Iterable[str], vocab_size: int) -> "Tokenizer":
+        """Learn a vocabulary in Qwen2's manner: 256 bytes, merges, then the added tokens.
+
+        The same texts give the same tokenizer. Fewer than `vocab_size` ids result where the texts
+        hold too few pairs seen twice. Raises OpenQwQError if not even bytes and markers fit.
+        """
+        learned = vocab_size - len(SPECIAL_TOKENS + TEXT_TOKENS)
+        if learned < 256:
+            raise OpenQwQError(
+                f"vocab_size is {vocab_size}: make it at least {vocab_size - learned + 256}"
+            )
+        backend = tokenizers.Tokenizer(models.BPE())
+        backend.normalizer = normalizers.NFC()
+        split = pre_tokenizers.Split(Regex(QWEN2_PATTERN), "isolated")
+        to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        backend.pre_tokenizer = pre_tokenizers.Sequence([split, to_bytes])
+        backend.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=learned,
+            min_frequency=2,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        )
+        backend.train_from_iterator(texts, trainer)
+        backend.add_special_tokens(SPECIAL_TOKENS)
+        backend.add_tokens([AddedToken(text, normalized=False) for text in TEXT_TOKENS])
+        config = {
+            "tokenizer_class": "Qwen2Tokenizer",
+            "eos_token": "<|im_end|>",
+            "pad_token": "<|endoftext|>",
+            "unk_token": None,
+            "clean_up_tokenization_spaces": False,
+            "chat_template": QWQ_TEMPLATE,
+        }
+        return cls(backend, config, [backend.get_vocab()["<|endoftext|>"]], "the new tokenizer")
+
+    @classmethod
+    def load(cls, directory: Path | str) -> "Tokenizer":
+        """Read a Hugging Face checkpoint directory; raises OpenQwQError naming a bad file."""
+        folder = Path(directory)
+        backend = _read(folder / "tokenizer.json", tokenizers.Tokenizer.from_str)
+        config = _read(folder / "tokenizer_config.json", _json_object)
+        if (folder / "chat_template.jinja").exists():
+            config["chat_template"] = _read(folder / "chat_template.jinja", str)
+        paths = [folder / "generation_config.json", folder / "config.json"]  # the first one wins
+        declared = [_read(p, _json_object).get("eos_token_id") for p in paths if p.exists()]
+        ids: Any = next((ids for ids in declared if ids is not None), [])
+        return cls(backend, config, ids if isinstance(ids, list) else [ids], str(folder))
+
+    def save(self, directory: Path | str) -> None:
+        """Write what transformers' AutoTokenizer loads; an old generation config keeps its rest."""
+        folder = Path(directory)
+        path = folder / "generation_config.json"
+        generation = _read(path, _json_object) if path.exists() else {}
+        generation |= {"eos_token_id": list(self.eos_ids), "pad_token_id": self.pad_id}
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(generation, indent=2))
+            (folder / "tokenizer_config.json").write_text(json.dumps(self.config, indent=2))
+            (folder / "tokenizer.json").write_text(self._backend.to_str(pretty=True), "utf-8")
+        except OSError as error:
+            raise OpenQwQError(f"cannot save to {folder} ({error}): choose another") from error
+
+    def require_fits(self, model_vocab_size: int) -> None:
+        """Raise OpenQwQError if an id has no row in a model's embedding."""
+        if self.vocab_size > model_vocab_size:
+            raise OpenQwQError(
+                f"{self.source} has ids up to {self.vocab_size - 1} but the model's vocab_size is"
+                f" {model_vocab_size}: use the tokenizer that came with the model"
+            )
+
+    def encode(self, text: str, allow_special: bool = False) -> list[int]:
+        """Token ids of `text`; text like `<think>` becomes a marker only if `allow_special`.
+
+        Ids equal transformers'; as there, a checkpoint that lacks a byte (SmolLM2 does) omits it.
+        Raises OpenQwQError for a lone surrogate, which no UTF-8 text can hold.
+        """
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise OpenQwQError(f"text has a lone surrogate at {error.start}: remove it") from error
+        encoder = self._backend if allow_special else self._plain
+        return encoder.encode(text, add_special_tokens=False).ids
+
+    def decode(self, ids: Iterable[int], skip_special: bool = False) -> str:
+        """Text of `ids`; bytes that are not UTF-8 become U+FFFD."""
+        kept = (i for i in ids if not (skip_special and i in self.special_ids))
+        return b"".join(map(self.token_bytes, kept)).decode(errors="replace")
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes of one token; none for the padding rows that models have past the last id."""
+        return _bytes_of(self._backend.id_to_token(token_id) or "")
+
+
+# GPT-2's byte alphabet: printable Latin-1 stands for itself, U+0100 on for the others in order.
+_ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
+_OWN = [ord(character) for character in _ALPHABET if ord(character) < 256]
+_BYTE_OF = dict(zip(_ALPHABET, _OWN + sorted(set(range(256)) - set(_OWN)), strict=True))
+
+
+@cache
+def _bytes_of(token: str) -> bytes:
+    try:
+        return bytes(_BYTE_OF[character] for character in token)
+    except KeyError:  # an added token is stored as text, not in the byte alphabet
+        return token.encode()
+
+
+def _read(path: Path, parse: Callable[[str], Parsed]) -> Parsed:
+    try:
+        return parse(path.read_text(encoding="utf-8"))
+    except Exception as error:  # `tokenizers` raises bare Exception for any bad file
+        raise OpenQwQError(f"cannot read {path} ({error}): copy it from the checkpoint") from error
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    return dict(json.loads(text))

@@ -1,0 +1,89 @@
+"""The code verifier: the sandbox runs the program; the verdict falls here, out of its reach."""
+
+from contextlib import suppress
+from decimal import Decimal, DecimalException
+from typing import Any
+
+from openqwq.sandbox.protocol import Case, CaseResult, Limits, RunRequest, Sandbox
+from openqwq.types import CodeTests, OpenQwQError, Score, Task
+from openqwq.verify.answer import final_answer, last_program
+
+
+class CodeVerifier:
+    """Judges a program by `task.tests`: value 1 if every test passes, else 0.
+
+    The program is the last closed fenced block after `</think>`, or all of that text where there
+    is none. Standard output is compared token by token, a call's result as data. The status
+    `timeout` or `wrong` is that of the first failure; after a test that does not run to its end
+    the rest count as failed. `parts["passed"]` is the fraction passed. `error`: the sandbox
+    failed or the task cannot be run.
+    """
+
+    def __init__(
+        self, sandbox: Sandbox, thinking: bool = True, limits: Limits | None = None
+    ) -> None:
+        self._sandbox, self._thinking, self._limits = sandbox, thinking, limits or Limits()
+
+    async def score(self, task: Task, completion: str) -> Score:
+        """See the class."""
+        answer, tests = final_answer(completion, self._thinking), task.tests
+        if answer is None:
+            return Score(0.0, "truncated", detail="no </think>")
+        if not tests or not (tests.cases or tests.script):
+            return Score(0.0, "error", detail=f"task {task.id!r} has no tests")
+        called = tests.form == "call"
+        cases = [Case(arguments=tuple(t.input)) if called else Case(t.input) for t in tests.cases]
+        try:
+            request = RunRequest(
+                last_program(answer),
+                tests.form,
+                tuple(cases) or (Case(),),
+                self._limits,
+                tests.entry_point,
+                tests.script,
+                tests.setup,
+                stop_early=True,
+            )
+            result = await self._sandbox.run(request)
+        except (OpenQwQError, OSError) as error:
+            return Score(0.0, "error", detail=f"task {task.id!r}: {error}")
+        if result.status == "error" or len(result.cases) != len(request.cases):
+            return Score(0.0, "error", detail=f"the sandbox failed: {result.error}")
+        failures = [
+            (case.status, f"test {number}: {case.error or 'not the expected result'}")
+            for number, case in enumerate(result.cases)
+            if case.status != "ok" or not _right(tests, number, case)
+        ]
+        passed = {"passed": 1 - len(failures) / len(request.cases)}
+        if not failures:
+            return Score(1.0, "correct", passed)
+        status, detail = failures[0]
+        return Score(0.0, "timeout" if status == "timeout" else "wrong", passed, detail)
+
+
+def _right(tests: CodeTests, number: int, case: CaseResult) -> bool:
+    if tests.form == "script":
+        return True  # it ran to its end
+    expected = tests.cases[number].expected
+    if tests.form == "stdin":
+        return agrees(case.stdout.split(), expected.split(), tests.float_tolerance)
+    return agrees(case.value, expected, tests.float_tolerance)
+
+
+def agrees(found: Any, expected: Any, tolerance: float | None) -> bool:
+    """Whether plain data is equal, a tuple being as good as a list (as in LiveCodeBench).
+
+    With a tolerance, numbers (also as text) may differ by it, absolutely or relatively.
+    """
+    if isinstance(expected, list | tuple):
+        return (
+            isinstance(found, list | tuple)
+            and len(found) == len(expected)
+            and all(agrees(a, b, tolerance) for a, b in zip(found, expected, strict=True))
+        )
+    if tolerance is not None and isinstance(found, str | int | float):
+        with suppress(DecimalException, TypeError):  # not numbers
+            right = Decimal(expected)
+            if abs(Decimal(found) - right) <= Decimal(str(tolerance)) * max(Decimal(1), abs(right)):
+                return True
+    return bool(found == expected)

@@ -1,0 +1,75 @@
+"""A tokenizer, tiny random models and engines for the whole room."""
+
+import random
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+
+from openqwq.engine.engine import Engine, EngineLimits
+from openqwq.model.qwen2 import ModelConfig, Qwen2
+from openqwq.text.tokenizer import Tokenizer
+from openqwq.types import SamplingParams
+
+Prompt = Callable[[int, int], list[int]]
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Tokenizer:
+    return Tokenizer.train(["the quick brown fox jumps over the lazy dog\n\n"] * 4, 300)
+
+
+@pytest.fixture(scope="session")
+def build(tokenizer: Tokenizer) -> Callable[..., Qwen2]:
+    """A random model whose logits differ by whole units, so that no two outputs agree by chance."""
+
+    def build(seed: int = 0, heads: int = 4, kv_heads: int = 2) -> Qwen2:
+        config = ModelConfig(tokenizer.vocab_size, 8 * heads, 48, 2, heads, kv_heads, 8)
+        model = Qwen2(config)
+        generator = torch.Generator().manual_seed(seed)
+        model.initialise(generator, std=0.3)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if name.endswith("bias"):
+                    parameter.normal_(0.0, 0.3, generator=generator)
+        return model
+
+    return build
+
+
+@pytest.fixture
+def start(build: Callable[..., Qwen2], tokenizer: Tokenizer) -> Iterator[Callable[..., Engine]]:
+    """Starts an engine: `seed` picks its weights, the rest are its limits."""
+    engines: list[Engine] = []
+
+    def start(
+        slots: int = 4,
+        max_length: int = 64,
+        prefill_tokens: int = 64,
+        lanes: int = 2,
+        seed: int = 0,
+    ) -> Engine:
+        limits = EngineLimits(slots, max_length, prefill_tokens, lanes)
+        engines.append(Engine(build(seed), tokenizer, limits))
+        return engines[-1]
+
+    yield start
+    for engine in engines:
+        engine.close()
+
+
+@pytest.fixture(scope="session")
+def prompt() -> Prompt:
+    """Random text tokens, none of them a marker: `prompt(length, seed)`."""
+    return lambda length, seed=0: random.Random(seed).choices(range(256), k=length)
+
+
+@pytest.fixture(scope="session")
+def plain() -> Callable[..., SamplingParams]:
+    """Unfiltered sampling at temperature 1: `plain(max_tokens, seed, **more)`."""
+
+    def plain(max_tokens: int, seed: int = 0, **more: object) -> SamplingParams:
+        options = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, **more}
+        return SamplingParams(max_tokens=max_tokens, seed=seed, **options)  # type: ignore[arg-type]
+
+    return plain

@@ -1,0 +1,205 @@
+"""The scheduler against a cache that holds token ids, so that every row can be read back."""
+
+from collections.abc import Sequence as Ids
+from typing import Any, cast
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from openqwq.engine.cache import SlotCache
+from openqwq.engine.scheduler import Group, Scheduler
+from openqwq.engine.sequence import Sequence
+from openqwq.text.stream import ThinkTracker
+from openqwq.types import SamplingParams
+
+
+class TokenCache:
+    """One list of token ids per row in place of keys and values."""
+
+    def __init__(self, rows: int) -> None:
+        self.rows: list[list[int]] = [[] for _ in range(rows)]
+
+    def write(self, row: int, start: int, token_ids: list[int]) -> None:
+        assert len(self.rows[row]) >= start, "a gap in time"
+        self.rows[row][start:] = token_ids
+
+    def copy(self, source: int, destinations: Ids[int], length: int) -> None:
+        assert len(self.rows[source]) >= length, "more is copied than there is"
+        for row in destinations:
+            self.rows[row] = self.rows[source][:length]
+
+
+def sequences(count: int, first: int, prompt_tokens: int, max_tokens: int = 99) -> list[Sequence]:
+    """Members of one group; every token id says whose it is: 1000 * number + position."""
+    prompt_ids = [1000 * first + at for at in range(prompt_tokens)]
+    params = SamplingParams(max_tokens=max_tokens)
+    return [
+        Sequence(prompt_ids, params, first + i, max_tokens, ThinkTracker(None, None, False), [])
+        for i in range(count)
+    ]
+
+
+def append(sequence: Sequence) -> None:
+    position = len(sequence.prompt_ids) + len(sequence.token_ids)
+    sequence.append(1000 * sequence.seed + position, 0.0, True, 0)
+
+
+class Rig:
+    """A scheduler and its cache, stepped as the engine steps them."""
+
+    def __init__(self, slots: int, lanes: int) -> None:
+        self.lanes = set(range(slots, slots + lanes))
+        self.cache = TokenCache(slots + lanes)
+        self.scheduler = Scheduler(cast(SlotCache, self.cache), slots, lanes)
+        self.everyone: list[Sequence] = []
+        self.forked: list[int] = []
+
+    def submit(self, members: list[Sequence]) -> None:
+        self.everyone += members
+        self.scheduler.waiting.append(Group(list(members)))
+
+    def step(self, budget: int = 1000) -> int:
+        """Returns the prompt tokens that were prefilled."""
+        scheduler = self.scheduler
+        scheduler.admit()
+        plan = scheduler.chunks(budget)
+        for group, count in plan:
+            prompt = group.members[0].prompt_ids
+            self.cache.write(group.lane, group.cached, prompt[group.cached :][:count])
+            group.cached += count
+            if group.remaining == 0:
+                for member in scheduler.fork(group):
+                    self.forked.append(member.seed)
+                    append(member)
+        scheduler.retire()
+        for slot, sequence in enumerate(scheduler.running):
+            last = len(sequence.prompt_ids) + len(sequence.token_ids) - 1
+            self.cache.write(slot, last, sequence.token_ids[-1:])
+        for sequence in scheduler.running:
+            append(sequence)
+        scheduler.retire()
+        return sum(count for _, count in plan)
+
+    def check(self) -> None:
+        scheduler = self.scheduler
+        assert len(scheduler.running) + sum(len(g.members) for g in scheduler.prefilling) <= (
+            scheduler.slots
+        )
+        groups = (*scheduler.prefilling, *scheduler.waiting)
+        held = [*scheduler.running, *(s for g in groups for s in g.members)]
+        assert len({id(s) for s in held}) == len(held), "somebody is in two places"
+        assert {id(s) for s in held} >= {id(s) for s in self.everyone if not s.finish_reason}
+        in_use = [g.lane for g in scheduler.prefilling]
+        assert sorted(in_use + scheduler.free_lanes) == sorted(self.lanes)
+        for slot, sequence in enumerate(scheduler.running):
+            ids = (sequence.prompt_ids + sequence.token_ids)[:-1]
+            assert self.cache.rows[slot][: len(ids)] == ids
+        for group in scheduler.prefilling:
+            ids = group.members[0].prompt_ids[: group.cached]
+            assert self.cache.rows[group.lane][: group.cached] == ids
+        order = [s.seed for g in groups for s in g.members]
+        assert order == sorted(order) and self.forked == sorted(self.forked), "somebody overtook"
+
+
+class SchedulerMachine(RuleBasedStateMachine):
+    @initialize(slots=st.integers(1, 5), lanes=st.integers(1, 3))
+    def start(self, slots: int, lanes: int) -> None:
+        self.rig = Rig(slots, lanes)
+
+    @rule(n=st.integers(1, 7), prompt_tokens=st.integers(1, 9), max_tokens=st.integers(1, 6))
+    def submit(self, n: int, prompt_tokens: int, max_tokens: int) -> None:
+        self.rig.submit(sequences(n, len(self.rig.everyone), prompt_tokens, max_tokens))
+
+    @rule(budget=st.integers(1, 12))
+    def step(self, budget: int) -> None:
+        assert self.rig.step(budget) <= budget
+        assert all(s.finish_reason is None for s in self.rig.scheduler.running)
+
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        if self.rig.everyone:
+            for sequence in data.draw(st.lists(st.sampled_from(self.rig.everyone))):
+                sequence.cancel()
+
+    @rule()
+    def retire(self) -> None:
+        self.rig.scheduler.retire()
+
+    @invariant()
+    def everything_is_in_its_place(self) -> None:
+        if hasattr(self, "rig"):
+            self.rig.check()
+
+    def teardown(self) -> None:
+        if not hasattr(self, "rig"):
+            return
+        rig, scheduler = self.rig, self.rig.scheduler
+        for _ in range(1000):
+            if not scheduler.unfinished():
+                break
+            rig.step()
+            rig.check()
+        scheduler.admit()
+        assert not (scheduler.unfinished() or scheduler.running or scheduler.prefilling)
+        assert not scheduler.waiting
+        assert set(scheduler.free_lanes) == rig.lanes
+        for sequence in rig.everyone:
+            assert sequence.finish_reason in ("length", "cancelled")
+            if sequence.finish_reason == "length":
+                assert len(sequence.token_ids) == sequence.max_tokens
+
+
+TestScheduler: Any = SchedulerMachine.TestCase
+TestScheduler.settings = settings(max_examples=80, stateful_step_count=30)
+
+
+def test_a_group_larger_than_the_slots_completes_in_parts() -> None:
+    rig = Rig(slots=3, lanes=2)
+    rig.submit(sequences(8, 0, 5, max_tokens=4))
+    sizes = []
+    while rig.scheduler.unfinished():
+        rig.step()
+        rig.check()
+        sizes.append(len(rig.scheduler.running))
+    assert [len(s.token_ids) for s in rig.everyone] == [4] * 8
+    assert max(sizes) == 3
+    assert rig.forked == list(range(8))
+
+
+def test_prefill_keeps_to_its_budget_and_to_the_order_of_arrival() -> None:
+    rig = Rig(slots=8, lanes=4)
+    for number, length in enumerate((10, 3, 5)):
+        rig.submit(sequences(1, number, length))
+    assert [rig.step(budget=4) for _ in range(5)] == [4, 4, 4, 4, 2]
+    assert rig.forked == [0, 1, 2]
+
+
+def test_prompts_wait_for_a_lane() -> None:
+    rig = Rig(slots=8, lanes=2)
+    for number in range(3):
+        rig.submit(sequences(1, number, 10))
+    rig.step(budget=5)
+    assert [len(rig.scheduler.prefilling), len(rig.scheduler.waiting)] == [2, 1]
+
+
+def test_cancelling_frees_what_a_sequence_holds_wherever_it_is() -> None:
+    rig = Rig(slots=3, lanes=1)
+    running, prefilling, waiting = (sequences(1, n, 10)[0] for n in range(3))
+    pair = sequences(2, 3, 10)
+    for members in ([running], [prefilling], [waiting], pair):
+        rig.submit(members)
+        rig.step(budget=10 if members == [running] else 2)
+    scheduler = rig.scheduler
+    assert (scheduler.running, len(scheduler.waiting)) == ([running], 2)
+    assert [g.members for g in scheduler.prefilling] == [[prefilling]]
+    for sequence in (running, prefilling, waiting, pair[0]):
+        sequence.cancel()
+    assert scheduler.unfinished() == pair[1:]
+    scheduler.admit()
+    assert (scheduler.running, len(scheduler.waiting)) == ([], 0)
+    assert [g.members for g in scheduler.prefilling] == [pair[1:]]
+    while scheduler.unfinished():
+        rig.step()
+        rig.check()
+    assert [len(s.token_ids) for s in pair] == [0, 99]

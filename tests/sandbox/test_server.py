@@ -1,0 +1,136 @@
+"""The server: the same answers over HTTP, clear refusals, back-pressure, metrics and drain."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+import pytest
+import uvicorn
+
+from openqwq.sandbox.client import RemoteSandbox
+from openqwq.sandbox.local import LocalSandbox
+from openqwq.sandbox.protocol import DEFAULT, Case, RunRequest
+from openqwq.sandbox.server import Server
+from openqwq.types import OpenQwQError
+
+
+@asynccontextmanager
+async def serving(
+    server: Server, **options: float
+) -> AsyncIterator[tuple[RemoteSandbox, uvicorn.Server]]:
+    config = uvicorn.Config(server.app(), port=0, log_level="warning", lifespan="on")
+    running = uvicorn.Server(config)
+    task = asyncio.create_task(running.serve())
+    while not running.started:
+        await asyncio.sleep(0.01)
+        assert not task.done()
+    port = running.servers[0].sockets[0].getsockname()[1]
+    async with RemoteSandbox(f"http://127.0.0.1:{port}", **options) as client:  # type: ignore[arg-type]
+        yield client, running
+    running.should_exit = True
+    await task
+
+
+@pytest.fixture
+async def server(layers: dict[str, str]) -> Server:
+    if layers["namespaces"]:
+        pytest.skip(f"user namespaces are absent here: {layers['namespaces']}")
+    return Server(LocalSandbox(workers=1, sessions=1), queue=4, body_bytes=10_000)
+
+
+async def test_http_and_local_give_equal_results(server: Server, sandbox: LocalSandbox) -> None:
+    requests = [
+        RunRequest("print(input())", cases=(Case("a"), Case("ü\0"))),
+        RunRequest(
+            "def f(x): return {(x, 1.5): {x}}", "call", (Case(arguments=(3,)),), entry_point="f"
+        ),
+        RunRequest(
+            "def f(x): return x", "script", entry_point="f", script="assert f((1,)) == (1,)"
+        ),
+        RunRequest("1 / 0"),
+        RunRequest("x = ("),
+    ]
+    async with serving(server) as (client, _):
+        for request in requests:
+            near, far = await sandbox.run(request), await client.run(request)
+            assert far.status == near.status
+            blank = [replace(case, seconds=0, cpu_seconds=0) for case in near.cases]
+            assert [replace(case, seconds=0, cpu_seconds=0) for case in far.cases] == blank
+
+
+async def test_bad_requests_are_refused_with_the_field_and_the_rule(server: Server) -> None:
+    async with serving(server) as (remote, _):
+        client = remote.client
+        for body, status, text in [
+            (b"{", 400, "not JSON"),
+            (b"[" * 5000, 400, "not JSON"),
+            (b"[]", 400, "must be a JSON object"),
+            (b"{}", 400, "source"),
+            (b'{"source": 1}', 400, "source is '1'"),
+            (b'{"source": "", "language": "c"}', 400, "language"),
+            (b'{"source": "", "form": "c"}', 400, "form is 'c'"),
+            (b'{"source": "", "form": "call"}', 400, "entry_point is missing"),
+            (b'{"source": "", "cases": [{"stdin": 1}]}', 400, "stdin"),
+            (b'{"source": "", "cases": [{"arguments": 1}]}', 400, "malformed"),
+            (b'{"source": "", "limits": {"wall_seconds": 61}}', 400, "wall_seconds is 61, above"),
+            (b'{"source": "", "limits": {"processes": -1}}', 400, "processes is -1"),
+            (b" " * 10_001, 413, "10000 bytes"),
+        ]:
+            answer = await client.post("/run", content=body)
+            assert (answer.status_code, text in answer.text) == (status, True), answer.text
+        assert (await client.get("/run")).status_code == 405
+        assert (await client.get("/nothing")).status_code == 404
+
+
+async def test_a_refusal_reaches_the_client_as_its_error(server: Server) -> None:
+    async with serving(server) as (client, _):
+        with pytest.raises(OpenQwQError, match=r"wall_seconds is 100\.0"):
+            await client.run(RunRequest("", limits=replace(DEFAULT, wall_seconds=100.0)))
+
+
+async def test_a_full_queue_says_when_to_come_again_and_clients_wait(server: Server) -> None:
+    slow = RunRequest("import time; time.sleep(0.2)")
+    async with serving(server) as (client, _):
+        answers = await asyncio.gather(
+            *[client.client.post("/run", json=slow.to_json()) for _ in range(8)]
+        )
+        refused = [answer for answer in answers if answer.status_code == 503]
+        assert len(refused) == 4
+        assert all(answer.headers["Retry-After"] == "1" for answer in refused)
+        results = await asyncio.gather(*[client.run(slow) for _ in range(12)])
+        assert {result.status for result in results} == {"ok"}
+        text = (await client.client.get("/metrics")).text
+        assert 'openqwq_sandbox_results_total{status="ok"} 16\n' in text
+        assert "openqwq_sandbox_pending 0\n" in text
+        assert (await client.client.get("/health")).json()["status"] == "ok"
+
+
+async def test_sessions_work_over_http_and_end_clearly(server: Server) -> None:
+    async with serving(server, patience=0.1) as (client, _):
+        session = await client.session(replace(DEFAULT, wall_seconds=1.0))
+        assert (await session.run("x = 5")).status == "ok"
+        assert (await session.run("x")).stdout == "5\n"
+        full = await client.client.post("/sessions", json={})
+        assert (full.status_code, full.headers["Retry-After"]) == (503, "10")
+        assert (await session.run("while True: pass")).status == "timeout"
+        with pytest.raises(OpenQwQError, match=r"timeout.*open a new session"):
+            await session.run("x")
+        await session.close()
+        with pytest.raises(OpenQwQError, match="no such session"):
+            await session.run("x")
+        assert (await (await client.session()).run("1")).stdout == "1\n"
+
+
+async def test_stopping_the_server_lets_running_requests_finish(server: Server) -> None:
+    async with serving(server) as (client, running):
+        slow = asyncio.create_task(client.run(RunRequest("import time; time.sleep(1); print(7)")))
+        await asyncio.sleep(0.5)
+        running.should_exit = True
+        assert (await slow).cases[0].stdout == "7\n"
+
+
+async def test_a_server_that_is_gone_is_an_infrastructure_error() -> None:
+    async with RemoteSandbox("http://127.0.0.1:9") as client:
+        result = await client.run(RunRequest(""))
+    assert (result.status, "sandbox server" in result.error) == ("error", True)

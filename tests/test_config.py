@@ -1,0 +1,67 @@
+"""The config tree: what fills it, what it refuses."""
+
+from pathlib import Path
+
+import pytest
+
+from openqwq.cli import MINI
+from openqwq.config import Config, load_config, dump_config
+from openqwq.types import OpenQwQError
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def test_later_files_and_overrides_win_key_by_key(tmp_path: Path) -> None:
+    first = write(tmp_path / "a.toml", "seed = 1\n[rl]\nsteps = 5\ngroup_size = 4\n")
+    second = write(tmp_path / "b.toml", "[rl]\nsteps = 6\n")
+    config = load_config([first, second], ["rl.optimiser.lr=0.5"])
+    assert (config.seed, config.rl.steps, config.rl.group_size) == (1, 6, 4)
+    assert config.rl.optimiser.lr == 0.5
+
+
+def test_a_partly_given_table_keeps_the_defaults_of_its_place_in_the_tree() -> None:
+    config = load_config([], ["sft.optimiser.lr=0.5"])
+    assert config.sft.optimiser.name == Config().sft.optimiser.name == "muon"
+    assert config.rl.optimiser == Config().rl.optimiser
+
+
+def test_the_dump_reads_back_to_an_equal_tree(tmp_path: Path) -> None:
+    config = load_config([MINI], ["rl.objective=gspo", "tasks.0.weight=2.5"])
+    assert load_config([write(tmp_path / "dump.toml", dump_config(config))]) == config
+    assert (config.rl.objective, config.tasks[0].weight) == ("gspo", 2.5)
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("rl.stepz=1", ["rl.stepz", "'steps'"]),
+        ("rll.steps=1", ["rll", "'rl'"]),
+        ("rl.steps=many", ["rl.steps", "'many'", "int"]),
+        ("rl.steps=1.5", ["rl.steps", "1.5", "int"]),
+        ("rl.steps=true", ["rl.steps", "True", "int"]),
+        ("rl.token_mask=1", ["rl.token_mask", "1", "bool"]),
+        ("rl.objective=ppo", ["rl.objective", "'ppo'", "'cispo'"]),
+        ("rl=3", ["rl", "3", "table"]),
+        ("tasks=[{weight=1}]", ["tasks.0", "'source'"]),
+        ("rl.steps", ["rl.steps", "'='"]),
+        ("tasks.7.weight=1", ["tasks.7", "2"]),
+        ("seed.deep=1", ["seed"]),
+    ],
+)
+def test_a_wrong_override_is_an_error_naming_key_value_and_remedy(
+    override: str, named: list[str], tmp_path: Path
+) -> None:
+    base = write(tmp_path / "a.toml", "seed = 1\n[[tasks]]\nsource='a'\n[[tasks]]\nsource='b'\n")
+    with pytest.raises(OpenQwQError) as error:
+        load_config([base], [override])
+    assert all(part in str(error.value) for part in named), str(error.value)
+
+
+def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(OpenQwQError, match="none.toml does not exist"):
+        load_config([tmp_path / "none.toml"])
+    with pytest.raises(OpenQwQError, match="bad.toml is not valid TOML"):
+        load_config([write(tmp_path / "bad.toml", "seed = = 1")])

@@ -1,0 +1,44 @@
+"""A run small enough for tests: one-digit sums, a tiny model, a few steps."""
+
+from pathlib import Path
+
+from openqwq.config import Config, load_config
+
+OVERRIDES = (
+    "threads=1",
+    "shape.hidden_size=32",
+    "shape.intermediate_size=64",
+    "shape.num_hidden_layers=1",
+    "shape.num_attention_heads=2",
+    "shape.num_key_value_heads=1",
+    "tokenizer.vocab_size=300",
+    "tokenizer.tasks_per_source=50",
+    "tasks=[{source='addition', options={min_digits=1, max_digits=1}}]",
+    "sft.steps=60",
+    "sft.batch_size=32",
+    "sft.thinking_share=0.0",
+    "sft.checkpoint_every=10",
+    "sft.optimiser.lr=0.02",
+    "sft.optimiser.warmup_steps=5",
+    "rl.steps=4",
+    "rl.prompts_per_step=8",
+    "rl.group_size=8",
+    "rl.max_tokens=16",
+    "rl.checkpoint_every=1",
+    "engine.slots=32",
+    "engine.max_length=64",
+    "evaluation.problems=5",
+    "evaluation.samples=2",
+    "sandbox.workers=1",
+)
+
+
+def small_config(*overrides: str) -> Config:
+    return load_config([], [*OVERRIDES, *overrides])
+
+
+def write_config(path: Path, *overrides: str) -> Path:
+    from openqwq.config import dump_config
+
+    path.write_text(dump_config(small_config(*overrides)))
+    return path

@@ -1,0 +1,134 @@
+"""One optimiser step: the same for every split, with the schedule and optimisers it claims."""
+
+import copy
+import math
+
+import pytest
+import torch
+
+from openqwq.config import OptimiserConfig
+from openqwq.model.qwen2 import ModelConfig, Qwen2
+from openqwq.train.learner import Learner
+from openqwq.train.loss import cross_entropy_loss
+from openqwq.train.optimiser import Muon, build_optimisers, orthogonalise
+from openqwq.train.packing import pack_examples
+
+SHAPE = ModelConfig(50, 16, 32, 2, 2, 1, 8, tie_word_embeddings=True)
+EXAMPLES = [
+    (list(range(1, n + 4)), [False, False, *[True] * (n + 1)]) for n in (3, 7, 2, 9, 5, 4, 11)
+]
+
+
+def fresh(config: OptimiserConfig, dtype: torch.dtype = torch.float32) -> Learner:
+    model = Qwen2(SHAPE)
+    model.initialise(torch.Generator().manual_seed(0), std=0.2)
+    return Learner(model.to(dtype), config, steps=10)
+
+
+def step(learner: Learner, budget: int) -> dict[str, float]:
+    batches = pack_examples(EXAMPLES, budget)
+    return learner.train_step(batches, lambda lp, batch, tokens: cross_entropy_loss(lp, tokens))
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_gradients_and_metrics_are_the_same_under_any_micro_batch_split(name: str) -> None:
+    results = []
+    for budget in (14, 30, 1000):
+        learner = fresh(OptimiserConfig(name, lr=0.0), torch.float64)  # type: ignore[arg-type]
+        gradients: list[torch.Tensor] = []
+        learner.optimisers[0].register_step_pre_hook(
+            lambda *_, g=gradients, m=learner.model: g.extend(
+                p.grad.clone() for p in m.parameters() if p.grad is not None
+            )
+        )
+        results.append((step(learner, budget), gradients))
+    for metrics, gradients in results[1:]:
+        for name_, value in results[0][0].items():
+            assert math.isclose(metrics[name_], value, rel_tol=1e-6), name_
+        for one, other in zip(gradients, results[0][1], strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-12)
+
+
+def test_training_learns_its_examples() -> None:
+    for name in ("adamw", "muon"):
+        learner = fresh(OptimiserConfig(name, lr=0.02, warmup_steps=1, weight_decay=0.0))  # type: ignore[arg-type]
+        losses = [step(learner, 1000)["loss"] for _ in range(40)]
+        assert losses[-1] < 0.2 * losses[0], name
+
+
+def test_a_restored_learner_goes_on_bit_by_bit() -> None:
+    for name in ("adamw", "muon"):
+        one, other = (fresh(OptimiserConfig(name, lr=0.01)) for _ in range(2))  # type: ignore[arg-type]
+        for _ in range(3):
+            step(one, 30)
+        other.load_state(copy.deepcopy(one.state()))
+        step(one, 30), step(other, 30)
+        for (key, a), (_, b) in zip(one.named_params(), other.named_params(), strict=True):
+            assert torch.equal(a, b), (name, key)
+
+
+def test_the_rate_warms_up_holds_and_decays() -> None:
+    learner = fresh(OptimiserConfig("adamw", 1.0, warmup_steps=2, decay_share=0.5))
+    rates = [learner.learning_rate(i) for i in range(10)]
+    assert rates == [0.5, 1, 1, 1, 1, 1, 0.8, 0.6, 0.4, 0.2]
+    learner = fresh(OptimiserConfig("adamw", 1.0, 0, decay_share=1.0, final_lr_share=0.3))
+    assert learner.learning_rate(9) == 0.3
+
+
+def test_gradients_are_clipped_to_the_norm() -> None:
+    learner = fresh(OptimiserConfig("adamw", lr=0.0, max_grad_norm=1e-3))
+    norms: list[float] = []
+    learner.optimisers[0].register_step_pre_hook(
+        lambda *_: norms.append(
+            float(torch.stack([p.grad.norm() for p in learner.model.parameters()]).norm())  # type: ignore[union-attr]
+        )
+    )
+    assert step(learner, 1000)["grad_norm"] > 1e-3
+    assert math.isclose(norms[0], 1e-3, rel_tol=1e-3)
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run_before_it_spoils_the_weights() -> None:
+    learner = fresh(OptimiserConfig("adamw", lr=0.1))
+    before = [p.clone() for _, p in learner.named_params()]
+    with pytest.raises(FloatingPointError, match="gradient norm is nan at step 0"):
+        learner.train_step(
+            pack_examples(EXAMPLES, 1000),
+            lambda lp, b, n: (lp.sum() * float("nan"), {"tokens": torch.tensor(1)}),
+        )
+    assert all(torch.equal(a, b) for a, (_, b) in zip(before, learner.named_params(), strict=True))
+
+
+def test_muon_is_torchs_muon() -> None:
+    """torch.optim.Muon multiplies in bf16, so the two agree to bf16's precision."""
+    torch.manual_seed(0)
+    start, gradients = torch.randn(24, 16), [torch.randn(24, 16) for _ in range(3)]
+    ours, theirs = torch.nn.Parameter(start.clone()), torch.nn.Parameter(start.clone())
+    settings = {"lr": 0.1, "momentum": 0.95, "weight_decay": 0.1}
+    optimisers = [
+        Muon([ours], **settings),
+        torch.optim.Muon([theirs], **settings, adjust_lr_fn="match_rms_adamw"),
+    ]
+    for gradient in gradients:
+        for parameter, optimiser in zip((ours, theirs), optimisers, strict=True):
+            parameter.grad = gradient.clone()
+            optimiser.step()
+    moved = (theirs - start).norm()
+    assert (ours - theirs).norm() < 0.02 * moved
+
+
+def test_orthogonalising_keeps_directions_and_levels_singular_values() -> None:
+    matrices = torch.randn(3, 8, 20, generator=torch.Generator().manual_seed(0))
+    for result, matrix in zip(orthogonalise(matrices), matrices, strict=True):
+        values = torch.linalg.svdvals(result)
+        assert 0.6 < values.min() and values.max() < 1.3
+        u, _, v = torch.linalg.svd(matrix, full_matrices=False)
+        assert torch.nn.functional.cosine_similarity(result.flatten(), (u @ v).flatten(), 0) > 0.95
+    transposed = orthogonalise(matrices.mT.contiguous())
+    torch.testing.assert_close(transposed, orthogonalise(matrices).mT, rtol=0, atol=1e-5)
+
+
+def test_muon_takes_the_layers_matrices_and_adamw_all_else() -> None:
+    model = Qwen2(SHAPE)
+    adamw, muon = build_optimisers(model, "muon", 0.1, (0.9, 0.95), 0.0)
+    counts = [sum(len(g["params"]) for g in o.param_groups) for o in (adamw, muon)]
+    assert counts == [len(list(model.parameters())) - 14, 14]  # 7 matrices in each of 2 layers

@@ -1,0 +1,259 @@
+"""The RL loop's own decisions: advantages, refills, controls, refusals."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small import small_config
+
+from openqwq.config import RlConfig
+from openqwq.engine.engine import Engine, EngineLimits
+from openqwq.model.qwen2 import ModelConfig, Qwen2
+from openqwq.tasks.arithmetic import addition
+from openqwq.text.tokenizer import Tokenizer
+from openqwq.train.checks import check_mask
+from openqwq.train.curriculum import Curriculum
+from openqwq.train.learner import Learner
+from openqwq.train.packing import pack_trajectories
+from openqwq.train.rl import Trainer, advantaged, reward_values
+from openqwq.train.rollout import Attempt, Sampler, trajectory
+from openqwq.train.run import Run
+from openqwq.types import Completion, OpenQwQError, SamplingParams, Score, Task, Trajectory
+
+SOURCE = addition(1, 1)
+TOKENIZER = Tokenizer.train(["user\nWhat is 1 + 2?\nassistant\n\\boxed{3}"] * 9, 290)
+
+
+def model() -> Qwen2:
+    made = Qwen2(ModelConfig(TOKENIZER.vocab_size, 16, 32, 1, 2, 1, 8, tie_word_embeddings=True))
+    made.initialise(torch.Generator().manual_seed(0), std=0.3)
+    return made
+
+
+class Judge:
+    """Scores by a function of the text; gold solutions pass."""
+
+    def __init__(self, value: Callable[[str], float], status: str | None = None) -> None:
+        self.value, self.status, self.calls = value, status, 0
+
+    async def score(self, task: Task, completion: str) -> Score:
+        self.calls += 1
+        if completion == task.solution:
+            return Score(1.0, "correct")
+        value = self.value(completion)
+        return Score(value, self.status or ("correct" if value else "wrong"))  # type: ignore[arg-type]
+
+
+def parity(text: str) -> float:
+    return float(len(text) % 2)
+
+
+def trainer(
+    tmp_path: Path, judge: Judge, *overrides: str, engine_model: Qwen2 | None = None
+) -> Trainer:
+    # Random weights hardly ever end by themselves: every id is made an end-of-turn token.
+    config = small_config("rl.steps=2", "rl.max_tokens=6", *overrides)
+    run = Run(tmp_path / "run", config, resume=False)
+    engine = Engine(engine_model or model(), TOKENIZER, EngineLimits(32, 64))
+    learner = Learner(model(), config.rl.optimiser, config.rl.steps)
+    sampler = Sampler(engine, EndsOften(), {"math": judge})  # type: ignore[arg-type]
+    return Trainer(run, learner, sampler, engine, Curriculum([(SOURCE, 1.0)], "0"))
+
+
+class EndsOften:
+    """TOKENIZER with a hundred end-of-turn ids, so that a random model ends its turns."""
+
+    eos_ids = tuple(range(100))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(TOKENIZER, name)
+
+
+def train(made: Trainer) -> list[dict[str, Any]]:
+    records: list[dict[str, Any]] = []
+    try:
+        asyncio.run(made.train(lambda step, record: records.append(dict(record))))
+    finally:
+        made.link.close()  # type: ignore[attr-defined]
+    return records
+
+
+def test_a_run_trains_on_its_own_samples_and_logs_every_step(tmp_path: Path) -> None:
+    made = trainer(tmp_path, Judge(parity))
+    before = [p.clone() for _, p in made.learner.named_params()]
+    records = train(made)
+    assert len(records) == 2 == len(made.run.records("rl"))
+    assert all(r["log_prob_gap"] < 1e-5 for r in records)  # weights really reach the sampler
+    assert any(not torch.equal(a, b) for a, (_, b) in zip(before, made.learner.named_params()))
+    assert records[0]["groups"] >= 8 and 0 < records[0]["groups_trained"] <= 8
+
+
+def test_identical_completions_of_a_task_are_judged_once(tmp_path: Path) -> None:
+    made = trainer(tmp_path, judge := Judge(parity))
+    task = made.curriculum.next_tasks(1)[0]
+    params = SamplingParams(temperature=0.0, max_tokens=4)
+    attempts = asyncio.run(made.sampler.attempts(task, params, 8))
+    assert (len(attempts), judge.calls) == (8, 1)
+
+
+def test_a_completion_cut_off_by_its_limit_scores_zero_whatever_the_judge_says(
+    tmp_path: Path,
+) -> None:
+    made = trainer(tmp_path, Judge(lambda text: 1.0))
+    task = made.curriculum.next_tasks(1)[0]
+    params = SamplingParams(max_tokens=2)
+    (attempt, *_) = asyncio.run(made.sampler.attempts(task, params, 2))
+    assert (attempt.score.value, attempt.score.status) == (0.0, "truncated")
+
+
+def test_errors_of_a_judge_are_counted_and_never_trained_on(tmp_path: Path) -> None:
+    class HalfBroken(Judge):
+        async def score(self, task: Task, completion: str) -> Score:
+            score = await super().score(task, completion)
+            broken = completion != task.solution and len(completion) % 3 == 0
+            return Score(0.0, "error", detail="it broke") if broken else score
+
+    (record, *_) = train(trainer(tmp_path, HalfBroken(parity)))
+    judged = sum(record["status"].values())
+    assert record["errors"] > 0 and "error" not in record["status"]
+    assert judged + record["errors"] == record["groups"] * 8
+
+
+@pytest.mark.parametrize(
+    ("judge", "message"),
+    [
+        (Judge(lambda text: 0.0), r"every reward of the first batch is 0\.0"),
+        (Judge(lambda text: 1.0), r"every reward of the first batch is"),
+        (Judge(parity, status="error"), "verifiers failed on the whole first batch"),
+    ],
+)
+def test_a_first_batch_that_teaches_nothing_is_refused(
+    tmp_path: Path, judge: Judge, message: str
+) -> None:
+    # Truncated completions score 0; with every id an end of turn there are none.
+    made = trainer(tmp_path, judge)
+    made.sampler.tokenizer.eos_ids = tuple(range(TOKENIZER.vocab_size))
+    try:
+        with pytest.raises(OpenQwQError, match=message):
+            train(made)
+    finally:
+        made.sampler.tokenizer.eos_ids = tuple(range(100))
+        del made.sampler.tokenizer.eos_ids
+
+
+def test_a_gold_answer_that_fails_its_own_verifier_is_refused(tmp_path: Path) -> None:
+    class Strict(Judge):
+        async def score(self, task: Task, completion: str) -> Score:
+            return (
+                Score(0.0, "wrong")
+                if completion == task.solution
+                else await super().score(task, completion)
+            )
+
+    with pytest.raises(OpenQwQError, match="judges the gold solution of addition:"):
+        train(trainer(tmp_path, Strict(parity)))
+
+
+def test_a_policy_that_never_ends_its_turn_is_refused(tmp_path: Path) -> None:
+    made = trainer(tmp_path, Judge(parity))
+    made.sampler.tokenizer.eos_ids = (TOKENIZER.vocab_size + 5,)
+    try:
+        with pytest.raises(OpenQwQError, match="no completion of the first batch ends"):
+            train(made)
+    finally:
+        del made.sampler.tokenizer.eos_ids
+
+
+def test_a_sampler_with_other_weights_than_the_learner_is_refused(tmp_path: Path) -> None:
+    class Deaf:
+        """A weight link that does nothing."""
+
+        def __init__(self, engine: Engine) -> None:
+            self.close = engine.close
+
+        def push(self, named_params: object, version: int) -> None: ...
+
+    other = model()
+    with torch.no_grad():
+        other.model.norm.weight.mul_(1.01)
+    made = trainer(tmp_path, Judge(parity), engine_model=other)
+    with pytest.raises(OpenQwQError, match="sampler and learner differ by up to"):
+        train(replace(made, link=Deaf(made.link)))  # type: ignore[arg-type]
+
+
+def attempt(ids: list[int], drawn: list[bool]) -> Attempt:
+    task = Task("t", "k", (), "math")
+    completion = Completion(ids, [-1.0] * len(ids), drawn, [3] * len(ids), "stop", 2, 1)
+    return Attempt(task, [7, 8], completion, "text", Score(1.0, "correct", {"a": 0.5}))
+
+
+def test_a_trajectory_aligns_every_list_and_marks_only_sampled_tokens() -> None:
+    record = trajectory(attempt([1, 2, 3], [True, False, True]), "g")
+    assert record.token_ids == [7, 8, 1, 2, 3]
+    assert record.sampled_mask == [False, False, True, False, True]
+    assert record.log_probs == [0, 0, -1, -1, -1]
+    assert record.weight_version == [0, 0, 3, 3, 3]
+    assert (record.reward, record.reward_parts, record.group_id) == (1.0, {"a": 0.5}, "g")
+
+
+def test_a_loss_on_a_token_that_was_not_sampled_is_refused() -> None:
+    good = attempt([1, 2, 3], [True, False, True])
+    record = trajectory(good, "g")
+    check_mask([good], pack_trajectories([record], 100))
+    record.sampled_mask[3] = True
+    with pytest.raises(OpenQwQError, match="never sampled"):
+        check_mask([good], pack_trajectories([record], 100))
+
+
+def scored(rewards: Sequence[float], group: str, length: int = 1) -> list[Trajectory]:
+    return [
+        Trajectory([0] * (length + 1), [False, *[True] * length], [0.0] * (length + 1),
+                   [0] * (length + 1), "t", group, "k", r, {}, "wrong", 0)
+        for r in rewards
+    ]  # fmt: skip
+
+
+def test_groups_without_variance_are_not_trained_on() -> None:
+    every = scored([1, 0, 0, 1], "mixed") + scored([1, 1], "easy") + scored([0, 0], "hard")
+    kept = advantaged(every, [t.reward for t in every], RlConfig())
+    assert [(t.group_id, t.advantage) for t in kept] == [
+        ("mixed", a) for a in (0.5, -0.5, -0.5, 0.5)
+    ]
+
+
+def test_shuffled_rewards_are_the_same_rewards_elsewhere_and_reproducible() -> None:
+    every = scored([0.0] * 50 + [1.0] * 50, "g")
+    control = RlConfig(shuffle_rewards=True)
+    one, again, other = (reward_values(every, control, seed) for seed in ("a", "a", "b"))
+    assert sorted(one) == sorted(t.reward for t in every)
+    assert one == again != other
+    assert 10 < sum(one[:50]) < 40
+
+
+def test_the_length_penalty_is_added_to_the_reward() -> None:
+    config = RlConfig(max_tokens=10, overlong_buffer=4)
+    values = [reward_values(scored([1.0], "g", n), config, "")[0] for n in (6, 8, 10)]
+    assert values == [1.0, 0.5, 0.0]
+
+
+def test_groups_without_variance_are_refilled_and_the_round_limit_is_kept(tmp_path: Path) -> None:
+    easy_then_mixed = Judge(lambda text: 1.0)
+    made = trainer(tmp_path, easy_then_mixed, "rl.max_refills=3", "rl.prompts_per_step=2")
+    made.sampler.tokenizer.eos_ids = tuple(range(TOKENIZER.vocab_size))
+    try:
+        batch = asyncio.run(made._collect())
+    finally:
+        del made.sampler.tokenizer.eos_ids
+        made.link.close()  # type: ignore[attr-defined]
+    assert (batch.groups, batch.refills, batch.trained) == (8, 3, [])
+    assert len(made.curriculum.retired) == len({t.task_id for t in batch.sampled})
+
+
+@pytest.mark.parametrize("objective", ["cispo", "dapo", "gspo"])
+def test_every_objective_runs(tmp_path: Path, objective: str) -> None:
+    records = train(trainer(tmp_path, Judge(parity), f"rl.objective={objective}"))
+    assert all(torch.isfinite(torch.tensor(r["loss"])) for r in records)

@@ -1,0 +1,224 @@
+"""The accuracy verifier agrees with the shared table, cannot be hung, and loses no answer."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from openqwq.types import Score, Task
+from openqwq.verify.math import MathVerifier
+
+TABLE = Path(__file__).parents[2].parent / "shared/data/math-equivalence/cases.jsonl"
+
+# Every case whose upstream verdict we do not share: our verdict and why.
+DIFFERENT = {
+    "eq-127": (False, "0.33 is not 1/3: upstream compares to 2 decimal places here, we to 4 or 6"),
+    "eq-181": (
+        True,
+        "x in [-2, 7] is -2 <= x <= 7; the same pair is eq-180, where upstream agrees",
+    ),
+}
+
+
+def task(answer: str | None) -> Task:
+    return Task("one", "math", (), "math", answer)
+
+
+@pytest.fixture(scope="module")
+def verifier() -> Iterator[MathVerifier]:
+    """One verifier for all tests, so each test also uses it from an event loop of its own."""
+    with closing(MathVerifier(thinking=False, deadline=2.0)) as verifier:
+        yield verifier
+
+
+async def judge(verifier: MathVerifier, gold: str, answer: str) -> Score:
+    return await verifier.score(task(gold), answer)
+
+
+@pytest.mark.skipif(not TABLE.exists(), reason=f"{TABLE} is not here")
+async def test_every_case_of_the_shared_table_gets_its_verdict(verifier: MathVerifier) -> None:
+    rows = [json.loads(line) for line in TABLE.read_text().strip().split("\n")]
+    rows = [row for row in rows if "doubtful" not in (row["note"] or "")]
+    assert len(rows) == 178
+    scores = await asyncio.gather(*(judge(verifier, r["gold"], r["prediction"]) for r in rows))
+    for row, score in zip(rows, scores, strict=True):
+        expected = DIFFERENT.get(row["id"], (row["expected"], ""))[0]
+        assert score == Score(float(expected), "correct" if expected else "wrong"), row
+    by_id = {row["id"]: row["expected"] for row in rows}
+    assert all(by_id[name] != verdict for name, (verdict, _) in DIFFERENT.items())
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer"),
+    [
+        ("42", "42"),
+        ("42", "The answer is $41+1$."),
+        ("42", "**42**"),
+        ("42", "Answer: 42"),
+        ("7", "\\boxed{ 007 }"),
+        ("0", "-0"),
+        ("5", "\\boxed{3}, no: \\boxed{5}"),
+        ("5", "\\boxed{\\boxed{5}}"),
+        ("5", "so \\boxed{5"),
+        ("\\frac{a^{2}}{b}", "$x$ is \\boxed{\\frac{a^{2}}{b}} for $b \\ne 0$"),
+        ("\\{1, 2\\}", "\\boxed{1} or \\boxed{2}"),
+        ("1024", "2**10"),
+        ("\\sqrt{2}", "1.41421"),
+        ("\\frac{1}{12}", "0.08333"),
+        ("Let x be 3. So it is $\\boxed{3}$.", "3"),
+        ("10^{10^{10}}", "$10^{10^{10}}$"),
+    ],
+)
+async def test_an_equal_answer_is_correct(verifier: MathVerifier, gold: str, answer: str) -> None:
+    assert await judge(verifier, gold, answer) == Score(1.0, "correct")
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer"),
+    [
+        ("42", "43"),
+        ("42", "\\boxed{43}, though 42 is close"),
+        ("11", "\\boxed{11} was my first guess, but it is \\boxed{12}"),
+        ("2", "\\boxed{1}, \\boxed{2}"),
+        ("2", "2 sin x"),
+        ("1", "\\boxed{}"),
+        ("1", ""),
+        ("1", "I do not know."),
+        ("\\frac{1}{3}", "0.33"),
+        ("5", "\\infty"),
+        ("10**10", "$10^{11}$"),
+    ],
+)
+async def test_any_other_answer_is_wrong(verifier: MathVerifier, gold: str, answer: str) -> None:
+    score = await judge(verifier, gold, answer)
+    assert (score.value, score.status) == (0.0, "wrong")
+
+
+HOSTILE = {
+    "tower": "10**10**10",
+    "LaTeX tower": "$10^{10^{10}}$",
+    "nested powers": "5^(5^(5^(5^5)))",
+    "negative tower": "$2^{-10^{12}}$",
+    "huge decimal power": "$0.5^{10^{12}}$",
+    "factorial": "$100000000!$",
+    "digits": "9" * 100_000,
+    "parentheses": "(" * 50_000 + "1" + ")" * 50_000,
+    "open braces": "{" * 30_000,
+    "minus signs": "-" * 30_000 + "1",
+    "long sum": "$\\sum_{i=1}^{10^9} \\sin(i)$",
+    "binomial": "$\\binom{10^9}{5\\cdot 10^8}$",
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+async def test_a_hostile_answer_ends_as_timeout_within_the_deadline(
+    verifier: MathVerifier, name: str
+) -> None:
+    start = time.monotonic()
+    score = await judge(verifier, "7", HOSTILE[name])
+    assert (score.value, score.status) == (0.0, "timeout")
+    assert time.monotonic() - start < 10  # two seconds, and a worker's start
+
+
+async def test_no_answer_is_lost_or_changed_by_hostile_neighbours() -> None:
+    bad = ["$10^{10^{10}}$", "9" * 100_000, "$\\sum_{i=1}^{10^9} \\sin(i)$"]
+    answers = [bad[i // 500] if i % 500 == 0 else f"${i}$" for i in range(1500)]
+    async with MathVerifier(thinking=False, deadline=0.7) as verifier:
+        golds = (f"{i + i % 2}" for i in range(len(answers)))
+        pending = [judge(verifier, g, a) for g, a in zip(golds, answers, strict=True)]
+        scores = await asyncio.gather(*pending)
+    for number, (answer, score) in enumerate(zip(answers, scores, strict=True)):
+        usual = "wrong" if number % 2 else "correct"
+        assert score.status == ("timeout" if answer in bad else usual), (number, answer[:40])
+
+
+async def test_the_deadline_holds_while_the_event_loop_is_blocked(verifier: MathVerifier) -> None:
+    pending = asyncio.create_task(judge(verifier, "$\\frac{1}{7}$", "$\\frac{2}{14}$"))
+    await asyncio.sleep(0.01)
+    time.sleep(2.5)  # a training step; the answer is ready long before the loop looks
+    assert (await pending).status == "correct"
+
+
+async def test_thinking_is_never_read_and_must_end() -> None:
+    with closing(MathVerifier()) as verifier:
+        assert (await verifier.score(task("7"), "\\boxed{8}</think>7")).status == "correct"
+        assert (await verifier.score(task("8"), "\\boxed{8}</think>7")).status == "wrong"
+        assert await verifier.score(task("8"), "\\boxed{8}") == Score(
+            0.0, "truncated", detail="no </think>"
+        )
+
+
+@pytest.mark.parametrize("gold", [None, " ", "$10^{10^{10}}$", "the of"])
+async def test_a_useless_gold_is_an_error_and_never_a_zero(
+    verifier: MathVerifier, gold: str | None
+) -> None:
+    score = await verifier.score(task(gold), "$\\frac{1}{2}$")
+    assert score.status == "error"
+    assert "gold" in score.detail
+
+
+async def test_a_worker_that_dies_gives_an_error_and_is_replaced() -> None:
+    with closing(MathVerifier(thinking=False, workers=1)) as verifier:
+        assert (await judge(verifier, "$1/2$", "0.5")).status == "correct"
+        worker = verifier._idle.get()
+        assert worker is not None
+        os.kill(worker._process.pid, signal.SIGSEGV)
+        worker._process.wait()
+        verifier._idle.put(worker)
+        score = await judge(verifier, "$1/2$", "0.5")
+        assert (score.status, score.detail) == ("error", "the worker ended with status -11")
+        assert (await judge(verifier, "$1/2$", "0.5")).status == "correct"
+
+
+async def test_a_stopped_worker_cannot_hang_the_verifier() -> None:
+    with closing(MathVerifier(thinking=False, workers=1, deadline=0.2)) as verifier:
+        assert (await judge(verifier, "$1/2$", "0.5")).status == "correct"
+        worker = verifier._idle.get()
+        assert worker is not None
+        worker._channel.settimeout(0.5)
+        os.kill(worker._process.pid, signal.SIGSTOP)
+        verifier._idle.put(worker)
+        assert (await judge(verifier, "$1/2$", "0.5")).status == "error"
+        assert (await judge(verifier, "$1/2$", "0.5")).status == "correct"
+
+
+async def test_a_worker_that_grew_is_replaced_and_memory_is_capped() -> None:
+    with closing(MathVerifier(thinking=False, workers=1, memory=250 * 2**20)) as small:
+        assert (await judge(small, "$1/2$", "0.5")).status == "correct"
+        first = small._idle.get()
+        small._idle.put(first)
+        assert first is not None and first._process.poll() is None
+    with closing(MathVerifier(thinking=False, workers=1, memory=110 * 2**20)) as tiny:
+        assert (await judge(tiny, "$1/2$", "0.5")).status == "correct"
+        assert tiny._idle.get() is None  # it has used half of that, so the next one is fresh
+        tiny._idle.put(None)
+        assert (await judge(tiny, "$1/2$", "0.5")).status == "correct"
+
+
+def test_workers_end_with_their_parent() -> None:
+    program = """
+import asyncio
+from openqwq.types import Task
+from openqwq.verify.math import MathVerifier
+verifier = MathVerifier(thinking=False, workers=1)
+score = asyncio.run(verifier.score(Task("t", "k", (), "math", "$1/2$"), "0.5"))
+print(verifier._idle.get()._process.pid, score.status, flush=True)
+import os
+os._exit(1)
+"""
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    pid, status = run.stdout.split()
+    assert status == "correct"
+    for _ in range(100):
+        if not Path(f"/proc/{pid}").exists():
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"worker {pid} outlives its parent")
