@@ -79,7 +79,7 @@ async def load(count: int) -> None:
         return str(i), hostile if i % 2 == 0 else f"$\\frac{{{2 * i}}}{{2}}$"
 
     resident = []
-    async with MathVerifier(thinking=False, workers=os.cpu_count() or 1, deadline=0.5) as verifier:
+    async with MathVerifier(thinking=False, workers=os.cpu_count() or 1, deadline=1.0) as verifier:
         counts: Counter[str] = Counter()
         start = time.perf_counter()
         for step in range(4):

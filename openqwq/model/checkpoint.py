@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from openqwq.model.qwen2 import ModelConfig, Qwen2
 from openqwq.model.rope import YarnScaling, attention_scale
@@ -27,8 +28,8 @@ LLAMA_BUFFER = "rotary_emb.inv_freq"  # old Llama files store it; it follows fro
 def load(directory: Path | str, dtype: torch.dtype = torch.float32) -> Qwen2:
     """The model in `directory`, its weights copied from the mapped files and cast to `dtype`.
 
-    Peak memory is the weights and one tensor more. Raises OpenQwQError naming the file, and the
-    field or tensor, that is missing, damaged or not supported.
+    The mapped file takes memory for one tensor at a time. Raises OpenQwQError naming the file, and
+    the field or tensor, that is missing, damaged or not supported.
     """
     folder = Path(directory)
     config_path = folder / "config.json"
@@ -39,9 +40,11 @@ def load(directory: Path | str, dtype: torch.dtype = torch.float32) -> Qwen2:
     tied = model.config.tie_word_embeddings
     stored = {name for name in file_of if not name.endswith(LLAMA_BUFFER)}
     check_names(str(folder), needed_names(model), stored - ({"lm_head.weight"} if tied else set()))
+    # The largest first, when there is still room for its mapped and its copied pages.
+    largest_first = sorted(model.named_parameters(), key=lambda named: -named[1].numel())
     tensors = {
         name: _read_tensor(file_of[name], name, parameter.shape, dtype)
-        for name, parameter in model.named_parameters()
+        for name, parameter in largest_first
     }
     if tied and (file := file_of.get("lm_head.weight")):
         embedding = tensors["model.embed_tokens.weight"]
@@ -224,8 +227,23 @@ def checked(config: ModelConfig, source: str) -> ModelConfig:
 
 def empty_model(config: ModelConfig) -> Qwen2:
     """A model on the meta device, whose weights take no memory."""
-    with torch.device("meta"):
+    with torch.device("meta"), _NoInitialisation():
         return Qwen2(config)
+
+
+class _NoInitialisation(TorchFunctionMode):
+    """Without `torch.nn.init`: for a meta tensor it would import all of torch's compiler."""
+
+    def __torch_function__(
+        self,
+        function: Any,
+        types: Any,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if getattr(function, "__module__", None) == "torch.nn.init":
+            return kwargs and kwargs["tensor"]
+        return function(*args, **(kwargs or {}))
 
 
 def fill(model: Qwen2, tensors: Mapping[str, Tensor]) -> Qwen2:

@@ -32,10 +32,8 @@ from openqwq.model.rope import YarnScaling
 from openqwq.types import OpenQwQError
 
 ARCHITECTURES = ("qwen2", "llama")
-SUPPORTED_TYPES = (
-    *("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"),
-    *("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"),
-)
+WRITTEN_TYPES = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1")
+READ_TYPES = (*WRITTEN_TYPES, "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
 CHUNK = 2**17  # numbers dequantised at a time: their intermediate results stay in the cache
 
 GGUF_NAMES = {
@@ -251,10 +249,10 @@ def load(path: Path | str, dtype: torch.dtype = torch.float32) -> Qwen2:
     check_names(str(file.path), stored.keys(), file.tensors.keys())
     for name, shape in shapes.items():
         tensor = file.tensors[gguf_name(name)]
-        if tensor.shape != shape or tensor.kind.name not in SUPPORTED_TYPES:
+        if tensor.shape != shape or tensor.kind.name not in READ_TYPES:
             raise OpenQwQError(
                 f"{file.path} has {gguf_name(name)} as {tensor.kind.name} {list(tensor.shape)}: "
-                f"it must be {list(shape)} in one of {', '.join(SUPPORTED_TYPES)}"
+                f"it must be {list(shape)} in one of {', '.join(READ_TYPES)}"
             )
     descriptor = os.open(file.path, os.O_RDONLY)
 
@@ -306,24 +304,35 @@ def _reordered(name: str, weight: Tensor, config: ModelConfig, outer: int) -> Te
 def save(
     model: Qwen2,
     path: Path | str,
-    kind: GGMLQuantizationType,
+    kind: str,
     tokenizer_metadata: Mapping[str, Any],
 ) -> None:
-    """Write a file that llama.cpp loads, its matrices in `kind`: F32, F16 or Q8_0.
+    """Write a file that llama.cpp loads, its matrices in `kind`, one of `WRITTEN_TYPES`.
 
-    Vectors stay F32, and rows that are no whole Q8_0 blocks become F16. `tokenizer_metadata` holds
-    the `tokenizer.*` entries. Raises OpenQwQError if `path` exists or cannot be written.
+    Vectors stay F32, and rows that are no whole blocks become F16. `tokenizer_metadata` holds the
+    file's `tokenizer.*` entries. Raises OpenQwQError if `path` exists or cannot be written, and for
+    a `kind` or a shape that cannot be stored.
     """
-    target = Path(path)
+    target, config = Path(path), model.config
     partial = target.with_name(f".{target.name}.partial")
     if target.exists():
         raise OpenQwQError(f"{target} exists already: name a new file, or remove it")
-    writer = GGUFWriter(partial, "qwen2" if model.config.attention_bias else "llama")
-    for key, value in {**_metadata(writer.arch, model.config), **tokenizer_metadata}.items():
+    if kind not in WRITTEN_TYPES:
+        raise OpenQwQError(f"cannot write {kind}: supported are {', '.join(WRITTEN_TYPES)}")
+    if config.attention_bias and config.head_dim * config.num_attention_heads != config.hidden_size:
+        raise OpenQwQError(
+            f"{config.num_attention_heads} heads of {config.head_dim} do not make hidden_size "
+            f"{config.hidden_size}: llama.cpp cannot load such a Qwen2, so save safetensors instead"
+        )
+    writer = GGUFWriter(partial, "qwen2" if config.attention_bias else "llama")
+    for key, value in {**_metadata(writer.arch, config), **tokenizer_metadata}.items():
         is_integer = isinstance(value, int) and not isinstance(value, bool)
         value_type = GGUFValueType.UINT32 if is_integer else GGUFValueType.get_type(value)
         writer.add_key_value(key, value, value_type)
-    kinds = {name: _stored_kind(weight, kind) for name, weight in model.named_parameters()}
+    kinds = {
+        name: _kind_of(weight, GGMLQuantizationType[kind])
+        for name, weight in model.named_parameters()
+    }
     for name, weight in model.named_parameters():
         block, block_bytes = GGML_QUANT_SIZES[kinds[name]]
         size, dtype = weight.numel() // block * block_bytes, np.dtype(np.float32)
@@ -334,7 +343,7 @@ def save(
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
         for name, weight in model.named_parameters():
-            numbers = _reordered(name, weight.detach().float(), model.config, 2).numpy(force=True)
+            numbers = _reordered(name, weight.detach().float(), config, 2).numpy(force=True)
             writer.write_tensor_data(quantize(numbers, kinds[name]))
         writer.close()
         flush(partial)
@@ -350,7 +359,7 @@ def save(
         partial.unlink(missing_ok=True)
 
 
-def _stored_kind(weight: Tensor, kind: GGMLQuantizationType) -> GGMLQuantizationType:
+def _kind_of(weight: Tensor, kind: GGMLQuantizationType) -> GGMLQuantizationType:
     if weight.dim() == 1:
         return GGMLQuantizationType.F32
     return kind if weight.shape[1] % GGML_QUANT_SIZES[kind][0] == 0 else GGMLQuantizationType.F16

@@ -30,12 +30,14 @@ class RemoteSandbox:
         await self.client.aclose()
 
     async def run(self, request: RunRequest) -> RunResult:
+        """Run every case on the server."""
         try:
             return RunResult.from_json(await self.ask("POST", "/run", request.to_json()))
         except httpx.HTTPError as error:
             return RunResult("error", error=f"sandbox server: {error!r}")
 
     async def session(self, limits: Limits = DEFAULT) -> "RemoteSession":
+        """Open a session on the server."""
         answer = await self.ask("POST", "/sessions", {"limits": asdict(limits)})
         return RemoteSession(self, answer["id"])
 
@@ -61,6 +63,7 @@ class RemoteSession:
         self._sandbox, self._path = sandbox, f"/sessions/{name}"
 
     async def run(self, source: str) -> CaseResult:
+        """Run `source`; raise OpenQwQError where the session is over, saying why."""
         try:
             data = await self._sandbox.ask("POST", self._path + "/run", {"source": source})
         except httpx.HTTPError as error:
@@ -68,4 +71,5 @@ class RemoteSession:
         return CaseResult.from_json(data)
 
     async def close(self) -> None:
+        """End the session."""
         await self._sandbox.ask("DELETE", self._path)

@@ -10,6 +10,9 @@ ITERATOR_ITEMS = 10_000  # an iterator crosses as its first items
 SAME_HASH = 100  # more keys of one hash than this are an attack on the reader's tables
 SEQUENCES = {list: "list", tuple: "tuple", set: "set", frozenset: "frozenset", deque: "deque"}
 SHELLS = {"list": list, "set": set, "dict": dict, "deque": deque, "iterator": list}
+TYPES: dict[str, type] = {
+    kind.__name__: kind for kind in (bool, int, float, str, bytes, list, tuple, set, dict)
+}
 SCALARS: Mapping[str, Callable[..., Any]] = {
     "int": lambda text: int(text, 16),
     "str": str,
@@ -18,6 +21,7 @@ SCALARS: Mapping[str, Callable[..., Any]] = {
     "bytes": bytes.fromhex,
     "bytearray": bytearray.fromhex,
     "range": range,
+    "type": TYPES.__getitem__,
 }
 
 
@@ -66,6 +70,8 @@ def _row(item: Any, refer: Callable[[Any], Any]) -> list[Any]:
     for kind, name in SEQUENCES.items():
         if isinstance(item, kind):
             return [name, *map(refer, item)]
+    if isinstance(item, type) and TYPES.get(item.__name__) is item:
+        return ["type", item.__name__]
     if isinstance(item, KeysView | ValuesView | ItemsView):
         return ["list", *map(refer, item)]
     if isinstance(item, Iterator):

@@ -38,7 +38,8 @@ clock_gettime=228 clock_getres=229 clock_nanosleep=230 exit_group=231 epoll_wait
 tgkill=234 utimes=235 waitid=247 openat=257 mkdirat=258 newfstatat=262 unlinkat=263 renameat=264
 linkat=265 symlinkat=266 readlinkat=267 fchmodat=268 faccessat=269 pselect6=270 ppoll=271
 set_robust_list=273 utimensat=280 epoll_pwait=281 eventfd2=290 epoll_create1=291 dup3=292 pipe2=293
-preadv=295 pwritev=296 renameat2=316 getrandom=318 statx=332 rseq=334 close_range=436 faccessat2=439"""
+preadv=295 pwritev=296 renameat2=316 getrandom=318 statx=332 rseq=334
+close_range=436 faccessat2=439"""
 
 libc = ctypes.CDLL(None, use_errno=True)
 _python = ctypes.PyDLL(None, use_errno=True)  # calls that keep the interpreter's lock

@@ -38,8 +38,9 @@ class Worker:
             layers=sorted(layers),
             packages=packages,
         )
+        self._socket = ours
+        self._writer: asyncio.StreamWriter | None = None
         with theirs:
-            self._socket = ours
             self._process = subprocess.Popen(
                 [sys.executable, "-s", "-S", "-P", "-c", code],
                 stdin=subprocess.DEVNULL,
@@ -58,16 +59,18 @@ class Worker:
 
     @property
     def pid(self) -> int:
+        """The process id."""
         return self._process.pid
 
     def kill(self) -> None:
         """Kill the worker with all its programs and reap it."""
-        self._writer.close()
+        (self._writer or self._socket).close()
         self._process.kill()
         self._process.wait()
 
     async def ask(self, *frames: Any, seconds: float) -> Any:
         """Send frames and return the next answer; raise WorkerDiedError where there is none."""
+        assert self._writer
         for frame in frames:
             payload = json.dumps(frame).encode()
             self._writer.write(len(payload).to_bytes(4, "big") + payload)
@@ -113,22 +116,26 @@ class LocalSandbox:
     ) -> None:
         if level not in LEVELS:
             raise OpenQwQError(f"level is {level!r}: it must be one of {', '.join(LEVELS)}")
+        if packages and not (Path(packages).is_dir() and not packages.startswith("/tmp")):
+            raise OpenQwQError(f"packages is {packages!r}: it must be a directory outside /tmp")
         self.workers = workers or os.cpu_count() or 1
         self.level, self.maximum, self.packages = level, maximum, packages
         self.sessions, self.idle_seconds = sessions, idle_seconds
         self.open_sessions: set[LocalSession] = set()
         self.deaths = 0
+        self._opening = asyncio.Lock()
         self._slots: asyncio.Queue[Worker | None] = asyncio.Queue()
         self._alive: set[Worker] = set()
 
     async def start(self) -> None:
+        """Check every layer of the level, then start the workers."""
         require(self.level, await doctor(self.level, self.packages))
         for worker in [await self._worker() for _ in range(self.workers)]:
             self._slots.put_nowait(worker)
 
     async def close(self) -> None:
         """Let the requests already made finish, then end every session and worker."""
-        for _ in range(self._slots.qsize() and self.workers):
+        for _ in range(self.workers if self._alive else 0):
             await self._slots.get()
         for session in list(self.open_sessions):
             await session.close()
@@ -149,7 +156,7 @@ class LocalSandbox:
         for _ in range(2):
             try:
                 cases = await self._attempt(request)
-            except WorkerDiedError as failure:
+            except (WorkerDiedError, OSError) as failure:  # OSError: no process could be started
                 self.deaths += 1
                 error = str(failure)
             else:
@@ -159,10 +166,12 @@ class LocalSandbox:
         return RunResult("error", (), error, time.monotonic() - started)
 
     async def session(self, limits: Limits = DEFAULT) -> "LocalSession":
+        """Open a session with a new worker; raise OpenQwQError where too many are open."""
         limits.check(self.maximum)
-        if len(self.open_sessions) >= self.sessions:
-            raise OpenQwQError(f"{self.sessions} sessions are open, the maximum: close one first")
-        return LocalSession(self, await self._worker(), limits)
+        async with self._opening:
+            if len(self.open_sessions) >= self.sessions:
+                raise OpenQwQError(f"{self.sessions} sessions are open, the maximum: close one")
+            return LocalSession(self, await self._worker(), limits)
 
     def pids(self) -> list[int]:
         """Return the process ids of the workers, those of sessions included."""
@@ -181,7 +190,8 @@ class LocalSandbox:
             for _ in request.cases:
                 cases.append(_result(await worker.ask(*frames, seconds=seconds)))
                 frames = []
-            healthy = True
+            # a script that ran out of time may not have read its text from the socket
+            healthy = request.form != "script" or cases[0].status != "timeout"
             return cases
         finally:  # also when cancelled: the program must not go on
             if worker and not healthy:
@@ -250,6 +260,7 @@ class LocalSession:
             return result
 
     async def close(self) -> None:
+        """Kill the interpreter."""
         self._end("the session was closed")
 
 

@@ -24,6 +24,7 @@ from openqwq.sandbox.protocol import Case, RunRequest
 REPORT, INPUT, OUTPUT, CHANNEL = 3, 4, 5, 6
 FILE = "program.py"
 UNCOMPILABLE = (SyntaxError, ValueError, MemoryError, RecursionError, OverflowError)
+FAILED = ("compile_error", "runtime_error", "memory")
 Report = dict[str, Any]
 
 
@@ -66,11 +67,13 @@ def open_streams() -> None:
 
 
 def fresh_main() -> dict[str, Any]:
+    """Make an empty `__main__` and return its namespace."""
     module = sys.modules["__main__"] = ModuleType("__main__")
     return vars(module)
 
 
 def compiled(source: str) -> CodeType:
+    """Compile a program; raises one of UNCOMPILABLE."""
     return compile(source, FILE, "exec", dont_inherit=True)
 
 
@@ -87,11 +90,13 @@ def load(request: RunRequest, code: CodeType | None) -> tuple[Report, dict[str, 
 
 
 def execute(setup: str, code: CodeType, names: dict[str, Any]) -> None:
+    """Execute the trusted setup, then the program, in one namespace."""
     exec(compiled(setup), names)
     exec(code, names)
 
 
 def describe(error: BaseException) -> str:
+    """Return what a traceback ends with."""
     return "".join(traceback.format_exception_only(error)).strip()[:2000]
 
 
@@ -166,6 +171,7 @@ def serve(request: RunRequest) -> int:
 def answer(
     names: dict[str, Any], point: str, arguments: Any, classes: dict[str, type]
 ) -> list[Any]:
+    """Call the entry point; return its value, or the name and text of what it raised."""
     try:
         positional, named = decode(arguments, classes)
         return ["value", encode(entry(names, point)(*positional, **named))]
@@ -181,15 +187,24 @@ def script(entry_point: str) -> int:
     if os.read(INPUT, 1) != b"\n":
         return finish({"status": "unconfined"})
     try:
-        report = receive(INPUT)
+        started = receive(INPUT)
+        report = {key: started[key] for key in ("status", "error") if key in started}
         if report["status"] == "ok":
             report = guarded(lambda: trusted(given, entry_point, names))
+        elif report["status"] not in FAILED:  # forged
+            report = {"status": "ended"}
     except (Ended, EOFError):
         report = {"status": "ended"}
     return finish({**report, "value": None})
 
 
 def trusted(given: dict[str, str], entry_point: str, names: dict[str, Any]) -> None:
+    """Execute the setup, then the script with the program's function in place."""
+    exec(compiled(given["setup"]), names)
+    # of these alone may the program make instances: the script's own may be lenient when compared
+    classes = {name: part for name, part in names.items() if isinstance(part, type)}
+    classes = {name: part for name, part in classes.items() if part.__module__ == "__main__"}
+
     def candidate(*positional: Any, **named: Any) -> Any:
         try:
             send(OUTPUT, encode((positional, named)))
@@ -197,15 +212,13 @@ def trusted(given: dict[str, str], entry_point: str, names: dict[str, Any]) -> N
         except (EOFError, BrokenPipeError):
             raise Ended from None
         if kind == "value":
-            own = {n: c for n, c in names.items() if getattr(c, "__module__", "") == "__main__"}
-            return decode(answer[0], {n: c for n, c in own.items() if isinstance(c, type)})
+            return decode(answer[0], classes)
         raised = getattr(builtins, str(answer[0]), None)
         ends = isinstance(raised, type) and issubclass(raised, StopIteration)  # a map, early
         if isinstance(raised, type) and issubclass(raised, Exception) and not ends:
             raise raised(answer[1])
         raise RuntimeError(f"{answer[0]}: {answer[1]}")
 
-    exec(compiled(given["setup"]), names)
     name, _, method = entry_point.partition(".")
     names["candidate"] = candidate
     names[name] = (lambda: SimpleNamespace(**{method: candidate})) if method else candidate
@@ -226,6 +239,7 @@ def session() -> int:
 
 
 def interact(source: str, names: dict[str, Any]) -> None:
+    """Execute `source` and print the value of a last expression."""
     linecache.cache[FILE] = (len(source), None, source.splitlines(True), FILE)
     tree = parse(source, FILE)
     last = tree.body[-1] if tree.body else None

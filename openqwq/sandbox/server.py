@@ -71,6 +71,7 @@ class Server:
         return Response(status_code=204)
 
     async def health(self, _: Request) -> Response:
+        """GET /health."""
         sandbox = self.sandbox
         state = {"level": sandbox.level, "workers": sandbox.workers, "pending": self.pending}
         return JSONResponse({"status": "ok", **state, "sessions": len(sandbox.open_sessions)})
@@ -121,6 +122,7 @@ class Server:
 
     @asynccontextmanager
     async def lifespan(self, _: Starlette) -> AsyncIterator[None]:
+        """Start the sandbox with the application and drain it at the end."""
         async with self.sandbox:
             yield
 

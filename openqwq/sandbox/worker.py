@@ -30,6 +30,7 @@ LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64")
 DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom")
 COMMON = "bisect cmath datetime decimal fractions heapq itertools operator statistics string"
 REPORTED = ("ok", "compile_error", "runtime_error", "memory")
+OF_SCRIPTS = ("ended", "unconfined")  # the program behind the pipe is gone, or never was
 REASONS = {"timeout": "the wall time ran out", "output_limit": "wrote more than output_bytes"}
 Report = dict[str, Any]
 
@@ -85,6 +86,7 @@ def enter(paths: list[str]) -> None:
     os.close(process)
     others = linux.NEWNS | linux.NEWCGROUP | linux.NEWUTS | linux.NEWIPC | linux.NEWNET
     linux.checked("unshare", others)
+    socket.sethostname("sandbox")
 
 
 class Supervisor:
@@ -324,11 +326,10 @@ def parse(text: bytearray) -> Report:
         report = json.loads(text) if text.strip() else {}
     except (ValueError, RecursionError):
         return {}
-    if not isinstance(report, dict) or not isinstance(report.get("status"), str):
+    if not isinstance(report, dict) or report.get("status") not in (*REPORTED, *OF_SCRIPTS):
         return {}
-    return {"error": "", "value": None} | {
-        key: report[key] for key in ("status", "error", "value") if key in report
-    }
+    error, value = str(report.get("error", "")), report.get("value")
+    return {"status": report["status"], "error": error, "value": value}
 
 
 def verdict(report: Report, code: int, own: int, request: RunRequest, cpu: float) -> Report:

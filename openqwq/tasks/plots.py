@@ -10,7 +10,7 @@ from typing import Any
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatter, MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 # Each role's colour on a light page (and in the PNGs) and on a dark one. The kinds have Okabe and
 # Ito's colours, told apart by readers with any colour vision.
@@ -62,6 +62,7 @@ STYLE: dict[Any, Any] = {
     "svg.hashsalt": "openqwq",  # equal runs give equal files
 }
 NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+SIDES = ("SFT checkpoint", "after RL stage 1")
 DASHES = ("-", "--", ":")  # for more kinds than colours
 WIDTH, LEGEND_COLUMNS = 4.6, 3  # inches: about a phone's width, so that labels are readable there
 
@@ -72,8 +73,8 @@ class Interval:
 
     label: str
     colour: str
-    sides: Sequence[tuple[float, float]]
     strong: bool
+    sides: Sequence[tuple[float, float]]
 
 
 @dataclass(frozen=True)
@@ -121,19 +122,21 @@ class Plotter:
         reach = min(len(steps) // 24, 10) if average else 0
 
         def draw(axes: Axes) -> None:
-            for i, (key, line) in enumerate(lines.items()):
-                colour, dashes = LIGHT[roles[key]], DASHES[i // len(KIND_ROLES) % len(DASHES)]
+            for key, line in lines.items():
+                turn = [*roles].index(key) // len(KIND_ROLES)
+                colour, dashes = LIGHT[roles[key]], DASHES[turn % len(DASHES)]
                 axes.plot(steps, line, ".", color=colour, alpha=0.4, ms=4, mew=0)
                 axes.plot(steps, moving_average(line, reach), dashes, color=colour, label=key)
-            if log:
+            if log and any(value > 0 for line in lines.values() for value in line):
                 axes.set_yscale("log")
-                axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
+                axes.yaxis.set_major_locator(LogLocator(subs=(1, 3)))
+                axes.yaxis.set_minor_formatter(NullFormatter())
             else:
                 axes.set_ylim(0, top)
             axes.yaxis.set_major_formatter("{x:g}")
             _label(axes, unit)
 
-        note = f"Points: steps. Line: mean over {2 * reach + 1} steps." if reach else ""
+        note = f"Points: single steps. Line: mean over {2 * reach + 1} steps." if reach else ""
         return [self._save(name, title, note, draw, len(lines))]
 
     def stack(
@@ -143,7 +146,7 @@ class Plotter:
         """Counts as layers, the first at the bottom; a record lacks those that are zero."""
         layers = {key: [record.get(key, 0) for record in records] for key in roles}
         layers = {key: layer for key, layer in layers.items() if any(layer)}
-        if not layers:
+        if not layers or len(records) < 2:  # an area needs two steps
             return []
 
         def draw(axes: Axes) -> None:
@@ -156,7 +159,7 @@ class Plotter:
         return [self._save(name, title, note, draw, max(2, len(layers)))]
 
     def intervals(
-        self, name: str, title: str, unit: str, sides: Sequence[str], rows: Sequence[Interval],
+        self, name: str, title: str, unit: str, rows: Sequence[Interval],
         top: float | None = None,
     ) -> list[Chart]:  # fmt: skip
         """Both sides of each row, hollow and filled, with their intervals; rows from the top."""
@@ -174,7 +177,7 @@ class Plotter:
             axes.set_yticks(range(len(rows)), [row.label for row in rows], color=LIGHT["ink"])
             for tick, row in zip(axes.get_yticklabels(), rows, strict=True):
                 tick.set_fontweight("bold" if row.strong else "normal")
-            for side_name, role in zip(sides, ("paper", "ink"), strict=True):
+            for side_name, role in zip(SIDES, ("paper", "ink"), strict=True):
                 ink = LIGHT["ink"]
                 axes.plot([], [], "o", ms=4.5, mfc=LIGHT[role], mec=ink, label=side_name)
             axes.set(xlabel=unit, xlim=(0, top), ylim=(len(rows) - 0.5, -0.5))
@@ -199,6 +202,7 @@ class Plotter:
                     ncols=LEGEND_COLUMNS, handlelength=1.2, handletextpad=0.5, columnspacing=1.2,
                 )  # fmt: skip
             figure.savefig(self.directory / f"{name}.png", dpi=200, facecolor=LIGHT["paper"])
+            figure.set_layout_engine("none")  # the same layout again
             buffer = io.StringIO()
             figure.savefig(buffer, format="svg", transparent=True, metadata=NO_METADATA)
         svg = buffer.getvalue()
@@ -211,3 +215,37 @@ class Plotter:
 def _label(axes: Axes, unit: str) -> None:
     axes.set(xlabel="step", ylabel=unit)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+
+
+def rl_charts(
+    plotter: Plotter, rl: Sequence[dict[str, Any]], kinds: Mapping[str, str]
+) -> list[Chart]:
+    """The charts of RL's log records; `kinds` gives each kind of problem its colour role."""
+    curves, stack = plotter.curves, plotter.stack
+    judged = [r for r in rl if r["status"]]  # elsewhere the means are of nothing
+    reward, thinking = (
+        [{"step": r["step"], **r[field]} for r in judged]
+        for field in ("reward_by_kind", "thinking_by_kind")
+    )
+    verdicts = [{"step": r["step"], **r["status"], "error": r["errors"]} for r in rl]
+    status = {name: name for name in ("correct", "wrong", "truncated", "timeout", "error")}
+    groups = [
+        {"step": r["step"], "trained on": trained, "no variance": r["groups"] - trained}
+        for r in rl
+        for trained in [r["groups_trained"]]
+    ]
+    shares = {"trained on": "correct", "no variance": "truncated"}
+    refills = f"{sum(r['refills'] for r in rl)} refill rounds in {len(rl)} steps."
+    gap = "mean |Δ log-prob|, nats"
+    return [
+        *curves("reward", "Reward", "mean reward", judged, {"reward": "ink"}, top=1.02),
+        *curves("reward_by_kind", "Reward by kind", "mean reward", reward, kinds, top=1.02),
+        *curves("thinking", "Thinking length", "tokens", judged, {"thinking_tokens": "ink"}),
+        *curves("thinking_by_kind", "Thinking length by kind", "tokens", thinking, kinds),
+        *stack("verdicts", "Verdicts", "completions", verdicts, status),
+        *stack("groups", "Prompt groups", "groups", groups, shares, refills),
+        *curves("entropy", "Entropy", "nats/token", rl, {"entropy": "ink"}),
+        *curves("log_prob_gap", "Sampler–learner gap", gap, rl, {"log_prob_gap": "ink"}, log=True),
+        *curves("grad_norm", "Gradient norm", "norm before clipping", rl, {"grad_norm": "ink"}),
+        *curves("learning_rate", "Learning rate", "rate", rl, {"lr": "ink"}, average=False),
+    ]

@@ -4,6 +4,7 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from openqwq.tasks.arithmetic import multiply_columns, subtract_columns
 from openqwq.tasks.source import Problem, Source
 from openqwq.types import CodeTests, TestCase
 
@@ -31,10 +32,15 @@ def linear(max_slope: int, max_offset: int) -> Source:
 
     def draw(rng: random.Random) -> Problem:
         slope, offset = rng.randint(2, max_slope), rng.randint(0, max_offset)
-        x = rng.randint(1, 5)
-        low, high = slope * x + offset, slope * (x + 1) + offset
+        x = rng.randint(1, 9)
+        rise = slope * x
+        low, high = rise + offset, rise + slope + offset
         question = f"f({x}) = {low}, f({x + 1}) = {high}. Write f(x)."
-        thinking = f"{high}-{low}={slope} {slope}*{x}={slope * x} {low}-{slope * x}={offset}"
+        thinking = (
+            f"{high} - {low}: {subtract_columns(high, low)}\n"
+            f"{slope} * {x}: {multiply_columns(slope, x)}\n"
+            f"{low} - {rise}: {subtract_columns(low, rise)}"
+        )
         program = f"def f(x):\n    return {slope} * x + {offset}"
         inputs = [0, *rng.sample(range(7, 100), NUM_CASES - 2), -rng.randint(1, 50)]
         tests = _hidden_tests(program, inputs)

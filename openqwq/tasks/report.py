@@ -4,7 +4,7 @@ import hashlib
 import itertools
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
@@ -17,14 +17,13 @@ from rich.table import Table
 from openqwq import __version__
 from openqwq.config import Config, load_config
 from openqwq.tasks.evaluate import Accuracy, Outcome, accuracy
-from openqwq.tasks.plots import COLOURS, KIND_ROLES, Chart, Interval, Plotter
+from openqwq.tasks.plots import COLOURS, KIND_ROLES, SIDES, Chart, Interval, Plotter, rl_charts
 from openqwq.types import OpenQwQError
 
 Families = Mapping[str, Sequence[str]]
-CHECKPOINTS = {"sft": "SFT checkpoint", "stage1": "after RL stage 1"}
-STATUSES = ("correct", "wrong", "truncated", "timeout", "error")
-SECONDS = {"rollout": "kind-0", "learn": "kind-1"}
-GROUPS = {"trained on": "correct", "no variance: dropped": "truncated"}
+CHECKPOINTS = ("sft", "stage1")
+NOTHING = math.nan, math.nan
+SECONDS = {"rollout": "correct", "learn": "wrong"}  # parts of an RL step, with their colours
 SHOWN = 4  # problems of each kind
 CONTROL_PICTURES = {i: 0x2400 + i for i in range(32) if chr(i) not in "\n\t"} | {127: 0x2421}
 
@@ -129,26 +128,24 @@ def write_report(run_directory: Path, families: Families) -> Path:
     nothing to report, or no way to write it.
     """
     run, path = read_run(run_directory), run_directory / "report.html"
-    rows, names = _summary(run, families), run.kinds(families)
-    kinds = dict(zip(names, itertools.cycle(KIND_ROLES)))  # name -> colour role
+    rows = _summary(run, families)
+    roles = dict(zip(run.kinds(families), itertools.cycle(KIND_ROLES)))  # colours of kinds
+    loader, undefined = jinja2.FileSystemLoader(Path(__file__).parent), jinja2.StrictUndefined
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,  # a model's text is hostile
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+        loader=loader, undefined=undefined, trim_blocks=True, lstrip_blocks=True, autoescape=True
     )
     environment.filters |= {"number": _number, "rate": _rate, "duration": _duration}
+    environment.filters["visible"] = lambda text: text.translate(CONTROL_PICTURES)
     try:
         (run_directory / "plots").mkdir(exist_ok=True)
         html = environment.get_template("report.html.jinja").render(
             run=run,
             rows=rows,
-            checkpoints=CHECKPOINTS,
+            side_names=SIDES,
             colours=COLOURS,
-            kinds=kinds,
-            charts=_charts(run, rows, kinds),
-            samples={kind: _samples(run, kind) for kind in kinds},
+            roles=roles,
+            charts=_charts(run, rows, roles),
+            samples={kind: _samples(run, kind) for kind in roles},
             times=_times(run),
             digest=hashlib.sha256(run.config_text.encode()).hexdigest()[:12],
             parameters=_parameters(run_directory),
@@ -215,8 +212,7 @@ def _samples(run: RunData, kind: str) -> list[tuple[str, list[Sample | None]]]:
     chosen = fixed[: SHOWN - 1] + [task for task in new if task not in right[1]][:1]
     chosen += [task for task in old | new if task not in chosen][: SHOWN - len(chosen)]
     return [
-        (_visible((old | new)[t][0].question), [_sample(side.get(t, [])) for side in sides])
-        for t in chosen
+        ((old | new)[t][0].question, [_sample(side.get(t, [])) for side in sides]) for t in chosen
     ]
 
 
@@ -224,91 +220,38 @@ def _sample(outcomes: Sequence[Outcome]) -> Sample | None:
     if not outcomes:
         return None
     first, right = outcomes[0], sum(o.status == "correct" for o in outcomes)
-    thinking, _, answer = _visible(first.completion).partition("</think>")
+    thinking, _, answer = first.completion.partition("</think>")
     texts = thinking.strip("\n"), answer.strip("\n")
     return Sample(first.status, *texts, first.thinking_tokens, right, len(outcomes))
 
 
-def _visible(text: str) -> str:
-    return text.translate(CONTROL_PICTURES)
-
-
 def _charts(
-    run: RunData, rows: Sequence[SummaryRow], kinds: Mapping[str, str]
+    run: RunData, rows: Sequence[SummaryRow], roles: Mapping[str, str]
 ) -> dict[str, list[Chart]]:
     """The charts of each section of the page, without those that have no data."""
     plotter, sft, rl = Plotter(run.directory / "plots"), run.records("sft"), run.records("rl")
-    curves, titles = plotter.curves, [*CHECKPOINTS.values()]
-
-    def intervals(of: Callable[[Accuracy], tuple[float, float]]) -> list[Interval]:
-        return [
-            Interval(
-                row.name,
-                kinds.get(row.name, "ink"),
-                [of(side) if side else (math.nan, math.nan) for side in row.sides],
-                row.is_family,
-            )
-            for row in rows
-        ]
-
-    accuracy = intervals(lambda side: (100 * side.pass_at_1, 100 * side.half_width))
-    thinking = intervals(lambda side: (side.thinking_tokens, math.nan))
     seconds = [{"step": r["step"], **r["seconds"]} for r in rl]
+    accuracy, thinking = [], []
+    for row in rows:
+        look = row.name, roles.get(row.name, "ink"), row.is_family
+        rates = [(100 * s.pass_at_1, 100 * s.half_width) if s else NOTHING for s in row.sides]
+        accuracy.append(Interval(*look, rates))
+        lengths = [(s.thinking_tokens, math.nan) if s else NOTHING for s in row.sides]
+        thinking.append(Interval(*look, lengths))
     return {
         "evaluation": [
-            *plotter.intervals("accuracy", "Held-out pass@1", "%", titles, accuracy, top=100),
-            *plotter.intervals(
-                "held_out_thinking", "Held-out thinking length", "tokens", titles, thinking
-            ),
+            *plotter.intervals("accuracy", "Held-out pass@1", "pass@1, %", accuracy, top=100),
+            *plotter.intervals("held_out_thinking", "Held-out thinking", "tokens", thinking),
         ],
-        "rl": _rl_charts(plotter, rl, kinds),
+        "rl": rl_charts(plotter, rl, roles),
         "sft": [
-            *curves(
-                "sft_loss",
-                "Loss",
-                "cross-entropy, nats/token",
-                sft,
-                {"cross_entropy": "ink"},
-                log=True,
+            *plotter.curves(
+                "sft_loss", "Loss", "cross-entropy", sft, {"cross_entropy": "ink"}, log=True
             ),
-            *curves("sft_rate", "Learning rate", "", sft, {"lr": "ink"}, average=False),
+            *plotter.curves("sft_rate", "Learning rate", "rate", sft, {"lr": "ink"}, average=False),
         ],
-        "time": curves("seconds", "Time of an RL step", "seconds", seconds, SECONDS),
+        "time": plotter.curves("seconds", "Time of an RL step", "seconds", seconds, SECONDS),
     }
-
-
-def _rl_charts(
-    plotter: Plotter, rl: Sequence[dict[str, Any]], kinds: Mapping[str, str]
-) -> list[Chart]:
-    curves, stack = plotter.curves, plotter.stack
-    judged = [r for r in rl if r["status"]]  # elsewhere the means are of nothing
-    reward, thinking = (
-        [{"step": r["step"], **r[field]} for r in judged]
-        for field in ("reward_by_kind", "thinking_by_kind")
-    )
-    verdicts = [{"step": r["step"], **r["status"], "error": r["errors"]} for r in rl]
-    groups = [
-        {
-            "step": r["step"],
-            "trained on": r["groups_trained"],
-            "no variance: dropped": r["groups"] - r["groups_trained"],
-        }
-        for r in rl
-    ]
-    refills = f"{sum(r['refills'] for r in rl)} refill rounds in {len(rl)} steps."
-    gap = "mean |Δ log-prob|, nats"
-    return [
-        *curves("reward", "Reward", "mean reward", judged, {"reward": "ink"}, top=1.02),
-        *curves("reward_by_kind", "Reward by kind", "mean reward", reward, kinds, top=1.02),
-        *curves("thinking", "Thinking length", "tokens", judged, {"thinking_tokens": "ink"}),
-        *curves("thinking_by_kind", "Thinking length by kind", "tokens", thinking, kinds),
-        *stack("verdicts", "Verdicts", "completions", verdicts, {name: name for name in STATUSES}),
-        *stack("groups", "Prompt groups", "groups", groups, GROUPS, refills),
-        *curves("entropy", "Entropy", "nats/token", rl, {"entropy": "ink"}),
-        *curves("log_prob_gap", "Sampler–learner gap", gap, rl, {"log_prob_gap": "ink"}, log=True),
-        *curves("grad_norm", "Gradient norm", "before clipping", rl, {"grad_norm": "ink"}),
-        *curves("learning_rate", "Learning rate", "", rl, {"lr": "ink"}, average=False),
-    ]
 
 
 def _times(run: RunData) -> dict[str, float]:
@@ -326,16 +269,18 @@ def _parameters(directory: Path) -> int | None:
     """Size of the newest saved checkpoint, from the headers of its safetensors files."""
     for name in reversed(CHECKPOINTS):
         if files := sorted((directory / name).glob("*.safetensors")):
-            return sum(map(_parameters_in, files))
+            return sum(math.prod(shape) for file in files for shape in _shapes(file))
     return None
 
 
-def _parameters_in(file: Path) -> int:
+def _shapes(file: Path) -> list[list[int]]:
     with file.open("rb") as stream:
-        header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
-    return sum(
-        math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__"
-    )
+        length = int.from_bytes(stream.read(8), "little")
+        header = stream.read(min(length, 100_000_000))  # the format's own limit
+    try:
+        return [v["shape"] for k, v in json.loads(header).items() if k != "__metadata__"]
+    except ValueError as error:
+        raise OpenQwQError(f"checkpoint {file} is damaged ({error}): train it again") from error
 
 
 def _number(value: float, form: str = ".1f") -> str:

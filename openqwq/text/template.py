@@ -74,7 +74,7 @@ def bridge(
     history = [*messages, reply.message()]
     past = encode_chat(tokenizer, history, tools, add_generation_prompt=False)
     full = encode_chat(tokenizer, [*history, *new_messages], tools)
-    markers = {*tokenizer.added_tokens.values(), *tokenizer.eos_ids}
+    markers = tokenizer.added_tokens.values()
     ends = (i for i, token_id in enumerate(past[len(prompt) :], 1) if token_id in tokenizer.eos_ids)
     turn = past[len(prompt) :][: next(ends, 0)]
     shown, sampled = ([i for i in ids if i in markers] for ids in (turn, reply_ids))
@@ -82,7 +82,7 @@ def bridge(
     # The template may space a call otherwise than the model did; what it says must be the same.
     said = replace(parse_reply(tokenizer, turn, thinking), reasoning_tokens=reply.reasoning_tokens)
     preserved = past[: len(prompt)] == prompt and full[: len(past)] == past and said == reply
-    if not (turn and preserved and sampled + unsampled == shown and len(unsampled) <= 1):
+    if not (preserved and sampled + unsampled == shown and len(unsampled) <= 1):
         return None
     return full[len(prompt) + len(turn) - len(unsampled) :]
 

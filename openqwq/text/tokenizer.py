@@ -58,10 +58,10 @@ class Tokenizer:
         self.named_tokens = {k: text for k, text in texts.items() if isinstance(text, str)}
         own = [i for text, i in vocabulary.items() if text == self.named_tokens.get("eos_token")]
         self.eos_ids = tuple(dict.fromkeys([*own, *eos_ids]))
-        if not self.eos_ids or not set(self.eos_ids) <= set(vocabulary.values()):
+        if not self.eos_ids or not set(self.eos_ids) <= added.keys():
             raise OpenQwQError(
-                f"{source} has no end-of-sequence tokens {list(self.eos_ids)}: set eos_token in"
-                " tokenizer_config.json and eos_token_id in generation_config.json"
+                f"{source} has no added tokens to end replies {list(self.eos_ids)}: set eos_token"
+                " in tokenizer_config.json and eos_token_id in generation_config.json"
             )
         self.pad_id = vocabulary.get(self.named_tokens.get("pad_token", ""), self.eos_ids[0])
 

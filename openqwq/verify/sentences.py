@@ -20,7 +20,7 @@ def count_sentences(text: str) -> int:
     """How many sentences `text` holds; a line end alone ends none."""
     tokens = text.split()
     count = int(bool(tokens))
-    for token, following in zip(tokens, [*tokens[1:], ""], strict=True):
+    for token, following in zip(tokens, [*tokens, ""][1:], strict=True):
         if end := _END.match(token + " " * bool(following)):
             rest = token[end.end() :]
             if following or rest.strip("\"')]}"):  # else the text's last sentence, counted above

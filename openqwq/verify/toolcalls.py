@@ -9,6 +9,7 @@ from openqwq.types import OpenQwQError, Score, Task, ToolCall
 from openqwq.verify.answer import final_answer
 
 Language = Literal["python", "java", "javascript"]
+_Call = Mapping[str, Mapping[str, Sequence[Any]]]  # {function: {argument: [accepted values]}}
 
 _TYPES: dict[str, type] = {
     **dict.fromkeys(("string", "String", "char", "any"), str),
@@ -19,11 +20,11 @@ _TYPES: dict[str, type] = {
     **dict.fromkeys(("dict", "object", "HashMap"), dict),
 }
 _END_TAG = "</tool_call>"
-_LIST_SOURCE = re.compile(
+_LIST = re.compile(
     r"new\s+(?:ArrayList<\w*>\s*\(Arrays\.asList\((.*)\)\)|\w+\[\]\s*\{(.*)\}|Array\((.*)\))", re.S
 )
-_FILLED_SOURCE = re.compile(r"new\s+(ArrayList|HashMap)<[^>]*>\s*\(\)\s*(?:\{(.*)\})?", re.S)
-_FILLING = re.compile(r"(?:add|put)\(([^()]*)\)")
+_FILLED = re.compile(r"new\s+(ArrayList|HashMap)<[^>]*>\s*\(\)\s*(?:\{(.*)\})?", re.S)
+_FILLING = re.compile(r"(?:add|put)\(((?:\"[^\"]*\"|[^()\"])*)\)")
 _TOKEN = re.compile(r"\"[^\"]*\"|'[^']*'|[^\s\"'\[\]{}(),:]+")
 
 
@@ -57,12 +58,11 @@ class ToolCallVerifier:
             return Score(0.0, "truncated", detail="no </think>")
         try:
             calls = extract_calls(answer)
-        except (ValueError, RecursionError) as error:
-            return Score(0.0, "wrong", detail=f"malformed tool call: {error}")
-        try:
             ok, reason = check_calls(functions, ground_truth, calls, self._language)
         except OpenQwQError as error:
             return Score(0.0, "error", detail=f"task {task.id!r}: {error}")
+        except (ValueError, RecursionError) as error:  # nested too deeply
+            return Score(0.0, "wrong", detail=f"malformed tool call: {error}")
         return Score(float(ok), "correct" if ok else "wrong", {}, reason)
 
 
@@ -84,7 +84,7 @@ def extract_calls(answer: str) -> list[ToolCall]:
 
 def check_calls(
     functions: Sequence[Mapping[str, Any]],
-    ground_truth: Sequence[Mapping[str, Mapping[str, Sequence[Any]]]] | None,
+    ground_truth: Sequence[_Call] | None,
     calls: Sequence[ToolCall],
     language: Language = "python",
 ) -> Verdict:
@@ -101,26 +101,24 @@ def check_calls(
         return Verdict(offered, "" if offered else "no call of an offered function")
     if len(calls) != len(ground_truth):
         return Verdict(False, f"{len(calls)} calls where {len(ground_truth)} are right")
-    remaining = list(calls)
+    table = []
     for entry in ground_truth:
-        name, accepted = next(iter(entry.items()), ("", {}))
-        if name not in schemas or len(entry) != 1:
+        name, *others = entry
+        if name not in schemas or others:
             raise OpenQwQError(f"ground truth {entry!r} is not one call of: {', '.join(schemas)}")
-        faults = [_fault(call, name, accepted, schemas[name], language) for call in remaining]
-        if "" not in faults:
-            return Verdict(False, "; ".join(faults))
-        del remaining[faults.index("")]
+        table.append([_fault(call, entry, schemas[name], language) for call in calls])
+    unused = set(range(len(calls)))
+    for faults in sorted(table, key=lambda faults: faults.count("")):  # the pickiest chooses first
+        found = [index for index in unused if not faults[index]]
+        if not found:
+            return Verdict(False, "; ".join(filter(None, faults)) or "one call given twice")
+        unused.remove(found[0])
     return Verdict(True)
 
 
-def _fault(
-    call: ToolCall,
-    name: str,
-    accepted: Mapping[str, Sequence[Any]],
-    schema: Mapping[str, Any],
-    language: Language,
-) -> str:
+def _fault(call: ToolCall, right: _Call, schema: Mapping[str, Any], language: Language) -> str:
     """What is wrong with `call`, "" if nothing is."""
+    ((name, accepted),) = right.items()
     arguments = call["arguments"]
     if call["name"] != name:
         return f"calls {call['name']!r}, not {name!r}"
@@ -134,7 +132,7 @@ def _fault(
         argument = schema["properties"].get(key, {})
         declared = _python_type(argument)
         if language != "python":
-            value = _from_source(value, declared, language) if isinstance(value, str) else None
+            value = _from_source(value, argument, language) if isinstance(value, str) else None
         if type(value) is int and declared is float and abs(value) < 2**53:
             value = float(value)
         if not any(_fits(value, option, argument) for option in accepted[key]):
@@ -185,15 +183,17 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _from_source(text: str, wanted: type | None, language: Language) -> Any:
-    """The value of type `wanted` that Java or JavaScript source spells, else `text` itself."""
-    if wanted is str:
-        quoted = re.fullmatch(r"([\"'])(.*)\1", text, re.DOTALL)
-        return quoted[2] if quoted and language == "javascript" else text
+def _from_source(text: str, schema: Mapping[str, Any], language: Language) -> Any:
+    """The value of the declared type that Java or JavaScript source spells, else `text` itself."""
+    wanted = _python_type(schema)
+    if wanted is str:  # only JavaScript's String is written in quotes
+        quotable = language == "javascript" and schema["type"] == "String"
+        quoted = re.fullmatch(r"([\"'])(.*)\1", text, re.DOTALL) if quotable else None
+        return quoted[2] if quoted else text
     source = text.strip()
-    if match := _LIST_SOURCE.fullmatch(source):
-        source = f"[{''.join(group or '' for group in match.groups())}]"
-    elif match := _FILLED_SOURCE.fullmatch(source):
+    if match := _LIST.fullmatch(source):
+        source = f"[{match[1] or match[2] or match[3] or ''}]"
+    elif match := _FILLED.fullmatch(source):
         items = _FILLING.findall(match[2] or "")
         pairs = ",".join(item.replace(",", ":", 1) for item in items)
         source = f"[{','.join(items)}]" if match[1] == "ArrayList" else "{" + pairs + "}"

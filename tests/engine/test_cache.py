@@ -24,7 +24,7 @@ def feed(model: Qwen2, cache: SlotCache, rows: Sequence[Row]) -> list[Tensor]:
     attend = CacheAttention(cache, slots, starts, counts)
     flat = torch.tensor([i for ids in new for i in ids])
     with torch.inference_mode():
-        return list(model.logits(model(flat, attend.position_ids, attend)).split(counts))
+        return list(torch.split(model.logits(model(flat, attend.position_ids, attend)), counts))
 
 
 def full(model: Qwen2, sequences: Sequence[list[int]]) -> list[Tensor]:
@@ -32,7 +32,7 @@ def full(model: Qwen2, sequences: Sequence[list[int]]) -> list[Tensor]:
     flat = torch.tensor([i for ids in sequences for i in ids])
     with torch.inference_mode():
         hidden = model(flat, positions(lengths), RaggedAttention(lengths))
-        return list(model.logits(hidden).split(lengths))
+        return list(torch.split(model.logits(hidden), lengths))
 
 
 def random_ids(length: int, seed: int) -> list[int]:
@@ -52,7 +52,7 @@ def close(ours: Tensor, theirs: Tensor, tolerance: float = 1e-5) -> None:
     torch.testing.assert_close(ours, theirs, atol=tolerance, rtol=0)
 
 
-@settings(max_examples=40)
+@settings(max_examples=15)
 @given(st.data())
 @pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (4, 2), (4, 1), (6, 2)])
 def test_any_split_of_any_ragged_batch_gives_the_logits_of_a_full_forward(
@@ -144,7 +144,7 @@ def test_every_step_equals_transformers_with_its_own_cache(
             rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
             tie_word_embeddings=False,
         )
-    ).eval()
+    )
     theirs.load_state_dict(model.state_dict())
     ids, other = random_ids(40, 0), random_ids(33, 1)
     cache, past, at = dirty_cache(model, 3), None, 0

@@ -67,6 +67,7 @@ def test_the_first_close_marker_parts_thinking_from_content(
         ("Hello <think>hm</think>", "", "Hello <think>hm</think>"),
         ("</think>Hello", "", "</think>Hello"),
         ("<think>a</think>b<think>c", "a", "b<think>c"),
+        ("<think></think><think>b", "", "<think>b"),
     ],
 )
 def test_a_reply_outside_thinking_opens_it_only_with_its_first_token(
@@ -154,6 +155,7 @@ def test_the_parser_tells_whether_it_is_in_the_thinking(tokenizer: Tokenizer) ->
 def test_without_think_tokens_everything_is_content(tokenizer: Tokenizer) -> None:
     tracker = ThinkTracker(None, None, starts_in_thinking=True)
     assert not tracker.in_thinking and not tracker.feed(5) and tracker.reasoning_tokens == 0
+    assert not ThinkTracker(5, None, starts_in_thinking=False).feed(5)
     bare = Tokenizer(tokenizer._backend, tokenizer.config, [], "bare")
     bare.think_open_id = bare.think_close_id = bare.tool_call_open_id = None
     reply = parse_reply(bare, encode(bare, f"\n<think>hm</think>{CALL}"))
@@ -180,6 +182,19 @@ def test_text_is_streamed_as_soon_as_it_is_certain(tokenizer: Tokenizer) -> None
     assert parser.feed(tokenizer.encode("2")[0]) == [Delta("content", "2")]
     assert parser.feed(tokenizer.encode("\n")[0]) == []
     assert parser.finish() == [Delta("content", "\n")]
+
+
+def test_half_a_character_before_a_marker_is_replaced_there(tokenizer: Tokenizer) -> None:
+    half = tokenizer.encode("𒀀")[:2]
+    ids = [*half, 511, *half, 506, *half, 507, *half]
+    reply = parse_reply(tokenizer, ids)
+    assert (reply.reasoning, reply.content) == ("\ufffd", "\ufffd\ufffd")
+    assert reply.malformed_calls == ["\ufffd"]
+
+
+def test_an_end_that_is_not_special_has_no_text_either(tokenizer: Tokenizer) -> None:
+    ends = Tokenizer(tokenizer._backend, tokenizer.config, [508], "ends")
+    assert parse(ends, "</think>a<tool_response>").content == "a"
 
 
 def test_a_reply_becomes_a_turn_of_the_history(tokenizer: Tokenizer) -> None:

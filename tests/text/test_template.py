@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import AddedToken
+from tokenizers import Tokenizer as Backend
 from transformers import AutoTokenizer
 
 from openqwq.text.template import bridge, encode_chat
@@ -255,13 +257,41 @@ def test_named_tokens_reach_the_template(tokenizer: Tokenizer) -> None:
         "{% set end = '<|im_end|>' %}{{ end[1:] }}{{ messages[0].content }}",
         "{% set m = '</think>' %}{{ messages[0].content.split(m)[-1] }}",
         "{{ '<think>' | length }}",
+        "{{ '<think>' | upper }}",
     ],
-    ids=["assembled", "sliced", "searched by name", "measured"],
+    ids=["assembled", "sliced", "searched by name", "measured", "spelt otherwise"],
 )
 def test_a_template_that_hides_its_markers_is_refused(tokenizer: Tokenizer, template: str) -> None:
     own = _with_template(tokenizer, template)
     with pytest.raises(OpenQwQError, match="other mixes its markers"):
         encode_chat(own, [user("a</think>b")])
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        ("{{ '</think>' in messages[0].content }}", "True"),
+        ("{{ messages[0].content is eq 'a</think>b' }}", "True"),
+        ("{{ messages[0].content | replace('</think>', '|') }}", "a|b"),
+        ("{{ messages[0].content.split('</think>')[1] }}", "b"),
+        ("{{ {messages[0].content: 'found'}['a</think>b'] }}", "found"),
+        ("{{ ('</think>' ~ messages[0].content).upper() | lower }}", "</think>a</think>b"),
+    ],
+)
+def test_a_template_may_look_for_text_like_its_markers(
+    tokenizer: Tokenizer, template: str, expected: str
+) -> None:
+    ids = encode_chat(_with_template(tokenizer, template), [user("a</think>b")])
+    assert tokenizer.decode(ids) == expected
+    assert ids.count(511) == expected.startswith("</think>")
+
+
+def test_of_two_markers_that_begin_alike_the_longer_counts(tokenizer: Tokenizer) -> None:
+    backend = Backend.from_str(tokenizer._backend.to_str())
+    backend.add_tokens([AddedToken(text, normalized=False) for text in ("<think>s", "<thi")])
+    own = Tokenizer(backend, tokenizer.config | {"chat_template": "<thi<think>sx"}, [], "long")
+    ids = encode_chat(own, [user("Hi")])
+    assert ids == own.encode("<thi<think>sx", allow_special=True) == [513, 512, ids[-1]]
 
 
 def test_qwqs_template_stands_in_where_its_tokens_exist(tokenizer: Tokenizer) -> None:
@@ -355,6 +385,9 @@ def test_bridging_goes_on_over_several_turns(tokenizer: Tokenizer) -> None:
         (KEEPING, "hm"),
         (KEEPING, "hm\n</think>\n\nok</think>ok<|im_end|>"),
         (CHATML, "<think>\nhm\n</think>\n\nok<|im_end|>"),
+        (CHATML.replace("message.content", "message.content | trim"), " ok<|im_end|>"),
+        (CHATML.replace("assistant\n", "assistant:"), "ok<|im_end|>"),
+        ("{{ messages | length > 2 }}" + CHATML, "ok<|im_end|>"),
         ("{{ messages | length }}", "ok<|im_end|>"),
         ("{% for m in messages %}{{ m.content }}{% endfor %}", "ok<|im_end|>"),
     ],
@@ -364,6 +397,9 @@ def test_bridging_goes_on_over_several_turns(tokenizer: Tokenizer) -> None:
         "truncated thinking",
         "marker as text",
         "thinking dropped",
+        "text altered",
+        "another prompt",
+        "another beginning",
         "no history",
         "no end of turn",
     ],

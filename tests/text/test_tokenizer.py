@@ -149,14 +149,14 @@ def _checkpoint(saved: Path, target: Path, **changes: str | None) -> Path:
 def test_end_ids_come_from_the_configs_with_the_tokenizers_own_first(
     saved: Path, tmp_path: Path
 ) -> None:
-    folder = _checkpoint(saved, tmp_path, config__json='{"eos_token_id": 7}')
+    folder = _checkpoint(saved, tmp_path, config__json='{"eos_token_id": 507}')
     assert Tokenizer.load(folder).eos_ids == (505, 503)  # generation_config.json wins
     (folder / "generation_config.json").write_text("{}")
-    assert Tokenizer.load(folder).eos_ids == (505, 7)
+    assert Tokenizer.load(folder).eos_ids == (505, 507)
     (folder / "generation_config.json").unlink()
     (folder / "tokenizer_config.json").write_text('{"eos_token": {"content": "<think>"}}')
     loaded = Tokenizer.load(folder)
-    assert loaded.eos_ids == (510, 7) and loaded.pad_id == 510
+    assert loaded.eos_ids == (510, 507) and loaded.pad_id == 510
 
 
 def test_a_template_file_takes_precedence(saved: Path, tmp_path: Path) -> None:
@@ -173,7 +173,11 @@ def test_a_template_file_takes_precedence(saved: Path, tmp_path: Path) -> None:
         ("tokenizer_config.json", None, "tokenizer_config.json.*copy it"),
         ("tokenizer_config.json", "[1]", "tokenizer_config.json.*copy it"),
         ("generation_config.json", "not JSON", "generation_config.json.*copy it"),
-        ("generation_config.json", '{"eos_token_id": 512}', "no end-of-sequence.*512"),
+        (
+            "generation_config.json",
+            '{"eos_token_id": 512}',
+            "no added tokens to end.*512",
+        ),
     ],
 )
 def test_a_bad_file_is_named(

@@ -1,0 +1,163 @@
+"""The whole miniature, very small: every stage, its files, exact resume after kill -9, Ctrl-C."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from small import write_config
+
+from openqwq.cli import main
+
+COMMAND = [sys.executable, "-m", "openqwq.cli", "train"]
+
+
+def start(config: Path, out: Path, *more: str) -> "subprocess.Popen[str]":
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [*COMMAND, str(config), "--out", str(out), *more],
+        env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def wait_for(out: Path, stage: str, step: int, process: "subprocess.Popen[str]") -> None:
+    """Until the log of a running process has reached a step."""
+    log = out / "log.jsonl"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        lines = log.read_text().splitlines() if log.exists() else []
+        if any(f'"stage": "{stage}", "step": {step}' in line for line in lines):
+            return
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    process.kill()
+    raise AssertionError(f"no {stage} step {step} in 120 s: {process.communicate()}")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An uninterrupted run."""
+    folder = tmp_path_factory.mktemp("finished")
+    process = start(write_config(folder / "config.toml"), folder / "run")
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    assert "stage 1" in out.lower() and "report.html" in out
+    return folder / "run"
+
+
+def weights(run: Path, name: str) -> dict[str, torch.Tensor]:
+    return load_file(run / name / "model.safetensors")
+
+
+def assert_same_weights(one: Path, other: Path) -> None:
+    for name in ("sft", "stage1"):
+        a, b = weights(one, name), weights(other, name)
+        assert a.keys() == b.keys()
+        assert all(torch.equal(a[key], b[key]) for key in a), name
+
+
+def test_a_run_leaves_checkpoints_log_evaluation_and_report(finished: Path) -> None:
+    stages = [json.loads(line)["stage"] for line in (finished / "log.jsonl").open()]
+    assert (stages.count("sft"), stages.count("rl")) == (60, 4)
+    for name in ("sft", "stage1"):
+        outcomes = json.loads((finished / "evaluation" / f"{name}.json").read_text())["outcomes"]
+        assert len(outcomes) == 10
+        assert (finished / name / "config.json").exists()
+    html = (finished / "report.html").read_text()
+    assert "http://" not in html and "https://" not in html
+    assert list((finished / "plots").glob("*.png"))
+    a, b = weights(finished, "sft"), weights(finished, "stage1")
+    assert any(not torch.equal(a[key], b[key]) for key in a)
+
+
+def test_the_trained_directory_opens_in_transformers_with_the_same_logits(finished: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from openqwq.model import checkpoint
+    from openqwq.model.attention import RaggedAttention, positions
+    from openqwq.text.template import encode_chat
+    from openqwq.text.tokenizer import Tokenizer
+
+    directory = finished / "stage1"
+    theirs = AutoModelForCausalLM.from_pretrained(directory)
+    their_tokenizer = AutoTokenizer.from_pretrained(directory)
+    ours, tokenizer = checkpoint.load(directory), Tokenizer.load(directory)
+    messages = [{"role": "user", "content": "What is 3 + 4?"}]
+    ids = encode_chat(tokenizer, messages)  # type: ignore[arg-type]
+    rendered = their_tokenizer.apply_chat_template(messages, add_generation_prompt=True)
+    assert list(rendered["input_ids"]) == ids
+    with torch.no_grad():
+        expected = theirs(torch.tensor([ids])).logits[0]
+        hidden = ours(torch.tensor(ids), positions([len(ids)]), RaggedAttention([len(ids)]))
+        assert float((ours.logits(hidden) - expected).abs().max()) <= 1e-4
+
+
+@pytest.mark.parametrize(("stage", "step"), [("sft", 25), ("rl", 1)])
+def test_kill_9_and_resume_gives_bit_equal_weights(
+    finished: Path, tmp_path: Path, stage: str, step: int
+) -> None:
+    config = write_config(tmp_path / "config.toml")
+    process = start(config, tmp_path / "run")
+    wait_for(tmp_path / "run", stage, step, process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    resumed = start(config, tmp_path / "run", "--resume")
+    _, err = resumed.communicate(timeout=300)
+    assert resumed.returncode == 0, err
+    assert_same_weights(tmp_path / "run", finished)
+    kept = ("stage", "step", "loss", "reward", "sample")
+
+    def log(run: Path) -> list[dict[str, object]]:
+        records = [json.loads(line) for line in (run / "log.jsonl").open()]
+        return [{k: r.get(k) for k in kept} for r in records if r["stage"] != "timing"]
+
+    assert log(tmp_path / "run") == log(finished)
+
+
+def test_ctrl_c_finishes_the_step_saves_and_says_how_to_resume(
+    finished: Path, tmp_path: Path
+) -> None:
+    config = write_config(tmp_path / "config.toml")
+    process = start(config, tmp_path / "run")
+    wait_for(tmp_path / "run", "sft", 13, process)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "everything is saved" in err and "--resume" in err and "Traceback" not in err
+    assert (tmp_path / "run" / "sft.state").exists()
+    resumed = start(config, tmp_path / "run", "--resume")
+    _, err = resumed.communicate(timeout=300)
+    assert resumed.returncode == 0, err
+    assert_same_weights(tmp_path / "run", finished)
+
+
+def test_resuming_a_finished_run_changes_nothing(finished: Path) -> None:
+    before = {p: p.stat().st_mtime_ns for p in finished.rglob("*.safetensors")}
+    config = finished.parent / "config.toml"
+    assert main(["train", str(config), "--out", str(finished), "--resume"]) == 0
+    assert {p: p.stat().st_mtime_ns for p in finished.rglob("*.safetensors")} == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["demo", "--set", "rl.stepz=1"], "unknown key rl.stepz"),
+        (["train", "missing.toml", "--out", "x"], "missing.toml does not exist"),
+        (["chat", "no/such/model"], "no/such/model"),
+        (["report", "no/such/run"], "no/such/run"),
+        (["demo", "--set", "stage2.steps=5", "--out", "{tmp}/a"], "stage 2 is not built"),
+        (["demo", "--set", "sandbox.level=none", "--out", "{tmp}/b"], "level"),
+    ],
+)
+def test_a_mistake_is_one_line_without_traceback_and_exit_code_2(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert main([a.format(tmp=tmp_path) for a in arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.startswith("qwq: ") and error.count("\n") == 1
