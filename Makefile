@@ -14,7 +14,7 @@ help:
 	@echo 'make clean   remove .venv and everything else that can be made again (never runs/)'
 
 demo: .venv/.installed-demo
-	@.venv/bin/qwq demo
+	@.venv/bin/qwq demo --resume
 
 test: .venv/.installed-test
 	@.venv/bin/python -m pytest

@@ -83,20 +83,20 @@ def write(path: Path) -> None:
 
 
 def load_once(name: str, path: Path) -> None:
-    """In a process of its own: print seconds, and peak memory in MiB."""
+    """In a process of its own: print seconds by the clock and of CPUs, and peak memory in MiB."""
     if name == "openqwq":
-        started = time.perf_counter()
+        started = time.perf_counter(), time.process_time()
         load(path)
     else:
         import transformers
 
         transformers.AutoModelForCausalLM  # noqa: B018 - imports what is imported lazily
-        started = time.perf_counter()
+        started = time.perf_counter(), time.process_time()
         transformers.AutoModelForCausalLM.from_pretrained(
             path.parent, gguf_file=path.name, dtype=torch.float32
         )
-    seconds = time.perf_counter() - started
-    print(seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    seconds = time.perf_counter() - started[0], time.process_time() - started[1]
+    print(*seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
 def timed(name: str, path: Path, repeats: int) -> list[float]:
@@ -106,10 +106,14 @@ def timed(name: str, path: Path, repeats: int) -> list[float]:
         subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, timeout=TIME_LIMIT)
         for _ in range(repeats)
     ]
-    seconds, peaks = zip(*([float(x) for x in r.stdout.split()[-2:]] for r in runs), strict=True)
+    measured = [[float(word) for word in run.stdout.split()[-3:]] for run in runs]
+    seconds, of_cpus, peaks = zip(*measured, strict=True)
     low, middle, high = min(seconds), statistics.median(seconds), max(seconds)
-    row = f"min {low:7.2f}  median {middle:7.2f}  max {high:7.2f} s  peak {max(peaks):.0f} MiB"
-    print(f"{name:<12} {row}", flush=True)
+    print(
+        f"{name:<12} min {low:7.2f}  median {middle:7.2f}  max {high:7.2f} s"
+        f"  CPUs {statistics.median(of_cpus):.1f} s  peak {max(peaks):.0f} MiB",
+        flush=True,
+    )
     return list(seconds)
 
 

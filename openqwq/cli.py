@@ -106,6 +106,8 @@ def _train(config: "Config", options: argparse.Namespace) -> None:
     except InterruptedRun as stop:
         print(f"qwq: {stop}", file=sys.stderr)
         raise SystemExit(130) from None
+    finally:
+        run.close()
 
 
 def report_verb(options: argparse.Namespace) -> None:

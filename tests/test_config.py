@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from openqwq.cli import MINI
-from openqwq.config import Config, load_config, dump_config
+from openqwq.config import Config, dump_config, load_config
 from openqwq.types import OpenQwQError
 
 

@@ -34,7 +34,7 @@ from openqwq.types import OpenQwQError
 ARCHITECTURES = ("qwen2", "llama")
 WRITTEN_TYPES = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1")
 READ_TYPES = (*WRITTEN_TYPES, "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
-CHUNK = 2**17  # numbers dequantised at a time: their intermediate results stay in the cache
+CHUNK = 2**16  # numbers dequantised at a time: what they pass through stays in the cache
 
 GGUF_NAMES = {
     "model.embed_tokens": "token_embd",

@@ -4,16 +4,19 @@ import json
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from openqwq.config import Config, dump_config
 from openqwq.types import OpenQwQError
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 
 class InterruptedRun(Exception):  # noqa: N818 - no error: the user asked for it
@@ -25,6 +28,7 @@ class Run:
 
     def __init__(self, directory: Path, config: Config, resume: bool) -> None:
         self.directory, self.config = directory, config
+        self._boards: dict[str, SummaryWriter] = {}
         saved = directory / "config.toml"
         if directory.exists() and any(directory.iterdir()):
             if not resume:
@@ -72,10 +76,28 @@ class Run:
         return state
 
     def log(self, stage: str, step: int, record: dict[str, Any]) -> None:
-        """Append one line to log.jsonl."""
+        """Append one line to log.jsonl, and its numbers to TensorBoard."""
         line = json.dumps({"stage": stage, "step": step, **record}) + "\n"
         with (self.directory / "log.jsonl").open("a") as file:
             file.write(line)
+        if stage != "timing":
+            board = self._board(stage, step)
+            for name, value in _numbers(record, stage):
+                board.add_scalar(name, value, step)
+
+    def _board(self, stage: str, step: int) -> "SummaryWriter":
+        """The stage's TensorBoard writer; a resumed run hides the steps it writes again."""
+        if stage not in self._boards:
+            from torch.utils.tensorboard import SummaryWriter
+
+            directory = str(self.directory / "tensorboard" / stage)
+            self._boards[stage] = SummaryWriter(directory, purge_step=step, flush_secs=10)
+        return self._boards[stage]
+
+    def close(self) -> None:
+        """Flush what TensorBoard has not yet written."""
+        for board in self._boards.values():
+            board.close()
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
@@ -145,6 +167,14 @@ def write_atomically(path: Path, data: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
+
+
+def _numbers(record: Mapping[str, Any], path: str) -> Iterator[tuple[str, float]]:
+    for key, value in record.items():
+        if isinstance(value, Mapping):
+            yield from _numbers(value, f"{path}/{key}")
+        elif isinstance(value, int | float):
+            yield f"{path}/{key}", value
 
 
 def _refuse_other_config(saved: Path, config: Config) -> None:

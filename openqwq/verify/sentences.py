@@ -1,14 +1,15 @@
 """Counts English sentences and capitalised words nearly as nltk does, without its trained data.
 
 After Punkt (Kiss & Strunk 2006): `?` and `!` end a sentence; a full stop does unless it belongs to
-an abbreviation, an initial or dots, or an ordinal before a small letter.
+an abbreviation, to an initial before a letter, or to dots or a number before a small letter.
 """
 
 import re
+from string import whitespace
 
 _ABBREVIATION = re.compile(
     "adm|apr|aug|bros|capt|co|col|corp|dec|dr|feb|fla|ft|gen|gov|inc|jan|jr|lt|ltd|maj|mr|mrs|ms|"
-    r"nov|oct|prof|rep|rev|sen|sept|sgt|sr|st|vs|ph\.d|[^\W\d](?:\.[^\W\d])*"  # or initials
+    r"nov|oct|prof|rep|rev|sen|sept|sgt|sr|st|vs|[ap]\.m|d\.c|e\.g|i\.e|ph\.d|u\.[kns]"
 )
 _END = re.compile(r".*[.?!](?=[()\[{}\]\"':;*@!?\s])")  # the last one that punctuation may follow
 _NUMBER = re.compile(r"-?[.,]?\d[\d,.-]*")
@@ -18,13 +19,12 @@ _WORD_EDGE = re.compile(r"[\s()\[\]{}<>;@#$%&*?!\"“”‘’«»]+|--+|\.\.\.|
 
 def count_sentences(text: str) -> int:
     """How many sentences `text` holds; a line end alone ends none."""
-    tokens = text.split()
+    tokens = text.rstrip(whitespace + "\"')]}").split()  # what closes the last sentence is no other
     count = int(bool(tokens))
     for token, following in zip(tokens, [*tokens, ""][1:], strict=True):
         if end := _END.match(token + " " * bool(following)):
             rest = token[end.end() :]
-            if following or rest.strip("\"')]}"):  # else the text's last sentence, counted above
-                count += _ends_sentence(end[0], (rest or following)[0])
+            count += _ends_sentence(end[0], (rest or following)[0])
     return count
 
 
@@ -38,6 +38,9 @@ def _ends_sentence(before: str, after: str) -> bool:
     word = re.split(r"[()\[\]{}\"`:;*@!?]", before)[-1].rstrip(".").lower()
     if before.endswith(".."):
         return after.isupper()
-    if not before.endswith(".") or _ABBREVIATION.fullmatch(word):
-        return not before.endswith(".")
-    return not (_NUMBER.fullmatch(word) and (after.islower() or after in ";:,.!?"))
+    if not before.endswith("."):
+        return True
+    continues = after in ";:,.!?" or after.islower()
+    if len(word) == 1 and word.isalpha():  # an initial, or the letter of a list item
+        return not (continues or after.isupper())
+    return not (_ABBREVIATION.fullmatch(word) or (_NUMBER.fullmatch(word) and continues))

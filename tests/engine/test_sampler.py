@@ -189,8 +189,16 @@ def test_forbidden_tokens_are_never_drawn_even_at_the_ends(
         assert log_prob.item() == pytest.approx(np.log(0.5))
 
 
-def test_qwq_s_whole_vocabulary_is_drawn_from_without_rounding() -> None:
+def test_qwq_s_whole_vocabulary_is_drawn_from_without_rounding(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     rows, vocab = 150, 152_064
-    drawn, log_probs = sample(torch.zeros(rows, vocab), [filters()] * rows, range(rows), [0] * rows)
-    assert torch.equal(drawn, (uniforms(range(rows), [0] * rows) * vocab).long())
-    assert log_probs.tolist() == pytest.approx([-np.log(vocab)] * rows, abs=1e-5)
+    wanted = torch.arange(rows) * 1000 + 3000
+    for offset in (0.001, 0.999):  # close to either side of a token's share of the unit interval
+        draws = (wanted.double() + offset) / vocab
+        monkeypatch.setattr(sampler, "uniforms", lambda *_, draws=draws: draws)
+        drawn, log_probs = sample(
+            torch.zeros(rows, vocab), [filters()] * rows, range(rows), [0] * rows
+        )
+        assert torch.equal(drawn, wanted)
+        assert log_probs.tolist() == pytest.approx([-np.log(vocab)] * rows, abs=1e-5)

@@ -40,7 +40,7 @@ METADATA: dict[str, Any] = {
     "qwen2.rope.freq_base": 1e6,
 }
 LARGE = {
-    "vocab_size": 600,  # its embedding is dequantised in two pieces
+    "vocab_size": 600,  # its embedding is dequantised in three pieces
     "hidden_size": 256,
     "intermediate_size": 512,
     "num_hidden_layers": 1,

@@ -13,7 +13,7 @@ import matplotlib
 import pytest
 
 from openqwq.config import Config, EvaluationConfig, RlConfig, SftConfig, SourceConfig, dump_config
-from openqwq.tasks.plots import KIND_ROLES, LIGHT, Plotter, moving_average
+from openqwq.tasks.plots import KIND_ROLES, LIGHT, Plotter, moving_average, rl_charts
 from openqwq.tasks.report import print_summary, read_run, summary_table, write_report
 from openqwq.types import OpenQwQError
 
@@ -240,10 +240,10 @@ def test_samples_are_what_rl_put_right_by_gain_then_what_is_wrong(tmp_path: Path
         """Two samples of each problem, right or wrong."""
         return [outcome("linear", i, bool(r)) for i, pair in enumerate(right) for r in pair]
 
-    before = side([(1, 1), (0, 1), (0, 0), (0, 0), (0, 0), (0, 0)])
-    after = side([(1, 1), (1, 1), (0, 1), (1, 1), (1, 0), (0, 0)])
+    before = side([(1, 1), (0, 1), (0, 0), (0, 0), (0, 0), (0, 1)])
+    after = side([(1, 1), (1, 1), (0, 1), (1, 1), (1, 0), (1, 0)])
     page = write_report(write_run(tmp_path, [], before, after), FAMILIES).read_text()
-    assert re.findall(r"Question (\d) of linear", page) == ["3", "1", "4", "2"]
+    assert re.findall(r"Question (\d) of linear", page) == ["3", "1", "4", "2"]  # 5 gained nothing
     assert page.count("0 of 2 samples right") == 3 and page.count("2 of 2 samples right") == 2
     assert re.search(r'class="thinking">thought 3</span>\s+answer 3</pre>', page)
 
@@ -259,6 +259,7 @@ def test_an_unfinished_run_says_so(tmp_path: Path, done: str) -> None:
     assert f"{1 if done == 'stage 1' else 0} of 10 steps" in page
     assert ("Before and after" in page) == (before is not None)
     assert ("not evaluated" in page) == (before is not None)
+    assert not (tmp_path / "plots" / "verdicts.png").exists()  # an area needs two steps
 
 
 def test_steps_without_judged_completions_leave_gaps_not_zeros(tmp_path: Path) -> None:
@@ -275,6 +276,8 @@ def test_steps_without_judged_completions_leave_gaps_not_zeros(tmp_path: Path) -
     drawn = {file.stem for file in (run / "plots").iterdir()}
     evaluation, sft = {"accuracy", "held_out_thinking"}, {"sft_loss", "sft_rate"}
     assert drawn == CHARTS - evaluation - sft - {"entropy", "grad_norm"}
+    plotter = Plotter(tmp_path)
+    assert rl_charts(plotter, log, {})[0] == rl_charts(plotter, log[1:], {})[0]  # reward
     assert "nan" not in page.lower()
 
 
@@ -336,9 +339,10 @@ def test_more_kinds_than_colours_differ_by_their_dashes(tmp_path: Path) -> None:
 
 
 def test_drawing_leaves_matplotlib_as_it_was(tmp_path: Path) -> None:
-    before = matplotlib.rcParams.copy()
-    Plotter(tmp_path).curves("x", "X", "", [{"step": 0, "y": 1.0}], {"y": "ink"}, log=True)
-    assert matplotlib.rcParams == before
+    with matplotlib.rc_context({"font.size": 31.0, "svg.fonttype": "path"}):
+        before = matplotlib.rcParams.copy()
+        Plotter(tmp_path).curves("x", "X", "", [{"step": 0, "y": 1.0}], {"y": "ink"})
+        assert matplotlib.rcParams == before
 
 
 def test_every_role_has_its_own_colour() -> None:

@@ -14,7 +14,7 @@ from openqwq.types import OpenQwQError
 
 def test_a_used_directory_is_refused_without_resume_and_left_as_it_was(tmp_path: Path) -> None:
     (tmp_path / "precious.txt").write_text("mine")
-    with pytest.raises(OpenQwQError, match="not empty: add --resume"):
+    with pytest.raises(OpenQwQError, match=r"not empty: add --resume"):
         Run(tmp_path, small_config(), resume=False)
     with pytest.raises(OpenQwQError, match="no run directory"):
         Run(tmp_path, small_config(), resume=True)
@@ -73,6 +73,17 @@ def test_a_resumed_log_drops_the_steps_it_will_write_again_and_a_line_cut_in_hal
     assert [(r["stage"], r["step"]) for r in map(json.loads, lines)] == [
         ("rl", 0), ("rl", 1), ("sft", 9),
     ]  # fmt: skip
+
+
+def test_every_number_of_a_record_reaches_tensorboard(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = Run(tmp_path / "run", small_config(), resume=False)
+    run.log("rl", 3, {"reward": 0.25, "reward_by_kind": {"addition": 1.0}, "sample": {"task": "t"}})
+    run.close()
+    events = EventAccumulator(str(run.directory / "tensorboard" / "rl")).Reload()
+    assert events.Tags()["scalars"] == ["rl/reward", "rl/reward_by_kind/addition"]
+    assert [(e.step, e.value) for e in events.Scalars("rl/reward")] == [(3, 0.25)]
 
 
 def test_the_first_interrupt_waits_for_the_step_the_second_does_not(tmp_path: Path) -> None:
