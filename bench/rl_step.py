@@ -5,6 +5,7 @@ all in fp32. Both run in this one process, after each other, `REPEATS` times aft
 """
 
 import asyncio
+import json
 import platform
 import resource
 import statistics
@@ -12,6 +13,7 @@ import sys
 import tempfile
 import time
 from datetime import date
+from pathlib import Path
 from typing import Any
 
 import tokenizers
@@ -99,7 +101,7 @@ def time_ours() -> list[float]:
     models = Qwen2(SHAPE), Qwen2(SHAPE)
     models[0].initialise(generator)
     models[1].load_state_dict(models[0].state_dict())
-    tokenizer = Tokenizer(backend(), {"eos_token": "!", "pad_token": "!"})
+    tokenizer = Tokenizer(backend(), {"eos_token": "!", "pad_token": "!"}, [], "bench")
     engine = Engine(models[0], tokenizer, EngineLimits(PROMPTS * GROUP, 128))
     learner = Learner(models[1], CONFIG.optimiser, CONFIG.steps)
 
@@ -197,6 +199,18 @@ def main() -> None:
     theirs = time_trl()
     print(line("trl", theirs), f" peak {peak():.0f} MiB (of the process)")
     print(f"ratio of medians: {statistics.median(theirs) / statistics.median(ours):.1f}x")
+    record = {
+        "date": str(date.today()),
+        "parameters": parameters,
+        "threads": torch.get_num_threads(),
+        **{
+            name: {"min": min(s), "median": statistics.median(s), "max": max(s), "seconds": s}
+            for name, s in (("openqwq", ours), ("trl", theirs))
+        },
+    }
+    path = Path(__file__).parent / "results" / "rl_step.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -61,7 +61,7 @@ def test_a_wrong_override_is_an_error_naming_key_value_and_remedy(
 
 
 def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(OpenQwQError, match="none.toml does not exist"):
+    with pytest.raises(OpenQwQError, match=r"none\.toml does not exist"):
         load_config([tmp_path / "none.toml"])
-    with pytest.raises(OpenQwQError, match="bad.toml is not valid TOML"):
+    with pytest.raises(OpenQwQError, match=r"bad\.toml is not valid TOML"):
         load_config([write(tmp_path / "bad.toml", "seed = = 1")])

@@ -32,8 +32,8 @@ ROOMS = {
     "text": room(600, "jinja2 llguidance tokenizers"),
     "model": room(1050, "gguf numpy safetensors torch"),
     "engine": room(1300, "numpy torch xllamacpp"),
-    "sandbox": room(700),
-    "verify": room(700, "antlr4 latex2sympy2_extended math_verify sympy"),
+    "sandbox": room(1750),
+    "verify": room(870, "antlr4 langdetect latex2sympy2_extended math_verify sympy"),
     "tasks": room(1200, "datasets reasoning_gym rich"),
     "agent": room(700, "mcp"),
     "train": room(1800, "numpy rich safetensors torch"),
@@ -45,7 +45,8 @@ ONLY_IN_FILE = {
     "engine/remote.py": {"httpx"},
     "sandbox/client.py": {"httpx"},
     "sandbox/server.py": {"sse_starlette", "starlette", "uvicorn"},
-    "tasks/report.py": {"matplotlib"},
+    "tasks/plots.py": {"matplotlib"},
+    "tasks/report.py": {"jinja2"},
 }
 ONLY_FOR_TYPE_CHECKING = {"types.py": {"torch"}}
 TOTAL_LINES, FILE_LINES, FUNCTION_LINES = 10_000, 400, 60

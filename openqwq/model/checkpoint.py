@@ -66,8 +66,8 @@ def save(model: Qwen2, directory: Path | str, tokenizer: Tokenizer | None = None
     partial = target.with_name(f".{target.name}.partial")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise OpenQwQError(f"{target} exists already: save to a new directory, or remove it")
-    # A tied head is one parameter, named as the embedding; the engine may have transposed some.
-    tensors = {name: weight.detach().contiguous() for name, weight in model.named_parameters()}
+    # `named_parameters` gives a tied head once, as the embedding.
+    tensors = {name: weight.detach() for name, weight in model.named_parameters()}
     dtype = model.model.embed_tokens.weight.dtype
     description = json.dumps(config_json(model.config, dtype, tokenizer), indent=2) + "\n"
     try:
@@ -97,7 +97,7 @@ def parse_config(config: Mapping[str, Any], source: str = "config.json") -> Mode
     """
     fields = Fields(config, source)
     names = config.get("architectures")
-    if not isinstance(names, list) or len(names) != 1 or names[0] not in ARCHITECTURES:
+    if names not in [[name] for name in ARCHITECTURES]:
         raise OpenQwQError(
             f"{source} has architectures = {names!r}: supported are {', '.join(ARCHITECTURES)}"
         )

@@ -243,6 +243,11 @@ def load(path: Path | str, dtype: torch.dtype = torch.float32) -> Qwen2:
     """
     file = read_header(path)
     config = model_config(file)
+    if config.num_hidden_layers > len(file.tensors):  # a damaged number could be billions
+        raise OpenQwQError(
+            f"{file.path} has {len(file.tensors)} tensors for {config.num_hidden_layers} layers: "
+            "copy it again"
+        )
     model = empty_model(config)
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     stored = {gguf_name(name): name for name in needed_names(model)}

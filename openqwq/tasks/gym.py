@@ -61,7 +61,7 @@ def gym(dataset: str, **options: Any) -> Source:
     thinking = THINKING.get(dataset, lambda entry: "")
 
     def draw(rng: random.Random) -> Problem:
-        entry = entries[rng.randrange(2**31 - 1)]
+        entry: dict[str, Any] = entries[rng.randrange(2**31 - 1)]  # type: ignore[no-untyped-call]
         answer = json.dumps(entry | {"dataset": dataset}, default=str)
         question = entry["question"]
         return Problem(question, question, thinking(entry), str(entry["answer"]), answer=answer)

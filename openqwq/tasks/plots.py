@@ -165,6 +165,8 @@ class Plotter:
         """Both sides of each row, hollow and filled, with their intervals; rows from the top."""
         if not rows:
             return []
+        found = (side[0] for row in rows for side in row.sides if math.isfinite(side[0]))
+        end = top or max(found, default=0.0) or 1.0
 
         def draw(axes: Axes) -> None:
             for height, row in enumerate(rows):
@@ -180,7 +182,7 @@ class Plotter:
             for side_name, role in zip(SIDES, ("paper", "ink"), strict=True):
                 ink = LIGHT["ink"]
                 axes.plot([], [], "o", ms=4.5, mfc=LIGHT[role], mec=ink, label=side_name)
-            axes.set(xlabel=unit, xlim=(0, top), ylim=(len(rows) - 0.5, -0.5))
+            axes.set(xlabel=unit, xlim=(-0.02 * end, 1.02 * end), ylim=(len(rows) - 0.5, -0.5))
             axes.grid(visible=True, axis="x")
             axes.grid(visible=False, axis="y")
 

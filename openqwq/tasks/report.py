@@ -246,7 +246,7 @@ def _charts(
         "rl": rl_charts(plotter, rl, roles),
         "sft": [
             *plotter.curves(
-                "sft_loss", "Loss", "cross-entropy", sft, {"cross_entropy": "ink"}, log=True
+                "sft_loss", "Loss", "nats/token", sft, {"cross_entropy": "ink"}, log=True
             ),
             *plotter.curves("sft_rate", "Learning rate", "rate", sft, {"lr": "ink"}, average=False),
         ],
@@ -260,8 +260,9 @@ def _times(run: RunData) -> dict[str, float]:
     for record in run.records("timing"):
         times[record["name"]] = times.get(record["name"], 0.0) + record["seconds"]
     times["total"] = sum(times.values())
-    for part in SECONDS:
-        times[f"in RL steps: {part}"] = sum(r["seconds"][part] for r in run.records("rl"))
+    if rl := run.records("rl"):
+        for part in SECONDS:
+            times[f"in RL steps: {part}"] = sum(record["seconds"][part] for record in rl)
     return times
 
 

@@ -4,6 +4,7 @@ import hashlib
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal
 
 from openqwq.types import CodeTests, Message, OpenQwQError, Task
@@ -70,3 +71,9 @@ def draw_tasks(
             solution=f"{thinking}</think>\n\n{problem.reply}",
         )
         index += 1
+
+
+def distinct(tasks: Iterator[Task], count: int) -> list[Task]:
+    """The first `count` different problems of a stream; fewer where 20 draws each find no more."""
+    found = {task.id: task for task in reversed(list(islice(tasks, 20 * count)))}
+    return list(reversed(found.values()))[:count]

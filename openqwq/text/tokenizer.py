@@ -12,7 +12,7 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 from openqwq.types import OpenQwQError
 
 Parsed = TypeVar("Parsed")
-QWQ_TEMPLATE = Path(__file__).with_name("qwq.jinja").read_text(encoding="utf-8").rstrip()
+QWQ_TEMPLATE = Path(__file__).with_name("qwq.jinja").read_text(encoding="utf-8")
 
 # Qwen2's pre-tokeniser: contractions, words, single digits, punctuation, line ends, spaces.
 QWEN2_PATTERN = (

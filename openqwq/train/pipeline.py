@@ -17,7 +17,7 @@ from openqwq.model.qwen2 import ModelConfig, Qwen2
 from openqwq.sandbox.local import LocalSandbox
 from openqwq.tasks.evaluate import Outcome
 from openqwq.tasks.mix import build_source
-from openqwq.tasks.source import Source, draw_tasks
+from openqwq.tasks.source import Source, distinct, draw_tasks
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.train.curriculum import Curriculum
 from openqwq.train.learner import Learner
@@ -168,7 +168,7 @@ class Pipeline:
         self, source: Source, sampler: Sampler, params: SamplingParams
     ) -> list[Outcome]:
         config = self.run.config.evaluation
-        tasks = list(islice(draw_tasks(source, "held_out", config.seed), config.problems))
+        tasks = distinct(draw_tasks(source, "held_out", config.seed), config.problems)
         seeded = [
             SamplingParams(**{**asdict(params), "seed": config.seed + 1000 * i})
             for i in range(len(tasks))

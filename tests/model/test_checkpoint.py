@@ -165,7 +165,7 @@ def test_loading_needs_at_most_a_tenth_more_memory_than_the_weights(
     make_model: Callable[..., Qwen2], tmp_path: Path
 ) -> None:
     large = make_model(
-        vocab_size=4096, hidden_size=512, intermediate_size=2048, num_hidden_layers=6, head_dim=128
+        vocab_size=12288, hidden_size=512, intermediate_size=2048, num_hidden_layers=4, head_dim=128
     )
     gguf.save(large, tmp_path / "F32.gguf", "F32", {})
     gguf.save(large, tmp_path / "Q8_0.gguf", "Q8_0", {})

@@ -248,6 +248,13 @@ DAMAGE: dict[str, tuple[Callable[[bytes], bytes], str]] = {
         replaced(TENSOR + struct.pack("<I", 0), TENSOR[:-8] + struct.pack("<QI", 33, 8)),
         "rows of output_norm.weight are no whole Q8_0 blocks",
     ),
+    "billions of layers": (
+        replaced(
+            b"block_count" + struct.pack("<II", 4, 2),
+            b"block_count" + b"\x04\0\0\0\xff\xff\xff\xff",
+        ),
+        "27 tensors for 4294967295 layers",
+    ),
     "unknown tensor": (replaced(b"output_norm.", b"output_form."), "lacks .*output_norm.weight"),
     "two of one name": (replaced(b"blk.1.attn_q.w", b"blk.0.attn_q.w"), "two tensors have one"),
 }

@@ -13,7 +13,7 @@ import matplotlib
 import pytest
 
 from openqwq.config import Config, EvaluationConfig, RlConfig, SftConfig, SourceConfig, dump_config
-from openqwq.tasks.plots import KIND_ROLES, LIGHT, Plotter, moving_average, rl_charts
+from openqwq.tasks.plots import KIND_ROLES, LIGHT, Interval, Plotter, moving_average, rl_charts
 from openqwq.tasks.report import print_summary, read_run, summary_table, write_report
 from openqwq.types import OpenQwQError
 
@@ -327,6 +327,12 @@ def test_values_without_a_logarithm_are_drawn_on_a_linear_axis(tmp_path: Path) -
     records = [{"step": i, "gap": 0.0} for i in range(3)]
     (chart,) = Plotter(tmp_path).curves("x", "X", "nats", records, {"gap": "ink"}, log=True)
     assert ">0</text>" in chart.svg
+
+
+@pytest.mark.parametrize("value", [0.0, math.nan])
+def test_rows_of_zeros_or_of_nothing_can_be_drawn(tmp_path: Path, value: float) -> None:
+    row = Interval("code", "ink", True, [(value, math.nan), (math.nan, math.nan)])
+    assert len(Plotter(tmp_path).intervals("x", "X", "tokens", [row])) == 1
 
 
 def test_more_kinds_than_colours_differ_by_their_dashes(tmp_path: Path) -> None:

@@ -185,10 +185,10 @@ def test_text_is_streamed_as_soon_as_it_is_certain(tokenizer: Tokenizer) -> None
 
 
 def test_half_a_character_before_a_marker_is_replaced_there(tokenizer: Tokenizer) -> None:
-    half = tokenizer.encode("𒀀")[:2]
-    ids = [*half, 511, *half, 506, *half, 507, *half]
-    reply = parse_reply(tokenizer, ids)
-    assert (reply.reasoning, reply.content) == ("\ufffd", "\ufffd\ufffd")
+    sign = tokenizer.encode("𒀀")
+    first, second = sign[:2], sign[2:]
+    reply = parse_reply(tokenizer, [*first, 511, *first, 506, *first, 507, *second, *first])
+    assert (reply.reasoning, reply.content) == ("\ufffd", "\ufffd" * 4)
     assert reply.malformed_calls == ["\ufffd"]
 
 

@@ -10,6 +10,7 @@ import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
 from openqwq.text.tokenizer import Tokenizer
@@ -56,6 +57,10 @@ def test_transformers_sees_the_same_added_tokens_and_ends(
     assert (theirs.eos_token, theirs.pad_token) == ("<|im_end|>", "<|endoftext|>")
     assert theirs.bos_token is None and theirs.unk_token is None
     assert len(theirs) == tokenizer.vocab_size
+    assert type(theirs).__name__ == "Qwen2Tokenizer"
+    assert not any(token.normalized for token in theirs.added_tokens_decoder.values())
+    config = json.loads((saved / "tokenizer_config.json").read_text())
+    assert config["clean_up_tokenization_spaces"] is False  # older releases default to True
 
 
 def test_added_tokens_come_last_in_qwqs_order_with_its_flags(tokenizer: Tokenizer) -> None:
@@ -80,6 +85,10 @@ def test_the_smallest_vocabulary_is_bytes_and_added_tokens(corpus: list[str]) ->
     assert smallest.decode(smallest.encode("naïve 😀")) == "naïve 😀"
     with pytest.raises(OpenQwQError, match="vocab_size is 264: make it at least 265"):
         Tokenizer.train(corpus, 264)
+
+
+def test_a_pair_seen_once_is_not_learned() -> None:
+    assert Tokenizer.train(["abcdef"], 300).vocab_size == 265
 
 
 def test_digits_stand_alone_and_words_take_the_space_before_them() -> None:
@@ -127,6 +136,11 @@ def test_load_gives_back_what_was_saved(tokenizer: Tokenizer, saved: Path) -> No
     assert again._backend.to_str() == tokenizer._backend.to_str()
     assert again.eos_ids == tokenizer.eos_ids and again.pad_id == tokenizer.pad_id
     assert again.chat_template == tokenizer.chat_template
+
+
+def test_save_makes_its_directory(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    tokenizer.save(tmp_path / "run" / "checkpoint")
+    assert Tokenizer.load(str(tmp_path / "run" / "checkpoint")).vocab_size == 512
 
 
 def test_save_keeps_the_rest_of_a_generation_config(tokenizer: Tokenizer, tmp_path: Path) -> None:
@@ -239,9 +253,30 @@ def test_markers_inside_the_models_vocabulary_stay_text_too(
         assert ours.encode(text) == backend.encode(text, add_special_tokens=False).ids
 
 
-def test_a_tokenizer_whose_markers_swallow_text_is_refused(corpus: list[str]) -> None:
+def test_settings_for_batches_do_not_touch_the_ids(corpus: list[str]) -> None:
+    backend = _gpt2_style(corpus)
+    plain = backend.encode("the fox said hello").ids
+    backend.enable_truncation(2)
+    backend.enable_padding(length=50)
+    backend.post_processor = TemplateProcessing(
+        single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", 0)]
+    )
+    ours = Tokenizer(backend, {"eos_token": "<|im_end|>"}, [], "smol")
+    assert ours.encode("the fox said hello", allow_special=True) == plain
+    assert ours.encode("the fox said hello") == plain
+
+
+def test_an_added_token_outside_the_byte_alphabet_decodes_to_itself(corpus: list[str]) -> None:
+    backend = _gpt2_style(corpus)
+    backend.add_special_tokens(["<｜end of▁turn｜>"])
+    ours = Tokenizer(backend, {"eos_token": "<｜end of▁turn｜>"}, [], "deep")
+    assert ours.decode(ours.eos_ids) == "<｜end of▁turn｜>"
+
+
+@pytest.mark.parametrize("flag", ["lstrip", "rstrip", "single_word"])
+def test_a_tokenizer_whose_markers_swallow_text_is_refused(corpus: list[str], flag: str) -> None:
     with pytest.raises(OpenQwQError, match=r"stand apart from text \['<\|im_end\|>'\]"):
-        Tokenizer(_gpt2_style(corpus, rstrip=True), {"eos_token": "<|im_end|>"}, [], "odd")
+        Tokenizer(_gpt2_style(corpus, **{flag: True}), {"eos_token": "<|im_end|>"}, [], "odd")
 
 
 def test_a_tokenizer_that_is_not_byte_level_is_refused(corpus: list[str]) -> None:

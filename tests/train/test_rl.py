@@ -88,7 +88,8 @@ def test_a_run_trains_on_its_own_samples_and_logs_every_step(tmp_path: Path) -> 
     records = train(made)
     assert len(records) == 2 == len(made.run.records("rl"))
     assert all(r["log_prob_gap"] < 1e-5 for r in records)  # weights really reach the sampler
-    assert any(not torch.equal(a, b) for a, (_, b) in zip(before, made.learner.named_params(), strict=False))
+    after = [p for _, p in made.learner.named_params()]
+    assert any(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
     assert records[0]["groups"] >= 8 and 0 < records[0]["groups_trained"] <= 8
 
 

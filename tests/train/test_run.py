@@ -24,13 +24,13 @@ def test_a_used_directory_is_refused_without_resume_and_left_as_it_was(tmp_path:
 def test_resuming_with_another_config_is_refused_naming_the_change(tmp_path: Path) -> None:
     Run(tmp_path / "run", small_config(), resume=False)
     Run(tmp_path / "run", small_config(), resume=True)
-    with pytest.raises(OpenQwQError, match="steps = 4.*now 'steps = 5'"):
+    with pytest.raises(OpenQwQError, match=r"steps = 4.*now 'steps = 5'"):
         Run(tmp_path / "run", small_config("rl.steps=5"), resume=True)
 
 
 def test_an_unwritable_directory_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(OpenQwQError, match="cannot write to run directory .*file/run"):
+    with pytest.raises(OpenQwQError, match=r"cannot write to run directory .*file/run"):
         Run(tmp_path / "file" / "run", small_config(), resume=False)
 
 
@@ -44,7 +44,7 @@ def test_a_state_that_cannot_be_written_leaves_the_old_one_whole(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full_disk)
-    with pytest.raises(OpenQwQError, match="No space left on device.*--resume"):
+    with pytest.raises(OpenQwQError, match=r"No space left on device.*--resume"):
         run.save_state("rl", {"step": 2})
     assert run.load_state("rl") == {"step": 1}
     assert not list(run.directory.glob("*.partial"))
@@ -91,7 +91,7 @@ def test_the_first_interrupt_waits_for_the_step_the_second_does_not(tmp_path: Pa
     with run.stoppable() as flag:
         flag.check()
         signal.raise_signal(signal.SIGINT)
-        with pytest.raises(InterruptedRun, match="everything is saved; go on with.*--resume"):
+        with pytest.raises(InterruptedRun, match=r"everything is saved; go on with.*--resume"):
             flag.check()
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
