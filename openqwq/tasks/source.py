@@ -75,5 +75,9 @@ def draw_tasks(
 
 def distinct(tasks: Iterator[Task], count: int) -> list[Task]:
     """The first `count` different problems of a stream; fewer where 20 draws each find no more."""
-    found = {task.id: task for task in reversed(list(islice(tasks, 20 * count)))}
-    return list(reversed(found.values()))[:count]
+    found: dict[str, Task] = {}
+    for task in islice(tasks, 20 * count):
+        found.setdefault(task.id, task)
+        if len(found) == count:
+            break
+    return list(found.values())

@@ -11,7 +11,7 @@ from openqwq.sandbox.local import LocalSandbox
 from openqwq.tasks.arithmetic import add_columns, multiply_columns, subtract_columns
 from openqwq.tasks.gym import GymVerifier
 from openqwq.tasks.mix import build_source
-from openqwq.tasks.source import Source, draw_tasks
+from openqwq.tasks.source import Source, distinct, draw_tasks
 from openqwq.types import OpenQwQError, Task, Verifier
 from openqwq.verify.code import CodeVerifier
 from openqwq.verify.math import MathVerifier
@@ -116,6 +116,14 @@ async def test_gym_answers_without_end_of_thinking_are_truncated_not_wrong() -> 
 def test_an_unknown_source_or_option_is_named(config: SourceConfig, named: str) -> None:
     with pytest.raises(OpenQwQError, match=named):
         build_source(config)
+
+
+def test_distinct_problems_are_the_first_different_ones_of_the_stream() -> None:
+    few = build_source(SourceConfig("addition", {"min_digits": 1, "max_digits": 1}))
+    tasks = list(islice(draw_tasks(few, "train", 0), 400))
+    found = distinct(iter(tasks), 10)
+    assert [t.id for t in found] == list(dict.fromkeys(t.id for t in tasks))[:10]
+    assert len(distinct(iter(tasks), 1000)) == len({t.id for t in tasks})
 
 
 def test_a_source_without_held_out_problems_says_so() -> None:
