@@ -20,7 +20,7 @@ from openqwq.train.loss import Metrics, policy_loss
 from openqwq.train.packing import MicroBatch, pack_trajectories
 from openqwq.train.rollout import Attempt, Sampler, by_kind, trajectory
 from openqwq.train.run import Run
-from openqwq.types import SamplingParams, Task, Trajectory, WeightLink
+from openqwq.types import OpenQwQError, SamplingParams, Task, Trajectory, WeightLink
 
 Progress = Callable[[int, Mapping[str, Any]], None]
 
@@ -76,6 +76,11 @@ class Trainer:
         started = time.perf_counter()
         batch = await self._collect()
         sampled = time.perf_counter()
+        if not batch.sampled:
+            raise OpenQwQError(
+                f"the verifiers failed on the whole batch of step {step} "
+                f"({batch.attempts[0].score.detail}): mend them, then go on with --resume"
+            )
         micro_batches = pack_trajectories(
             batch.trained, config.optimiser.max_tokens_per_micro_batch
         )
@@ -191,11 +196,11 @@ def describe(batch: Batch) -> dict[str, Any]:
     example = batch.attempts[0]
     statuses = [t.status for t in every]
     return {
-        "reward": mean(t.reward for t in every) if every else 0.0,
+        "reward": mean(t.reward for t in every),
         "reward_by_kind": {k: mean(t.reward for t in ts) for k, ts in kinds.items()},
-        "thinking_tokens": mean(t.reasoning_tokens for t in every) if every else 0.0,
+        "thinking_tokens": mean(t.reasoning_tokens for t in every),
         "thinking_by_kind": {k: mean(t.reasoning_tokens for t in ts) for k, ts in kinds.items()},
-        "completion_tokens": mean(sum(t.sampled_mask) for t in every) if every else 0.0,
+        "completion_tokens": mean(sum(t.sampled_mask) for t in every),
         "status": {name: statuses.count(name) for name in sorted(set(statuses))},
         "errors": batch.errors,
         "groups": batch.groups,

@@ -129,7 +129,7 @@ def test_errors_of_a_judge_are_counted_and_never_trained_on(tmp_path: Path) -> N
     [
         (Judge(lambda text: 0.0), r"every reward of the first batch is 0\.0"),
         (Judge(lambda text: 1.0), r"every reward of the first batch is"),
-        (Judge(parity, status="error"), "verifiers failed on the whole first batch"),
+        (Judge(parity, status="error"), "verifiers failed on the whole batch of step 0"),
     ],
 )
 def test_a_first_batch_that_teaches_nothing_is_refused(
