@@ -40,12 +40,14 @@ def subtract_columns(a: int, b: int) -> str:
 
 
 def multiply_columns(a: int, b: int) -> str:
-    """`7*6=42 3*6+4=22` for 37 * 6 (one-digit b): each column with its carry, units first."""
+    """`7*6=42 3*6=18 18+4=22` for 37 * 6 (one-digit b): product, then carry, units first."""
     steps, carry = [], 0
     for digit in _columns(a):
-        product = digit * b + carry
-        steps.append(f"{digit}*{b}{f'+{carry}' if carry else ''}={product}")
-        carry = product // 10
+        product = digit * b
+        steps.append(f"{digit}*{b}={product}")
+        if carry:
+            steps.append(f"{product}+{carry}={product + carry}")
+        carry = (product + carry) // 10
     return " ".join(steps)
 
 

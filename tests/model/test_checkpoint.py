@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from openqwq.model import gguf
@@ -63,6 +64,9 @@ def test_transformers_loads_what_we_save(
         tmp_path / "model", output_loading_info=True
     )
     assert not any(report.values())
+    assert theirs.config.bos_token_id is None and theirs.config.eos_token_id is None
+    with safe_open(tmp_path / "model" / WEIGHTS, "pt") as file:
+        assert file.metadata() == {"format": "pt"}  # older transformers insist on it
     assert logit_gap(model, theirs) <= 1e-4
 
 
@@ -157,6 +161,7 @@ for path in sys.argv[1:]:
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     print((memory("VmHWM") - before) / weights, weights)
     del model
+assert "torch._dynamo" not in sys.modules  # the compiler takes seconds and 70 MB
 """
 
 

@@ -69,7 +69,13 @@ def test_every_column_is_a_true_equation_and_together_they_spell_the_result(
             steps = [step.split("=") for step in write(max(a, b), min(a, b)).split()]
             for left, right in steps:
                 assert eval(left) == int(right), (a, b, left, right)
-            digits = [int(right) % 10 for _, right in steps[:-1]] + [int(steps[-1][1])]
+            # An equation that adds a carry to the one before it takes its place.
+            columns: list[str] = []
+            for left, right in steps:
+                if columns and write is multiply_columns and left.startswith(f"{columns[-1]}+"):
+                    columns.pop()
+                columns.append(right)
+            digits = [int(column) % 10 for column in columns[:-1]] + [int(columns[-1])]
             value = sum(digit * 10**i for i, digit in enumerate(digits))
             assert value == combine(max(a, b), min(a, b)), (a, b)
 

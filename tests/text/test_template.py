@@ -286,6 +286,12 @@ def test_a_template_may_look_for_text_like_its_markers(
     assert ids.count(511) == expected.startswith("</think>")
 
 
+def test_a_template_may_hold_a_guard_character_itself(tokenizer: Tokenizer) -> None:
+    own = _with_template(tokenizer, "\U000f0000<think>{{ messages[0].content }}")
+    ids = encode_chat(own, [user("\U000f0001")])
+    assert own.decode(ids) == "\U000f0000<think>\U000f0001" and ids.count(510) == 1
+
+
 def test_of_two_markers_that_begin_alike_the_longer_counts(tokenizer: Tokenizer) -> None:
     backend = Backend.from_str(tokenizer._backend.to_str())
     backend.add_tokens([AddedToken(text, normalized=False) for text in ("<think>s", "<thi")])
