@@ -7,8 +7,10 @@ all in fp32. Both run in this one process, after each other, `REPEATS` times aft
 import asyncio
 import json
 import platform
+import random
 import resource
 import statistics
+import string
 import sys
 import tempfile
 import time
@@ -40,19 +42,24 @@ def reward(token_ids: list[int]) -> float:
 
 
 def prompts() -> list[list[int]]:
-    """The same random prompts for both."""
-    generator = torch.Generator().manual_seed(0)
-    return torch.randint(2, 256, (PROMPTS, PROMPT_TOKENS), generator=generator).tolist()
+    """The same random prompts for both: letters, so that text and ids say the same."""
+    letters = random.Random(0)
+    tokenizer = backend()
+    return [
+        tokenizer.encode("".join(letters.choices(string.ascii_letters, k=PROMPT_TOKENS))).ids
+        for _ in range(PROMPTS)
+    ]
 
 
 def backend() -> tokenizers.Tokenizer:
-    """Byte-level, 256 ids, no merges."""
-    alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+    """Byte-level without merges: 254 bytes and two markers, 256 ids."""
+    alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())[:254]
     tokenizer = tokenizers.Tokenizer(
         tokenizers.models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[])
     )
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = tokenizers.decoders.ByteLevel()
+    tokenizer.add_special_tokens(["<end>", "<pad>"])
     return tokenizer
 
 
@@ -101,7 +108,7 @@ def time_ours() -> list[float]:
     models = Qwen2(SHAPE), Qwen2(SHAPE)
     models[0].initialise(generator)
     models[1].load_state_dict(models[0].state_dict())
-    tokenizer = Tokenizer(backend(), {"eos_token": "!", "pad_token": "!"}, [], "bench")
+    tokenizer = Tokenizer(backend(), {"eos_token": "<end>", "pad_token": "<pad>"}, [], "bench")
     engine = Engine(models[0], tokenizer, EngineLimits(PROMPTS * GROUP, 128))
     learner = Learner(models[1], CONFIG.optimiser, CONFIG.steps)
 
@@ -128,12 +135,12 @@ def time_trl() -> list[float]:
     config = transformers.Qwen2Config(
         vocab_size=256, hidden_size=256, intermediate_size=716, num_hidden_layers=6,
         num_attention_heads=8, num_key_value_heads=2, max_position_embeddings=512,
-        tie_word_embeddings=False, bos_token_id=None, eos_token_id=0, pad_token_id=1,
+        tie_word_embeddings=False, bos_token_id=None, eos_token_id=254, pad_token_id=255,
     )  # fmt: skip
     torch.manual_seed(0)
     model = transformers.Qwen2ForCausalLM(config)
     fast = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=backend(), eos_token="!", pad_token='"', padding_side="left"
+        tokenizer_object=backend(), eos_token="<end>", pad_token="<pad>", padding_side="left"
     )
     marks: list[float] = []
 
