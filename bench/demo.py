@@ -26,7 +26,7 @@ from openqwq.train.run import Run
 
 RUNS = ("0", "1", "2", "control")
 RESULTS = Path(__file__).parent / "results" / "demo.json"
-MINIMUM = {"arithmetic": 0.30, "code": 0.15}  # what the project claims to gain
+IMAGES = Path(__file__).parents[1] / "docs" / "images"
 
 
 def execute(folder: Path, name: str, overrides: list[str]) -> None:
@@ -95,6 +95,9 @@ def main() -> None:
         record = {"date": str(date.today()), "machine": machine, "runs": runs}
         RESULTS.parent.mkdir(exist_ok=True)
         RESULTS.write_text(json.dumps(record, indent=1) + "\n")
+        IMAGES.mkdir(exist_ok=True)
+        for plot in ("reward_by_kind.png", "thinking_by_kind.png"):
+            shutil.copy(options.folder / "0" / "plots" / plot, IMAGES)
 
 
 if __name__ == "__main__":

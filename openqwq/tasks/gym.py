@@ -41,6 +41,10 @@ def gcd_thinking(entry: Entry) -> str:
     return " ".join(steps)
 
 
+def _none(entry: Entry) -> str:
+    return ""
+
+
 # Datasets whose working we can write out, so that a cold start can show thinking.
 THINKING: dict[str, Callable[[Entry], str]] = {
     "chain_sum": chain_sum_thinking,
@@ -58,10 +62,10 @@ def gym(dataset: str, **options: Any) -> Source:
         entries = reasoning_gym.create_dataset(dataset, size=2**31 - 1, seed=0, **options)
     except (ValueError, TypeError, AssertionError) as error:
         raise OpenQwQError(f"reasoning-gym refuses {dataset!r} with {options}: {error}") from error
-    thinking = THINKING.get(dataset, lambda entry: "")
+    thinking = THINKING.get(dataset, _none)
 
     def draw(rng: random.Random) -> Problem:
-        entry: dict[str, Any] = entries[rng.randrange(2**31 - 1)]  # type: ignore[no-untyped-call]
+        entry: dict[str, Any] = entries[rng.randrange(2**31 - 1)]
         answer = json.dumps(entry | {"dataset": dataset}, default=str)
         question = entry["question"]
         return Problem(question, question, thinking(entry), str(entry["answer"]), answer=answer)

@@ -62,6 +62,7 @@ class Rig:
     def step(self, budget: int = 1000) -> int:
         """Returns the prompt tokens that were prefilled."""
         scheduler = self.scheduler
+        waited, drawn = bool(scheduler.unfinished()), self.drawn()
         scheduler.admit()
         plan = scheduler.chunks(budget)
         for group, count in plan:
@@ -79,7 +80,12 @@ class Rig:
         for sequence in scheduler.running:
             append(sequence)
         scheduler.retire()
-        return sum(count for _, count in plan)
+        prefilled = sum(count for _, count in plan)
+        assert not waited or prefilled or self.drawn() > drawn, "a step has done nothing"
+        return prefilled
+
+    def drawn(self) -> int:
+        return sum(len(sequence.token_ids) for sequence in self.everyone)
 
     def check(self) -> None:
         scheduler = self.scheduler
@@ -135,9 +141,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         if not hasattr(self, "rig"):
             return
         rig, scheduler = self.rig, self.rig.scheduler
-        for _ in range(1000):
-            if not scheduler.unfinished():
-                break
+        while scheduler.unfinished():
             rig.step()
             rig.check()
         scheduler.admit()

@@ -1,0 +1,247 @@
+"""Hostile programs, each seen from outside: 0 escapes, 0 forged passes, nothing left behind.
+
+A file of `attacks/` begins with its claim and what must be observed:
+
+    # run: stdin | session            the program runs; `expect` names the statuses allowed
+    # judge: stdin call script        the code verifier judges it in these forms: never correct,
+                                      never an error (which would drop the sample unscored)
+    # expect: timeout crashed
+    # observe: stdout is A B          words of the output; `has`: a part of it; `host`: a rule below
+    # limits: processes=4             fields of Limits
+    # cases: 3                        the program runs on as many cases
+
+`OPENQWQ_SANDBOX_RUNS=1000` is the number of mixed runs of the last test (default 60).
+"""
+
+import asyncio
+import json
+import os
+import random
+import re
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, replace
+from fcntl import LOCK_EX, LOCK_NB, flock
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from openqwq.sandbox.local import LocalSandbox, LocalSession
+from openqwq.sandbox.protocol import Case, CaseResult, Limits, RunRequest
+from openqwq.types import CodeTests, Score, Task, TestCase
+from openqwq.verify.code import CodeVerifier
+
+ATTACKS = sorted(Path(__file__).with_name("attacks").glob("*.py"))
+RUNS = int(os.environ.get("OPENQWQ_SANDBOX_RUNS", "60"))
+MARKED = [Path(place) for place in ("/tmp", "/var/tmp", "/dev/shm", "/run", "/root", "/", ".")]
+FIRST, SECOND = (f"EXPECTED-{secrets.token_hex(8)}" for _ in range(2))
+SETUP = "class Box:\n    def __init__(self, v): self.v = v\n    def same(self, o): return self.v == o"
+SCRIPT = f"""
+class Lenient:
+    def __eq__(self, other): return True
+for number, expected in (1, {FIRST!r}), (2, {SECOND!r}):
+    found = candidate(number)
+    assert found.same(expected) if isinstance(found, Box) else found == expected
+"""
+TESTS = {
+    "stdin": CodeTests("stdin", (TestCase("1", FIRST), TestCase("2", SECOND))),
+    "call": CodeTests("call", (TestCase([1], FIRST), TestCase([2], SECOND)), "f", setup=SETUP),
+    "script": CodeTests("script", (), "f", SCRIPT, SETUP),
+}
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@dataclass(frozen=True)
+class Attack:
+    """One program and the fields of its header."""
+
+    source: str
+    header: dict[str, str]
+
+    @classmethod
+    def read(cls, path: Path) -> "Attack":
+        source = path.read_text(encoding="utf-8")
+        return cls(source, dict(re.findall(r"^# (\w+):[ ]?(.*)$", source, re.MULTILINE)))
+
+    @property
+    def limits(self) -> Limits:
+        given = dict(part.split("=") for part in self.header.get("limits", "").split())
+        quick = Limits(wall_seconds=10.0, cpu_seconds=5.0)
+        return replace(quick, **{name: type(getattr(quick, name))(v) for name, v in given.items()})
+
+
+class Host:
+    """Bait on this machine, and what can be seen of it and of the sandbox from outside."""
+
+    def __init__(self, place: Path, sandbox: LocalSandbox) -> None:
+        self.sandbox, self.secret = sandbox, f"CANARY-{secrets.token_hex(16)}"
+        os.environ["OPENQWQ_CANARY"] = self.secret
+        self.file, name = place / "secret", f"openqwq-{secrets.token_hex(4)}"
+        self.file.write_text(self.secret)
+        self.place = place
+        self.victim = subprocess.Popen(
+            ["sleep", "1000"], user=65534 if os.geteuid() == 0 else None, cwd="/"
+        )
+        self.sockets = [socket.create_server(("127.0.0.1", 0))]
+        for address in (str(place / "socket"), "\0" + name):
+            self.sockets.append(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
+            self.sockets[-1].bind(address)
+        for listener in self.sockets:
+            listener.setblocking(False)
+        os.chmod(place / "socket", 0o777)
+        bait = {"file": str(self.file), "socket": str(place / "socket"), "abstract": name}
+        bait |= {"pid": self.victim.pid, "port": self.sockets[0].getsockname()[1]}
+        self.bait = json.dumps(bait)
+        self.before = self.seen()
+
+    def close(self) -> None:
+        del os.environ["OPENQWQ_CANARY"]
+        self.victim.kill()
+        self.victim.wait()
+        for listener in self.sockets:
+            listener.close()
+
+    def inside(self) -> list[int]:
+        """Return the processes of the sandbox below its workers, orphans included."""
+        workers = self.sandbox.pids()
+        spaces = {os.readlink(f"/proc/{pid}/ns/user") for pid in workers}
+        found = []
+        for path in Path("/proc").glob("[0-9]*"):
+            try:
+                if os.readlink(path / "ns/user") in spaces and int(path.name) not in workers:
+                    found.append(int(path.name))
+            except OSError:  # it has ended, or is not ours to see
+                continue
+        return found
+
+    def seen(self) -> dict[str, Any]:
+        """Return everything that no program may change."""
+        state: dict[str, Any] = {
+            "mounts": Path("/proc/self/mountinfo").read_text(),
+            "shared": Path("/proc/sysvipc/shm").read_text() + str(os.listdir("/dev/mqueue"))
+            if Path("/dev/mqueue").exists()
+            else Path("/proc/sysvipc/shm").read_text(),
+            "marks": [str(path) for place in MARKED for path in place.glob("openqwq_mark*")],
+            "bait": sorted(path.name for path in self.place.iterdir()),
+            "victim": self.victim.poll(),
+            "deaths": self.sandbox.deaths,
+        }
+        for pid in self.sandbox.pids():
+            files = os.listdir(f"/proc/{pid}/fd")
+            sockets = {
+                kind: len(Path(f"/proc/{pid}/net/{kind}").read_text().splitlines()) - 1
+                for kind in ("tcp", "tcp6", "udp", "udp6", "unix", "raw", "packet", "netlink")
+            }
+            mounts = Path(f"/proc/{pid}/mountinfo").read_text()
+            state[f"worker {pid}"] = (len(files), sockets, mounts)
+        return state
+
+    async def check(self) -> None:
+        """Fail where something is left behind, changed, or has reached the bait."""
+        for _ in range(400):  # the answer may be here before the supervisor is gone
+            if not self.inside():
+                break
+            await asyncio.sleep(0.005)
+        assert self.inside() == []
+        assert self.seen() == self.before
+        assert self.file.read_text() == self.secret
+        for listener in self.sockets:
+            with pytest.raises(BlockingIOError):
+                listener.accept() if listener is self.sockets[0] else listener.recv(1)
+        source = "import os; print(os.listdir('/tmp'), os.listdir('/dev/shm'), sum(range(101)))"
+        after = await self.sandbox.run(RunRequest(source))
+        assert after.cases[0].stdout.replace("'.stdin'", "") == "[] [] 5050\n"
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def host(
+    layers: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Host]:
+    if layers["namespaces"]:
+        pytest.skip(f"user namespaces are absent here: {layers['namespaces']}")
+    place = tmp_path_factory.mktemp("host")
+    async with LocalSandbox(workers=1) as sandbox:
+        await sandbox.run(RunRequest(""))
+        host = Host(place, sandbox)
+        try:
+            yield host
+        finally:
+            host.close()
+
+
+def leaks(host: Host, result: CaseResult | Score) -> Iterator[str]:
+    """Return what of the secrets a result tells."""
+    text = str(result)
+    yield from (word for word in (host.secret, FIRST, SECOND) if word in text)
+
+
+async def run(host: Host, attack: Attack) -> list[CaseResult]:
+    """Run a program on the bait, or in a session, and return how each case went."""
+    if attack.header["run"] == "session":
+        session: LocalSession = await host.sandbox.session(attack.limits)
+        try:
+            return [await session.run(attack.source)]
+        finally:
+            await session.close()
+    cases = (Case(host.bait),) * int(attack.header.get("cases", 1))
+    result = await host.sandbox.run(RunRequest(attack.source, cases=cases, limits=attack.limits))
+    assert result.cases, result
+    return list(result.cases)
+
+
+def observed(attack: Attack, result: CaseResult) -> None:
+    """Check the header's `observe` on one result."""
+    where, _, rule = attack.header.get("observe", "host nothing").partition(" ")
+    if where == "host":
+        return
+    kind, _, text = rule.partition(" ")
+    found = getattr(result, where)
+    assert found.split() == text.split() if kind == "is" else text in found, result
+
+
+async def outside(host: Host, attack: Attack) -> None:
+    """Check a rule about the host while the program is running."""
+    rule = attack.header.get("observe", "")
+    if not rule.startswith("host"):
+        return
+    for _ in range(200):
+        await asyncio.sleep(0.005)
+        if len(found := host.inside()) > 1:  # the supervisor and the program
+            break
+    await asyncio.sleep(0.3)
+    if rule == "host undumpable":
+        owners = {os.stat(f"/proc/{pid}/maps").st_uid for pid in found[1:]}
+        assert owners == {0}, "the kernel gives the /proc entries of undumpable processes to root"
+    path = "/usr/lib/os-release"
+    with open(path if os.path.exists(path) else os.__file__) as file:
+        flock(file, LOCK_EX | LOCK_NB)
+
+
+@pytest.mark.parametrize("path", ATTACKS, ids=lambda path: path.stem)
+async def test_no_attack_escapes_or_forges_a_pass(host: Host, path: Path) -> None:
+    attack = Attack.read(path)
+    if "run" in attack.header:
+        results, _ = await asyncio.gather(run(host, attack), outside(host, attack))
+        for result in results:
+            assert result.status in attack.header["expect"].split(), result
+            assert not list(leaks(host, result))
+            observed(attack, result)
+    verifier = CodeVerifier(host.sandbox, thinking=False, limits=attack.limits)
+    for form in attack.header.get("judge", "").split():
+        for tolerance in (None, 1e-6):
+            tests = replace(TESTS[form], float_tolerance=tolerance)
+            signal.alarm(60)  # an end by force: what keeps the judge busy may not be interruptible
+            started = time.process_time()
+            score = await verifier.score(Task("one", "code", (), "code", tests=tests), attack.source)
+            signal.alarm(0)
+            assert time.process_time() - started < 3, "the judge itself was kept busy"
+            assert score.status in ("wrong", "timeout") and score.value == 0.0, (form, score)
+            assert not list(leaks(host, score))
+    await host.check()
