@@ -42,12 +42,17 @@ class Chat:
     def run(self) -> None:
         """Read questions from standard input until it ends; Ctrl-C stops a reply."""
         interactive = sys.stdin.isatty()
+        if interactive:
+            print("/new starts a new conversation, Ctrl-C stops a reply, Ctrl-D ends.")
         while True:
             try:
                 question = input("you> " if interactive else "").strip()
             except EOFError:
                 return
             if not question:
+                continue
+            if question == "/new":
+                self.messages.clear()
                 continue
             self.messages.append({"role": "user", "content": question})
             try:

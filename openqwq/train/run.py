@@ -1,5 +1,6 @@
 """A run on disk: its resolved config, exact resume states, and its log."""
 
+import io
 import json
 import os
 import signal
@@ -37,30 +38,15 @@ class Run:
                     "or choose another with --out"
                 )
             _refuse_other_config(saved, config)
-        try:
+        with _writing(directory):
             directory.mkdir(parents=True, exist_ok=True)
-            write_atomically(saved, dump_config(config).encode())
-        except OSError as error:
-            raise OpenQwQError(
-                f"cannot write to run directory {directory}: {error.strerror}; "
-                "free space or choose another with --out"
-            ) from error
+        write_atomically(saved, dump_config(config).encode())
 
     def save_state(self, stage: str, state: dict[str, Any]) -> None:
         """Replace the resume state of `stage` in one step; an old one survives a full disk."""
-        path = self.directory / f"{stage}.state"
-        partial = path.with_suffix(".partial")
-        try:
-            with partial.open("wb") as file:
-                torch.save(state, file)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
-        except (OSError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
-            partial.unlink(missing_ok=True)
-            raise OpenQwQError(
-                f"cannot save {path}: {error}; free space, then go on with --resume"
-            ) from error
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        write_atomically(self.directory / f"{stage}.state", buffer.getbuffer())
 
     def load_state(self, stage: str) -> dict[str, Any] | None:
         """The last saved state of `stage`, or None if it never saved one."""
@@ -78,7 +64,8 @@ class Run:
     def log(self, stage: str, step: int, record: dict[str, Any]) -> None:
         """Append one line to log.jsonl, and its numbers to TensorBoard."""
         line = json.dumps({"stage": stage, "step": step, **record}) + "\n"
-        with (self.directory / "log.jsonl").open("a") as file:
+        path = self.directory / "log.jsonl"
+        with _writing(path), path.open("a") as file:
             file.write(line)
         if stage != "timing":
             board = self._board(stage, step)
@@ -159,14 +146,28 @@ class StopFlag:
             raise InterruptedRun(f"stopped, everything is saved; {self.hint}")
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all."""
+def write_atomically(path: Path, data: bytes | memoryview) -> None:
+    """Write a file whole or not at all; raises OpenQwQError where it cannot."""
     partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    try:
+        with _writing(path), partial.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+            partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OpenQwQError(
+            f"cannot write {path}: {error.strerror}; free space, then go on with --resume, "
+            "or choose another directory with --out"
+        ) from error
 
 
 def _numbers(record: Mapping[str, Any], path: str) -> Iterator[tuple[str, float]]:

@@ -217,8 +217,8 @@ async def test_pushed_weights_speak_next_and_sign_their_tokens(
 async def test_a_push_is_refused_while_sequences_run_and_accepted_once_they_are_cancelled(
     start: Start, build: Callable[..., Qwen2], plain: Plain, prompt: Prompt
 ) -> None:
-    engine, ids = start(slots=1), prompt(9, 0)
-    tasks = [asyncio.create_task(engine.generate(ids, plain(50, i))) for i in range(3)]
+    engine, ids = start(slots=1, max_length=5000), prompt(9, 0)
+    tasks = [asyncio.create_task(engine.generate(ids, plain(4900, i))) for i in range(3)]
     await asyncio.sleep(0.01)
     before = [p.clone() for p in engine.model.parameters()]
     with pytest.raises(RuntimeError, match="while sequences are running"):

@@ -29,7 +29,7 @@ async def no_test_hangs() -> AsyncIterator[None]:
         for task in asyncio.all_tasks():
             task.cancel("it hangs")
 
-    timer = loop.call_later(30, give_up)
+    timer = loop.call_later(120, give_up)
     yield
     timer.cancel()
 
@@ -71,7 +71,7 @@ class Gate:
     def wait(self) -> None:
         if not self.open.is_set():
             self.reached.set()
-            assert self.open.wait(20), "the event loop never opened the gate"
+            assert self.open.wait(60), "the event loop never opened the gate"
 
 
 async def test_a_stream_yields_what_generate_returns(
@@ -92,11 +92,15 @@ async def test_a_stream_yields_what_generate_returns(
 async def test_a_stream_yields_tokens_while_they_are_drawn(
     start: Start, plain: Plain, prompt: Prompt
 ) -> None:
-    engine, seen = start(), 0
-    async for _ in engine.stream(prompt(7, 0), plain(30)):
+    engine, seen = start(max_length=5000), 0
+    stream = engine.stream(prompt(7, 0), plain(4900))
+    async for _ in stream:
         seen += 1
         if seen == 3:
-            assert engine.scheduler.unfinished()
+            break
+    assert engine.scheduler.unfinished()
+    await stream.aclose()  # type: ignore[attr-defined]
+    await idle(engine)
 
 
 async def test_a_slow_reader_misses_nothing_even_in_the_middle_of_a_write(
@@ -135,21 +139,19 @@ async def test_cancelling_in_every_state_frees_what_was_held_and_leaves_the_othe
     start: Start, plain: Plain, prompt: Prompt, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(SlotCache, "FIRST_LENGTH", 8)  # so that the cache grows
-    engine = start(slots=3, prefill_tokens=2)
-    requests = [(prompt(3 + 4 * i, i), plain(40, i)) for i in range(9)]
-    alone = [(await engine.generate(*request))[0] for request in requests]
+    engine = start(slots=3, max_length=5000, prefill_tokens=2)
+    cancelled = (0, 2, 3, 6, 8)  # running, prefilling or waiting
+    limits = [4900 if i in cancelled else 40 for i in range(9)]
+    requests = [(prompt(3 + 4 * i, i), plain(limits[i], i)) for i in range(9)]
+    alone = [await engine.generate(*requests[i]) for i in range(9) if i not in cancelled]
     tasks = [asyncio.create_task(engine.generate(*request)) for request in requests]
     await until(lambda: any(len(s.token_ids) > 12 for s in engine.scheduler.running))
-    cancelled = [0, 2, 3, 6, 8]  # running, prefilling or waiting
     for i in cancelled:
         tasks[i].cancel()
     results = await asyncio.gather(*tasks, return_exceptions=True)
-    for i, (result, expected) in enumerate(zip(results, alone, strict=True)):
-        if i in cancelled:
-            assert isinstance(result, asyncio.CancelledError)
-        else:
-            assert isinstance(result, list)
-            assert result[0].token_ids == expected.token_ids
+    assert all(isinstance(results[i], asyncio.CancelledError) for i in cancelled)
+    others = [result for result in results if isinstance(result, list)]
+    assert [c.token_ids for (c,) in others] == [c.token_ids for (c,) in alone]
     await idle(engine)
 
 
@@ -164,7 +166,7 @@ async def test_the_event_loop_stays_free_while_a_step_runs_even_to_cancel(
     await until(gate.reached.is_set)
     tasks[0].cancel()
     tasks[3].cancel()
-    done, _ = await asyncio.wait(tasks, timeout=5, return_when=asyncio.FIRST_COMPLETED)
+    done, _ = await asyncio.wait(tasks, timeout=50, return_when=asyncio.FIRST_COMPLETED)
     assert done <= {tasks[0], tasks[3]} and done
     late = asyncio.ensure_future(anext(stream))
     await asyncio.sleep(0.01)
@@ -195,22 +197,23 @@ async def test_hundreds_of_requests_at_random_moments_all_complete(
             return
         assert [len(c.token_ids) for c in completions] == [limit] * n
 
-    await asyncio.gather(*(ask(seed) for seed in range(300)))
+    await asyncio.gather(*(ask(seed) for seed in range(200)))
     await idle(engine)
 
 
 async def test_a_step_that_fails_tells_every_caller_and_the_engine_works_again(
     start: Start, plain: Plain, prompt: Prompt, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine, ids = start(slots=2), prompt(5, 0)
+    engine, ids = start(slots=2, max_length=5000), prompt(5, 0)
     (expected,) = await engine.generate(ids, plain(9))
-    reading = engine.stream(ids, plain(9))
+    reading = engine.stream(ids, plain(4900))
     await anext(reading)  # its reader is elsewhere when the step fails
-    logits, left = engine.model.logits, [3]
+    logits, failed = engine.model.logits, threading.Event()
 
     def failing(hidden: Tensor) -> Tensor:
-        left[0] -= 1
-        if left[0] == 0:
+        everyone_waits = len(engine.scheduler.unfinished()) == 1 + (1 + 3 + 1 + 2)
+        if everyone_waits and not failed.is_set():
+            failed.set()
             raise ValueError("no memory left")
         return logits(hidden)
 
@@ -227,7 +230,7 @@ async def test_a_step_that_fails_tells_every_caller_and_the_engine_works_again(
     with pytest.raises(ValueError, match="no memory left"):
         async for event in reading:
             events.append(event)  # noqa: PERF401 (what came before the error counts)
-    assert len(events) < 8 and all(e.finish_reason is None for e in events)
+    assert all(e.finish_reason is None for e in events)
     await idle(engine)
 
 
@@ -237,7 +240,7 @@ def test_an_engine_outlives_an_event_loop_that_ended_in_the_middle(
     engine, ids = start(slots=2, max_length=5000), prompt(5, 0)
 
     async def whole() -> list[int]:
-        return (await asyncio.wait_for(engine.generate(ids, plain(9)), 20))[0].token_ids
+        return (await asyncio.wait_for(engine.generate(ids, plain(9)), 100))[0].token_ids
 
     async def leaves(turns: int) -> None:
         tasks = [asyncio.create_task(engine.generate(ids, plain(4000, i))) for i in range(3)]

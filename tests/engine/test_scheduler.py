@@ -179,6 +179,17 @@ def test_prefill_keeps_to_its_budget_and_to_the_order_of_arrival() -> None:
     assert rig.forked == [0, 1, 2]
 
 
+def test_prompts_wait_for_slots_that_a_prefill_has_reserved() -> None:
+    rig = Rig(slots=3, lanes=2)
+    rig.submit(sequences(2, 0, 10))
+    rig.step(budget=5)
+    rig.submit(sequences(2, 2, 10))
+    rig.step(budget=1)
+    scheduler = rig.scheduler
+    assert [len(g.members) for g in scheduler.prefilling] == [2, 1]
+    assert [len(g.members) for g in scheduler.waiting] == [1]
+
+
 def test_prompts_wait_for_a_lane() -> None:
     rig = Rig(slots=8, lanes=2)
     for number in range(3):

@@ -30,7 +30,7 @@ def test_resuming_with_another_config_is_refused_naming_the_change(tmp_path: Pat
 
 def test_an_unwritable_directory_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(OpenQwQError, match=r"cannot write to run directory .*file/run"):
+    with pytest.raises(OpenQwQError, match=r"cannot write .*file/run: Not a directory"):
         Run(tmp_path / "file" / "run", small_config(), resume=False)
 
 
