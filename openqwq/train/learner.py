@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -73,7 +74,7 @@ class Learner:
         for name, parameter in self.model.named_parameters():
             yield name, parameter.detach()
 
-    def state(self) -> dict[str, object]:
+    def state(self) -> dict[str, Any]:
         """Everything a resumed learner needs to go on bit by bit."""
         return {
             "done": self.done,
@@ -81,9 +82,9 @@ class Learner:
             "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
         }
 
-    def load_state(self, state: dict[str, object]) -> None:
+    def load_state(self, state: dict[str, Any]) -> None:
         """Take over a `state`."""
-        self.done = int(state["done"])  # type: ignore[call-overload]
-        self.model.load_state_dict(state["model"])  # type: ignore[arg-type]
-        for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):  # type: ignore[call-overload]
+        self.done = state["done"]
+        self.model.load_state_dict(state["model"])
+        for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(saved)

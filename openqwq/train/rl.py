@@ -19,7 +19,7 @@ from openqwq.train.learner import Learner
 from openqwq.train.loss import Metrics, policy_loss
 from openqwq.train.packing import MicroBatch, pack_trajectories
 from openqwq.train.rollout import Attempt, Sampler, by_kind, trajectory
-from openqwq.train.run import Run
+from openqwq.train.run import Parts, Run
 from openqwq.types import OpenQwQError, SamplingParams, Task, Trajectory, WeightLink
 
 Progress = Callable[[int, Mapping[str, Any]], None]
@@ -54,9 +54,8 @@ class Trainer:
         InterruptedRun after the step in which Ctrl-C came.
         """
         config, learner = self.run.config.rl, self.learner
-        if state := self.run.load_state("rl"):
-            learner.load_state(state["learner"])
-            self.curriculum.load_state(state["curriculum"])
+        parts: Parts = {"learner": learner, "curriculum": self.curriculum}
+        self.run.restore("rl", parts)
         self.run.forget_after("rl", learner.done)
         self.link.push(learner.named_params(), learner.done)
         first = learner.done
@@ -67,8 +66,7 @@ class Trainer:
                 progress(learner.done, record)
                 last = learner.done == config.steps
                 if learner.done % config.checkpoint_every == 0 or last or flag.is_set:
-                    state = {"learner": learner.state(), "curriculum": self.curriculum.state()}
-                    self.run.save_state("rl", state)
+                    self.run.save("rl", parts)
                     flag.check()
 
     async def _step(self, check: bool) -> dict[str, Any]:

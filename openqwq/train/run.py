@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
@@ -18,6 +18,17 @@ from openqwq.types import OpenQwQError
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
+
+
+class Resumable(Protocol):
+    """What a stage must find again to go on exactly: a learner, a curriculum."""
+
+    def state(self) -> dict[str, Any]: ...
+
+    def load_state(self, state: dict[str, Any]) -> None: ...
+
+
+Parts = Mapping[str, Resumable]
 
 
 class InterruptedRun(Exception):  # noqa: N818 - no error: the user asked for it
@@ -41,6 +52,16 @@ class Run:
         with _writing(directory):
             directory.mkdir(parents=True, exist_ok=True)
         write_atomically(saved, dump_config(config).encode())
+
+    def save(self, stage: str, parts: Parts) -> None:
+        """Save the state of every part of `stage`."""
+        self.save_state(stage, {name: part.state() for name, part in parts.items()})
+
+    def restore(self, stage: str, parts: Parts) -> None:
+        """Put every part where `save` last left it; a stage that never saved stays as it is."""
+        if state := self.load_state(stage):
+            for name, part in parts.items():
+                part.load_state(state[name])
 
     def save_state(self, stage: str, state: dict[str, Any]) -> None:
         """Replace the resume state of `stage` in one step; an old one survives a full disk."""

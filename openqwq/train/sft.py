@@ -12,7 +12,7 @@ from openqwq.train.curriculum import Curriculum
 from openqwq.train.learner import Learner
 from openqwq.train.loss import Metrics, cross_entropy_loss
 from openqwq.train.packing import MicroBatch, pack_examples
-from openqwq.train.run import Run
+from openqwq.train.run import Parts, Run
 from openqwq.types import OpenQwQError, Task
 
 Progress = Callable[[int, Mapping[str, Any]], None]
@@ -35,9 +35,8 @@ def train_sft(
     Raises InterruptedRun after the step in which Ctrl-C came.
     """
     config = run.config.sft
-    if state := run.load_state("sft"):
-        learner.load_state(state["learner"])
-        curriculum.load_state(state["curriculum"])
+    parts: Parts = {"learner": learner, "curriculum": curriculum}
+    run.restore("sft", parts)
     run.forget_after("sft", learner.done)
     with run.stoppable() as flag:
         while learner.done < config.steps:
@@ -49,8 +48,7 @@ def train_sft(
             progress(learner.done, metrics)
             last = learner.done == config.steps
             if learner.done % config.checkpoint_every == 0 or last or flag.is_set:
-                state = {"learner": learner.state(), "curriculum": curriculum.state()}
-                run.save_state("sft", state)
+                run.save("sft", parts)
                 flag.check()
 
 
