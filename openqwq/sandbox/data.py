@@ -8,6 +8,8 @@ from typing import Any
 
 ITERATOR_ITEMS = 10_000  # an iterator crosses as its first items
 SAME_HASH = 100  # more keys of one hash than this are an attack on the reader's tables
+HASHING = 2**20  # parts hashed, beyond the data's own size: nested tuples are hashed as often as
+# they are shared, which may be exponential
 SEQUENCES = {list: "list", tuple: "tuple", set: "set", frozenset: "frozenset", deque: "deque"}
 SHELLS = {"list": list, "set": set, "dict": dict, "deque": deque, "iterator": list}
 TYPES: dict[str, type] = {
@@ -97,6 +99,8 @@ def _read(root: Any, table: list[list[Any]], classes: Mapping[str, type]) -> Any
     """Make mutable parts empty, immutable ones from their parts, then fill the empty ones."""
     built: dict[int, Any] = {}
     empty: dict[int, Any] = {}
+    cost: dict[int, int] = {}  # of hashing a row once, where it is more than 1
+    left = HASHING + sum(map(len, table))
 
     def get(reference: Any) -> Any:
         if not isinstance(reference, list):
@@ -106,12 +110,27 @@ def _read(root: Any, table: list[list[Any]], classes: Mapping[str, type]) -> Any
             built[index] = make(index, *table[index])
         return built[index]
 
+    def total(references: list[Any]) -> int:
+        return sum(cost.get(r[0], 1) if isinstance(r, list) else 1 for r in references)
+
+    def keys(references: list[Any]) -> list[Any]:
+        nonlocal left
+        found = [get(reference) for reference in references]
+        left -= total(references)
+        if left < 0 or (
+            len(found) > SAME_HASH and max(Counter(map(hash, found)).values()) > SAME_HASH
+        ):
+            raise ValueError("keys that take too long to hash or to tell apart")
+        return found
+
     def make(index: int, tag: str, *parts: Any) -> Any:
         if tag in SCALARS:
+            cost[index] = 1 + len(str(parts[0])) // 16 if tag == "int" else 1
             return SCALARS[tag](*parts)
         if tag in ("tuple", "frozenset"):
-            items = [get(part) for part in parts]
-            return tuple(items) if tag == "tuple" else frozenset(_spread(items))
+            items = [get(part) for part in parts] if tag == "tuple" else keys([*parts])
+            cost[index] = min(1 + total([*parts]), 2**60)
+            return tuple(items) if tag == "tuple" else frozenset(items)
         empty[index] = object.__new__(classes[parts[0]]) if tag == "object" else SHELLS[tag]()
         return iter(empty[index]) if tag == "iterator" else empty[index]
 
@@ -119,19 +138,13 @@ def _read(root: Any, table: list[list[Any]], classes: Mapping[str, type]) -> Any
     for index, part in empty.items():
         tag, *parts = table[index]
         if tag == "object":
+            if any(callable(getattr(type(part), name, None)) for name in parts[1::2]):
+                raise ValueError(f"attributes of {parts[0]!r} hide its methods")
             vars(part).update(zip(parts[1::2], map(get, parts[2::2]), strict=True))
         elif tag == "dict":
-            keys = _spread([get(key) for key in parts[::2]])
-            part.update(zip(keys, map(get, parts[1::2]), strict=True))
+            part.update(zip(keys(parts[::2]), map(get, parts[1::2]), strict=True))
         elif tag == "set":
-            part.update(_spread([get(item) for item in parts]))
+            part.update(keys(parts))
         else:
             part.extend(map(get, parts))
     return value
-
-
-def _spread(keys: list[Any]) -> list[Any]:
-    """Return `keys`, or raise ValueError where they were chosen to collide in a hash table."""
-    if len(keys) > SAME_HASH and max(Counter(map(hash, keys)).values()) > SAME_HASH:
-        raise ValueError("too many keys share one hash")
-    return keys

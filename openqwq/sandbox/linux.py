@@ -26,7 +26,7 @@ ALLOWED = """read=0 write=1 open=2 close=3 stat=4 fstat=5 lstat=6 poll=7 lseek=8
 munmap=11 brk=12 rt_sigaction=13 rt_sigprocmask=14 rt_sigreturn=15 pread64=17 pwrite64=18 readv=19
 writev=20 access=21 pipe=22 select=23 sched_yield=24 mremap=25 madvise=28 dup=32 dup2=33 pause=34
 nanosleep=35 getitimer=36 alarm=37 setitimer=38 getpid=39 sendfile=40 sendto=44 recvfrom=45
-shutdown=48 exit=60 wait4=61 kill=62 uname=63 fcntl=72 flock=73 fsync=74 fdatasync=75 truncate=76
+shutdown=48 exit=60 wait4=61 kill=62 uname=63 fsync=74 fdatasync=75 truncate=76
 ftruncate=77 getdents=78 getcwd=79 chdir=80 fchdir=81 rename=82 mkdir=83 rmdir=84 creat=85 link=86
 unlink=87 symlink=88 readlink=89 chmod=90 fchmod=91 umask=95 gettimeofday=96 getrlimit=97
 getrusage=98 sysinfo=99 times=100 getuid=102 getgid=104 geteuid=107 getegid=108 getppid=110
@@ -139,6 +139,7 @@ def seccomp_program(children: bool) -> bytes:
         16: when(1, every, 0x5401, 0x541B, 0x5421, 0x5450, 0x5451),  # ioctl: no terminal input
         53: when(0, every, 1),  # socketpair: AF_UNIX, for asyncio
         56: when(0, isolating, 0) if children else when(0, isolating | thread, thread),  # clone
+        72: when(1, every, *range(8), 1030),  # fcntl: no signals, leases, or size of a pipe
         157: when(0, every, 15, 16, GET_NO_NEW_PRIVS),  # prctl: thread names
         302: when(0, every, 0),  # prlimit64: of oneself
         435: absent,  # clone3, so that the C library falls back to clone
@@ -194,7 +195,8 @@ def set_limits(limits: Limits) -> None:
 
 
 def drop_privileges() -> None:
-    """Give up every capability, and the means to gain any."""
+    """Give up every capability, the means to gain any, and the host's interest in a crash."""
+    checked("prctl", DUMPABLE, 0, 0, 0, 0)
     checked("prctl", NO_NEW_PRIVS, 1, 0, 0, 0)
     checked("capset", struct.pack("Ii", CAPABILITY_VERSION, 0), bytes(24))
 

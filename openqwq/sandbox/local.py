@@ -190,8 +190,8 @@ class LocalSandbox:
             for _ in request.cases:
                 cases.append(_result(await worker.ask(*frames, seconds=seconds)))
                 frames = []
-            # a script that ran out of time may not have read its text from the socket
-            healthy = request.form != "script" or cases[0].status != "timeout"
+            # a script that was ended may not have read its text from the socket
+            healthy = request.form != "script" or cases[0].status in LASTING
             return cases
         finally:  # also when cancelled: the program must not go on
             if worker and not healthy:
@@ -266,6 +266,7 @@ class LocalSession:
 
 def _result(data: dict[str, Any]) -> CaseResult:
     try:
-        return CaseResult.from_json(data)
-    except ValueError as error:  # only the program can have written it
+        value = json.loads(data.get("value") or "null")
+        return CaseResult.from_json({**data, "value": value})
+    except (ValueError, RecursionError) as error:  # only the program can have written it
         return CaseResult("runtime_error", data["stdout"], data["stderr"], error=str(error))

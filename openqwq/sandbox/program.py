@@ -146,7 +146,7 @@ def run(request: RunRequest, case: Case, code: CodeType | None) -> int:
     report, names = load(request, code)
     if report["status"] == "ok" and request.form == "call":
         point = request.entry_point or ""
-        report = guarded(lambda: encode(entry(names, point)(*case.arguments)))
+        report = guarded(lambda: json.dumps(encode(entry(names, point)(*case.arguments))))
     elif report["status"] == "ok":
         report["value"] = None
     return finish(report)

@@ -328,8 +328,9 @@ def parse(text: bytearray) -> Report:
         return {}
     if not isinstance(report, dict) or report.get("status") not in (*REPORTED, *OF_SCRIPTS):
         return {}
-    error, value = str(report.get("error", "")), report.get("value")
-    return {"status": report["status"], "error": error, "value": value}
+    texts = {name: report.get(name) for name in ("error", "value")}
+    texts = {name: text for name, text in texts.items() if isinstance(text, str)}
+    return {"status": report["status"], **texts}
 
 
 def verdict(report: Report, code: int, own: int, request: RunRequest, cpu: float) -> Report:

@@ -158,12 +158,14 @@ async def test_cancelling_in_every_state_frees_what_was_held_and_leaves_the_othe
 async def test_the_event_loop_stays_free_while_a_step_runs_even_to_cancel(
     start: Start, plain: Plain, prompt: Prompt, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = start(slots=2)
+    engine = start(slots=2, max_length=5000)
     gate = Gate(engine, monkeypatch)
-    tasks = [asyncio.create_task(engine.generate(prompt(5, i), plain(9, i))) for i in range(4)]
+    limits = (4900, 9, 9, 4900)
+    tasks = [asyncio.create_task(engine.generate(prompt(5, i), plain(limits[i]))) for i in range(4)]
     stream = engine.stream(prompt(5, 9), plain(9))
     gate.open.clear()
     await until(gate.reached.is_set)
+    held = engine.scheduler.unfinished()
     tasks[0].cancel()
     tasks[3].cancel()
     done, _ = await asyncio.wait(tasks, timeout=50, return_when=asyncio.FIRST_COMPLETED)
@@ -177,6 +179,7 @@ async def test_the_event_loop_stays_free_while_a_step_runs_even_to_cancel(
     assert (await late).finish_reason is None
     await stream.aclose()  # type: ignore[attr-defined]
     await idle(engine)
+    assert max(len(sequence.token_ids) for sequence in held) == 9
 
 
 async def test_hundreds_of_requests_at_random_moments_all_complete(

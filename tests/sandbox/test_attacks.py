@@ -99,7 +99,6 @@ class Host:
         bait = {"file": str(self.file), "socket": str(place / "socket"), "abstract": name}
         bait |= {"pid": self.victim.pid, "port": self.sockets[0].getsockname()[1]}
         self.bait = json.dumps(bait)
-        self.before = self.seen()
 
     def close(self) -> None:
         del os.environ["OPENQWQ_CANARY"]
@@ -133,31 +132,37 @@ class Host:
             "victim": self.victim.poll(),
             "deaths": self.sandbox.deaths,
         }
-        for pid in self.sandbox.pids():
-            files = os.listdir(f"/proc/{pid}/fd")
+        state["workers"] = []
+        for pid in self.sandbox.pids():  # another pid after a script's time-out
+            files = len(os.listdir(f"/proc/{pid}/fd"))
             sockets = {
                 kind: len(Path(f"/proc/{pid}/net/{kind}").read_text().splitlines()) - 1
                 for kind in ("tcp", "tcp6", "udp", "udp6", "unix", "raw", "packet", "netlink")
             }
-            mounts = Path(f"/proc/{pid}/mountinfo").read_text()
-            state[f"worker {pid}"] = (len(files), sockets, mounts)
+            mounts = len(Path(f"/proc/{pid}/mountinfo").read_text().splitlines())
+            state["workers"].append((files, sockets, mounts))
         return state
 
-    async def check(self) -> None:
-        """Fail where something is left behind, changed, or has reached the bait."""
-        for _ in range(400):  # the answer may be here before the supervisor is gone
+    async def quiet(self) -> None:
+        """Wait until no process is left; the answer may be here before the supervisor is gone."""
+        for _ in range(400):
             if not self.inside():
-                break
+                return
             await asyncio.sleep(0.005)
-        assert self.inside() == []
-        assert self.seen() == self.before
+        raise AssertionError(f"processes left behind: {self.inside()}")
+
+    async def check(self, before: dict[str, Any]) -> None:
+        """Fail where something is left behind, changed, or has reached the bait."""
+        await self.quiet()
+        source = "import os; print(os.listdir('/tmp'), os.listdir('/dev/shm'), sum(range(101)))"
+        after = await self.sandbox.run(RunRequest(source))
+        assert after.cases[0].stdout.replace("'.stdin'", "") == "[] [] 5050\n"
+        await self.quiet()
+        assert self.seen() == before
         assert self.file.read_text() == self.secret
         for listener in self.sockets:
             with pytest.raises(BlockingIOError):
                 listener.accept() if listener is self.sockets[0] else listener.recv(1)
-        source = "import os; print(os.listdir('/tmp'), os.listdir('/dev/shm'), sum(range(101)))"
-        after = await self.sandbox.run(RunRequest(source))
-        assert after.cases[0].stdout.replace("'.stdin'", "") == "[] [] 5050\n"
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -226,7 +231,7 @@ async def outside(host: Host, attack: Attack) -> None:
 
 @pytest.mark.parametrize("path", ATTACKS, ids=lambda path: path.stem)
 async def test_no_attack_escapes_or_forges_a_pass(host: Host, path: Path) -> None:
-    attack = Attack.read(path)
+    attack, before = Attack.read(path), host.seen()
     if "run" in attack.header:
         results, _ = await asyncio.gather(run(host, attack), outside(host, attack))
         for result in results:
@@ -244,4 +249,4 @@ async def test_no_attack_escapes_or_forges_a_pass(host: Host, path: Path) -> Non
             assert time.process_time() - started < 3, "the judge itself was kept busy"
             assert score.status in ("wrong", "timeout") and score.value == 0.0, (form, score)
             assert not list(leaks(host, score))
-    await host.check()
+    await host.check(before)

@@ -2,6 +2,6 @@
 # judge: call script
 def f(x):
     value = ()
-    for _ in range(100_000):
+    for _ in range(5_000):
         value = (value,)
     return value

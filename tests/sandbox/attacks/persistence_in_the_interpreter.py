@@ -1,7 +1,7 @@
 # Neither modules nor the warm interpreter keep a word from one case to the next.
 # run: stdin
 # cases: 3
-# expect: ok
+# expect: ok runtime_error
 # observe: stdout is None None None
 import builtins, ctypes, heapq, sys
 small = ctypes.c_long.from_address(id(100) + 24)

@@ -4,7 +4,7 @@
 # expect: ok
 # observe: stdout is [] []
 import os
-print(os.listdir("/dev/shm"), [name for name in os.listdir("/tmp") if name != ".stdin"])
+print([name for name in os.listdir("/dev/shm") if name != ".stdin"], [name for name in os.listdir("/tmp") if name != ".stdin"])
 for number, place in enumerate(("/dev/shm", "/tmp", "/var/tmp", "/run")):
     try:
         open(f"{place}/openqwq_mark{number}", "w").write("x")
