@@ -80,7 +80,7 @@ def demo_verb(options: argparse.Namespace) -> None:
     options.configs = [MINI]
     train_verb(options)
     if not options.dry_run:
-        print(f"Talk to it:  qwq chat {options.out}/stage1   (ask: What is 358 + 467?)")
+        print(f"Talk to it:  qwq chat {options.out}/stage1   (ask: What is 3587 + 467?)")
 
 
 def train_verb(options: argparse.Namespace) -> None:
