@@ -75,6 +75,8 @@ def save(model: Qwen2, directory: Path | str, tokenizer: Tokenizer | None = None
         partial.mkdir(parents=True)
         (partial / "config.json").write_text(description)
         save_file(tensors, partial / WEIGHTS, metadata={"format": "pt"})
+        shutil.copymode(partial / "config.json", partial / WEIGHTS)  # save_file's is 0600
+        shutil.copymode(partial / "config.json", partial / WEIGHTS)  # it is made for one user
         if tokenizer:
             tokenizer.save(partial)
         for path in [*partial.iterdir(), partial]:

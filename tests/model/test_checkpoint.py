@@ -56,6 +56,10 @@ def test_a_saved_model_loads_unchanged(model: Qwen2, tmp_path: Path) -> None:
     )
 
 
+def test_weights_are_as_readable_as_the_files_beside_them(saved: Path) -> None:
+    assert len({path.stat().st_mode for path in saved.iterdir()}) == 1
+
+
 def test_transformers_loads_what_we_save(
     model: Qwen2, tmp_path: Path, logit_gap: Callable[..., float]
 ) -> None:
