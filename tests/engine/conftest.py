@@ -1,7 +1,8 @@
 """A tokenizer, tiny random models and engines for the whole room."""
 
+import asyncio
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 import torch
@@ -73,3 +74,17 @@ def plain() -> Callable[..., SamplingParams]:
         return SamplingParams(max_tokens=max_tokens, seed=seed, **options)  # type: ignore[arg-type]
 
     return plain
+
+
+@pytest.fixture
+async def no_test_hangs() -> AsyncIterator[None]:
+    """A lost wake-up fails its test instead of stopping the run."""
+    loop = asyncio.get_running_loop()
+
+    def give_up() -> None:
+        for task in asyncio.all_tasks():
+            task.cancel("it hangs")
+
+    timer = loop.call_later(120, give_up)
+    yield
+    timer.cancel()

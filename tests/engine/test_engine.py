@@ -20,6 +20,7 @@ from openqwq.types import Completion, OpenQwQError, SamplingParams
 Start = Callable[..., Engine]
 Plain = Callable[..., SamplingParams]
 Prompt = Callable[..., list[int]]
+pytestmark = pytest.mark.usefixtures("no_test_hangs")
 
 
 def assert_same(one: Completion, other: Completion) -> None:
@@ -141,11 +142,12 @@ async def test_max_tokens_and_the_end_of_the_context_finish_by_length(
     ("prompt_ids", "message"),
     [
         ([], "the prompt is empty"),
-        ([1] * 13, "13 tokens, 4 too many for a context of 10: .*engine.max_length"),
+        ([1] * 10, "10 tokens, 1 too many for a context of 10: .*engine.max_length"),
+        ([1] * 13, "13 tokens, 4 too many"),
         ([1, 300, 2], "from 1 to 300, but the model knows 0 to 299"),
         ([1, -1], "from -1 to 1"),
     ],
-    ids=["empty", "long", "unknown", "negative"],
+    ids=["empty", "full", "long", "unknown", "negative"],
 )
 async def test_a_prompt_that_cannot_run_is_refused_and_disturbs_nobody(
     start: Start, plain: Plain, prompt: Prompt, prompt_ids: list[int], message: str

@@ -4,7 +4,7 @@ import asyncio
 import random
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -18,20 +18,7 @@ from openqwq.types import Completion, SamplingParams, TokenEvent
 Start = Callable[..., Engine]
 Plain = Callable[..., SamplingParams]
 Prompt = Callable[..., list[int]]
-
-
-@pytest.fixture(autouse=True)
-async def no_test_hangs() -> AsyncIterator[None]:
-    """A lost wake-up fails its test instead of stopping the run."""
-    loop = asyncio.get_running_loop()
-
-    def give_up() -> None:
-        for task in asyncio.all_tasks():
-            task.cancel("it hangs")
-
-    timer = loop.call_later(120, give_up)
-    yield
-    timer.cancel()
+pytestmark = pytest.mark.usefixtures("no_test_hangs")
 
 
 async def until(condition: Callable[[], bool]) -> None:
