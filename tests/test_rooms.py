@@ -32,7 +32,7 @@ ROOMS = {
     "text": room(600, "jinja2 llguidance tokenizers"),
     "model": room(1050, "gguf numpy safetensors torch"),
     "engine": room(1300, "numpy torch xllamacpp"),
-    "sandbox": room(1750),
+    "sandbox": room(1850),
     "verify": room(870, "antlr4 langdetect latex2sympy2_extended math_verify sympy"),
     "tasks": room(1200, "datasets reasoning_gym rich"),
     "agent": room(700, "mcp"),

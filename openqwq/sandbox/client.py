@@ -1,6 +1,7 @@
 """A `Sandbox` behind HTTP: the same requests and results, answered by `server.py`."""
 
 import asyncio
+import json
 from dataclasses import asdict
 from typing import Any, Self
 
@@ -45,8 +46,9 @@ class RemoteSandbox:
         """Send one request, again while the server is full; raise OpenQwQError on a 4xx answer."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self.patience
+        body = None if data is None else json.dumps(data).encode()
         while True:
-            answer = await self.client.request(method, path, json=data)
+            answer = await self.client.request(method, path, content=body)
             if answer.status_code != 503 or loop.time() > deadline:
                 break
             await asyncio.sleep(float(answer.headers.get("Retry-After", 1)))

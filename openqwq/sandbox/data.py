@@ -7,16 +7,25 @@ from itertools import islice
 from typing import Any
 
 ITERATOR_ITEMS = 10_000  # an iterator crosses as its first items
+HEX_DIGITS = 2**16  # of an integer; to make a decimal of more takes seconds
 SAME_HASH = 100  # more keys of one hash than this are an attack on the reader's tables
 HASHING = 2**20  # parts hashed, beyond the data's own size: nested tuples are hashed as often as
 # they are shared, which may be exponential
 SEQUENCES = {list: "list", tuple: "tuple", set: "set", frozenset: "frozenset", deque: "deque"}
 SHELLS = {"list": list, "set": set, "dict": dict, "deque": deque, "iterator": list}
+
+
+def _integer(text: str) -> int:
+    if len(text) > HEX_DIGITS:
+        raise ValueError("an integer is too long")
+    return int(text, 16)
+
+
 TYPES: dict[str, type] = {
     kind.__name__: kind for kind in (bool, int, float, str, bytes, list, tuple, set, dict)
 }
 SCALARS: Mapping[str, Callable[..., Any]] = {
-    "int": lambda text: int(text, 16),
+    "int": _integer,
     "str": str,
     "float": float,
     "complex": lambda real, imag: complex(float(real), float(imag)),

@@ -2,18 +2,19 @@
 
 import ctypes
 import os
-import platform
 import resource
 import struct
 from collections.abc import Sequence
 from functools import lru_cache
 from math import ceil
+from typing import Any
 
 from openqwq.sandbox.protocol import Limits
 
 NEWNS, NEWCGROUP, NEWUTS, NEWIPC = 0x20000, 0x2000000, 0x4000000, 0x8000000
 NEWUSER, NEWPID, NEWNET = 0x10000000, 0x20000000, 0x40000000
-RDONLY, NOSUID, NODEV, NOEXEC, BIND, REC, PRIVATE = 1, 2, 4, 8, 0x1000, 0x4000, 0x40000
+RDONLY, NOSUID, NODEV, NOEXEC, NOATIME = 1, 2, 4, 8, 0x400
+BIND, REC, PRIVATE = 0x1000, 0x4000, 0x40000
 DETACH, AT_RECURSIVE = 2, 0x8000
 PDEATHSIG, DUMPABLE, NO_NEW_PRIVS, GET_NO_NEW_PRIVS, CAPABILITY_VERSION = 1, 4, 38, 39, 0x20080522
 CLONE, PIVOT_ROOT, SECCOMP, CLOSE_RANGE, MOUNT_SETATTR, LANDLOCK = 56, 155, 317, 436, 442, 444
@@ -113,8 +114,8 @@ def _bpf(code: int, value: int, if_true: int = 0, if_false: int = 0) -> bytes:
 
 
 @lru_cache(maxsize=2)
-def seccomp_program(children: bool) -> bytes:
-    """Return the allow-list as classic BPF, with or without leave to start processes.
+def seccomp_program(children: bool) -> tuple[Any, bytes]:
+    """Return the allow-list as classic BPF, with or without leave to start processes, and its head.
 
     A binary tree over ranges of numbers: the kernel walks the filter for every number when it is
     installed, so a linear one costs each process 0.3 ms.
@@ -150,16 +151,15 @@ def seccomp_program(children: bool) -> bytes:
         if rules.get(number, refuse) != parts[-1][1]:
             parts.append((number, rules.get(number, refuse)))
     head = [_bpf(load, 4), _bpf(equal, 0xC000003E, 1), kill, _bpf(load, 0)]  # x86-64 only
-    return b"".join([*head, *tree(parts)])
+    code = ctypes.create_string_buffer(b"".join([*head, *tree(parts)]))
+    return code, struct.pack("HxxxxxxP", len(code) // 8, ctypes.addressof(code))
 
 
 def seccomp(children: bool) -> None:
     """Confine this process to the allowed system calls."""
-    if platform.machine() != "x86_64":
-        raise OSError(f"no table of system calls for {platform.machine()}")
-    program = ctypes.create_string_buffer(seccomp_program(children))
-    header = struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(program))
-    checked("syscall", SECCOMP, 1, 0, header)
+    if os.uname().machine != "x86_64":
+        raise OSError(f"no table of system calls for {os.uname().machine}")
+    checked("syscall", SECCOMP, 1, 0, seccomp_program(children)[1])
 
 
 def landlock(readable: Sequence[str], writable: str) -> None:

@@ -19,6 +19,14 @@ from openqwq.sandbox.protocol import Limits, RunRequest
 from openqwq.types import OpenQwQError
 
 
+class Answer(JSONResponse):
+    """ASCII, since a program's text may hold lone surrogates, which UTF-8 cannot."""
+
+    def render(self, content: Any) -> bytes:
+        """Return the body."""
+        return json.dumps(content).encode()
+
+
 class Server:
     """The endpoints; `queue` requests may wait or run, later ones are told to come again."""
 
@@ -36,7 +44,7 @@ class Server:
             result = await self.sandbox.run(RunRequest.from_json(data))
         self.counts[result.status] += 1
         self.seconds += result.seconds
-        return JSONResponse(result.to_json())
+        return Answer(result.to_json())
 
     async def open(self, request: Request) -> Response:
         """POST /sessions: `{"limits": {...}}` in, `{"id": ...}` out."""
@@ -50,7 +58,7 @@ class Server:
             raise HTTPException(503, "too many open sessions", {"Retry-After": "10"})
         name = secrets.token_urlsafe(16)
         self.sessions[name] = await self.sandbox.session(limits)
-        return JSONResponse({"id": name}, 201)
+        return Answer({"id": name}, 201)
 
     async def call(self, request: Request) -> Response:
         """POST /sessions/{id}/run: `{"source": ...}` in, a CaseResult out; 410 once it is over."""
@@ -62,7 +70,7 @@ class Server:
                 raise HTTPException(410, f"{session.ended}: open a new session")
             result = await session.run(data["source"])
         self.counts[result.status] += 1
-        return JSONResponse(result.to_json())
+        return Answer(result.to_json())
 
     async def close(self, request: Request) -> Response:
         """DELETE /sessions/{id}."""
@@ -74,7 +82,7 @@ class Server:
         """GET /health."""
         sandbox = self.sandbox
         state = {"level": sandbox.level, "workers": sandbox.workers, "pending": self.pending}
-        return JSONResponse({"status": "ok", **state, "sessions": len(sandbox.open_sessions)})
+        return Answer({"status": "ok", **state, "sessions": len(sandbox.open_sessions)})
 
     async def metrics(self, _: Request) -> Response:
         """GET /metrics: the Prometheus text format."""
@@ -144,7 +152,7 @@ async def _refuse(_: Request, error: Exception) -> Response:
     status, text, headers = 400, str(error), None
     if isinstance(error, HTTPException):
         status, text, headers = error.status_code, error.detail, error.headers
-    return JSONResponse({"error": text}, status, headers)
+    return Answer({"error": text}, status, headers)
 
 
 def serve(host: str = "127.0.0.1", port: int = 8182, **options: Any) -> None:

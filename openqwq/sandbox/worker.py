@@ -52,6 +52,7 @@ def main(descriptor: int, layers: frozenset[str], packages: str) -> None:
     for children in (False, True):
         linux.seccomp_program(children)
     program.open_streams()
+    os.environ["HOME"] = "/tmp"
     random.seed(0)  # a program that draws numbers gets the same verdict every time
     gc.collect()
     gc.freeze()
@@ -94,6 +95,8 @@ class Supervisor:
 
     def __init__(self, channel: socket.socket, layers: frozenset[str]) -> None:
         self.channel, self.layers = channel, layers
+        self.untouched: list[Any] = []  # what `seen` told of the mounted /tmp
+        self.room = 0  # bytes of standard input that it holds
         paths = {*LIBRARIES, os.path.join(sys.base_prefix, "lib"), *sys.path}
         self.readable = [
             path
@@ -114,11 +117,30 @@ class Supervisor:
             result: Report = {"status": "skipped"}
             if not skip:
                 result, survived = self.case(request, case, code)
-                if survived and code is None and len(request.cases) > 1:
+                quick = result["seconds"] < 1  # else compiling it again might hold us up
+                if survived and quick and code is None and len(request.cases) > 1:
                     code = program.compiled(request.source)
             skip = request.stop_early and result["status"] != "ok"
             program.send(self.channel.fileno(), result)
         return None
+
+    def fresh(self, stdin: str, limits: Limits) -> int:
+        """Make /tmp empty, by a new mount if it was touched; return the opened standard input."""
+        text = stdin.encode("utf-8", "surrogatepass")
+        if self.untouched and (len(text) > self.room or seen() != self.untouched):
+            linux.checked("umount2", b"/tmp", linux.DETACH)
+            self.untouched = []
+        if self.untouched:
+            os.unlink("/tmp/.stdin")
+        else:
+            self.room = len(text) + 2**16
+            options = f"mode=700,size={limits.file_bytes + self.room + 2**16},nr_inodes=4096"
+            flags = linux.NOSUID | linux.NODEV | linux.NOEXEC | linux.NOATIME
+            linux.mount("tmpfs", "/tmp", b"tmpfs", flags, options)
+        with open("/tmp/.stdin", "wb") as file:
+            file.write(text)
+        self.untouched = seen()
+        return os.open("/tmp/.stdin", os.O_RDONLY)
 
     def steps(self, limits: Limits) -> dict[str, Callable[[], None]]:
         """Return what confines the calling process, by layer, in order."""
@@ -150,7 +172,7 @@ class Supervisor:
     def case(self, request: RunRequest, case: Case, code: CodeType | None) -> tuple[Report, bool]:
         """Run one case; also say whether the program was compiled without harm."""
         limits, scripted, point = request.limits, request.form == "script", request.entry_point
-        stdin, null = fresh(case.stdin, limits), os.open("/dev/null", os.O_RDWR)
+        stdin, null = self.fresh(case.stdin, limits), os.open("/dev/null", os.O_RDWR)
         pipes, (out_end, err_end, report_end) = outlets(limits)
         _, err, report = pipes
         ends = [stdin, null, out_end, err_end, report_end]
@@ -215,7 +237,7 @@ class Supervisor:
 
     def probe(self) -> None:
         """Answer with what `doctor.inspect` finds in a process confined like a case."""
-        null, (report, report_end) = fresh("", Limits()), os.pipe()
+        null, (report, report_end) = self.fresh("", Limits()), os.pipe()
         pid = linux.fork()
         if pid == 0:
             descriptors([null, null, 2, report_end])
@@ -226,7 +248,7 @@ class Supervisor:
 
     def session(self, limits: Limits) -> None:
         """Serve one interpreter's calls; between calls everything in it is stopped."""
-        stdin, (source, source_end) = fresh("", limits), os.pipe()
+        stdin, (source, source_end) = self.fresh("", limits), os.pipe()
         pipes, ends = outlets(limits)
         report, files = list(pipes)[2], [stdin, *ends, source]
         lasting = replace(limits, cpu_seconds=10**9)  # a call's CPU is bounded by its wall time
@@ -265,17 +287,14 @@ def descriptors(files: list[int]) -> None:
     linux.checked("syscall", linux.CLOSE_RANGE, len(files), 2**31, 0)
     os.setpgid(0, 0)  # kill(0) must not reach the worker, whose group we were born in
     os.chdir("/tmp")
-    os.environ["HOME"] = "/tmp"
 
 
-def fresh(stdin: str, limits: Limits) -> int:
-    """Mount an empty private /tmp; return the opened standard input."""
-    text = stdin.encode("utf-8", "surrogatepass")
-    options = f"mode=700,size={limits.file_bytes + len(text) + 2**16},nr_inodes=4096"
-    linux.mount("tmpfs", "/tmp", b"tmpfs", linux.NOSUID | linux.NODEV | linux.NOEXEC, options)
-    with open("/tmp/.stdin", "wb") as file:
-        file.write(text)
-    return os.open("/tmp/.stdin", os.O_RDONLY)
+def seen() -> list[Any]:
+    """Return what changes when anything is put into /tmp, taken out, or set on it."""
+    with os.scandir("/tmp") as entries:
+        found: list[Any] = [(entry.name, entry.inode()) for entry in entries]
+    state = os.stat("/tmp")
+    return [*found, state.st_mode, state.st_mtime_ns, state.st_ctime_ns]
 
 
 def outlets(limits: Limits) -> tuple[dict[int, int], list[int]]:
@@ -294,14 +313,13 @@ def signal_all(number: int) -> None:
 
 
 def end_all() -> dict[int, int]:
-    """Kill and reap every process, drop the files; return the wait statuses."""
+    """Kill and reap every process; return the wait statuses."""
     signal_all(signal.SIGKILL)
     codes: dict[int, int] = {}
     with suppress(ChildProcessError):
         while True:
             pid, code = os.waitpid(-1, 0)
             codes[pid] = code
-    linux.checked("umount2", b"/tmp", linux.DETACH)
     return codes
 
 

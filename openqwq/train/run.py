@@ -23,9 +23,13 @@ if TYPE_CHECKING:
 class Resumable(Protocol):
     """What a stage must find again to go on exactly: a learner, a curriculum."""
 
-    def state(self) -> dict[str, Any]: ...
+    def state(self) -> dict[str, Any]:
+        """All of it, in types that torch.save knows."""
+        ...
 
-    def load_state(self, state: dict[str, Any]) -> None: ...
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take over a `state`."""
+        ...
 
 
 Parts = Mapping[str, Resumable]

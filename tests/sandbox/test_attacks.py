@@ -40,9 +40,13 @@ from openqwq.verify.code import CodeVerifier
 
 ATTACKS = sorted(Path(__file__).with_name("attacks").glob("*.py"))
 RUNS = int(os.environ.get("OPENQWQ_SANDBOX_RUNS", "60"))
+SLOW = {"memory_flood", "memory_scan", "garbage_collector", "repeated_hash", "huge_number"}
 MARKED = [Path(place) for place in ("/tmp", "/var/tmp", "/dev/shm", "/run", "/root", "/", ".")]
 FIRST, SECOND = (f"EXPECTED-{secrets.token_hex(8)}" for _ in range(2))
-SETUP = "class Box:\n    def __init__(self, v): self.v = v\n    def same(self, o): return self.v == o"
+FIRST_NUMBER, SECOND_NUMBER = random.SystemRandom().sample(range(10**11, 10**12), 2)
+SETUP = (
+    "class Box:\n    def __init__(self, v): self.v = v\n    def same(self, o): return self.v == o"
+)
 SCRIPT = f"""
 class Lenient:
     def __eq__(self, other): return True
@@ -50,10 +54,14 @@ for number, expected in (1, {FIRST!r}), (2, {SECOND!r}):
     found = candidate(number)
     assert found.same(expected) if isinstance(found, Box) else found == expected
 """
+STDIN = CodeTests("stdin", (TestCase("1", FIRST), TestCase("2", SECOND)))
+CALL = CodeTests("call", (TestCase([1], FIRST), TestCase([2], SECOND)), "f", setup=SETUP)
+NUMBERS = TestCase("1", str(FIRST_NUMBER)), TestCase("2", str(SECOND_NUMBER))
+VALUES = TestCase([1], FIRST_NUMBER), TestCase([2], SECOND_NUMBER)
 TESTS = {
-    "stdin": CodeTests("stdin", (TestCase("1", FIRST), TestCase("2", SECOND))),
-    "call": CodeTests("call", (TestCase([1], FIRST), TestCase([2], SECOND)), "f", setup=SETUP),
-    "script": CodeTests("script", (), "f", SCRIPT, SETUP),
+    "stdin": (STDIN, replace(STDIN, cases=NUMBERS, float_tolerance=1e-6)),
+    "call": (CALL, replace(CALL, cases=VALUES, float_tolerance=1e-6)),
+    "script": (CodeTests("script", (), "f", SCRIPT, SETUP),),
 }
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -124,9 +132,7 @@ class Host:
         """Return everything that no program may change."""
         state: dict[str, Any] = {
             "mounts": Path("/proc/self/mountinfo").read_text(),
-            "shared": Path("/proc/sysvipc/shm").read_text() + str(os.listdir("/dev/mqueue"))
-            if Path("/dev/mqueue").exists()
-            else Path("/proc/sysvipc/shm").read_text(),
+            "shared": Path("/proc/sysvipc/shm").read_text(),
             "marks": [str(path) for place in MARKED for path in place.glob("openqwq_mark*")],
             "bait": sorted(path.name for path in self.place.iterdir()),
             "victim": self.victim.poll(),
@@ -229,24 +235,63 @@ async def outside(host: Host, attack: Attack) -> None:
         flock(file, LOCK_EX | LOCK_NB)
 
 
+async def judge(host: Host, attack: Attack, form: str) -> None:
+    """Check that the verifier fails a program: never correct, never unscored, never kept busy."""
+    verifier = CodeVerifier(host.sandbox, thinking=False, limits=attack.limits)
+    for tests in TESTS[form]:
+        task = Task("one", "code", (), "code", tests=tests)
+        signal.alarm(60)  # an end by force: what keeps the judge busy may not be interruptible
+        started = time.process_time()
+        score = await verifier.score(task, attack.source)
+        signal.alarm(0)
+        assert time.process_time() - started < 3, "the judge itself was kept busy"
+        assert (score.value, score.status in ("wrong", "timeout")) == (0.0, True), (form, score)
+        assert not list(leaks(host, score))
+
+
+async def execute(host: Host, attack: Attack) -> None:
+    """Run a program and check how each of its cases went."""
+    for result in await run(host, attack):
+        assert result.status in attack.header["expect"].split(), result
+        assert not list(leaks(host, result))
+        observed(attack, result)
+
+
 @pytest.mark.parametrize("path", ATTACKS, ids=lambda path: path.stem)
 async def test_no_attack_escapes_or_forges_a_pass(host: Host, path: Path) -> None:
+    await host.sandbox.run(RunRequest(""))  # a worker is there, also after one was given up
+    await host.quiet()
     attack, before = Attack.read(path), host.seen()
     if "run" in attack.header:
-        results, _ = await asyncio.gather(run(host, attack), outside(host, attack))
-        for result in results:
-            assert result.status in attack.header["expect"].split(), result
-            assert not list(leaks(host, result))
-            observed(attack, result)
-    verifier = CodeVerifier(host.sandbox, thinking=False, limits=attack.limits)
+        await asyncio.gather(execute(host, attack), outside(host, attack))
     for form in attack.header.get("judge", "").split():
-        for tolerance in (None, 1e-6):
-            tests = replace(TESTS[form], float_tolerance=tolerance)
-            signal.alarm(60)  # an end by force: what keeps the judge busy may not be interruptible
-            started = time.process_time()
-            score = await verifier.score(Task("one", "code", (), "code", tests=tests), attack.source)
-            signal.alarm(0)
-            assert time.process_time() - started < 3, "the judge itself was kept busy"
-            assert score.status in ("wrong", "timeout") and score.value == 0.0, (form, score)
-            assert not list(leaks(host, score))
+        await judge(host, attack, form)
     await host.check(before)
+
+
+async def test_nothing_is_left_behind_after_mixed_runs(host: Host) -> None:
+    async def one(attack: Attack) -> None:
+        async with slots:
+            if "run" in attack.header:
+                await execute(host, attack)
+            elif attack.header:
+                await judge(host, attack, chance.choice(attack.header["judge"].split()))
+            else:
+                cases = (Case("1 2"), Case("3 4"))
+                result = await host.sandbox.run(RunRequest(attack.source, cases=cases))
+                assert [case.stdout for case in result.cases] == ["3\n", "7\n"]
+
+    slots, chance = asyncio.Semaphore(4), random.Random(0)
+    ordinary = Attack("print(sum(map(int, input().split())))", {})
+    attacks = [Attack.read(path) for path in ATTACKS if path.stem not in SLOW]
+    attacks = [
+        attack for attack in attacks if "wall_seconds" not in attack.header.get("limits", "")
+    ]
+    await host.sandbox.run(RunRequest(""))
+    await host.quiet()
+    before, files = host.seen(), len(os.listdir("/proc/self/fd"))
+    mixed = chance.choices(attacks, k=RUNS // 2) + [ordinary] * (RUNS - RUNS // 2)
+    await asyncio.gather(*[one(attack) for attack in chance.sample(mixed, RUNS)])
+    await host.check(before)
+    assert len(os.listdir("/proc/self/fd")) == files
+    assert host.sandbox.deaths == 0

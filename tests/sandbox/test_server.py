@@ -50,6 +50,9 @@ async def test_http_and_local_give_equal_results(server: Server, sandbox: LocalS
         ),
         RunRequest("1 / 0"),
         RunRequest("x = ("),
+        RunRequest(r"raise ValueError('\ud800')"),
+        RunRequest("x = '\ud800'"),
+        RunRequest(r"def f(): return '\ud800', float('nan') > 0", "call", entry_point="f"),
     ]
     async with serving(server) as (client, _):
         for request in requests:
