@@ -1,13 +1,13 @@
 """Nouns and protocols that every room shares; imports nothing but the standard library."""
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NotRequired, Protocol, TypedDict
 
 if TYPE_CHECKING:
     import torch
 
-FinishReason = Literal["stop", "length", "cancelled"]
+FinishReason = Literal["stop", "length", "cancelled", "loop"]
 ScoreStatus = Literal["correct", "wrong", "timeout", "truncated", "error"]
 TestForm = Literal["stdin", "call", "script"]
 
@@ -38,6 +38,9 @@ class SamplingParams:
 
     `temperature` 0 means greedy; `top_k` 0, `top_p` 1 and `min_p` 0 switch a filter off.
     `thinking_budget` is the number of thinking tokens after which the engine closes the thinking.
+    `grammar` is an llguidance grammar that the answer, after the thinking, must follow.
+    `top_log_probs` alternatives are reported with each token; `stop_loops` ends a reply that
+    repeats itself with the finish reason "loop".
     """
 
     temperature: float = 0.6
@@ -48,6 +51,9 @@ class SamplingParams:
     stop_token_ids: tuple[int, ...] = ()
     seed: int = 0
     thinking_budget: int | None = None
+    grammar: str | None = None
+    top_log_probs: int = 0
+    stop_loops: bool = False
 
     def __post_init__(self) -> None:
         limits = {
@@ -56,6 +62,7 @@ class SamplingParams:
             "top_k": (self.top_k >= 0, "at least 0 (0 switches it off)"),
             "min_p": (0 <= self.min_p < 1, "at least 0 and below 1"),
             "max_tokens": (self.max_tokens >= 1, "at least 1"),
+            "top_log_probs": (0 <= self.top_log_probs <= 20, "from 0 to 20"),
             "thinking_budget": (
                 self.thinking_budget is None or 0 <= self.thinking_budget < self.max_tokens,
                 "none, or at least 0 and below max_tokens so that an answer fits",
@@ -92,12 +99,23 @@ class Completion:
 
 @dataclass(frozen=True)
 class TokenEvent:
-    """One streamed token; `finish_reason` is set on the last event of a request."""
+    """One streamed token; `finish_reason` is set on the last event of a request.
+
+    `alternatives` are the likeliest (token id, log-prob) pairs, best first, where asked for.
+    """
 
     token_id: int
     log_prob: float
     sampled: bool
     finish_reason: FinishReason | None
+    alternatives: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass
+class Steering:
+    """What a user may still change while a reply streams: `answer_now` closes its thinking."""
+
+    answer_now: bool = False
 
 
 class Generate(Protocol):
@@ -110,7 +128,7 @@ class Generate(Protocol):
         ...
 
     def stream(
-        self, prompt_ids: Sequence[int], params: SamplingParams
+        self, prompt_ids: Sequence[int], params: SamplingParams, steering: Steering | None = None
     ) -> AsyncIterator[TokenEvent]:
         """Yield tokens as they are drawn; closing the iterator frees the slot at once."""
         ...
@@ -188,6 +206,58 @@ class Verifier(Protocol):
 
     async def score(self, task: Task, completion: str) -> Score:
         """Judge the text after the prompt (thinking included; it starts inside the thinking)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A function the model may call; `parameters` is the JSON schema of its arguments object.
+
+    `call` returns the text the model sees; what it raises is fed back as an error. `acts` marks
+    tools that change something outside, which an approval policy may hold back.
+    """
+
+    name: str
+    description: str
+    parameters: Mapping[str, Any]
+    call: Callable[[Mapping[str, Any]], Awaitable[str]]
+    acts: bool = False
+
+    def specification(self) -> dict[str, Any]:
+        """The form in which chat templates and OpenAI's API name a tool."""
+        names = ("name", "description", "parameters")
+        return {"type": "function", "function": {name: getattr(self, name) for name in names}}
+
+
+@dataclass(frozen=True)
+class Observation:
+    """An environment's answer to one reply: turns to append, and whether the episode is over."""
+
+    messages: tuple[Message, ...]
+    done: bool
+
+
+class Episode(Protocol):
+    """One run of a task in an environment; its state is its own."""
+
+    async def step(self, reply: Message, malformed_calls: Sequence[str]) -> Observation:
+        """Act on the model's reply: run its calls, or end the episode."""
+        ...
+
+    async def score(self) -> Score:
+        """The verdict on the episode as it stands."""
+        ...
+
+    async def close(self) -> None:
+        """Free what the episode holds."""
+        ...
+
+
+class Environment(Protocol):
+    """A world that answers replies: calculator, Python session, mock API, text game."""
+
+    async def reset(self, task: Task, seed: int) -> Episode:
+        """Begin an episode; the task's own messages and tools are its first turn."""
         ...
 
 

@@ -27,21 +27,22 @@ def room(lines: int, third_party: str = "") -> Room:
 
 # Lowest first: a room imports only those above it here.
 ROOMS = {
-    "types": room(250),
-    "config": room(300, "tyro"),
-    "text": room(600, "jinja2 llguidance tokenizers"),
-    "model": room(1050, "gguf numpy safetensors torch"),
-    "engine": room(1300, "numpy torch xllamacpp"),
-    "sandbox": room(1850),
-    "verify": room(870, "antlr4 langdetect latex2sympy2_extended math_verify sympy"),
-    "tasks": room(1200, "datasets reasoning_gym rich"),
-    "agent": room(700, "mcp"),
-    "train": room(1800, "numpy rich safetensors torch"),
-    "cluster": room(900, "numpy ray safetensors torch vllm"),
-    "serve": room(800, "sse_starlette starlette uvicorn"),
-    "cli": room(250, "rich typer tyro"),
+    "types": room(300),
+    "config": room(350, "tyro"),
+    "text": room(700, "jinja2 llguidance tokenizers"),
+    "model": room(1300, "gguf numpy safetensors torch"),
+    "engine": room(1800, "numpy torch xllamacpp"),
+    "sandbox": room(1900),
+    "verify": room(1100, "antlr4 langdetect latex2sympy2_extended math_verify sympy"),
+    "tasks": room(2600, "datasets reasoning_gym rich"),
+    "agent": room(1100, "mcp"),
+    "train": room(2300, "numpy rich safetensors torch"),
+    "cluster": room(1100, "numpy ray safetensors torch vllm"),
+    "serve": room(1300, "sse_starlette starlette uvicorn"),
+    "cli": room(390, "rich typer tyro"),
 }
 ONLY_IN_FILE = {
+    "engine/hub.py": {"huggingface_hub"},
     "engine/remote.py": {"httpx"},
     "sandbox/client.py": {"httpx"},
     "sandbox/server.py": {"sse_starlette", "starlette", "uvicorn"},
@@ -49,7 +50,7 @@ ONLY_IN_FILE = {
     "tasks/report.py": {"jinja2"},
 }
 ONLY_FOR_TYPE_CHECKING = {"types.py": {"torch"}}
-TOTAL_LINES, FILE_LINES, FUNCTION_LINES = 10_000, 400, 60
+TOTAL_LINES, FILE_LINES, FUNCTION_LINES = 15_000, 400, 60
 VAGUE = {"common", "helper", "helpers", "manager", "managers", "util", "utils"}
 
 PACKAGE = Path(__file__).parents[1] / "openqwq"
@@ -284,10 +285,10 @@ def test_the_rule_accepts_the_good_example(rule: Rule, path: str, source: str) -
 
 
 def test_the_budget_catches_a_large_room_and_a_large_package() -> None:
-    assert budget_complaints({"cli.py": "x\n" * 251}) == ["cli has 251 lines of at most 250"]
+    assert budget_complaints({"cli.py": "x\n" * 391}) == ["cli has 391 lines of at most 390"]
     full = {f"{name}/a.py": "x\n" * limit.lines for name, limit in ROOMS.items()}
     assert budget_complaints(full) == [
-        f"the package has {sum(limit.lines for limit in ROOMS.values())} lines of at most 10000"
+        f"the package has {sum(limit.lines for limit in ROOMS.values())} lines of at most 15000"
     ]
 
 

@@ -17,7 +17,7 @@ from openqwq.engine.sequence import Sequence
 from openqwq.model.qwen2 import Qwen2
 from openqwq.text.stream import ThinkTracker, starts_in_thinking
 from openqwq.text.tokenizer import Tokenizer
-from openqwq.types import Completion, OpenQwQError, SamplingParams, TokenEvent
+from openqwq.types import Completion, OpenQwQError, SamplingParams, Steering, TokenEvent
 
 
 @dataclass(frozen=True)
@@ -80,10 +80,11 @@ class Engine:
         return [s.completion() for s in sequences]
 
     async def stream(
-        self, prompt_ids: Ids[int], params: SamplingParams
+        self, prompt_ids: Ids[int], params: SamplingParams, steering: Steering | None = None
     ) -> AsyncIterator[TokenEvent]:
         """See `Generate.stream`."""
         (sequence,) = self._submit(prompt_ids, params, 1)
+        sequence.steering = steering
         events, sent = sequence.events, 0
         try:
             while sent == 0 or events[sent - 1].finish_reason is None:

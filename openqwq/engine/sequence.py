@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from openqwq.text.stream import ThinkTracker
-from openqwq.types import Completion, FinishReason, SamplingParams, TokenEvent
+from openqwq.types import Completion, FinishReason, SamplingParams, Steering, TokenEvent
 
 
 @dataclass(eq=False)
@@ -27,11 +27,13 @@ class Sequence:
     forced: list[int] = field(default_factory=list)
     finish_reason: FinishReason | None = None
     failure: Exception | None = None
+    steering: Steering | None = None
 
     def next_forced(self) -> int | None:
         """The token the engine must put next instead of a sampled one, if any."""
         budget = self.params.thinking_budget
         spent = budget is not None and self.think.reasoning_tokens >= budget
+        spent = spent or (self.steering is not None and self.steering.answer_now)
         if spent and self.think.in_thinking and not self.forced:
             self.forced = list(self.closing_ids)
         return self.forced.pop(0) if self.forced else None
