@@ -1,4 +1,4 @@
-"""From what a user names (a directory, a GGUF file, a hub id, a URL) to something that generates."""
+"""From what a user names (directory, GGUF file, hub id, URL) to something that generates."""
 
 from dataclasses import dataclass
 from pathlib import Path
