@@ -10,25 +10,74 @@ from torch import Tensor
 class RaggedAttention:
     """An `Attend` over sequences that lie one after another in the flat batch.
 
-    Only here are sequences padded, on the right: causality keeps real queries from padded keys,
-    so no mask is needed.
+    Samples of one prompt may share its tokens: the flat batch then begins with the shared prefixes,
+    and `prefix_of[i]` names the one that sequence `i` goes on from (-1: it stands alone). Every
+    token is computed once, and its gradient is the sum over all who look at it.
+
+    Only here are sequences padded, on the right: causality keeps real queries from padded keys.
     """
 
-    def __init__(self, sequence_lengths: Sequence[int], device: torch.device | str = "cpu") -> None:
-        lengths = torch.tensor(sequence_lengths, device=device)
-        starts = lengths.cumsum(0) - lengths
-        columns = torch.arange(int(lengths.max()), device=device)
-        real = columns < lengths[:, None]  # (sequences, longest)
-        self.padded_index = torch.where(real, starts[:, None] + columns, 0)
-        self.flat_index = real.flatten().nonzero().squeeze(1)  # (tokens,)
+    def __init__(
+        self,
+        sequence_lengths: Sequence[int],
+        prefix_lengths: Sequence[int] = (),
+        prefix_of: Sequence[int] = (),
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.prefixes = _Padding(prefix_lengths, 0, device) if prefix_lengths else None
+        self.own = _Padding(sequence_lengths, sum(prefix_lengths), device)
+        if self.prefixes is None:
+            return
+        owner = torch.tensor(prefix_of, device=device)
+        self.prefix_rows = owner.clamp(min=0)  # (sequences,)
+        shared = self.prefixes.lengths[self.prefix_rows] * (owner >= 0)
+        columns, own = self.prefixes.columns, self.own.columns
+        in_prefix = (columns < shared[:, None])[:, None].expand(-1, len(own), -1)
+        causal = (own <= own[:, None]).expand(len(owner), -1, -1)
+        visible = torch.cat([in_prefix, causal], dim=2)  # (sequences, longest, prefix + longest)
+        self.bias = torch.zeros(visible.shape, device=device)
+        self.bias = self.bias.masked_fill_(~visible, float("-inf"))[:, None]
 
     def __call__(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """See `Attend`: (tokens, heads or kv_heads, head_dim) to (tokens, heads, head_dim)."""
-        q, k, v = (x[self.padded_index].transpose(1, 2) for x in (queries, keys, values))
-        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
-        return mixed.transpose(1, 2).flatten(0, 1)[self.flat_index]
+        own_q, own_k, own_v = (self.own.pad(x) for x in (queries, keys, values))
+        if self.prefixes is None:
+            return self.own.flatten(_attention(own_q, own_k, own_v))
+        q, k, v = (self.prefixes.pad(x) for x in (queries, keys, values))
+        shared_k, shared_v = (x.index_select(0, self.prefix_rows) for x in (k, v))
+        own_k, own_v = torch.cat([shared_k, own_k], 2), torch.cat([shared_v, own_v], 2)
+        mixed = _attention(own_q, own_k, own_v, self.bias.to(own_q.dtype))
+        return torch.cat([self.prefixes.flatten(_attention(q, k, v)), self.own.flatten(mixed)])
 
 
-def positions(sequence_lengths: Sequence[int]) -> Tensor:
-    """Position of every token in its own sequence, (tokens,)."""
-    return torch.cat([torch.arange(length) for length in sequence_lengths])
+class _Padding:
+    """Between a run of the flat batch, from `offset` on, and rows padded on the right."""
+
+    def __init__(self, lengths: Sequence[int], offset: int, device: torch.device | str) -> None:
+        self.lengths = torch.tensor(lengths, device=device)
+        starts = self.lengths.cumsum(0) - self.lengths + offset
+        self.columns = torch.arange(int(self.lengths.max()), device=device)
+        real = self.columns < self.lengths[:, None]  # (rows, longest)
+        self.index = torch.where(real, starts[:, None] + self.columns, offset)
+        self.back = real.flatten().nonzero().squeeze(1)  # (tokens of the run,)
+
+    def pad(self, x: Tensor) -> Tensor:
+        """(tokens, heads, head_dim) to (rows, heads, longest, head_dim)."""
+        rows = x.index_select(0, self.index.flatten()).unflatten(0, self.index.shape)
+        return rows.transpose(1, 2)
+
+    def flatten(self, x: Tensor) -> Tensor:
+        """(rows, heads, longest, head_dim) to (tokens of the run, heads, head_dim)."""
+        return x.transpose(1, 2).flatten(0, 1).index_select(0, self.back)
+
+
+def _attention(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None = None) -> Tensor:
+    return F.scaled_dot_product_attention(
+        queries, keys, values, attn_mask=bias, is_causal=bias is None, enable_gqa=True
+    )
+
+
+def positions(sequence_lengths: Sequence[int], starts: Sequence[int] = ()) -> Tensor:
+    """Position of every token in its own sequence, (tokens,), counted from `starts` (or 0)."""
+    counted = zip(starts or [0] * len(sequence_lengths), sequence_lengths, strict=True)
+    return torch.cat([torch.arange(start, start + length) for start, length in counted])

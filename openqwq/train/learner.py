@@ -56,7 +56,7 @@ class Learner:
 
     def log_probs(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
         """Log-probs of the targets and entropies at their positions, both (loss_tokens,)."""
-        attend = RaggedAttention(batch.sequence_lengths)
+        attend = RaggedAttention(batch.sequence_lengths, batch.prefix_lengths, batch.prefix_of)
         hidden = self.model(batch.token_ids, batch.position_ids, attend)
         weight = self.model.lm_head.weight
         return token_log_probs(hidden[batch.loss_positions], weight, batch.targets)

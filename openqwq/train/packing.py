@@ -14,12 +14,15 @@ from openqwq.types import OpenQwQError, Trajectory
 class MicroBatch:
     """One forward pass; the hidden state at `loss_positions[i]` predicts `targets[i]`.
 
-    A sequence's input stops before its last target, which nothing needs to see.
+    Shared prefixes come first, then the sequences that go on from them (see `RaggedAttention`). A
+    sequence's input stops before its last target, which nothing needs to see.
     """
 
     token_ids: Tensor  # (tokens,) int64
     position_ids: Tensor  # (tokens,) int64, from 0 in each sequence
-    sequence_lengths: list[int]  # input tokens of each sequence
+    sequence_lengths: list[int]  # input tokens of each sequence, without its prefix
+    prefix_lengths: list[int]
+    prefix_of: list[int]  # (sequences,) index of each one's prefix, -1: none
     loss_positions: Tensor  # (loss_tokens,) int64, index into token_ids
     targets: Tensor  # (loss_tokens,) int64
     sampler_log_probs: Tensor  # (loss_tokens,) fp32, nats
@@ -43,22 +46,54 @@ def _check(trajectory: Trajectory, max_tokens: int) -> None:
             raise OpenQwQError(f"trajectory of task {trajectory.task_id!r} {fault}")
 
 
-def _join(trajectories: Sequence[Trajectory]) -> MicroBatch:
-    inputs: list[int] = []
-    lengths, loss_tokens = [], []
-    for number, t in enumerate(trajectories):
-        sampled = [i for i, drawn in enumerate(t.sampled_mask) if drawn]
-        loss_tokens += [
-            (len(inputs) + i - 1, t.token_ids[i], t.log_probs[i], t.advantage, number)
-            for i in sampled
-        ]
-        lengths.append(sampled[-1])
-        inputs += t.token_ids[: sampled[-1]]
+@dataclass(frozen=True)
+class _Family:
+    """Trajectories of one group whose prompts agree in all but the last of `shared` + 1 tokens."""
+
+    shared: int
+    members: list[Trajectory]
+
+
+def _families(trajectories: Sequence[Trajectory]) -> list[_Family]:
+    """Samples of one prompt together; whoever has no sibling shares nothing."""
+    siblings: dict[tuple[str, tuple[int, ...]], list[Trajectory]] = {}
+    for t in trajectories:
+        # The last prompt token predicts the first sampled one, so each sample keeps its own.
+        prefix = tuple(t.token_ids[: t.sampled_mask.index(True) - 1])
+        siblings.setdefault((t.group_id, prefix), []).append(t)
+    return [
+        _Family(len(prefix) if len(members) > 1 else 0, members)
+        for (_, prefix), members in siblings.items()
+    ]
+
+
+def _join(families: Sequence[_Family]) -> MicroBatch:
+    prefixes = [f for f in families if f.shared]
+    inputs = [i for f in prefixes for i in f.members[0].token_ids[: f.shared]]
+    lengths, owners, starts, loss_tokens = [], [], [], []
+    opened = 0
+    for family in families:
+        owner = opened if family.shared else -1
+        opened += bool(family.shared)
+        for t in family.members:
+            offset = len(inputs) - family.shared - 1
+            sampled = [i for i, drawn in enumerate(t.sampled_mask) if drawn]
+            loss_tokens += [
+                (offset + i, t.token_ids[i], t.log_probs[i], t.advantage, len(lengths))
+                for i in sampled
+            ]
+            lengths.append(sampled[-1] - family.shared)
+            starts.append(family.shared)
+            owners.append(owner)
+            inputs += t.token_ids[family.shared : sampled[-1]]
     predictors, targets, log_probs, advantages, sequences = zip(*loss_tokens, strict=True)
+    shared = [f.shared for f in prefixes]
     return MicroBatch(
         token_ids=torch.tensor(inputs),
-        position_ids=positions(lengths),
+        position_ids=positions(shared + lengths, [0] * len(shared) + starts),
         sequence_lengths=lengths,
+        prefix_lengths=shared,
+        prefix_of=owners,
         loss_positions=torch.tensor(predictors),
         targets=torch.tensor(targets),
         sampler_log_probs=torch.tensor(log_probs, dtype=torch.float32),
@@ -72,19 +107,28 @@ def pack_trajectories(
 ) -> list[MicroBatch]:
     """Micro-batches of whole trajectories, whose loss covers exactly the sampled tokens.
 
-    Longest first, so that neighbours are alike in length and attention pads little; otherwise in
-    the order given. Raises OpenQwQError for a trajectory that is unscored, misaligned, over the
-    budget, without a sampled token, or with its first token sampled (nothing predicts it).
+    Samples of one prompt are laid together and share its tokens. Longest first, so that neighbours
+    are alike in length and attention pads little; otherwise in the order given. Raises OpenQwQError
+    for a trajectory that is unscored, misaligned, over the budget, without a sampled token, or with
+    its first token sampled (nothing predicts it).
     """
-    packed: list[list[Trajectory]] = []
-    room = 0
-    for trajectory in sorted(trajectories, key=lambda t: -len(t.token_ids)):
+    for trajectory in trajectories:
         _check(trajectory, max_tokens_per_micro_batch)
-        if len(trajectory.token_ids) > room:
-            packed.append([])
-            room = max_tokens_per_micro_batch
-        packed[-1].append(trajectory)
-        room -= len(trajectory.token_ids)
+    packed: list[list[_Family]] = []
+    room = 0
+    families = _families(trajectories)
+    for family in sorted(families, key=lambda f: -max(len(t.token_ids) for t in f.members)):
+        opened = False  # whether the prefix lies in the current micro-batch already
+        for t in sorted(family.members, key=lambda t: -len(t.token_ids)):
+            cost = len(t.token_ids) - (family.shared if opened else 0)
+            if cost > room:
+                packed.append([])
+                room, opened, cost = max_tokens_per_micro_batch, False, len(t.token_ids)
+            if not opened:
+                packed[-1].append(_Family(family.shared, []))
+                opened = True
+            packed[-1][-1].members.append(t)
+            room -= cost
     return [_join(members) for members in packed]
 
 

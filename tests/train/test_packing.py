@@ -7,6 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from openqwq.config import OptimiserConfig
+from openqwq.model.qwen2 import ModelConfig, Qwen2
+from openqwq.train.learner import Learner
 from openqwq.train.loss import policy_loss, token_log_probs
 from openqwq.train.packing import MicroBatch, pack_examples, pack_trajectories
 from openqwq.types import OpenQwQError, Trajectory
@@ -183,3 +186,55 @@ def test_sft_examples_become_the_same_record_with_unit_advantages() -> None:
 def test_what_cannot_be_trained_on_is_refused_by_name(broken: Trajectory, message: str) -> None:
     with pytest.raises(OpenQwQError, match=f"task '{broken.task_id}' .*{message}"):
         pack_trajectories([TWO[1], broken], 10)
+
+
+def groups_of_samples(seed: int) -> list[Trajectory]:
+    """Three groups of one to four samples of a prompt, some of which have two turns."""
+    rng = random.Random(seed)
+    records = []
+    for group in range(3):
+        prompt = [rng.randrange(30) for _ in range(rng.randint(1, 12))]
+        for _ in range(rng.randint(1, 4)):
+            reply = [rng.randrange(30) for _ in range(rng.randint(1, 9))]
+            drawn = [True] + [rng.random() < 0.7 for _ in reply[1:]]
+            record = trajectory(
+                prompt + reply, [False] * len(prompt) + drawn, rng.uniform(-1, 1), f"g{group}"
+            )
+            records.append(record)
+    return records
+
+
+@pytest.mark.parametrize("budget", [22, 60, 1000])
+@pytest.mark.parametrize("seed", range(6))
+def test_sharing_prompts_changes_neither_log_probs_nor_gradients(seed: int, budget: int) -> None:
+    model = Qwen2(ModelConfig(30, 16, 24, 2, 4, 2, 4))
+    model.initialise(torch.Generator().manual_seed(seed), std=0.2)
+    learner = Learner(model, OptimiserConfig(), 1)
+
+    def run(records: list[Trajectory]) -> tuple[list[tuple[float, ...]], list[Tensor]]:
+        model.zero_grad()
+        rows: list[tuple[float, ...]] = []
+        for batch in pack_trajectories(records, budget):
+            assert len(batch.token_ids) <= budget
+            log_probs, _ = learner.log_probs(batch)
+            (log_probs * batch.advantages).sum().backward()
+            columns = batch.advantages, batch.sampler_log_probs, batch.targets, log_probs
+            rows += zip(*(column.tolist() for column in columns), strict=True)
+        return sorted(rows), [p.grad.clone() for p in model.parameters() if p.grad is not None]
+
+    records = groups_of_samples(seed)
+    alone = [replace(record, group_id=f"alone {i}") for i, record in enumerate(records)]
+    rows, gradients = run(records)
+    expected_rows, expected_gradients = run(alone)
+    torch.testing.assert_close(torch.tensor(rows), torch.tensor(expected_rows))
+    torch.testing.assert_close(gradients, expected_gradients)
+
+
+def test_samples_of_one_prompt_compute_it_once() -> None:
+    prompt, replies = list(range(10)), [[11, 12], [13], [14, 15, 16]]
+    records = [trajectory(prompt + r, [False] * 10 + [True] * len(r), 1.0, "same") for r in replies]
+    (batch,) = pack_trajectories(records, 100)
+    assert batch.prefix_lengths == [9]
+    assert batch.sequence_lengths == [3, 2, 1]  # the last prompt token and all but the last sample
+    assert batch.token_ids.tolist() == [*range(9), 9, 14, 15, 9, 11, 9]
+    assert batch.position_ids.tolist() == [*range(9), 9, 10, 11, 9, 10, 9]
