@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from openqwq.config import Config
 
 MINI = Path(__file__).parent / "configs" / "mini.toml"
+ANNOUNCED = "aime24,livecodebench,livebench,ifeval,bfcl"
 FAMILIES = {
     "arithmetic": ("addition", "subtraction", "multiplication"),
     "code": ("linear", "pipeline"),
@@ -53,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     report = verbs.add_parser("report", help="write a run's report again")
     report.add_argument("run", type=Path, help="a run directory")
     report.set_defaults(verb=report_verb)
+    _add_eval_verb(verbs.add_parser("eval", help="benchmarks, as their authors score them"))
     chat = verbs.add_parser("chat", help="talk to a model in the terminal")
     chat.add_argument("model", type=Path, help="a checkpoint directory, e.g. runs/demo/stage1")
     chat.add_argument("--temperature", type=float, default=0.6)
@@ -73,6 +76,30 @@ def _add_run_options(parser: argparse.ArgumentParser, out: str | None) -> None:
     parser.add_argument("--out", type=Path, default=out, required=out is None, metavar="DIR")
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
     parser.add_argument("--dry-run", action="store_true", help="print the resolved config and stop")
+
+
+def _add_eval_verb(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", nargs="?", help="a directory, GGUF, hub id, or name at --url")
+    parser.add_argument("--tasks", default=ANNOUNCED, help="names with commas, or NAME/KIND")
+    parser.add_argument("--out", type=Path, default=Path("runs/eval"), metavar="DIR")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    parser.add_argument("--rescore", action="store_true", help="judge its saved replies again")
+    parser.add_argument("--compare", nargs=2, type=Path, metavar="RUN", help="a paired test")
+    parser.add_argument("--contamination", type=Path, metavar="FILE", help="training rows")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="local files, not the hub's")
+    parser.add_argument("--allow-changed-data", action="store_true")
+    parser.add_argument("--preset", choices=["qwq", "greedy"], default="qwq")
+    for name in ("samples", "limit", "max-tokens", "top-k", "thinking-budget"):
+        parser.add_argument(f"--{name}", type=int)
+    for name in ("temperature", "top-p", "min-p"):
+        parser.add_argument(f"--{name}", type=float)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--concurrency", type=int, default=8, help="replies at once")
+    parser.add_argument("--workers", type=int, default=2, help="sandbox and maths processes")
+    parser.add_argument("--engine", default="auto", choices=["auto", "torch", "llamacpp", "remote"])
+    parser.add_argument("--context-length", type=int)
+    parser.add_argument("--url", help="an OpenAI-compatible endpoint; its key in QWQ_API_KEY")
+    parser.set_defaults(verb=eval_verb)
 
 
 def demo_verb(options: argparse.Namespace) -> None:
@@ -121,6 +148,40 @@ def _report(run: Path) -> None:
     path = write_report(run, FAMILIES)
     print_summary(run, FAMILIES)
     print(f"Report:      {path}")
+
+
+def eval_verb(options: argparse.Namespace) -> None:
+    """`qwq eval`: run, judge again, compare, or search for contamination."""
+    from openqwq.tasks.benchmarks.data import Library
+    from openqwq.tasks.evaluation import PRESETS, Plan, compare_runs
+    from openqwq.tasks.suite import Request, print_comparison, print_scores, run_suite
+
+    if options.compare:
+        return print_comparison(compare_runs(*options.compare))
+    if not (options.model or options.rescore):
+        raise OpenQwQError("no MODEL was named: give a checkpoint, a GGUF file or a hub id")
+    names = ("max_tokens", "top_k", "thinking_budget", "temperature", "top_p", "min_p")
+    changes = {n: v for n in names if (v := getattr(options, n)) is not None}
+    params = replace(PRESETS[options.preset], **changes)
+    plan = Plan(
+        str(options.model), options.preset, params, options.seed,
+        options.samples, options.limit, options.concurrency,
+    )  # fmt: skip
+    library = Library(options.data, options.allow_changed_data)
+    request = Request(
+        options.tasks.split(","), library, plan, options.out, options.resume, options.workers
+    )
+    if options.rescore:
+        return print_scores(asyncio.run(run_suite(request, None)))
+    from openqwq.engine.open import open_model
+    from openqwq.tasks.chat import LocalChat
+
+    opened = open_model(options.model, options.engine, options.concurrency, options.context_length)
+    chat = LocalChat(opened.generate, opened.tokenizer, opened.context_length)
+    try:
+        print_scores(asyncio.run(run_suite(request, chat)))
+    finally:
+        opened.close()
 
 
 def chat_verb(options: argparse.Namespace) -> None:

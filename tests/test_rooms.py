@@ -46,6 +46,7 @@ ONLY_IN_FILE = {
     "engine/remote.py": {"httpx"},
     "sandbox/client.py": {"httpx"},
     "sandbox/server.py": {"sse_starlette", "starlette", "uvicorn"},
+    "tasks/benchmarks/data.py": {"huggingface_hub", "pyarrow"},
     "tasks/plots.py": {"matplotlib"},
     "tasks/report.py": {"jinja2"},
 }

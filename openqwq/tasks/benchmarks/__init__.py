@@ -1,0 +1,1 @@
+"""The benchmarks of QwQ's announcement and their neighbours, one file each."""

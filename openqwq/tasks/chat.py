@@ -1,0 +1,145 @@
+"""One chat turn with whatever answers: our engine, or an endpoint that may fail and is retried."""
+
+import asyncio
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from openqwq.text.stream import Reply, parse_reply, starts_in_thinking
+from openqwq.text.template import encode_chat
+from openqwq.text.tokenizer import Tokenizer
+from openqwq.types import Generate, Message, OpenQwQError, SamplingParams
+
+Tools = Sequence[Mapping[str, Any]]
+TOOLS_PROMPT = (
+    "# Tools\n\nYou may call one or more functions to assist with the user query.\n\nYou are"
+    " provided with function signatures within <tools></tools> XML tags:\n<tools>\n{tools}\n"
+    "</tools>\n\nFor each function call, return a json object with function name and arguments"
+    ' within <tool_call></tool_call> XML tags:\n<tool_call>\n{{"name": <function-name>,'
+    ' "arguments": <args-json-object>}}\n</tool_call>'
+)  # Qwen's own words, for models whose template knows no tools
+
+
+@dataclass(frozen=True)
+class ChatReply:
+    """One reply. `answer` is the text after the thinking, None where the thinking never ended.
+
+    Tool calls stand in the answer as Hermes `<tool_call>` blocks, however the model spelt them.
+    """
+
+    reasoning: str
+    answer: str | None
+    finish_reason: str
+    prompt_tokens: int = 0
+    reasoning_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class Chat(Protocol):
+    """Whoever answers a conversation; raises OpenQwQError where no answer can be had."""
+
+    async def reply(
+        self, messages: Sequence[Message], tools: Tools, params: SamplingParams
+    ) -> ChatReply:
+        """The next assistant turn."""
+        ...
+
+
+@dataclass(frozen=True)
+class LocalChat:
+    """A chat over the engine's protocol; prompt and reply share `context_length` tokens."""
+
+    generate: Generate
+    tokenizer: Tokenizer
+    context_length: int
+
+    async def reply(
+        self, messages: Sequence[Message], tools: Tools, params: SamplingParams
+    ) -> ChatReply:
+        """One sampled reply; the same seed gives the same text."""
+        prompt = self._prompt(messages, tools)
+        room = self.context_length - len(prompt)
+        if room < 1:
+            raise OpenQwQError(
+                f"the prompt has {len(prompt)} tokens and the model's context {self.context_length}"
+                ": leave such items out or use a model with more context"
+            )
+        budget = params.thinking_budget
+        limit = min(params.max_tokens, room)
+        params = replace(
+            params,
+            max_tokens=limit,
+            stop_token_ids=self.tokenizer.eos_ids,
+            thinking_budget=None if budget is None or budget >= limit else budget,
+        )
+        (completion,) = await self.generate.generate(prompt, params)
+        thinking = starts_in_thinking(self.tokenizer, prompt)
+        parsed = parse_reply(self.tokenizer, completion.token_ids, thinking)
+        closes = self.tokenizer.think_close_id
+        unfinished = thinking and closes not in completion.token_ids
+        return ChatReply(
+            parsed.reasoning,
+            None if unfinished else answer_text(parsed),
+            completion.finish_reason,
+            completion.prompt_tokens,
+            completion.reasoning_tokens,
+            len(completion.token_ids),
+        )
+
+    def _prompt(self, messages: Sequence[Message], tools: Tools) -> list[int]:
+        prompt = encode_chat(self.tokenizer, messages, tools)
+        if tools and prompt == encode_chat(self.tokenizer, messages):  # the template ignores them
+            listed = "\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools)
+            system = Message(role="system", content=TOOLS_PROMPT.format(tools=listed))
+            prompt = encode_chat(self.tokenizer, [system, *map(_without_calls, messages)])
+        return prompt
+
+
+@dataclass(frozen=True)
+class PatientChat:
+    """A chat whose failures and empty replies are tried again, with doubling pauses (seconds)."""
+
+    chat: Chat
+    attempts: int = 4
+    pause: float = 1.0
+
+    async def reply(
+        self, messages: Sequence[Message], tools: Tools, params: SamplingParams
+    ) -> ChatReply:
+        """The first reply that is not empty; raises OpenQwQError with the last failure."""
+        failure = ""
+        for attempt in range(self.attempts):
+            if attempt:
+                await asyncio.sleep(self.pause * 2 ** (attempt - 1))
+            try:
+                reply = await self.chat.reply(messages, tools, params)
+            except (OpenQwQError, OSError, TimeoutError) as error:
+                failure = str(error) or repr(error)
+                continue
+            if reply.reasoning or (reply.answer or "").strip():
+                return reply
+            failure = f"an empty reply ({reply.finish_reason})"
+        raise OpenQwQError(f"no answer in {self.attempts} attempts: {failure}")
+
+
+def answer_text(reply: Reply) -> str:
+    """A parsed reply's content with its calls, well-formed or not, as Hermes blocks."""
+    calls = [json.dumps(call, ensure_ascii=False) for call in reply.tool_calls]
+    blocks = [
+        f"<tool_call>\n{text.strip()}\n</tool_call>" for text in [*calls, *reply.malformed_calls]
+    ]
+    return "\n".join([*filter(None, [reply.content]), *blocks])
+
+
+def _without_calls(message: Message) -> Message:
+    """A turn in plain text, for templates that know neither calls nor tool results."""
+    calls = message.get("tool_calls", [])
+    blocks = [
+        f"<tool_call>\n{json.dumps(call, ensure_ascii=False)}\n</tool_call>" for call in calls
+    ]
+    content = "\n".join([*filter(None, [message["content"]]), *blocks])
+    if message["role"] == "tool":
+        content = f"<tool_response>\n{content}\n</tool_response>"
+        return Message(role="user", content=content)
+    return Message(role=message["role"], content=content)

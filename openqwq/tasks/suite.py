@@ -1,0 +1,124 @@
+"""The benchmarks by name, and the judges that they need."""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from openqwq.sandbox.local import LocalSandbox
+from openqwq.tasks.benchmarks.benchmark import Benchmark
+from openqwq.tasks.benchmarks.data import Library
+from openqwq.tasks.benchmarks.ifeval import IFEVAL
+from openqwq.tasks.benchmarks.mathematics import MATHEMATICS
+from openqwq.tasks.benchmarks.programs import PROGRAM_BENCHMARKS
+from openqwq.tasks.chat import Chat
+from openqwq.tasks.evaluation import Plan, Selection, evaluate, open_run, rescore, select
+from openqwq.tasks.results import Summary
+from openqwq.tasks.statistics import Comparison
+from openqwq.types import OpenQwQError, Verifier
+from openqwq.verify.code import CodeVerifier
+from openqwq.verify.instructions import InstructionVerifier
+from openqwq.verify.math import MathVerifier
+
+
+def benchmarks() -> dict[str, Benchmark]:
+    """Every benchmark by its name, in the order of the announcement."""
+    every = [*MATHEMATICS, IFEVAL, *PROGRAM_BENCHMARKS]
+    return {benchmark.name: benchmark for benchmark in every}
+
+
+def find_benchmark(name: str, known: Mapping[str, Benchmark]) -> tuple[Benchmark, str]:
+    """The benchmark and the kind that NAME or NAME/KIND asks for; OpenQwQError if unknown."""
+    first, _, kind = name.strip().partition("/")
+    if first not in known:
+        near = difflib.get_close_matches(first, known, n=1, cutoff=0.0)[0]
+        raise OpenQwQError(
+            f"unknown benchmark {first!r}: did you mean {near!r}? There are {', '.join(known)}"
+        )
+    return known[first], kind
+
+
+async def open_judges(
+    stack: AsyncExitStack, selections: Sequence[Selection], workers: int = 2
+) -> dict[str, Verifier]:
+    """The judges of these items; the sandbox is opened only where a program will run."""
+    wanted = {task.verifier for selection in selections for task in selection.tasks}
+    judges: dict[str, Verifier] = {"instructions": InstructionVerifier()}
+    if "math" in wanted:
+        judges["math"] = await stack.enter_async_context(MathVerifier(workers=workers))
+    if "code" in wanted:
+        sandbox = await stack.enter_async_context(LocalSandbox(workers))
+        judges["code"] = CodeVerifier(sandbox)
+    return judges
+
+
+@dataclass(frozen=True)
+class Request:
+    """What `qwq eval` was asked for: benchmarks by name, their data, how, and where to write."""
+
+    names: Sequence[str]
+    library: Library
+    plan: Plan
+    directory: Path
+    resume: bool = False
+    workers: int = 2
+
+
+async def run_suite(request: Request, chat: Chat | None) -> dict[str, Summary]:
+    """Evaluate `chat`, or with None judge the saved replies again; then write the report.
+
+    Raises OpenQwQError naming what is missing, differs or cannot be reached.
+    """
+    known = benchmarks()
+    chosen = [find_benchmark(name, known) for name in request.names]
+    selections = [
+        select(benchmark, kind, benchmark.load(request.library), request.plan.limit)
+        for benchmark, kind in chosen
+    ]
+    if chat is not None:
+        hashes = request.library.hashes
+        open_run(request.directory, request.plan, selections, hashes, request.resume)
+    async with AsyncExitStack() as stack:
+        judges = await open_judges(stack, selections, request.workers)
+        if chat is None:
+            return await rescore(request.directory, selections, judges)
+        return await evaluate(request.directory, request.plan, selections, chat, judges)
+
+
+def print_scores(summaries: Mapping[str, Summary]) -> None:
+    """Print a table of the benchmarks' figures on standard output."""
+    table = Table(box=None)
+    columns = "benchmark", "score, %", "95%", "items", "samples", "errors", "cut off", "thinking"
+    for column in columns:
+        table.add_column(column, justify="right" if table.columns else "left")
+    for name, summary in summaries.items():
+        score = summary.headline
+        table.add_row(
+            name,
+            f"{100 * score.value:.1f}",
+            f"{100 * score.low:.1f}–{100 * score.high:.1f}",
+            str(summary.items),
+            str(summary.samples),
+            f"{100 * summary.errors:.1f}%",
+            f"{100 * summary.truncated:.1f}%",
+            f"{summary.thinking_tokens:.0f}",
+        )
+    Console().print(table)
+
+
+def print_comparison(comparisons: Mapping[str, Comparison]) -> None:
+    """Print paired differences of two runs on standard output."""
+    table = Table(box=None)
+    for column in ("benchmark", "B − A, points", "95%", "items", "better", "worse", "p"):
+        table.add_column(column, justify="right" if table.columns else "left")
+    for name, found in comparisons.items():
+        gain = found.difference
+        bounds = f"{100 * gain.low:+.1f} to {100 * gain.high:+.1f}"
+        counts = str(found.items), str(found.better), str(found.worse)
+        table.add_row(name, f"{100 * gain.value:+.1f}", bounds, *counts, f"{found.p_value:.4f}")
+    Console().print(table)
+    print("p: two-sided paired permutation test over items; 95%: bootstrap over items.")
