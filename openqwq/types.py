@@ -173,7 +173,8 @@ class Task:
     """One problem with everything that is needed to ask it and to judge an answer.
 
     `kind` names the source ("addition", "gsm8k"), `verifier` who judges it ("math", "code", ...).
-    `solution` is a worked completion for cold starts; no verifier reads it.
+    `solution` is a worked completion for cold starts; no verifier reads it. Where the environment
+    would answer it, `continuation` is the same task after that answer, with the next solution.
     """
 
     id: str
@@ -185,6 +186,7 @@ class Task:
     rules: tuple[Rule, ...] = ()
     tools: tuple[Mapping[str, Any], ...] = ()
     solution: str | None = None
+    continuation: "Task | None" = None
 
 
 @dataclass(frozen=True)

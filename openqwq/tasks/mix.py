@@ -6,14 +6,22 @@ from typing import Any
 
 from openqwq.config import SourceConfig
 from openqwq.tasks.arithmetic import ARITHMETIC
+from openqwq.tasks.instructions import INSTRUCTIONS
 from openqwq.tasks.programs import PROGRAMS
 from openqwq.tasks.source import Source
+from openqwq.tasks.tools import TOOL_TASKS
 from openqwq.types import OpenQwQError
 
 
 def build_source(config: SourceConfig) -> Source:
     """The source that a config names; raises OpenQwQError for unknown names or options."""
-    factories: dict[str, Callable[..., Source]] = {**ARITHMETIC, **PROGRAMS, "gym": _gym}
+    factories: dict[str, Callable[..., Source]] = {
+        **ARITHMETIC,
+        **PROGRAMS,
+        **INSTRUCTIONS,
+        **TOOL_TASKS,
+        "gym": _gym,
+    }
     if config.source not in factories:
         near = difflib.get_close_matches(config.source, factories, n=1, cutoff=0.0)[0]
         raise OpenQwQError(f"unknown source {config.source!r}: did you mean {near!r}?")

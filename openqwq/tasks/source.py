@@ -1,13 +1,14 @@
 """What a procedural source of problems is, and how training and held-out ones stay apart."""
 
 import hashlib
+import json
 import random
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Literal
+from typing import Any, Literal
 
-from openqwq.types import CodeTests, Message, OpenQwQError, Task
+from openqwq.types import CodeTests, Message, OpenQwQError, Rule, Task, ToolCall
 
 Split = Literal["train", "held_out"]
 HELD_OUT_SHARE = 8  # one problem in this many is held out
@@ -15,7 +16,11 @@ HELD_OUT_SHARE = 8  # one problem in this many is held out
 
 @dataclass(frozen=True)
 class Problem:
-    """One drawn problem. Equal `key`s are the same problem, however it is worded."""
+    """One drawn problem. Equal `key`s are the same problem, however it is worded.
+
+    `hasty` is said without thinking where that is worse than `reply`. With `tools`, a worked
+    solution makes `call`, is answered `result`, and only then replies.
+    """
 
     key: str
     question: str
@@ -23,6 +28,11 @@ class Problem:
     reply: str  # what a perfect model says after its thinking
     answer: str | None = None
     tests: CodeTests | None = None
+    rules: tuple[Rule, ...] = ()
+    hasty: str | None = None
+    tools: tuple[Mapping[str, Any], ...] = ()
+    call: ToolCall | None = None
+    result: str = ""
 
 
 @dataclass(frozen=True)
@@ -41,11 +51,17 @@ def split_of(kind: str, key: str) -> Split:
 
 
 def draw_tasks(
-    source: Source, split: Split, seed: int | str, start: int = 0, thinking_share: float = 1.0
+    source: Source,
+    split: Split,
+    seed: int | str,
+    start: int = 0,
+    thinking_share: float = 1.0,
+    tool_share: float = 1.0,
 ) -> Iterator[Task]:
     """An endless stream of tasks of one split, of which task `i` depends on (seed, i) alone.
 
-    A worked solution is attached; only `thinking_share` of them write their thinking out.
+    A worked solution is attached; only `thinking_share` of them write their thinking out, and only
+    `tool_share` of those that could call a tool do.
     Raises OpenQwQError if the source has no problem on that side in 1,000 draws.
     """
     index = start
@@ -59,18 +75,37 @@ def draw_tasks(
             raise OpenQwQError(
                 f"{source.kind} made no {split} problem in 1,000 draws: widen its range"
             )
-        thinking = f"{problem.thinking}\n" if rng.random() < thinking_share else ""
-        message: Message = {"role": "user", "content": problem.question}
-        yield Task(
-            id=f"{source.kind}:{problem.key}",
-            kind=source.kind,
-            messages=(message,),
-            verifier=source.verifier,
-            answer=problem.answer,
-            tests=problem.tests,
-            solution=f"{thinking}</think>\n\n{problem.reply}",
-        )
+        share = thinking_share if problem.call is None else tool_share
+        yield _task(source, problem, rng.random() < share)
         index += 1
+
+
+def _task(source: Source, problem: Problem, worked: bool) -> Task:
+    """The task of a problem, its solution `worked` out or given at once."""
+    message: Message = {"role": "user", "content": problem.question}
+    task = Task(
+        id=f"{source.kind}:{problem.key}",
+        kind=source.kind,
+        messages=(message,),
+        verifier=source.verifier,
+        answer=problem.answer,
+        tests=problem.tests,
+        rules=problem.rules,
+        tools=problem.tools,
+    )
+    answer = f"</think>\n\n{problem.reply}"
+    if not worked:
+        return replace(task, solution=f"</think>\n\n{problem.hasty or problem.reply}")
+    if problem.call is None:
+        return replace(task, solution=f"{problem.thinking}\n{answer}")
+    call = f"<tool_call>\n{json.dumps(problem.call)}\n</tool_call>"
+    turn: Message = {"role": "assistant", "content": "", "tool_calls": [problem.call]}
+    result: Message = {"role": "tool", "content": problem.result}
+    return replace(
+        task,
+        solution=f"{problem.thinking}\n</think>\n\n{call}",
+        continuation=replace(task, messages=(message, turn, result), solution=answer),
+    )
 
 
 def distinct(tasks: Iterator[Task], count: int) -> list[Task]:

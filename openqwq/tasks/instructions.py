@@ -1,0 +1,146 @@
+"""Instructions composed of verifiable rules, and requests that only a taste can judge."""
+
+import json
+import random
+from collections.abc import Callable
+
+from openqwq.tasks.source import Problem, Source
+from openqwq.types import Rule, Score, Task
+from openqwq.verify.answer import final_answer
+
+# No word is part of another: the keyword rules look for substrings.
+TOPICS = {
+    "sky": "sun moon star cloud wind rain".split(),
+    "sea": "fish ship wave salt crab sand".split(),
+    "farm": "cow pig hay corn goat barn".split(),
+    "kitchen": "pan pot egg milk cup bread".split(),
+}
+WORDS = [word for words in TOPICS.values() for word in words]
+ENOUGH, TOO_MANY = 5, 8  # words that the user of `topics` wants, and that tire him
+
+
+def _exactly(rule: str, relation: str, number: str, count: int, **more: object) -> list[Rule]:
+    """IFEval's rules bound a count from one side: two of them fix it."""
+    return [
+        Rule(rule, {relation: bound, number: value, **more})
+        for bound, value in (("at least", count), ("less than", count + 1))
+    ]
+
+
+def instructions(min_words: int, max_words: int) -> Source:
+    """Write exactly so many words, under one or two rules on which and where, in some format.
+
+    The rules are IFEval's; the prompts are ours alone. The wording is the problem, so a held-out
+    combination of rules and words was never seen.
+    """
+
+    def draw(rng: random.Random) -> Problem:
+        count = rng.randint(min_words, max_words)
+        words = rng.sample(WORDS, count)
+        form = rng.choice(("plain", "plain", "capitals", "quotes", "bullets"))
+        kinds = ["end", "use", "twice"] + ["begin"] * (form != "bullets")
+        wishes, rules = [f"Write {count} words."], []
+        # "twice" changes the words, so it goes first.
+        for kind in sorted(rng.sample(kinds, rng.randint(1, 2)), key=lambda kind: kind != "twice"):
+            wish, rule = _wish(kind, words, rng)
+            wishes.append(wish)
+            rules += rule
+        answer, wish, rule = _formatted(form, words)
+        question = " ".join([*wishes, *wish])
+        rules += _exactly("length_constraints:number_words", "relation", "num_words", count)
+        thinking = " ".join(f"{i} {word}" for i, word in enumerate(words, 1))
+        return Problem(question, question, thinking, answer, rules=(*rules, *rule))
+
+    return Source("instructions", "instructions", draw)
+
+
+def _wish(kind: str, words: list[str], rng: random.Random) -> tuple[str, list[Rule]]:
+    """A sentence that `words` follow (they are made to, for "twice"), and its rules."""
+    match kind:
+        case "begin":
+            where = {"num_paragraphs": 1, "nth_paragraph": 1, "first_word": words[0]}
+            rule = Rule("length_constraints:nth_paragraph_first_word", where)
+            return f"Begin with {words[0]}.", [rule]
+        case "end":
+            return f"End with {words[-1]}.", [
+                Rule("startend:end_checker", {"end_phrase": words[-1]})
+            ]
+        case "use":
+            word = words[len(words) // 2]
+            return f"Use {word}.", [Rule("keywords:existence", {"keywords": [word]})]
+    word, at = words[0], rng.randrange(1, len(words) - 1)
+    words[at] = word
+    return f"Use {word} twice.", _exactly(
+        "keywords:frequency", "relation", "frequency", 2, keyword=word
+    )
+
+
+def _formatted(form: str, words: list[str]) -> tuple[str, list[str], list[Rule]]:
+    """The answer in a format, the sentence that asks for it, and its rules."""
+    match form:
+        case "capitals":
+            bound = {"capital_relation": "at least", "capital_frequency": len(words)}
+            rules = [Rule("change_case:capital_word_frequency", bound)]
+            return " ".join(words).upper(), ["In capitals."], rules
+        case "quotes":
+            return f'"{" ".join(words)}"', ["In quotes."], [Rule("startend:quotation", {})]
+        case "bullets":
+            rule = Rule("detectable_format:number_bullet_lists", {"num_bullets": len(words)})
+            return "\n".join(f"- {word}" for word in words), ["As bullets."], [rule]
+    return " ".join(words), [], []
+
+
+def topics(min_words: int, max_words: int) -> Source:
+    """Name what one sees at two places, without two things one hates: judged by preference.
+
+    What is said at once is half beside the point, so that a reward model has something to prefer.
+    """
+
+    def draw(rng: random.Random) -> Problem:
+        places = rng.sample(list(TOPICS), 2)
+        seen = [word for place in places for word in TOPICS[place]]
+        hated = rng.sample(seen, 2)
+        good = [word for word in seen if word not in hated]
+        where, what = " and the ".join(places), " and ".join(hated)
+        question = f"I visit the {where}. I hate {what}. What do I see?"
+        thinking = " ".join(
+            " ".join([place, *(w for w in TOPICS[place] if w in good)]) for place in places
+        )
+        count = rng.randint(min_words, max_words)
+        hasty = (rng.choice(good if rng.random() < 0.5 else WORDS) for _ in range(count))
+        return Problem(
+            key="-".join(sorted(places) + sorted(hated)),
+            question=question,
+            thinking=thinking,
+            reply=" ".join(rng.sample(good, ENOUGH + 1)),
+            answer=json.dumps(good),
+            hasty=" ".join(hasty),
+        )
+
+    return Source("topics", "preference", draw)
+
+
+class TasteVerifier:
+    """The taste that `topics` hides from training: its gold reward.
+
+    Value: the share of wanted words among those said (among `ENOUGH` where fewer were), each
+    counted once, scaled down beyond `TOO_MANY`. `parts["gold"]` is the value.
+    """
+
+    async def score(self, task: Task, completion: str) -> Score:
+        """Judge the answer; see the class."""
+        answer = final_answer(completion)
+        if not task.answer:
+            return Score(0.0, "error", detail=f"task {task.id!r} has no wanted words")
+        if answer is None:
+            return Score(0.0, "truncated", {"gold": 0.0}, "no </think>")
+        said = answer.split()
+        wanted = len(set(said) & set(json.loads(task.answer)))
+        value = wanted / max(ENOUGH, len(said)) * min(1.0, TOO_MANY / max(1, len(said)))
+        return Score(value, "correct" if value == 1.0 else "wrong", {"gold": value})
+
+
+INSTRUCTIONS: dict[str, Callable[[int, int], Source]] = {
+    "instructions": instructions,
+    "topics": topics,
+}
