@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from openqwq.engine.cache import CacheAttention, SlotCache
-from openqwq.engine.sampler import sample
+from openqwq.engine.sampler import alternatives, mask_logits, sample
 from openqwq.engine.scheduler import Group, Scheduler
 from openqwq.engine.sequence import Sequence
 from openqwq.model.qwen2 import Qwen2
+from openqwq.text.grammar import AnswerGrammar
 from openqwq.text.stream import ThinkTracker, starts_in_thinking
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.types import Completion, OpenQwQError, SamplingParams, Steering, TokenEvent
@@ -83,8 +84,7 @@ class Engine:
         self, prompt_ids: Ids[int], params: SamplingParams, steering: Steering | None = None
     ) -> AsyncIterator[TokenEvent]:
         """See `Generate.stream`."""
-        (sequence,) = self._submit(prompt_ids, params, 1)
-        sequence.steering = steering
+        (sequence,) = self._submit(prompt_ids, params, 1, steering)
         events, sent = sequence.events, 0
         try:
             while sent == 0 or events[sent - 1].finish_reason is None:
@@ -98,10 +98,16 @@ class Engine:
         finally:
             sequence.cancel()
 
-    def push(self, named_params: Iterable[tuple[str, Tensor]], version: int) -> None:
-        """Copy new weights in (see `WeightLink`). Refused while sequences run on the old ones."""
+    def push(
+        self, named_params: Iterable[tuple[str, Tensor]], version: int, in_flight: bool = False
+    ) -> None:
+        """Copy new weights in (see `WeightLink`). Refused while sequences run on the old ones.
+
+        With `in_flight` they go on between two steps: tokens drawn from then on bear the new
+        version, keys and values that they have already are kept (PipelineRL, arXiv 2509.19128).
+        """
         with self._lock:
-            if self.scheduler.unfinished():
+            if self.scheduler.unfinished() and not in_flight:
                 raise RuntimeError("weights pushed while sequences are running")
             own = self.model.state_dict()
             with torch.no_grad():
@@ -113,24 +119,19 @@ class Engine:
         """Stop the engine's thread; whoever still waits, or asks later, gets a RuntimeError."""
         self._thread.shutdown(wait=True)
 
-    def _submit(self, prompt_ids: Ids[int], params: SamplingParams, n: int) -> list[Sequence]:
-        if not prompt_ids:
-            raise OpenQwQError("the prompt is empty: give at least one token")
-        room = self.limits.max_length - len(prompt_ids)
-        if room < 1:
-            raise OpenQwQError(
-                f"the prompt has {len(prompt_ids)} tokens, {1 - room} too many for a context of "
-                f"{self.limits.max_length}: shorten it or raise engine.max_length"
-            )
-        ids, limit = list(prompt_ids), min(params.max_tokens, room)
-        vocab_size = self.model.config.vocab_size
-        if not 0 <= min(ids) <= max(ids) < vocab_size:
-            raise OpenQwQError(
-                f"the prompt has token ids from {min(ids)} to {max(ids)}, but the model knows 0 to "
-                f"{vocab_size - 1}: encode it with the model's own tokenizer"
-            )
+    def _submit(
+        self,
+        prompt_ids: Ids[int],
+        params: SamplingParams,
+        n: int,
+        steering: Steering | None = None,
+    ) -> list[Sequence]:
+        self._check(prompt_ids, params)
+        limit = min(params.max_tokens, self.limits.max_length - len(prompt_ids))
         markers = self.tokenizer.think_open_id, self.tokenizer.think_close_id
-        thinking = starts_in_thinking(self.tokenizer, ids)
+        thinking = starts_in_thinking(self.tokenizer, prompt_ids)
+        grammar = AnswerGrammar(self.tokenizer, params.grammar) if params.grammar else None
+        ids = list(prompt_ids)
         sequences = [
             Sequence(
                 ids,
@@ -139,11 +140,36 @@ class Engine:
                 limit,
                 ThinkTracker(*markers, thinking),
                 self.closing_ids,
+                grammar and grammar.fork(),
+                steering,
             )
             for i in range(n)
         ]
         self.scheduler.waiting.append(Group(list(sequences)))
         return sequences
+
+    def _check(self, prompt_ids: Ids[int], params: SamplingParams) -> None:
+        """Raise OpenQwQError for a request that cannot run."""
+        if not prompt_ids:
+            raise OpenQwQError("the prompt is empty: give at least one token")
+        room = self.limits.max_length - len(prompt_ids)
+        if room < 1:
+            raise OpenQwQError(
+                f"the prompt has {len(prompt_ids)} tokens, {1 - room} too many for a context of "
+                f"{self.limits.max_length}: shorten it or raise engine.max_length"
+            )
+        vocab_size = self.model.config.vocab_size
+        if not 0 <= min(prompt_ids) <= max(prompt_ids) < vocab_size:
+            raise OpenQwQError(
+                f"the prompt has token ids from {min(prompt_ids)} to {max(prompt_ids)}, but the "
+                f"model knows 0 to {vocab_size - 1}: encode it with the model's own tokenizer"
+            )
+        budget, closing = params.thinking_budget, len(self.closing_ids)
+        if budget is not None and params.max_tokens - budget <= closing:
+            raise OpenQwQError(
+                f"thinking_budget is {budget} of max_tokens {params.max_tokens}: leave at least "
+                f"{closing + 1} tokens, {closing} to close the thinking and 1 to answer"
+            )
 
     async def _step_done(self) -> None:
         """Wait for the end of a step, starting the pump if it is not running."""
@@ -214,13 +240,30 @@ class Engine:
 
     def _draw(self, sequences: list[Sequence], logits: Tensor) -> None:
         """Append a sampled or forced token to each sequence from its row of `logits`."""
+        forced = [s.next_forced() for s in sequences]
+        masks = [
+            None if f is not None else _mask(s) for s, f in zip(sequences, forced, strict=True)
+        ]
+        logits = mask_logits(logits, masks)
         params = [s.params for s in sequences]
         steps = [len(s.token_ids) for s in sequences]
         token_ids, log_probs = sample(logits, params, [s.seed for s in sequences], steps)
-        drawn = zip(sequences, token_ids.tolist(), log_probs.tolist(), strict=True)
-        for sequence, token_id, log_prob in drawn:
-            forced = sequence.next_forced()
-            if forced is None:
-                sequence.append(token_id, log_prob, True, self.version)
+        tokens = zip(
+            token_ids.tolist(), log_probs.tolist(), alternatives(logits, params), strict=True
+        )
+        for sequence, put, (token_id, log_prob, others) in zip(
+            sequences, forced, tokens, strict=True
+        ):
+            if put is None:
+                sequence.append(token_id, log_prob, True, self.version, others)
             else:
-                sequence.append(forced, 0.0, False, self.version)
+                sequence.append(put, 0.0, False, self.version)
+
+
+def _mask(sequence: Sequence) -> bytes | None:
+    """What its grammar allows next; a grammar that breaks ends its own sequence alone."""
+    try:
+        return sequence.allowed()
+    except OpenQwQError as error:
+        sequence.cancel(error)
+        return None

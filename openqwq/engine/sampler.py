@@ -64,6 +64,35 @@ def _filtered_out(log_probs: Tensor, params: Sequence[SamplingParams]) -> Tensor
     return torch.empty_like(out).scatter_(1, order, out)
 
 
+def mask_logits(logits: Tensor, masks: Sequence[bytes | None]) -> Tensor:
+    """`logits` (rows, vocab) with -inf where a row's mask, one byte per id, is 0 or has ended."""
+    rows = [i for i, mask in enumerate(masks) if mask is not None]
+    if not rows:
+        return logits
+    allowed = torch.zeros(len(rows), logits.shape[1], dtype=torch.bool)
+    for i, mask in enumerate(mask for mask in masks if mask is not None):
+        allowed[i, : len(mask)] = torch.frombuffer(bytearray(mask), dtype=torch.uint8) != 0
+    masked = logits.clone()
+    masked[rows] = logits[rows].masked_fill(~allowed.to(logits.device), float("-inf"))
+    return masked
+
+
+def alternatives(
+    logits: Tensor, params: Sequence[SamplingParams]
+) -> list[tuple[tuple[int, float], ...]]:
+    """Each row's likeliest (token id, log-prob), best first, as many as its params ask for."""
+    best: list[tuple[tuple[int, float], ...]] = [()] * len(params)
+    rows = [i for i, p in enumerate(params) if p.top_log_probs]
+    if rows:
+        asked = [params[i] for i in rows]
+        most = min(max(p.top_log_probs for p in asked), logits.shape[1])
+        values, ids = log_distribution(logits[rows], asked).topk(most)
+        for i, p, row_ids, row in zip(rows, asked, ids.tolist(), values.tolist(), strict=True):
+            pairs = zip(row_ids[: p.top_log_probs], row, strict=False)
+            best[i] = tuple(pair for pair in pairs if pair[1] > float("-inf"))
+    return best
+
+
 def sample(
     logits: Tensor, params: Sequence[SamplingParams], seeds: Sequence[int], steps: Sequence[int]
 ) -> tuple[Tensor, Tensor]:

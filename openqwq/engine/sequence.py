@@ -1,18 +1,37 @@
-"""One running completion: its tokens, its budget, why it ended."""
+"""One running completion: its tokens, its budget, its grammar, why it ended."""
 
 from dataclasses import dataclass, field
 
+from openqwq.text.grammar import AnswerGrammar
 from openqwq.text.stream import ThinkTracker
 from openqwq.types import Completion, FinishReason, SamplingParams, Steering, TokenEvent
+
+LONGEST_CYCLE, LEAST_REPEATS, LEAST_SPAN = 64, 6, 192  # tokens, times, tokens
+
+
+def repeats_itself(token_ids: list[int], start: int = 0) -> bool:
+    """Whether the tokens from `start` on end in a cycle that honest text hardly contains.
+
+    The last 192 tokens repeat a cycle of up to 32 tokens, or the last six times its length one of
+    up to 64.
+    """
+    for period in range(1, LONGEST_CYCLE + 1):
+        first = len(token_ids) - max(LEAST_SPAN, LEAST_REPEATS * period)
+        if first < start:
+            return False
+        tail_agrees = token_ids[-1] == token_ids[-1 - period]
+        if tail_agrees and token_ids[first + period :] == token_ids[first:-period]:
+            return True
+    return False
 
 
 @dataclass(eq=False)
 class Sequence:
     """A prompt and what has been drawn after it.
 
-    `closing_ids` are forced, one after another, once the thinking budget is spent. The engine's
-    thread appends while the event loop reads and cancels: an event is published whole, and
-    `finish_reason` after the last one.
+    `closing_ids` are forced, one after another, once the thinking has to end: its budget is spent,
+    the reader wants the answer now, or it runs in a loop. The engine's thread appends while the
+    event loop reads and cancels: an event is published whole, and `finish_reason` after the last.
     """
 
     prompt_ids: list[int]
@@ -21,36 +40,75 @@ class Sequence:
     max_tokens: int  # params.max_tokens, or less where the context ends
     think: ThinkTracker
     closing_ids: list[int]
+    grammar: AnswerGrammar | None = None
+    steering: Steering | None = None
     token_ids: list[int] = field(default_factory=list)
     weight_version: list[int] = field(default_factory=list)
     events: list[TokenEvent] = field(default_factory=list)
     forced: list[int] = field(default_factory=list)
     finish_reason: FinishReason | None = None
     failure: Exception | None = None
-    steering: Steering | None = None
+    phase_start: int = 0  # index of the answer's first token, once there is one
+    thinking_loops: bool = False
+
+    def __post_init__(self) -> None:
+        """Where the context ends before `max_tokens`, the thinking ends sooner too.
+
+        The answer keeps what was asked for it, or a quarter of what is left if that is less.
+        """
+        self.thinking_budget = self.params.thinking_budget
+        if self.thinking_budget is not None:
+            asked = self.params.max_tokens - self.thinking_budget
+            answer = max(min(asked, self.max_tokens // 4), len(self.closing_ids) + 1)
+            self.thinking_budget = max(0, min(self.thinking_budget, self.max_tokens - answer))
 
     def next_forced(self) -> int | None:
         """The token the engine must put next instead of a sampled one, if any."""
-        budget = self.params.thinking_budget
-        spent = budget is not None and self.think.reasoning_tokens >= budget
-        spent = spent or (self.steering is not None and self.steering.answer_now)
-        if spent and self.think.in_thinking and not self.forced:
-            self.forced = list(self.closing_ids)
+        if self.think.in_thinking and not self.forced:
+            budget = self.thinking_budget
+            spent = budget is not None and self.think.reasoning_tokens >= budget
+            unwanted = self.steering is not None and self.steering.answer_now
+            if spent or unwanted or self.thinking_loops:
+                self.forced = list(self.closing_ids)
         return self.forced.pop(0) if self.forced else None
 
-    def append(self, token_id: int, log_prob: float, sampled: bool, version: int) -> None:
+    def allowed(self) -> bytes | None:
+        """The grammar's mask for a token that is sampled now; None where anything may come."""
+        return self.grammar.allowed() if self.grammar and not self.think.in_thinking else None
+
+    def append(
+        self,
+        token_id: int,
+        log_prob: float,
+        sampled: bool,
+        version: int,
+        alternatives: tuple[tuple[int, float], ...] = (),
+    ) -> None:
         """Take one token and decide whether it is the last."""
+        if sampled and not self.finish_reason and self.grammar and not self.think.in_thinking:
+            self.grammar.accept(token_id)
         self.token_ids.append(token_id)
         self.weight_version.append(version)
-        self.think.feed(token_id)
-        reason: FinishReason | None = None
-        if token_id in self.params.stop_token_ids:
-            reason = "stop"
-        elif len(self.token_ids) >= self.max_tokens:
-            reason = "length"
-        self.events.append(TokenEvent(token_id, log_prob, sampled, reason))
+        if self.think.feed(token_id):
+            self.phase_start = len(self.token_ids)
+        reason = self._reason(token_id, sampled)
+        self.events.append(TokenEvent(token_id, log_prob, sampled, reason, alternatives))
         if reason:
             self.finish_reason = reason
+
+    def _reason(self, token_id: int, sampled: bool) -> FinishReason | None:
+        if token_id in self.params.stop_token_ids or (sampled and self._grammar_ended(token_id)):
+            return "stop"
+        if len(self.token_ids) >= self.max_tokens:
+            return "length"
+        if self.params.stop_loops and sampled and repeats_itself(self.token_ids, self.phase_start):
+            if not self.think.in_thinking:
+                return "loop"
+            self.thinking_loops = True
+        return None
+
+    def _grammar_ended(self, token_id: int) -> bool:
+        return self.grammar is not None and token_id in self.grammar.end_ids
 
     def cancel(self, failure: Exception | None = None) -> None:
         """End now unless it has ended; what it holds is freed before the next step."""

@@ -1,0 +1,137 @@
+"""Random walks through a grammar: whatever is allowed must parse, validate and end."""
+
+import json
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from openqwq.text.grammar import AnswerGrammar, json_grammar, tool_call_grammar
+from openqwq.text.stream import Reply, parse_reply
+from openqwq.text.tokenizer import Tokenizer
+from openqwq.types import OpenQwQError
+
+INTEGERS = {"type": "object", "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}},
+            "required": ["a", "b"], "additionalProperties": False}  # fmt: skip
+TOOLS = [
+    {"name": "add", "parameters": INTEGERS},
+    {"type": "function", "function": {"name": "greet", "parameters": {
+        "type": "object", "properties": {"who": {"enum": ["Ada", "</tool_call>"]}},
+        "required": ["who"], "additionalProperties": False}}},
+    {"name": "now"},
+]  # fmt: skip
+BALANCE: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "open": {"type": "boolean"},
+        "lines": {"type": "array", "maxItems": 3, "items": {"enum": ["x", "y\n", 7]}},
+        "note": {"type": "string", "maxLength": 6},
+    },
+    "required": ["open", "lines", "note"],
+    "additionalProperties": False,
+}
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return Tokenizer.train(["the quick brown fox jumps over the lazy dog\n\n"] * 4, 300)
+
+
+def walk(tokenizer: Tokenizer, grammar: AnswerGrammar, seed: int) -> list[int]:
+    """Tokens chosen at random among the allowed ones, without the one that ends the answer."""
+    chooser, drawn = random.Random(seed), []
+    for _ in range(3000):
+        mask = grammar.allowed()
+        token_id = chooser.choice([i for i, allowed in enumerate(mask) if allowed])
+        grammar.accept(token_id)
+        if token_id in grammar.end_ids:
+            return drawn
+        drawn.append(token_id)
+    raise AssertionError("the answer never ended")
+
+
+def walks(tokenizer: Tokenizer, grammar: str, number: int = 25) -> list[Reply]:
+    start = AnswerGrammar(tokenizer, grammar)
+    forks = [walk(tokenizer, start.fork(), seed) for seed in range(number)]
+    return [parse_reply(tokenizer, ids, starts_in_thinking=False) for ids in forks]
+
+
+def test_every_walk_through_a_schema_is_json_that_obeys_it(tokenizer: Tokenizer) -> None:
+    replies = walks(tokenizer, json_grammar(BALANCE))
+    for reply in replies:
+        value = json.loads(reply.content)
+        assert list(value) == ["open", "lines", "note"]
+        assert isinstance(value["open"], bool) and len(value["note"]) <= 6
+        assert len(value["lines"]) <= 3 and all(item in ("x", "y\n", 7) for item in value["lines"])
+    assert len({reply.content for reply in replies}) == len(replies)
+
+
+@pytest.mark.parametrize("parallel", [True, False])
+def test_every_walk_through_the_tools_is_well_formed_calls_of_them(
+    tokenizer: Tokenizer, parallel: bool
+) -> None:
+    replies = walks(tokenizer, tool_call_grammar(TOOLS, parallel), 40)
+    calls = [call for reply in replies for call in reply.tool_calls]
+    assert not any(reply.content or reply.malformed_calls for reply in replies)
+    assert {call["name"] for call in calls} == {"add", "greet", "now"}
+    for call in calls:
+        if call["name"] == "add":
+            assert {type(value) for value in call["arguments"].values()} == {int}
+            assert list(call["arguments"]) == ["a", "b"]
+        elif call["name"] == "greet":
+            assert call["arguments"]["who"] in ("Ada", "</tool_call>")
+    counts = {len(reply.tool_calls) for reply in replies}
+    assert 0 not in counts and (len(counts) > 1) == parallel
+
+
+def test_one_tool_given_is_the_one_that_is_called(tokenizer: Tokenizer) -> None:
+    replies = walks(tokenizer, tool_call_grammar(TOOLS[:1]))
+    assert {call["name"] for reply in replies for call in reply.tool_calls} == {"add"}
+
+
+def test_definitions_of_a_tool_s_schema_are_found(tokenizer: Tokenizer) -> None:
+    schema = {
+        "$defs": {"bit": {"enum": [0, 1]}},
+        "type": "object",
+        "required": ["x"],
+        "properties": {"x": {"$ref": "#/$defs/bit"}},
+        "additionalProperties": False,
+    }
+    (reply, *_) = walks(tokenizer, tool_call_grammar([{"name": "f", "parameters": schema}]))
+    assert reply.tool_calls[0]["arguments"]["x"] in (0, 1)
+
+
+def test_the_end_is_allowed_only_where_the_answer_is_complete(tokenizer: Tokenizer) -> None:
+    grammar = AnswerGrammar(tokenizer, json_grammar({"enum": [12]}))
+    ends = []
+    for token_id in tokenizer.encode("12"):
+        ends.append(any(grammar.allowed()[i] for i in tokenizer.eos_ids))
+        grammar.accept(token_id)
+    assert not any(ends)
+    allowed = [i for i, may in enumerate(grammar.allowed()) if may]
+    assert sorted(allowed) == sorted(tokenizer.eos_ids)
+    with pytest.raises(OpenQwQError, match="refuses token 65"):
+        grammar.accept(65)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: json_grammar({"type": "strin"}), "strin"),
+        (lambda: json_grammar({"$ref": "#/missing"}), "missing"),
+        (lambda: json_grammar({"type": "array", "uniqueItems": True}), "uniqueItems"),
+        (lambda: tool_call_grammar([]), "at least one"),
+        (lambda: tool_call_grammar([{"name": "f", "parameters": {"type": "nothing"}}]), "nothing"),
+    ],
+    ids=["type", "reference", "keyword", "tools", "tool"],
+)
+def test_what_cannot_be_enforced_is_refused(build: Callable[[], str], message: str) -> None:
+    with pytest.raises(OpenQwQError, match=message) as caught:
+        build()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_grammar_with_unknown_markers_is_refused(tokenizer: Tokenizer) -> None:
+    with pytest.raises(OpenQwQError, match="<nothing>"):
+        AnswerGrammar(tokenizer, "start: <nothing>")
