@@ -18,6 +18,7 @@ from openqwq.verify.answer import final_answer
 
 _MAX_CHARACTERS = 32_768
 _START_SECONDS = 60.0  # importing sympy on a busy machine; the deadline counts from the request
+PATIENCE = 10.0  # wall seconds for each CPU second until a worker counts as hung
 _INTEGER = re.compile(r"\s*(-?[0-9]{1,1000})\s*")
 _BOXED_INTEGER = re.compile(r"\\boxed\{\s*(-?[0-9]{1,1000})\s*\}")
 
@@ -27,10 +28,11 @@ class MathVerifier(AbstractAsyncContextManager["MathVerifier"]):
 
     Read is only what follows the first `</think>`: its last `\\boxed{}`, or else what math-verify
     finds there. Status `truncated`: the thinking never ended. `timeout`: no verdict in `deadline`
-    seconds of wall time, or the answer is not evaluated, being longer than 32,768 characters or a
-    number of over a million digits. `error`: the gold cannot be parsed, or the worker died.
+    CPU seconds, or the answer is not evaluated, being longer than 32,768 characters or a number of
+    over a million digits. `error`: the gold cannot be parsed, or the worker died or was so starved
+    that ten times the deadline passed.
 
-    Each of the `workers` processes may use `memory` bytes and is replaced after half of that.
+    Each of the `workers` processes may use `memory` bytes and is replaced once it holds half.
     Usable from any thread and event loop; the processes end on `close`, or with this process.
     """
 
@@ -47,7 +49,7 @@ class MathVerifier(AbstractAsyncContextManager["MathVerifier"]):
         await asyncio.to_thread(self.close)
 
     def close(self) -> None:
-        """End the workers, after the judgements in progress (at most `deadline` seconds)."""
+        """End the workers, after the judgements in progress (their deadline bounds them)."""
         self._threads.shutdown(cancel_futures=True)
         while not self._idle.empty():
             if worker := self._idle.get():
@@ -93,7 +95,7 @@ class _Worker:
 
     def __init__(self, deadline: float, memory: int) -> None:
         self._channel, theirs = socket.socketpair()
-        self._channel.settimeout(deadline + _START_SECONDS)
+        self._seconds, self._ready = deadline * PATIENCE, False
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "openqwq.verify.math_worker", str(deadline), str(memory)],
@@ -105,12 +107,16 @@ class _Worker:
 
     def ask(self, request: dict[str, str]) -> dict[str, Any]:
         """The reply, or one that says how the process ended; after a `last` one it is gone."""
-        with suppress(OSError):  # it had died, or not even the kernel's alarm reached it
+        with suppress(OSError):  # it had died, or not even the kernel ended it in time
+            if not self._ready:
+                self._channel.settimeout(_START_SECONDS)
+                self._ready = bool(self._channel.recv(6))
+                self._channel.settimeout(self._seconds)
             self._channel.sendall(json.dumps(request).encode() + b"\n")
             if line := self._channel.recv(4096):
                 return cast(dict[str, Any], json.loads(line))
         self.end()
-        late = self._process.returncode == -signal.SIGALRM
+        late = self._process.returncode == -signal.SIGPROF
         ending = f"the worker ended with status {self._process.returncode}"
         detail = "no verdict before the deadline" if late else ending
         return {"status": "timeout" if late else "error", "detail": detail, "last": True}

@@ -1,6 +1,7 @@
 """A killable process that judges answers with math-verify: one JSON line in, one out.
 
-The kernel ends it at the deadline (SIGALRM at its default action), whatever Python is doing.
+The kernel ends it at the deadline (SIGPROF at its default action), whatever Python is doing. The
+deadline is in CPU seconds: how busy the machine is changes no verdict.
 """
 
 import functools
@@ -133,18 +134,28 @@ def speed_up() -> None:
     Boolean.as_set = cacheit(Boolean.as_set)
 
 
+def resident_bytes() -> int:
+    """This process's memory now; its `ru_maxrss` would begin at that of the process it is from."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * resource.getpagesize()
+
+
 def main(deadline: float, memory: int) -> None:
-    """Answer the socket at descriptor 0 until it closes or half of `memory` (bytes) was used."""
+    """Say when ready, then answer the socket at descriptor 0 until it closes or memory is short.
+
+    `memory` (bytes) is the most that it may have; the answer after which it holds half is its last.
+    """
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     logging.disable()
     speed_up()
     gc.freeze()  # the libraries are not garbage: do not walk them again and again
+    os.write(0, b"ready\n")
     last = False
     while not last and (line := sys.stdin.readline()):
-        signal.setitimer(signal.ITIMER_REAL, deadline)
+        signal.setitimer(signal.ITIMER_PROF, deadline)
         status, detail = judge(**json.loads(line))
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        last = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 > memory / 2
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        last = resident_bytes() > memory / 2
         os.write(0, json.dumps({"status": status, "detail": detail, "last": last}).encode())
 
 

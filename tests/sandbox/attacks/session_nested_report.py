@@ -2,4 +2,4 @@
 # run: session
 # expect: crashed
 import os
-os.write(3, b'{"status": "ok", "value": ' + b"[" * 970 + b"]" * 970 + b"}\0")
+os.write(3, b'{"status": "ok", "value": ' + b"[" * 100_000 + b"]" * 100_000 + b"}\0")
