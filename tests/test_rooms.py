@@ -38,7 +38,9 @@ ROOMS = {
     "agent": room(1100, "mcp"),
     "train": room(2300, "numpy rich safetensors torch"),
     "cluster": room(1100, "numpy ray safetensors torch vllm"),
-    "serve": room(1300, "sse_starlette starlette uvicorn"),
+    "serve": room(
+        2400, "httpx jsonschema_rs prometheus_client sse_starlette starlette uvicorn"
+    ),
     "cli": room(390, "rich typer tyro"),
 }
 ONLY_IN_FILE = {

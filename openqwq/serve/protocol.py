@@ -1,0 +1,157 @@
+"""Requests are checked against the very OpenAPI document that the server publishes.
+
+What the document does not list is refused in OpenAI's error shape, so nothing is ignored in
+silence and the document cannot differ from the behaviour.
+"""
+
+import json
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jsonschema_rs
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+
+from openqwq.types import OpenQwQError
+
+PATH = Path(__file__).with_name("openapi.json")
+BODY_BYTES = 16 * 2**20
+_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+
+
+class ApiError(Exception):
+    """A refusal with its HTTP status, the field at fault and OpenAI's code for the fault."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.param, self.code, self.headers = status, param, code, headers
+
+    def body(self) -> dict[str, Any]:
+        """The JSON that OpenAI's clients read."""
+        kind = _TYPES.get(
+            self.status, "invalid_request_error" if self.status < 500 else "server_error"
+        )
+        error = {"message": str(self), "type": kind, "param": self.param, "code": self.code}
+        return {"error": error}
+
+
+class Answer(JSONResponse):
+    """ASCII JSON, since a refused request may hold lone surrogates, which UTF-8 cannot."""
+
+    def render(self, content: Any) -> bytes:
+        """Return the body."""
+        return json.dumps(content).encode()
+
+
+def refusal(error: ApiError) -> Answer:
+    """The response to a request that is refused."""
+    return Answer(error.body(), error.status, error.headers)
+
+
+@cache
+def document() -> dict[str, Any]:
+    """The OpenAPI document as it lies beside this module."""
+    loaded: dict[str, Any] = json.loads(PATH.read_text(encoding="utf-8"))
+    return loaded
+
+
+@cache
+def _validator(schema: str) -> Any:
+    parts = {"components": document()["components"]}
+    return jsonschema_rs.Draft202012Validator({"$ref": f"#/components/schemas/{schema}", **parts})
+
+
+def check(body: Any, schema: str) -> dict[str, Any]:
+    """`body` without its null fields, once the document's `schema` accepts it; else ApiError."""
+    if not isinstance(body, dict):
+        raise ApiError(400, "the body must be a JSON object")
+    error = next(iter(_validator(schema).iter_errors(body)), None)
+    if error is None:
+        return {key: value for key, value in body.items() if value is not None}
+    error = _at_fault(error)
+    path = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in error.instance_path)
+    match error.kind:
+        case jsonschema_rs.ValidationErrorKind.AdditionalProperties(unexpected=names):
+            where = f"{path}.{names[0]}".lstrip(".")
+            text = f"unknown or unsupported parameter {where}: remove it (see /openapi.json)"
+            raise ApiError(400, text, where, "unknown_parameter")
+        case jsonschema_rs.ValidationErrorKind.Required(property=name):
+            where = f"{path}.{name}".lstrip(".")
+            raise ApiError(400, f"{where} is missing", where, "missing_required_parameter")
+    text = f"{json.dumps(error.instance):.200} has an unsupported form (see /openapi.json)"
+    if not getattr(error.kind, "context", None) and len(error.message) < 500:
+        text = error.message
+    at = path.lstrip(".") or None
+    raise ApiError(400, f"{at or 'the body'}: {text}", at, "invalid_value")
+
+
+def _at_fault(error: Any) -> Any:
+    """The innermost fault: of the several forms a value may have, the one that it meant to have."""
+    while branches := getattr(error.kind, "context", None):
+        here = list(error.instance_path)
+
+        def other_form(fault: Any, here: list[Any] = here) -> bool:
+            """Whether the value is of another JSON type, or says itself that it is another form."""
+            path = list(fault.instance_path)
+            wrong_type = isinstance(fault.kind, jsonschema_rs.ValidationErrorKind.Type)
+            return (path == here and wrong_type) or path in ([*here, "role"], [*here, "type"])
+
+        meant: list[list[Any]]
+        meant = [faults for faults in branches if faults and not any(map(other_form, faults))]
+        if not meant:
+            return error
+        faults = min(meant, key=len)
+        tagged = [f for f in faults if list(f.instance_path)[-1:] in (["role"], ["type"])]
+        error = (tagged or faults)[0]
+    return error
+
+
+async def read_json(request: Request, limit: int = BODY_BYTES) -> Any:
+    """The body as JSON; ApiError 413 above `limit` bytes, 415 and 400 where it is no JSON."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise ApiError(415, f"content-type is {kind!r}: send application/json")
+    length = request.headers.get("content-length", "0")
+    body = bytearray()
+    if length.isdigit() and int(length) <= limit:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > limit:
+                break
+    if len(body) > limit or not length.isdigit() or int(length) > limit:
+        raise ApiError(
+            413, f"the body is above the maximum of {limit} bytes", headers={"Connection": "close"}
+        )
+    try:
+        value = json.loads(body, parse_constant=_no_number, parse_float=_finite)
+        json.dumps(value, ensure_ascii=False).encode()  # lone surrogates are no text
+    except (ValueError, RecursionError) as error:
+        raise ApiError(400, f"the body is not valid JSON: {error}") from error
+    return value
+
+
+def _no_number(word: str) -> float:
+    raise ValueError(f"{word} is no JSON number")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if value in (float("inf"), float("-inf")):
+        raise ValueError(f"{text} is too large a number")
+    return value
+
+
+def as_api_error(error: OpenQwQError) -> ApiError:
+    """What the rooms below refuse, as a refused request."""
+    text = str(error)
+    code = "context_length_exceeded" if "too many for a context" in text else None
+    return ApiError(400, text, "messages" if code else None, code)

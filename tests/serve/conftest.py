@@ -1,0 +1,130 @@
+"""Tiny models behind a real server on a loopback port, and an engine that says what it is told."""
+
+import asyncio
+import socket
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+import uvicorn
+
+from openqwq.engine.engine import Engine, EngineLimits
+from openqwq.engine.open import OpenedModel
+from openqwq.model.qwen2 import ModelConfig, Qwen2
+from openqwq.serve.server import Server, ServerOptions
+from openqwq.text.tokenizer import Tokenizer
+from openqwq.types import Completion, SamplingParams, Steering, TokenEvent
+
+TEXT = "the quick brown fox jumps over the lazy dog\n\n"
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Tokenizer:
+    return Tokenizer.train([TEXT] * 4, 300)
+
+
+@dataclass
+class Scripted:
+    """Says `texts` one after another (markers count), a token every `delay` seconds."""
+
+    tokenizer: Tokenizer
+    texts: list[str]
+    delay: float = 0.0
+    asked: list[tuple[list[int], SamplingParams]] = field(default_factory=list)
+    open: int = 0
+
+    async def generate(
+        self, prompt_ids: Sequence[int], params: SamplingParams, n: int = 1
+    ) -> list[Completion]:
+        raise NotImplementedError
+
+    async def stream(
+        self, prompt_ids: Sequence[int], params: SamplingParams, steering: Steering | None = None
+    ) -> AsyncIterator[TokenEvent]:
+        text = self.texts[len(self.asked) % len(self.texts)]
+        self.asked.append((list(prompt_ids), params))
+        ids = [*self.tokenizer.encode(text, allow_special=True), self.tokenizer.eos_ids[0]]
+        self.open += 1
+        try:
+            for place, token_id in enumerate(ids[: params.max_tokens], 1):
+                await asyncio.sleep(self.delay)
+                last = place == min(len(ids), params.max_tokens)
+                reason = None if not last else "stop" if place == len(ids) else "length"
+                yield TokenEvent(token_id, -0.5, True, reason, ((token_id, -0.5), (0, -1e30)))
+        finally:
+            self.open -= 1
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def scripted(tokenizer: Tokenizer) -> Callable[..., OpenedModel]:
+    def scripted(*texts: str, delay: float = 0.0, context: int = 4096) -> OpenedModel:
+        engine = Scripted(tokenizer, list(texts), delay)
+        return OpenedModel("scripted", engine, tokenizer, context, "torch", "a test")
+
+    return scripted
+
+
+def random_model(tokenizer: Tokenizer, slots: int = 4, length: int = 512) -> OpenedModel:
+    config = ModelConfig(tokenizer.vocab_size, 16, 32, 1, 2, 1, 8, tie_word_embeddings=True)
+    weights = Qwen2(config)
+    weights.initialise(torch.Generator().manual_seed(0), std=0.3)
+    engine = Engine(weights, tokenizer, EngineLimits(slots, length, 256, slots))
+    return OpenedModel("tiny", engine, tokenizer, length, "torch", "a test")
+
+
+@dataclass(frozen=True)
+class Running:
+    """A server of its own thread."""
+
+    url: str
+    port: int
+    server: Server
+    model: OpenedModel
+
+    def metric(self, name: str) -> float:
+        return self.server.running.registry.get_sample_value(name) or 0.0
+
+    def wait_until_idle(self, seconds: float = 10.0) -> None:
+        """Fails unless every place is free soon."""
+        end = time.monotonic() + seconds
+        while self.server.running.admitted or self.server.running.steering:
+            assert time.monotonic() < end, f"{self.server.running.admitted} places are not freed"
+            time.sleep(0.01)
+
+
+@contextmanager
+def running(model: OpenedModel, options: ServerOptions | None = None) -> Iterator[Running]:
+    server = Server(model, options or ServerOptions(slots=4))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        config = uvicorn.Config(server.app(), log_level="error", http="h11", lifespan="off")
+        own = uvicorn.Server(config)
+        thread = threading.Thread(target=own.run, kwargs={"sockets": [listener]})
+        thread.start()
+        while not own.started:
+            time.sleep(0.01)
+        try:
+            yield Running(f"http://127.0.0.1:{port}", port, server, model)
+        finally:
+            own.should_exit = True
+            thread.join()
+            model.close()
+
+
+@pytest.fixture(scope="session")
+def tiny(tokenizer: Tokenizer) -> Iterator[Running]:
+    """The random model, served without a key."""
+    with running(random_model(tokenizer)) as server:
+        yield server
+
+
+@pytest.fixture
+def serve() -> Callable[..., object]:
+    return running
