@@ -60,11 +60,15 @@ class OptimiserConfig:
 
 @dataclass(frozen=True)
 class SftConfig:
-    """The cold start: worked solutions, of which `thinking_share` show their thinking."""
+    """The cold start: worked solutions, of which `thinking_share` show their thinking.
+
+    Of those to problems with a tool, `tool_share` call it; the rest answer at once.
+    """
 
     steps: int = 1000
     batch_size: int = 96
     thinking_share: float = 0.2
+    tool_share: float = 0.4
     checkpoint_every: int = 200
     optimiser: OptimiserConfig = OptimiserConfig("muon", 5e-3, 50, 0.7, 0.02)
 
@@ -91,15 +95,36 @@ class RlConfig:
     retire_pass_rate: float = 0.9
     overlong_buffer: int = 0  # tokens before max_tokens over which a penalty grows; 0: none
     shuffle_rewards: bool = False  # the control: rewards that say nothing
+    kl_coefficient: float = 0.0  # of the k3 penalty against the weights the stage began with
     checkpoint_every: int = 10
     optimiser: OptimiserConfig = OptimiserConfig("adamw", 3e-4, 5, 0.5, 0.1)
 
 
 @dataclass(frozen=True)
-class Stage2Config:
-    """RL on instructions and agents: its place in the run. It is not built yet."""
+class RewardModelConfig:
+    """The Bradley-Terry reward model: preference pairs of the policy's own answers, and its fit."""
+
+    prompts: int = 160  # each gives up to `pairs_per_prompt` pairs for training
+    pairs_per_prompt: int = 4
+    held_out_prompts: int = 40
+    epochs: int = 3
+    batch_size: int = 32  # pairs
+    centre: float = 0.01  # weight of the pull of a pair's rewards towards mean 0
+    clip: float = 5.0  # rewards beyond it count as it
+    optimiser: OptimiserConfig = OptimiserConfig("adamw", 5e-4, 5, 1.0, 0.05)
+
+
+@dataclass(frozen=True)
+class Stage2Config(RlConfig):
+    """RL on instructions, preferences and tools: `tasks`, beside some of stage 1's replayed."""
 
     steps: int = 0
+    kl_coefficient: float = 1e-3
+    tasks: tuple[SourceConfig, ...] = ()
+    replay_share: float = 0.25  # of the prompts, from stage 1's tasks
+    max_turns: int = 4  # replies in an episode with tools
+    thinking_limit: int = 100  # words of thinking that a rule-judged answer may take
+    reward_model: RewardModelConfig = RewardModelConfig()
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,10 @@ from statistics import mean, stdev
 
 @dataclass(frozen=True)
 class Outcome:
-    """One judged completion of a held-out problem, in a form that can be saved."""
+    """One judged attempt at a held-out problem, in a form that can be saved.
+
+    `completion` is all that was said, tool results included, in `replies` turns of the model.
+    """
 
     task_id: str
     kind: str
@@ -17,6 +20,7 @@ class Outcome:
     value: float
     status: str
     thinking_tokens: int
+    replies: int = 1
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from openqwq.verify.answer import final_answer
 
 # No word is part of another: the keyword rules look for substrings.
 TOPICS = {
-    "sky": "sun moon star cloud wind rain".split(),
-    "sea": "fish ship wave salt crab sand".split(),
-    "farm": "cow pig hay corn goat barn".split(),
-    "kitchen": "pan pot egg milk cup bread".split(),
+    "sky": ["sun", "moon", "star", "cloud", "wind", "rain"],
+    "sea": ["fish", "ship", "wave", "salt", "crab", "sand"],
+    "farm": ["cow", "pig", "hay", "corn", "goat", "barn"],
+    "kitchen": ["pan", "pot", "egg", "milk", "cup", "bread"],
 }
 WORDS = [word for words in TOPICS.values() for word in words]
 ENOUGH, TOO_MANY = 5, 8  # words that the user of `topics` wants, and that tire him
@@ -39,17 +39,18 @@ def instructions(min_words: int, max_words: int) -> Source:
         words = rng.sample(WORDS, count)
         form = rng.choice(("plain", "plain", "capitals", "quotes", "bullets"))
         kinds = ["end", "use", "twice"] + ["begin"] * (form != "bullets")
-        wishes, rules = [f"Write {count} words."], []
+        wishes = [f"Write {count} words."]
+        rules: list[Rule] = []
         # "twice" changes the words, so it goes first.
         for kind in sorted(rng.sample(kinds, rng.randint(1, 2)), key=lambda kind: kind != "twice"):
-            wish, rule = _wish(kind, words, rng)
+            wish, more = _wish(kind, words, rng)
             wishes.append(wish)
-            rules += rule
-        answer, wish, rule = _formatted(form, words)
-        question = " ".join([*wishes, *wish])
+            rules += more
+        answer, format_wishes, more = _formatted(form, words)
+        question = " ".join(wishes + format_wishes)
         rules += _exactly("length_constraints:number_words", "relation", "num_words", count)
         thinking = " ".join(f"{i} {word}" for i, word in enumerate(words, 1))
-        return Problem(question, question, thinking, answer, rules=(*rules, *rule))
+        return Problem(question, question, thinking, answer, rules=(*rules, *more))
 
     return Source("instructions", "instructions", draw)
 

@@ -5,10 +5,12 @@ from collections.abc import Sequence
 
 import torch
 
+from openqwq.train.episodes import Attempt
 from openqwq.train.learner import Learner
 from openqwq.train.packing import MicroBatch
-from openqwq.train.rollout import Attempt, Sampler
+from openqwq.train.rollout import Sampler
 from openqwq.types import OpenQwQError
+from openqwq.verify.judge import LanguageModelJudge, RewardModelJudge
 
 MAX_LOG_PROB_GAP = 1e-4  # nats, fp32
 
@@ -36,7 +38,7 @@ async def check_first_batch(
 
 def check_end_of_sequence(attempts: Sequence[Attempt], eos_ids: Sequence[int]) -> None:
     """A policy that never ends its turn is scored on cut-off text."""
-    if not any(a.completion.token_ids[-1] in eos_ids for a in attempts):
+    if not any(a.completions[-1].token_ids[-1] in eos_ids for a in attempts):
         raise OpenQwQError(
             f"no completion of the first batch ends with an end-of-turn token {tuple(eos_ids)}: "
             "raise rl.max_tokens, or check the chat template"
@@ -45,11 +47,15 @@ def check_end_of_sequence(attempts: Sequence[Attempt], eos_ids: Sequence[int]) -
 
 async def check_gold_answers(sampler: Sampler, attempts: Sequence[Attempt]) -> None:
     """A verifier that rejects the task's own solution would teach the opposite."""
-    tasks = {a.task.id: a.task for a in attempts if a.task.solution is not None}
+    # A learned judge has an opinion, no gold; an environment's solution takes several completions.
+    known = {
+        name: verifier
+        for name, verifier in sampler.verifiers.items()
+        if not isinstance(verifier, RewardModelJudge | LanguageModelJudge)
+    }
+    tasks = {a.task.id: a.task for a in attempts if a.task.solution and a.task.verifier in known}
     golds = list(tasks.values())
-    scores = await asyncio.gather(
-        *(sampler.verifiers[t.verifier].score(t, t.solution or "") for t in golds)
-    )
+    scores = await asyncio.gather(*(known[t.verifier].score(t, t.solution or "") for t in golds))
     for task, score in zip(golds, scores, strict=True):
         if score.status != "correct":
             raise OpenQwQError(
@@ -65,7 +71,8 @@ def check_mask(attempts: Sequence[Attempt], micro_batches: Sequence[MicroBatch])
         [
             token
             for a in attempts
-            for token, drawn in zip(a.completion.token_ids, a.completion.sampled_mask, strict=True)
+            for reply in a.completions
+            for token, drawn in zip(reply.token_ids, reply.sampled_mask, strict=True)
             if drawn
         ]
     ).bincount(minlength=len(trained))

@@ -14,11 +14,16 @@ class Curriculum:
     """An endless stream of training tasks that resumes exactly from its `state`."""
 
     def __init__(
-        self, sources: Sequence[tuple[Source, float]], seed: str, thinking_share: float = 1.0
+        self,
+        sources: Sequence[tuple[Source, float]],
+        seed: str,
+        thinking_share: float = 1.0,
+        tool_share: float = 1.0,
     ) -> None:
         if not sources or not all(weight > 0 for _, weight in sources):
             raise OpenQwQError("the task mix needs at least one source, each with a weight above 0")
-        self.sources, self.seed, self.thinking_share = sources, seed, thinking_share
+        self.sources, self.seed = sources, seed
+        self.shares = thinking_share, tool_share  # of worked solutions (see `draw_tasks`)
         self.drawn = 0
         self.retired: set[str] = set()
 
@@ -38,7 +43,7 @@ class Curriculum:
         rng = random.Random(f"mix/{self.seed}/{self.drawn}")
         sources, weights = zip(*self.sources, strict=True)
         (source,) = rng.choices(sources, weights)
-        task = next(draw_tasks(source, "train", self.seed, self.drawn, self.thinking_share))
+        task = next(draw_tasks(source, "train", self.seed, self.drawn, *self.shares))
         self.drawn += 1
         return task
 

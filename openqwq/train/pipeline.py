@@ -1,10 +1,9 @@
-"""From nothing to a reasoning model: tokenizer, cold start, stage 1, held-out evaluation."""
+"""From nothing to a reasoning model: tokenizer, cold start, RL in two stages, evaluation."""
 
-import asyncio
 import json
-from collections.abc import Sequence
-from contextlib import AsyncExitStack
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -16,35 +15,56 @@ from openqwq.model import checkpoint
 from openqwq.model.qwen2 import ModelConfig, Qwen2
 from openqwq.sandbox.local import LocalSandbox
 from openqwq.tasks.evaluate import Outcome
+from openqwq.tasks.instructions import TasteVerifier
 from openqwq.tasks.mix import build_source
 from openqwq.tasks.source import Source, distinct, draw_tasks
-from openqwq.text.tokenizer import Tokenizer
+from openqwq.text.tokenizer import SPECIAL_TOKENS, TEXT_TOKENS, Tokenizer
 from openqwq.train.curriculum import Curriculum
 from openqwq.train.learner import Learner
 from openqwq.train.progress import Display
 from openqwq.train.rl import Trainer
 from openqwq.train.rollout import Sampler
 from openqwq.train.run import Run, write_atomically
-from openqwq.train.sft import train_sft
-from openqwq.types import OpenQwQError, SamplingParams, Verifier
+from openqwq.train.sft import encode_example, train_sft, turns
+from openqwq.train.stage2 import (
+    CalculatorEnvironment,
+    Mix,
+    copied,
+    prepare_reward_model,
+    stage2_mix,
+    training_verifiers,
+)
+from openqwq.types import SamplingParams, Verifier
 from openqwq.verify.code import CodeVerifier
+from openqwq.verify.instructions import InstructionVerifier
 from openqwq.verify.math import MathVerifier
+
+# Verifiers that are environments, and who judges the answer there.
+ENVIRONMENTS = {"calculator": "math"}
 
 
 async def run_stages(run: Run, display: Display) -> None:
     """Every stage that the run has not finished yet, in order."""
     config = run.config
-    if config.stage2.steps:
-        raise OpenQwQError(f"stage2.steps is {config.stage2.steps}: stage 2 is not built; set 0")
     torch.set_num_threads(config.threads or torch.get_num_threads())
-    sources = [(build_source(entry), entry.weight) for entry in config.tasks]
-    tokenizer = prepare_tokenizer(run, [source for source, _ in sources])
+    first, second = (
+        [(build_source(entry), entry.weight) for entry in tasks]
+        for tasks in (config.tasks, config.stage2.tasks)
+    )
+    if config.stage2.steps:
+        stage2_mix(first, second, config.stage2.replay_share)  # a mistake in it shows at once
+    tokenizer = prepare_tokenizer(run, [source for source, _ in first + second])
     async with AsyncExitStack() as stack:
-        pipeline = Pipeline(run, display, sources, tokenizer, await _verifiers(config, stack))
+        verifiers = await _verifiers(config, stack)
+        pipeline = Pipeline(run, display, first, second, tokenizer, verifiers)
         model = pipeline.cold_start()
         await pipeline.evaluate("sft", model)
         model = await pipeline.reinforce(model)
         await pipeline.evaluate("stage1", model)
+        if config.stage2.steps:
+            model = await pipeline.generalise(model)
+            await pipeline.evaluate("stage2", model)
+            await pipeline.evaluate("without_tools", model)
 
 
 async def _verifiers(config: Config, stack: AsyncExitStack) -> dict[str, Verifier]:
@@ -52,8 +72,13 @@ async def _verifiers(config: Config, stack: AsyncExitStack) -> dict[str, Verifie
         LocalSandbox(config.sandbox.workers, config.sandbox.level)
     )
     math = await stack.enter_async_context(MathVerifier())
-    verifiers: dict[str, Verifier] = {"math": math, "code": CodeVerifier(sandbox)}
-    if any(entry.source == "gym" for entry in config.tasks):
+    verifiers: dict[str, Verifier] = {
+        "math": math,
+        "code": CodeVerifier(sandbox),
+        "instructions": InstructionVerifier(),
+        "preference": TasteVerifier(),
+    }
+    if any(entry.source == "gym" for entry in (*config.tasks, *config.stage2.tasks)):
         from openqwq.tasks.gym import GymVerifier
 
         verifiers["gym"] = GymVerifier()
@@ -65,12 +90,16 @@ def prepare_tokenizer(run: Run, sources: Sequence[Source]) -> Tokenizer:
     directory, config = run.directory / "tokenizer", run.config
     if (directory / "tokenizer_config.json").exists():
         return Tokenizer.load(directory)
+    # Whole examples, as the template renders them: prompts of tools are mostly template.
+    in_bytes = Tokenizer.train([], 256 + len(SPECIAL_TOKENS + TEXT_TOKENS))
+    markers = set(in_bytes.added_tokens.values())
     texts = [
-        f"user\n{task.messages[-1]['content']}\nassistant\n{task.solution}"
+        in_bytes.decode(i for i in encode_example(in_bytes, turn)[0] if i not in markers)
         for source in sources
         for task in islice(
             draw_tasks(source, "train", config.seed), config.tokenizer.tasks_per_source
         )
+        for turn in turns(task)
     ]
     tokenizer = Tokenizer.train(texts, config.tokenizer.vocab_size)
     tokenizer.save(directory)
@@ -88,7 +117,8 @@ class Pipeline:
 
     run: Run
     display: Display
-    sources: list[tuple[Source, float]]
+    first: Mix  # the sources of stage 1
+    second: Mix  # those that stage 2 adds
     tokenizer: Tokenizer
     verifiers: dict[str, Verifier]
 
@@ -109,7 +139,12 @@ class Pipeline:
         )
         model.initialise(torch.Generator().manual_seed(config.seed))
         learner = Learner(model, config.sft.optimiser, config.sft.steps)
-        curriculum = Curriculum(self.sources, f"{config.seed}/sft", config.sft.thinking_share)
+        curriculum = Curriculum(
+            [*self.first, *self.second],
+            f"{config.seed}/sft",
+            config.sft.thinking_share,
+            config.sft.tool_share,
+        )
         with run.timed("cold start"), self.display.stage("cold start", config.sft.steps) as bar:
             train_sft(run, learner, self.tokenizer, curriculum, bar)
         self._save("sft", model)
@@ -120,30 +155,76 @@ class Pipeline:
         run, config = self.run, self.run.config
         if (saved := self._saved("stage1")) is not None:
             return saved
-        engine = self._engine(model)
-        trainer = Trainer(
-            run,
-            Learner(model, config.rl.optimiser, config.rl.steps),
-            Sampler(engine, self.tokenizer, self.verifiers),
-            engine,
-            Curriculum(self.sources, f"{config.seed}/rl"),
-        )
-        try:
+        curriculum = Curriculum(self.first, f"{config.seed}/rl")
+        with self._engine(model) as engine:
+            learner = Learner(model, config.rl.optimiser, config.rl.steps)
+            trainer = Trainer(run, config.rl, learner, self._sampler(engine), engine, curriculum)
             with run.timed("stage 1"), self.display.stage("RL stage 1", config.rl.steps) as bar:
                 await trainer.train(bar)
-        finally:
-            engine.close()
         self._save("stage1", model)
         return model
 
+    async def generalise(self, model: Qwen2) -> Qwen2:
+        """Stage 2: RL on instructions, preferences and tools, with problems of stage 1 replayed."""
+        run, config = self.run, self.run.config.stage2
+        if (saved := self._saved("stage2")) is not None:
+            return saved
+        with self._engine(model) as engine:
+            sampler = self._sampler(engine)
+            tastes = [source for source, _ in self.second if source.verifier == "preference"]
+            reward_model = None
+            if tastes:
+                with run.timed("reward model"), self.display.stage("reward model", 1) as bar:
+                    reward_model = await prepare_reward_model(run, sampler, tastes, model)
+                    bar(1, {})
+            mix = stage2_mix(self.first, self.second, config.replay_share)
+            learner = Learner(model, config.optimiser, config.steps)
+            before = Learner(copied(model), config.optimiser, 0) if config.kl_coefficient else None
+            judges = self.verifiers | training_verifiers(config, reward_model)
+            trainer = Trainer(
+                run,
+                config,
+                learner,
+                replace(sampler, verifiers=judges),
+                engine,
+                Curriculum(mix, f"{run.config.seed}/stage2"),
+                "stage2",
+                before,
+            )
+            with run.timed("stage 2"), self.display.stage("RL stage 2", config.steps) as bar:
+                await trainer.train(bar)
+        self._save("stage2", model)
+        return model
+
     async def evaluate(self, name: str, model: Qwen2) -> None:
-        """Judge completions of held-out problems and save every one of them."""
+        """Judge attempts at held-out problems and save every one of them.
+
+        `without_tools` is the ablation: the problems of sources with tools, asked without them.
+        """
         path = self.run.directory / "evaluation" / f"{name}.json"
         if path.exists():
             return
         config = self.run.config.evaluation
-        engine = self._engine(model)
-        sampler = Sampler(engine, self.tokenizer, self.verifiers)
+        sources = [source for source, _ in (*self.first, *self.second)]
+        if ablation := name == "without_tools":
+            sources = [source for source in sources if source.verifier in ENVIRONMENTS]
+        outcomes: list[Outcome] = []
+        title = f"evaluate {name}"
+        with self._engine(model) as engine:
+            sampler = self._sampler(engine)
+            with self.run.timed(title), self.display.stage(title, len(sources)) as bar:
+                for done, source in enumerate(sources, 1):
+                    outcomes += await self._outcomes(source, sampler, ablation)
+                    bar(done, {"problems": len(outcomes) / config.samples})
+        path.parent.mkdir(exist_ok=True)
+        record = {"checkpoint": name, "outcomes": [asdict(o) for o in outcomes]}
+        write_atomically(path, json.dumps(record, indent=1).encode())
+
+    async def _outcomes(self, source: Source, sampler: Sampler, ablation: bool) -> list[Outcome]:
+        config = self.run.config.evaluation
+        tasks = distinct(draw_tasks(source, "held_out", config.seed), config.problems)
+        if ablation:
+            tasks = [replace(t, tools=(), verifier=ENVIRONMENTS[t.verifier]) for t in tasks]
         params = SamplingParams(
             config.temperature,
             top_p=1.0,
@@ -151,34 +232,10 @@ class Pipeline:
             max_tokens=self.run.config.rl.max_tokens,
             stop_token_ids=self.tokenizer.eos_ids,
         )
-        outcomes: list[Outcome] = []
-        title = f"evaluate {name}"
-        try:
-            with self.run.timed(title), self.display.stage(title, len(self.sources)) as bar:
-                for done, (source, _) in enumerate(self.sources, 1):
-                    outcomes += await self._outcomes(source, sampler, params)
-                    bar(done, {"problems": len(outcomes) / config.samples})
-        finally:
-            engine.close()
-        path.parent.mkdir(exist_ok=True)
-        record = {"checkpoint": name, "outcomes": [asdict(o) for o in outcomes]}
-        write_atomically(path, json.dumps(record, indent=1).encode())
-
-    async def _outcomes(
-        self, source: Source, sampler: Sampler, params: SamplingParams
-    ) -> list[Outcome]:
-        config = self.run.config.evaluation
-        tasks = distinct(draw_tasks(source, "held_out", config.seed), config.problems)
-        seeded = [
-            SamplingParams(**{**asdict(params), "seed": config.seed + 1000 * i})
-            for i in range(len(tasks))
+        requests = [
+            (task, replace(params, seed=config.seed + 1000 * i)) for i, task in enumerate(tasks)
         ]
-        groups = await asyncio.gather(
-            *(
-                sampler.attempts(task, own, config.samples)
-                for task, own in zip(tasks, seeded, strict=True)
-            )
-        )
+        groups = await sampler.groups(requests, config.samples)
         return [
             Outcome(
                 a.task.id,
@@ -187,16 +244,32 @@ class Pipeline:
                 a.text,
                 a.score.value,
                 a.score.status,
-                a.completion.reasoning_tokens,
+                a.reasoning_tokens,
+                len(a.completions),
             )
             for group in groups
             for a in group
         ]
 
-    def _engine(self, model: Qwen2) -> Engine:
-        own = Qwen2(model.config)
-        own.load_state_dict(model.state_dict())
-        return Engine(own, self.tokenizer, engine_limits(self.run.config.engine))
+    @contextmanager
+    def _engine(self, model: Qwen2) -> Iterator[Engine]:
+        """An engine over a copy of `model`."""
+        engine = Engine(copied(model), self.tokenizer, engine_limits(self.run.config.engine))
+        try:
+            yield engine
+        finally:
+            engine.close()
+
+    def _sampler(self, engine: Engine) -> Sampler:
+        config, judges = self.run.config, self.verifiers
+        return Sampler(
+            engine,
+            self.tokenizer,
+            judges,
+            {name: CalculatorEnvironment(judges[judge]) for name, judge in ENVIRONMENTS.items()},
+            config.stage2.max_turns,
+            config.engine.max_length,
+        )
 
     def _saved(self, name: str) -> Qwen2 | None:
         directory = self.run.directory / name

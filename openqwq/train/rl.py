@@ -1,6 +1,5 @@
 """RL on verifiable rewards: sample groups, judge, update, push the weights; step after step."""
 
-import asyncio
 import hashlib
 import random
 import time
@@ -9,16 +8,18 @@ from dataclasses import dataclass
 from statistics import mean
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from openqwq.config import RlConfig
 from openqwq.train.advantages import group_advantages, informative_groups, overlong_penalty
 from openqwq.train.checks import check_first_batch
 from openqwq.train.curriculum import Curriculum
+from openqwq.train.episodes import Attempt
 from openqwq.train.learner import Learner
 from openqwq.train.loss import Metrics, policy_loss
 from openqwq.train.packing import MicroBatch, pack_trajectories
-from openqwq.train.rollout import Attempt, Sampler, by_kind, trajectory
+from openqwq.train.rollout import Request, Sampler, by_kind, trajectories
 from openqwq.train.run import Parts, Run
 from openqwq.types import OpenQwQError, SamplingParams, Task, Trajectory, WeightLink
 
@@ -27,54 +28,60 @@ Progress = Callable[[int, Mapping[str, Any]], None]
 
 @dataclass(frozen=True)
 class Batch:
-    """One step's rollouts: every trajectory that was judged, and those that are trained on."""
+    """One step's rollouts: every attempt, those that were judged, and what is trained on."""
 
     attempts: list[Attempt]
-    sampled: list[Trajectory]
+    judged: list[Attempt]
     trained: list[Trajectory]
-    errors: int
     groups: int
     refills: int
 
 
 @dataclass(frozen=True)
 class Trainer:
-    """The parts of an RL run; nothing here knows whether they are local or on a cluster."""
+    """The parts of an RL stage; nothing here knows whether they are local or on a cluster.
+
+    `stage` names its log lines and its state; `reference` is the frozen policy of the KL penalty,
+    which a coefficient above 0 needs.
+    """
 
     run: Run
+    config: RlConfig
     learner: Learner
     sampler: Sampler
     link: WeightLink
     curriculum: Curriculum
+    stage: str = "rl"
+    reference: Learner | None = None
 
     async def train(self, progress: Progress) -> None:
-        """Run stage 1 to its end, saving and logging as it goes; resumes where it stopped.
+        """Run the stage to its end, saving and logging as it goes; resumes where it stopped.
 
         Raises OpenQwQError where the first batch shows that training would be in vain, and
         InterruptedRun after the step in which Ctrl-C came.
         """
-        config, learner = self.run.config.rl, self.learner
+        config, learner, stage = self.config, self.learner, self.stage
         parts: Parts = {"learner": learner, "curriculum": self.curriculum}
-        self.run.restore("rl", parts)
-        self.run.forget_after("rl", learner.done)
+        self.run.restore(stage, parts)
+        self.run.forget_after(stage, learner.done)
         self.link.push(learner.named_params(), learner.done)
         first = learner.done
         with self.run.stoppable() as flag:
             while learner.done < config.steps:
                 record = await self._step(check=learner.done == first)
-                self.run.log("rl", learner.done - 1, record)
+                self.run.log(stage, learner.done - 1, record)
                 progress(learner.done, record)
                 last = learner.done == config.steps
                 if learner.done % config.checkpoint_every == 0 or last or flag.is_set:
-                    self.run.save("rl", parts)
+                    self.run.save(stage, parts)
                     flag.check()
 
     async def _step(self, check: bool) -> dict[str, Any]:
-        config, step = self.run.config.rl, self.learner.done
+        config, step = self.config, self.learner.done
         started = time.perf_counter()
         batch = await self._collect()
         sampled = time.perf_counter()
-        if not batch.sampled:
+        if not batch.judged:
             raise OpenQwQError(
                 f"the verifiers failed on the whole batch of step {step} "
                 f"({batch.attempts[0].score.detail}): mend them, then go on with --resume"
@@ -86,7 +93,7 @@ class Trainer:
             await check_first_batch(self.sampler, self.learner, batch.attempts, micro_batches)
         metrics: dict[str, float] = {}
         if micro_batches:
-            metrics = self.learner.train_step(micro_batches, objective(config))
+            metrics = self.learner.train_step(micro_batches, objective(config, self.reference))
         else:
             self.learner.done += 1  # nothing to learn from is still a step of the schedule
         self.link.push(self.learner.named_params(), step + 1)
@@ -95,81 +102,85 @@ class Trainer:
 
     async def _collect(self) -> Batch:
         """One step's rollouts: groups without variance make way for new prompts, up to k times."""
-        config, run = self.run.config.rl, self.run.config
+        config, run = self.config, self.run.config
         attempts: list[Attempt] = []
-        sampled: list[Trajectory] = []
-        trained: list[Trajectory] = []
+        judged: list[tuple[str, Attempt]] = []  # with the group
         groups = wanted = config.prompts_per_step
-        errors = refills = 0
+        refills = 0
         while True:
-            first = self.curriculum.drawn
+            keys = [f"{self.stage}/{run.seed}/{self.curriculum.drawn}/{i}" for i in range(wanted)]
             tasks = self.curriculum.next_tasks(wanted)
-            ids = [f"{run.seed}/{first}/{i}" for i in range(wanted)]
-            new = await asyncio.gather(
-                *(self._group(task, key) for task, key in zip(tasks, ids, strict=True))
-            )
-            for key, group in zip(ids, new, strict=True):
+            requests = [self._request(*pair) for pair in zip(tasks, keys, strict=True)]
+            for key, group in zip(
+                keys, await self.sampler.groups(requests, config.group_size), strict=True
+            ):
                 attempts += group
-                judged = [a for a in group if a.score.status != "error"]
-                errors += len(group) - len(judged)
-                self._retire(judged)
-                sampled += [trajectory(attempt, key) for attempt in judged]
-            rewards = reward_values(sampled, config, f"{run.seed}/{self.learner.done}")
-            trained = advantaged(sampled, rewards, config)
+                self._retire(group)
+                judged += [(key, a) for a in group if a.score.status != "error"]
+            rewards = reward_values(
+                [a for _, a in judged], config, f"{run.seed}/{self.learner.done}"
+            )
+            trained = advantaged(judged, rewards, config)
             wanted = config.prompts_per_step - len({t.group_id for t in trained})
             if wanted <= 0 or refills == config.max_refills:
-                return Batch(attempts, sampled, trained, errors, groups, refills)
+                return Batch(attempts, [a for _, a in judged], trained, groups, refills)
             refills += 1
             groups += wanted
 
-    async def _group(self, task: Task, key: str) -> list[Attempt]:
-        config = self.run.config.rl
+    def _request(self, task: Task, key: str) -> Request:
+        config, stops = self.config, self.sampler.tokenizer.eos_ids
         seed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:7])
-        stops = self.sampler.tokenizer.eos_ids
-        params = SamplingParams(config.temperature, 1.0, 0, 0.0, config.max_tokens, stops, seed)
-        return await self.sampler.attempts(task, params, config.group_size)
+        return task, SamplingParams(config.temperature, 1.0, 0, 0.0, config.max_tokens, stops, seed)
 
     def _retire(self, group: Sequence[Attempt]) -> None:
-        passed = [attempt.score.value for attempt in group]
-        if passed and mean(passed) >= self.run.config.rl.retire_pass_rate:
+        passed = [attempt.score.value for attempt in group if attempt.score.status != "error"]
+        if passed and mean(passed) >= self.config.retire_pass_rate:
             self.curriculum.retired.add(group[0].task.id)
 
 
-def reward_values(
-    trajectories: Sequence[Trajectory], config: RlConfig, shuffle_seed: str
-) -> list[float]:
+def reward_values(attempts: Sequence[Attempt], config: RlConfig, shuffle_seed: str) -> list[float]:
     """Verdict plus length penalty; shuffled over the whole batch in the control run."""
-    rewards = [t.reward for t in trajectories]
+    rewards = [attempt.score.value for attempt in attempts]
     if config.overlong_buffer:
-        lengths = [sum(t.sampled_mask) for t in trajectories]
         limits = config.max_tokens, config.overlong_buffer
-        rewards = [r + overlong_penalty(n, *limits) for r, n in zip(rewards, lengths, strict=True)]
+        longest = [max(len(reply.token_ids) for reply in a.completions) for a in attempts]
+        rewards = [r + overlong_penalty(n, *limits) for r, n in zip(rewards, longest, strict=True)]
     if config.shuffle_rewards:
         random.Random(f"shuffle/{shuffle_seed}").shuffle(rewards)
     return rewards
 
 
 def advantaged(
-    trajectories: Sequence[Trajectory], rewards: Sequence[float], config: RlConfig
+    judged: Sequence[tuple[str, Attempt]], rewards: Sequence[float], config: RlConfig
 ) -> list[Trajectory]:
-    """The trajectories of groups whose rewards differ, with their advantages set."""
-    ids = [t.group_id for t in trajectories]
-    useful = set(informative_groups(rewards, ids))
-    kept = [(t, r) for t, r in zip(trajectories, rewards, strict=True) if t.group_id in useful]
+    """The records of groups whose rewards differ, with their advantages.
+
+    Groups are compared attempt by attempt: one that left more records weighs no more in its mean.
+    """
+    useful = set(informative_groups(rewards, [key for key, _ in judged]))
+    kept = [(*pair, r) for pair, r in zip(judged, rewards, strict=True) if pair[0] in useful]
     values = group_advantages(
-        [reward for _, reward in kept],
-        [t.group_id for t, _ in kept],
+        [reward for *_, reward in kept],
+        [key for key, *_ in kept],
         divide_by_batch_std=config.divide_by_batch_std,
     )
-    for (item, _), value in zip(kept, values, strict=True):
-        item.advantage = value
-    return [item for item, _ in kept]
+    return [
+        record
+        for (key, attempt, _), value in zip(kept, values, strict=True)
+        for record in trajectories(attempt, key, value)
+    ]
 
 
-def objective(config: RlConfig) -> Callable[[Tensor, MicroBatch, float], tuple[Tensor, Metrics]]:
+def objective(
+    config: RlConfig, reference: Learner | None = None
+) -> Callable[[Tensor, MicroBatch, float], tuple[Tensor, Metrics]]:
     """The configured policy objective, for `Learner.train_step`."""
 
     def loss(log_probs: Tensor, batch: MicroBatch, tokens: float) -> tuple[Tensor, Metrics]:
+        reference_log_probs = None
+        if reference is not None:
+            with torch.no_grad():
+                reference_log_probs, _ = reference.log_probs(batch)
         return policy_loss(
             config.objective,
             log_probs,
@@ -182,6 +193,8 @@ def objective(config: RlConfig) -> Callable[[Tensor, MicroBatch, float], tuple[T
             gspo_clip=(config.gspo_clip_low, config.gspo_clip_high),
             token_bounds=(0.5, 5.0) if config.token_mask else None,
             sequence_bounds=(0.99, 1.01) if config.sequence_mask else None,
+            reference_log_probs=reference_log_probs,
+            kl_coefficient=config.kl_coefficient,
         )
 
     return loss
@@ -189,21 +202,21 @@ def objective(config: RlConfig) -> Callable[[Tensor, MicroBatch, float], tuple[T
 
 def describe(batch: Batch) -> dict[str, Any]:
     """What a step's rollouts were like: all that was sampled, not only what was trained on."""
-    every = batch.sampled
-    kinds: Mapping[str, list[Trajectory]] = by_kind(every)
-    example = batch.attempts[0]
-    statuses = [t.status for t in every]
+    every, example = batch.judged, batch.attempts[0]
+    kinds = by_kind(every)
+    statuses = [a.score.status for a in every]
     return {
-        "reward": mean(t.reward for t in every),
-        "reward_by_kind": {k: mean(t.reward for t in ts) for k, ts in kinds.items()},
-        "thinking_tokens": mean(t.reasoning_tokens for t in every),
-        "thinking_by_kind": {k: mean(t.reasoning_tokens for t in ts) for k, ts in kinds.items()},
-        "completion_tokens": mean(sum(t.sampled_mask) for t in every),
+        "reward": mean(a.score.value for a in every),
+        "reward_by_kind": {k: mean(a.score.value for a in group) for k, group in kinds.items()},
+        "thinking_tokens": mean(a.reasoning_tokens for a in every),
+        "thinking_by_kind": {k: mean(a.reasoning_tokens for a in g) for k, g in kinds.items()},
+        "completion_tokens": mean(a.sampled_tokens for a in every),
         "status": {name: statuses.count(name) for name in sorted(set(statuses))},
-        "errors": batch.errors,
+        "errors": len(batch.attempts) - len(every),
         "groups": batch.groups,
         "groups_trained": len({t.group_id for t in batch.trained}),
         "refills": batch.refills,
+        **_beside_gold(every),
         "sample": {
             "task": example.task.id,
             "question": example.task.messages[-1]["content"],
@@ -211,3 +224,11 @@ def describe(batch: Batch) -> dict[str, Any]:
             "status": example.score.status,
         },
     }
+
+
+def _beside_gold(attempts: Sequence[Attempt]) -> dict[str, float]:
+    """Mean reward of a learned judge and of the gold reward held out beside it, if there is one."""
+    pairs = [(a.score.value, a.score.parts["gold"]) for a in attempts if "gold" in a.score.parts]
+    if not pairs:
+        return {}
+    return {"proxy": mean(value for value, _ in pairs), "gold": mean(gold for _, gold in pairs)}

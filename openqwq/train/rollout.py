@@ -1,13 +1,15 @@
-"""From tasks to scored trajectories: sample a group for each prompt, judge, align per token."""
+"""From tasks to scored attempts: sample a group for each prompt, let environments answer, judge."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field, replace
 
 from openqwq.text.template import encode_chat
 from openqwq.text.tokenizer import Tokenizer
+from openqwq.train.episodes import Attempt, Rollout
 from openqwq.types import (
-    Completion,
+    Environment,
     Generate,
     OpenQwQError,
     SamplingParams,
@@ -17,77 +19,130 @@ from openqwq.types import (
     Verifier,
 )
 
-
-@dataclass(frozen=True)
-class Attempt:
-    """One completion of a task with its verdict."""
-
-    task: Task
-    prompt_ids: list[int]
-    completion: Completion
-    text: str
-    score: Score
+Request = tuple[Task, SamplingParams]
 
 
 @dataclass(frozen=True)
 class Sampler:
-    """All that turning tasks into judged completions needs."""
+    """All that turning tasks into judged attempts needs.
+
+    A task's `verifier` names one of `verifiers`, or one of `environments`: then the attempt goes on
+    for up to `max_turns` replies while they fit into `context_length` tokens.
+    """
 
     generate: Generate
     tokenizer: Tokenizer
     verifiers: Mapping[str, Verifier]
+    environments: Mapping[str, Environment] = field(default_factory=dict)
+    max_turns: int = 8
+    context_length: int = 32768
 
-    async def attempts(self, task: Task, params: SamplingParams, n: int) -> list[Attempt]:
-        """`n` judged completions of one task, which share one prefill."""
+    async def groups(self, requests: Sequence[Request], n: int) -> list[list[Attempt]]:
+        """`n` judged attempts of each task, which share one prefill.
+
+        All episodes take their turns in step: every reply of a turn is sampled, then every
+        environment acts at once. So the batches, and every last bit of the log-probs, do not depend
+        on how long a tool takes.
+        """
+        async with AsyncExitStack() as stack:
+            groups = [await self._begin(task, params.seed, n, stack) for task, params in requests]
+            first = await asyncio.gather(
+                *(
+                    self.generate.generate(group[0].prompt_ids, params, n)
+                    for group, (_, params) in zip(groups, requests, strict=True)
+                )
+            )
+            for group, completions in zip(groups, first, strict=True):
+                for rollout, completion in zip(group, completions, strict=True):
+                    rollout.take(completion)
+            pairs = zip(groups, requests, strict=True)
+            await self._go_on([(r, params) for group, (_, params) in pairs for r in group])
+            return list(await asyncio.gather(*(self._judged(group) for group in groups)))
+
+    async def _begin(self, task: Task, seed: int, n: int, stack: AsyncExitStack) -> list[Rollout]:
+        prompt_ids = encode_chat(self.tokenizer, task.messages, task.tools)
+        if task.verifier in self.environments:
+            environment = self.environments[task.verifier]
+            episodes = [await environment.reset(task, seed + i) for i in range(n)]
+            for episode in episodes:
+                stack.push_async_callback(episode.close)
+            return [
+                Rollout(task, self.tokenizer, prompt_ids, i, episode)
+                for i, episode in enumerate(episodes)
+            ]
         if task.verifier not in self.verifiers:
             raise OpenQwQError(
                 f"task {task.id} asks for the verifier {task.verifier!r}: "
-                f"known are {', '.join(self.verifiers)}"
+                f"known are {', '.join([*self.verifiers, *self.environments])}"
             )
-        prompt_ids = encode_chat(self.tokenizer, task.messages, task.tools)
-        completions = await self.generate.generate(prompt_ids, params, n)
-        texts = [self.tokenizer.decode(c.token_ids, skip_special=True) for c in completions]
+        return [Rollout(task, self.tokenizer, prompt_ids, i, None) for i in range(n)]
+
+    async def _go_on(self, rollouts: Sequence[tuple[Rollout, SamplingParams]]) -> None:
+        """Turn after turn until every episode is over."""
+        active = [(r, params) for r, params in rollouts if not r.done]
+        while active:
+            await asyncio.gather(*(r.act(self.max_turns, self.context_length) for r, _ in active))
+            active = [(r, params) for r, params in active if not r.done]
+            replies = await asyncio.gather(
+                *(self.generate.generate(r.prompt_ids, r.params(params)) for r, params in active)
+            )
+            for (rollout, _), (completion,) in zip(active, replies, strict=True):
+                rollout.take(completion)
+            active = [(r, params) for r, params in active if not r.done]
+
+    async def _judged(self, group: Sequence[Rollout]) -> list[Attempt]:
         # Members of a group often agree to the letter: each distinct text is judged once.
-        distinct = list(dict.fromkeys(texts))
-        verdicts = await asyncio.gather(*(self._judge(task, text) for text in distinct))
-        scores = dict(zip(distinct, verdicts, strict=True))
+        distinct = {r.text: r for r in group if r.episode is None}
+        verdicts = await asyncio.gather(*(self._score(rollout) for rollout in distinct.values()))
+        known = dict(zip(distinct, verdicts, strict=True))
+        scores = [known[r.text] if r.episode is None else await self._score(r) for r in group]
         return [
-            Attempt(task, prompt_ids, completion, text, _cut_short(completion, scores[text]))
-            for completion, text in zip(completions, texts, strict=True)
+            Attempt(r.task, r.records, r.completions, r.text, _cut_short(r, score))
+            for r, score in zip(group, scores, strict=True)
         ]
 
-    async def _judge(self, task: Task, text: str) -> Score:
-        return await self.verifiers[task.verifier].score(task, text)
+    async def _score(self, rollout: Rollout) -> Score:
+        if rollout.failure:
+            return Score(0.0, "error", detail=rollout.failure)
+        if rollout.episode is None:
+            return await self.verifiers[rollout.task.verifier].score(rollout.task, rollout.text)
+        try:
+            return await rollout.episode.score()
+        except (OpenQwQError, OSError) as error:
+            return Score(0.0, "error", detail=f"the environment failed: {error}")
 
 
-def _cut_short(completion: Completion, score: Score) -> Score:
-    """A completion that hit its limit is worth nothing (rl-recipe 0.1), whatever it says so far."""
-    if completion.finish_reason == "length" and score.status != "error":
+def _cut_short(rollout: Rollout, score: Score) -> Score:
+    """An attempt that hit its limit is worth nothing (rl-recipe 0.1), whatever it says so far."""
+    if rollout.completions[-1].finish_reason == "length" and score.status != "error":
         return replace(score, value=0.0, status="truncated")
     return score
 
 
-def trajectory(attempt: Attempt, group_id: str) -> Trajectory:
-    """The flat training record of an attempt."""
-    completion, prompt = attempt.completion, attempt.prompt_ids
-    return Trajectory(
-        token_ids=prompt + completion.token_ids,
-        sampled_mask=[False] * len(prompt) + completion.sampled_mask,
-        log_probs=[0.0] * len(prompt) + completion.log_probs,
-        weight_version=[0] * len(prompt) + completion.weight_version,
-        task_id=attempt.task.id,
-        group_id=group_id,
-        kind=attempt.task.kind,
-        reward=attempt.score.value,
-        reward_parts=attempt.score.parts,
-        status=attempt.score.status,
-        reasoning_tokens=completion.reasoning_tokens,
-    )
+def trajectories(attempt: Attempt, group_id: str, advantage: float = 0.0) -> list[Trajectory]:
+    """The flat training records of an attempt: one, or more where its history was rewritten."""
+    return [
+        Trajectory(
+            token_ids=record.token_ids,
+            sampled_mask=record.sampled_mask,
+            log_probs=record.log_probs,
+            weight_version=record.weight_version,
+            task_id=attempt.task.id,
+            group_id=group_id,
+            kind=attempt.task.kind,
+            reward=attempt.score.value,
+            reward_parts=attempt.score.parts,
+            status=attempt.score.status,
+            reasoning_tokens=record.reasoning_tokens,
+            advantage=advantage,
+        )
+        for record in attempt.records
+    ]
 
 
-def by_kind(trajectories: Sequence[Trajectory]) -> dict[str, list[Trajectory]]:
-    """Trajectories of each source, sources in alphabetical order."""
-    kinds: dict[str, list[Trajectory]] = {}
-    for item in sorted(trajectories, key=lambda t: t.kind):
-        kinds.setdefault(item.kind, []).append(item)
+def by_kind(attempts: Sequence[Attempt]) -> dict[str, list[Attempt]]:
+    """Attempts of each source, sources in alphabetical order."""
+    kinds: dict[str, list[Attempt]] = {}
+    for item in sorted(attempts, key=lambda attempt: attempt.task.kind):
+        kinds.setdefault(item.task.kind, []).append(item)
     return kinds

@@ -1,6 +1,6 @@
 """Cold start: supervised fine-tuning on worked solutions, loss on the completion alone."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -25,6 +25,14 @@ def encode_example(tokenizer: Tokenizer, task: Task) -> tuple[list[int], list[bo
     prompt = encode_chat(tokenizer, task.messages, task.tools)
     completion = [*tokenizer.encode(task.solution, allow_special=True), tokenizer.eos_ids[0]]
     return prompt + completion, [False] * len(prompt) + [True] * len(completion)
+
+
+def turns(task: Task) -> Iterator[Task]:
+    """A task and its continuations: each turn of its worked solution is an example of its own."""
+    turn: Task | None = task
+    while turn is not None:
+        yield turn
+        turn = turn.continuation
 
 
 def train_sft(
@@ -55,7 +63,8 @@ def train_sft(
 def _next_batches(
     size: int, tokenizer: Tokenizer, curriculum: Curriculum, optimiser: OptimiserConfig
 ) -> list[MicroBatch]:
-    examples = [encode_example(tokenizer, task) for task in curriculum.next_tasks(size)]
+    tasks = curriculum.next_tasks(size)
+    examples = [encode_example(tokenizer, turn) for task in tasks for turn in turns(task)]
     return pack_examples(examples, optimiser.max_tokens_per_micro_batch)
 
 

@@ -1,4 +1,4 @@
-"""A run small enough for tests: one-digit sums, a tiny model, a few steps."""
+"""A run small enough for tests: one-digit sums, short lists, a calculator, a tiny model."""
 
 from pathlib import Path
 
@@ -17,6 +17,7 @@ OVERRIDES = (
     "sft.steps=60",
     "sft.batch_size=32",
     "sft.thinking_share=0.0",
+    "sft.tool_share=1.0",
     "sft.checkpoint_every=10",
     "sft.optimiser.lr=0.02",
     "sft.optimiser.warmup_steps=5",
@@ -25,8 +26,19 @@ OVERRIDES = (
     "rl.group_size=8",
     "rl.max_tokens=16",
     "rl.checkpoint_every=1",
+    "stage2.steps=3",
+    "stage2.prompts_per_step=6",
+    "stage2.group_size=4",
+    "stage2.max_tokens=16",
+    "stage2.checkpoint_every=1",
+    "stage2.reward_model.prompts=12",
+    "stage2.reward_model.held_out_prompts=6",
+    "stage2.reward_model.epochs=1",
+    "stage2.tasks=[{source='instructions', options={min_words=3, max_words=3}, weight=0.5}, "
+    "{source='topics', options={min_words=1, max_words=3}, weight=0.5}, "
+    "{source='calculator', options={min_digits=1, max_digits=1}, weight=0.1}]",
     "engine.slots=32",
-    "engine.max_length=64",
+    "engine.max_length=640",
     "evaluation.problems=5",
     "evaluation.samples=2",
     "sandbox.workers=1",

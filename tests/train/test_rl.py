@@ -17,12 +17,13 @@ from openqwq.tasks.arithmetic import addition
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.train.checks import check_mask
 from openqwq.train.curriculum import Curriculum
+from openqwq.train.episodes import Attempt, Record
 from openqwq.train.learner import Learner
 from openqwq.train.packing import pack_trajectories
-from openqwq.train.rl import Trainer, advantaged, reward_values
-from openqwq.train.rollout import Attempt, Sampler, trajectory
+from openqwq.train.rl import Trainer, advantaged, objective, reward_values
+from openqwq.train.rollout import Sampler, trajectories
 from openqwq.train.run import Run
-from openqwq.types import Completion, OpenQwQError, SamplingParams, Score, Task, Trajectory
+from openqwq.types import Completion, OpenQwQError, SamplingParams, Score, Task
 
 SOURCE = addition(1, 1)
 TOKENIZER = Tokenizer.train(["user\nWhat is 1 + 2?\nassistant\n\\boxed{3}"] * 9, 290)
@@ -61,7 +62,7 @@ def trainer(
     engine = Engine(engine_model or model(), TOKENIZER, EngineLimits(32, 64))
     learner = Learner(model(), config.rl.optimiser, config.rl.steps)
     sampler = Sampler(engine, EndsOften(), {"math": judge})  # type: ignore[arg-type]
-    return Trainer(run, learner, sampler, engine, Curriculum([(SOURCE, 1.0)], "0"))
+    return Trainer(run, config.rl, learner, sampler, engine, Curriculum([(SOURCE, 1.0)], "0"))
 
 
 class EndsOften:
@@ -97,7 +98,7 @@ def test_identical_completions_of_a_task_are_judged_once(tmp_path: Path) -> None
     made = trainer(tmp_path, judge := Judge(parity))
     task = made.curriculum.next_tasks(1)[0]
     params = SamplingParams(temperature=0.0, max_tokens=4)
-    attempts = asyncio.run(made.sampler.attempts(task, params, 8))
+    (attempts,) = asyncio.run(made.sampler.groups([(task, params)], 8))
     assert (len(attempts), judge.calls) == (8, 1)
 
 
@@ -107,7 +108,7 @@ def test_a_completion_cut_off_by_its_limit_scores_zero_whatever_the_judge_says(
     made = trainer(tmp_path, Judge(lambda text: 1.0))
     task = made.curriculum.next_tasks(1)[0]
     params = SamplingParams(max_tokens=2)
-    (attempt, *_) = asyncio.run(made.sampler.attempts(task, params, 2))
+    ((attempt, *_),) = asyncio.run(made.sampler.groups([(task, params)], 2))
     assert (attempt.score.value, attempt.score.status) == (0.0, "truncated")
 
 
@@ -186,58 +187,68 @@ def test_a_sampler_with_other_weights_than_the_learner_is_refused(tmp_path: Path
         train(replace(made, link=Deaf(made.link)))  # type: ignore[arg-type]
 
 
-def attempt(ids: list[int], drawn: list[bool]) -> Attempt:
+def attempt(ids: list[int], drawn: list[bool], value: float = 1.0, records: int = 1) -> Attempt:
     task = Task("t", "k", (), "math")
     completion = Completion(ids, [-1.0] * len(ids), drawn, [3] * len(ids), "stop", 2, 1)
-    return Attempt(task, [7, 8], completion, "text", Score(1.0, "correct", {"a": 0.5}))
+    record = Record()
+    record.give([7, 8])
+    record.take(completion)
+    score = Score(value, "correct", {"a": 0.5})
+    return Attempt(task, [record] * records, [completion] * records, "text", score)
 
 
 def test_a_trajectory_aligns_every_list_and_marks_only_sampled_tokens() -> None:
-    record = trajectory(attempt([1, 2, 3], [True, False, True]), "g")
+    (record,) = trajectories(attempt([1, 2, 3], [True, False, True]), "g", 0.25)
     assert record.token_ids == [7, 8, 1, 2, 3]
     assert record.sampled_mask == [False, False, True, False, True]
     assert record.log_probs == [0, 0, -1, -1, -1]
     assert record.weight_version == [0, 0, 3, 3, 3]
     assert (record.reward, record.reward_parts, record.group_id) == (1.0, {"a": 0.5}, "g")
+    assert record.advantage == 0.25
 
 
 def test_a_loss_on_a_token_that_was_not_sampled_is_refused() -> None:
     good = attempt([1, 2, 3], [True, False, True])
-    record = trajectory(good, "g")
+    (record,) = trajectories(good, "g")
     check_mask([good], pack_trajectories([record], 100))
     record.sampled_mask[3] = True
     with pytest.raises(OpenQwQError, match="never sampled"):
         check_mask([good], pack_trajectories([record], 100))
 
 
-def scored(rewards: Sequence[float], group: str, length: int = 1) -> list[Trajectory]:
-    return [
-        Trajectory([0] * (length + 1), [False, *[True] * length], [0.0] * (length + 1),
-                   [0] * (length + 1), "t", group, "k", r, {}, "wrong", 0)
-        for r in rewards
-    ]  # fmt: skip
+def scored(rewards: Sequence[float], length: int = 1) -> list[Attempt]:
+    return [attempt([1] * length, [True] * length, value) for value in rewards]
 
 
 def test_groups_without_variance_are_not_trained_on() -> None:
-    every = scored([1, 0, 0, 1], "mixed") + scored([1, 1], "easy") + scored([0, 0], "hard")
-    kept = advantaged(every, [t.reward for t in every], RlConfig())
+    groups = {"mixed": [1, 0, 0, 1], "easy": [1, 1], "hard": [0, 0]}
+    judged = [(key, a) for key, values in groups.items() for a in scored(values)]
+    kept = advantaged(judged, [a.score.value for _, a in judged], RlConfig())
     assert [(t.group_id, t.advantage) for t in kept] == [
         ("mixed", a) for a in (0.5, -0.5, -0.5, 0.5)
     ]
 
 
+def test_an_attempt_of_several_records_counts_once_in_its_group_and_trains_them_all() -> None:
+    long = attempt([1], [True], 1.0, records=3)
+    judged = [("g", long), *(("g", a) for a in scored([0.0, 0.0, 0.0]))]
+    kept = advantaged(judged, [1.0, 0.0, 0.0, 0.0], RlConfig())
+    assert [t.advantage for t in kept] == [0.75, 0.75, 0.75, -0.25, -0.25, -0.25]
+    assert {t.group_id for t in kept} == {"g"} and [t.reward for t in kept[:3]] == [1.0] * 3
+
+
 def test_shuffled_rewards_are_the_same_rewards_elsewhere_and_reproducible() -> None:
-    every = scored([0.0] * 50 + [1.0] * 50, "g")
+    every = scored([0.0] * 50 + [1.0] * 50)
     control = RlConfig(shuffle_rewards=True)
     one, again, other = (reward_values(every, control, seed) for seed in ("a", "a", "b"))
-    assert sorted(one) == sorted(t.reward for t in every)
+    assert sorted(one) == sorted(a.score.value for a in every)
     assert one == again != other
     assert 10 < sum(one[:50]) < 40
 
 
 def test_the_length_penalty_is_added_to_the_reward() -> None:
     config = RlConfig(max_tokens=10, overlong_buffer=4)
-    values = [reward_values(scored([1.0], "g", n), config, "")[0] for n in (6, 8, 10)]
+    values = [reward_values(scored([1.0], n), config, "")[0] for n in (6, 8, 10)]
     assert values == [1.0, 0.5, 0.0]
 
 
@@ -251,10 +262,31 @@ def test_groups_without_variance_are_refilled_and_the_round_limit_is_kept(tmp_pa
         del made.sampler.tokenizer.eos_ids
         made.link.close()  # type: ignore[attr-defined]
     assert (batch.groups, batch.refills, batch.trained) == (8, 3, [])
-    assert len(made.curriculum.retired) == len({t.task_id for t in batch.sampled})
+    assert len(made.curriculum.retired) == len({a.task.id for a in batch.judged})
 
 
 @pytest.mark.parametrize("objective", ["cispo", "dapo", "gspo"])
 def test_every_objective_runs(tmp_path: Path, objective: str) -> None:
     records = train(trainer(tmp_path, Judge(parity), f"rl.objective={objective}"))
     assert all(torch.isfinite(torch.tensor(r["loss"])) for r in records)
+
+
+def test_the_kl_penalty_is_the_closed_form_and_pulls_towards_the_reference() -> None:
+    config = RlConfig(kl_coefficient=0.5)
+    made, frozen = (Learner(model(), config.optimiser, 1) for _ in range(2))
+    with torch.no_grad():
+        for parameter in made.model.parameters():
+            parameter.mul_(1.1)
+    records = [r for a in scored([1.0] * 3, 5) for r in trajectories(a, "g", 0.0)]
+    (batch,) = pack_trajectories(records, 100)
+    log_probs, _ = made.log_probs(batch)
+    loss, metrics = objective(config, frozen)(log_probs, batch, float(len(log_probs)))
+    gap = frozen.log_probs(batch)[0].detach() - log_probs  # log(reference / policy)
+    expected = (gap.exp() - 1 - gap).mean()
+    torch.testing.assert_close(loss, 0.5 * expected)
+    torch.testing.assert_close(metrics["reference_kl"] / len(log_probs), expected)
+    with pytest.raises(OpenQwQError, match="give reference_log_probs"):
+        objective(config)(log_probs, batch, 1.0)
+    loss.backward()
+    assert all(p.grad is None for p in frozen.model.parameters())
+    assert any(p.grad is not None and bool(p.grad.any()) for p in made.model.parameters())

@@ -1,0 +1,150 @@
+"""Multi-turn rollouts as token records that only grow; nothing the model said is tokenised again.
+
+A template that shows the model another history than the recorded one (QwQ's drops earlier thinking)
+forces a new record. All records of an episode are one attempt: they share its reward.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from openqwq.text.stream import Reply, parse_reply, starts_in_thinking
+from openqwq.text.template import bridge, encode_chat
+from openqwq.text.tokenizer import Tokenizer
+from openqwq.types import (
+    Completion,
+    Episode,
+    Message,
+    OpenQwQError,
+    SamplingParams,
+    Score,
+    Task,
+)
+
+SEED_STRIDE = 1_000_003  # between the turns of an episode; the members of a group differ by one
+
+
+@dataclass
+class Record:
+    """Aligned token lists: a prompt, then replies and whatever stands between them."""
+
+    token_ids: list[int] = field(default_factory=list)
+    sampled_mask: list[bool] = field(default_factory=list)
+    log_probs: list[float] = field(default_factory=list)
+    weight_version: list[int] = field(default_factory=list)
+    reasoning_tokens: int = 0
+
+    def give(self, token_ids: Sequence[int]) -> None:
+        """Append tokens that the policy did not draw: they are never trained on."""
+        self.token_ids += token_ids
+        self.sampled_mask += [False] * len(token_ids)
+        self.log_probs += [0.0] * len(token_ids)
+        self.weight_version += [0] * len(token_ids)
+
+    def take(self, completion: Completion) -> None:
+        """Append a reply as it was sampled."""
+        self.token_ids += completion.token_ids
+        self.sampled_mask += completion.sampled_mask
+        self.log_probs += completion.log_probs
+        self.weight_version += completion.weight_version
+        self.reasoning_tokens += completion.reasoning_tokens
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One run of a task with its verdict; `text` is all that was said, tool results included."""
+
+    task: Task
+    records: list[Record]
+    completions: list[Completion]
+    text: str
+    score: Score
+
+    @property
+    def reasoning_tokens(self) -> int:
+        """Thinking tokens of all its replies."""
+        return sum(completion.reasoning_tokens for completion in self.completions)
+
+    @property
+    def sampled_tokens(self) -> int:
+        """Tokens that the policy drew."""
+        return sum(sum(completion.sampled_mask) for completion in self.completions)
+
+
+@dataclass
+class Rollout:
+    """An attempt under way: `member` of its group, in `episode` if the task has an environment.
+
+    `first_ids` are the prompt of the task itself.
+    """
+
+    task: Task
+    tokenizer: Tokenizer
+    first_ids: list[int]
+    member: int
+    episode: Episode | None
+    records: list[Record] = field(default_factory=list)
+    completions: list[Completion] = field(default_factory=list)
+    text: str = ""
+    done: bool = False
+    failure: str = ""  # of the environment, not of the model
+
+    def __post_init__(self) -> None:
+        self.messages: list[Message] = list(self.task.messages)
+        self._begin_record(self.first_ids)
+
+    @property
+    def prompt_ids(self) -> list[int]:
+        """What the next reply follows."""
+        return self.records[-1].token_ids
+
+    def params(self, params: SamplingParams) -> SamplingParams:
+        """`params` with the seed of this member's next turn."""
+        seed = params.seed + self.member + SEED_STRIDE * len(self.completions)
+        return replace(params, seed=seed)
+
+    def take(self, completion: Completion) -> None:
+        """Append a reply; without an environment it is the only one."""
+        self.records[-1].take(completion)
+        self.completions.append(completion)
+        self.text += self.tokenizer.decode(completion.token_ids, skip_special=True)
+        self.done = self.episode is None or completion.finish_reason == "length"
+
+    async def act(self, max_turns: int, context_length: int) -> None:
+        """Let the environment answer the last reply; its failure ends the episode as an error."""
+        assert self.episode is not None
+        reply = self._reply()
+        try:
+            observation = await self.episode.step(reply.message(), reply.malformed_calls)
+        except (OpenQwQError, OSError) as error:
+            self.done, self.failure = True, f"the environment failed: {error}"
+            return
+        self.done = observation.done or len(self.completions) == max_turns
+        if not self.done:
+            self._observe(reply, observation.messages, context_length)
+
+    def _reply(self) -> Reply:
+        given = self.prompt_ids[: -len(self.completions[-1].token_ids)]
+        thinking = starts_in_thinking(self.tokenizer, given)
+        return parse_reply(self.tokenizer, self.completions[-1].token_ids, thinking)
+
+    def _observe(self, reply: Reply, messages: Sequence[Message], context_length: int) -> None:
+        """Append what the environment said; a context that it fills ends the episode."""
+        said = self.completions[-1].token_ids
+        ids = bridge(self.tokenizer, self.messages, said, messages, self.task.tools)
+        self.messages += [reply.message(), *messages]
+        for message in messages:
+            self.text += f"\n<{message['role']}>\n{message['content']}\n</{message['role']}>\n"
+        history = self.prompt_ids + (ids or [])
+        if ids is None:
+            history = encode_chat(self.tokenizer, self.messages, self.task.tools)
+        self.done = len(history) >= context_length
+        if self.done:
+            return
+        if ids is None:
+            self._begin_record(history)
+        else:
+            self.records[-1].give(ids)
+
+    def _begin_record(self, prompt_ids: Sequence[int]) -> None:
+        self.records.append(Record())
+        self.records[-1].give(prompt_ids)

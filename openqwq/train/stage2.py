@@ -1,0 +1,160 @@
+"""What stage 2 adds: preferences and a reward model, rules on thinking, tools, replay."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+from openqwq.agent.calculator import calculator
+from openqwq.agent.call import run_calls
+from openqwq.config import Stage2Config
+from openqwq.model.qwen2 import Qwen2
+from openqwq.tasks.instructions import TasteVerifier
+from openqwq.tasks.source import Source, Split, distinct, draw_tasks
+from openqwq.tasks.tools import CALCULATE
+from openqwq.train.preferences import Pair, ranked_pairs, save_pairs
+from openqwq.train.reward_model import RewardModel, judge_pairs, report_json, train_reward_model
+from openqwq.train.rollout import Sampler
+from openqwq.train.run import Run, write_atomically
+from openqwq.types import (
+    Message,
+    Observation,
+    OpenQwQError,
+    SamplingParams,
+    Score,
+    Task,
+    Tool,
+    Verifier,
+)
+from openqwq.verify.instructions import InstructionVerifier
+from openqwq.verify.judge import RewardModelJudge
+from openqwq.verify.thinking import ThinkingRules
+
+Mix = Sequence[tuple[Source, float]]
+
+
+def stage2_mix(old: Mix, new: Mix, replay_share: float) -> list[tuple[Source, float]]:
+    """`new` sources and, with `replay_share` of the prompts, `old` ones; weights within each kept.
+
+    Raises OpenQwQError for a share outside [0, 1) and for no new source.
+    """
+    if not new or not 0 <= replay_share < 1:
+        raise OpenQwQError(
+            f"stage2 has {len(new)} tasks and replay_share {replay_share}: it needs at least one "
+            "task and a share from 0 to below 1; or set stage2.steps = 0"
+        )
+    mix = [*_scaled(new, 1 - replay_share)]
+    return mix + _scaled(old, replay_share) if replay_share else mix
+
+
+def _scaled(mix: Mix, share: float) -> list[tuple[Source, float]]:
+    total = sum(weight for _, weight in mix)
+    return [(source, weight * share / total) for source, weight in mix]
+
+
+def training_verifiers(config: Stage2Config, model: RewardModel | None) -> dict[str, Verifier]:
+    """The judges of stage 2: rules that see the thinking too, and a reward model for taste."""
+    rules = ThinkingRules(InstructionVerifier(), config.thinking_limit)
+    judges: dict[str, Verifier] = {"instructions": rules}
+    if model:
+        clip = config.reward_model.clip
+        judges["preference"] = RewardModelJudge(model.rate, clip, TasteVerifier())
+    return judges
+
+
+async def prepare_reward_model(
+    run: Run, sampler: Sampler, sources: Sequence[Source], policy: Qwen2
+) -> RewardModel:
+    """The run's reward model, made the first time from answers of `policy`, ranked by taste.
+
+    Leaves `preferences/*.jsonl`, `reward_model/` and `reward_model.json` (how it does on pairs of
+    held-out prompts) in the run's directory.
+    """
+    directory, config = run.directory / "reward_model", run.config.stage2.reward_model
+    if directory.exists():
+        return RewardModel.load(directory)
+    pairs = {
+        "train": await _pairs(run, sampler, sources, "train", config.prompts),
+        "held_out": await _pairs(run, sampler, sources, "held_out", config.held_out_prompts),
+    }
+    (run.directory / "preferences").mkdir(exist_ok=True)
+    for name, found in pairs.items():
+        if not found:
+            raise OpenQwQError(
+                f"the answers to the {name} prompts of {', '.join(s.kind for s in sources)} are "
+                "all equally good: there is nothing to prefer; train the cold start longer"
+            )
+        save_pairs(found, run.directory / "preferences" / f"{name}.jsonl")
+    model = RewardModel(copied(policy), sampler.tokenizer)
+    log = train_reward_model(model, pairs["train"], config, run.config.seed)
+    report = {
+        "train_pairs": len(pairs["train"]),
+        "held_out": report_json(judge_pairs(model, pairs["held_out"])),
+        "log": log,
+    }
+    write_atomically(run.directory / "reward_model.json", json.dumps(report, indent=1).encode())
+    model.save(directory)
+    return model
+
+
+async def _pairs(
+    run: Run, sampler: Sampler, sources: Sequence[Source], split: Split, prompts: int
+) -> list[Pair]:
+    config = run.config.stage2
+    streams = (draw_tasks(s, split, f"{run.config.seed}/preferences") for s in sources)
+    tasks = list(chain.from_iterable(distinct(stream, prompts) for stream in streams))
+    stops = sampler.tokenizer.eos_ids
+    requests = [
+        (task, SamplingParams.for_training(config.max_tokens, stops, 1000 * i))
+        for i, task in enumerate(tasks)
+    ]
+    per_prompt = config.reward_model.pairs_per_prompt
+    groups = await sampler.groups(requests, 2 * per_prompt)
+    return [pair for group in groups for pair in ranked_pairs(group, per_prompt)]
+
+
+def copied(model: Qwen2) -> Qwen2:
+    """A model of its own with the same weights."""
+    own = Qwen2(model.config)
+    own.load_state_dict(model.state_dict())
+    return own
+
+
+@dataclass(frozen=True)
+class CalculatorEnvironment:
+    """Answers calls of a calculator; `verifier` judges the reply that makes none."""
+
+    verifier: Verifier
+
+    async def reset(self, task: Task, seed: int) -> "CalculatorEpisode":
+        """See `Environment.reset`."""
+        return CalculatorEpisode(task, self.verifier)
+
+
+class CalculatorEpisode:
+    """One problem: it ends with the first reply without a call."""
+
+    def __init__(self, task: Task, verifier: Verifier) -> None:
+        self._task, self._verifier, self._answer = task, verifier, ""
+        described = CALCULATE["function"]
+        self._tools = {described["name"]: Tool(**described, call=_calculate)}
+
+    async def step(self, reply: Message, malformed_calls: Sequence[str]) -> Observation:
+        """Run the calls of a reply; without any, it is the answer."""
+        calls = reply.get("tool_calls", [])
+        if not calls and not malformed_calls:
+            self._answer = reply["content"]
+            return Observation((), True)
+        results = await run_calls(self._tools, calls, malformed_calls)
+        return Observation(tuple(result.message() for result in results), False)
+
+    async def score(self) -> Score:
+        """The verdict on the answer, wrong where there is none."""
+        return await self._verifier.score(self._task, f"</think>\n\n{self._answer}")
+
+    async def close(self) -> None:
+        """Nothing to free."""
+
+
+async def _calculate(arguments: Mapping[str, str]) -> str:
+    return calculator(arguments["expression"])
