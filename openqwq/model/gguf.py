@@ -1,13 +1,9 @@
-"""GGUF files, llama.cpp's format: their metadata, and Qwen2- and Llama-type weights dequantised."""
+"""GGUF weights of Qwen2- and Llama-type models: dequantised on loading, quantised on saving."""
 
-import math
-import mmap
 import os
-import struct
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +14,11 @@ from gguf.gguf_writer import GGUFWriter
 from gguf.quants import dequantize, quantize
 from torch import Tensor
 
-from openqwq.model.checkpoint import (
-    Fields,
-    check_names,
-    checked,
-    empty_model,
-    fill,
-    flush,
-    needed_names,
-)
+from openqwq.model.checkpoint import check_names, empty_model, fill, flush, needed_names
+from openqwq.model.gguf_header import GgufTensor, model_config, read_header
 from openqwq.model.qwen2 import ModelConfig, Qwen2
-from openqwq.model.rope import YarnScaling
 from openqwq.types import OpenQwQError
 
-ARCHITECTURES = ("qwen2", "llama")
 WRITTEN_TYPES = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1")
 READ_TYPES = (*WRITTEN_TYPES, "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
 CHUNK = 2**16  # numbers dequantised at a time: what they pass through stays in the cache
@@ -50,188 +37,6 @@ GGUF_NAMES = {
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
 }
-SCALARS = {
-    GGUFValueType.UINT8: "<u1",
-    GGUFValueType.INT8: "<i1",
-    GGUFValueType.UINT16: "<u2",
-    GGUFValueType.INT16: "<i2",
-    GGUFValueType.UINT32: "<u4",
-    GGUFValueType.INT32: "<i4",
-    GGUFValueType.UINT64: "<u8",
-    GGUFValueType.INT64: "<i8",
-    GGUFValueType.FLOAT32: "<f4",
-    GGUFValueType.FLOAT64: "<f8",
-    GGUFValueType.BOOL: "?",
-}
-
-
-@dataclass(frozen=True)
-class GgufTensor:
-    """Where a tensor lies in its file; `shape` is PyTorch's, the outermost dimension first."""
-
-    kind: GGMLQuantizationType
-    shape: tuple[int, ...]
-    offset: int  # bytes from the start of the file
-
-    @property
-    def size(self) -> int:
-        """Length in bytes."""
-        block, block_bytes = GGML_QUANT_SIZES[self.kind]
-        return math.prod(self.shape) // block * block_bytes
-
-
-@dataclass(frozen=True)
-class GgufFile:
-    """What a file says before its weights: metadata (tokenizer, template, sizes) and tensors."""
-
-    path: Path
-    metadata: dict[str, Any]
-    tensors: dict[str, GgufTensor]
-
-
-def read_header(path: Path | str) -> GgufFile:
-    """Read everything but the weights.
-
-    Raises OpenQwQError if the file is missing, damaged, cut short or no GGUF of version 2 or 3.
-    """
-    file = Path(path)
-    try:
-        with (
-            file.open("rb") as opened,
-            mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as data,
-        ):
-            return _Header(file, data).read()
-    except (OSError, ValueError, struct.error, OverflowError) as error:
-        raise OpenQwQError(f"cannot read {file} ({error}): copy it again") from error
-
-
-class _Header:
-    """A GGUF header as it is read; `offset` is the next byte (the format: ggml's docs/gguf.md)."""
-
-    def __init__(self, path: Path, data: mmap.mmap) -> None:
-        self.path, self.data, self.offset = path, data, 0
-
-    def read(self) -> GgufFile:
-        """Magic, version, counts, metadata, tensor descriptions, then the aligned weights."""
-        magic, version, tensor_count, metadata_count = self.take("4sIQQ")
-        if magic != b"GGUF" or version not in (2, 3):
-            raise OpenQwQError(f"{self.path} is no GGUF file of version 2 or 3: convert it anew")
-        metadata = {}
-        for _ in range(metadata_count):
-            key, (kind,) = self.text(), self.take("I")
-            metadata[key] = self.value(GGUFValueType(kind))
-        described = {}
-        for _ in range(tensor_count):
-            name, (dimensions,) = self.text(), self.take("I")
-            shape = self.take(f"{dimensions}Q")[::-1]
-            described[name] = (shape, *self.take("IQ"))
-        if len(described) != tensor_count:
-            raise ValueError("two tensors have one name")
-        alignment = Fields(metadata, str(self.path)).integer("general.alignment", 32)
-        start = -(-self.offset // alignment) * alignment
-        tensors = {}
-        for name, (shape, kind, offset) in described.items():
-            tensor = GgufTensor(GGMLQuantizationType(kind), shape, start + offset)
-            if shape and shape[-1] % GGML_QUANT_SIZES[tensor.kind][0]:
-                raise ValueError(f"the rows of {name} are no whole {tensor.kind.name} blocks")
-            if tensor.offset + tensor.size > len(self.data):
-                raise ValueError(f"{name} would end after the file's {len(self.data)} bytes")
-            tensors[name] = tensor
-        return GgufFile(self.path, metadata, tensors)
-
-    def take(self, layout: str) -> tuple[Any, ...]:
-        """Little-endian values; `layout` as in `struct`."""
-        values = struct.unpack_from("<" + layout, self.data, self.offset)
-        self.offset += struct.calcsize("<" + layout)
-        return values
-
-    def text(self) -> str:
-        """A string behind its length."""
-        (length,) = self.take("Q")
-        if length > len(self.data) - self.offset:
-            raise ValueError(f"a string of {length} bytes begins at byte {self.offset}")
-        self.offset += length
-        return self.data[self.offset - length : self.offset].decode()
-
-    def value(self, kind: GGUFValueType) -> Any:
-        """A metadata value."""
-        if kind is GGUFValueType.STRING:
-            return self.text()
-        if kind is not GGUFValueType.ARRAY:
-            return self.numbers(kind, 1)[0]
-        item, count = self.take("IQ")
-        if item == GGUFValueType.STRING:
-            return [self.text() for _ in range(count)]
-        return self.numbers(GGUFValueType(item), count)
-
-    def numbers(self, kind: GGUFValueType, count: int) -> list[Any]:
-        """`count` numbers; those in fp32 become the shortest decimal that means the same."""
-        if kind is GGUFValueType.ARRAY:
-            raise ValueError(f"arrays of arrays, as at byte {self.offset}, are not supported")
-        values = np.frombuffer(self.data, SCALARS[kind], count, self.offset)
-        self.offset += values.nbytes
-        is_single = kind is GGUFValueType.FLOAT32
-        return [float(str(v)) for v in values] if is_single else values.tolist()
-
-
-def model_config(file: GgufFile) -> ModelConfig:
-    """The shape that a file's metadata states; raises OpenQwQError as `parse_config` does."""
-    architecture = file.metadata.get("general.architecture")
-    if architecture not in ARCHITECTURES:
-        raise OpenQwQError(
-            f"{file.path} has general.architecture = {architecture!r}: supported are "
-            + ", ".join(ARCHITECTURES)
-        )
-    prefix = f"{architecture}."
-    own = {k.removeprefix(prefix): v for k, v in file.metadata.items() if k.startswith(prefix)}
-    fields = Fields(own, f"{file.path}'s {architecture} metadata")
-    hidden, heads = fields.integer("embedding_length"), fields.integer("attention.head_count")
-    head_dim = fields.integer("attention.key_length", hidden // heads)
-    for name, supported in {
-        "attention.value_length": head_dim,
-        "rope.dimension_count": head_dim,
-        "attention.sliding_window": None,
-        "rope.scale_linear": 1.0,
-        "expert_count": 0,
-    }.items():
-        fields.require(name, supported)
-    embedding = file.tensors.get("token_embd.weight")
-    return checked(
-        ModelConfig(
-            vocab_size=fields.integer("vocab_size", embedding.shape[0] if embedding else None),
-            hidden_size=hidden,
-            intermediate_size=fields.integer("feed_forward_length"),
-            num_hidden_layers=fields.integer("block_count"),
-            num_attention_heads=heads,
-            num_key_value_heads=fields.integer("attention.head_count_kv", heads),
-            head_dim=head_dim,
-            rms_norm_eps=fields.number("attention.layer_norm_rms_epsilon"),
-            rope_theta=fields.number("rope.freq_base", 10_000.0),
-            max_position_embeddings=fields.integer("context_length"),
-            tie_word_embeddings="output.weight" not in file.tensors,
-            attention_bias=architecture == "qwen2",
-            yarn=_yarn(fields),
-        ),
-        str(file.path),
-    )
-
-
-def _yarn(fields: Fields) -> YarnScaling | None:
-    kind = fields.values.get("rope.scaling.type", "none")
-    if kind == "none":
-        return None
-    if kind != "yarn":
-        raise OpenQwQError(f"{fields.source} has rope scaling {kind!r}: supported is yarn")
-    fields.require("rope.scaling.attn_factor", 1.0)
-    fields.require("rope.scaling.yarn_attn_factor", 1.0)
-    fields.require("rope.scaling.yarn_ext_factor", 1.0)
-    length = fields.integer("context_length")
-    return YarnScaling(
-        fields.number("rope.scaling.factor"),
-        fields.integer("rope.scaling.original_context_length", length),
-        fields.number("rope.scaling.yarn_beta_fast", 32.0),
-        fields.number("rope.scaling.yarn_beta_slow", 1.0),
-    )
 
 
 def load(path: Path | str, dtype: torch.dtype = torch.float32) -> Qwen2:

@@ -139,9 +139,13 @@ class Tokenizer:
             folder.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(generation, indent=2))
             (folder / "tokenizer_config.json").write_text(json.dumps(self.config, indent=2))
-            (folder / "tokenizer.json").write_text(self._backend.to_str(pretty=True), "utf-8")
+            (folder / "tokenizer.json").write_text(self.backend_json(), "utf-8")
         except OSError as error:
             raise OpenQwQError(f"cannot save to {folder} ({error}): choose another") from error
+
+    def backend_json(self) -> str:
+        """The content of tokenizer.json."""
+        return str(self._backend.to_str(pretty=True))
 
     def require_fits(self, model_vocab_size: int) -> None:
         """Raise OpenQwQError if an id has no row in a model's embedding."""

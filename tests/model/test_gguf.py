@@ -15,7 +15,8 @@ from gguf.gguf_writer import GGUFWriter
 from gguf.quants import dequantize
 
 from openqwq.model.attention import RaggedAttention, positions
-from openqwq.model.gguf import READ_TYPES, WRITTEN_TYPES, gguf_name, load, read_header, save
+from openqwq.model.gguf import READ_TYPES, WRITTEN_TYPES, gguf_name, load, save
+from openqwq.model.gguf_header import read_header
 from openqwq.model.qwen2 import Qwen2
 from openqwq.model.rope import YarnScaling
 from openqwq.types import OpenQwQError

@@ -1,0 +1,183 @@
+"""llama.cpp inside our process (wheel xllamacpp): quantised GGUF files, token ids in and out.
+
+Its server draws with our filters in our order, so log-probs are those of the distribution that is
+sampled from. It holds back a token that ends inside a character until the character is whole: such
+ids are the canonical tokens of that text, and their log-probs, which it never reports, are NaN.
+"""
+
+import asyncio
+import math
+import threading
+from collections.abc import AsyncGenerator, Mapping
+from collections.abc import Sequence as Ids
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from openqwq.engine.relay import Drawn, Relay
+from openqwq.engine.sequence import Sequence
+from openqwq.text.tokenizer import Tokenizer
+from openqwq.types import OpenQwQError
+
+FILTERS = ["temperature", "top_k", "top_p", "min_p"]  # llama.cpp's own order ends with the first
+SEEDS = 2**31  # its seeds have 32 bits, of which all ones mean "random"
+
+
+def open_llamacpp(
+    path: Path, tokenizer: Tokenizer, slots: int, context_length: int, cache_tokens: int
+) -> Relay:
+    """Load a GGUF file for `slots` sequences, each of at most `context_length` tokens.
+
+    Together they may hold `cache_tokens`. Raises OpenQwQError where the wheel is missing or cannot
+    load the file.
+    """
+    engine = LlamaCpp(path, tokenizer, slots, cache_tokens)
+    return Relay("llamacpp", engine.draw, engine.close, tokenizer, context_length, slots)
+
+
+def installed() -> bool:
+    """Whether the wheel is there."""
+    try:
+        import xllamacpp  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+class LlamaCpp:
+    """One loaded model; `draw` is a `relay.Draw`."""
+
+    def __init__(self, path: Path, tokenizer: Tokenizer, slots: int, cache_tokens: int) -> None:
+        self._tokenizer = tokenizer
+        self._server = _server(path, slots, cache_tokens)
+        self._threads = ThreadPoolExecutor(slots, thread_name_prefix="llamacpp")
+        self._closed = threading.Event()
+
+    def close(self) -> None:
+        """End running requests and free the model; who still waits gets a RuntimeError."""
+        self._closed.set()
+        self._threads.shutdown(wait=True, cancel_futures=True)
+        self._server = None
+
+    async def draw(self, sequences: Ids[Sequence]) -> AsyncGenerator[Drawn]:
+        """See `relay.Draw`; closing it ends the request at its next token or prompt batch."""
+        loop, stopped = asyncio.get_running_loop(), threading.Event()
+        events: asyncio.Queue[dict[str, Any] | Exception | None] = asyncio.Queue()
+
+        def on_event(event: dict[str, Any] | Exception | None) -> bool:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(events.put_nowait, event)
+            return stopped.is_set() or self._closed.is_set() or loop.is_closed()
+
+        def work() -> None:
+            try:
+                if not on_event({}):
+                    self._server.handle_completions(request(sequences), on_event)
+                on_event(None)
+            except Exception as error:  # whatever it is, the caller must learn of it
+                on_event(error)
+
+        self._threads.submit(work)
+        reader = Reader(self._tokenizer, len(sequences))
+        try:
+            while (event := await events.get()) is not None:
+                if isinstance(event, Exception):
+                    raise event
+                for token in reader.tokens(event):
+                    yield token
+            if self._closed.is_set():
+                raise RuntimeError("the engine llamacpp was closed while a request ran")
+        finally:
+            stopped.set()
+
+
+def _server(path: Path, slots: int, cache_tokens: int) -> Any:
+    try:
+        import xllamacpp
+    except ImportError as error:
+        raise OpenQwQError(
+            f"the engine llamacpp needs the package xllamacpp ({error}): pip install"
+            " 'openqwq[llamacpp]'"
+        ) from error
+    import torch
+
+    params = xllamacpp.CommonParams()
+    params.model.path = str(path)
+    params.n_parallel, params.n_ctx = slots, cache_tokens
+    params.kv_unified = True  # one pool of cache tokens for all slots
+    params.cache_ram_mib = 0  # no copies of old prompts beside it
+    params.fit_params = params.warmup = params.enable_chat_template = params.use_jinja = False
+    params.verbosity = -1
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = torch.get_num_threads()
+    try:
+        return xllamacpp.Server(params)
+    except (RuntimeError, ValueError) as error:
+        raise OpenQwQError(
+            f"llama.cpp cannot load {path} with room for {cache_tokens} tokens ({error}): see"
+            " `qwq fit`, lower the context length, or try the engine torch"
+        ) from error
+
+
+def request(sequences: Ids[Sequence]) -> dict[str, Any]:
+    """The body of a completion request, to this server or one elsewhere."""
+    first = sequences[0]
+    params, drawn = first.params, len(first.token_ids)
+    return {
+        "prompt": first.prompt_ids + first.token_ids,
+        "n": len(sequences),
+        "stream": True,
+        "return_progress": True,  # events while the prompt is read, so that it can be cancelled
+        "timings_per_token": True,  # counts the tokens that are held back
+        "max_tokens": first.max_tokens - drawn,
+        "seed": (first.seed + 1_000_003 * drawn) % SEEDS,
+        "samplers": FILTERS,
+        "temperature": params.temperature,
+        "top_k": params.top_k,
+        "top_p": params.top_p,
+        "min_p": params.min_p,
+        "n_probs": max(1, params.top_log_probs),
+        "post_sampling_probs": params.temperature > 0,  # greedy: log-probs at temperature 1
+    }
+
+
+class Reader:
+    """Tokens from the events of one request with `n` members."""
+
+    def __init__(self, tokenizer: Tokenizer, n: int) -> None:
+        self._tokenizer, self._counts = tokenizer, [0] * n
+
+    def tokens(self, event: Mapping[str, Any]) -> list[Drawn]:
+        """What an event brings; raises OpenQwQError for a request that cannot be served."""
+        if error := event.get("error"):
+            message = f"llama.cpp refuses the request: {error['message']}"
+            if error.get("code") == 400 or "ontext size" in message:
+                raise OpenQwQError(f"{message} (shorten it, or run fewer at once)")
+            raise RuntimeError(message)
+        count = event.get("timings", {}).get("predicted_n", 0)
+        return [t for choice in event.get("choices", ()) for t in self._of_choice(choice, count)]
+
+    def _of_choice(self, choice: Mapping[str, Any], count: int) -> list[Drawn]:
+        """`count` tokens were drawn by now: those that no event showed are held back."""
+        index = choice["index"]
+        hidden = max(count - self._counts[index], 0)
+        self._counts[index] += hidden
+        reported = (choice.get("logprobs") or {}).get("content") or []
+        if not reported:
+            return self._held_back(index, "", hidden) if choice["finish_reason"] else []
+        (token,) = reported
+        own = self._tokenizer.token_bytes(token["id"]).decode(errors="ignore")
+        text = choice["text"].removesuffix(own) if own else choice["text"]
+        others = token.get("top_probs", token.get("top_logprobs", ()))
+        alternatives = tuple((other["id"], _log_prob(other)) for other in others)
+        shown = Drawn(index, token["id"], _log_prob(token), alternatives)
+        return [*self._held_back(index, text, hidden - 1), shown]
+
+    def _held_back(self, index: int, text: str, count: int) -> list[Drawn]:
+        ids = self._tokenizer.encode(text or "\ufffd" * count) if count > 0 else []
+        return [Drawn(index, token_id, math.nan) for token_id in ids]
+
+
+def _log_prob(token: dict[str, Any]) -> float:
+    if "logprob" in token:
+        return float(token["logprob"])
+    return math.log(token["prob"]) if token["prob"] > 0 else -math.inf

@@ -1,0 +1,147 @@
+"""Replies that another engine draws: our budgets, stops and counts around its stream of tokens.
+
+A foreign engine draws tokens; whenever our rules want another token than it would draw (a spent
+thinking budget, "answer now"), its request ends and a new one begins behind what was forced.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import Sequence as Ids
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from openqwq.engine.sequence import Sequence
+from openqwq.text.stream import ThinkTracker, starts_in_thinking
+from openqwq.text.tokenizer import Tokenizer
+from openqwq.types import Completion, OpenQwQError, SamplingParams, Steering, TokenEvent
+
+CLOSING_TEXT = "\n</think>\n\n"
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One token that the other engine drew for the member `index` of a request.
+
+    `log_prob` is NaN where that engine does not tell it.
+    """
+
+    index: int
+    token_id: int
+    log_prob: float
+    alternatives: tuple[tuple[int, float], ...] = ()
+
+
+# Draws for sequences that share prompt and tokens so far; member i uses the first one's seed + i.
+Draw = Callable[[Ids[Sequence]], AsyncGenerator[Drawn]]
+
+
+class Relay:
+    """A `Generate` over `draw`, for requests of up to `group` members at once.
+
+    `name` is the engine's in errors; `free` is called by `close`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        draw: Draw,
+        free: Callable[[], None],
+        tokenizer: Tokenizer,
+        context_length: int,
+        group: int,
+    ) -> None:
+        self.name, self.tokenizer, self.context_length = name, tokenizer, context_length
+        self._draw, self._group, self.close = draw, group, free
+        self._closing_ids = tokenizer.encode(CLOSING_TEXT, allow_special=True)
+
+    async def generate(
+        self, prompt_ids: Ids[int], params: SamplingParams, n: int = 1
+    ) -> list[Completion]:
+        """See `Generate.generate`; raises OpenQwQError for what the engine cannot do."""
+        sequences = [self._sequence(prompt_ids, params, params.seed + i) for i in range(n)]
+        for first in range(0, n, self._group):
+            async with aclosing(self._request(sequences[first : first + self._group])) as tokens:
+                async for _ in tokens:
+                    pass
+        async with asyncio.TaskGroup() as tasks:
+            for sequence in sequences:
+                tasks.create_task(self._finish(sequence))
+        return [sequence.completion() for sequence in sequences]
+
+    async def stream(
+        self, prompt_ids: Ids[int], params: SamplingParams, steering: Steering | None = None
+    ) -> AsyncIterator[TokenEvent]:
+        """See `Generate.stream`."""
+        sequence = self._sequence(prompt_ids, params, params.seed)
+        sequence.steering = steering
+        sent = 0
+        async with aclosing(self._requests(sequence)) as tokens:
+            async for _ in tokens:
+                while sent < len(sequence.events):
+                    sent += 1
+                    yield sequence.events[sent - 1]
+
+    def _sequence(self, prompt_ids: Ids[int], params: SamplingParams, seed: int) -> Sequence:
+        if params.grammar:
+            raise OpenQwQError(
+                f"the engine {self.name} cannot follow a grammar: use the engine torch, or ask"
+                " without one"
+            )
+        if not prompt_ids:
+            raise OpenQwQError("the prompt is empty: give at least one token")
+        room = self.context_length - len(prompt_ids)
+        if room < 1:
+            raise OpenQwQError(
+                f"the prompt has {len(prompt_ids)} tokens, {1 - room} too many for a context of "
+                f"{self.context_length}: shorten it or raise the context length"
+            )
+        markers = self.tokenizer.think_open_id, self.tokenizer.think_close_id
+        think = ThinkTracker(*markers, starts_in_thinking(self.tokenizer, prompt_ids))
+        limit = min(params.max_tokens, room)
+        return Sequence(list(prompt_ids), params, seed, limit, think, self._closing_ids)
+
+    async def _finish(self, sequence: Sequence) -> None:
+        async with aclosing(self._requests(sequence)) as tokens:
+            async for _ in tokens:
+                pass
+
+    async def _requests(self, sequence: Sequence) -> AsyncGenerator[None]:
+        """One request after another until the sequence ends; yields whenever it has grown."""
+        while sequence.finish_reason is None:
+            before = len(sequence.token_ids)
+            async with aclosing(self._request([sequence])) as tokens:
+                async for _ in tokens:
+                    yield
+            if len(sequence.token_ids) == before:
+                raise RuntimeError(f"the engine {self.name} ended a request without a token")
+
+    async def _request(self, sequences: Ids[Sequence]) -> AsyncGenerator[None]:
+        """One request, which ends early once no member wants more of it."""
+        if _force(sequences[0]):  # a single one, whose thinking ends before anything is drawn
+            yield
+        active = {i for i, s in enumerate(sequences) if s.finish_reason is None}
+        if not active:
+            return
+        async with aclosing(self._draw(sequences)) as drawn:
+            async for token in drawn:
+                sequence = sequences[token.index]
+                if token.index not in active:
+                    continue
+                if _force(sequence):
+                    active.remove(token.index)
+                else:
+                    ids = token.token_id, token.log_prob, True, 0
+                    sequence.append(*ids, token.alternatives)
+                    if sequence.finish_reason:
+                        active.remove(token.index)
+                yield
+                if not active:
+                    return
+
+
+def _force(sequence: Sequence) -> bool:
+    """Append what must come instead of a drawn token; whether there was anything."""
+    before = len(sequence.token_ids)
+    while sequence.finish_reason is None and (forced := sequence.next_forced()) is not None:
+        sequence.append(forced, 0.0, False, 0)
+    return len(sequence.token_ids) > before
