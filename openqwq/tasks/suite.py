@@ -11,6 +11,8 @@ from rich.table import Table
 
 from openqwq.sandbox.local import LocalSandbox
 from openqwq.tasks.benchmarks.benchmark import Benchmark
+from openqwq.tasks.benchmarks.bfcl import BFCL
+from openqwq.tasks.benchmarks.bfcl_turns import TurnsVerifier
 from openqwq.tasks.benchmarks.data import Library
 from openqwq.tasks.benchmarks.ifeval import IFEVAL
 from openqwq.tasks.benchmarks.mathematics import MATHEMATICS
@@ -23,11 +25,12 @@ from openqwq.types import OpenQwQError, Verifier
 from openqwq.verify.code import CodeVerifier
 from openqwq.verify.instructions import InstructionVerifier
 from openqwq.verify.math import MathVerifier
+from openqwq.verify.toolcalls import ToolCallVerifier
 
 
 def benchmarks() -> dict[str, Benchmark]:
     """Every benchmark by its name, in the order of the announcement."""
-    every = [*MATHEMATICS, IFEVAL, *PROGRAM_BENCHMARKS]
+    every = [*MATHEMATICS, IFEVAL, BFCL, *PROGRAM_BENCHMARKS]
     return {benchmark.name: benchmark for benchmark in every}
 
 
@@ -47,7 +50,13 @@ async def open_judges(
 ) -> dict[str, Verifier]:
     """The judges of these items; the sandbox is opened only where a program will run."""
     wanted = {task.verifier for selection in selections for task in selection.tasks}
-    judges: dict[str, Verifier] = {"instructions": InstructionVerifier()}
+    judges: dict[str, Verifier] = {
+        "instructions": InstructionVerifier(),
+        "bfcl_turns": TurnsVerifier(),
+        "tool_calls_python": ToolCallVerifier(),
+        "tool_calls_java": ToolCallVerifier("java"),
+        "tool_calls_javascript": ToolCallVerifier("javascript"),
+    }
     if "math" in wanted:
         judges["math"] = await stack.enter_async_context(MathVerifier(workers=workers))
     if "code" in wanted:
