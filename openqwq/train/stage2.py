@@ -150,6 +150,8 @@ class CalculatorEpisode:
 
     async def score(self) -> Score:
         """The verdict on the answer, wrong where there is none."""
+        if not self._answer.strip():
+            return Score(0.0, "wrong", detail="no answer")
         return await self._verifier.score(self._task, f"</think>\n\n{self._answer}")
 
     async def close(self) -> None:
