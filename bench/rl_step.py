@@ -1,7 +1,11 @@
 """One GRPO step, ours against TRL's GRPOTrainer: the same 4.42M Qwen2, prompts and token counts.
 
 A step samples 16 prompts x 8 completions x 64 tokens, scores them, and updates the weights once,
-all in fp32. Both run in this one process, after each other, `REPEATS` times after a warm-up.
+all in fp32. Both run in this one process, after each other, `REPEATS` times after a warm-up, for
+each prompt length: 16 tokens, where nearly all work is on the completions, up to 512, as long as a
+question with instructions and tools is.
+
+    python bench/rl_step.py [PROMPT_TOKENS ...]
 """
 
 import asyncio
@@ -21,7 +25,7 @@ from typing import Any
 import tokenizers
 import torch
 
-from openqwq.config import RlConfig
+from openqwq.config import OptimiserConfig, RlConfig
 from openqwq.engine.engine import Engine, EngineLimits
 from openqwq.model.qwen2 import ModelConfig, Qwen2
 from openqwq.text.tokenizer import Tokenizer
@@ -31,9 +35,12 @@ from openqwq.train.packing import pack_trajectories
 from openqwq.train.rl import objective
 from openqwq.types import Completion, SamplingParams, Trajectory
 
-PROMPTS, GROUP, PROMPT_TOKENS, NEW_TOKENS, REPEATS = 16, 8, 16, 64, 6
+PROMPTS, GROUP, NEW_TOKENS, REPEATS = 16, 8, 64, 5
+PROMPT_LENGTHS = (16, 256, 512)
 SHAPE = ModelConfig(256, 256, 716, 6, 8, 2, 32, rope_theta=10_000.0)
-CONFIG = RlConfig(steps=100, max_tokens=NEW_TOKENS)
+CONFIG = RlConfig(
+    steps=100, max_tokens=NEW_TOKENS, optimiser=OptimiserConfig(max_tokens_per_micro_batch=2048)
+)
 
 
 def reward(token_ids: list[int]) -> float:
@@ -41,12 +48,12 @@ def reward(token_ids: list[int]) -> float:
     return sum(i % 2 == 0 for i in token_ids) / len(token_ids)
 
 
-def prompts() -> list[list[int]]:
+def prompts(length: int) -> list[list[int]]:
     """The same random prompts for both: letters, so that text and ids say the same."""
     letters = random.Random(0)
     tokenizer = backend()
     return [
-        tokenizer.encode("".join(letters.choices(string.ascii_letters, k=PROMPT_TOKENS))).ids
+        tokenizer.encode("".join(letters.choices(string.ascii_letters, k=length))).ids
         for _ in range(PROMPTS)
     ]
 
@@ -78,18 +85,20 @@ def trajectories(prompt: list[int], group: list[Completion], name: str) -> list[
     ]  # fmt: skip
 
 
-async def our_step(engine: Engine, learner: Learner, step: int) -> dict[str, float]:
+async def our_step(
+    engine: Engine, learner: Learner, asked: list[list[int]], step: int
+) -> dict[str, float]:
     """Rollouts, rewards, update, weight push."""
     params = [
         SamplingParams.for_training(NEW_TOKENS, (), 1000 * (step * PROMPTS + i))
         for i in range(PROMPTS)
     ]
     groups = await asyncio.gather(
-        *(engine.generate(p, s, GROUP) for p, s in zip(prompts(), params, strict=True))
+        *(engine.generate(p, s, GROUP) for p, s in zip(asked, params, strict=True))
     )
     records = [
         t
-        for i, (p, g) in enumerate(zip(prompts(), groups, strict=True))
+        for i, (p, g) in enumerate(zip(asked, groups, strict=True))
         for t in trajectories(p, g, str(i))
     ]
     advantages = group_advantages([t.reward for t in records], [t.group_id for t in records])
@@ -102,21 +111,22 @@ async def our_step(engine: Engine, learner: Learner, step: int) -> dict[str, flo
     return metrics
 
 
-def time_ours() -> list[float]:
+def time_ours(prompt_tokens: int) -> list[float]:
     """Seconds of each of our steps."""
     generator = torch.Generator().manual_seed(0)
     models = Qwen2(SHAPE), Qwen2(SHAPE)
     models[0].initialise(generator)
     models[1].load_state_dict(models[0].state_dict())
     tokenizer = Tokenizer(backend(), {"eos_token": "<end>", "pad_token": "<pad>"}, [], "bench")
-    engine = Engine(models[0], tokenizer, EngineLimits(PROMPTS * GROUP, 128))
+    engine = Engine(models[0], tokenizer, EngineLimits(PROMPTS * GROUP, prompt_tokens + NEW_TOKENS))
     learner = Learner(models[1], CONFIG.optimiser, CONFIG.steps)
+    asked = prompts(prompt_tokens)
 
     async def run() -> list[float]:
         seconds = []
         for step in range(REPEATS + 1):
             started = time.perf_counter()
-            metrics = await our_step(engine, learner, step)
+            metrics = await our_step(engine, learner, asked, step)
             seconds.append(time.perf_counter() - started)
         assert metrics["log_prob_gap"] < 1e-4
         return seconds[1:]
@@ -126,7 +136,7 @@ def time_ours() -> list[float]:
     return seconds
 
 
-def time_trl() -> list[float]:
+def time_trl(prompt_tokens: int) -> list[float]:
     """Seconds of each of TRL's steps, from the trainer's own callbacks."""
     import datasets
     import transformers
@@ -134,7 +144,7 @@ def time_trl() -> list[float]:
 
     config = transformers.Qwen2Config(
         vocab_size=256, hidden_size=256, intermediate_size=716, num_hidden_layers=6,
-        num_attention_heads=8, num_key_value_heads=2, max_position_embeddings=512,
+        num_attention_heads=8, num_key_value_heads=2, max_position_embeddings=1024,
         tie_word_embeddings=False, bos_token_id=None, eos_token_id=254, pad_token_id=255,
     )  # fmt: skip
     torch.manual_seed(0)
@@ -155,7 +165,7 @@ def time_trl() -> list[float]:
         assert {len(ids) for ids in completion_ids} == {NEW_TOKENS}
         return [reward(ids) for ids in completion_ids]
 
-    texts = [fast.decode(ids) for ids in prompts()]
+    texts = [fast.decode(ids) for ids in prompts(prompt_tokens)]
     with tempfile.TemporaryDirectory() as directory:
         trainer = trl.GRPOTrainer(
             model=model,
@@ -194,26 +204,39 @@ def peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def main() -> None:
-    """Print both and their ratio."""
+def compare(prompt_tokens: int) -> dict[str, Any]:
+    """Time both at one prompt length; prints a row for each and their ratio."""
+    print(f"prompts of {prompt_tokens} tokens")
+    ours = time_ours(prompt_tokens)
+    print(line("openqwq", ours), f" peak {peak():.0f} MiB", flush=True)
+    theirs = time_trl(prompt_tokens)
+    print(line("trl", theirs), f" peak {peak():.0f} MiB (of the process)")
+    ratio = statistics.median(theirs) / statistics.median(ours)
+    print(f"ratio of medians: {ratio:.1f}x", flush=True)
+    sides = {"openqwq": ours, "trl": theirs}
+    return {
+        "prompt_tokens": prompt_tokens,
+        "ratio": ratio,
+        **{
+            name: {"min": min(s), "median": statistics.median(s), "max": max(s), "seconds": s}
+            for name, s in sides.items()
+        },
+    }
+
+
+def main(lengths: list[int]) -> None:
+    """Compare at every prompt length and keep the figures."""
     parameters = sum(p.numel() for p in Qwen2(SHAPE).parameters())
     print(
         f"{date.today()}  {platform.processor() or platform.machine()}  torch {torch.__version__}"
     )
     print(f"{parameters:,} parameters, {torch.get_num_threads()} threads, {REPEATS} steps each")
-    ours = time_ours()
-    print(line("openqwq", ours), f" peak {peak():.0f} MiB", flush=True)
-    theirs = time_trl()
-    print(line("trl", theirs), f" peak {peak():.0f} MiB (of the process)")
-    print(f"ratio of medians: {statistics.median(theirs) / statistics.median(ours):.1f}x")
+    cases = [compare(length) for length in lengths]
     record = {
         "date": str(date.today()),
         "parameters": parameters,
         "threads": torch.get_num_threads(),
-        **{
-            name: {"min": min(s), "median": statistics.median(s), "max": max(s), "seconds": s}
-            for name, s in (("openqwq", ours), ("trl", theirs))
-        },
+        "cases": cases,
     }
     path = Path(__file__).parent / "results" / "rl_step.json"
     path.parent.mkdir(exist_ok=True)
@@ -221,4 +244,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main([int(argument) for argument in sys.argv[1:]] or list(PROMPT_LENGTHS))

@@ -63,8 +63,8 @@ class _Padding:
 
     def pad(self, x: Tensor) -> Tensor:
         """(tokens, heads, head_dim) to (rows, heads, longest, head_dim)."""
-        rows = x.index_select(0, self.index.flatten()).unflatten(0, self.index.shape)
-        return rows.transpose(1, 2)
+        rows = x.index_select(0, self.index.flatten())
+        return rows.view(*self.index.shape, *x.shape[1:]).transpose(1, 2)
 
     def flatten(self, x: Tensor) -> Tensor:
         """(rows, heads, longest, head_dim) to (tokens of the run, heads, head_dim)."""
