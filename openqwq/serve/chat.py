@@ -1,6 +1,7 @@
 """A reply in the form of /v1/chat/completions: chunks while it comes, one object at the end."""
 
 import json
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from typing import Any, Protocol
 from openqwq import __version__
 from openqwq.serve.reply import LEAST_LOG_PROB, Ask, Finish, Piece
 from openqwq.text.tokenizer import Tokenizer
-from openqwq.types import TokenEvent
+from openqwq.types import OpenQwQError, TokenEvent
 
 Json = dict[str, Any]
 
@@ -150,7 +151,9 @@ class ChatForm:
 
 
 def finite(log_prob: float) -> float:
-    """A log-prob that JSON can hold."""
+    """A log-prob that JSON can hold; OpenQwQError where the engine tells none."""
+    if math.isnan(log_prob):
+        raise OpenQwQError("this engine tells no log-probs: leave logprobs out")
     return max(log_prob, LEAST_LOG_PROB)
 
 

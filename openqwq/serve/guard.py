@@ -29,6 +29,10 @@ class Access:
     hosts: Sequence[str] = ()
     origins: Sequence[str] = ()
 
+    def __post_init__(self) -> None:
+        if self.api_key is not None and not self.api_key.strip():
+            raise OpenQwQError("the API key is empty: give one, or leave the setting out")
+
     def require_safe(self, host: str, insecure: bool) -> None:
         """Raise OpenQwQError where anybody on the network could use the server without a key."""
         if self.api_key is None and not _is_loopback(host) and not insecure:
@@ -65,7 +69,7 @@ class Guard:
             if origin is not None and not shared:
                 self._require_same_origin(origin, headers.get("host", ""))
             if shared and scope["method"] == "OPTIONS":
-                response = _preflight()
+                response = _preflight(headers.get("access-control-request-headers", ""))
             elif scope["path"] != "/health":
                 self._require_key(headers.get("authorization", ""), scope["path"])
         except ApiError as error:
@@ -101,13 +105,14 @@ class Guard:
         key = self._access.api_key
         if key is None:
             return
-        scheme, _, given = authorization.partition(" ")
+        scheme, _, text = authorization.partition(" ")
+        given = text.strip().encode("latin-1")  # the bytes that came
         if scheme.lower() == "basic":  # what a browser sends once a person typed the key
             try:
-                given = base64.b64decode(given, validate=True).decode().partition(":")[2]
-            except (binascii.Error, UnicodeDecodeError):
-                given = ""
-        if not secrets.compare_digest(given.strip().encode(), key.encode()):
+                given = base64.b64decode(given, validate=True).partition(b":")[2]
+            except binascii.Error:
+                given = b""
+        if not secrets.compare_digest(given, key.encode()):
             what = "is wrong" if given else "is missing: send Authorization: Bearer KEY"
             ask = "Bearer" if path.startswith("/v1/") else 'Basic realm="API key as password"'
             raise ApiError(
@@ -118,10 +123,10 @@ class Guard:
             )
 
 
-def _preflight() -> Response:
+def _preflight(wanted: str) -> Response:
     headers = {
         "Access-Control-Allow-Methods": "GET, POST",
-        "Access-Control-Allow-Headers": "authorization, content-type",
+        "Access-Control-Allow-Headers": wanted,
         "Access-Control-Max-Age": "600",
     }
     return Response(status_code=204, headers=headers)

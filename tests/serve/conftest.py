@@ -71,7 +71,7 @@ def scripted(tokenizer: Tokenizer) -> Callable[..., OpenedModel]:
     return scripted
 
 
-def random_model(tokenizer: Tokenizer, slots: int = 4, length: int = 512) -> OpenedModel:
+def random_model(tokenizer: Tokenizer, slots: int = 4, length: int = 2048) -> OpenedModel:
     config = ModelConfig(tokenizer.vocab_size, 16, 32, 1, 2, 1, 8, tie_word_embeddings=True)
     weights = Qwen2(config)
     weights.initialise(torch.Generator().manual_seed(0), std=0.3)

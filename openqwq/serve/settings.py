@@ -1,0 +1,83 @@
+"""Settings of the command line: flags, else QWQ_* variables, else TOML files, else defaults."""
+
+import argparse
+import difflib
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from openqwq.types import OpenQwQError
+
+FILES = (Path("~/.config/openqwq/config.toml"), Path("qwq.toml"))  # the later one wins
+
+
+def apply_settings(
+    verbs: Mapping[str, argparse.ArgumentParser],
+    verb: str,
+    environment: Mapping[str, str],
+    files: Iterable[Path] = FILES,
+) -> None:
+    """Make what `files` and `environment` say the defaults of a verb's options.
+
+    A file holds `option = value` lines for every verb and tables such as `[serve]` for one.
+    Raises OpenQwQError for a file that is no TOML, an unknown name or a value of the wrong kind.
+    """
+    options = {
+        name: {action.dest: action for action in parser._actions if action.dest != "help"}
+        for name, parser in verbs.items()
+    }
+    known = {key for actions in options.values() for key in actions}
+    given: dict[str, tuple[str, Any]] = {}
+    for file in map(Path.expanduser, files):
+        for table, key, value in _entries(file, verbs):
+            names = options[table] if table else known
+            if key not in names:
+                raise OpenQwQError(f"{file}: unknown setting {key!r}{_nearest(key, names)}")
+            if table in ("", verb):
+                given[key] = (f"{file}: {key}", value)
+    for key in options[verb]:
+        name = f"QWQ_{key.upper()}"
+        if name in environment:
+            given[key] = (name, environment[name])
+    for key, (source, value) in given.items():
+        if action := options[verb].get(key):
+            _set_default(action, source, value)
+
+
+def _entries(file: Path, verbs: Iterable[str]) -> Iterator[tuple[str, str, Any]]:
+    """Each (table or "", key, value); what stands in a table comes last, so that it wins."""
+    try:
+        data = tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError) as error:
+        raise OpenQwQError(f"cannot read {file} ({error}): mend or remove it") from error
+    tables = {key: value for key, value in data.items() if isinstance(value, dict)}
+    for table in tables.keys() - set(verbs):
+        raise OpenQwQError(f"{file}: unknown table [{table}]{_nearest(table, verbs)}")
+    yield from (("", key, value) for key, value in data.items() if key not in tables)
+    yield from ((t, key, value) for t, entries in tables.items() for key, value in entries.items())
+
+
+def _nearest(name: str, names: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, names, 1)
+    return f": did you mean {near[0]!r}?" if near else ""
+
+
+def _set_default(action: argparse.Action, source: str, value: Any) -> None:
+    """Set an option's default as if `value` had been given as its flag."""
+    if action.nargs == 0:
+        truth = {"true": True, "1": True, "false": False, "0": False}.get(str(value).lower())
+        if truth is None:
+            raise OpenQwQError(f"{source} is {value!r}: it must be true or false")
+        action.default = truth
+        return
+    convert = action.type if callable(action.type) else str
+    try:
+        converted = convert(str(value))
+    except (ValueError, TypeError) as error:
+        raise OpenQwQError(f"{source} is {value!r}: not a valid value ({error})") from error
+    if action.choices is not None and converted not in action.choices:
+        raise OpenQwQError(f"{source} is {value!r}: choose from {', '.join(action.choices)}")
+    action.default = converted

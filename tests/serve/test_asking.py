@@ -1,0 +1,151 @@
+"""What a chat request becomes: budgets, efforts, tool choice, tool results, overflow."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from openqwq.engine.open import OpenedModel
+from openqwq.serve.asking import ANSWER_TOKENS, EFFORTS, ask_chat, messages
+from openqwq.serve.protocol import ApiError
+from openqwq.text.template import encode_chat
+
+Build = Callable[..., OpenedModel]
+USER = {"role": "user", "content": "hi"}
+ADD = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
+SUB = {"type": "function", "function": {"name": "sub"}}
+
+
+def call(name: str, call_id: str, arguments: str = "{}") -> dict[str, Any]:
+    function = {"name": name, "arguments": arguments}
+    return {"id": call_id, "type": "function", "function": function}
+
+
+def test_efforts_are_budgets_that_leave_room_for_an_answer(scripted: Build) -> None:
+    model = scripted(context=100_000)
+    for effort, budget in EFFORTS.items():
+        for limit in (40, 4000, 60_000):
+            body = {"messages": [USER], "reasoning_effort": effort, "max_tokens": limit}
+            params = ask_chat(model, body).params
+            room = limit - max(8, min(ANSWER_TOKENS, limit // 4))
+            assert params.thinking_budget == min(budget, room)
+    assert ask_chat(model, {"messages": [USER]}).params.thinking_budget is None
+    exact = {"messages": [USER], "thinking_budget": 7, "max_tokens": 100}
+    assert ask_chat(model, exact).params.thinking_budget == 7
+
+
+def test_the_default_limit_is_what_the_context_leaves(scripted: Build) -> None:
+    model = scripted(context=500)
+    ask = ask_chat(model, {"messages": [USER]})
+    assert ask.params.max_tokens == 500 - len(ask.prompt_ids)
+
+
+@pytest.mark.parametrize(("limit", "over"), [(None, "1 tokens"), (30, "30 tokens")])
+def test_overflow_says_how_many_tokens_over(scripted: Build, limit: int, over: str) -> None:
+    prompt = encode_chat(scripted().tokenizer, [USER])  # type: ignore[list-item]
+    body = {"messages": [USER], "max_tokens": limit}
+    with pytest.raises(ApiError, match=rf"^{over} too many for a context of {len(prompt)}") as got:
+        ask_chat(scripted(context=len(prompt)), body)
+    assert got.value.code == "context_length_exceeded"
+
+
+@pytest.mark.parametrize(
+    ("more", "text"),
+    [
+        ({"max_tokens": 5, "max_completion_tokens": 6}, "differ"),
+        ({"top_logprobs": 2}, "needs logprobs"),
+        ({"reasoning_effort": "low", "thinking_budget": 5}, "give one"),
+        ({"tools": [ADD, ADD]}, "share a name"),
+        ({"tool_choice": "required"}, "no tools"),
+        ({"tools": [ADD], "tool_choice": {"function": {"name": "zzz"}}}, "names 'zzz'"),
+        ({"tools": [ADD], "response_format": {"type": "json_object"}}, "cannot be combined"),
+        ({"max_tokens": 8, "thinking_budget": 2}, "needs more than 8"),
+    ],
+)
+def test_parameters_that_do_not_fit_together_are_refused(
+    scripted: Build, more: dict[str, Any], text: str
+) -> None:
+    with pytest.raises(ApiError, match=text) as got:
+        ask_chat(scripted(), {"messages": [USER], **more})
+    assert got.value.status == 400 and got.value.param
+
+
+def test_tool_choice_decides_what_is_shown_and_what_is_forced(scripted: Build) -> None:
+    model = scripted()
+    both = {"messages": [USER], "tools": [ADD, SUB]}
+
+    def asked(choice: Any) -> tuple[bool, str | None, set[str]]:
+        ask = ask_chat(model, {**both, "tool_choice": choice})
+        shown = "# Tools" in model.tokenizer.decode(ask.prompt_ids)
+        return shown, ask.params.grammar, set(ask.tools)
+
+    assert asked("none") == (False, None, set())
+    assert asked("auto") == (True, None, {"add", "sub"})
+    shown, grammar, _ = asked("required")
+    assert shown and grammar and '"add"' in grammar and '"sub"' in grammar and ")*" in grammar
+    shown, grammar, names = asked({"function": {"name": "sub"}})
+    assert shown and grammar and '"add"' not in grammar and ")*" not in grammar
+    assert names == {"add", "sub"}
+
+
+def test_a_strict_tool_checks_its_arguments_and_fetches_nothing(scripted: Build) -> None:
+    schema = {"type": "object", "required": ["a"]}
+    strict = {"type": "function", "function": {"name": "f", "parameters": schema, "strict": True}}
+    (check,) = ask_chat(scripted(), {"messages": [USER], "tools": [strict]}).tools.values()
+    assert check.is_valid({"a": 1}) and not check.is_valid({})
+    strict["function"]["parameters"] = {"$ref": "http://127.0.0.1:9/schema.json"}  # type: ignore[index]
+    with pytest.raises(ApiError, match="the schema of tool 'f' is invalid"):
+        ask_chat(scripted(), {"messages": [USER], "tools": [strict]})
+
+
+def test_tool_results_are_put_in_the_order_of_their_calls() -> None:
+    turns = messages(
+        [
+            USER,
+            {"role": "assistant", "tool_calls": [call("add", "1", '{"a": 2}'), call("sub", "2")]},
+            {"role": "tool", "tool_call_id": "2", "content": "second"},
+            {"role": "tool", "tool_call_id": "1", "content": "first"},
+        ]
+    )
+    assert [turn["content"] for turn in turns[2:]] == ["first", "second"]
+    assert turns[1]["tool_calls"][0] == {"name": "add", "arguments": {"a": 2}}
+
+
+@pytest.mark.parametrize(
+    ("turns", "text"),
+    [
+        ([{"role": "tool", "tool_call_id": "x", "content": ""}], "no unanswered call"),
+        ([{"role": "assistant", "tool_calls": [call("a", "1")]}], "missing"),
+        ([{"role": "assistant", "tool_calls": [call("a", "1")]}, USER], "before the results"),
+        ([{"role": "assistant", "tool_calls": [call("a", "1", "[1]")]}], "no JSON object"),
+        ([{"role": "assistant", "tool_calls": [call("a", "1"), call("a", "1")]}], "share an id"),
+    ],
+)
+def test_calls_and_results_that_do_not_match_are_refused(turns: list[Any], text: str) -> None:
+    with pytest.raises(ApiError, match=text):
+        messages([USER, *turns])
+
+
+@pytest.mark.parametrize("field", ["reasoning", "reasoning_content"])
+def test_history_may_hold_thinking_which_the_template_drops(scripted: Build, field: str) -> None:
+    model = scripted()
+    past = {"role": "assistant", "content": "yes", field: "secret thought"}
+    (turn,) = messages([past])
+    assert turn["reasoning_content"] == "secret thought"
+    ask = ask_chat(model, {"messages": [USER, past, USER]})
+    text = model.tokenizer.decode(ask.prompt_ids)
+    assert "yes" in text and "secret" not in text
+
+
+def test_parts_are_joined_and_developers_are_system() -> None:
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    turns = messages([{"role": "developer", "content": parts}])
+    assert turns == [{"role": "system", "content": "ab"}]
+
+
+def test_a_schema_that_cannot_be_enforced_is_refused(scripted: Build) -> None:
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "nonsense"}}}
+    with pytest.raises(Exception, match="not usable"):
+        ask_chat(scripted(), {"messages": [USER], "response_format": form})
+    assert json.dumps(form)

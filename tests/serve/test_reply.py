@@ -1,0 +1,198 @@
+"""Streamed equals unstreamed, however the text is cut into tokens."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import jsonschema_rs
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from openqwq.serve.chat import ChatForm
+from openqwq.serve.reply import Ask, Assembler, StopSearch
+from openqwq.text.tokenizer import Tokenizer
+from openqwq.types import FinishReason, SamplingParams, TokenEvent
+
+TOKENIZER = Tokenizer.train(["the quick brown fox jumps over the lazy dog\n\n"] * 4, 300)
+THINK = TOKENIZER.encode("<think>\n", allow_special=True)
+EMPTY = TOKENIZER.encode("no thinking here")
+CALL = '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>'
+MARKERS = ["<think>", "</think>", "<tool_call>", "</tool_call>", "<|im_end|>", "\n", "\n\n", CALL]
+TEXTS = st.lists(st.sampled_from(MARKERS) | st.text('ab \n{}"é😀:', max_size=6), max_size=12).map(
+    "".join
+)
+
+
+def ask(stop: Sequence[str] = (), prompt: Sequence[int] = THINK, **more: Any) -> Ask:
+    tools = more.pop("tools", {"add": None})
+    return Ask(prompt, SamplingParams(), stop=tuple(stop), tools=tools, **more)
+
+
+def cut(text: str, random: Any) -> list[int]:
+    """The text as tokens, cut anywhere between markers: long tokens, single bytes, both."""
+    ids: list[int] = []
+    for token_id in TOKENIZER.encode(text, allow_special=True):
+        whole = token_id in TOKENIZER.added_tokens.values() or random.random() < 0.5
+        single = [BYTE_IDS[byte] for byte in TOKENIZER.token_bytes(token_id)]
+        ids += [token_id] if whole else single
+    return ids
+
+
+BYTE_IDS = {
+    TOKENIZER.token_bytes(i)[0]: i
+    for i in reversed(range(TOKENIZER.vocab_size))
+    if len(TOKENIZER.token_bytes(i)) == 1
+}
+
+
+def told(
+    ids: Sequence[int], asked: Ask, reason: FinishReason = "stop", **body: Any
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The chunks of a reply and the whole of it."""
+    form = ChatForm("chatcmpl-x", "m", TOKENIZER, asked, body)
+    assembler = Assembler(TOKENIZER, asked)
+    chunks = form.start()
+    for token_id in ids:
+        for piece in assembler.feed(TokenEvent(token_id, -1.0, True, None)):
+            chunks += form.feed(0, piece)
+        if assembler.ended:
+            break
+    for piece in assembler.finish(reason):
+        chunks += form.feed(0, piece)
+    return chunks + form.end(), form.whole()
+
+
+def folded(chunks: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What a client makes of a stream."""
+    message: dict[str, Any] = {"content": "", "reasoning_content": "", "tool_calls": []}
+    choice: dict[str, Any] = {"logprobs": [], "finish_reason": None}
+    for chunk in chunks:
+        for part in chunk["choices"]:
+            delta = part["delta"]
+            message["content"] += delta.get("content") or ""
+            message["reasoning_content"] += delta.get("reasoning_content") or ""
+            message["tool_calls"] += delta.get("tool_calls") or []
+            choice["logprobs"] += (part["logprobs"] or {"content": []})["content"]
+            if part["finish_reason"]:
+                choice |= {k: part[k] for k in ("finish_reason", "finish_details")}
+    return {**choice, "message": message}
+
+
+@given(TEXTS, st.lists(st.text("ab\n ", min_size=1, max_size=3), max_size=3), st.randoms())
+@example("</think>aab", ["ab"], None)
+@example(f"think {CALL}</think>\n\nsee\n{CALL}\n{CALL}", [], None)
+def test_streamed_equals_whole_for_every_cut(text: str, stop: list[str], random: Any) -> None:
+    asked = ask(stop, log_probs=True)
+    straight = TOKENIZER.encode(text, allow_special=True)
+    _, reference = told(straight, asked)
+    for ids in (straight, cut(text, random)) if random else (straight,):
+        chunks, whole = told(ids, asked)
+        choice = whole["choices"][0]
+        message, stream = choice["message"], folded(chunks)
+        assert stream["message"]["content"] == (message["content"] or "")
+        assert stream["message"]["reasoning_content"] == (message["reasoning_content"] or "")
+        indices = [call.pop("index") for call in stream["message"]["tool_calls"]]
+        assert indices == list(range(len(indices)))
+        assert stream["message"]["tool_calls"] == message.get("tool_calls", [])
+        assert stream["finish_reason"] == choice["finish_reason"]
+        assert stream["finish_details"] == choice["finish_details"]
+        assert stream["logprobs"] == choice["logprobs"]["content"]
+        assert message == reference["choices"][0]["message"]
+        assert choice["finish_reason"] == reference["choices"][0]["finish_reason"]
+
+
+@given(st.lists(st.text("ab", max_size=3)), st.lists(st.text("ab", min_size=1, max_size=4)))
+def test_a_stop_text_is_found_across_pieces_and_left_out(
+    pieces: list[str], stop: list[str]
+) -> None:
+    search, shown = StopSearch(stop), ""
+    for piece in pieces:
+        shown += search.feed(piece)
+    shown += search.rest()
+    text = "".join(pieces)
+    first = min((text.find(s) for s in stop if s in text), default=None)
+    assert search.found == (first is not None)
+    if first is None:
+        assert shown == text
+    else:  # the stop text that is complete first ends it
+        assert text.startswith(shown) and not any(s in shown for s in stop)
+        assert any(text.startswith(s, len(shown)) for s in stop)
+
+
+def reply(text: str, asked: Ask, reason: FinishReason = "stop") -> dict[str, Any]:
+    _, whole = told(TOKENIZER.encode(text, allow_special=True), asked, reason)
+    return {**whole["choices"][0], "usage": whole["usage"]}
+
+
+def test_a_call_inside_the_thinking_is_no_call() -> None:
+    got = reply(f"I could {CALL} but</think>\n\nno", ask())
+    assert "tool_calls" not in got["message"] and got["finish_reason"] == "stop"
+    assert got["message"]["content"] == "no" and "add" in got["message"]["reasoning_content"]
+
+
+def test_calls_after_the_thinking_are_calls_with_distinct_ids() -> None:
+    got = reply(f"</think>{CALL}\n{CALL}", ask())
+    calls = got["message"]["tool_calls"]
+    assert [json.loads(call["function"]["arguments"]) for call in calls] == [{"a": 1}] * 2
+    assert len({call["id"] for call in calls}) == 2
+    assert got["finish_reason"] == "tool_calls" and got["message"]["content"] is None
+
+
+@pytest.mark.parametrize(
+    ("text", "tools", "fault"),
+    [
+        ("<tool_call>{broken</tool_call>", {"add": None}, "not valid JSON"),
+        ('<tool_call>\n{"name": ', {"add": None}, "cut off"),
+        (CALL, {}, "no tool it may call"),
+        (CALL, {"add": jsonschema_rs.validator_for({"required": ["b"]})}, "follow its schema"),
+    ],
+)
+def test_a_call_that_is_none_is_content_with_a_finish_detail(
+    text: str, tools: dict[str, Any], fault: str
+) -> None:
+    got = reply(f"</think>{text}", ask(tools=tools))
+    assert "tool_calls" not in got["message"] and "<tool_call>" in got["message"]["content"]
+    assert got["finish_details"]["type"] == "malformed_tool_call"
+    assert fault in got["finish_details"]["message"]
+
+
+def test_without_parallel_calls_the_first_one_ends_the_reply() -> None:
+    got = reply(f"</think>{CALL}\n{CALL}", ask(one_call=True))
+    assert len(got["message"]["tool_calls"]) == 1 and got["finish_reason"] == "tool_calls"
+
+
+def test_a_loop_is_a_length_with_a_detail_of_its_own() -> None:
+    got = reply("</think>a a a", ask(), "loop")
+    assert got["finish_reason"] == "length" and got["finish_details"]["type"] == "loop"
+
+
+def test_stop_texts_are_not_searched_in_the_thinking() -> None:
+    got = reply("a END b</think>c END d", ask(["END"]))
+    assert got["message"]["reasoning_content"] == "a END b"
+    assert got["message"]["content"] == "c " and got["finish_reason"] == "stop"
+
+
+def test_reasoning_tokens_are_those_between_the_markers() -> None:
+    ids = TOKENIZER.encode("a b c</think>\n\nd e", allow_special=True)
+    counts = reply("a b c</think>\n\nd e", ask())["usage"]
+    assert counts["completion_tokens"] == len(ids)
+    assert counts["completion_tokens_details"]["reasoning_tokens"] == ids.index(
+        TOKENIZER.think_close_id
+    )
+
+
+def test_log_probs_cover_the_answer_only() -> None:
+    got = reply(f"think</think>\n\nabc{CALL}", ask(log_probs=True))
+    logged = b"".join(bytes(entry["bytes"]) for entry in got["logprobs"]["content"])
+    assert logged.decode().strip() == "abc"
+
+
+@pytest.mark.parametrize("field", ["reasoning", "reasoning_content", "hidden"])
+def test_thinking_goes_where_the_request_wants_it(field: str) -> None:
+    ids = TOKENIZER.encode("why</think>yes", allow_special=True)
+    chunks, whole = told(ids, ask(), reasoning_format=field)
+    message = whole["choices"][0]["message"]
+    seen = {key for key in ("reasoning", "reasoning_content") if message.get(key)}
+    streamed = {k for c in chunks for k in c["choices"][0]["delta"] if k.startswith("reasoning")}
+    assert seen == streamed == ({field} - {"hidden"})

@@ -1,0 +1,311 @@
+"""The HTTP surface: bad input, places and aborts, drain, and replies that fit the document."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import jsonschema_rs
+import pytest
+
+from openqwq.engine.open import OpenedModel
+from openqwq.model import checkpoint
+from openqwq.serve.protocol import BODY_BYTES, document
+from openqwq.serve.server import ServerOptions
+
+Build = Callable[..., OpenedModel]
+CHAT = "/v1/chat/completions"
+BODY = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 12}
+
+
+def fits(value: Any, schema: str) -> bool:
+    """Whether a reply is what the document says, to the field."""
+    root = {"$ref": f"#/components/schemas/{schema}", "components": document()["components"]}
+    jsonschema_rs.validate(root, value)
+    return True
+
+
+def events(text: str) -> list[dict[str, Any]]:
+    lines = [line[6:] for line in text.splitlines() if line.startswith("data: ")]
+    return [json.loads(line) for line in lines if line != "[DONE]"]
+
+
+BAD = {
+    "no JSON": ("{", 400, None),
+    "no object": ("[1]", 400, None),
+    "NaN": ('{"model": NaN}', 400, None),
+    "too large a number": ('{"model": 1e999}', 400, None),
+    "huge integer": ('{"model": ' + "1" * 5000 + "}", 400, None),
+    "deep nesting": ("[" * 100_000, 400, None),
+    "bytes": (b"\xff\xfe", 400, None),
+    "lone surrogate": ('{"model": "\\ud800"}', 400, None),
+    "unknown model": ({**BODY, "model": "gpt-x"}, 404, "model"),
+    "unknown parameter": ({**BODY, "frobnicate": 1}, 400, "frobnicate"),
+    "unsupported parameter": ({**BODY, "frequency_penalty": 1}, 400, "frequency_penalty"),
+    "audio": ({**BODY, "modalities": ["audio"]}, 400, "modalities"),
+    "negative tokens": ({**BODY, "max_tokens": -1}, 400, "max_tokens"),
+    "negative n": ({**BODY, "n": -3}, 400, "n"),
+    "no replies": ({**BODY, "n": 0}, 400, "n"),
+    "too many replies": ({**BODY, "n": 128}, 400, "n"),
+    "negative temperature": ({**BODY, "temperature": -0.1}, 400, "temperature"),
+    "a number as text": ({**BODY, "temperature": "1"}, 400, "temperature"),
+    "no messages": ({**BODY, "messages": []}, 400, "messages"),
+    "unknown role": ({**BODY, "messages": [{"role": "x", "content": ""}]}, 400, "messages[0]"),
+    "image": (
+        {
+            **BODY,
+            "messages": [
+                {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}
+            ],
+        },
+        400,
+        "messages[0].content[0].type",
+    ),
+    "10,000 messages": ({**BODY, "messages": BODY["messages"] * 10_000}, 400, "messages"),  # type: ignore[operator]
+}
+
+
+@pytest.mark.parametrize(("body", "status", "param"), BAD.values(), ids=BAD)
+def test_bad_input_is_refused_in_openais_shape(
+    tiny: Any, body: Any, status: int, param: str | None
+) -> None:
+    content = body if isinstance(body, str | bytes) else json.dumps(body)
+    headers = {"content-type": "application/json"}
+    answer = httpx.post(tiny.url + CHAT, content=content, headers=headers, timeout=60)
+    assert answer.status_code == status, answer.text
+    assert fits(answer.json(), "Error") and answer.json()["error"]["param"] == param
+    tiny.wait_until_idle()
+
+
+def test_a_body_above_the_limit_is_refused_declared_or_not(tiny: Any) -> None:
+    headers = {"content-type": "application/json", "content-length": str(BODY_BYTES + 1)}
+    with socket.create_connection(("127.0.0.1", tiny.port)) as client:
+        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        client.sendall(f"POST {CHAT} HTTP/1.1\r\nhost: localhost\r\n{lines}\r\n".encode())
+        assert b" 413 " in client.recv(100)
+
+    def chunks() -> Any:
+        for _ in range(BODY_BYTES // 2**16 + 2):
+            yield b" " * 2**16
+
+    kind = {"content-type": "application/json"}
+    with contextlib.suppress(httpx.TransportError):  # refused so early that sending went on
+        assert httpx.post(tiny.url + CHAT, content=chunks(), headers=kind).status_code == 413
+    tiny.wait_until_idle()
+
+
+def test_other_methods_paths_and_kinds_are_refused_in_openais_shape(tiny: Any) -> None:
+    for method, path, status in (
+        ("GET", CHAT, 405),
+        ("POST", "/v1/nothing", 404),
+        ("GET", "/v1/models/other", 404),
+        ("POST", f"{CHAT}/chatcmpl-0/answer_now", 404),
+    ):
+        answer = httpx.request(method, tiny.url + path)
+        assert answer.status_code == status and fits(answer.json(), "Error")
+    form = httpx.post(tiny.url + CHAT, content="{}", headers={"content-type": "text/plain"})
+    assert form.status_code == 415
+
+
+def test_replies_fit_the_document(tiny: Any) -> None:
+    more = {"logprobs": True, "top_logprobs": 2, "n": 2, "seed": 3, "stop": ["zz"]}
+    post = lambda path, body: httpx.post(tiny.url + path, json=body, timeout=60)  # noqa: E731
+    for extra in ({}, more, {"reasoning_effort": "none"}, {"reasoning_format": "reasoning"}):
+        whole = post(CHAT, {**BODY, **extra}).json()
+        assert fits(whole, "ChatCompletion")
+        options = {"stream": True, "stream_options": {"include_usage": True}}
+        chunks = events(post(CHAT, {**BODY, **extra, **options}).text)
+        assert all(fits(chunk, "ChatChunk") for chunk in chunks)
+        if "seed" in extra:
+            assert chunks[-1]["usage"] == whole["usage"]
+    text = {"model": "tiny", "prompt": ["the", "fox"], "logprobs": 2, "max_tokens": 4}
+    assert fits(post("/v1/completions", text).json(), "Completion")
+    for chunk in events(post("/v1/completions", {**text, "stream": True}).text):
+        assert fits(chunk, "Completion")
+    response = {"model": "tiny", "input": "hi", "max_output_tokens": 12}
+    assert fits(post("/v1/responses", response).json(), "Response")
+    last = events(post("/v1/responses", {**response, "stream": True}).text)[-1]
+    assert fits(last["response"], "Response")
+    for path, schema in (("/v1/models", "ModelList"), ("/health", "Health")):
+        assert fits(httpx.get(tiny.url + path).json(), schema)
+    assert httpx.get(tiny.url + "/openapi.json").json()["openapi"] == "3.1.0"
+
+
+def test_a_seed_fixes_the_reply_whatever_shares_the_batch(tiny: Any) -> None:
+    def ask(seed: int, n: int = 1) -> list[Any]:
+        body = {**BODY, "seed": seed, "n": n, "temperature": 1.0}
+        got = httpx.post(tiny.url + CHAT, json=body, timeout=60).json()
+        return [choice["message"] for choice in got["choices"]]
+
+    alone = ask(5)
+    assert alone == ask(5) and alone != ask(6)
+    assert ask(4, n=3)[1] == alone[0]  # reply i uses seed + i
+
+
+def test_tokenize_and_back(tiny: Any) -> None:
+    post = lambda path, body: httpx.post(tiny.url + path, json=body).json()  # noqa: E731
+    plain = post("/tokenize", {"text": "the fox <think>"})
+    assert fits(plain, "Tokens") and plain["count"] == len(plain["tokens"])
+    assert post("/detokenize", {"tokens": plain["tokens"]}) == {"text": "the fox <think>"}
+    marked = post("/tokenize", {"text": "the fox <think>", "allow_special": True})
+    assert marked["count"] < plain["count"]
+    chat = post("/tokenize", {"messages": BODY["messages"]})
+    assert chat["tokens"][-2] == tiny.model.tokenizer.think_open_id
+
+
+def slow(scripted: Build, words: int = 400) -> OpenedModel:
+    return scripted("thinking " * words + "</think>\n\nthe answer", delay=0.005)
+
+
+def chat(**more: Any) -> dict[str, Any]:
+    return {**BODY, "model": "scripted", "max_tokens": None, **more}
+
+
+def raw(server: Any, body: dict[str, Any]) -> socket.socket:
+    """A client by hand, which can leave in any manner."""
+    client = socket.create_connection(("127.0.0.1", server.port))
+    data = json.dumps(body).encode()
+    head = f"POST {CHAT} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+    client.sendall(f"{head}content-length: {len(data)}\r\n\r\n".encode() + data)
+    while not server.server.running.admitted:
+        time.sleep(0.005)
+    return client
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("leave", ["close", "half-close", "reset"])
+def test_a_client_that_leaves_frees_its_slot(
+    scripted: Build, serve: Any, stream: bool, leave: str
+) -> None:
+    with serve(slow(scripted)) as server:
+        client = raw(server, chat(stream=stream))
+        while not server.model.generate.open:
+            time.sleep(0.005)
+        if leave == "half-close":
+            client.shutdown(socket.SHUT_WR)
+        elif leave == "reset":
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        if leave != "half-close":
+            client.close()
+        server.wait_until_idle(2)
+        assert server.model.generate.open == 0
+        counted = server.server.running.registry.get_sample_value(
+            "openqwq_requests_total", {"route": CHAT, "outcome": "aborted"}
+        )
+        assert counted == 1
+        client.close()
+
+
+def test_an_abort_frees_the_real_engines_slot(tiny: Any) -> None:
+    scheduler = tiny.model.generate.scheduler
+    body = {**BODY, "max_tokens": 400, "stream": True, "n": 3, "stop_loops": False}
+    client = raw(tiny, body)
+    while len(scheduler.running) < 3:
+        time.sleep(0.005)
+    client.close()
+    tiny.wait_until_idle()
+    end = time.monotonic() + 10
+    while scheduler.unfinished() and time.monotonic() < end:
+        time.sleep(0.01)
+    assert not scheduler.unfinished()
+
+
+def test_a_reader_that_stops_reading_is_given_up(
+    scripted: Build, serve: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("openqwq.serve.running.SEND_SECONDS", 0.5)
+    model = scripted("x" * 40_000 + "</think>", context=100_000)
+    with serve(model) as server:
+        client = socket.socket()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(("127.0.0.1", server.port))
+        data = json.dumps(chat(stream=True)).encode()
+        head = f"POST {CHAT} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+        client.sendall(f"{head}content-length: {len(data)}\r\n\r\n".encode() + data)
+        time.sleep(1)
+        server.wait_until_idle(20)
+        client.close()
+
+
+def test_a_full_queue_says_when_to_come_again(scripted: Build, serve: Any) -> None:
+    with serve(slow(scripted), ServerOptions(slots=1, queue=1)) as server:
+        clients = [raw(server, chat(stream=True)) for _ in range(2)]
+        while server.server.running.admitted < 2:
+            time.sleep(0.005)
+        answer = httpx.post(server.url + CHAT, json=chat())
+        assert answer.status_code == 429 and int(answer.headers["retry-after"]) >= 1
+        assert answer.json()["error"]["code"] == "queue_full"
+        metrics = httpx.get(server.url + "/metrics").text
+        assert "openqwq_replies_running 1.0" in metrics and "openqwq_replies_waiting 1.0" in metrics
+        for client in clients:
+            client.close()
+        server.wait_until_idle()
+        assert httpx.post(server.url + CHAT, json=chat(max_tokens=3)).status_code == 200
+
+
+def test_answer_now_ends_the_thinking_of_a_running_reply(tiny: Any) -> None:
+    body = {**BODY, "max_tokens": 450, "stream": True, "seed": 1, "stop_loops": False}
+    with httpx.stream("POST", tiny.url + CHAT, json=body, timeout=60) as answer:
+        lines = (line[6:] for line in answer.iter_lines() if line.startswith("data: {"))
+        first = json.loads(next(lines))
+        while "reasoning_content" not in json.loads(next(lines))["choices"][0]["delta"]:
+            pass
+        said = httpx.post(f"{tiny.url}{CHAT}/{first['id']}/answer_now")
+        assert said.status_code == 200 and fits(said.json(), "AnswerNow")
+        kinds = [next(iter(json.loads(line)["choices"][0]["delta"]), "end") for line in lines]
+    thinking = kinds.count("reasoning_content")
+    assert kinds.count("content") > 0 and thinking < 350
+    assert kinds.index("content") >= thinking  # no thinking after the answer began
+
+
+def test_an_engine_that_fails_is_a_500_and_an_event(
+    scripted: Build, serve: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = scripted("x")
+    with serve(model) as server:
+
+        async def broken(*_: Any) -> Any:
+            raise RuntimeError("the engine broke")
+            yield
+
+        monkeypatch.setattr(model.generate, "stream", broken)
+        whole = httpx.post(server.url + CHAT, json=chat())
+        assert whole.status_code == 500 and "the engine broke" in whole.json()["error"]["message"]
+        stream = httpx.post(server.url + CHAT, json=chat(stream=True))
+        assert events(stream.text)[-1]["error"]["type"] == "server_error"
+        assert stream.text.rstrip().endswith("[DONE]")
+        server.wait_until_idle()
+
+
+def test_sigterm_lets_running_replies_finish(tiny: Any, tmp_path: Path) -> None:
+    checkpoint.save(tiny.model.generate.model, tmp_path / "tiny", tiny.model.tokenizer)
+    command = [sys.executable, "-m", "openqwq.cli", "serve", str(tmp_path / "tiny"), "--port", "0"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ})
+    assert process.stdout is not None
+    url = process.stdout.readline().split(" at ")[1].split()[0]
+    body = {**BODY, "max_tokens": 450, "stream": True, "stop_loops": False, "seed": 1}
+    got: list[str] = []
+
+    def read() -> None:
+        with httpx.stream("POST", url + CHAT, json=body, timeout=60) as answer:
+            got.extend(answer.iter_lines())
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    while len(got) < 20:
+        time.sleep(0.001)
+    process.send_signal(signal.SIGTERM)
+    reader.join()
+    process.wait(timeout=30)
+    assert got[-2:] == ["data: [DONE]", ""] or "data: [DONE]" in got[-3:]
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(url + "/health")
