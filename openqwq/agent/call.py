@@ -25,6 +25,9 @@ class CallLimits:
     characters: int = 8000
 
 
+DEFAULT_LIMITS = CallLimits()
+
+
 @dataclass(frozen=True)
 class CallResult:
     """What came of one call; `text` is what the model is shown, an error's too.
@@ -47,7 +50,7 @@ async def run_calls(
     tools: Mapping[str, Tool],
     calls: Sequence[ToolCall],
     malformed_calls: Sequence[str] = (),
-    limits: CallLimits | None = None,
+    limits: CallLimits = DEFAULT_LIMITS,
     approve: Approve | None = None,
 ) -> list[CallResult]:
     """Run `calls` at the same time; one result for each in order, then one a malformed call.
@@ -55,7 +58,6 @@ async def run_calls(
     `approve` is asked for each valid call, one after the other, outside the time limit; what it
     returns is the reason to refuse, "" for none. Never raises for what a call or a tool does.
     """
-    limits = limits or CallLimits()
     refused: list[CallResult | None] = [await _refuse(tools, call, approve) for call in calls]
     pending = [
         _settled(refusal) if refusal else _run(tools[call["name"]], call["arguments"], limits)
@@ -87,11 +89,13 @@ async def _refuse(
     if name not in tools:
         known = ", ".join(tools) or "none"
         text = f"error: there is no tool {name!r:.100}; the tools are: {known}"
-        return CallResult(name, arguments, clean(text, 8000), "unknown")
+        return CallResult(name, arguments, clean(text, DEFAULT_LIMITS.characters), "unknown")
     try:
         check_arguments(tools[name], arguments)
     except (OpenQwQError, RecursionError) as error:
-        return CallResult(name, arguments, clean(f"error: {error}", 8000), "invalid")
+        return CallResult(
+            name, arguments, clean(f"error: {error}", DEFAULT_LIMITS.characters), "invalid"
+        )
     if approve and (reason := await approve(tools[name], arguments)):
         return CallResult(name, arguments, f"error: not allowed: {reason}", "denied")
     return None
@@ -127,4 +131,4 @@ def _complaint(text: str) -> str:
     except (ValueError, RecursionError) as error:
         problem = f"not JSON ({error})"
     form = '{"name": <function-name>, "arguments": <args-json-object>}'
-    return clean(f"error: malformed tool call: {problem}; write {form}", 8000)
+    return clean(f"error: malformed tool call: {problem}; write {form}", DEFAULT_LIMITS.characters)

@@ -12,17 +12,20 @@ from openqwq.text.schema import specification
 from openqwq.types import OpenQwQError, Tool
 
 
-def tool(function: Callable[..., Any], acts: bool = False) -> Tool:
+def tool(function: Callable[..., Any], acts: bool = False, threaded: bool = True) -> Tool:
     """`function` as a tool; a plain one runs on a thread of its own, so that it may take its time.
 
-    What it returns is shown to the model: text as it is, bytes as UTF-8, the rest as JSON. See
-    `specification` for what it must document; raises OpenQwQError where it does not.
+    Without `threaded` it must be quick, and runs in the order of the calls. What it returns is
+    shown to the model: text as it is, bytes as UTF-8, the rest as JSON. See `specification` for
+    what it must document; raises OpenQwQError where it does not.
     """
     described = specification(function)["function"]
 
     async def call(arguments: Mapping[str, Any]) -> str:
         if inspect.iscoroutinefunction(function):
             return _text(await function(**arguments))
+        if not threaded:
+            return _text(function(**arguments))
         return _text(await _on_thread(lambda: function(**arguments)))
 
     return Tool(described["name"], described["description"], described["parameters"], call, acts)

@@ -10,6 +10,7 @@ from openqwq.tasks.instructions import INSTRUCTIONS
 from openqwq.tasks.programs import PROGRAMS
 from openqwq.tasks.source import Source
 from openqwq.tasks.tools import TOOL_TASKS
+from openqwq.tasks.worlds import WORLDS
 from openqwq.types import OpenQwQError
 
 
@@ -20,6 +21,7 @@ def build_source(config: SourceConfig) -> Source:
         **PROGRAMS,
         **INSTRUCTIONS,
         **TOOL_TASKS,
+        **WORLDS,
         "gym": _gym,
     }
     if config.source not in factories:

@@ -6,20 +6,28 @@ import random
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
-from openqwq.types import CodeTests, Message, OpenQwQError, Rule, Task, ToolCall
+from openqwq.types import CodeTests, Message, OpenQwQError, Rule, Task
 
 Split = Literal["train", "held_out"]
 HELD_OUT_SHARE = 8  # one problem in this many is held out
 
 
 @dataclass(frozen=True)
+class Turn:
+    """A worked reply, with its thinking and calls, and what the environment answers to it."""
+
+    reply: Message
+    answers: tuple[Message, ...]
+
+
+@dataclass(frozen=True)
 class Problem:
     """One drawn problem. Equal `key`s are the same problem, however it is worded.
 
-    `hasty` is said without thinking where that is worse than `reply`. With `tools`, a worked
-    solution makes `call`, is answered `result`, and only then replies.
+    `hasty` is said without thinking where that is worse than `reply`. In an environment a worked
+    solution plays `turns` first, whose thinking is their own, and only then replies.
     """
 
     key: str
@@ -31,8 +39,7 @@ class Problem:
     rules: tuple[Rule, ...] = ()
     hasty: str | None = None
     tools: tuple[Mapping[str, Any], ...] = ()
-    call: ToolCall | None = None
-    result: str = ""
+    turns: tuple[Turn, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -61,7 +68,7 @@ def draw_tasks(
     """An endless stream of tasks of one split, of which task `i` depends on (seed, i) alone.
 
     A worked solution is attached; only `thinking_share` of them write their thinking out, and only
-    `tool_share` of those that could call a tool do.
+    `tool_share` of those that could play in an environment do.
     Raises OpenQwQError if the source has no problem on that side in 1,000 draws.
     """
     index = start
@@ -75,7 +82,7 @@ def draw_tasks(
             raise OpenQwQError(
                 f"{source.kind} made no {split} problem in 1,000 draws: widen its range"
             )
-        share = thinking_share if problem.call is None else tool_share
+        share = tool_share if problem.turns else thinking_share
         yield _task(source, problem, rng.random() < share)
         index += 1
 
@@ -93,19 +100,28 @@ def _task(source: Source, problem: Problem, worked: bool) -> Task:
         rules=problem.rules,
         tools=problem.tools,
     )
-    answer = f"</think>\n\n{problem.reply}"
     if not worked:
-        return replace(task, solution=f"</think>\n\n{problem.hasty or problem.reply}")
-    if problem.call is None:
-        return replace(task, solution=f"{problem.thinking}\n{answer}")
-    call = f"<tool_call>\n{json.dumps(problem.call)}\n</tool_call>"
-    turn: Message = {"role": "assistant", "content": "", "tool_calls": [problem.call]}
-    result: Message = {"role": "tool", "content": problem.result}
-    return replace(
-        task,
-        solution=f"{problem.thinking}\n</think>\n\n{call}",
-        continuation=replace(task, messages=(message, turn, result), solution=answer),
-    )
+        return replace(task, solution=_completion("", problem.hasty or problem.reply))
+    history, told = list(task.messages), list[Task]()
+    for turn in problem.turns:
+        calls = [
+            f"<tool_call>\n{json.dumps(c)}\n</tool_call>" for c in turn.reply.get("tool_calls", [])
+        ]
+        text = "\n".join(filter(None, [turn.reply["content"], *calls]))
+        solution = _completion(turn.reply.get("reasoning_content", ""), text)
+        told.append(replace(task, messages=tuple(history), solution=solution))
+        shown = {key: value for key, value in turn.reply.items() if key != "reasoning_content"}
+        history += [cast(Message, shown), *turn.answers]
+    solution = _completion(problem.thinking, problem.reply)
+    made = replace(task, messages=tuple(history), solution=solution)
+    for earlier in reversed(told):
+        made = replace(earlier, continuation=made)
+    return made
+
+
+def _completion(thinking: str, text: str) -> str:
+    """What follows the prompt's `<think>`."""
+    return f"{thinking}\n</think>\n\n{text}" if thinking else f"</think>\n\n{text}"
 
 
 def distinct(tasks: Iterator[Task], count: int) -> list[Task]:

@@ -4,8 +4,8 @@ import random
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from openqwq.tasks.source import Problem, Source
-from openqwq.types import ToolCall
+from openqwq.tasks.source import Problem, Source, Turn
+from openqwq.types import Message, ToolCall
 
 # As the public MCP server `mcp-server-calculator` describes its tool, so that a model trained here
 # meets in use the very prompt it was trained on.
@@ -33,15 +33,17 @@ def calculator(min_digits: int, max_digits: int) -> Source:
             for digits in (rng.randint(min_digits, max_digits) for _ in range(2))
         )
         expression, product = f"{a} * {b}", str(a * b)
+        call = ToolCall(name="calculate", arguments={"expression": expression})
+        turn = Message(role="assistant", content="", tool_calls=[call])
+        turn["reasoning_content"] = "too long: calculate"
         return Problem(
             key=f"{min(a, b)}*{max(a, b)}",
             question=f"What is {expression}?",
-            thinking="too long: calculate",
+            thinking="",
             reply=f"\\boxed{{{product}}}",
             answer=product,
             tools=(CALCULATE,),
-            call=ToolCall(name="calculate", arguments={"expression": expression}),
-            result=product,
+            turns=(Turn(turn, (Message(role="tool", content=product),)),),
         )
 
     return Source("calculator", "calculator", draw)

@@ -1,0 +1,182 @@
+"""Worlds to learn in: each begins an episode for a task of the same name in `openqwq/tasks`.
+
+An episode ends with the first reply that makes no call; what the environment cannot do, such as a
+sandbox that breaks, raises OpenQwQError, which is nobody's zero. Run each episode as a task of its
+own: those that wait for a Python session must not keep others from ending.
+"""
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from openqwq.agent.calculator import calculator
+from openqwq.agent.call import DEFAULT_LIMITS, CallLimits, CallResult, run_calls
+from openqwq.agent.python_session import LIMITS, PythonSession
+from openqwq.agent.tools import by_name, tool
+from openqwq.sandbox.protocol import Limits, Sandbox
+from openqwq.tasks.maze import Maze
+from openqwq.tasks.stockroom import METHODS, Stockroom
+from openqwq.types import Message, Observation, OpenQwQError, Score, Task, Tool, Verifier
+from openqwq.verify.code import CodeVerifier
+
+Judge = Callable[[str], Awaitable[Score]]
+
+
+@dataclass
+class ToolEpisode:
+    """Runs a reply's calls at the same time and feeds back the results, errors too.
+
+    `judge` is given the reply that makes no call. The score's parts count `calls` and those that
+    failed, `call_errors`.
+    """
+
+    tools: Mapping[str, Tool]
+    judge: Judge
+    limits: CallLimits = DEFAULT_LIMITS
+    answer: str | None = None
+    results: list[CallResult] = field(default_factory=list)
+
+    async def step(self, reply: Message, malformed_calls: Sequence[str]) -> Observation:
+        """See `Episode.step`."""
+        calls = reply.get("tool_calls", [])
+        if not calls and not malformed_calls:
+            self.answer = reply["content"]
+            return Observation((), True)
+        results = await run_calls(self.tools, calls, malformed_calls, self.limits)
+        self.results += results
+        return Observation(tuple(result.message() for result in results), False)
+
+    async def score(self) -> Score:
+        """See `Episode.score`; an episode without an answer is `truncated`."""
+        if self.answer is None:
+            verdict = Score(0.0, "truncated", detail="the episode ended before an answer")
+        else:
+            verdict = await self.judge(self.answer)
+        kinds = Counter(result.status for result in self.results)
+        counts = {"calls": len(self.results), "call_errors": len(self.results) - kinds["ok"]}
+        parts = {**verdict.parts, **{name: float(count) for name, count in counts.items()}}
+        return Score(verdict.value, verdict.status, parts, verdict.detail)
+
+    async def close(self) -> None:
+        """See `Episode.close`; there is nothing to free."""
+
+
+@dataclass(frozen=True)
+class CalculatorEnvironment:
+    """A calculator under the name that the task gives it; `verifier` judges the answer."""
+
+    verifier: Verifier
+
+    async def reset(self, task: Task, seed: int) -> ToolEpisode:
+        """See `Environment.reset`."""
+        described = [specification["function"] for specification in task.tools]
+        own = {each["name"]: Tool(**each, call=tool(calculator).call) for each in described}
+        return ToolEpisode(own, lambda answer: self.verifier.score(task, f"</think>\n\n{answer}"))
+
+
+@dataclass
+class PythonEpisode(ToolEpisode):
+    """A `ToolEpisode` that owns a Python session and a place among those that may be open."""
+
+    session: PythonSession = field(kw_only=True)
+    places: asyncio.Semaphore = field(kw_only=True)
+    placed: bool = False
+
+    async def step(self, reply: Message, malformed_calls: Sequence[str]) -> Observation:
+        """Wait for a place at the first call; raise OpenQwQError where the sandbox breaks."""
+        if reply.get("tool_calls") and not self.placed:
+            await self.places.acquire()
+            self.placed = True
+        observation = await super().step(reply, malformed_calls)
+        if self.session.failure:
+            raise OpenQwQError(self.session.failure)
+        return observation
+
+    async def close(self) -> None:
+        """End the session and give up the place."""
+        await self.session.close()
+        if self.placed:
+            self.placed = False
+            self.places.release()
+
+
+class PythonEnvironment:
+    """A stateful Python session; hidden tests judge the program of the answer.
+
+    At most `sessions` episodes hold a session at once, the others wait at their first call.
+    """
+
+    def __init__(self, sandbox: Sandbox, sessions: int = 16, limits: Limits = LIMITS) -> None:
+        self._sandbox, self._limits = sandbox, limits
+        self._verifier = CodeVerifier(sandbox, thinking=False)
+        self._places = asyncio.Semaphore(sessions)
+
+    async def reset(self, task: Task, seed: int) -> PythonEpisode:
+        """See `Environment.reset`."""
+        session = PythonSession(self._sandbox, self._limits)
+        limits = CallLimits(seconds=self._limits.wall_seconds + 30.0)  # the sandbox has its own
+        return PythonEpisode(
+            by_name([session.tool()]),
+            lambda answer: self._verifier.score(task, answer),
+            limits,
+            session=session,
+            places=self._places,
+        )
+
+
+class StockroomEnvironment:
+    """The mock API of `tasks/stockroom.py`, judged by the state it is left in and by the answer."""
+
+    async def reset(self, task: Task, seed: int) -> ToolEpisode:
+        """See `Environment.reset`."""
+        target = json.loads(task.answer or "")
+        room = Stockroom(target["before"])
+
+        async def judge(answer: str) -> Score:
+            state = room.shelves == target["after"]
+            said = target["said"] is None or _number(answer) == target["said"]
+            parts = {"state": float(state), "answer": float(said)}
+            right = state and said
+            return Score(float(right), "correct" if right else "wrong", parts)
+
+        # Not on threads: calls of one reply change the room in the order they were made.
+        own = [tool(getattr(room, name), threaded=False) for name in METHODS]
+        return ToolEpisode(by_name(own), judge)
+
+
+def _number(answer: str) -> str | None:
+    """The number that an answer gives, boxed or alone."""
+    text = answer.rpartition("\\boxed{")[2].partition("}")[0] if "\\boxed{" in answer else answer
+    return text.strip() if text.strip().isdecimal() else None
+
+
+@dataclass
+class MazeEpisode:
+    """One walk: a reply is one command, answered by what the player then sees."""
+
+    maze: Maze
+    commands: int = 0
+
+    async def step(self, reply: Message, malformed_calls: Sequence[str]) -> Observation:
+        """See `Episode.step`; calls are no commands."""
+        self.commands += 1
+        seen = self.maze.act(reply["content"])
+        return Observation((Message(role="user", content=seen),), self.maze.won)
+
+    async def score(self) -> Score:
+        """1 for a way out, however long."""
+        won = self.maze.won
+        return Score(float(won), "correct" if won else "wrong", {"commands": float(self.commands)})
+
+    async def close(self) -> None:
+        """Nothing to free."""
+
+
+class MazeEnvironment:
+    """The text world of `tasks/maze.py`."""
+
+    async def reset(self, task: Task, seed: int) -> MazeEpisode:
+        """See `Environment.reset`."""
+        return MazeEpisode(Maze.from_json(task.answer or ""))
