@@ -35,16 +35,22 @@ class Learner:
         """
         self.model.train()
         tokens = float(sum(len(batch.targets) for batch in batches))
-        parts, total = [], 0.0
-        for batch in batches:
-            log_probs, entropy = self.log_probs(batch)
-            loss, metrics = objective(log_probs, batch, tokens)
-            loss.backward()  # type: ignore[no-untyped-call]
-            parts.append({**metrics, "entropy": entropy.sum()})
-            total += loss.item()
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
-        if not math.isfinite(float(norm)):
-            raise FloatingPointError(f"the gradient norm is {float(norm)} at step {self.done}")
+        return self.update([self.backward(batch, objective, tokens) for batch in batches])
+
+    def backward(
+        self, batch: MicroBatch, objective: Objective, tokens: float, scale: float = 1.0
+    ) -> Metrics:
+        """Add `scale` times the micro-batch's gradient; returns its sums, `loss` among them."""
+        log_probs, entropy = self.log_probs(batch)
+        loss, metrics = objective(log_probs, batch, tokens)
+        (scale * loss).backward()  # type: ignore[no-untyped-call]
+        return {**metrics, "entropy": entropy.sum(), "loss": loss.detach()}
+
+    def update(self, parts: Sequence[Metrics]) -> dict[str, float]:
+        """One optimiser step with the gradients added so far; `parts` are all their sums."""
+        norm = self.clip_gradients()
+        if not math.isfinite(norm):
+            raise FloatingPointError(f"the gradient norm is {norm} at step {self.done}")
         rate = self.learning_rate(self.done)
         for optimiser in self.optimisers:
             for group in optimiser.param_groups:
@@ -52,7 +58,14 @@ class Learner:
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
         self.done += 1
-        return {"loss": total, "grad_norm": float(norm), "lr": rate, **mean_metrics(parts)}
+        loss = float(sum(part["loss"] for part in parts))
+        sums = [{name: v for name, v in part.items() if name != "loss"} for part in parts]
+        return {"loss": loss, "grad_norm": norm, "lr": rate, **mean_metrics(sums)}
+
+    def clip_gradients(self) -> float:
+        """Scale the gradient down to `max_grad_norm`; returns its norm before."""
+        parameters = self.model.parameters()
+        return float(torch.nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm))
 
     def log_probs(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
         """Log-probs of the targets and entropies at their positions, both (loss_tokens,)."""
