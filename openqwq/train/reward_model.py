@@ -43,11 +43,14 @@ class RewardModel(nn.Module):
         self.score = nn.Linear(trunk.config.hidden_size, 1, bias=False)
         nn.init.zeros_(self.score.weight)
 
-    def forward(self, chats: Sequence[Sequence[Message]]) -> Tensor:
-        """Rewards of whole chats, (chats,) fp32, each read at its last token."""
-        encoded = [encode_chat(self.tokenizer, c, add_generation_prompt=False) for c in chats]
-        lengths = [len(ids) for ids in encoded]
-        flat = torch.tensor([i for ids in encoded for i in ids])
+    def encode(self, chat: Sequence[Message]) -> list[int]:
+        """A whole chat as the token ids that `forward` reads."""
+        return encode_chat(self.tokenizer, chat, add_generation_prompt=False)
+
+    def forward(self, chats: Sequence[Sequence[int]]) -> Tensor:
+        """Rewards of encoded chats, (chats,) fp32, each read at its last token."""
+        lengths = [len(ids) for ids in chats]
+        flat = torch.tensor([i for ids in chats for i in ids])
         hidden = self.trunk(flat, positions(lengths), RaggedAttention(lengths))
         rewards: Tensor = self.score(hidden[torch.tensor(lengths).cumsum(0) - 1])[:, 0].float()
         return rewards
@@ -56,7 +59,7 @@ class RewardModel(nn.Module):
         """The reward of an answer to a task, for `verify.judge.RewardModelJudge`."""
         reply = Message(role="assistant", content=answer)
         with torch.no_grad():
-            return float(self([[*task.messages, reply]])[0])
+            return float(self([self.encode([*task.messages, reply])])[0])
 
     def save(self, directory: Path) -> None:
         """Write a new checkpoint directory in Hugging Face's layout."""
@@ -132,12 +135,13 @@ def train_reward_model(
     (optimiser,) = build_optimisers(model, "adamw", settings.lr, betas, settings.weight_decay)
     per_epoch = math.ceil(len(pairs) / config.batch_size)
     total = config.epochs * per_epoch
+    encoded = [(model.encode(pair.chosen), model.encode(pair.rejected)) for pair in pairs]
     log: list[dict[str, float]] = []
     for epoch in range(config.epochs):
         order = random.Random(f"reward model/{seed}/{epoch}").sample(range(len(pairs)), len(pairs))
         for first in range(0, len(pairs), config.batch_size):
-            batch = [pairs[i] for i in order[first : first + config.batch_size]]
-            rewards = model([chat for pair in batch for chat in (pair.chosen, pair.rejected)])
+            batch = [encoded[i] for i in order[first : first + config.batch_size]]
+            rewards = model([chat for sides in batch for chat in sides])
             loss = bradley_terry_loss(rewards[::2], rewards[1::2], config.centre)
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
@@ -178,8 +182,8 @@ def judge_pairs(
     rewards: list[tuple[float, float]] = []
     with torch.no_grad():
         for first in range(0, len(pairs), batch_size):
-            batch = pairs[first : first + batch_size]
-            values = model([chat for p in batch for chat in (p.chosen, p.rejected)]).tolist()
+            chats = [c for p in pairs[first : first + batch_size] for c in (p.chosen, p.rejected)]
+            values = model([model.encode(chat) for chat in chats]).tolist()
             rewards += zip(values[::2], values[1::2], strict=True)
     lengths = [
         (_length(model.tokenizer, p.chosen), _length(model.tokenizer, p.rejected)) for p in pairs

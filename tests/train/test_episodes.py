@@ -263,7 +263,7 @@ class Talk(World):
         return made
 
     async def step(self, reply: Message, malformed_calls: Sequence[str]) -> Observation:
-        await asyncio.sleep(0.002 * random.random())  # noqa: S311 - real tools take any time
+        await asyncio.sleep(0.002 * random.random())  # as real tools do, it takes any time
         return await super().step(reply, malformed_calls)
 
 
