@@ -1,0 +1,109 @@
+"""Reading and searching in one folder, and never outside it."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from openqwq.agent.tools import tool
+from openqwq.types import OpenQwQError, Tool
+
+MAX_BYTES = 2 * 2**20  # of a file that is searched or read
+MAX_FILES, MAX_MATCHES, LINE_CHARACTERS = 20_000, 100, 200
+
+
+class Folder:
+    """The files below `root`; symbolic links that lead out of it are refused.
+
+    Raises OpenQwQError if `root` is no directory.
+    """
+
+    def __init__(self, root: Path) -> None:
+        if not root.is_dir():
+            raise OpenQwQError(f"{root} is not a directory: name one to read files from")
+        self.root = root.resolve()
+
+    def tools(self) -> list[Tool]:
+        """Its three tools; none of them acts."""
+        return [tool(self.read_file), tool(self.list_folder), tool(self.search_folder)]
+
+    def read_file(self, path: str, first_line: int = 1, lines: int = 200) -> str:
+        """Read lines of a text file.
+
+        Args:
+            path: relative to the folder
+            first_line: counted from 1
+            lines: how many at most
+        """
+        if first_line < 1 or lines < 1:
+            raise OpenQwQError("first_line and lines must be at least 1")
+        found = self._text(self._inside(path)).splitlines()
+        shown = found[first_line - 1 : first_line - 1 + lines]
+        rest = len(found) - (first_line - 1 + len(shown))
+        note = (
+            [f"[{rest} more lines: ask with first_line={first_line + lines}]"] if rest > 0 else []
+        )
+        return "\n".join([*shown, *note])
+
+    def list_folder(self, path: str = ".") -> str:
+        """List the files and folders in a folder; folders end with a slash.
+
+        Args:
+            path: relative to the folder, "." for itself
+        """
+        folder = self._inside(path)
+        if not folder.is_dir():
+            raise OpenQwQError(f"{path!r} is not a folder: read_file reads files")
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        names = [f"{entry.name}/" if entry.is_dir() else entry.name for entry in entries]
+        return "\n".join(names) or "(empty)"
+
+    def search_folder(self, text: str, path: str = ".") -> str:
+        """Find the lines that contain a text, in every file below a folder, in any letter case.
+
+        Args:
+            text: looked for as it is, not as a pattern
+            path: relative to the folder, "." for all of it
+        """
+        if not text:
+            raise OpenQwQError("text is empty: say what to look for")
+        matches: list[str] = []
+        for file in self._files(self._inside(path)):
+            for number, line in enumerate(self._text(file).splitlines(), 1):
+                if text.lower() in line.lower():
+                    name = file.relative_to(self.root)
+                    matches.append(f"{name}:{number}: {line.strip()[:LINE_CHARACTERS]}")
+            if len(matches) >= MAX_MATCHES:
+                return "\n".join([*matches[:MAX_MATCHES], "[more matches left out]"])
+        return "\n".join(matches) or f"no line contains {text!r}"
+
+    def _inside(self, path: str) -> Path:
+        try:
+            found = (self.root / path).resolve(strict=True)
+        except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: links in a circle
+            raise OpenQwQError(f"there is no {path!r}: list_folder shows what there is") from error
+        if not found.is_relative_to(self.root):
+            raise OpenQwQError(f"{path!r} is outside the folder: use a path below it")
+        return found
+
+    def _files(self, folder: Path) -> Iterator[Path]:
+        """Small text files below `folder`, by name; links and .git are not followed."""
+        seen = 0
+        for parent, folders, names in os.walk(folder):
+            folders[:] = sorted(name for name in folders if name != ".git")
+            for name in sorted(names):
+                file, seen = Path(parent, name), seen + 1
+                if seen > MAX_FILES:
+                    raise OpenQwQError(f"over {MAX_FILES} files are below: search in a subfolder")
+                if file.is_symlink() or not file.is_file() or file.stat().st_size > MAX_BYTES:
+                    continue
+                with file.open("rb") as stream:
+                    if b"\0" not in stream.read(1024):
+                        yield file
+
+    def _text(self, file: Path) -> str:
+        name = file.relative_to(self.root)
+        if not file.is_file():  # a pipe or a device might never end
+            raise OpenQwQError(f"{str(name)!r} is not a file: list_folder shows what there is")
+        if file.stat().st_size > MAX_BYTES:
+            raise OpenQwQError(f"{str(name)!r} has over {MAX_BYTES:,} bytes: it is too large")
+        return file.read_bytes().decode(errors="replace")
