@@ -25,11 +25,12 @@ STORED_TYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 LLAMA_BUFFER = "rotary_emb.inv_freq"  # old Llama files store it; it follows from the config
 
 
-def load(directory: Path | str, dtype: torch.dtype = torch.float32) -> Qwen2:
+def load(directory: Path | str, dtype: torch.dtype | None = torch.float32) -> Qwen2:
     """The model in `directory`, its weights copied from the mapped files and cast to `dtype`.
 
-    The mapped file takes memory for one tensor at a time. Raises OpenQwQError naming the file, and
-    the field or tensor, that is missing, damaged or not supported.
+    The mapped file takes memory for one tensor at a time. With None nothing is copied: tensors
+    keep their own type and stay mapped. Raises OpenQwQError naming the file, and the field or
+    tensor, that is missing, damaged or not supported.
     """
     folder = Path(directory)
     config_path = folder / "config.json"
@@ -76,7 +77,6 @@ def save(model: Qwen2, directory: Path | str, tokenizer: Tokenizer | None = None
         (partial / "config.json").write_text(description)
         save_file(tensors, partial / WEIGHTS, metadata={"format": "pt"})
         shutil.copymode(partial / "config.json", partial / WEIGHTS)  # save_file's is 0600
-        shutil.copymode(partial / "config.json", partial / WEIGHTS)  # it is made for one user
         if tokenizer:
             tokenizer.save(partial)
         for path in [*partial.iterdir(), partial]:
@@ -333,7 +333,7 @@ def _tensor_files(folder: Path) -> dict[str, Path]:
     return file_of
 
 
-def _read_tensor(file: Path, name: str, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+def _read_tensor(file: Path, name: str, shape: torch.Size, dtype: torch.dtype | None) -> Tensor:
     # Opened anew for each tensor: pages that were read count as ours until the mapping goes.
     try:
         with safe_open(file, "pt") as opened:
@@ -343,7 +343,7 @@ def _read_tensor(file: Path, name: str, shape: torch.Size, dtype: torch.dtype) -
                     f"{file} has {name} as {stored.dtype} {list(stored.shape)}, but its config "
                     f"needs floating-point numbers {list(shape)}: the two belong to other models"
                 )
-            tensor: Tensor = stored.to(dtype, copy=True)
+            tensor: Tensor = stored.to(dtype, copy=True) if dtype else stored
             return tensor
     except (OSError, SafetensorError) as error:
         raise OpenQwQError(f"cannot read {name} from {file} ({error}): copy it again") from error

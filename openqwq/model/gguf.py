@@ -39,9 +39,10 @@ GGUF_NAMES = {
 }
 
 
-def load(path: Path | str, dtype: torch.dtype = torch.float32) -> Qwen2:
+def load(path: Path | str, dtype: torch.dtype | None = torch.float32) -> Qwen2:
     """The model in a GGUF file, its weights dequantised and cast to `dtype`.
 
+    With None each tensor keeps its own type, and quantised ones become fp32.
     Dequantised numbers are the `gguf` library's own, bit for bit (in fp32). Peak memory is the
     weights and a few megabytes. Raises OpenQwQError as `read_header` and `model_config` do, and
     for a tensor of an unknown name, shape or quantisation.
@@ -88,10 +89,11 @@ def gguf_name(name: str) -> str:
     return f"blk.{layer}.{GGUF_NAMES[part]}.{attribute}"
 
 
-def _dequantised(descriptor: int, tensor: GgufTensor, dtype: torch.dtype) -> Tensor:
+def _dequantised(descriptor: int, tensor: GgufTensor, dtype: torch.dtype | None) -> Tensor:
     block, block_bytes = GGML_QUANT_SIZES[tensor.kind]
     chunk_bytes = CHUNK // block * block_bytes
-    result = torch.empty(tensor.shape, dtype=dtype)
+    own = {"F16": torch.float16, "BF16": torch.bfloat16}.get(tensor.kind.name, torch.float32)
+    result = torch.empty(tensor.shape, dtype=dtype or own)
     for index, part in enumerate(torch.split(result.view(-1), CHUNK)):
         data = bytearray(part.numel() // block * block_bytes)
         os.preadv(descriptor, [data], tensor.offset + index * chunk_bytes)
