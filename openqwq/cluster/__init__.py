@@ -1,0 +1,1 @@
+"""Beyond one process: Ray places, vLLM or our engine samples, FSDP2 trains."""
