@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from openqwq.config import Config
 
 MINI = Path(__file__).parent / "configs" / "mini.toml"
+LCB_WINDOW = ("2024-08-01", "2025-02-01")  # of the announcement
 ANNOUNCED = "aime24,livecodebench,livebench,ifeval,bfcl"
+CONFIGURED = ("ask", "chat", "serve")  # verbs that take settings from variables and files
 FAMILIES = {
     "arithmetic": ("addition", "subtraction", "multiplication"),
     "code": ("linear", "pipeline"),
@@ -26,8 +28,14 @@ FAMILIES = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; a user's mistake is one line on standard error and exit code 2."""
-    options = _parser().parse_args(arguments)
+    parser, verbs = _parser()
+    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
+        if words and words[0] in CONFIGURED:
+            from openqwq.serve.settings import apply_settings
+
+            apply_settings({verb: verbs[verb] for verb in CONFIGURED}, words[0], os.environ)
+        options = parser.parse_args(words)
         options.verb(options)
     except OpenQwQError as error:
         print(f"qwq: {error}", file=sys.stderr)
@@ -41,7 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    """The command's parser, and the parser of each verb."""
     parser = argparse.ArgumentParser("qwq", description="Make and talk to a reasoning model.")
     parser.add_argument("--version", action="version", version=f"openqwq {__version__}")
     verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
@@ -57,15 +66,25 @@ def _parser() -> argparse.ArgumentParser:
     report.set_defaults(verb=report_verb)
     _add_eval_verb(verbs.add_parser("eval", help="benchmarks, as their authors score them"))
     chat = verbs.add_parser("chat", help="talk to a model in the terminal")
-    chat.add_argument("model", type=Path, help="a checkpoint directory, e.g. runs/demo/stage1")
-    chat.add_argument("--temperature", type=float, default=0.6)
-    chat.add_argument("--max-tokens", type=int, default=1024)
-    chat.add_argument("--seed", type=int, default=0)
+    _add_talk_options(chat)
     chat.set_defaults(verb=chat_verb)
+    ask = verbs.add_parser("ask", help="one question; the answer alone on standard output")
+    ask.add_argument("words", nargs="*", metavar="[MODEL] QUESTION", help="no question: stdin")
+    _add_talk_options(ask, "--model")
+    ask.add_argument("-f", "--file", type=Path, action="append", default=[], help="- is stdin")
+    ask.add_argument("--json", action="store_true", help="the whole reply as one JSON object")
+    ask.set_defaults(verb=ask_verb)
+    _add_serve_verb(verbs.add_parser("serve", help="OpenAI's API and a web chat for a model"))
+    models = verbs.add_parser("models", help="the models on this disk")
+    models.add_argument("folder", nargs="?", type=Path, default=Path(), help="where to look")
+    models.set_defaults(verb=models_verb)
+    completion = verbs.add_parser("completion", help="a script that completes qwq in a shell")
+    completion.add_argument("shell", choices=["bash", "zsh", "fish"])
+    completion.set_defaults(verb=completion_verb)
     sandbox = verbs.add_parser("sandbox", help="the code execution sandbox")
     sandbox.add_argument("action", choices=["doctor"], help="doctor: which layers hold here")
     sandbox.set_defaults(verb=sandbox_verb)
-    return parser
+    return parser, verbs.choices
 
 
 def _add_run_options(parser: argparse.ArgumentParser, out: str | None) -> None:
@@ -78,8 +97,42 @@ def _add_run_options(parser: argparse.ArgumentParser, out: str | None) -> None:
     parser.add_argument("--dry-run", action="store_true", help="print the resolved config and stop")
 
 
+def _add_engine_options(parser: argparse.ArgumentParser, model: str = "model") -> None:
+    parser.add_argument(model, nargs="?", help="a directory, GGUF file, hub id, or server's URL")
+    parser.add_argument("--engine", default="auto", choices=["auto", "torch", "llamacpp", "remote"])
+    parser.add_argument("--context", type=int, help="tokens of prompt and reply together")
+
+
+def _add_talk_options(parser: argparse.ArgumentParser, model: str = "model") -> None:
+    _add_engine_options(parser, model)
+    parser.add_argument("--url", help="an OpenAI-compatible endpoint to talk to instead")
+    parser.add_argument("--api-key", help="the endpoint's; better in QWQ_API_KEY")
+    parser.add_argument("--system", help="a system prompt")
+    for name in ("temperature", "top-p", "min-p"):
+        parser.add_argument(f"--{name}", type=float)
+    for name in ("top-k", "max-tokens", "seed", "thinking-budget"):
+        parser.add_argument(f"--{name}", type=int)
+    parser.add_argument("--reasoning-effort", choices=["none", "low", "medium", "high"])
+    parser.add_argument("--hide-thinking", action="store_true")
+
+
+def _add_serve_verb(parser: argparse.ArgumentParser) -> None:
+    _add_engine_options(parser)
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8000, help="0: any free one")
+    parser.add_argument("--api-key", help="needed on every route but /health; or QWQ_API_KEY")
+    parser.add_argument("--insecure", action="store_true", help="listen in public without a key")
+    parser.add_argument("--slots", type=int, default=8, help="replies that run at once")
+    parser.add_argument("--queue", type=int, default=64, help="replies that may wait")
+    parser.add_argument("--drain", type=float, default=30.0, help="seconds to end replies in")
+    parser.add_argument("--allow-host", default="", help="names it is reached by, with commas")
+    parser.add_argument("--allow-origin", default="", help="pages that may use it, with commas")
+    parser.add_argument("--connect", default="", help="origins its web chat may call, with commas")
+    parser.set_defaults(verb=serve_verb)
+
+
 def _add_eval_verb(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", nargs="?", help="a directory, GGUF, hub id, or name at --url")
+    parser.add_argument("model", nargs="?", help="a directory, GGUF file, hub id or URL")
     parser.add_argument("--tasks", default=ANNOUNCED, help="names with commas, or NAME/KIND")
     parser.add_argument("--out", type=Path, default=Path("runs/eval"), metavar="DIR")
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
@@ -88,6 +141,8 @@ def _add_eval_verb(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--contamination", type=Path, metavar="FILE", help="training rows")
     parser.add_argument("--data", type=Path, metavar="DIR", help="local files, not the hub's")
     parser.add_argument("--allow-changed-data", action="store_true")
+    parser.add_argument("--lcb-release", type=int, default=5, help="LiveCodeBench's, 1 to 6")
+    parser.add_argument("--lcb-window", nargs=2, default=LCB_WINDOW, metavar="DATE")
     parser.add_argument("--preset", choices=["qwq", "greedy"], default="qwq")
     for name in ("samples", "limit", "max-tokens", "top-k", "thinking-budget"):
         parser.add_argument(f"--{name}", type=int)
@@ -98,7 +153,6 @@ def _add_eval_verb(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=int, default=2, help="sandbox and maths processes")
     parser.add_argument("--engine", default="auto", choices=["auto", "torch", "llamacpp", "remote"])
     parser.add_argument("--context-length", type=int)
-    parser.add_argument("--url", help="an OpenAI-compatible endpoint; its key in QWQ_API_KEY")
     parser.set_defaults(verb=eval_verb)
 
 
@@ -153,6 +207,7 @@ def _report(run: Path) -> None:
 def eval_verb(options: argparse.Namespace) -> None:
     """`qwq eval`: run, judge again, compare, or search for contamination."""
     from openqwq.tasks.benchmarks.data import Library
+    from openqwq.tasks.benchmarks.livecodebench import Window
     from openqwq.tasks.evaluation import PRESETS, Plan, compare_runs
     from openqwq.tasks.suite import Request, print_comparison, print_scores, run_suite
 
@@ -169,26 +224,81 @@ def eval_verb(options: argparse.Namespace) -> None:
     )  # fmt: skip
     library = Library(options.data, options.allow_changed_data)
     request = Request(
-        options.tasks.split(","), library, plan, options.out, options.resume, options.workers
+        options.tasks.split(","),
+        library,
+        plan,
+        options.out,
+        Window(options.lcb_release, *options.lcb_window),
+        options.resume,
+        options.workers,
     )
     if options.rescore:
         return print_scores(asyncio.run(run_suite(request, None)))
     from openqwq.engine.open import open_model
-    from openqwq.tasks.chat import LocalChat
+    from openqwq.tasks.chat import EndpointChat, LocalChat, PatientChat
 
+    if options.model.startswith(("http://", "https://")):
+        from openqwq.engine.remote import RemoteChat
+
+        patient = PatientChat(EndpointChat(RemoteChat(options.model)))
+        return print_scores(asyncio.run(run_suite(request, patient)))
     opened = open_model(options.model, options.engine, options.concurrency, options.context_length)
     chat = LocalChat(opened.generate, opened.tokenizer, opened.context_length)
     try:
-        print_scores(asyncio.run(run_suite(request, chat)))
+        return print_scores(asyncio.run(run_suite(request, chat)))
     finally:
         opened.close()
 
 
 def chat_verb(options: argparse.Namespace) -> None:
     """`qwq chat`: a conversation with thinking shown dimmed."""
-    from openqwq.serve.terminal import chat
+    from openqwq.serve.terminal import Chat, talker
 
-    chat(options.model, options.temperature, options.max_tokens, options.seed)
+    with talker(options) as answering:
+        Chat(answering, options.system, options.hide_thinking).run()
+
+
+def ask_verb(options: argparse.Namespace) -> None:
+    """`qwq ask`: one question, its answer on standard output."""
+    from openqwq.serve.terminal import ask, question, talker
+
+    words = list(options.words)
+    if len(words) > 1 or (words and not options.model and not options.url):
+        options.model = words.pop(0)
+    messages = question(words, options.file, options.system)
+    with talker(options) as answering:
+        ask(answering, messages, options.hide_thinking, options.json)
+
+
+def serve_verb(options: argparse.Namespace) -> None:
+    """`qwq serve`: OpenAI's API and a web chat."""
+    from openqwq.serve.guard import Access
+    from openqwq.serve.server import ServerOptions, serve
+    from openqwq.serve.terminal import opened
+
+    hosts, origins, connect = (
+        tuple(filter(None, text.split(",")))
+        for text in (options.allow_host, options.allow_origin, options.connect)
+    )
+    access = Access(options.api_key, hosts, origins)
+    limits = ServerOptions(access, options.slots, options.queue, options.drain, connect)
+    access.require_safe(options.host, options.insecure)
+    serve(opened(options, options.slots), limits, options.host, options.port)
+
+
+def models_verb(options: argparse.Namespace) -> None:
+    """`qwq models`: what is on the disk."""
+    from openqwq.serve.models import local_models
+
+    for model in local_models(options.folder):
+        print(f"{model.size / 1e9:8.2f} GB  {model.kind:<24}  {model.name}")
+
+
+def completion_verb(options: argparse.Namespace) -> None:
+    """`qwq completion`: print the script, e.g. `eval "$(qwq completion bash)"`."""
+    import shtab
+
+    print(shtab.complete(_parser()[0], options.shell))
 
 
 def sandbox_verb(options: argparse.Namespace) -> None:

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from openqwq.text.stream import Reply, parse_reply, starts_in_thinking
+from openqwq.text.stream import parse_reply, starts_in_thinking
 from openqwq.text.template import encode_chat
 from openqwq.text.tokenizer import Tokenizer
-from openqwq.types import Generate, Message, OpenQwQError, SamplingParams
+from openqwq.types import Generate, Message, OpenQwQError, SamplingParams, ToolCall
 
 Tools = Sequence[Mapping[str, Any]]
 TOOLS_PROMPT = (
@@ -80,7 +80,9 @@ class LocalChat:
         unfinished = thinking and closes not in completion.token_ids
         return ChatReply(
             parsed.reasoning,
-            None if unfinished else answer_text(parsed),
+            None
+            if unfinished
+            else answer_text(parsed.content, parsed.tool_calls, parsed.malformed_calls),
             completion.finish_reason,
             completion.prompt_tokens,
             completion.reasoning_tokens,
@@ -94,6 +96,52 @@ class LocalChat:
             system = Message(role="system", content=TOOLS_PROMPT.format(tools=listed))
             prompt = encode_chat(self.tokenizer, [system, *map(_without_calls, messages)])
         return prompt
+
+
+class EndpointReply(Protocol):
+    """What a chat endpoint answers, already parsed."""
+
+    message: Message
+    malformed_calls: tuple[str, ...]
+    finish_reason: str
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class Endpoint(Protocol):
+    """A client of a server that speaks text only."""
+
+    async def reply(
+        self, messages: Sequence[Message], params: SamplingParams, tools: Tools = ()
+    ) -> Any:
+        """One `EndpointReply`."""
+        ...
+
+
+@dataclass(frozen=True)
+class EndpointChat:
+    """A chat over an endpoint; thinking tokens, which it does not tell, go by share of the text."""
+
+    endpoint: Endpoint
+
+    async def reply(
+        self, messages: Sequence[Message], tools: Tools, params: SamplingParams
+    ) -> ChatReply:
+        """One reply, as the server parsed it."""
+        given: EndpointReply = await self.endpoint.reply(messages, params, tools)
+        message = given.message
+        reasoning, calls = message.get("reasoning_content", ""), message.get("tool_calls", [])
+        answer = answer_text(message["content"], calls, given.malformed_calls)
+        unfinished = given.finish_reason == "length" and reasoning and not answer.strip()
+        length = len(reasoning) + len(answer)
+        return ChatReply(
+            reasoning,
+            None if unfinished else answer,
+            given.finish_reason,
+            given.prompt_tokens,
+            round(given.completion_tokens * len(reasoning) / length) if length else 0,
+            given.completion_tokens,
+        )
 
 
 @dataclass(frozen=True)
@@ -123,22 +171,16 @@ class PatientChat:
         raise OpenQwQError(f"no answer in {self.attempts} attempts: {failure}")
 
 
-def answer_text(reply: Reply) -> str:
-    """A parsed reply's content with its calls, well-formed or not, as Hermes blocks."""
-    calls = [json.dumps(call, ensure_ascii=False) for call in reply.tool_calls]
-    blocks = [
-        f"<tool_call>\n{text.strip()}\n</tool_call>" for text in [*calls, *reply.malformed_calls]
-    ]
-    return "\n".join([*filter(None, [reply.content]), *blocks])
+def answer_text(content: str, calls: Sequence[ToolCall], malformed: Sequence[str] = ()) -> str:
+    """A reply's content with its calls, well-formed or not, as Hermes blocks."""
+    texts = [*(json.dumps(call, ensure_ascii=False) for call in calls), *map(str.strip, malformed)]
+    blocks = [f"<tool_call>\n{text}\n</tool_call>" for text in texts]
+    return "\n".join([*filter(None, [content]), *blocks])
 
 
 def _without_calls(message: Message) -> Message:
     """A turn in plain text, for templates that know neither calls nor tool results."""
-    calls = message.get("tool_calls", [])
-    blocks = [
-        f"<tool_call>\n{json.dumps(call, ensure_ascii=False)}\n</tool_call>" for call in calls
-    ]
-    content = "\n".join([*filter(None, [message["content"]]), *blocks])
+    content = answer_text(message["content"], message.get("tool_calls", []))
     if message["role"] == "tool":
         content = f"<tool_response>\n{content}\n</tool_response>"
         return Message(role="user", content=content)

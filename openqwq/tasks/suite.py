@@ -15,6 +15,7 @@ from openqwq.tasks.benchmarks.bfcl import BFCL
 from openqwq.tasks.benchmarks.bfcl_turns import TurnsVerifier
 from openqwq.tasks.benchmarks.data import Library
 from openqwq.tasks.benchmarks.ifeval import IFEVAL
+from openqwq.tasks.benchmarks.livecodebench import LiveCodeVerifier, Window, livecodebench
 from openqwq.tasks.benchmarks.mathematics import MATHEMATICS
 from openqwq.tasks.benchmarks.programs import PROGRAM_BENCHMARKS
 from openqwq.tasks.chat import Chat
@@ -28,9 +29,9 @@ from openqwq.verify.math import MathVerifier
 from openqwq.verify.toolcalls import ToolCallVerifier
 
 
-def benchmarks() -> dict[str, Benchmark]:
-    """Every benchmark by its name, in the order of the announcement."""
-    every = [*MATHEMATICS, IFEVAL, BFCL, *PROGRAM_BENCHMARKS]
+def benchmarks(window: Window) -> dict[str, Benchmark]:
+    """Every benchmark by its name; `window` chooses LiveCodeBench's problems."""
+    every = [*MATHEMATICS, livecodebench(window), IFEVAL, BFCL, *PROGRAM_BENCHMARKS]
     return {benchmark.name: benchmark for benchmark in every}
 
 
@@ -59,9 +60,10 @@ async def open_judges(
     }
     if "math" in wanted:
         judges["math"] = await stack.enter_async_context(MathVerifier(workers=workers))
-    if "code" in wanted:
+    if wanted & {"code", "livecodebench"}:
         sandbox = await stack.enter_async_context(LocalSandbox(workers))
         judges["code"] = CodeVerifier(sandbox)
+        judges["livecodebench"] = LiveCodeVerifier(judges["code"])
     return judges
 
 
@@ -73,6 +75,7 @@ class Request:
     library: Library
     plan: Plan
     directory: Path
+    window: Window
     resume: bool = False
     workers: int = 2
 
@@ -82,7 +85,7 @@ async def run_suite(request: Request, chat: Chat | None) -> dict[str, Summary]:
 
     Raises OpenQwQError naming what is missing, differs or cannot be reached.
     """
-    known = benchmarks()
+    known = benchmarks(request.window)
     chosen = [find_benchmark(name, known) for name in request.names]
     selections = [
         select(benchmark, kind, benchmark.load(request.library), request.plan.limit)
