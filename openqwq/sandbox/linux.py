@@ -162,21 +162,25 @@ def seccomp(children: bool) -> None:
     checked("syscall", SECCOMP, 1, 0, seccomp_program(children)[1])
 
 
-def landlock(readable: Sequence[str], writable: str) -> None:
-    """Confine file access to these trees; forbid TCP, and signals to other domains."""
+def landlock_rules(readable: Sequence[str], writable: str) -> int:
+    """Return a descriptor of rules: file access to these trees only, no TCP, no foreign signals."""
     abi = checked("syscall", LANDLOCK, None, 0, 1)
     files = 2 ** (13 if abi == 1 else 14 if abi == 2 else 15 if abi < 5 else 16) - 1
     fields = [files] + ([3] if abi >= 4 else []) + ([3] if abi >= 6 else [])
     attributes = struct.pack(f"{len(fields)}Q", *fields)
-    ruleset = checked("syscall", LANDLOCK, attributes, len(attributes), 0)
+    rules = checked("syscall", LANDLOCK, attributes, len(attributes), 0)
     nodes = 0x1 | 0x40 | 0x200 | 0x800  # execution, devices and sockets
     grants = {path: 0b1101 for path in readable if not os.path.islink(path)}
     for path, access in {**grants, "/dev/null": 0b110, writable: files & ~nodes}.items():
         parent = os.open(path, os.O_PATH)
-        checked("syscall", LANDLOCK + 1, ruleset, 1, struct.pack("=Qi", access, parent), 0)
+        checked("syscall", LANDLOCK + 1, rules, 1, struct.pack("=Qi", access, parent), 0)
         os.close(parent)
-    checked("syscall", LANDLOCK + 2, ruleset, 0)
-    os.close(ruleset)
+    return rules
+
+
+def landlock(rules: int) -> None:
+    """Confine this process by what `landlock_rules` returned."""
+    checked("syscall", LANDLOCK + 2, rules, 0)
 
 
 def set_limits(limits: Limits) -> None:
