@@ -83,7 +83,7 @@ $$\rule{99999em}{99999em} \fcolorbox{red}{blue}{z} \def\a{\a\a}\a$$
     + "\u202eright to left\u202c \u05e9\u05dc\u05d5\u05dd \u05e2\u05d5\u05dc\u05dd\n\n"
 )
 NESTED = ">" * 3000 + " deep\n\n" + "".join(f"{'  ' * n}- item\n" for n in range(300)) + "\n"
-BRACKETS = "[" * 12000 + "\n\n" + "*a_" * 5000 + "\n\n" + "`" * 9000 + "\n\n"
+BRACKETS = "[" * 12000 + "\n\n" + "*a_" * 5000 + "\n\n" + "x" + "`" * 9000 + "\n\n"
 CONTENT = {
     "markdown": MARKDOWN,
     "hostile": HOSTILE + NESTED + BRACKETS + "THE END",
@@ -184,7 +184,7 @@ def script(server: "MockServer", name: str, body: Json) -> Iterator[Json]:
         yield delta("stop")
     else:
         text = CONTENT.get(name, f"You said: {name}")
-        yield from (delta(content=part) for part in pieces(text, 7))
+        yield from (delta(content=part) for part in pieces(text, 64 if name == "hostile" else 7))
         yield delta("stop")
 
 

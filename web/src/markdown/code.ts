@@ -99,14 +99,17 @@ export class CodeBlock {
   private copyButton(): HTMLButtonElement {
     const button = document.createElement("button");
     button.type = "button";
-    button.textContent = "Copy";
-    button.setAttribute("aria-label", "Copy code");
+    const tell = (text: string) => {
+      button.textContent = text;
+      button.setAttribute("aria-label", `${text} code`);
+    };
+    tell("Copy");
     button.addEventListener("click", () => {
       void navigator.clipboard.writeText(this.text).then(
-        () => (button.textContent = "Copied"),
-        () => (button.textContent = "Copy failed"),
+        () => tell("Copied"),
+        () => tell("Copy failed"),
       );
-      setTimeout(() => (button.textContent = "Copy"), 1500);
+      setTimeout(() => tell("Copy"), 1500);
     });
     return button;
   }

@@ -30,6 +30,8 @@ export function App({ chat }: { chat: Chat }) {
   const area = useRef<HTMLTextAreaElement>(null);
   const { conversation, settings, run } = chat;
 
+  // A dialog that closes late must not take away the one opened meanwhile.
+  const close = (dialog: Open) => setOpen((now) => (now === dialog ? null : now));
   const focusComposer = () => area.current?.focus();
   const afterChoice = () => {
     setEditing(null);
@@ -161,13 +163,13 @@ export function App({ chat }: { chat: Chat }) {
           onEditLast={editLast}
         />
       </main>
-      {open === "help" && <HelpDialog onClose={() => setOpen(null)} />}
+      {open === "help" && <HelpDialog onClose={() => close("help")} />}
       {open === "options" && (
         <OptionsDialog
           options={conversation.options}
           onChange={(change) => chat.setOptions(change)}
           onReset={() => chat.resetOptions()}
-          onClose={() => setOpen(null)}
+          onClose={() => close("options")}
         />
       )}
       {open === "settings" && (
@@ -180,7 +182,7 @@ export function App({ chat }: { chat: Chat }) {
           onRefresh={() => void chat.refreshModels()}
           onExportAll={() => exportJson()}
           onRemoveAll={() => void chat.removeAll()}
-          onClose={() => setOpen(null)}
+          onClose={() => close("settings")}
         />
       )}
       {deleting && (

@@ -1,7 +1,8 @@
 /** A modal dialog: the browser's own, so that focus stays inside and returns afterwards. */
 
 import type { ComponentChildren } from "preact";
-import { useEffect, useId, useRef } from "preact/hooks";
+import { useEffect, useRef } from "preact/hooks";
+import { useUniqueId } from "./hooks";
 import { IconButton } from "./icons";
 
 interface Props {
@@ -13,7 +14,7 @@ interface Props {
 
 export function Dialog({ title, onClose, children, ...rest }: Props) {
   const element = useRef<HTMLDialogElement>(null);
-  const heading = useId();
+  const heading = useUniqueId();
   useEffect(() => {
     element.current?.showModal();
   }, []);

@@ -1,7 +1,8 @@
 /** Labelled form fields. */
 
 import type { ComponentChildren } from "preact";
-import { useId, useState } from "preact/hooks";
+import { useState } from "preact/hooks";
+import { useUniqueId } from "./hooks";
 
 interface FieldProps {
   label: string;
@@ -11,7 +12,7 @@ interface FieldProps {
 }
 
 export function Field({ label, hint, error, children }: FieldProps) {
-  const id = useId();
+  const id = useUniqueId();
   const note = error ?? hint;
   return (
     <div class="field">

@@ -74,7 +74,7 @@ function ThinkingFields({ options, onChange }: FieldsProps) {
             <option value="low">Low</option>
             <option value="medium">Medium</option>
             <option value="high">High</option>
-            <option value="custom">Token budget</option>
+            <option value="custom">Budget</option>
           </select>
         )}
       </Field>

@@ -1,27 +1,17 @@
 /** The thinking of a reply: open while it goes on, then folded to "Thought for N s". */
 
-import { useLayoutEffect, useRef, useState } from "preact/hooks";
+import { useState } from "preact/hooks";
 import type { ThinkingStep } from "../types";
+import { useFollow } from "./hooks";
 import { Icon } from "./icons";
 import { Markdown } from "./markdown";
 
 export function Thinking({ step, active }: { step: ThinkingStep; active: boolean }) {
   const [chosen, choose] = useState<boolean | null>(null);
-  const box = useRef<HTMLDivElement>(null);
-  const following = useRef(true);
   const open = chosen ?? active;
   const seconds = Math.round(step.seconds);
 
-  useLayoutEffect(() => {
-    const element = box.current;
-    if (open && active && element && following.current) element.scrollTop = element.scrollHeight;
-  });
-
-  const onScroll = () => {
-    const element = box.current;
-    if (!element) return;
-    following.current = element.scrollHeight - element.scrollTop - element.clientHeight < 24;
-  };
+  const { box, onScroll } = useFollow(open && active);
 
   return (
     <section class={`thinking ${active ? "active" : ""}`} aria-label="Thinking">

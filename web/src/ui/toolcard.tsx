@@ -1,6 +1,7 @@
 /** One tool call: its name, its arguments and, once there, its result. */
 
-import { useId, useState } from "preact/hooks";
+import { useState } from "preact/hooks";
+import { useUniqueId } from "./hooks";
 import type { ToolStep } from "../types";
 import { Icon } from "./icons";
 
@@ -58,7 +59,7 @@ function Part({ title, text }: { title: string; text: string }) {
 }
 
 function ResultForm({ name, onResult }: { name: string; onResult: (result: string) => void }) {
-  const id = useId();
+  const id = useUniqueId();
   const [text, setText] = useState("");
   return (
     <div class="tool-form">

@@ -1,8 +1,9 @@
 /** The shown path of a conversation; it follows the reply until the reader scrolls away. */
 
-import { useLayoutEffect, useRef, useState } from "preact/hooks";
+import { useLayoutEffect } from "preact/hooks";
 import { children, shownPath } from "../tree";
 import type { Conversation } from "../types";
+import { useFollow } from "./hooks";
 import { Icon } from "./icons";
 import { TurnView, type TurnActions } from "./turns";
 
@@ -23,41 +24,11 @@ const STARTERS = [
 
 export function Transcript(props: Props) {
   const { conversation, busy, editing, onEditing, actions } = props;
-  const box = useRef<HTMLDivElement>(null);
-  const following = useRef(true);
-  const lastTop = useRef(0);
-  const [away, setAway] = useState(false);
+  const { box, onScroll, toEnd, away } = useFollow(true);
   const path = shownPath(conversation);
   const lastAsked = path.findLast((turn) => turn.role === "user")?.id;
 
-  const toEnd = () => {
-    following.current = true;
-    setAway(false);
-    if (box.current) box.current.scrollTop = box.current.scrollHeight;
-  };
-
   useLayoutEffect(toEnd, [conversation.id, lastAsked]);
-  useLayoutEffect(() => {
-    const element = box.current;
-    if (!element) return;
-    // Blocks are also drawn later than this component: formulas, code, delayed Markdown.
-    const observer = new ResizeObserver(() => {
-      if (following.current) element.scrollTop = element.scrollHeight;
-    });
-    for (const child of element.children) observer.observe(child);
-    return () => observer.disconnect();
-  }, []);
-
-  const onScroll = () => {
-    const element = box.current;
-    if (!element) return;
-    const gap = element.scrollHeight - element.scrollTop - element.clientHeight;
-    // Only the reader scrolls up; a growing reply merely leaves a gap.
-    if (gap < 40) following.current = true;
-    else if (element.scrollTop < lastTop.current) following.current = false;
-    lastTop.current = element.scrollTop;
-    setAway(gap > 200 && !following.current);
-  };
 
   return (
     <div class="transcript-frame">

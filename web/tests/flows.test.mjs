@@ -1,0 +1,519 @@
+/** Everything a reader does with the chat, in real Chromium, on a desktop and on a phone. */
+
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { after, before, describe, test } from "node:test";
+import { startBrowser, startMock, VIEWS, Visit } from "./page.mjs";
+
+const FAILED_REQUEST = /Failed to load resource/;
+const names = Object.keys(VIEWS).slice(0, process.env.VIEWS === "all" ? 4 : 2);
+let browser, mock;
+
+before(async () => {
+  [browser, mock] = await Promise.all([startBrowser(), startMock()]);
+});
+after(async () => {
+  await browser?.close();
+  mock?.stop();
+});
+
+function flow(title, run, views = names) {
+  for (const name of views) {
+    test(`${title} (${name})`, { timeout: 60_000 }, async () => {
+      const visit = await Visit.open(browser, mock.url, VIEWS[name]);
+      try {
+        await run(visit, name.replace(" ", "-"));
+        await visit.assertFits();
+      } catch (error) {
+        await visit.picture(`failed-${title.replaceAll(/\W+/g, "-").slice(0, 60)}`);
+        throw error;
+      }
+      await visit.close();
+    });
+  }
+}
+
+describe("answers", () => {
+  flow(
+    "Markdown, formulas, code and tables are shown",
+    async (visit, name) => {
+      const { page } = visit;
+      await visit.picture(`welcome-${name}`);
+      await visit.assertAccessible();
+      await visit.ask("markdown please");
+      await page.locator(".math .katex").nth(3).waitFor();
+      await page.locator(".hljs-keyword").first().waitFor();
+      const reply = visit.reply;
+      assert.equal(await reply.locator("h4").textContent(), "Result");
+      assert.equal(await reply.locator("td.align-right").count(), 2);
+      assert.equal(await reply.locator(".math.display .katex-display").count(), 2);
+      assert.equal(await reply.locator("math").count(), 4);
+      assert.match(await reply.locator("blockquote").textContent(), /costs \$5 and then \$10/);
+      assert.equal(await reply.locator("ol ul li").count(), 1);
+      assert.equal(await reply.locator("img").count(), 0);
+      const picture = reply.locator("a", { hasText: "Image: a picture" });
+      assert.equal(await picture.getAttribute("href"), "https://example.org/picture.png");
+      assert.match(await picture.getAttribute("rel"), /noopener noreferrer/);
+      await reply.getByRole("button", { name: "Copy code" }).click();
+      await reply.getByText("Copied").waitFor();
+      assert.match(
+        await page.evaluate(() => navigator.clipboard.readText()),
+        /^def area[^]*"x"\)$/,
+      );
+      assert.match(await reply.locator(".usage").textContent(), /1,234 tokens, 1,200 thinking/);
+      await visit.assertAccessible();
+      await visit.picture(`markdown-${name}`);
+    },
+    Object.keys(VIEWS),
+  );
+
+  flow("what is settled is not drawn again", async ({ page, ...visit }, _name) => {
+    void visit;
+    await page.locator(".composer textarea").fill("markdown");
+    await page.locator(".composer textarea").press("Enter");
+    const heading = await page.locator(".markdown h4").elementHandle({ timeout: 10_000 });
+    await page.locator(".turn.assistant .turn-actions").waitFor();
+    assert.equal(await heading.evaluate((element) => element.isConnected), true);
+  });
+
+  flow("thinking shows, follows, folds, and gives way to Answer now", async (visit, name) => {
+    const { page, reply } = visit;
+    await visit.send("think about it");
+    const text = page.locator(".thinking-text");
+    await page.getByRole("button", { name: "Thinking…" }).waitFor();
+    await page.waitForFunction(() => {
+      const box = document.querySelector(".thinking-text");
+      return box && box.scrollHeight > box.clientHeight + 60;
+    });
+    const gap = () => text.evaluate((box) => box.scrollHeight - box.scrollTop - box.clientHeight);
+    assert.ok((await gap()) < 4, "follows the thinking");
+    await visit.assertAccessible();
+    await visit.picture(`thinking-${name}`);
+    await text.evaluate((box) => (box.scrollTop = 0));
+    await page.waitForTimeout(300);
+    assert.ok((await gap()) > 40, "stays where the reader scrolled to");
+    await page.getByRole("button", { name: "Answer now" }).click();
+    await visit.ended();
+    assert.match(await reply.locator(".markdown").last().textContent(), /The answer is 42/);
+    assert.equal(await text.count(), 0);
+    const toggle = page.getByRole("button", { name: /Thought for/ });
+    await toggle.press("Enter");
+    assert.match(await text.textContent(), /Step 0: let me check/);
+    assert.equal(await page.getByRole("button", { name: "Answer now" }).count(), 0);
+  });
+
+  flow("a server without Answer now loses the button, not the reply", async (visit) => {
+    visit.expect(FAILED_REQUEST);
+    const { page } = visit;
+    await visit.send("reason in the other field");
+    const button = page.getByRole("button", { name: "Answer now" });
+    await button.click();
+    await button.waitFor({ state: "detached" });
+    assert.match(await page.locator(".thinking-text").textContent(), /Step 0/);
+    await visit.composer.press("Escape");
+    await page.getByText("Stopped.").waitFor();
+  });
+
+  flow("Esc stops and keeps what has come; the server is told", async (visit) => {
+    const { page } = visit;
+    const before = (await (await fetch(`${mock.url}mock/requests`)).json()).disconnects;
+    await visit.send("slow");
+    await page.getByText("word 2.").waitFor();
+    await page.keyboard.press("Escape");
+    await page.getByText("Stopped.").waitFor();
+    assert.match(await visit.reply.textContent(), /word 0\. word 1\./);
+    await page.waitForTimeout(200);
+    assert.ok((await (await fetch(`${mock.url}mock/requests`)).json()).disconnects > before);
+    await visit.ask("plain");
+    assert.match(await visit.reply.textContent(), /A short answer/);
+  });
+
+  flow("thinking in <think> tags is told from the answer", async (visit) => {
+    for (const [name, thought] of [
+      ["foreign", "foreign thoughts"],
+      ["opened", "thoughts without opening"],
+    ]) {
+      await visit.ask(name);
+      const answer = await visit.reply.locator(".markdown").last().textContent();
+      assert.match(answer, /^The visible answer/);
+      await visit.reply.getByRole("button", { name: /Thought for/ }).click();
+      assert.equal((await visit.reply.locator(".thinking-text").textContent()).trim(), thought);
+    }
+    assert.match(await visit.page.locator(".markdown code").first().textContent(), /^<think>$/);
+  });
+
+  flow("replies that end oddly say so", async (visit) => {
+    for (const [name, text] of [
+      ["loop", "It repeats itself."],
+      ["length", "The token limit was reached."],
+      ["whole", "Not streamed."],
+    ]) {
+      await visit.ask(name);
+      assert.match(await visit.reply.textContent(), new RegExp(text));
+    }
+  });
+});
+
+describe("tools", () => {
+  flow("the reader plays a tool and the model goes on", async (visit, name) => {
+    await visit.ask("tools");
+    const card = visit.reply.getByRole("region", { name: "Tool get_weather" });
+    assert.match(await card.textContent(), /waits for you[^]*"city": "Paris"/);
+    await visit.assertAccessible();
+    await visit.picture(`tool-${name}`);
+    await card.getByRole("textbox").fill("18 degrees");
+    await card.getByRole("button", { name: "Send result" }).click();
+    await visit.reply.getByText("The tool said: 18 degrees.").waitFor();
+    const { messages } = (await visit.requests()).at(-1);
+    assert.deepEqual(
+      messages.map(({ role }) => role),
+      ["user", "assistant", "tool"],
+    );
+    assert.deepEqual(messages[1].tool_calls[0].function.arguments, '{"city": "Paris"}');
+    assert.equal(messages[2].tool_call_id, "call_1");
+  });
+
+  flow("the server's own tools show their steps", async (visit, name) => {
+    await visit.ask("server");
+    const cards = visit.reply.locator(".tool");
+    assert.equal(await cards.count(), 2);
+    await cards.nth(0).getByRole("button").click();
+    await cards.nth(1).getByRole("button").click();
+    assert.match(await cards.nth(0).textContent(), /python[^]*done[^]*print\(6 \* 7\)[^]*42/);
+    assert.match(await cards.nth(1).textContent(), /failed[^]*<b>life<\/b>[^]*no network/);
+    assert.match(await visit.reply.textContent(), /It is 42\./);
+    await visit.assertAccessible();
+    await visit.picture(`server-tools-${name}`);
+  });
+});
+
+describe("conversations", () => {
+  flow("editing and regenerating make branches", async (visit, name) => {
+    const { page } = visit;
+    await visit.ask("first question");
+    await visit.ask("plain second");
+    const first = page.locator(".turn.user").first();
+    await first.hover();
+    await first.getByRole("button", { name: "Edit message" }).click();
+    await page.getByRole("textbox", { name: "Edit message" }).fill("other question");
+    await page.keyboard.press("Enter");
+    await page.getByText("You said: other").waitFor();
+    await visit.ended();
+    assert.equal(await page.locator(".turn").count(), 2);
+    assert.match(await first.locator(".branches").textContent(), /2\/2/);
+    assert.equal((await visit.requests()).at(-1).messages.length, 1);
+    await visit.reply.getByRole("button", { name: "Write another answer" }).click();
+    await page.locator(".turn.assistant .branches").waitFor();
+    assert.match(await visit.reply.locator(".branches").textContent(), /2\/2/);
+    await visit.picture(`branches-${name}`);
+    await first.getByRole("button", { name: "Previous version" }).click();
+    await page.getByText("plain second").first().waitFor();
+    assert.equal(await page.locator(".turn").count(), 4);
+    await visit.composer.press("ArrowUp");
+    assert.equal(
+      await page.getByRole("textbox", { name: "Edit message" }).inputValue(),
+      "plain second",
+    );
+    await page.keyboard.press("Escape");
+  });
+
+  flow("history stays in the browser: renamed, exported, deleted", async (visit, name) => {
+    const { page } = visit;
+    await visit.ask("plain to keep");
+    await page.reload();
+    await visit.openSidebar();
+    await page.getByRole("button", { name: "plain to keep", exact: true }).click();
+    await page.getByText("A short answer.").waitFor();
+    await visit.openSidebar();
+    await page.getByRole("button", { name: "Rename plain to keep" }).click();
+    await page.getByRole("textbox", { name: "New title" }).fill("A better title");
+    await page.keyboard.press("Enter");
+    await page.getByRole("button", { name: "A better title", exact: true }).waitFor();
+    await visit.assertAccessible();
+    await visit.picture(`history-${name}`);
+    const [download] = await Promise.all([
+      page.waitForEvent("download"),
+      page.getByRole("button", { name: "Export A better title" }).click(),
+    ]);
+    const exported = JSON.parse(readFileSync(await download.path(), "utf8"));
+    assert.equal(exported.conversations[0].title, "A better title");
+    assert.equal(Object.keys(exported.conversations[0].turns).length, 2);
+    await page.getByRole("button", { name: "Delete A better title" }).click();
+    await visit.assertAccessible();
+    await page.getByRole("button", { name: "Delete", exact: true }).click();
+    await page.getByText("Your chats stay in this browser.").waitFor();
+    await page.reload();
+    await visit.openSidebar();
+    await page.getByText("Your chats stay in this browser.").waitFor();
+  });
+
+  flow("a reply runs on while another chat is open, and in every tab's list", async (visit) => {
+    const { page } = visit;
+    await visit.send("slow in the background");
+    await page.getByText("word 1.").waitFor();
+    await page.keyboard.press("Control+Shift+O");
+    await page.getByText("What shall we think about?").waitFor();
+    await visit.ask("plain beside it");
+    const other = await visit.newPage();
+    if (visit.phone)
+      await other.getByRole("button", { name: "Conversations", exact: true }).click();
+    await other.getByRole("button", { name: "slow in the background", exact: true }).waitFor();
+    await other.close();
+    await visit.openSidebar();
+    await page.getByRole("button", { name: "slow in the background", exact: true }).click();
+    await page.getByText("word 8.").waitFor();
+    await page.getByRole("button", { name: "Stop" }).click();
+    await page.getByText("Stopped.").waitFor();
+  });
+});
+
+describe("options and settings", () => {
+  flow("what the reader sets is sent, and only that", async (visit, name) => {
+    const { page } = visit;
+    await visit.ask("plain");
+    assert.deepEqual(Object.keys((await visit.requests()).at(-1)).sort(), [
+      "messages",
+      "model",
+      "stream",
+      "stream_options",
+    ]);
+    await page.getByRole("button", { name: "Chat options" }).click();
+    await page.getByLabel("System prompt").fill("Be brief.");
+    await page.getByLabel("Temperature").fill("0.5");
+    await page.getByLabel("Top-p").fill("0.9");
+    await page.getByLabel("Top-k").fill("20");
+    await page.getByLabel("Max tokens").fill("512");
+    await page.getByLabel("Seed").fill("-3");
+    assert.match(await page.locator("dialog").textContent(), /whole number at least 0/);
+    await page.getByLabel("Seed").fill("7");
+    await page.getByRole("combobox", { name: "Thinking" }).selectOption("custom");
+    await page.getByLabel("Thinking tokens").fill("100");
+    await visit.assertFits();
+    await visit.assertAccessible();
+    await visit.picture(`options-${name}`);
+    await page.keyboard.press("Escape");
+    await page.keyboard.press("Control+Shift+O");
+    await visit.ask("plain again");
+    const { messages, stream_options, ...sent } = (await visit.requests()).at(-1);
+    assert.deepEqual(messages[0], { role: "system", content: "Be brief." });
+    assert.deepEqual(stream_options, { include_usage: true });
+    assert.deepEqual(sent, {
+      model: "mock-qwq",
+      stream: true,
+      temperature: 0.5,
+      top_p: 0.9,
+      top_k: 20,
+      max_tokens: 512,
+      seed: 7,
+      thinking_budget: 100,
+    });
+    await page.getByRole("button", { name: "Chat options" }).click();
+    await page.getByRole("button", { name: "Reset all" }).click();
+    await page.getByRole("combobox", { name: "Thinking" }).selectOption("low");
+    await page.keyboard.press("Escape");
+    await visit.ask("plain third");
+    const last = (await visit.requests()).at(-1);
+    assert.equal(last.reasoning_effort, "low");
+    assert.equal("temperature" in last || "thinking_budget" in last, false);
+  });
+
+  flow("another server: key asked for, given, used; other origins work", async (visit, name) => {
+    visit.expect(FAILED_REQUEST);
+    const { page } = visit;
+    const server = async (base, key) => {
+      await page.getByLabel("Server", { exact: true }).fill(base);
+      await page.getByLabel("API key").fill(key);
+      await page.getByRole("button", { name: "Connect" }).click();
+    };
+    await page.getByRole("button", { name: "Settings" }).click();
+    await server(`${mock.url}keyed`, "");
+    await page.locator("dialog").getByText("The server wants an API key").waitFor();
+    await visit.assertAccessible();
+    await visit.picture(`settings-${name}`);
+    await server(`${mock.url}keyed/v1/`, "secret");
+    await page.getByText("Connected: 2 models.").waitFor();
+    await server(`http://localhost:${mock.port}/v1`, "");
+    await page.getByText("Connected: 2 models.").waitFor();
+    await page.getByRole("combobox", { name: "Model" }).last().selectOption("mock-other");
+    await page.keyboard.press("Escape");
+    await visit.ask("plain");
+    assert.equal((await visit.requests()).at(-1).model, "mock-other");
+    visit.expect(/127\.0\.0\.2|violates the following/);
+    await page.getByRole("button", { name: "Settings" }).click();
+    await server(`http://127.0.0.2:${mock.port}`, "");
+    await page
+      .locator("dialog")
+      .getByText(/cannot be reached[^]*this page's own server must/)
+      .waitFor();
+  });
+
+  flow("the appearance is chosen and kept", async ({ page }, name) => {
+    const background = () => page.evaluate(() => getComputedStyle(document.body).backgroundColor);
+    const light = "rgb(251, 250, 248)";
+    const dark = "rgb(24, 23, 22)";
+    assert.equal(await background(), name.endsWith("light") ? light : dark);
+    await page.getByRole("button", { name: "Appearance: as the system" }).click();
+    assert.equal(await background(), light);
+    await page.getByRole("button", { name: "Appearance: light" }).click();
+    await page.waitForFunction(() => document.documentElement.dataset.theme === "dark");
+    assert.equal(await background(), dark);
+    await page.reload();
+    await page.locator(".composer").waitFor();
+    assert.equal(await background(), dark);
+  });
+});
+
+describe("failures", () => {
+  flow("each failure says what to do", async (visit, name) => {
+    visit.expect(FAILED_REQUEST);
+    for (const [word, text, button] of [
+      ["error401", /wants an API key[^]*Incorrect API key/, "Open settings"],
+      ["error500", /The server failed[^]*500: Something broke/, "Try again"],
+      ["error400", /refused the request[^]*top_k is -1/, "Chat options"],
+      ["overflow", /too long for this model[^]*1200 tokens over/, "New chat"],
+      ["cut", /Half of an ans[^]*connection broke off/, "Try again"],
+      ["midstream", /The server failed|The reply failed/, "Try again"],
+    ]) {
+      await visit.ask(word);
+      assert.match(await visit.reply.textContent(), text);
+      await visit.reply.getByRole("button", { name: button }).waitFor();
+    }
+    await visit.assertAccessible();
+    await visit.picture(`failures-${name}`);
+  });
+
+  flow("a busy server is tried again after its time", async (visit, name) => {
+    visit.expect(FAILED_REQUEST);
+    await visit.ask("error429");
+    const again = visit.reply.getByRole("button", { name: /Try again in [12] s/ });
+    assert.equal(await again.isDisabled(), true);
+    await visit.picture(`busy-${name}`);
+    const count = (await visit.requests()).length;
+    await visit.reply.getByRole("button", { name: "Try again", exact: true }).click();
+    await visit.ended();
+    assert.equal((await visit.requests()).length, count + 1);
+    assert.equal(await visit.page.locator(".turn.assistant").count(), 1);
+  });
+
+  flow("without network the message and the way out are shown", async (visit) => {
+    visit.expect(/ERR_INTERNET_DISCONNECTED/);
+    await visit.context.setOffline(true);
+    await visit.ask("plain");
+    assert.match(await visit.reply.textContent(), /cannot be reached/);
+    await visit.context.setOffline(false);
+    await visit.reply.getByRole("button", { name: "Try again" }).click();
+    await visit.reply.getByText("A short answer.").waitFor();
+  });
+});
+
+describe("hostile output", () => {
+  flow("does nothing", async (visit, name) => {
+    const { page } = visit;
+    await visit.send("hostile");
+    await visit.reply.getByText("THE END").waitFor({ timeout: 40_000 });
+    await visit.ended();
+    await page.waitForTimeout(300);
+    assert.equal(await page.evaluate(() => window.hacked), undefined);
+    const elements =
+      "script, img, iframe, object, embed, form, style, link, base, meta, svg[onload]";
+    assert.equal(await visit.reply.locator(elements).count(), 0);
+    const links = await visit.reply
+      .locator("a")
+      .evaluateAll((all) =>
+        all.map((link) => [link.protocol, link.target, link.rel, link.getAttributeNames().join()]),
+      );
+    assert.ok(links.length >= 3);
+    for (const [protocol, target, rel, attributes] of links) {
+      assert.match(protocol, /^(https?|mailto):$/);
+      assert.equal(target, "_blank");
+      assert.match(rel, /noopener noreferrer/);
+      assert.doesNotMatch(attributes, /\bon|style/);
+    }
+    const handlers = await visit.reply.evaluate(
+      (reply) =>
+        [...reply.querySelectorAll("*")].filter((e) => /\bon\w+=/.test(e.outerHTML.split(">")[0]))
+          .length,
+    );
+    assert.equal(handlers, 0);
+    await visit.picture(`hostile-${name}`);
+  });
+
+  flow("a megabyte of code leaves the page responsive", async (visit) => {
+    const { page } = visit;
+    await page.evaluate(() => {
+      window.gaps = [];
+      let last = performance.now();
+      const frame = (now) => {
+        window.gaps.push(now - last);
+        last = now;
+        requestAnimationFrame(frame);
+      };
+      requestAnimationFrame(frame);
+    });
+    await visit.send("big");
+    await visit.composer.fill("I can still type");
+    await page.getByText("After the block.").waitFor({ timeout: 40_000 });
+    await visit.ended();
+    assert.equal(await visit.composer.inputValue(), "I can still type");
+    const longest = Math.max(...(await page.evaluate(() => window.gaps)));
+    assert.ok(longest < 2000, `${longest} ms without a frame`);
+    const length = await page.locator(".code code").evaluate((code) => code.textContent.length);
+    assert.ok(length > 990_000);
+  });
+});
+
+describe("keyboard and screen reader", () => {
+  flow("everything is reached by keyboard", async (visit) => {
+    const { page, composer } = visit;
+    if (!visit.phone)
+      assert.equal(await composer.evaluate((e) => e === document.activeElement), true);
+    await composer.focus();
+    await composer.pressSequentially("two");
+    await page.keyboard.press("Shift+Enter");
+    await composer.pressSequentially("lines?");
+    assert.equal(await composer.inputValue(), "two\nlines?");
+    await composer.fill("");
+    await page.locator(".transcript").focus();
+    await page.keyboard.press("?");
+    await page.getByRole("heading", { name: "Keyboard shortcuts" }).waitFor();
+    await visit.assertAccessible();
+    await page.keyboard.press("Escape");
+    await page.locator("dialog").waitFor({ state: "detached" });
+    await page.keyboard.press("Shift+Escape");
+    assert.equal(await composer.evaluate((e) => e === document.activeElement), true);
+    await page.keyboard.press("Control+,");
+    await page.getByRole("heading", { name: "Settings" }).waitFor();
+    await page.keyboard.press("Escape");
+    await page.keyboard.press("Control+.");
+    await page.getByRole("heading", { name: "Chat options" }).waitFor();
+    await page.keyboard.press("Escape");
+    assert.equal(
+      await composer.evaluate((e) => e === document.activeElement),
+      true,
+      "focus returns",
+    );
+    const shown = await page.locator("#sidebar").isVisible();
+    await page.keyboard.press("Control+Shift+H");
+    await page.locator("#sidebar").waitFor({ state: shown ? "hidden" : "visible" });
+  });
+
+  flow("a screen reader hears sentences, not tokens", async (visit) => {
+    const { page } = visit;
+    await page.evaluate(() => {
+      window.heard = [];
+      const region = document.querySelector("[aria-live=polite]");
+      new MutationObserver(() => window.heard.push(region.textContent)).observe(region, {
+        childList: true,
+        characterData: true,
+        subtree: true,
+      });
+    });
+    await visit.ask("plain");
+    await page.waitForFunction(() => window.heard.join(" ").includes("Reply complete."));
+    const heard = await page.evaluate(() => window.heard);
+    assert.match(heard.join(" "), /A short answer\. It has two sentences\./);
+    for (const text of heard) assert.match(text, /[.!?]$/);
+    assert.ok(heard.length <= 4, heard.join(" | "));
+    assert.equal(await page.getByRole("main").count(), 1);
+  });
+});

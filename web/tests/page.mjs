@@ -1,0 +1,165 @@
+/** Opens the chat in Chromium beside a scripted server, and watches that nothing goes wrong. */
+
+import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
+import { readFileSync } from "node:fs";
+import { createRequire } from "node:module";
+import { fileURLToPath } from "node:url";
+import { chromium } from "playwright-core";
+
+const AXE = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
+const MOCK = fileURLToPath(new URL("../../tests/serve/web_mock.py", import.meta.url));
+const FLAGS =
+  "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync";
+
+export const VIEWS = {
+  "desktop light": { viewport: { width: 1280, height: 860 }, colorScheme: "light" },
+  "phone dark": { viewport: { width: 360, height: 740 }, colorScheme: "dark", hasTouch: true },
+  "desktop dark": { viewport: { width: 1280, height: 860 }, colorScheme: "dark" },
+  "phone light": { viewport: { width: 360, height: 740 }, colorScheme: "light", hasTouch: true },
+};
+
+export async function startMock() {
+  const child = spawn(process.env.PYTHON ?? "python3", [MOCK], {
+    stdio: ["ignore", "pipe", "inherit"],
+  });
+  const port = await new Promise((resolve, reject) => {
+    child.stdout.once("data", (data) => resolve(Number(data)));
+    child.once("exit", (code) => reject(new Error(`the mock server exited with ${code}`)));
+  });
+  return { url: `http://127.0.0.1:${port}/`, port, stop: () => child.kill() };
+}
+
+export function startBrowser() {
+  const executablePath = process.env.CHROMIUM ?? "/usr/bin/chromium";
+  return chromium.launch({ executablePath, args: FLAGS.split(" ") });
+}
+
+/** A fresh visitor's page; `close` asserts that it stayed clean. */
+export class Visit {
+  static async open(browser, url, view) {
+    const options = { ...view, permissions: ["clipboard-read", "clipboard-write"] };
+    const context = await browser.newContext(options);
+    const visit = new Visit(context, url, view.viewport.width < 600);
+    await context.addInitScript(() => {
+      addEventListener("securitypolicyviolation", (event) => {
+        console.error(`CSP: ${event.effectiveDirective} ${event.blockedURI} ${event.sample}`);
+      });
+    });
+    visit.page = await visit.newPage();
+    return visit;
+  }
+
+  constructor(context, url, phone) {
+    Object.assign(this, { context, url, phone, faults: [], expected: [] });
+  }
+
+  async newPage() {
+    const page = await this.context.newPage();
+    page.setDefaultTimeout(15_000);
+    page.on("pageerror", (error) => this.faults.push(`page error: ${error.stack}`));
+    page.on("console", (message) => {
+      if (["error", "warning"].includes(message.type())) this.faults.push(message.text());
+    });
+    page.on("request", (request) => {
+      const { hostname, protocol } = new URL(request.url());
+      const ours = ["127.0.0.1", "localhost"].includes(hostname) || protocol === "blob:";
+      if (!ours && protocol !== "data:") this.faults.push(`request to ${request.url()}`);
+    });
+    await page.goto(this.url);
+    await page.locator(".composer").waitFor();
+    await page.locator(".model", { hasText: "mock-qwq" }).waitFor();
+    return page;
+  }
+
+  /** Console errors that a flow provokes on purpose, such as the browser's note of a 429. */
+  expect(pattern) {
+    this.expected.push(pattern);
+  }
+
+  get composer() {
+    return this.page.locator(".composer textarea");
+  }
+
+  get reply() {
+    return this.page.locator(".turn.assistant").last();
+  }
+
+  async send(text) {
+    await this.composer.fill(text);
+    await this.composer.press("Enter");
+  }
+
+  async ended() {
+    await this.page
+      .locator(".turn.assistant .turn-actions, .turn.assistant .problem")
+      .last()
+      .waitFor();
+    await this.page.locator(".send:not(.stop)").waitFor();
+  }
+
+  async ask(text) {
+    await this.send(text);
+    await this.page
+      .locator(".turn.user", { hasText: text.slice(0, 20) })
+      .last()
+      .waitFor();
+    await this.ended();
+  }
+
+  async openSidebar() {
+    if (!(await this.page.locator("#sidebar").isVisible())) {
+      await this.page.getByRole("button", { name: "Conversations", exact: true }).click();
+    }
+  }
+
+  async requests() {
+    return (await (await fetch(`${this.url}mock/requests`)).json()).requests;
+  }
+
+  async assertFits() {
+    const wide = await this.page.evaluate(() =>
+      [
+        document.documentElement,
+        ...document.querySelectorAll(".transcript, dialog[open], #sidebar"),
+      ]
+        .filter((element) => element.scrollWidth > element.clientWidth + 1)
+        .map((element) => `${element.className || element.tagName} ${element.scrollWidth}`),
+    );
+    assert.deepEqual(wide, [], "scrolls sideways");
+  }
+
+  /** No serious or critical finding of axe-core on the page as it is. */
+  async assertAccessible() {
+    const session = await this.context.newCDPSession(this.page);
+    const evaluate = async (expression) => {
+      const { result, exceptionDetails } = await session.send("Runtime.evaluate", {
+        expression,
+        awaitPromise: true,
+        returnByValue: true,
+      });
+      assert.equal(exceptionDetails, undefined, JSON.stringify(exceptionDetails));
+      return result.value;
+    };
+    await evaluate(`${AXE};0`);
+    const findings = await evaluate(
+      `axe.run(document, {resultTypes: ["violations"]}).then(({violations}) => violations
+        .filter(({impact}) => ["serious", "critical"].includes(impact))
+        .map(({id, nodes}) => id + ": " + nodes.map(({html}) => html.slice(0, 200)).join(" | ")))`,
+    );
+    assert.deepEqual(findings, [], "axe-core");
+  }
+
+  async picture(name) {
+    if (process.env.PICTURES)
+      await this.page.screenshot({ path: `${process.env.PICTURES}/${name}.png` });
+  }
+
+  async close() {
+    await this.context.close();
+    const unexpected = this.faults.filter(
+      (fault) => !this.expected.some((known) => known.test(fault)),
+    );
+    assert.deepEqual(unexpected, [], "faults of the page");
+  }
+}

@@ -1,0 +1,171 @@
+/** The parts without a page: event streams, thinking tags, branches, half-written Markdown. */
+
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { build } from "esbuild";
+
+const { outputFiles } = await build({
+  stdin: {
+    contents: ["sse", "think", "tree", "reply", "api", "problems", "markdown/source"]
+      .map((name) => `export * from "./src/${name}";`)
+      .join("\n"),
+    resolveDir: new URL("..", import.meta.url).pathname,
+  },
+  bundle: true,
+  format: "esm",
+  write: false,
+});
+const code = Buffer.from(outputFiles[0].contents).toString("base64");
+const chat = await import(`data:text/javascript;base64,${code}`);
+
+function streamOf(bytes, size) {
+  let at = 0;
+  return new ReadableStream({
+    pull(controller) {
+      if (at >= bytes.length) controller.close();
+      else controller.enqueue(bytes.slice(at, (at += size)));
+    },
+  });
+}
+
+test("events are the same for every cut of the stream", async () => {
+  const text =
+    ': note\r\ndata: {"a": "é😀"}\r\n\r\nevent: x\ndata:two\ndata: lines\n\ndata: [DONE]\n\n';
+  const bytes = new TextEncoder().encode(text);
+  for (let size = 1; size <= bytes.length; size++) {
+    const events = [];
+    for await (const data of chat.readEvents(streamOf(bytes, size))) events.push(data);
+    assert.deepEqual(events, ['{"a": "é😀"}', "two\nlines", "[DONE]"], `cut every ${size} bytes`);
+  }
+});
+
+/** Thinking and text of a reply whose content comes in pieces of `size`. */
+function fold(content, size, reasoning = null) {
+  const turn = chat.assistantTurn("p", "m");
+  const folder = new chat.ReplyFolder(turn, 0);
+  if (reasoning) folder.push({ choices: [{ delta: { reasoning } }] }, 10);
+  for (let at = 0; at < content.length; at += size) {
+    folder.push({ choices: [{ delta: { content: content.slice(at, at + size) } }] }, 2000);
+  }
+  folder.end(3000);
+  return turn.steps.map(({ kind, text }) => [kind, text.trim()]);
+}
+
+const SPLITS = [
+  ["<think>\na < b\n</think>\n\nSo </think> is a tag.", ["a < b", "So </think> is a tag."]],
+  ["\n <think>a</think>b", ["a", "b"]],
+  ["a\nb\n</think>\n\nc", ["a\nb", "c"]],
+  ["The tag `</think>` and <think> stay.", [null, "The tag `</think>` and <think> stay."]],
+  ["```\n</think>\n```\nstays", [null, "```\n</think>\n```\nstays"]],
+  ["<thin ice>", [null, "<thin ice>"]],
+  ["<think>never closed", ["never closed", null]],
+];
+for (const [content, [thought, answer]] of SPLITS) {
+  test(`thinking is split alike for every cut: ${JSON.stringify(content)}`, () => {
+    const expected = [];
+    if (thought) expected.push(["thinking", thought]);
+    if (answer) expected.push(["text", answer]);
+    for (let size = 1; size <= content.length; size++) {
+      assert.deepEqual(fold(content, size), expected, `cut every ${size}`);
+    }
+  });
+}
+
+test("a server that tells thinking apart keeps its content as it is", () => {
+  const steps = fold("a\n</think>\nb", 2, "thought");
+  assert.deepEqual(steps, [
+    ["thinking", "thought"],
+    ["text", "a\n</think>\nb"],
+  ]);
+});
+
+test("parallel calls are put together by index, and only answered ones are sent back", () => {
+  const turn = chat.assistantTurn("u", "m");
+  const folder = new chat.ReplyFolder(turn, 0);
+  const call = (index, id, name, args) => ({ index, id, function: { name, arguments: args } });
+  for (const delta of [
+    call(0, "a", "f", ""),
+    call(1, "b", "g", ""),
+    call(0, null, null, '{"x":'),
+    call(1, null, null, "{}"),
+    call(0, null, null, "1}"),
+  ]) {
+    folder.push({ choices: [{ delta: { tool_calls: [delta] } }] }, 0);
+  }
+  const [first, second] = turn.steps;
+  assert.deepEqual([first.name, first.arguments], ["f", '{"x":1}']);
+  assert.deepEqual([second.name, second.arguments], ["g", "{}"]);
+  first.result = "one";
+  const messages = chat.toMessages([chat.userTurn(null, "hi"), turn], "system text");
+  assert.deepEqual(
+    messages.map(({ role }) => role),
+    ["system", "user", "assistant", "tool"],
+  );
+  assert.equal(messages[2].tool_calls.length, 1);
+});
+
+test("thinking is timed apart from the tool between", () => {
+  const turn = chat.assistantTurn("u", "m");
+  const folder = new chat.ReplyFolder(turn, 0);
+  const step = { id: "s", name: "python", arguments: { code: "1" }, error: false, seconds: 5 };
+  folder.push({ choices: [{ delta: { reasoning_content: "a" } }] }, 1000);
+  folder.push({ choices: [{ delta: { tool_steps: [{ ...step, result: null }] } }] }, 2000);
+  folder.push({ choices: [{ delta: { tool_steps: [{ ...step, result: "1" }] } }] }, 7000);
+  folder.push({ choices: [{ delta: { reasoning_content: "b" } }] }, 8000);
+  folder.push({ choices: [{ delta: { content: "c" }, finish_reason: "stop" }] }, 9000);
+  folder.end(9000);
+  assert.deepEqual(
+    turn.steps.map(({ kind, seconds }) => [kind, seconds]),
+    [
+      ["thinking", 1],
+      ["tool", 5],
+      ["thinking", 1],
+      ["text", undefined],
+    ],
+  );
+});
+
+test("the shown path follows the chosen branch", () => {
+  const conversation = chat.newConversation({});
+  const root = chat.addTurn(conversation, chat.userTurn(null, "one"));
+  const old = chat.addTurn(conversation, chat.assistantTurn(root.id, "m"));
+  const fresh = chat.addTurn(conversation, chat.assistantTurn(root.id, "m"));
+  assert.deepEqual(chat.shownPath(conversation), [root, fresh]);
+  conversation.chosen[root.id] = old.id;
+  assert.deepEqual(chat.shownPath(conversation), [root, old]);
+  assert.deepEqual(chat.pathTo(conversation, fresh.id), [root, fresh]);
+});
+
+test("half-written Markdown is finished or held back", () => {
+  for (const [source, shown] of [
+    ["a **bo", "a **bo**"],
+    ["a **", "a "],
+    ["run `ls", "run `ls`"],
+    ["see [here](https://ex", "see here"],
+    ["text\n-", "text\n"],
+    ["text\n| a | b |\n", "text\n"],
+    ["| a | b |\n|---|---|\n", "| a | b |\n|---|---|\n"],
+    ["is \\(x^", "is "],
+    ["is \\(x\\) and $$y", "is \\(x\\) and "],
+    ["`$$` costs", "`$$` costs"],
+    ["done **bold** and `code`", "done **bold** and `code`"],
+  ]) {
+    assert.equal(chat.finishUp(source), shown, JSON.stringify(source));
+  }
+});
+
+test("a fence ends only at its own kind and length", () => {
+  const fence = chat.openingFence("````md\n```\ninner\n```\n````\nafter", false);
+  assert.equal(fence.body, "```\ninner\n```");
+  assert.equal(fence.language, "md");
+  assert.equal("````md\n```\ninner\n```\n````\nafter".slice(fence.length), "after");
+  assert.equal(chat.openingFence("```py", false), null);
+  assert.equal(chat.openingFence("```py\nx\n``", false).body, "x");
+  assert.equal(chat.openingFence("```a`b\n", true), null);
+});
+
+test("the base address is taken with or without /v1", () => {
+  for (const base of ["http://h:1", "http://h:1/", "http://h:1/v1", " http://h:1/v1/ "]) {
+    assert.equal(chat.endpoint(base, "/v1/models"), "http://h:1/v1/models");
+  }
+});
