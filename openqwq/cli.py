@@ -81,6 +81,8 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     completion = verbs.add_parser("completion", help="a script that completes qwq in a shell")
     completion.add_argument("shell", choices=["bash", "zsh", "fish"])
     completion.set_defaults(verb=completion_verb)
+    _add_agent_verb(verbs.add_parser("agent", help="a model that uses tools, in the terminal"))
+    _add_mcp_verb(verbs.add_parser("mcp", help="our tools for any MCP client, on standard streams"))
     sandbox = verbs.add_parser("sandbox", help="the code execution sandbox")
     sandbox.add_argument("action", choices=["doctor"], help="doctor: which layers hold here")
     sandbox.set_defaults(verb=sandbox_verb)
@@ -129,6 +131,27 @@ def _add_serve_verb(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--allow-origin", default="", help="pages that may use it, with commas")
     parser.add_argument("--connect", default="", help="origins its web chat may call, with commas")
     parser.set_defaults(verb=serve_verb)
+
+
+def _add_agent_verb(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", nargs="?", help="a directory, GGUF file, hub id, or server's URL")
+    parser.add_argument("--tools", default="", help="python,calculator,files:DIR")
+    parser.add_argument("--mcp", action="append", default=[], metavar="COMMAND|URL")
+    parser.add_argument("--allow", action="append", default=[], metavar="TOOL", help="never ask")
+    parser.add_argument("--steps", type=int, default=16, help="replies to one question at most")
+    parser.add_argument("--temperature", type=float, default=0.6)
+    parser.add_argument("--max-tokens", type=int, default=8192, help="of each reply")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--transcript", type=Path, metavar="FILE", help="write it there")
+    parser.add_argument("--replay", type=Path, metavar="FILE", help="show a transcript again")
+    parser.set_defaults(verb=agent_verb)
+
+
+def _add_mcp_verb(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--tools", default="python,calculator", help="as for qwq agent")
+    parser.add_argument("--model", help="offer the tool ask too, answered by this model")
+    parser.add_argument("--http", type=int, metavar="PORT", help="at http://127.0.0.1:PORT/mcp")
+    parser.set_defaults(verb=mcp_verb)
 
 
 def _add_eval_verb(parser: argparse.ArgumentParser) -> None:
@@ -299,6 +322,32 @@ def completion_verb(options: argparse.Namespace) -> None:
     import shtab
 
     print(shtab.complete(_parser()[0], options.shell))
+
+
+def agent_verb(options: argparse.Namespace) -> None:
+    """`qwq agent`: a conversation with a model that uses tools."""
+    from openqwq.serve.terminal_agent import AgentOptions, replay, run_agent
+
+    if options.replay:
+        return replay(options.replay)
+    if not options.model:
+        raise OpenQwQError("model is missing: name one, or a transcript with --replay")
+    tools = tuple(filter(None, options.tools.split(",")))
+    return run_agent(
+        AgentOptions(
+            options.model, tools, tuple(options.mcp), tuple(options.allow), options.steps,
+            options.temperature, options.max_tokens, options.seed, options.transcript,
+        )
+    )  # fmt: skip
+
+
+def mcp_verb(options: argparse.Namespace) -> None:
+    """`qwq mcp`: our tools over the Model Context Protocol."""
+    from openqwq.serve.mcp import serve_tools
+
+    asyncio.run(
+        serve_tools(tuple(filter(None, options.tools.split(","))), options.model, options.http)
+    )
 
 
 def sandbox_verb(options: argparse.Namespace) -> None:

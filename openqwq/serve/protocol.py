@@ -21,7 +21,7 @@ BODY_BYTES = 16 * 2**20
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
-class ApiError(Exception):
+class ApiError(OpenQwQError):
     """A refusal with its HTTP status, the field at fault and OpenAI's code for the fault."""
 
     def __init__(

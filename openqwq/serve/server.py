@@ -247,9 +247,8 @@ async def _no_page(_: Request) -> Response:
     return HTMLResponse(NO_PAGE)
 
 
-def serve(model: OpenedModel, options: ServerOptions, host: str, port: int, insecure: bool) -> None:
+def serve(model: OpenedModel, options: ServerOptions, host: str, port: int) -> None:
     """Serve until SIGTERM or SIGINT, then let running replies finish; closes the model."""
-    options.access.require_safe(host, insecure)
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listener = socket.create_server((host, port), family=family, backlog=512)

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ import uvicorn
 
 from openqwq.engine.engine import Engine, EngineLimits
 from openqwq.engine.open import OpenedModel
+from openqwq.model import checkpoint
 from openqwq.model.qwen2 import ModelConfig, Qwen2
 from openqwq.serve.server import Server, ServerOptions
 from openqwq.text.tokenizer import Tokenizer
@@ -71,10 +73,15 @@ def scripted(tokenizer: Tokenizer) -> Callable[..., OpenedModel]:
     return scripted
 
 
-def random_model(tokenizer: Tokenizer, slots: int = 4, length: int = 2048) -> OpenedModel:
+def random_weights(tokenizer: Tokenizer) -> Qwen2:
     config = ModelConfig(tokenizer.vocab_size, 16, 32, 1, 2, 1, 8, tie_word_embeddings=True)
     weights = Qwen2(config)
     weights.initialise(torch.Generator().manual_seed(0), std=0.3)
+    return weights
+
+
+def random_model(tokenizer: Tokenizer, slots: int = 4, length: int = 2048) -> OpenedModel:
+    weights = random_weights(tokenizer)
     engine = Engine(weights, tokenizer, EngineLimits(slots, length, 256, slots))
     return OpenedModel("tiny", engine, tokenizer, length, "torch", "a test")
 
@@ -123,6 +130,14 @@ def tiny(tokenizer: Tokenizer) -> Iterator[Running]:
     """The random model, served without a key."""
     with running(random_model(tokenizer)) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def saved(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The random model as a checkpoint directory named `tiny`."""
+    folder = tmp_path_factory.mktemp("checkpoints") / "tiny"
+    checkpoint.save(random_weights(tokenizer), folder, tokenizer)
+    return folder
 
 
 @pytest.fixture

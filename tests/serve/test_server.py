@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -18,7 +17,6 @@ import jsonschema_rs
 import pytest
 
 from openqwq.engine.open import OpenedModel
-from openqwq.model import checkpoint
 from openqwq.serve.protocol import BODY_BYTES, document
 from openqwq.serve.server import ServerOptions
 
@@ -286,26 +284,25 @@ def test_an_engine_that_fails_is_a_500_and_an_event(
         server.wait_until_idle()
 
 
-def test_sigterm_lets_running_replies_finish(tiny: Any, tmp_path: Path) -> None:
-    checkpoint.save(tiny.model.generate.model, tmp_path / "tiny", tiny.model.tokenizer)
-    command = [sys.executable, "-m", "openqwq.cli", "serve", str(tmp_path / "tiny"), "--port", "0"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ})
-    assert process.stdout is not None
-    url = process.stdout.readline().split(" at ")[1].split()[0]
-    body = {**BODY, "max_tokens": 450, "stream": True, "stop_loops": False, "seed": 1}
-    got: list[str] = []
+def test_sigterm_lets_running_replies_finish(saved: Path) -> None:
+    command = [sys.executable, "-m", "openqwq.cli", "serve", str(saved), "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        url = process.stdout.readline().split(" at ")[1].split()[0]
+        body = {**BODY, "max_tokens": 450, "stream": True, "stop_loops": False, "seed": 1}
+        got: list[str] = []
 
-    def read() -> None:
-        with httpx.stream("POST", url + CHAT, json=body, timeout=60) as answer:
-            got.extend(answer.iter_lines())
+        def read() -> None:
+            with httpx.stream("POST", url + CHAT, json=body, timeout=60) as answer:
+                got.extend(answer.iter_lines())
 
-    reader = threading.Thread(target=read)
-    reader.start()
-    while len(got) < 20:
-        time.sleep(0.001)
-    process.send_signal(signal.SIGTERM)
-    reader.join()
-    process.wait(timeout=30)
-    assert got[-2:] == ["data: [DONE]", ""] or "data: [DONE]" in got[-3:]
+        reader = threading.Thread(target=read)
+        reader.start()
+        while httpx.get(url + "/metrics").text.find("openqwq_replies_running 1.0") < 0:
+            assert reader.is_alive() or got
+        process.send_signal(signal.SIGTERM)
+        reader.join()
+        process.wait(timeout=30)
+    assert "data: [DONE]" in got
     with pytest.raises(httpx.ConnectError):
         httpx.get(url + "/health")

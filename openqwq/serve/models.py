@@ -1,0 +1,60 @@
+"""The models on this disk: runs, GGUF files, the Hugging Face cache."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+
+class LocalModel(NamedTuple):
+    """One model: what to call it in other verbs, its kind, its bytes on disk."""
+
+    name: str
+    kind: str
+    size: int
+
+
+def local_models(folder: Path, hub: Path | None = None) -> list[LocalModel]:
+    """The checkpoints and GGUF files below `folder`, and what the hub's cache holds."""
+    return [*_checkpoints(folder), *_cached(hub or hub_cache())]
+
+
+def hub_cache() -> Path:
+    """Where huggingface_hub keeps what it downloads."""
+    home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface"))
+    return Path(os.environ.get("HF_HUB_CACHE", home / "hub")).expanduser()
+
+
+def _checkpoints(folder: Path) -> Iterator[LocalModel]:
+    for depth in range(4):
+        for path in sorted(folder.glob("*/" * depth + "*.gguf")):
+            yield LocalModel(_shown(path), "GGUF", path.stat().st_size)
+        for path in sorted(folder.glob("*/" * depth + "config.json")):
+            if size := _weights(path.parent):
+                yield LocalModel(_shown(path.parent), _architecture(path), size)
+
+
+def _cached(hub: Path) -> Iterator[LocalModel]:
+    for folder in sorted(hub.glob("models--*--*")):
+        name = folder.name.removeprefix("models--").replace("--", "/", 1)
+        for snapshot in sorted(folder.glob("snapshots/*")):
+            if size := _weights(snapshot):
+                yield LocalModel(name, _architecture(snapshot / "config.json"), size)
+            for file in sorted(snapshot.glob("*.gguf")):
+                yield LocalModel(f"{name}:{file.stem}", "GGUF", file.stat().st_size)
+
+
+def _weights(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+
+
+def _architecture(config: Path) -> str:
+    try:
+        return str(json.loads(config.read_text())["architectures"][0])
+    except (OSError, ValueError, LookupError, TypeError):
+        return "unreadable config.json"
+
+
+def _shown(path: Path) -> str:
+    return str(path) if path.is_absolute() else os.path.normpath(path)
