@@ -62,14 +62,18 @@ STYLE: dict[Any, Any] = {
     "svg.hashsalt": "openqwq",  # equal runs give equal files
 }
 NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-SIDES = ("SFT checkpoint", "after RL stage 1")
+SIDES = {"sft": "SFT", "stage1": "stage 1", "stage2": "stage 2"}
+MARKS = ("o", "o", "D")  # of the sides, the first one hollow
+PROXY = {"proxy": "kind-1", "gold": "kind-0"}
 DASHES = ("-", "--", ":")  # for more kinds than colours
 WIDTH, LEGEND_COLUMNS = 4.6, 3  # inches: about a phone's width, so that labels are readable there
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A row of a before-and-after chart: two values with half-widths, NaN where not measured."""
+    """A row of a before-and-after chart: values of up to three checkpoints with half-widths, NaN
+    where not measured.
+    """
 
     label: str
     colour: str
@@ -162,7 +166,7 @@ class Plotter:
         self, name: str, title: str, unit: str, rows: Sequence[Interval],
         top: float | None = None,
     ) -> list[Chart]:  # fmt: skip
-        """Both sides of each row, hollow and filled, with their intervals; rows from the top."""
+        """The sides of each row, hollow first, with their intervals; rows from the top."""
         if not rows:
             return []
         found = (side[0] for row in rows for side in row.sides if math.isfinite(side[0]))
@@ -170,23 +174,41 @@ class Plotter:
 
         def draw(axes: Axes) -> None:
             for height, row in enumerate(rows):
-                faces = LIGHT["paper"], LIGHT[row.colour]
-                for side, face, shift in zip(row.sides, faces, (-0.15, 0.15), strict=True):
+                for turn, (side, mark) in enumerate(zip(row.sides, MARKS, strict=False)):
+                    shift = 0.5 * (turn + 0.5) / len(row.sides) - 0.25
                     axes.errorbar(
-                        side[0], height + shift, xerr=side[1], fmt="o", color=LIGHT[row.colour],
-                        mfc=face, ms=6 if row.strong else 4.5, elinewidth=1.1,
+                        side[0], height + shift, xerr=side[1], fmt=mark, color=LIGHT[row.colour],
+                        mfc=LIGHT[row.colour if turn else "paper"],
+                        ms=5 if row.strong else 4, elinewidth=1.1,
                     )  # fmt: skip
             axes.set_yticks(range(len(rows)), [row.label for row in rows], color=LIGHT["ink"])
             for tick, row in zip(axes.get_yticklabels(), rows, strict=True):
                 tick.set_fontweight("bold" if row.strong else "normal")
-            for side_name, role in zip(SIDES, ("paper", "ink"), strict=True):
-                ink = LIGHT["ink"]
-                axes.plot([], [], "o", ms=4.5, mfc=LIGHT[role], mec=ink, label=side_name)
+            for name, mark, _ in zip(SIDES.values(), MARKS, rows[0].sides, strict=False):
+                face, ink = LIGHT["paper" if name == "SFT" else "ink"], LIGHT["ink"]
+                axes.plot([], [], mark, ms=4.5, mfc=face, mec=ink, label=name)
             axes.set(xlabel=unit, xlim=(-0.02 * end, 1.02 * end), ylim=(len(rows) - 0.5, -0.5))
             axes.grid(visible=True, axis="x")
             axes.grid(visible=False, axis="y")
 
-        return [self._save(name, title, "", draw, 2, height=1.0 + 0.27 * len(rows))]
+        height = 1.0 + 0.14 * len(rows) * len(rows[0].sides)
+        return [self._save(name, title, "", draw, len(rows[0].sides), height=height)]
+
+    def calibration(self, bins: Sequence[tuple[float, float, int]]) -> list[Chart]:
+        """How often a reward model is right where it is so sure: (confidence, accuracy, pairs)."""
+        if not bins:
+            return []
+
+        def draw(axes: Axes) -> None:
+            axes.plot([50, 100], [50, 100], "--", color=LIGHT["muted"], lw=1, label="calibrated")
+            xs, ys = ([100 * each[i] for each in bins] for i in (0, 1))
+            axes.plot(xs, ys, "o-", color=LIGHT["kind-0"], ms=4.5, label="reward model")
+            for x, y, (_, _, count) in zip(xs, ys, bins, strict=True):
+                axes.annotate(str(count), (x, y), (0, 5), textcoords="offset points", ha="center")
+            axes.set(xlabel="confidence, %", ylabel="right, %", xlim=(48, 102), ylim=(0, 109))
+
+        note = "Pairs of held-out prompts; the numbers count the pairs of a bin."
+        return [self._save("calibration", "Calibration", note, draw, 2)]
 
     def _save(
         self, name: str, title: str, note: str, draw: Callable[[Axes], None],
@@ -220,10 +242,19 @@ def _label(axes: Axes, unit: str) -> None:
 
 
 def rl_charts(
-    plotter: Plotter, rl: Sequence[dict[str, Any]], kinds: Mapping[str, str]
+    plotter: Plotter, rl: Sequence[dict[str, Any]], kinds: Mapping[str, str], prefix: str = ""
 ) -> list[Chart]:
-    """The charts of RL's log records; `kinds` gives each kind of problem its colour role."""
-    curves, stack = plotter.curves, plotter.stack
+    """The charts of RL's log records; `kinds` gives each kind of problem its colour role.
+
+    `prefix` goes before the names of the files.
+    """
+
+    def curves(name: str, *arguments: Any, **options: Any) -> list[Chart]:
+        return plotter.curves(prefix + name, *arguments, **options)
+
+    def stack(name: str, *arguments: Any) -> list[Chart]:
+        return plotter.stack(prefix + name, *arguments)
+
     judged = [r for r in rl if r["status"]]  # elsewhere the means are of nothing
     reward, thinking = (
         [{"step": r["step"], **r[field]} for r in judged]
@@ -242,11 +273,15 @@ def rl_charts(
     return [
         *curves("reward", "Reward", "mean reward", judged, {"reward": "ink"}, top=1.02),
         *curves("reward_by_kind", "Reward by kind", "mean reward", reward, kinds, top=1.02),
+        *curves("gold", "Reward model against gold", "mean reward", rl, PROXY, top=1.02),
         *curves("thinking", "Thinking length", "tokens", judged, {"thinking_tokens": "ink"}),
         *curves("thinking_by_kind", "Thinking length by kind", "tokens", thinking, kinds),
         *stack("verdicts", "Verdicts", "completions", verdicts, status),
         *stack("groups", "Prompt groups", "groups", groups, shares, refills),
         *curves("entropy", "Entropy", "nats/token", rl, {"entropy": "ink"}),
+        *curves(
+            "reference_kl", "KL from the stage's start", "nats/token", rl, {"reference_kl": "ink"}
+        ),
         *curves("log_prob_gap", "Sampler–learner gap", gap, rl, {"log_prob_gap": "ink"}, log=True),
         *curves("grad_norm", "Gradient norm", "norm before clipping", rl, {"grad_norm": "ink"}),
         *curves("learning_rate", "Learning rate", "rate", rl, {"lr": "ink"}, average=False),

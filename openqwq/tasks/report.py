@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -21,7 +22,8 @@ from openqwq.tasks.plots import COLOURS, KIND_ROLES, SIDES, Chart, Interval, Plo
 from openqwq.types import OpenQwQError
 
 Families = Mapping[str, Sequence[str]]
-CHECKPOINTS = ("sft", "stage1")
+CHECKPOINTS = ("sft", "stage1", "stage2")
+ABLATION = "without_tools"  # the last checkpoint, asked without its tools
 NOTHING = math.nan, math.nan
 SECONDS = {"rollout": "correct", "learn": "wrong"}  # parts of an RL step, with their colours
 SHOWN = 4  # problems of each kind
@@ -38,6 +40,13 @@ class RunData:
     log: list[dict[str, Any]]
     unreadable: int  # log lines that a kill cut short
     outcomes: dict[str, list[Outcome]]  # by checkpoint
+    ablation: list[Outcome]
+    reward_model: Mapping[str, Any] | None  # how it does on held-out pairs, and its training log
+
+    @property
+    def checkpoints(self) -> tuple[str, ...]:
+        """Those that the run will have, in order."""
+        return CHECKPOINTS if self.config.stage2.steps else CHECKPOINTS[:2]
 
     def records(self, stage: str) -> list[dict[str, Any]]:
         """The log lines of a stage."""
@@ -46,20 +55,30 @@ class RunData:
     def kinds(self, families: Families) -> list[str]:
         """Every kind of problem seen, in the order of the families."""
         seen = {o.kind: None for outcomes in self.outcomes.values() for o in outcomes}
-        seen |= {kind: None for record in self.records("rl") for kind in record["reward_by_kind"]}
+        for record in self.records("rl") + self.records("stage2"):
+            seen |= dict.fromkeys(record["reward_by_kind"])
         order = [kind for members in families.values() for kind in members]
         return sorted(seen, key=lambda kind: [*order, kind].index(kind))
+
+    def compared(self, kind: str) -> tuple[str, str]:
+        """The checkpoints around the stage that trains this kind first."""
+        before, *after = self.checkpoints
+        late = kind in {entry.source for entry in self.config.stage2.tasks}
+        return (after[0], after[1]) if late and len(after) > 1 else (before, after[0])
 
 
 @dataclass(frozen=True)
 class SummaryRow:
-    """Held-out accuracy at both checkpoints, None where there is no evaluation yet."""
+    """Held-out accuracy at each checkpoint, None where there is no evaluation yet.
+
+    `gains` are the stages' changes of pass@1, in points, each with the half-width of its 95%
+    interval, paired by problem; NaN unless both sides are there.
+    """
 
     name: str
     is_family: bool  # or a kind that stands alone; its members follow it
-    sides: tuple[Accuracy | None, Accuracy | None]  # SFT, stage 1
-    gain: float  # of pass@1, in points; NaN unless both sides are there
-    gain_half_width: float  # of its 95% interval, paired by problem
+    sides: tuple[Accuracy | None, ...]
+    gains: tuple[tuple[float, float], ...]
 
 
 @dataclass(frozen=True)
@@ -86,7 +105,7 @@ def read_run(directory: Path) -> RunData:
         except ValueError:
             unreadable += 1
     outcomes = {}
-    for name in CHECKPOINTS:
+    for name in (*CHECKPOINTS, ABLATION):
         saved = directory / "evaluation" / f"{name}.json"
         if saved.exists():
             try:
@@ -98,7 +117,11 @@ def read_run(directory: Path) -> RunData:
                 ) from error
     if not log and not outcomes:
         raise OpenQwQError(f"run {directory} has no data yet: go on with it first (--resume)")
-    return RunData(directory, load_config([path]), path.read_text(), log, unreadable, outcomes)
+    ablation, rated = outcomes.pop(ABLATION, []), directory / "reward_model.json"
+    return RunData(
+        directory, load_config([path]), path.read_text(), log, unreadable, outcomes, ablation,
+        json.loads(rated.read_bytes()) if rated.exists() else None,
+    )  # fmt: skip
 
 
 def summary_table(run_directory: Path, families: Families) -> list[SummaryRow]:
@@ -108,14 +131,16 @@ def summary_table(run_directory: Path, families: Families) -> list[SummaryRow]:
 
 def print_summary(run_directory: Path, families: Families) -> None:
     """Print the summary table on standard output."""
+    run = read_run(run_directory)
     table = Table(box=None)
-    for column in ("held-out pass@1, %", "SFT", "stage 1", "points", "thinking tokens"):
+    names = [SIDES[name] for name in run.checkpoints]
+    for column in ("held-out pass@1, %", *names, *["points"] * (len(names) - 1), "thinking tokens"):
         table.add_column(column, justify="right" if table.columns else "left")
-    for row in summary_table(run_directory, families):
+    for row in _summary(run, families):
         table.add_row(
             row.name if row.is_family else f"  {row.name}",
             *(_rate(side) for side in row.sides),
-            _number(row.gain, "+.1f"),
+            *(_number(gain, "+.1f") for gain, _ in row.gains),
             " → ".join(_number(side.thinking_tokens) if side else "–" for side in row.sides),
         )
     Console().print(table)
@@ -142,10 +167,11 @@ def write_report(run_directory: Path, families: Families) -> Path:
             run=run,
             rows=rows,
             side_names=SIDES,
+            ablation=_ablation(run),
             colours=COLOURS,
             roles=roles,
             charts=_charts(run, rows, roles),
-            samples={kind: _samples(run, kind) for kind in roles},
+            samples={kind: (run.compared(kind), _samples(run, kind)) for kind in roles},
             times=_times(run),
             digest=hashlib.sha256(run.config_text.encode()).hexdigest()[:12],
             parameters=_parameters(run_directory),
@@ -174,19 +200,34 @@ def _summary(run: RunData, families: Families) -> list[SummaryRow]:
 
 
 def _row(run: RunData, name: str, kinds: Sequence[str], is_family: bool) -> SummaryRow:
-    before, after = (
+    sides = [
         [o for o in run.outcomes.get(checkpoint, []) if o.kind in kinds]
-        for checkpoint in CHECKPOINTS
-    )
-    old, new = (_by_problem(o for o in side if o.status != "error") for side in (before, after))
-    gains = [100 * (_mean_value(new[task]) - _mean_value(old[task])) for task in old if task in new]
+        for checkpoint in run.checkpoints
+    ]
     return SummaryRow(
         name,
         is_family,
-        (accuracy(before) if before else None, accuracy(after) if after else None),
-        mean(gains) if gains else math.nan,
-        1.96 * stdev(gains) / math.sqrt(len(gains)) if len(gains) > 1 else math.nan,
+        tuple(accuracy(side) if side else None for side in sides),
+        tuple(_gain(before, after) for before, after in pairwise(sides)),
     )
+
+
+def _gain(before: Sequence[Outcome], after: Sequence[Outcome]) -> tuple[float, float]:
+    old, new = (_by_problem(o for o in side if o.status != "error") for side in (before, after))
+    gains = [100 * (_mean_value(new[task]) - _mean_value(old[task])) for task in old if task in new]
+    spread = stdev(gains) / math.sqrt(len(gains)) if len(gains) > 1 else math.nan
+    return mean(gains) if gains else math.nan, 1.96 * spread
+
+
+def _ablation(run: RunData) -> list[tuple[str, Accuracy, Accuracy, float]]:
+    """Of each kind with tools: its name, accuracy with and without them, replies with them."""
+    rows = []
+    for kind in dict.fromkeys(o.kind for o in run.ablation):
+        asked = [o for o in run.outcomes.get(CHECKPOINTS[-1], []) if o.kind == kind]
+        without = accuracy([o for o in run.ablation if o.kind == kind])
+        if asked:
+            rows.append((kind, accuracy(asked), without, mean(o.replies for o in asked)))
+    return rows
 
 
 def _by_problem(outcomes: Iterable[Outcome]) -> dict[str, list[Outcome]]:
@@ -201,10 +242,10 @@ def _mean_value(outcomes: Sequence[Outcome]) -> float:
 
 
 def _samples(run: RunData, kind: str) -> list[tuple[str, list[Sample | None]]]:
-    """Questions with each checkpoint's sample: problems that RL put right, then one still wrong."""
+    """Questions, each before and after: problems that RL put right, then one still wrong."""
     old, new = sides = [
         _by_problem(o for o in run.outcomes.get(checkpoint, []) if o.kind == kind)
-        for checkpoint in CHECKPOINTS
+        for checkpoint in run.compared(kind)
     ]
     right = [{task for task in side if side[task][0].status == "correct"} for side in sides]
     fixed = [task for task in old if task in right[1] - right[0]]
@@ -231,6 +272,8 @@ def _charts(
     """The charts of each section of the page, without those that have no data."""
     plotter, sft, rl = Plotter(run.directory / "plots"), run.records("sft"), run.records("rl")
     seconds = [{"step": r["step"], **r["seconds"]} for r in rl]
+    rated = run.reward_model
+    fit = [{"step": i, **r} for i, r in enumerate(rated["log"])] if rated else []
     accuracy, thinking = [], []
     for row in rows:
         look = row.name, roles.get(row.name, "ink"), row.is_family
@@ -244,6 +287,11 @@ def _charts(
             *plotter.intervals("held_out_thinking", "Held-out thinking", "tokens", thinking),
         ],
         "rl": rl_charts(plotter, rl, roles),
+        "stage2": rl_charts(plotter, run.records("stage2"), roles, "stage2_"),
+        "reward_model": [
+            *plotter.calibration(rated["held_out"]["bins"] if rated else []),
+            *plotter.curves("reward_model_loss", "Loss", "nats/pair", fit, {"loss": "ink"}),
+        ],
         "sft": [
             *plotter.curves(
                 "sft_loss", "Loss", "nats/token", sft, {"cross_entropy": "ink"}, log=True
@@ -260,7 +308,7 @@ def _times(run: RunData) -> dict[str, float]:
     for record in run.records("timing"):
         times[record["name"]] = times.get(record["name"], 0.0) + record["seconds"]
     times["total"] = sum(times.values())
-    if rl := run.records("rl"):
+    if rl := run.records("rl") + run.records("stage2"):
         for part in SECONDS:
             times[f"in RL steps: {part}"] = sum(record["seconds"][part] for record in rl)
     return times

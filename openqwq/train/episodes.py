@@ -87,6 +87,7 @@ class Rollout:
     text: str = ""
     done: bool = False
     failure: str = ""  # of the environment, not of the model
+    verdict: Score | None = None  # where it was asked for early
 
     def __post_init__(self) -> None:
         self.messages: list[Message] = list(self.task.messages)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from openqwq.agent.environments import CalculatorEnvironment
 from openqwq.config import Config, EngineConfig
 from openqwq.engine.engine import Engine, EngineLimits
 from openqwq.model import checkpoint
@@ -27,7 +28,6 @@ from openqwq.train.rollout import Sampler
 from openqwq.train.run import Run, write_atomically
 from openqwq.train.sft import encode_example, train_sft, turns
 from openqwq.train.stage2 import (
-    CalculatorEnvironment,
     Mix,
     copied,
     prepare_reward_model,
@@ -55,7 +55,7 @@ async def run_stages(run: Run, display: Display) -> None:
         stage2_mix(first, second, config.stage2.replay_share)  # a mistake in it shows at once
     tokenizer = prepare_tokenizer(run, [source for source, _ in first + second])
     async with AsyncExitStack() as stack:
-        verifiers = await _verifiers(config, stack)
+        verifiers = await open_verifiers(config, stack)
         pipeline = Pipeline(run, display, first, second, tokenizer, verifiers)
         model = pipeline.cold_start()
         await pipeline.evaluate("sft", model)
@@ -67,7 +67,8 @@ async def run_stages(run: Run, display: Display) -> None:
             await pipeline.evaluate("without_tools", model)
 
 
-async def _verifiers(config: Config, stack: AsyncExitStack) -> dict[str, Verifier]:
+async def open_verifiers(config: Config, stack: AsyncExitStack) -> dict[str, Verifier]:
+    """Every judge that a run may ask, by the name tasks ask for; `stack` closes them."""
     sandbox = await stack.enter_async_context(
         LocalSandbox(config.sandbox.workers, config.sandbox.level)
     )

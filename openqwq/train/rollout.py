@@ -28,6 +28,11 @@ class Sampler:
 
     A task's `verifier` names one of `verifiers`, or one of `environments`: then the attempt goes on
     for up to `max_turns` replies while they fit into `context_length` tokens.
+
+    `in_step`, all episodes take their turns together: every reply of a turn is sampled, then every
+    environment acts at once. So the engine's batches, and every last bit of the log-probs, do not
+    depend on how long a tool takes. Otherwise each goes at its own pace, which environments need
+    that let only some episodes begin before others have ended.
     """
 
     generate: Generate
@@ -36,14 +41,10 @@ class Sampler:
     environments: Mapping[str, Environment] = field(default_factory=dict)
     max_turns: int = 8
     context_length: int = 32768
+    in_step: bool = True
 
     async def groups(self, requests: Sequence[Request], n: int) -> list[list[Attempt]]:
-        """`n` judged attempts of each task, which share one prefill.
-
-        All episodes take their turns in step: every reply of a turn is sampled, then every
-        environment acts at once. So the batches, and every last bit of the log-probs, do not depend
-        on how long a tool takes.
-        """
+        """`n` judged attempts of each task, which share one prefill."""
         async with AsyncExitStack() as stack:
             groups = [await self._begin(task, params.seed, n, stack) for task, params in requests]
             first = await asyncio.gather(
@@ -56,7 +57,11 @@ class Sampler:
                 for rollout, completion in zip(group, completions, strict=True):
                     rollout.take(completion)
             pairs = zip(groups, requests, strict=True)
-            await self._go_on([(r, params) for group, (_, params) in pairs for r in group])
+            rollouts = [(r, params) for group, (_, params) in pairs for r in group]
+            if self.in_step:
+                await self._go_on(rollouts)
+            else:
+                await asyncio.gather(*(self._finish(*rollout) for rollout in rollouts))
             return list(await asyncio.gather(*(self._judged(group) for group in groups)))
 
     async def _begin(self, task: Task, seed: int, n: int, stack: AsyncExitStack) -> list[Rollout]:
@@ -90,6 +95,13 @@ class Sampler:
                 rollout.take(completion)
             active = [(r, params) for r, params in active if not r.done]
 
+    async def _finish(self, rollout: Rollout, params: SamplingParams) -> None:
+        """One episode to its verdict and its end."""
+        await self._go_on([(rollout, params)])
+        if rollout.episode is not None:
+            rollout.verdict = await self._score(rollout)
+            await rollout.episode.close()
+
     async def _judged(self, group: Sequence[Rollout]) -> list[Attempt]:
         # Members of a group often agree to the letter: each distinct text is judged once.
         distinct = {r.text: r for r in group if r.episode is None}
@@ -102,6 +114,8 @@ class Sampler:
         ]
 
     async def _score(self, rollout: Rollout) -> Score:
+        if rollout.verdict is not None:
+            return rollout.verdict
         if rollout.failure:
             return Score(0.0, "error", detail=rollout.failure)
         if rollout.episode is None:

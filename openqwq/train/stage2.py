@@ -1,31 +1,18 @@
 """What stage 2 adds: preferences and a reward model, rules on thinking, tools, replay."""
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from itertools import chain
 
-from openqwq.agent.calculator import calculator
-from openqwq.agent.call import run_calls
 from openqwq.config import Stage2Config
 from openqwq.model.qwen2 import Qwen2
 from openqwq.tasks.instructions import TasteVerifier
 from openqwq.tasks.source import Source, Split, distinct, draw_tasks
-from openqwq.tasks.tools import CALCULATE
 from openqwq.train.preferences import Pair, ranked_pairs, save_pairs
 from openqwq.train.reward_model import RewardModel, judge_pairs, report_json, train_reward_model
 from openqwq.train.rollout import Sampler
 from openqwq.train.run import Run, write_atomically
-from openqwq.types import (
-    Message,
-    Observation,
-    OpenQwQError,
-    SamplingParams,
-    Score,
-    Task,
-    Tool,
-    Verifier,
-)
+from openqwq.types import OpenQwQError, SamplingParams, Verifier
 from openqwq.verify.instructions import InstructionVerifier
 from openqwq.verify.judge import RewardModelJudge
 from openqwq.verify.thinking import ThinkingRules
@@ -118,45 +105,3 @@ def copied(model: Qwen2) -> Qwen2:
     own = Qwen2(model.config)
     own.load_state_dict(model.state_dict())
     return own
-
-
-@dataclass(frozen=True)
-class CalculatorEnvironment:
-    """Answers calls of a calculator; `verifier` judges the reply that makes none."""
-
-    verifier: Verifier
-
-    async def reset(self, task: Task, seed: int) -> "CalculatorEpisode":
-        """See `Environment.reset`."""
-        return CalculatorEpisode(task, self.verifier)
-
-
-class CalculatorEpisode:
-    """One problem: it ends with the first reply without a call."""
-
-    def __init__(self, task: Task, verifier: Verifier) -> None:
-        self._task, self._verifier, self._answer = task, verifier, ""
-        described = CALCULATE["function"]
-        self._tools = {described["name"]: Tool(**described, call=_calculate)}
-
-    async def step(self, reply: Message, malformed_calls: Sequence[str]) -> Observation:
-        """Run the calls of a reply; without any, it is the answer."""
-        calls = reply.get("tool_calls", [])
-        if not calls and not malformed_calls:
-            self._answer = reply["content"]
-            return Observation((), True)
-        results = await run_calls(self._tools, calls, malformed_calls)
-        return Observation(tuple(result.message() for result in results), False)
-
-    async def score(self) -> Score:
-        """The verdict on the answer, wrong where there is none."""
-        if not self._answer.strip():
-            return Score(0.0, "wrong", detail="no answer")
-        return await self._verifier.score(self._task, f"</think>\n\n{self._answer}")
-
-    async def close(self) -> None:
-        """Nothing to free."""
-
-
-async def _calculate(arguments: Mapping[str, str]) -> str:
-    return calculator(arguments["expression"])

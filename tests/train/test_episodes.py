@@ -10,16 +10,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from openqwq.agent.environments import CalculatorEnvironment
 from openqwq.config import OptimiserConfig
 from openqwq.engine.engine import Engine, EngineLimits
 from openqwq.model.qwen2 import ModelConfig, Qwen2
+from openqwq.tasks.tools import CALCULATE
 from openqwq.text.template import encode_chat
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.train.episodes import Attempt
 from openqwq.train.learner import Learner
 from openqwq.train.packing import pack_trajectories
 from openqwq.train.rollout import Sampler, trajectories
-from openqwq.train.stage2 import CalculatorEnvironment
 from openqwq.types import (
     Completion,
     Message,
@@ -50,7 +51,8 @@ def keeping() -> Tokenizer:
     return made
 
 
-TASK = Task("t", "toy", (Message(role="user", content="What is 12 * 3?"),), "world", answer="36")
+ASK = Message(role="user", content="What is 12 * 3?")
+TASK = Task("t", "toy", (ASK,), "world", answer="36", tools=(CALCULATE,))
 PARAMS = SamplingParams(1.0, 1.0, 0, max_tokens=64, stop_token_ids=QWQ.eos_ids)
 CALL = '<tool_call>\n{"name": "calculate", "arguments": {"expression": "12 * 3"}}\n</tool_call>'
 
@@ -201,7 +203,7 @@ def test_a_rewritten_history_begins_with_the_templates_own_prompt() -> None:
         {"role": "assistant", "content": "", "tool_calls": [call]},  # type: ignore[list-item]
         {"role": "tool", "content": "36"},
     ]
-    assert script.prompts[1] == encode_chat(QWQ, history)
+    assert script.prompts[1] == encode_chat(QWQ, history, TASK.tools)
     assert (attempt.score.status, len(attempt.records)) == ("correct", 2)
     assert "<tool>\n36\n</tool>" in attempt.text
     assert attempt.reasoning_tokens == 6
@@ -226,7 +228,7 @@ def test_an_answer_that_never_comes_is_wrong_and_turns_are_limited() -> None:
 
 def test_a_full_context_ends_an_episode_without_an_empty_record() -> None:
     script = Script(QWQ, ["\n</think>\n\n" + CALL])
-    first = len(encode_chat(QWQ, TASK.messages))
+    first = len(encode_chat(QWQ, TASK.messages, TASK.tools))
     environment = CalculatorEnvironment(MathVerifier())
     (attempt,) = run(Sampler(script, QWQ, {}, {"world": environment}, 8, first + 20))
     assert len(attempt.records) == len(attempt.completions) == 1
@@ -238,6 +240,35 @@ def test_a_failing_environment_is_an_error_and_never_a_zero(failing: str) -> Non
     world = World(1, failing=failing)
     (attempt,) = run(Sampler(Script(QWQ, ["\n</think>\n\n36"]), QWQ, {}, {"world": world}))
     assert attempt.score.status == "error" and "environment failed" in attempt.score.detail
+
+
+@dataclass
+class Crowded(World):
+    """Only so many episodes may be under way: the others wait at their first step."""
+
+    places: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(2))
+    held: bool = False
+
+    async def reset(self, task: Task, seed: int) -> "Crowded":
+        return replace(self)
+
+    async def step(self, reply: Message, malformed_calls: Sequence[str]) -> Observation:
+        if not self.held:
+            await self.places.acquire()
+            self.held = True
+        return await super().step(reply, malformed_calls)
+
+    async def close(self) -> None:
+        if self.held:
+            self.places.release()
+        self.held = False
+
+
+async def test_at_its_own_pace_an_episode_frees_its_place_for_those_that_wait() -> None:
+    script = Script(QWQ, ["\n</think>\n\n36"])
+    sampler = Sampler(script, QWQ, {}, {"world": Crowded(2)}, in_step=False)
+    (group,) = await asyncio.wait_for(sampler.groups([(TASK, PARAMS)], 6), 20)
+    assert [(a.score.status, len(a.completions)) for a in group] == [("correct", 3)] * 6
 
 
 def test_members_and_turns_draw_with_seeds_of_their_own() -> None:
@@ -281,7 +312,7 @@ def sampled(template: str) -> list[Attempt]:
     params = replace(PARAMS, max_tokens=30, stop_token_ids=tuple(range(0, QWQ.vocab_size, 9)))
     try:
         groups = asyncio.run(
-            sampler.groups([(replace(TASK, id=str(i)), replace(params, seed=100 * i))
+            sampler.groups([(replace(TASK, id=str(i), tools=()), replace(params, seed=100 * i))
                             for i in range(3)], 4)
         )  # fmt: skip
     finally:
