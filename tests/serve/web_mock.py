@@ -341,7 +341,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Access-Control-Allow-Headers", "*")
         self.send_header("Access-Control-Expose-Headers", "Retry-After")
 
-    log_message: Callable[..., None] = lambda *_: None  # noqa: E731
+    log_message: Callable[..., None] = lambda *_: None
 
 
 if __name__ == "__main__":

@@ -1,0 +1,112 @@
+"""The web chat: its bundle is that of its sources, loads nothing from elsewhere, and works."""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+WEB = ROOT / "web"
+STATIC = ROOT / "openqwq" / "serve" / "static"
+CHROMIUM = Path(os.environ.get("CHROMIUM", "/usr/bin/chromium"))
+# What a browser fetches by itself; links that a reader may follow, and namespaces, are no loads.
+LOADS = re.compile(
+    r"""(?:\bsrc|<link[^>]*href)\s*=\s*["']?(?:https?:)?//|"""
+    r"""(?:url\(|@import)\s*["']?(?:https?:)?//|"""
+    r"""(?:\bimport\s*\(?|\bfrom|\bfetch\(|importScripts\(|new\s+Worker\()\s*["'`](?:https?:)?//"""
+)
+
+
+def source_digest(folder: Path) -> str:
+    """What `web/build.mjs` records: SHA-256 over the names and digests of the sources."""
+    names = ["build.mjs", "icon.svg", "index.html", "package-lock.json"]
+    names += [p.relative_to(folder).as_posix() for p in folder.glob("src/**/*") if p.is_file()]
+    lines = [
+        f"{n} {hashlib.sha256((folder / n).read_bytes()).hexdigest()}\n" for n in sorted(names)
+    ]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def test_the_committed_bundle_is_that_of_the_sources() -> None:
+    recorded = json.loads((STATIC / "build.json").read_text())["sources"]
+    assert recorded == source_digest(WEB), "web/ has changed: run `make web` and commit its result"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '<script src="https://cdn.example/x.js">',
+        "<link rel=stylesheet href=//cdn.example/x.css>",
+        "url(https://cdn.example/font.woff2)",
+        'import("https://cdn.example/x.js")',
+        "fetch('https://cdn.example/x')",
+    ],
+)
+def test_a_remote_load_is_recognised(text: str) -> None:
+    assert LOADS.search(text)
+
+
+def test_the_page_loads_nothing_from_elsewhere() -> None:
+    texts = [p for p in STATIC.rglob("*") if p.suffix in {".html", ".js", ".css", ".svg"}]
+    assert len(texts) >= 6
+    found = {p.name: LOADS.findall(p.read_text(encoding="utf-8")) for p in texts}
+    assert not {name: loads for name, loads in found.items() if loads}
+
+
+def test_every_local_file_that_the_page_names_is_there() -> None:
+    page = (STATIC / "index.html").read_text()
+    names = re.findall(r'(?:href|src)="([^"]+)"', page)
+    style = (STATIC / "app.css").read_text()
+    names += re.findall(r"url\(\"?\./([^)\"]+)", style)
+    for script in STATIC.glob("*.js"):
+        names += re.findall(r'["\']\./([\w-]+\.js)["\']', script.read_text(encoding="utf-8"))
+    assert {"app.js", "app.css"} <= set(names)
+    assert len(names) > 20
+    assert not [name for name in names if not (STATIC / name).is_file()]
+
+
+def test_the_page_allows_no_inline_code() -> None:
+    page = (STATIC / "index.html").read_text()
+    (policy,) = re.findall(r'Content-Security-Policy" content="([^"]+)"', page)
+    assert "unsafe" not in policy
+    assert "default-src 'none'; script-src 'self'; style-src 'self'" in policy
+    assert not re.search(r"<script(?![^>]* src=)|<style| style=| on\w+=", page)
+
+
+def test_the_wheel_carries_the_page() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert "serve/static/**" in project["tool"]["setuptools"]["package-data"]["openqwq"]
+
+
+def test_the_lock_file_names_no_download_address() -> None:
+    assert '"resolved"' not in (WEB / "package-lock.json").read_text()
+
+
+def run_node(name: str) -> None:
+    """Runs one of the page's own test files; its report is shown where a test in it fails."""
+    command = ["node", "--test", "--test-reporter=tap", f"tests/{name}"]
+    done = subprocess.run(command, cwd=WEB, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout[-20_000:] + done.stderr[-2_000:]
+
+
+needs_node = pytest.mark.skipif(
+    shutil.which("node") is None or not (WEB / "node_modules").is_dir(),
+    reason="needs Node.js and web/node_modules (cd web && npm ci)",
+)
+
+
+@needs_node
+def test_streams_tags_branches_and_half_written_markdown() -> None:
+    run_node("unit.test.mjs")
+
+
+@needs_node
+@pytest.mark.skipif(not CHROMIUM.is_file(), reason=f"needs Chromium at {CHROMIUM}")
+def test_every_flow_in_chromium() -> None:
+    run_node("flows.test.mjs")
