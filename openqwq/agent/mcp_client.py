@@ -35,13 +35,16 @@ class McpServer:
         self._connecting = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
-        client = await self._connect()
-        cursor = None
-        while True:
-            page = await client.list_tools(cursor=cursor)
-            self.tools += [self._tool(each) for each in page.tools]
-            if not (cursor := page.next_cursor):
-                return self
+        try:
+            client, cursor = await self._connect(), None
+            while True:
+                page = await client.list_tools(cursor=cursor)
+                self.tools += [self._tool(each) for each in page.tools]
+                if not (cursor := page.next_cursor):
+                    return self
+        except BaseException:
+            await self._disconnect()
+            raise
 
     async def __aexit__(self, *_: object) -> None:
         await self._disconnect()
@@ -77,7 +80,7 @@ class McpServer:
                 " again, without what it remembered"
             ) from error
         if result.is_error:
-            raise OpenQwQError(shown(result))
+            raise OpenQwQError(shown(result).removeprefix("error: "))
         return shown(result)
 
     async def _connect(self) -> "Client":
@@ -118,7 +121,7 @@ class McpServer:
                         await stop.wait()
             except Exception as error:  # transports raise groups of whatever their libraries do
                 log.seek(0)
-                said = log.read()[-500:].strip() or _innermost(error)
+                said = (log.read().strip() or _innermost(error)).splitlines()[-1][:500]
                 if not ready.done():
                     ready.set_exception(
                         OpenQwQError(
