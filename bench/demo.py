@@ -1,10 +1,11 @@
-"""The demo's claim over three seeds, and a control whose rewards are shuffled.
+"""The demo's claim over three seeds, a control whose rewards are shuffled, a run without replay.
 
     python bench/demo.py DIR            runs what DIR does not hold yet, then prints the table
-    python bench/demo.py DIR --only 0   one seed, or `control`
+    python bench/demo.py DIR --only 0   one seed, `control`, or `no-replay` (both need seed 0 first)
 
-The control starts from seed 0's cold start and differs in one setting, rl.shuffle_rewards. The
-summary goes to bench/results/demo.json, from which bench/figures.py fills README and RESULTS.
+`control` starts from seed 0's cold start and shuffles the rewards of both stages; `no-replay`
+starts from seed 0's stage 1 and replays none of its problems in stage 2. The summary goes to
+bench/results/demo.json, from which bench/figures.py fills README and RESULTS.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import json
 import platform
 import shutil
 from datetime import date
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,56 +26,88 @@ from openqwq.train.pipeline import run_stages
 from openqwq.train.progress import Display
 from openqwq.train.run import Run
 
-RUNS = ("0", "1", "2", "control")
+RUNS = ("0", "1", "2", "control", "no-replay")
+# What is taken over from seed 0, and what differs.
+VARIANTS = {
+    "control": (
+        ("tokenizer", "sft", "evaluation/sft.json"),
+        ("rl.shuffle_rewards=true", "stage2.shuffle_rewards=true"),
+    ),
+    "no-replay": (
+        ("tokenizer", "sft", "stage1", "evaluation/sft.json", "evaluation/stage1.json"),
+        ("stage2.replay_share=0",),
+    ),
+}
+CHECKPOINTS = ("sft", "stage1", "stage2")
+PLOTS = (
+    "reward_by_kind.png",
+    "thinking_by_kind.png",
+    "stage2_reward_by_kind.png",
+    "stage2_gold.png",
+)
 RESULTS = Path(__file__).parent / "results" / "demo.json"
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 
 
 def execute(folder: Path, name: str, overrides: list[str]) -> None:
-    """Run one seed or the control to its end; what is finished stays."""
-    seed = "0" if name == "control" else name
-    shuffle = str(name == "control").lower()
-    settings = [f"seed={seed}", f"rl.shuffle_rewards={shuffle}", *overrides]
+    """Run one seed or variant to its end; what is finished stays."""
+    parts, settings = VARIANTS.get(name, ((), ()))
+    seed = "0" if parts else name
     out = folder / name
-    run = Run(out, load_config([MINI], settings), resume=True)
-    if name == "control" and not (out / "sft").exists():
-        for part in ("tokenizer", "sft"):
-            shutil.copytree(folder / "0" / part, out / part)
-        (out / "evaluation").mkdir()
-        shutil.copy(folder / "0" / "evaluation" / "sft.json", out / "evaluation")
+    run = Run(out, load_config([MINI], [f"seed={seed}", *settings, *overrides]), resume=True)
+    for part in parts:
+        source, target = folder / "0" / part, out / part
+        target.parent.mkdir(exist_ok=True)
+        if source.is_dir() and not target.exists():
+            shutil.copytree(source, target)
+        elif not target.exists():
+            shutil.copy(source, target)
     asyncio.run(run_stages(run, Display()))
     write_report(out, FAMILIES)
 
 
 def summary(out: Path) -> dict[str, Any]:
-    """Accuracy and thinking of both checkpoints of one run, by kind and family, and its seconds."""
+    """Accuracy and thinking of every checkpoint of one run, by kind and family, and its seconds."""
     result: dict[str, Any] = {"seconds": {}}
     for record in map(json.loads, (out / "log.jsonl").read_text().splitlines()):
         if record["stage"] == "timing":
             seconds = result["seconds"]
             seconds[record["name"]] = seconds.get(record["name"], 0) + record["seconds"]
-    for checkpoint in ("sft", "stage1"):
+    for checkpoint in (*CHECKPOINTS, "without_tools"):
         saved = json.loads((out / "evaluation" / f"{checkpoint}.json").read_text())
         outcomes = [Outcome(**outcome) for outcome in saved["outcomes"]]
         result[checkpoint] = {
             name: {key: round(value, 4) for key, value in vars(found).items()}
             for name, found in accuracies(outcomes, FAMILIES).items()
         }
+    if (out / "reward_model.json").exists():
+        result["reward_model"] = json.loads((out / "reward_model.json").read_text())["held_out"]
     return result
 
 
 def table(runs: dict[str, dict[str, Any]]) -> list[str]:
-    """One line a run and family."""
+    """One line a run and family, then what only a tool reaches and how the reward model did."""
     lines = []
     for name, run in runs.items():
-        for family in FAMILIES:
-            before, after = run["sft"][family], run["stage1"][family]
-            gain = after["pass_at_1"] - before["pass_at_1"]
+        for family in (*FAMILIES, "instructions", "topics", "calculator"):
+            sides = [run[checkpoint][family] for checkpoint in CHECKPOINTS]
+            rates = " to ".join(f"{s['pass_at_1']:6.1%} ± {s['half_width']:5.1%}" for s in sides)
+            first, second = (
+                100 * (after["pass_at_1"] - before["pass_at_1"])
+                for before, after in pairwise(sides)
+            )
+            tokens = " to ".join(f"{side['thinking_tokens']:5.1f}" for side in sides)
             lines.append(
-                f"{name:<8} {family:<11} pass@1 {before['pass_at_1']:6.1%} ± "
-                f"{before['half_width']:5.1%}  to {after['pass_at_1']:6.1%} ± "
-                f"{after['half_width']:5.1%}  ({100 * gain:+5.1f} points)   thinking "
-                f"{before['thinking_tokens']:5.1f} to {after['thinking_tokens']:5.1f} tokens"
+                f"{name:<10} {family:<13} pass@1 {rates}  (stage 1 {first:+5.1f}, "
+                f"stage 2 {second:+5.1f} points)   thinking {tokens} tokens"
+            )
+        without = run["without_tools"]["calculator"]["pass_at_1"]
+        lines.append(f"{name:<10} calculator    asked without its tool: {without:6.1%}")
+        if found := run.get("reward_model"):
+            lines.append(
+                f"{name:<10} reward model  {found['accuracy']:6.1%} of {found['pairs']} pairs, "
+                f"calibration error {found['calibration_error']:.3f}, Brier {found['brier']:.3f}, "
+                f"length correlation {found['length_correlation']:+.2f}"
             )
     return lines
 
@@ -87,7 +121,7 @@ def main() -> None:
     options = parser.parse_args()
     for name in [options.only] if options.only else RUNS:
         execute(options.folder, name, options.overrides)
-    done = [n for n in RUNS if (options.folder / n / "evaluation" / "stage1.json").exists()]
+    done = [n for n in RUNS if (options.folder / n / "evaluation" / "without_tools.json").exists()]
     runs = {name: summary(options.folder / name) for name in done}
     print("\n".join(table(runs)))
     if len(done) == len(RUNS):
@@ -96,7 +130,7 @@ def main() -> None:
         RESULTS.parent.mkdir(exist_ok=True)
         RESULTS.write_text(json.dumps(record, indent=1) + "\n")
         IMAGES.mkdir(exist_ok=True)
-        for plot in ("reward_by_kind.png", "thinking_by_kind.png"):
+        for plot in PLOTS:
             shutil.copy(options.folder / "0" / "plots" / plot, IMAGES)
 
 
