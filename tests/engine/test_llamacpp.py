@@ -1,0 +1,268 @@
+"""llama.cpp behind our protocol, on a real file and on a tiny one with random weights."""
+
+import asyncio
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from openqwq.engine import llamacpp
+from openqwq.engine.open import OpenedModel, open_model
+from openqwq.engine.sampler import log_distribution
+from openqwq.model import gguf
+from openqwq.model.attention import RaggedAttention, positions
+from openqwq.model.qwen2 import Qwen2
+from openqwq.text.gguf import to_metadata
+from openqwq.text.template import encode_chat
+from openqwq.text.tokenizer import Tokenizer
+from openqwq.types import OpenQwQError, SamplingParams, Steering, TokenEvent
+
+pytestmark = pytest.mark.usefixtures("no_test_hangs")
+if not llamacpp.installed():
+    pytest.skip("needs llama.cpp, from the package xllamacpp", allow_module_level=True)
+
+
+@pytest.fixture(scope="module")
+def real(smollm2: Path) -> Iterator[OpenedModel]:
+    model = open_model(str(smollm2), slots=4, context_length=512)
+    yield model
+    model.close()
+
+
+@pytest.fixture(scope="module")
+def tiny(
+    build: Callable[..., Qwen2], tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A tiny Qwen2 whose replies are noise: half characters, markers, early ends."""
+    path = tmp_path_factory.mktemp("gguf") / "tiny.gguf"
+    gguf.save(build(), path, "F32", to_metadata(tokenizer, 300))
+    return path
+
+
+@pytest.fixture(scope="module")
+def random_model(tiny: Path) -> Iterator[OpenedModel]:
+    model = open_model(str(tiny), "llamacpp", slots=4, context_length=256)
+    yield model
+    model.close()
+
+
+@pytest.fixture(scope="module")
+def question(real: OpenedModel) -> list[int]:
+    content = "What is the capital of France? Answer briefly."
+    return encode_chat(real.tokenizer, [{"role": "user", "content": content}])
+
+
+async def collect(model: OpenedModel, ids: list[int], params: SamplingParams) -> list[TokenEvent]:
+    return [event async for event in model.generate.stream(ids, params)]
+
+
+def thinking_prompt(tokenizer: Tokenizer) -> list[int]:
+    return tokenizer.encode("<|im_start|>assistant\n<think>\n", allow_special=True)
+
+
+def test_quantised_files_are_its_own_by_choice(real: OpenedModel) -> None:
+    assert real.engine == "llamacpp"
+    assert real.why == "llamacpp: it runs weights in Q4_1, Q8_0 as they are"
+    assert real.context_length == 512
+
+
+async def test_a_real_model_answers_and_stops(real: OpenedModel, question: list[int]) -> None:
+    params = SamplingParams(0.0, max_tokens=30, stop_token_ids=real.tokenizer.eos_ids)
+    (completion,) = await real.generate.generate(question, params)
+    text = real.tokenizer.decode(completion.token_ids)
+    assert text == "The capital of France is Paris.<|im_end|>"
+    assert completion.finish_reason == "stop" and completion.prompt_tokens == len(question)
+    assert all(completion.sampled_mask) and all(p <= 0 for p in completion.log_probs)
+    assert [e.token_id for e in await collect(real, question, params)] == completion.token_ids
+
+
+async def test_members_have_seeds_of_their_own_and_repeat(
+    real: OpenedModel, question: list[int], plain: Callable[..., SamplingParams]
+) -> None:
+    three = await real.generate.generate(question, plain(6, seed=5), 3)
+    assert len({tuple(c.token_ids) for c in three}) == 3
+    again = [(await real.generate.generate(question, plain(6, seed=5 + i)))[0] for i in range(3)]
+    assert [c.token_ids for c in again] == [c.token_ids for c in three]
+
+
+async def test_more_members_than_slots_all_answer(
+    real: OpenedModel, question: list[int], plain: Callable[..., SamplingParams]
+) -> None:
+    completions = await real.generate.generate(question, plain(2), 6)
+    assert [len(c.token_ids) for c in completions] == [2] * 6
+
+
+async def test_log_probs_are_of_the_filtered_distribution(
+    real: OpenedModel, question: list[int]
+) -> None:
+    params = SamplingParams(0.7, 0.9, 3, 0.05, max_tokens=6, top_log_probs=5, seed=1)
+    for event in await collect(real, question, params):
+        shown = dict(event.alternatives)
+        assert len(shown) <= 3 and shown[event.token_id] == event.log_prob
+        assert sum(map(math.exp, shown.values())) == pytest.approx(1, abs=1e-4)
+
+
+async def test_what_is_drawn_has_our_own_distribution(
+    random_model: OpenedModel, build: Callable[..., Qwen2], plain: Callable[..., SamplingParams]
+) -> None:
+    """Temperature and filters apply in our order; the weights are the same, up to fp16's error."""
+    prompt = [70, 80, 90]
+    weights = build()
+    with torch.no_grad():
+        hidden = weights(torch.tensor(prompt), positions([3]), RaggedAttention([3]))
+        logits = weights.logits(hidden)[-1:]
+    for params in (plain(1), SamplingParams(0.7, 0.8, 20, 0.01, 1)):
+        expected = log_distribution(logits, [params])[0]
+        seen = 0
+        for seed in range(8):
+            (event,) = await collect(random_model, prompt, replace(params, seed=seed))
+            if not math.isnan(event.log_prob):
+                seen += 1
+                assert event.log_prob == pytest.approx(expected[event.token_id].item(), abs=0.02)
+        assert seen > 2
+
+
+async def test_a_spent_budget_closes_the_thinking(
+    random_model: OpenedModel, plain: Callable[..., SamplingParams]
+) -> None:
+    tokenizer = random_model.tokenizer
+    closing = tokenizer.encode("\n</think>\n\n", allow_special=True)
+    prompt = thinking_prompt(tokenizer)
+    three = await random_model.generate.generate(prompt, plain(24, thinking_budget=8), 3)
+    for completion in three:
+        ids, mask = completion.token_ids, completion.sampled_mask
+        if tokenizer.think_close_id in ids[:8]:
+            continue
+        assert ids[8 : 8 + len(closing)] == closing
+        assert mask == [True] * 8 + [False] * len(closing) + [True] * (24 - 8 - len(closing))
+        assert completion.reasoning_tokens == 9 and completion.finish_reason == "length"
+    assert len({tuple(c.token_ids) for c in three}) == 3
+
+
+async def test_answer_now_closes_the_thinking(
+    random_model: OpenedModel, plain: Callable[..., SamplingParams]
+) -> None:
+    tokenizer, steering = random_model.tokenizer, Steering()
+    events = []
+    stream = random_model.generate.stream(thinking_prompt(tokenizer), plain(40, seed=2), steering)
+    async for event in stream:
+        events.append(event)
+        steering.answer_now = len(events) >= 5
+    ids = [event.token_id for event in events]
+    assert tokenizer.think_close_id in ids[5:12] and len(ids) == 40
+    assert events[-1].finish_reason == "length"
+
+
+async def test_only_the_callers_stop_ids_end_a_reply(
+    random_model: OpenedModel, plain: Callable[..., SamplingParams]
+) -> None:
+    """llama.cpp stops at its own end tokens: the reply goes on behind them unless asked to stop."""
+    prompt, end = [70, 80, 90], random_model.tokenizer.eos_ids[0]
+    replies = await random_model.generate.generate(prompt, plain(120, seed=3), 4)
+    assert [len(c.token_ids) for c in replies] == [120] * 4
+    assert any(end in c.token_ids for c in replies)
+    stops = tuple(range(60, 100))
+    stopped = await random_model.generate.generate(prompt, plain(120, 3, stop_token_ids=stops), 4)
+    for completion in stopped:
+        assert completion.finish_reason == "stop" and completion.token_ids[-1] in stops
+        assert not set(completion.token_ids[:-1]) & set(stops)
+
+
+def test_tokens_held_back_are_those_of_their_text(real: OpenedModel) -> None:
+    """A reply of emoji: the ids between shown ones are what the tokenizer makes of the text."""
+    tokenizer = real.tokenizer
+    first, *_, last = tokenizer.encode("a😀")
+    reader = llamacpp.Reader(tokenizer, 1)
+
+    def event(text: str, token_id: int | None, count: int, reason: str | None = None) -> str:
+        token = [{"id": token_id, "token": text, "prob": 0.5}] if token_id is not None else None
+        choice = {"text": text, "index": 0, "logprobs": token and {"content": token}}
+        return json.dumps(
+            {"choices": [choice | {"finish_reason": reason}], "timings": {"predicted_n": count}}
+        )
+
+    total = len(tokenizer.encode("a😀"))
+    events = [event("", None, 0), event("a", first, 1), event("😀", last, total)]
+    events.append(event("", None, total + 2, "length"))
+    drawn = [token for text in events for token in reader.tokens(json.loads(text))]
+    ids = [token.token_id for token in drawn]
+    assert tokenizer.decode(ids[:total]) == "a😀" or total == 2
+    assert ids[0] == first and ids[total - 1] == last
+    assert all(math.isnan(token.log_prob) for token in drawn[1 : total - 1])
+    assert tokenizer.decode(ids[total:]).strip("\ufffd") == ""
+
+
+async def test_closing_a_stream_frees_its_slot(
+    real: OpenedModel, question: list[int], plain: Callable[..., SamplingParams]
+) -> None:
+    streams = [real.generate.stream(question, plain(400, seed)) for seed in range(4)]
+    for stream in streams:
+        await anext(stream)
+    for stream in streams:
+        await stream.aclose()  # type: ignore[attr-defined]
+    completions = await asyncio.wait_for(real.generate.generate(question, plain(1), 4), 60)
+    assert len(completions) == 4
+
+
+async def test_cancelling_a_call_frees_its_slots(
+    real: OpenedModel, question: list[int], plain: Callable[..., SamplingParams]
+) -> None:
+    task = asyncio.create_task(real.generate.generate(question, plain(400), 4))
+    await asyncio.sleep(0.5)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    completions = await asyncio.wait_for(real.generate.generate(question, plain(1), 4), 60)
+    assert len(completions) == 4
+
+
+def test_one_model_serves_several_event_loops(
+    real: OpenedModel, question: list[int], plain: Callable[..., SamplingParams]
+) -> None:
+    for seed in range(2):
+        (completion,) = asyncio.run(real.generate.generate(question, plain(2, seed)))
+        assert len(completion.token_ids) == 2
+
+
+async def test_what_it_cannot_do_is_said(
+    real: OpenedModel, plain: Callable[..., SamplingParams]
+) -> None:
+    with pytest.raises(OpenQwQError, match="engine llamacpp cannot follow a grammar: use"):
+        await real.generate.generate([5], plain(2, grammar='start: "a"'))
+    with pytest.raises(OpenQwQError, match="the prompt is empty"):
+        await real.generate.generate([], plain(2))
+    with pytest.raises(OpenQwQError, match="has 600 tokens, 89 too many for a context of 512"):
+        await real.generate.generate([5] * 600, plain(2))
+    with pytest.raises(OpenQwQError, match=r"llama.cpp refuses the request: .*invalid tokens"):
+        await real.generate.generate([999_999], plain(2))
+
+
+async def test_a_reply_ends_where_the_context_does(
+    random_model: OpenedModel, plain: Callable[..., SamplingParams]
+) -> None:
+    (completion,) = await random_model.generate.generate([70] * 250, plain(100))
+    assert len(completion.token_ids) == 6 and completion.finish_reason == "length"
+
+
+async def test_who_waits_at_the_close_gets_an_error(
+    smollm2: Path, plain: Callable[..., SamplingParams]
+) -> None:
+    again = open_model(str(smollm2), "llamacpp", slots=1, context_length=4096)
+    task = asyncio.create_task(again.generate.generate([70], plain(4000)))
+    await asyncio.sleep(0.1)
+    await asyncio.to_thread(again.close)
+    with pytest.raises(RuntimeError, match="closed"):
+        await task
+    with pytest.raises(RuntimeError, match=r"closed|shutdown"):
+        await again.generate.generate([70], plain(2))
+
+
+def test_a_file_that_it_cannot_load_is_named(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    path = tmp_path / "bad.gguf"
+    path.write_bytes(b"GGUF" + b"\0" * 100)
+    with pytest.raises(OpenQwQError, match=f"llama.cpp cannot load {path} with room for 256"):
+        llamacpp.open_llamacpp(path, tokenizer, 1, 256, 256)
