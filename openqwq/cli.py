@@ -5,8 +5,10 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +17,7 @@ from openqwq.types import OpenQwQError
 
 if TYPE_CHECKING:
     from openqwq.config import Config
+    from openqwq.tasks.chat import Chat
 
 MINI = Path(__file__).parent / "configs" / "mini.toml"
 LCB_WINDOW = ("2024-08-01", "2025-02-01")  # of the announcement
@@ -83,9 +86,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     completion.set_defaults(verb=completion_verb)
     _add_agent_verb(verbs.add_parser("agent", help="a model that uses tools, in the terminal"))
     _add_mcp_verb(verbs.add_parser("mcp", help="our tools for any MCP client, on standard streams"))
-    sandbox = verbs.add_parser("sandbox", help="the code execution sandbox")
-    sandbox.add_argument("action", choices=["doctor"], help="doctor: which layers hold here")
-    sandbox.set_defaults(verb=sandbox_verb)
+    _add_sandbox_verb(verbs.add_parser("sandbox", help="the code execution sandbox"))
     return parser, verbs.choices
 
 
@@ -152,6 +153,23 @@ def _add_mcp_verb(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", help="offer the tool ask too, answered by this model")
     parser.add_argument("--http", type=int, metavar="PORT", help="at http://127.0.0.1:PORT/mcp")
     parser.set_defaults(verb=mcp_verb)
+
+
+def _add_sandbox_verb(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("action", choices=["doctor", "serve"], help="which layers hold; a server")
+    parser.add_argument("--level", default="full", help="the layers to insist on")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8182)
+    parser.add_argument(
+        "--workers", type=int, help="programs that run at once; default: one a core"
+    )
+    parser.add_argument("--queue", type=int, default=1024, help="requests that may wait or run")
+    parser.add_argument("--sessions", type=int, default=16, help="sessions that may be open")
+    parser.add_argument("--packages", default="", help="a directory of packages to be importable")
+    parser.add_argument("--maximum", action="append", default=[], metavar="LIMIT=VALUE")
+    parser.add_argument("--api-key", default=os.environ.get("QWQ_SANDBOX_KEY", ""))
+    parser.add_argument("--insecure", action="store_true", help="listen in public without a key")
+    parser.set_defaults(verb=sandbox_verb)
 
 
 def _add_eval_verb(parser: argparse.ArgumentParser) -> None:
@@ -229,46 +247,48 @@ def _report(run: Path) -> None:
 
 def eval_verb(options: argparse.Namespace) -> None:
     """`qwq eval`: run, judge again, compare, or search for contamination."""
+    from openqwq.tasks import suite
     from openqwq.tasks.benchmarks.data import Library
     from openqwq.tasks.benchmarks.livecodebench import Window
     from openqwq.tasks.evaluation import PRESETS, Plan, compare_runs
-    from openqwq.tasks.suite import Request, print_comparison, print_scores, run_suite
 
+    library, names = Library(options.data, options.allow_changed_data), options.tasks.split(",")
     if options.compare:
-        return print_comparison(compare_runs(*options.compare))
+        suite.print_comparison(compare_runs(*options.compare))
+        return
+    if options.contamination:
+        suite.search_contamination(names, library, options.contamination)
+        return
     if not (options.model or options.rescore):
         raise OpenQwQError("no MODEL was named: give a checkpoint, a GGUF file or a hub id")
-    names = ("max_tokens", "top_k", "thinking_budget", "temperature", "top_p", "min_p")
-    changes = {n: v for n in names if (v := getattr(options, n)) is not None}
+    settings = ("max_tokens", "top_k", "thinking_budget", "temperature", "top_p", "min_p")
+    changes = {n: v for n in settings if (v := getattr(options, n)) is not None}
     params = replace(PRESETS[options.preset], **changes)
     plan = Plan(
         str(options.model), options.preset, params, options.seed,
         options.samples, options.limit, options.concurrency,
     )  # fmt: skip
-    library = Library(options.data, options.allow_changed_data)
-    request = Request(
-        options.tasks.split(","),
-        library,
-        plan,
-        options.out,
-        Window(options.lcb_release, *options.lcb_window),
-        options.resume,
-        options.workers,
+    window = Window(options.lcb_release, *options.lcb_window)
+    request = suite.Request(
+        names, library, plan, options.out, window, options.resume, options.workers
     )
-    if options.rescore:
-        return print_scores(asyncio.run(run_suite(request, None)))
+    open_chat = None if options.rescore else partial(_open_chat, options)
+    suite.print_scores(suite.run_suite(request, open_chat))
+
+
+@contextmanager
+def _open_chat(options: argparse.Namespace) -> Iterator["Chat"]:
     from openqwq.engine.open import open_model
     from openqwq.tasks.chat import EndpointChat, LocalChat, PatientChat
 
     if options.model.startswith(("http://", "https://")):
         from openqwq.engine.remote import RemoteChat
 
-        patient = PatientChat(EndpointChat(RemoteChat(options.model)))
-        return print_scores(asyncio.run(run_suite(request, patient)))
+        yield PatientChat(EndpointChat(RemoteChat(options.model)))
+        return
     opened = open_model(options.model, options.engine, options.concurrency, options.context_length)
-    chat = LocalChat(opened.generate, opened.tokenizer, opened.context_length)
     try:
-        return print_scores(asyncio.run(run_suite(request, chat)))
+        yield LocalChat(opened.generate, opened.tokenizer, opened.context_length)
     finally:
         opened.close()
 
@@ -351,17 +371,19 @@ def mcp_verb(options: argparse.Namespace) -> None:
 
 
 def sandbox_verb(options: argparse.Namespace) -> None:
-    """`qwq sandbox doctor`: every isolation layer, tried."""
-    from openqwq.sandbox.doctor import LEVELS
-    from openqwq.sandbox.local import doctor
+    """`qwq sandbox`: every isolation layer, tried; or the execution server."""
+    if options.action == "doctor":
+        from openqwq.sandbox.doctor import report, require
+        from openqwq.sandbox.local import doctor
 
-    found = asyncio.run(doctor())
-    for layer, problem in found.items():
-        print(f"{layer:<14} {problem or 'holds'}")
-    levels = [n for n, layers in LEVELS.items() if not any(found[layer] for layer in layers)]
-    print(f"levels that hold here: {', '.join(levels) or 'none'}")
-    if "full" not in levels:
-        raise OpenQwQError("the full level does not hold: programs are refused by default")
+        found = asyncio.run(doctor())
+        print(report(found), flush=True)
+        require(options.level, found)
+    else:
+        from openqwq.sandbox.server import serve
+
+        settings = {k: v for k, v in vars(options).items() if k not in ("verb", "action")}
+        serve(**settings)
 
 
 if __name__ == "__main__":

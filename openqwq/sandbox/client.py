@@ -14,14 +14,21 @@ from openqwq.types import OpenQwQError
 class RemoteSandbox:
     """A client of one server; waits up to `patience` seconds while the server is full.
 
+    `api_key` is the server's, where it asks for one.
+
     A refused request is an OpenQwQError; a server that cannot be reached or fails is a result
     with the status `error`. Use as an async context manager.
     """
 
-    def __init__(self, url: str, patience: float = 600.0, connections: int = 64) -> None:
+    def __init__(
+        self, url: str, patience: float = 600.0, connections: int = 64, api_key: str = ""
+    ) -> None:
         limits = httpx.Limits(max_connections=connections)
         timeout = httpx.Timeout(3600.0, connect=10.0)
-        self.client = httpx.AsyncClient(base_url=url, limits=limits, timeout=timeout)
+        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self.client = httpx.AsyncClient(
+            base_url=url, headers=headers, limits=limits, timeout=timeout
+        )
         self.patience = patience
 
     async def __aenter__(self) -> Self:

@@ -30,6 +30,8 @@ LEVELS: Mapping[str, frozenset[str]] = {
 
 def require(level: str, report: Mapping[str, str]) -> None:
     """Raise OpenQwQError naming the first layer of `level` that does not hold, and its remedy."""
+    if level not in LEVELS:
+        raise OpenQwQError(f"level is {level!r}: it must be one of {', '.join(LEVELS)}")
     for layer in REMEDIES:
         if layer in LEVELS[level] and report[layer]:
             weaker = [name for name, layers in LEVELS.items() if layer not in layers]
@@ -37,6 +39,16 @@ def require(level: str, report: Mapping[str, str]) -> None:
                 f"the sandbox layer {layer!r} is missing ({report[layer]}). It needs "
                 f"{REMEDIES[layer]}. Levels without it, by name: {', '.join(weaker) or 'none'}"
             )
+
+
+def report(found: Mapping[str, str]) -> str:
+    """Say for each layer whether it holds, else why not and what it needs; then the levels."""
+    lines = []
+    for layer, problem in found.items():
+        lines.append(f"{layer:<14} {'missing: ' + problem if problem else 'holds'}")
+        lines += [f"{'':<14} it needs {REMEDIES[layer]}"] if problem else []
+    levels = [name for name, layers in LEVELS.items() if not any(map(found.get, layers))]
+    return "\n".join([*lines, f"levels that hold here: {', '.join(levels) or 'none'}"])
 
 
 def inspect(steps: Mapping[str, Callable[[], None]]) -> dict[str, str]:

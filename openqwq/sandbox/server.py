@@ -1,22 +1,29 @@
 """The execution server: a `LocalSandbox` over HTTP, with a bounded queue and metrics."""
 
+import asyncio
 import json
 import secrets
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from openqwq.sandbox.local import LocalSandbox, LocalSession
-from openqwq.sandbox.protocol import Limits, RunRequest
+from openqwq.sandbox.doctor import require
+from openqwq.sandbox.local import LocalSandbox, LocalSession, doctor
+from openqwq.sandbox.protocol import DEFAULT, MAXIMUM, Limits, RunRequest
 from openqwq.types import OpenQwQError
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
 class Answer(JSONResponse):
@@ -28,18 +35,40 @@ class Answer(JSONResponse):
 
 
 class Server:
-    """The endpoints; `queue` requests may wait or run, later ones are told to come again."""
+    """The ASGI application, whose shutdown drains the sandbox.
 
-    def __init__(self, sandbox: LocalSandbox, queue: int = 1024, body_bytes: int = 2**24) -> None:
+    `queue` requests may wait or run, later ones are told to come again.
+
+    With an `api_key` each request but GET /health must bear it.
+    """
+
+    def __init__(
+        self,
+        sandbox: LocalSandbox,
+        queue: int = 1024,
+        body_bytes: int = 2**24,
+        api_key: str = "",
+    ) -> None:
         self.sandbox, self.queue, self.body_bytes = sandbox, queue, body_bytes
+        self.api_key = api_key
         self.sessions: dict[str, LocalSession] = {}
         self.pending = 0
         self.counts: Counter[str] = Counter()
         self.seconds = 0.0
+        routes = [
+            Route("/run", self.run, methods=["POST"]),
+            Route("/sessions", self.open, methods=["POST"]),
+            Route("/sessions/{id}/run", self.call, methods=["POST"]),
+            Route("/sessions/{id}", self.close, methods=["DELETE"]),
+            Route("/health", self.health),
+            Route("/metrics", self.metrics),
+        ]
+        handlers: dict[Any, Any] = {OpenQwQError: _refuse, HTTPException: _refuse}
+        self.routes = Starlette(routes=routes, exception_handlers=handlers, lifespan=self.lifespan)
 
     async def run(self, request: Request) -> Response:
         """POST /run: a RunRequest in, a RunResult out."""
-        data = await self._body(request)
+        data = self._limited(await self._body(request))
         async with self._place():
             result = await self.sandbox.run(RunRequest.from_json(data))
         self.counts[result.status] += 1
@@ -51,7 +80,7 @@ class Server:
         data = await self._body(request)
         if not isinstance(data, dict) or set(data) - {"limits"}:
             raise OpenQwQError('the body must be a JSON object with the one field "limits"')
-        limits = Limits.from_json(data.get("limits", {}))
+        limits = Limits.from_json(self._limited(data)["limits"])
         if len(self.sessions) >= self.sandbox.sessions:
             self.sessions = {name: s for name, s in self.sessions.items() if not s.ended}
         if len(self.sessions) >= self.sandbox.sessions:
@@ -100,6 +129,14 @@ class Server:
             lines += [f"# TYPE {name} {entry.split()[1]}", f"{name} {value}"]
         return PlainTextResponse("\n".join(lines) + "\n", media_type="text/plain; version=0.0.4")
 
+    def _limited(self, data: Any) -> Any:
+        """Fill in the limits that a request does not name: the defaults, or what is allowed."""
+        if not isinstance(data, dict) or not isinstance(data.get("limits", {}), dict):
+            return data  # malformed, as its reader will say
+        maximum = vars(self.sandbox.maximum)
+        allowed = {name: min(value, maximum[name]) for name, value in vars(DEFAULT).items()}
+        return {**data, "limits": {**allowed, **data.get("limits", {})}}
+
     def _session(self, request: Request) -> LocalSession:
         try:
             return self.sessions[request.path_params["id"]]
@@ -134,18 +171,18 @@ class Server:
         async with self.sandbox:
             yield
 
-    def app(self) -> Starlette:
-        """Return the ASGI application; its shutdown drains the sandbox."""
-        routes = [
-            Route("/run", self.run, methods=["POST"]),
-            Route("/sessions", self.open, methods=["POST"]),
-            Route("/sessions/{id}/run", self.call, methods=["POST"]),
-            Route("/sessions/{id}", self.close, methods=["DELETE"]),
-            Route("/health", self.health),
-            Route("/metrics", self.metrics),
-        ]
-        handlers: dict[Any, Any] = {OpenQwQError: _refuse, HTTPException: _refuse}
-        return Starlette(routes=routes, exception_handlers=handlers, lifespan=self.lifespan)
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on if it bears the key and comes from no web page."""
+        headers = Headers(scope=scope) if scope["type"] == "http" else Headers()
+        guarded = scope["type"] == "http" and scope["path"] != "/health" and self.api_key
+        sent, key = headers.get("authorization", "").encode(), f"Bearer {self.api_key}".encode()
+        answer: ASGIApp = self.routes
+        if "origin" in headers:  # a browser sends it: a page could use what listens on loopback
+            answer = Answer({"error": "requests of web pages are refused"}, 403)
+        elif guarded and not secrets.compare_digest(sent, key):
+            error = "the API key is missing or wrong: send it as Authorization: Bearer KEY"
+            answer = Answer({"error": error}, 401, {"WWW-Authenticate": "Bearer"})
+        await answer(scope, receive, send)
 
 
 async def _refuse(_: Request, error: Exception) -> Response:
@@ -155,6 +192,40 @@ async def _refuse(_: Request, error: Exception) -> Response:
     return Answer({"error": text}, status, headers)
 
 
-def serve(host: str = "127.0.0.1", port: int = 8182, **options: Any) -> None:
-    """Serve until SIGTERM or SIGINT, then let running requests finish (`options`: LocalSandbox)."""
-    uvicorn.run(Server(LocalSandbox(**options)).app(), host=host, port=port, access_log=False)
+def limits_from(settings: Sequence[str]) -> Limits:
+    """Read "name=value" settings over MAXIMUM; raise OpenQwQError for one that is no limit."""
+    found = MAXIMUM
+    for setting in settings:
+        name, _, text = setting.partition("=")
+        if name not in vars(MAXIMUM):
+            names = ", ".join(vars(MAXIMUM))
+            raise OpenQwQError(f"limit is {setting!r}: use NAME=VALUE with one of {names}")
+        try:
+            found = replace(found, **{name: type(getattr(MAXIMUM, name))(text)})
+        except ValueError:
+            raise OpenQwQError(f"limit {name} is {text!r}: it must be a number") from None
+    return found
+
+
+def serve(
+    host: str = "127.0.0.1",
+    port: int = 8182,
+    maximum: Sequence[str] = (),
+    queue: int = 1024,
+    api_key: str = "",
+    insecure: bool = False,
+    **options: Any,
+) -> None:
+    """Serve until SIGTERM or SIGINT, then let running requests finish (`options`: LocalSandbox).
+
+    Raises OpenQwQError for a public address without a key, and where the level does not hold.
+    """
+    if host not in LOOPBACK and not api_key and not insecure:
+        raise OpenQwQError(
+            f"host is {host!r}: others could run programs here; give --api-key (or the variable "
+            "QWQ_SANDBOX_KEY), listen on 127.0.0.1, or say --insecure"
+        )
+    sandbox = LocalSandbox(maximum=limits_from(maximum), **options)
+    require(sandbox.level, asyncio.run(doctor(sandbox.level, sandbox.packages)))
+    app = Server(sandbox, queue, api_key=api_key)
+    uvicorn.run(app, host=host, port=port, access_log=False)

@@ -4,29 +4,30 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import uvicorn
 
 from openqwq.sandbox.client import RemoteSandbox
 from openqwq.sandbox.local import LocalSandbox
-from openqwq.sandbox.protocol import DEFAULT, Case, RunRequest
-from openqwq.sandbox.server import Server
+from openqwq.sandbox.protocol import DEFAULT, MAXIMUM, Case, RunRequest
+from openqwq.sandbox.server import Server, limits_from, serve
 from openqwq.types import OpenQwQError
 
 
 @asynccontextmanager
 async def serving(
-    server: Server, **options: float
+    server: Server, **options: Any
 ) -> AsyncIterator[tuple[RemoteSandbox, uvicorn.Server]]:
-    config = uvicorn.Config(server.app(), port=0, log_level="warning", lifespan="on")
+    config = uvicorn.Config(server, port=0, log_level="warning", lifespan="on")
     running = uvicorn.Server(config)
     task = asyncio.create_task(running.serve())
     while not running.started:
         await asyncio.sleep(0.01)
         assert not task.done()
     port = running.servers[0].sockets[0].getsockname()[1]
-    async with RemoteSandbox(f"http://127.0.0.1:{port}", **options) as client:  # type: ignore[arg-type]
+    async with RemoteSandbox(f"http://127.0.0.1:{port}", **options) as client:
         yield client, running
     running.should_exit = True
     await task
@@ -137,3 +138,53 @@ async def test_a_server_that_is_gone_is_an_infrastructure_error() -> None:
     async with RemoteSandbox("http://127.0.0.1:9") as client:
         result = await client.run(RunRequest(""))
     assert (result.status, "sandbox server" in result.error) == ("error", True)
+
+
+async def test_a_key_is_asked_for_and_web_pages_are_refused(server: Server) -> None:
+    server.api_key = "secret"
+    async with serving(server, api_key="secret") as (remote, _):
+        assert (await remote.run(RunRequest("print(1)"))).cases[0].stdout == "1\n"
+        for header in ({"Authorization": "Bearer wrong"}, {"Authorization": ""}):
+            for path in ("/run", "/sessions", "/metrics", "/nothing"):
+                answer = await remote.client.post(path, headers=header)
+                assert (answer.status_code, "API key" in answer.text) == (401, True)
+            assert (await remote.client.get("/health", headers=header)).status_code == 200
+        page = {"Origin": "https://example.com"}
+        assert (await remote.client.post("/run", headers=page, json={})).status_code == 403
+
+
+async def test_limits_that_a_request_does_not_name_fit_the_server(
+    layers: dict[str, str],
+) -> None:
+    if layers["namespaces"]:
+        pytest.skip(f"user namespaces are absent here: {layers['namespaces']}")
+    maximum = limits_from(["wall_seconds=0.5", "memory_bytes=100000000"])
+    async with serving(Server(LocalSandbox(workers=1, maximum=maximum))) as (remote, _):
+        for body in ({"source": "x = bytearray(2 ** 28)"}, {"source": "1", "limits": {}}):
+            answer = await remote.client.post("/run", json=body)
+            assert answer.json()["status"] == ("memory" if "limits" not in body else "ok")
+        session = (await remote.client.post("/sessions", json={})).json()["id"]
+        code = {"source": "import time; time.sleep(9)"}
+        assert "timeout" in (await remote.client.post(f"/sessions/{session}/run", json=code)).text
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"host": "0.0.0.0"}, "host is '0.0.0.0'.*QWQ_SANDBOX_KEY"),
+        ({"maximum": ["seconds=1"]}, "limit is 'seconds=1'.*wall_seconds"),
+        ({"maximum": ["processes=many"]}, "limit processes is 'many': it must be a number"),
+        ({"maximum": ["processes=0"]}, "limits.processes is 0"),
+        ({"level": "none"}, "full, no-landlock"),
+        ({"packages": "/nowhere"}, "packages is '/nowhere'"),
+    ],
+)
+def test_a_server_with_a_mistake_in_its_settings_does_not_start(
+    settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(OpenQwQError, match=message):
+        serve(**settings)
+
+
+def test_settings_change_only_the_maxima_they_name() -> None:
+    assert limits_from(["processes=3"]) == replace(MAXIMUM, processes=3)
