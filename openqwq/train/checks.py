@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 
 from openqwq.train.episodes import Attempt
-from openqwq.train.learner import Learner
+from openqwq.train.learner import PolicyLearner
 from openqwq.train.packing import MicroBatch
 from openqwq.train.rollout import Sampler
 from openqwq.types import OpenQwQError
@@ -17,7 +17,7 @@ MAX_LOG_PROB_GAP = 1e-4  # nats, fp32
 
 async def check_first_batch(
     sampler: Sampler,
-    learner: Learner,
+    learner: PolicyLearner,
     attempts: Sequence[Attempt],
     micro_batches: Sequence[MicroBatch],
 ) -> None:
@@ -80,7 +80,7 @@ def check_mask(attempts: Sequence[Attempt], micro_batches: Sequence[MicroBatch])
         raise OpenQwQError("the loss covers tokens that were never sampled: the mask is wrong")
 
 
-def check_log_prob_gap(learner: Learner, micro_batches: Sequence[MicroBatch]) -> None:
+def check_log_prob_gap(learner: PolicyLearner, micro_batches: Sequence[MicroBatch]) -> None:
     """Learner and sampler must give the same tokens the same probability."""
     gap = 0.0
     with torch.no_grad():

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -16,6 +16,32 @@ from openqwq.train.packing import MicroBatch
 
 # (log-probs (loss_tokens,), micro-batch, token count of the whole step) -> (scalar loss, sums)
 Objective = Callable[[Tensor, MicroBatch, float], tuple[Tensor, Metrics]]
+
+
+class PolicyLearner(Protocol):
+    """What the RL loop asks of a learner, wherever it runs; see `Learner`."""
+
+    done: int
+
+    def train_step(self, batches: Sequence[MicroBatch], objective: Objective) -> dict[str, float]:
+        """Update the weights once."""
+        ...
+
+    def log_probs(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
+        """Log-probs of the targets and entropies."""
+        ...
+
+    def named_params(self) -> Iterator[tuple[str, Tensor]]:
+        """Every parameter by its checkpoint name."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """All that resuming needs."""
+        ...
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take over a `state`."""
+        ...
 
 
 class Learner:

@@ -70,7 +70,8 @@ def _families(trajectories: Sequence[Trajectory]) -> list[_Family]:
 def _join(families: Sequence[_Family]) -> MicroBatch:
     prefixes = [f for f in families if f.shared]
     inputs = [i for f in prefixes for i in f.members[0].token_ids[: f.shared]]
-    lengths, owners, starts, loss_tokens = [], [], [], []
+    lengths: list[int] = []
+    owners, starts, loss_tokens = [], [], []
     opened = 0
     for family in families:
         owner = opened if family.shared else -1

@@ -1,8 +1,8 @@
 """From nothing to a reasoning model: tokenizer, cold start, RL in two stages, evaluation."""
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -10,20 +10,16 @@ from pathlib import Path
 import torch
 
 from openqwq.agent.environments import CalculatorEnvironment
-from openqwq.config import Config, EngineConfig
-from openqwq.engine.engine import Engine, EngineLimits
 from openqwq.model import checkpoint
 from openqwq.model.qwen2 import ModelConfig, Qwen2
-from openqwq.sandbox.local import LocalSandbox
 from openqwq.tasks.evaluate import Outcome
-from openqwq.tasks.instructions import TasteVerifier
 from openqwq.tasks.mix import build_source
 from openqwq.tasks.source import Source, distinct, draw_tasks
 from openqwq.text.tokenizer import SPECIAL_TOKENS, TEXT_TOKENS, Tokenizer
 from openqwq.train.curriculum import Curriculum
-from openqwq.train.learner import Learner
+from openqwq.train.learner import Learner, PolicyLearner
+from openqwq.train.placement import LocalPlacement, Placement, local_engine
 from openqwq.train.progress import Display
-from openqwq.train.rl import Trainer
 from openqwq.train.rollout import Sampler
 from openqwq.train.run import Run, write_atomically
 from openqwq.train.sft import encode_example, train_sft, turns
@@ -34,17 +30,15 @@ from openqwq.train.stage2 import (
     stage2_mix,
     training_verifiers,
 )
-from openqwq.types import SamplingParams, Verifier
-from openqwq.verify.code import CodeVerifier
-from openqwq.verify.instructions import InstructionVerifier
-from openqwq.verify.math import MathVerifier
+from openqwq.types import Generate, SamplingParams, Verifier
 
 # Verifiers that are environments, and who judges the answer there.
 ENVIRONMENTS = {"calculator": "math"}
 
 
-async def run_stages(run: Run, display: Display) -> None:
-    """Every stage that the run has not finished yet, in order."""
+async def run_stages(run: Run, display: Display, placement: Placement | None = None) -> None:
+    """Every stage that the run has not finished yet, in order; RL happens where `placement` is."""
+    placement = placement or LocalPlacement()
     config = run.config
     torch.set_num_threads(config.threads or torch.get_num_threads())
     first, second = (
@@ -55,8 +49,8 @@ async def run_stages(run: Run, display: Display) -> None:
         stage2_mix(first, second, config.stage2.replay_share)  # a mistake in it shows at once
     tokenizer = prepare_tokenizer(run, [source for source, _ in first + second])
     async with AsyncExitStack() as stack:
-        verifiers = await open_verifiers(config, stack)
-        pipeline = Pipeline(run, display, first, second, tokenizer, verifiers)
+        verifiers = dict(await placement.verifiers(config, stack))
+        pipeline = Pipeline(run, display, first, second, tokenizer, verifiers, placement)
         model = pipeline.cold_start()
         await pipeline.evaluate("sft", model)
         model = await pipeline.reinforce(model)
@@ -65,25 +59,6 @@ async def run_stages(run: Run, display: Display) -> None:
             model = await pipeline.generalise(model)
             await pipeline.evaluate("stage2", model)
             await pipeline.evaluate("without_tools", model)
-
-
-async def open_verifiers(config: Config, stack: AsyncExitStack) -> dict[str, Verifier]:
-    """Every judge that a run may ask, by the name tasks ask for; `stack` closes them."""
-    sandbox = await stack.enter_async_context(
-        LocalSandbox(config.sandbox.workers, config.sandbox.level)
-    )
-    math = await stack.enter_async_context(MathVerifier())
-    verifiers: dict[str, Verifier] = {
-        "math": math,
-        "code": CodeVerifier(sandbox),
-        "instructions": InstructionVerifier(),
-        "preference": TasteVerifier(),
-    }
-    if any(entry.source == "gym" for entry in (*config.tasks, *config.stage2.tasks)):
-        from openqwq.tasks.gym import GymVerifier
-
-        verifiers["gym"] = GymVerifier()
-    return verifiers
 
 
 def prepare_tokenizer(run: Run, sources: Sequence[Source]) -> Tokenizer:
@@ -107,11 +82,6 @@ def prepare_tokenizer(run: Run, sources: Sequence[Source]) -> Tokenizer:
     return tokenizer
 
 
-def engine_limits(config: EngineConfig) -> EngineLimits:
-    """The engine's own record of its limits."""
-    return EngineLimits(**asdict(config))
-
-
 @dataclass(frozen=True)
 class Pipeline:
     """The stages, each of which is skipped where its result is on disk already."""
@@ -122,6 +92,7 @@ class Pipeline:
     second: Mix  # those that stage 2 adds
     tokenizer: Tokenizer
     verifiers: dict[str, Verifier]
+    placement: Placement
 
     def cold_start(self) -> Qwen2:
         """SFT from fresh weights."""
@@ -157,11 +128,13 @@ class Pipeline:
         if (saved := self._saved("stage1")) is not None:
             return saved
         curriculum = Curriculum(self.first, f"{config.seed}/rl")
-        with self._engine(model) as engine:
-            learner = Learner(model, config.rl.optimiser, config.rl.steps)
-            trainer = Trainer(run, config.rl, learner, self._sampler(engine), engine, curriculum)
+        place = self.placement
+        with place.policy(run, "rl", model, self.tokenizer, config.rl) as (learner, generate, link):
+            sampler = self._sampler(generate)
+            trainer = place.trainer(run, config.rl, learner, sampler, link, curriculum)
             with run.timed("stage 1"), self.display.stage("RL stage 1", config.rl.steps) as bar:
                 await trainer.train(bar)
+            _take_weights(model, learner)
         self._save("stage1", model)
         return model
 
@@ -170,8 +143,10 @@ class Pipeline:
         run, config = self.run, self.run.config.stage2
         if (saved := self._saved("stage2")) is not None:
             return saved
-        with self._engine(model) as engine:
-            sampler = self._sampler(engine)
+        place = self.placement
+        with place.policy(run, "stage2", model, self.tokenizer, config) as policy:
+            learner, generate, link = policy
+            sampler = self._sampler(generate)
             tastes = [source for source, _ in self.second if source.verifier == "preference"]
             reward_model = None
             if tastes:
@@ -179,21 +154,21 @@ class Pipeline:
                     reward_model = await prepare_reward_model(run, sampler, tastes, model)
                     bar(1, {})
             mix = stage2_mix(self.first, self.second, config.replay_share)
-            learner = Learner(model, config.optimiser, config.steps)
             before = Learner(copied(model), config.optimiser, 0) if config.kl_coefficient else None
             judges = self.verifiers | training_verifiers(config, reward_model)
-            trainer = Trainer(
+            trainer = place.trainer(
                 run,
                 config,
                 learner,
                 replace(sampler, verifiers=judges),
-                engine,
+                link,
                 Curriculum(mix, f"{run.config.seed}/stage2"),
                 "stage2",
                 before,
             )
             with run.timed("stage 2"), self.display.stage("RL stage 2", config.steps) as bar:
                 await trainer.train(bar)
+            _take_weights(model, learner)
         self._save("stage2", model)
         return model
 
@@ -211,7 +186,7 @@ class Pipeline:
             sources = [source for source in sources if source.verifier in ENVIRONMENTS]
         outcomes: list[Outcome] = []
         title = f"evaluate {name}"
-        with self._engine(model) as engine:
+        with local_engine(model, self.tokenizer, self.run.config) as engine:
             sampler = self._sampler(engine)
             with self.run.timed(title), self.display.stage(title, len(sources)) as bar:
                 for done, source in enumerate(sources, 1):
@@ -252,19 +227,10 @@ class Pipeline:
             for a in group
         ]
 
-    @contextmanager
-    def _engine(self, model: Qwen2) -> Iterator[Engine]:
-        """An engine over a copy of `model`."""
-        engine = Engine(copied(model), self.tokenizer, engine_limits(self.run.config.engine))
-        try:
-            yield engine
-        finally:
-            engine.close()
-
-    def _sampler(self, engine: Engine) -> Sampler:
+    def _sampler(self, generate: Generate) -> Sampler:
         config, judges = self.run.config, self.verifiers
         return Sampler(
-            engine,
+            generate,
             self.tokenizer,
             judges,
             {name: CalculatorEnvironment(judges[judge]) for name, judge in ENVIRONMENTS.items()},
@@ -280,3 +246,11 @@ class Pipeline:
         directory = self.run.directory / name
         checkpoint.save(model, directory, self.tokenizer)
         return directory
+
+
+def _take_weights(model: Qwen2, learner: PolicyLearner) -> None:
+    """The trained weights, which are elsewhere on a cluster."""
+    with torch.no_grad():
+        parameters = dict(model.named_parameters())
+        for name, value in learner.named_params():
+            parameters[name].copy_(value)

@@ -16,7 +16,7 @@ from openqwq.train.advantages import group_advantages, informative_groups, overl
 from openqwq.train.checks import check_first_batch
 from openqwq.train.curriculum import Curriculum
 from openqwq.train.episodes import Attempt
-from openqwq.train.learner import Learner
+from openqwq.train.learner import Learner, PolicyLearner
 from openqwq.train.loss import Metrics, policy_loss
 from openqwq.train.packing import MicroBatch, pack_trajectories
 from openqwq.train.rollout import Request, Sampler, by_kind, trajectories
@@ -47,7 +47,7 @@ class Trainer:
 
     run: Run
     config: RlConfig
-    learner: Learner
+    learner: PolicyLearner
     sampler: Sampler
     link: WeightLink
     curriculum: Curriculum
