@@ -5,6 +5,7 @@ silence and the document cannot differ from the behaviour.
 """
 
 import json
+import math
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -145,9 +146,9 @@ def _no_number(word: str) -> float:
 
 def _finite(text: str) -> float:
     value = float(text)
-    if value in (float("inf"), float("-inf")):
+    if math.isinf(value):
         raise ValueError(f"{text} is too large a number")
-    return value
+    return int(value) if value.is_integer() else value  # JSON Schema takes 2.0 for an integer
 
 
 def as_api_error(error: OpenQwQError) -> ApiError:

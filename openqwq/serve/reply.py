@@ -123,6 +123,8 @@ class Assembler:
         detail = self._malformed and ("malformed_tool_call", self._malformed)
         if cut and reason == "loop":
             detail = ("loop", "the reply repeated itself and was ended")
+        elif reason == "stop" and self._parser.in_thinking:
+            detail = ("no_answer", "the model ended its reply inside its thinking")
         finish = Finish(ending, detail or None, self._tokens, self._parser.reasoning_tokens)
         return [*pieces, Piece("end", tokens=self._take_logged(), finish=finish)]
 

@@ -167,6 +167,12 @@ def test_a_loop_is_a_length_with_a_detail_of_its_own() -> None:
     assert got["finish_reason"] == "length" and got["finish_details"]["type"] == "loop"
 
 
+def test_a_reply_that_ends_inside_its_thinking_says_so() -> None:
+    got = reply("only thoughts", ask())
+    assert (got["message"]["content"], got["finish_reason"]) == ("", "stop")
+    assert got["finish_details"]["type"] == "no_answer"
+
+
 def test_stop_texts_are_not_searched_in_the_thinking() -> None:
     got = reply("a END b</think>c END d", ask(["END"]))
     assert got["message"]["reasoning_content"] == "a END b"

@@ -149,6 +149,15 @@ def test_a_seed_fixes_the_reply_whatever_shares_the_batch(tiny: Any) -> None:
     assert ask(4, n=3)[1] == alone[0]  # reply i uses seed + i
 
 
+def test_a_whole_number_may_be_written_as_a_float(tiny: Any) -> None:
+    body = json.dumps({**BODY, "seed": 1}).replace(
+        '"max_tokens": 12', '"max_tokens": 3.0, "n": 2.0'
+    )
+    headers = {"content-type": "application/json"}
+    answer = httpx.post(tiny.url + CHAT, content=body, headers=headers)
+    assert answer.status_code == 200 and len(answer.json()["choices"]) == 2
+
+
 def test_tokenize_and_back(tiny: Any) -> None:
     post = lambda path, body: httpx.post(tiny.url + path, json=body).json()  # noqa: E731
     plain = post("/tokenize", {"text": "the fox <think>"})
