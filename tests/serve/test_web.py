@@ -7,9 +7,13 @@ import re
 import shutil
 import subprocess
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from openqwq.engine.open import OpenedModel
 
 ROOT = Path(__file__).parents[2]
 WEB = ROOT / "web"
@@ -88,10 +92,17 @@ def test_the_lock_file_names_no_download_address() -> None:
     assert '"resolved"' not in (WEB / "package-lock.json").read_text()
 
 
-def run_node(name: str) -> None:
+def run_node(name: str, **environment: str) -> None:
     """Runs one of the page's own test files; its report is shown where a test in it fails."""
     command = ["node", "--test", "--test-reporter=tap", f"tests/{name}"]
-    done = subprocess.run(command, cwd=WEB, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(
+        command,
+        cwd=WEB,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
     assert done.returncode == 0, done.stdout[-20_000:] + done.stderr[-2_000:]
 
 
@@ -101,12 +112,26 @@ needs_node = pytest.mark.skipif(
 )
 
 
+needs_chromium = pytest.mark.skipif(not CHROMIUM.is_file(), reason=f"needs Chromium at {CHROMIUM}")
+
+
 @needs_node
 def test_streams_tags_branches_and_half_written_markdown() -> None:
     run_node("unit.test.mjs")
 
 
 @needs_node
-@pytest.mark.skipif(not CHROMIUM.is_file(), reason=f"needs Chromium at {CHROMIUM}")
+@needs_chromium
 def test_every_flow_in_chromium() -> None:
     run_node("flows.test.mjs")
+
+
+@needs_node
+@needs_chromium
+def test_the_page_and_qwq_serve_understand_each_other(
+    scripted: Callable[..., OpenedModel], serve: Callable[..., Any]
+) -> None:
+    thinking = "the quick brown fox jumps over the lazy dog\n\n" * 6
+    model = scripted(f"{thinking}</think>\n\nThe answer is **42**.", delay=0.01)
+    with serve(model) as server:
+        run_node("served.test.mjs", CHAT_URL=f"{server.url}/", CHAT_MODEL="scripted")

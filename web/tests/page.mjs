@@ -37,10 +37,10 @@ export function startBrowser() {
 
 /** A fresh visitor's page; `close` asserts that it stayed clean. */
 export class Visit {
-  static async open(browser, url, view) {
+  static async open(browser, url, view, model = "mock-qwq") {
     const options = { ...view, permissions: ["clipboard-read", "clipboard-write"] };
     const context = await browser.newContext(options);
-    const visit = new Visit(context, url, view.viewport.width < 600);
+    const visit = new Visit(context, url, model, view.viewport.width < 600);
     await context.addInitScript(() => {
       addEventListener("securitypolicyviolation", (event) => {
         console.error(`CSP: ${event.effectiveDirective} ${event.blockedURI} ${event.sample}`);
@@ -50,8 +50,8 @@ export class Visit {
     return visit;
   }
 
-  constructor(context, url, phone) {
-    Object.assign(this, { context, url, phone, faults: [], expected: [] });
+  constructor(context, url, model, phone) {
+    Object.assign(this, { context, url, model, phone, faults: [], expected: [] });
   }
 
   async newPage() {
@@ -68,7 +68,7 @@ export class Visit {
     });
     await page.goto(this.url);
     await page.locator(".composer").waitFor();
-    await page.locator(".model", { hasText: "mock-qwq" }).waitFor();
+    await page.locator(".model", { hasText: this.model }).waitFor();
     return page;
   }
 
