@@ -12,6 +12,7 @@ from openqwq.text.tokenizer import Tokenizer
 from openqwq.types import Generate, Message, OpenQwQError, SamplingParams, ToolCall
 
 Tools = Sequence[Mapping[str, Any]]
+FIRST_PAUSE = 1.0  # seconds
 TOOLS_PROMPT = (
     "# Tools\n\nYou may call one or more functions to assist with the user query.\n\nYou are"
     " provided with function signatures within <tools></tools> XML tags:\n<tools>\n{tools}\n"
@@ -146,11 +147,10 @@ class EndpointChat:
 
 @dataclass(frozen=True)
 class PatientChat:
-    """A chat whose failures and empty replies are tried again, with doubling pauses (seconds)."""
+    """A chat whose failures and empty replies are tried again, after pauses that double."""
 
     chat: Chat
     attempts: int = 4
-    pause: float = 1.0
 
     async def reply(
         self, messages: Sequence[Message], tools: Tools, params: SamplingParams
@@ -159,7 +159,7 @@ class PatientChat:
         failure = ""
         for attempt in range(self.attempts):
             if attempt:
-                await asyncio.sleep(self.pause * 2 ** (attempt - 1))
+                await asyncio.sleep(FIRST_PAUSE * 2 ** (attempt - 1))
             try:
                 reply = await self.chat.reply(messages, tools, params)
             except (OpenQwQError, OSError, TimeoutError) as error:

@@ -1,8 +1,9 @@
 """The benchmarks by name, and the judges that they need."""
 
+import asyncio
 import difflib
-from collections.abc import Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,12 @@ from openqwq.tasks.benchmarks.livecodebench import LiveCodeVerifier, Window, liv
 from openqwq.tasks.benchmarks.mathematics import MATHEMATICS
 from openqwq.tasks.benchmarks.programs import PROGRAM_BENCHMARKS
 from openqwq.tasks.chat import Chat
+from openqwq.tasks.contamination import (
+    BenchmarkIndex,
+    file_texts,
+    require_clean,
+    search_texts,
+)
 from openqwq.tasks.evaluation import Plan, Selection, evaluate, open_run, rescore, select
 from openqwq.tasks.results import Summary
 from openqwq.tasks.statistics import Comparison
@@ -67,6 +74,9 @@ async def open_judges(
     return judges
 
 
+OpenChat = Callable[[], AbstractContextManager[Chat]]
+
+
 @dataclass(frozen=True)
 class Request:
     """What `qwq eval` was asked for: benchmarks by name, their data, how, and where to write."""
@@ -80,8 +90,8 @@ class Request:
     workers: int = 2
 
 
-async def run_suite(request: Request, chat: Chat | None) -> dict[str, Summary]:
-    """Evaluate `chat`, or with None judge the saved replies again; then write the report.
+def run_suite(request: Request, open_chat: OpenChat | None) -> dict[str, Summary]:
+    """Evaluate the chat that `open_chat` opens, or with None judge the saved replies again.
 
     Raises OpenQwQError naming what is missing, differs or cannot be reached.
     """
@@ -91,9 +101,16 @@ async def run_suite(request: Request, chat: Chat | None) -> dict[str, Summary]:
         select(benchmark, kind, benchmark.load(request.library), request.plan.limit)
         for benchmark, kind in chosen
     ]
-    if chat is not None:
-        hashes = request.library.hashes
-        open_run(request.directory, request.plan, selections, hashes, request.resume)
+    if open_chat is None:
+        return asyncio.run(_judge(request, selections, None))
+    open_run(request.directory, request.plan, selections, request.library.hashes, request.resume)
+    with open_chat() as chat:
+        return asyncio.run(_judge(request, selections, chat))
+
+
+async def _judge(
+    request: Request, selections: Sequence[Selection], chat: Chat | None
+) -> dict[str, Summary]:
     async with AsyncExitStack() as stack:
         judges = await open_judges(stack, selections, request.workers)
         if chat is None:
@@ -134,3 +151,17 @@ def print_comparison(comparisons: Mapping[str, Comparison]) -> None:
         table.add_row(name, f"{100 * gain.value:+.1f}", bounds, *counts, f"{found.p_value:.4f}")
     Console().print(table)
     print("p: two-sided paired permutation test over items; 95%: bootstrap over items.")
+
+
+def search_contamination(names: Sequence[str], library: Library, file: Path) -> None:
+    """Print which rows of a training file share text with these benchmarks.
+
+    Raises OpenQwQError where a row holds an item (nearly) whole.
+    """
+    known = benchmarks(Window())
+    tasks = [task for name in names for task in find_benchmark(name, known)[0].load(library)]
+    overlaps = search_texts(BenchmarkIndex(tasks), file_texts(file))
+    for found in overlaps:
+        print(f"row {found.row}: {100 * found.share:.0f}% of {found.item}: {found.words[:100]}")
+    print(f"{len(overlaps)} rows of {file} share text with {len(tasks)} items")
+    require_clean(overlaps, str(file))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from openqwq.tasks import chat as chats
 from openqwq.tasks.benchmarks.benchmark import Benchmark, seed_of
 from openqwq.tasks.benchmarks.mathematics import read_answer
 from openqwq.tasks.chat import ChatReply, PatientChat, Tools
@@ -146,7 +147,7 @@ def test_a_damaged_line_is_named(tmp_path: Path) -> None:
     run(tmp_path, Answering(lambda question, _: question))
     path = tmp_path / "toy.jsonl"
     path.write_bytes(b"{}\n" + path.read_bytes())
-    with pytest.raises(OpenQwQError, match="toy.jsonl line 1 is damaged"):
+    with pytest.raises(OpenQwQError, match=r"toy\.jsonl line 1 is damaged"):
         RecordFile(path).read()
 
 
@@ -155,7 +156,7 @@ def test_an_endpoint_that_never_answers_stops_the_run(tmp_path: Path) -> None:
         raise OpenQwQError("connection refused")
 
     chat = Answering(dead)
-    with pytest.raises(OpenQwQError, match="none of 16 replies could be had .connection refused"):
+    with pytest.raises(OpenQwQError, match=r"none of 16 replies could be had .connection refused"):
         run(tmp_path, chat, count=40)
     assert chat.calls < 20
 
@@ -168,7 +169,7 @@ def test_a_run_is_not_continued_with_other_settings_or_data(tmp_path: Path) -> N
     hotter = replace(plan, params=replace(plan.params, temperature=1.0))
     with pytest.raises(OpenQwQError, match=r"params was .*0\.6"):
         open_run(tmp_path, hotter, [selection()], {"file": "abc"}, resume=True)
-    with pytest.raises(OpenQwQError, match="data was .*abc.* is .*def"):
+    with pytest.raises(OpenQwQError, match=r"data was .*abc.* is .*def"):
         open_run(tmp_path, plan, [selection()], {"file": "def"}, resume=True)
 
 
@@ -208,7 +209,11 @@ def test_a_limit_draws_the_same_items_each_time_and_kinds_are_checked() -> None:
         select(benchmark, "odd", tasks, None)
 
 
-async def test_failures_and_empty_replies_are_tried_again_then_told() -> None:
+async def test_failures_and_empty_replies_are_tried_again_then_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(chats, "FIRST_PAUSE", 0.0)
+
     class Flaky:
         def __init__(self, *answers: str) -> None:
             self.answers = list(answers)
@@ -221,11 +226,11 @@ async def test_failures_and_empty_replies_are_tried_again_then_told() -> None:
 
     params = SamplingParams()
     chat = Flaky("fail", " ", "good")
-    assert (await PatientChat(chat, 3, 0.0).reply([], (), params)).answer == "good"
+    assert (await PatientChat(chat, 3).reply([], (), params)).answer == "good"
     with pytest.raises(OpenQwQError, match="no answer in 2 attempts: an empty reply"):
-        await PatientChat(Flaky("fail", "", "good"), 2, 0.0).reply([], (), params)
+        await PatientChat(Flaky("fail", "", "good"), 2).reply([], (), params)
     with pytest.raises(OpenQwQError, match="2 attempts: too slow"):
-        await PatientChat(Flaky("", "fail", "good"), 2, 0.0).reply([], (), params)
+        await PatientChat(Flaky("", "fail", "good"), 2).reply([], (), params)
 
 
 @pytest.mark.parametrize(

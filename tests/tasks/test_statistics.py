@@ -60,6 +60,6 @@ def test_few_differing_items_give_the_exact_sign_flip_probability() -> None:
 def test_equal_runs_do_not_differ_and_many_gains_are_significant() -> None:
     a = {str(i): float(i % 2) for i in range(60)}
     assert compare(a, a).p_value == 1.0
-    better = {name: 1.0 for name in a}
+    better = dict.fromkeys(a, 1.0)
     assert compare(a, better).p_value < 0.001
     assert compare(better, a).difference.value == pytest.approx(-0.5)
