@@ -41,20 +41,51 @@ def test_every_layer_holds_on_this_machine(layers: dict[str, str]) -> None:
     assert layers == dict.fromkeys(REMEDIES, "")
 
 
+ORDINARY = (
+    DOCTOR
+    + """
+from openqwq.sandbox.local import LocalSandbox
+from openqwq.sandbox.protocol import Case, RunRequest
+async def main():
+    async with LocalSandbox(workers=1) as sandbox:
+        cases = Case("1 2"), Case("3 4")
+        adding = RunRequest("print(sum(map(int, input().split())))", cases=cases)
+        print([case.stdout for case in (await sandbox.run(adding)).cases])
+        for source in "open('/etc/passwd')", "import socket; socket.socket()", "while 1: pass":
+            print((await sandbox.run(RunRequest(source, limits=quick))).cases[0].error)
+        session = await sandbox.session()
+        print([(await session.run(source)).stdout for source in ("x = 5", "x")])
+from dataclasses import replace
+from openqwq.sandbox.protocol import DEFAULT
+quick = replace(DEFAULT, wall_seconds=1.0)
+asyncio.run(main())
+"""
+)
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-def test_every_layer_holds_for_an_ordinary_user(layers: dict[str, str]) -> None:
+def test_every_layer_holds_and_programs_run_for_an_ordinary_user(layers: dict[str, str]) -> None:
     if layers["namespaces"]:
         pytest.skip(f"user namespaces are absent here: {layers['namespaces']}")
+    if shutil.which("setpriv") is None:
+        pytest.skip("setpriv, which makes an ordinary user of root, is not installed")
+    become = ["setpriv", "--reuid=12345", "--regid=12345", "--clear-groups"]
     for interpreter in (sys.executable, "/usr/bin/python3"):
-        if shutil.which("setpriv") is None:
-            break
-        ordinary = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", interpreter]
-        if subprocess.run([*ordinary, "-c", DOCTOR], capture_output=True).returncode == 0:
-            run = subprocess.run(
-                [*ordinary, "-c", DOCTOR], cwd=REPOSITORY, capture_output=True, text=True
-            )
-            assert eval(run.stdout) == dict.fromkeys(REMEDIES, "")
-            return
+        command = [*become, interpreter, "-c"]
+        start = [*command, "import os, sys, openqwq.sandbox.local; os.stat(sys.executable)"]
+        if subprocess.run(start, cwd=REPOSITORY, capture_output=True).returncode:
+            continue  # it belongs to root, or is too old
+        run = subprocess.run([*command, ORDINARY], cwd=REPOSITORY, capture_output=True, text=True)
+        found, *lines = run.stdout.splitlines()
+        assert eval(found) == dict.fromkeys(REMEDIES, ""), run.stderr
+        assert lines == [
+            "['3\\n', '7\\n']",
+            "FileNotFoundError: [Errno 2] No such file or directory: '/etc/passwd'",
+            "PermissionError: [Errno 1] Operation not permitted",
+            "the wall time ran out",
+            "['', '5\\n']",
+        ]
+        return
     pytest.skip("no interpreter here can be read by an ordinary user")
 
 

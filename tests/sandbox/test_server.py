@@ -1,6 +1,9 @@
 """The server: the same answers over HTTP, clear refusals, back-pressure, metrics and drain."""
 
 import asyncio
+import socket
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -188,3 +191,32 @@ def test_a_server_with_a_mistake_in_its_settings_does_not_start(
 
 def test_settings_change_only_the_maxima_they_name() -> None:
     assert limits_from(["processes=3"]) == replace(MAXIMUM, processes=3)
+
+
+def test_the_command_serves_and_ends_what_it_has_begun(layers: dict[str, str]) -> None:
+    if layers["namespaces"]:
+        pytest.skip(f"user namespaces are absent here: {layers['namespaces']}")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    words = ["sandbox", "serve", "--port", str(port), "--workers", "1", "--maximum", "processes=1"]
+    command = [sys.executable, "-m", "openqwq.cli", *words]
+
+    async def use(process: subprocess.Popen[str]) -> str:
+        assert process.stderr
+        while "running on" not in (line := process.stderr.readline()):
+            assert line, "the server ended"
+        async with RemoteSandbox(f"http://127.0.0.1:{port}") as client:
+            running = asyncio.create_task(
+                client.run(RunRequest("import time; time.sleep(1); print(7)"))
+            )
+            with pytest.raises(OpenQwQError, match="processes is 2, above the maximum 1"):
+                await client.run(RunRequest("", limits=replace(DEFAULT, processes=2)))
+            await asyncio.sleep(0.2)
+            process.terminate()
+            return (await running).cases[0].stdout
+
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert asyncio.run(use(process)) == "7\n"
+        finally:
+            process.terminate()
