@@ -156,6 +156,26 @@ class EvaluationConfig:
 
 
 @dataclass(frozen=True)
+class ClusterConfig:
+    """Who runs where on Ray; with `learners` 0 everything is in one process."""
+
+    learners: int = 0  # ranks that share the trained weights
+    samplers: int = 1
+    verifiers: int = 1
+    address: str = ""  # of a running Ray cluster; empty: one is started on this machine
+    cpus_per_actor: float = 1.0
+    gpus_per_learner: float = 0.0
+    gpus_per_sampler: float = 0.0
+    threads_per_actor: int = 1  # of PyTorch
+    mode: Literal["synchronous", "one_step_off", "asynchronous"] = "synchronous"
+    max_staleness: int = 8  # asynchronous: updates a sample may be behind, at most
+    timeout: float = 1800.0  # seconds that one call to an actor may take
+    precision: Literal["float32", "bfloat16"] = "float32"
+    recompute: bool = False  # keep only layer inputs for the backward pass
+    offload: bool = False  # shards in host memory
+
+
+@dataclass(frozen=True)
 class Config:
     """Everything a run depends on."""
 
@@ -170,6 +190,7 @@ class Config:
     engine: EngineConfig = EngineConfig()
     sandbox: SandboxConfig = SandboxConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    cluster: ClusterConfig = ClusterConfig()
 
 
 def load_config(files: Sequence[Path], overrides: Sequence[str] = ()) -> Config:
