@@ -38,11 +38,14 @@ class RemoteSandbox:
         await self.client.aclose()
 
     async def run(self, request: RunRequest) -> RunResult:
-        """Run every case on the server."""
-        try:
-            return RunResult.from_json(await self.ask("POST", "/run", request.to_json()))
-        except httpx.HTTPError as error:
-            return RunResult("error", error=f"sandbox server: {error!r}")
+        """Run every case on the server, once more where the connection breaks."""
+        reason = ""
+        for _ in range(2):
+            try:
+                return RunResult.from_json(await self.ask("POST", "/run", request.to_json()))
+            except httpx.HTTPError as error:
+                reason = f"sandbox server: {error!r}"
+        return RunResult("error", error=reason)
 
     async def session(self, limits: Limits = DEFAULT) -> "RemoteSession":
         """Open a session on the server."""

@@ -1,6 +1,7 @@
 """Plain data across a trust boundary: a flat JSON table, without recursion, classes or code."""
 
 import math
+import re
 from collections import Counter, deque
 from collections.abc import Callable, ItemsView, Iterator, KeysView, Mapping, ValuesView
 from itertools import islice
@@ -40,7 +41,8 @@ def encode(value: Any) -> list[Any]:
     """Return `[reference, table]`, JSON that keeps types, shared parts and cycles.
 
     A reference is a JSON scalar or `[index into table]`. Instances of the program's own classes
-    cross as class name and attributes; anything else raises TypeError naming its type.
+    cross as class name and attributes, an `re.Match` as the tuple of its texts; anything else
+    raises TypeError naming its type.
     """
     found: dict[int, int] = {}
     items: list[Any] = []
@@ -74,6 +76,8 @@ def _row(item: Any, refer: Callable[[Any], Any]) -> list[Any]:
             return ["str", str.__str__(item)]
         case bytes() | bytearray():
             return ["bytes" if isinstance(item, bytes) else "bytearray", item.hex()]
+        case re.Match():
+            return ["tuple", refer(item[0]), *map(refer, item.groups())]
         case range():
             return ["range", item.start, item.stop, item.step]
         case dict():

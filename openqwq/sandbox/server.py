@@ -228,4 +228,5 @@ def serve(
     sandbox = LocalSandbox(maximum=limits_from(maximum), **options)
     require(sandbox.level, asyncio.run(doctor(sandbox.level, sandbox.packages)))
     app = Server(sandbox, queue, api_key=api_key)
-    uvicorn.run(app, host=host, port=port, access_log=False)
+    # kept longer than clients keep a connection, so that none is closed under a request
+    uvicorn.run(app, host=host, port=port, access_log=False, timeout_keep_alive=75)

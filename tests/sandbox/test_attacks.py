@@ -10,7 +10,7 @@ A file of `attacks/` begins with its claim and what must be observed:
     # limits: processes=4             fields of Limits
     # cases: 3                        the program runs on as many cases
 
-`OPENQWQ_SANDBOX_RUNS=1000` is the number of mixed runs of the last test (default 60).
+`bench/sandbox_soak.py` does thousands of such runs.
 """
 
 import asyncio
@@ -22,6 +22,7 @@ import secrets
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, replace
@@ -38,7 +39,6 @@ from openqwq.types import CodeTests, Score, Task, TestCase
 from openqwq.verify.code import CodeVerifier
 
 ATTACKS = sorted(Path(__file__).with_name("attacks").glob("*.py"))
-RUNS = int(os.environ.get("OPENQWQ_SANDBOX_RUNS", "60"))
 SLOW = {"memory_flood", "memory_scan", "garbage_collector", "repeated_hash", "huge_number"}
 MARKED = [Path(place) for place in ("/tmp", "/var/tmp", "/dev/shm", "/run", "/root", "/", ".")]
 FIRST, SECOND = (f"EXPECTED-{secrets.token_hex(8)}" for _ in range(2))
@@ -268,7 +268,15 @@ async def test_no_attack_escapes_or_forges_a_pass(host: Host, path: Path) -> Non
     await host.check(before)
 
 
-async def test_nothing_is_left_behind_after_mixed_runs(host: Host) -> None:
+def suited(slow: bool = False) -> list[Attack]:
+    """Return the attacks that a run of many can hold."""
+    attacks = [Attack.read(path) for path in ATTACKS if slow or path.stem not in SLOW]
+    return [a for a in attacks if "wall_seconds" not in a.header.get("limits", "")]
+
+
+async def mixed_runs(host: Host, count: int, width: int = 4) -> None:
+    """Do `count` runs, half of them hostile; fail on a wrong result or on anything left behind."""
+
     async def one(attack: Attack) -> None:
         async with slots:
             if "run" in attack.header:
@@ -280,17 +288,24 @@ async def test_nothing_is_left_behind_after_mixed_runs(host: Host) -> None:
                 result = await host.sandbox.run(RunRequest(attack.source, cases=cases))
                 assert [case.stdout for case in result.cases] == ["3\n", "7\n"]
 
-    slots, chance = asyncio.Semaphore(4), random.Random(0)
+    slots, chance = asyncio.Semaphore(width), random.Random(0)
     ordinary = Attack("print(sum(map(int, input().split())))", {})
-    attacks = [Attack.read(path) for path in ATTACKS if path.stem not in SLOW]
-    attacks = [
-        attack for attack in attacks if "wall_seconds" not in attack.header.get("limits", "")
-    ]
     await host.sandbox.run(RunRequest(""))
     await host.quiet()
     before, files = host.seen(), len(os.listdir("/proc/self/fd"))
-    mixed = chance.choices(attacks, k=RUNS // 2) + [ordinary] * (RUNS - RUNS // 2)
-    await asyncio.gather(*[one(attack) for attack in chance.sample(mixed, RUNS)])
+    mixed = chance.choices(suited(), k=count // 2) + [ordinary] * (count - count // 2)
+    await asyncio.gather(*[one(attack) for attack in chance.sample(mixed, count)])
     await host.check(before)
     assert len(os.listdir("/proc/self/fd")) == files
     assert host.sandbox.deaths == 0
+
+
+async def test_nothing_is_left_behind_after_mixed_runs(host: Host) -> None:
+    await mixed_runs(host, 60)
+
+
+async def test_hostile_requests_under_load_are_all_answered_in_flat_memory() -> None:
+    command = [sys.executable, "bench/sandbox_soak.py", "--runs", "0", "--requests", "240"]
+    run = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "240 hostile requests, 240 answers, 0 errors" in run.stdout
