@@ -54,7 +54,10 @@ class Folder:
         if not folder.is_dir():
             raise OpenQwQError(f"{path!r} is not a folder: read_file reads files")
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-        names = [f"{entry.name}/" if entry.is_dir() else entry.name for entry in entries]
+        names = [
+            f"{entry.name}/" if entry.is_dir(follow_symlinks=False) else entry.name
+            for entry in entries
+        ]
         return "\n".join(names) or "(empty)"
 
     def search_folder(self, text: str, path: str = ".") -> str:

@@ -191,7 +191,7 @@ class Conversation:
             self.transcript.add(Asked(question))
             try:
                 runner.run(self.answer(question))
-            except (KeyboardInterrupt, asyncio.CancelledError):
+            except asyncio.CancelledError:
                 self.screen.note("stopped by Ctrl-C; once more ends the conversation")
             except OpenQwQError as error:
                 self.screen.note(f"qwq: {error}")
@@ -202,6 +202,10 @@ class Conversation:
         asked = len(self.messages)
         self.messages.append({"role": "user", "content": question})
         run = self.agent.run(list(self.messages), self.params)
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+        # Not the runner's own handler: a signal just before the loop waits would not wake it.
+        loop.add_signal_handler(signal.SIGINT, task.cancel)
         try:
             async for event in run:
                 self.transcript.add(event)
@@ -210,6 +214,7 @@ class Conversation:
                     self.messages += event.messages
         finally:
             await run.aclose()
+            loop.remove_signal_handler(signal.SIGINT)
             if len(self.messages) == asked + 1:  # nothing was said: the question goes too
                 del self.messages[asked:]
 
