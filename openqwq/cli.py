@@ -18,6 +18,7 @@ from openqwq.types import OpenQwQError
 if TYPE_CHECKING:
     from openqwq.config import Config
     from openqwq.tasks.chat import Chat
+    from openqwq.train.placement import Placement
 
 MINI = Path(__file__).parent / "configs" / "mini.toml"
 LCB_WINDOW = ("2024-08-01", "2025-02-01")  # of the announcement
@@ -130,6 +131,8 @@ def _add_serve_verb(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--drain", type=float, default=30.0, help="seconds to end replies in")
     parser.add_argument("--allow-host", default="", help="names it is reached by, with commas")
     parser.add_argument("--allow-origin", default="", help="pages that may use it, with commas")
+    parser.add_argument("--tools", default="", help="it runs itself: python,calculator,files:DIR")
+    parser.add_argument("--mcp", action="append", default=[], metavar="COMMAND|URL")
     parser.add_argument("--connect", default="", help="origins its web chat may call, with commas")
     parser.set_defaults(verb=serve_verb)
 
@@ -224,12 +227,26 @@ def _train(config: "Config", options: argparse.Namespace) -> None:
 
     run = Run(options.out, config, options.resume)
     try:
-        asyncio.run(run_stages(run, Display()))
+        with _placement(config) as placement:
+            asyncio.run(run_stages(run, Display(), placement))
     except InterruptedRun as stop:
         print(f"qwq: {stop}", file=sys.stderr)
         raise SystemExit(130) from None
     finally:
         run.close()
+
+
+def _placement(config: "Config") -> "AbstractContextManager[Placement | None]":
+    if not config.cluster.learners:
+        return nullcontext()
+    try:
+        from openqwq.cluster.placement import ray_placement
+    except ModuleNotFoundError as error:
+        raise OpenQwQError(
+            f"cluster.learners is {config.cluster.learners}, but {error.name} is not installed: "
+            "pip install 'openqwq[cluster]', or set it to 0 to train in one process"
+        ) from error
+    return ray_placement(config)
 
 
 def report_verb(options: argparse.Namespace) -> None:
@@ -318,14 +335,16 @@ def serve_verb(options: argparse.Namespace) -> None:
     from openqwq.serve.guard import Access
     from openqwq.serve.server import ServerOptions, serve
     from openqwq.serve.terminal import opened
+    from openqwq.serve.tool_steps import ServerTools
 
-    hosts, origins, connect = (
+    hosts, origins, connect, names = (
         tuple(filter(None, text.split(",")))
-        for text in (options.allow_host, options.allow_origin, options.connect)
+        for text in (options.allow_host, options.allow_origin, options.connect, options.tools)
     )
     access = Access(options.api_key, hosts, origins)
-    limits = ServerOptions(access, options.slots, options.queue, options.drain, connect)
     access.require_safe(options.host, options.insecure)
+    tools = ServerTools.opened(names, options.mcp)
+    limits = ServerOptions(access, options.slots, options.queue, options.drain, connect, tools)
     serve(opened(options, options.slots), limits, options.host, options.port)
 
 

@@ -37,6 +37,7 @@ from openqwq.serve.protocol import (
 from openqwq.serve.reply import Ask, reply
 from openqwq.serve.responses import ResponsesForm, ask_response
 from openqwq.serve.running import Running
+from openqwq.serve.tool_steps import ServerTools
 from openqwq.text.template import encode_chat
 from openqwq.types import OpenQwQError
 
@@ -57,6 +58,7 @@ class ServerOptions:
     queue: int = 64
     drain_seconds: float = 30.0
     connect: tuple[str, ...] = ()
+    tools: ServerTools = field(default_factory=ServerTools)
 
     def __post_init__(self) -> None:
         for name, least in (("slots", 1), ("queue", 0), ("drain_seconds", 0)):
@@ -75,10 +77,23 @@ class Server:
     async def chat(self, request: Request) -> Response:
         """POST /v1/chat/completions."""
         body = await self._body(request, "ChatRequest")
-        ask = await asyncio.to_thread(ask_chat, self.model, body)
+        tools = self.options.tools
+        own = tools.wanted(body)
+        shown = {**body, "tools": tools.specifications} if own else body
+        ask = await asyncio.to_thread(ask_chat, self.model, shown)
         reply_id = f"chatcmpl-{secrets.token_hex(12)}"
         form = ChatForm(reply_id, self.model.name, self.model.tokenizer, ask, body)
-        return await self._reply(request, reply_id, form, ask, body)
+        if not own:
+            return await self._reply(request, reply_id, form, ask, body)
+        run = partial(tools.reply, self.model, body, ask)
+        return await self.running.respond(
+            request,
+            reply_id,
+            form,
+            lambda steering: [run(i, steering) for i in range(ask.n)],
+            ask.n,
+            body.get("stream", False),
+        )
 
     async def respond(self, request: Request) -> Response:
         """POST /v1/responses."""
@@ -197,9 +212,10 @@ class Server:
             raise ApiError(404, text, "model", "model_not_found")
 
     def _model(self) -> dict[str, Any]:
+        names = [tool["function"]["name"] for tool in self.options.tools.specifications]
         fixed = {"object": "model", "created": self._started, "owned_by": "openqwq"}
         model = {"id": self.model.name, **fixed, "context_length": self.model.context_length}
-        return {**model, "engine": self.model.engine, "tools": []}
+        return {**model, "engine": self.model.engine, "tools": names}
 
 
 async def _refuse(_: Request, error: Exception) -> Response:

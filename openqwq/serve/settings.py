@@ -74,10 +74,12 @@ def _set_default(action: argparse.Action, source: str, value: Any) -> None:
         action.default = truth
         return
     convert = action.type if callable(action.type) else str
+    several = isinstance(action.default, list)
+    values = value if several and isinstance(value, list) else [value]
     try:
-        converted = convert(str(value))
+        converted = [convert(str(each)) for each in values]
     except (ValueError, TypeError) as error:
         raise OpenQwQError(f"{source} is {value!r}: not a valid value ({error})") from error
-    if action.choices is not None and converted not in action.choices:
+    if action.choices is not None and not set(converted) <= set(action.choices):
         raise OpenQwQError(f"{source} is {value!r}: choose from {', '.join(action.choices)}")
-    action.default = converted
+    action.default = converted if several else converted[0]
