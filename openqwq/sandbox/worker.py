@@ -32,6 +32,7 @@ COMMON = "bisect functools heapq itertools math operator string"
 REPORTED = ("ok", "compile_error", "runtime_error", "memory")
 OF_SCRIPTS = ("ended", "unconfined")  # the program behind the pipe is gone, or never was
 QUIET_MILLISECONDS = 10
+START_SECONDS = 10.0  # in which a case must be confined, before its wall time counts
 REASONS = {"timeout": "the wall time ran out", "output_limit": "wrote more than output_bytes"}
 Report = dict[str, Any]
 
@@ -222,6 +223,7 @@ class Supervisor:
     ) -> tuple[str, dict[int, bytearray]]:
         """Collect output until exit, time-out, a full pipe or, in a session, a whole report."""
         deadline, process, poll = time.monotonic() + wall, os.pidfd_open(pid), select.poll()
+        confined_by = time.monotonic() + (0 if report else START_SECONDS)
         texts, reason = {pipe: bytearray() for pipe in pipes}, ""
         poll.register(self.channel, select.POLLRDHUP)
         poll.register(process, select.POLLIN)
@@ -231,6 +233,9 @@ class Supervisor:
             poll.register(pipe, select.POLLIN)
         while not reason:
             remaining = deadline - time.monotonic()
+            if remaining <= 0 and not any(texts.values()) and time.monotonic() < confined_by:
+                deadline = time.monotonic() + wall  # a busy machine: the program has not begun
+                continue
             if remaining <= 0:
                 reason = "timeout"
                 break
