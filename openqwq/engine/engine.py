@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from openqwq.engine.cache import CacheAttention, SlotCache
+from openqwq.engine.packed import PackedModel
 from openqwq.engine.sampler import alternatives, mask_logits, sample
 from openqwq.engine.scheduler import Group, Scheduler
 from openqwq.engine.sequence import Sequence
@@ -39,7 +40,7 @@ class EngineLimits:
 
 
 class Engine:
-    """Samples from `model`, which it owns: train another copy and `push` its weights here.
+    """Samples from a copy of `model` in its own layout; `push` brings later weights.
 
     One step prefills a budget of prompt tokens, then decodes one token for every running sequence.
     Steps run on a thread of the engine's own while the event loop stays free. `closing_text` is
@@ -55,7 +56,7 @@ class Engine:
     ) -> None:
         tokenizer.require_fits(model.config.vocab_size)
         self.limits = limits or EngineLimits()
-        self.model, self.tokenizer, self.version = model.eval(), tokenizer, 0
+        self.model, self.tokenizer, self.version = PackedModel(model), tokenizer, 0
         self.closing_ids = tokenizer.encode(closing_text, allow_special=True)
         parameter = next(model.parameters())
         rows, length = self.limits.slots + self.limits.lanes, self.limits.max_length
@@ -85,12 +86,15 @@ class Engine:
     ) -> AsyncIterator[TokenEvent]:
         """See `Generate.stream`."""
         (sequence,) = self._submit(prompt_ids, params, 1, steering)
-        events, sent = sequence.events, 0
+        sent = 0
         try:
-            while sent == 0 or events[sent - 1].finish_reason is None:
-                if sent < len(events):
+            while True:
+                event = sequence.event(sent)
+                if event is not None:
                     sent += 1
-                    yield events[sent - 1]
+                    yield event
+                    if event.finish_reason:
+                        return
                 elif sequence.failure:
                     raise sequence.failure
                 else:
@@ -109,10 +113,7 @@ class Engine:
         with self._lock:
             if self.scheduler.unfinished() and not in_flight:
                 raise RuntimeError("weights pushed while sequences are running")
-            own = self.model.state_dict()
-            with torch.no_grad():
-                for name, value in named_params:
-                    own[name].copy_(value)
+            self.model.load(named_params)
             self.version = version
 
     def close(self) -> None:
@@ -235,8 +236,7 @@ class Engine:
     ) -> Tensor:
         attend = CacheAttention(self.scheduler.cache, slots, starts, counts)
         ids = torch.tensor(token_ids, device=self.device)
-        hidden: Tensor = self.model(ids, attend.position_ids, attend)
-        return hidden
+        return self.model.forward(ids, attend.position_ids, attend)
 
     def _draw(self, sequences: list[Sequence], logits: Tensor) -> None:
         """Append a sampled or forced token to each sequence from its row of `logits`."""

@@ -77,9 +77,9 @@ class Relay:
         sent = 0
         async with aclosing(self._requests(sequence)) as tokens:
             async for _ in tokens:
-                while sent < len(sequence.events):
+                while event := sequence.event(sent):
                     sent += 1
-                    yield sequence.events[sent - 1]
+                    yield event
 
     def _sequence(self, prompt_ids: Ids[int], params: SamplingParams, seed: int) -> Sequence:
         if params.grammar:

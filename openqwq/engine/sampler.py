@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from openqwq.types import SamplingParams
@@ -32,36 +33,55 @@ def log_distribution(logits: Tensor, params: Sequence[SamplingParams]) -> Tensor
     Temperature, then top-k, top-p and min-p, then renormalised: transformers' order.
     Greedy rows keep temperature 1, so that their reported log-probs say something.
     """
-    temperatures = [p.temperature or 1.0 for p in params]
-    if any(t != 1.0 for t in temperatures):
-        logits = logits / torch.tensor(temperatures, device=logits.device)[:, None]
+    logits = _tempered(logits, params)
     log_probs = logits.log_softmax(-1)
-    if not any(p.temperature and (p.top_k or p.top_p < 1 or p.min_p) for p in params):
-        return log_probs
-    return log_probs.masked_fill(_filtered_out(log_probs, params), float("-inf")).log_softmax(-1)
+    rows = [i for i, p in enumerate(params) if _filters(p)]
+    if rows:
+        ranked, ids = _ranked(logits[rows], [params[i] for i in rows])
+        minus = torch.full_like(log_probs[rows], float("-inf"))
+        log_probs[rows] = minus.scatter_(1, ids, ranked)
+    return log_probs
 
 
-def _filtered_out(log_probs: Tensor, params: Sequence[SamplingParams]) -> Tensor:
-    """True (rows, vocab) where a row's filters forbid the token."""
-    vocab = log_probs.shape[1]
-    greedy = [p.temperature == 0 for p in params]
+def _filters(params: SamplingParams) -> bool:
+    return bool(params.temperature and (params.top_k or params.top_p < 1 or params.min_p))
+
+
+def _tempered(logits: Tensor, params: Sequence[SamplingParams]) -> Tensor:
+    temperatures = [p.temperature or 1.0 for p in params]
+    if all(t == 1.0 for t in temperatures):
+        return logits
+    return logits / torch.tensor(temperatures, device=logits.device)[:, None]
+
+
+def _ranked(logits: Tensor, params: Sequence[SamplingParams]) -> tuple[Tensor, Tensor]:
+    """Log-probs and ids (rows, k) of the likeliest tokens, best first; -inf where filtered out."""
+    vocab = logits.shape[1]
 
     def column(values: list[float]) -> Tensor:
-        return torch.tensor(values, device=log_probs.device)[:, None]  # (rows, 1)
+        return torch.tensor(values, device=logits.device)[:, None]  # (rows, 1)
 
-    top_k = column(
-        [vocab if g or not p.top_k else p.top_k for p, g in zip(params, greedy, strict=True)]
-    )
-    top_p = column(
-        [2.0 if g or p.top_p == 1 else p.top_p for p, g in zip(params, greedy, strict=True)]
-    )
-    min_p = column([0.0 if g else p.min_p for p, g in zip(params, greedy, strict=True)])
-    ranked, order = log_probs.sort(descending=True, stable=True)
-    beyond_k = torch.arange(vocab, device=log_probs.device) >= top_k
+    top_k = column([p.top_k or vocab for p in params])
+    top_p = column([2.0 if p.top_p == 1 else p.top_p for p in params])
+    min_p = column([p.min_p for p in params])
+    ranked, ids = _likeliest(logits, min(int(top_k.max()), vocab))
+    beyond_k = torch.arange(ranked.shape[1], device=logits.device) >= top_k
     kept = ranked.masked_fill(beyond_k, float("-inf")).softmax(-1)
     mass_before = kept.cumsum(-1) - kept
     out = beyond_k | (mass_before >= top_p) | (kept < min_p * kept[:, :1])
-    return torch.empty_like(out).scatter_(1, order, out)
+    return ranked.masked_fill(out, float("-inf")).log_softmax(-1), ids
+
+
+def _likeliest(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Values and ids (rows, count), best first; among equals the lowest ids."""
+    if count < logits.shape[1]:
+        values, ids = logits.topk(count + 1)
+        if bool((values[:, count - 1] > values[:, count]).all()):  # no tie at the last place
+            ids = ids[:, :count].sort(dim=1).values
+            values, order = logits.gather(1, ids).sort(dim=1, descending=True, stable=True)
+            return values, ids.gather(1, order)
+    values, ids = logits.sort(descending=True, stable=True)
+    return values[:, :count], ids[:, :count]
 
 
 def mask_logits(logits: Tensor, masks: Sequence[bytes | None]) -> Tensor:
@@ -100,13 +120,59 @@ def sample(
 
     `steps` is each row's count of tokens drawn so far: with the seed it fixes the draw.
     """
-    log_probs = log_distribution(logits, params)
-    cumulative = log_probs.double().exp().cumsum(-1)
-    draws = uniforms(seeds, steps).to(logits.device)[:, None] * cumulative[:, -1:]
-    token_ids = torch.searchsorted(cumulative, draws, right=True).squeeze(1)
-    greedy = [p.temperature == 0 for p in params]
+    draws = uniforms(seeds, steps).to(logits.device)
+    logits = _tempered(logits, params)
+    filtered = [_filters(p) for p in params]
+    if not any(filtered):
+        return _draw(logits, draws, [p.temperature == 0 for p in params])
+    if all(filtered):
+        return _draw_ranked(logits, draws, params)
+    token_ids = torch.empty(len(params), dtype=torch.long, device=logits.device)
+    log_probs = torch.empty(len(params), device=logits.device)
+    for kind in (True, False):
+        rows = [i for i, f in enumerate(filtered) if f == kind]
+        own = [params[i] for i in rows]
+        if kind:
+            drawn = _draw_ranked(logits[rows], draws[rows], own)
+        else:
+            drawn = _draw(logits[rows], draws[rows], [p.temperature == 0 for p in own])
+        token_ids[rows], log_probs[rows] = drawn
+    return token_ids, log_probs
+
+
+def _draw_ranked(
+    logits: Tensor, draws: Tensor, params: Sequence[SamplingParams]
+) -> tuple[Tensor, Tensor]:
+    """By rank: the filters leave few tokens, so that few have to be looked at."""
+    log_probs, ids = _ranked(logits, params)
+    rank, _ = _invert(log_probs.exp(), draws)
+    return ids.gather(1, rank).squeeze(1), log_probs.gather(1, rank).squeeze(1)
+
+
+def _draw(logits: Tensor, draws: Tensor, greedy: Sequence[bool]) -> tuple[Tensor, Tensor]:
+    """By id: first the block of 64 tokens, then the token in it, so that running sums are short."""
+    probs = logits.softmax(-1)
+    padded = F.pad(probs, (0, -probs.shape[1] % 64))
+    blocks = padded.view(len(probs), -1, 64)
+    block, rest = _invert(blocks.sum(-1), draws)
+    inside = blocks.gather(1, block[:, :, None].expand(-1, -1, 64)).squeeze(1)
+    token_ids = 64 * block + _invert(inside, rest)[0]
     if any(greedy):
-        token_ids = torch.where(
-            torch.tensor(greedy, device=logits.device), logits.argmax(-1), token_ids
-        )
-    return token_ids, log_probs.gather(1, token_ids[:, None]).squeeze(1)
+        best = logits.argmax(-1, keepdim=True)
+        chosen = torch.tensor(greedy, device=logits.device)[:, None]
+        token_ids = torch.where(chosen, best, token_ids)
+    log_probs = logits.gather(1, token_ids).squeeze(1) - logits.logsumexp(-1)
+    return token_ids.squeeze(1), log_probs
+
+
+def _invert(weights: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
+    """Where each row's running sum passes its draw from [0, 1) of the whole, in fp64.
+
+    The index (rows, 1), and how far into its weight the draw reaches, from [0, 1) again (rows,).
+    """
+    total = weights.double().cumsum(-1)
+    wanted = draws[:, None] * total[:, -1:]
+    index = torch.searchsorted(total, wanted, right=True).clamp(max=weights.shape[1] - 1)
+    width = weights.gather(1, index).double()
+    rest = ((wanted - total.gather(1, index)) / width + 1).clamp(0, 1 - 2**-53)
+    return index, rest.squeeze(1)

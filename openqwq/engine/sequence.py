@@ -44,9 +44,12 @@ class Sequence:
     steering: Steering | None = None
     token_ids: list[int] = field(default_factory=list)
     weight_version: list[int] = field(default_factory=list)
-    events: list[TokenEvent] = field(default_factory=list)
+    log_probs: list[float] = field(default_factory=list)
+    sampled_mask: list[bool] = field(default_factory=list)
+    alternatives: dict[int, tuple[tuple[int, float], ...]] = field(default_factory=dict)
     forced: list[int] = field(default_factory=list)
     finish_reason: FinishReason | None = None
+    ending: tuple[int, FinishReason] | None = None  # index of the last token, why it is the last
     failure: Exception | None = None
     phase_start: int = 0  # index of the answer's first token, once there is one
     thinking_loops: bool = False
@@ -88,16 +91,31 @@ class Sequence:
         if sampled and not self.finish_reason and self.grammar and not self.think.in_thinking:
             self.grammar.accept(token_id)
         self.token_ids.append(token_id)
-        self.weight_version.append(version)
+        self.log_probs.append(log_prob)
+        self.sampled_mask.append(sampled)
+        if alternatives:
+            self.alternatives[len(self.token_ids) - 1] = alternatives
         if self.think.feed(token_id):
             self.phase_start = len(self.token_ids)
         reason = self._reason(token_id, sampled)
-        self.events.append(TokenEvent(token_id, log_prob, sampled, reason, alternatives))
+        if reason:
+            self.ending = len(self.token_ids) - 1, reason
+        self.weight_version.append(version)
         if reason:
             self.finish_reason = reason
 
+    def event(self, index: int) -> TokenEvent | None:
+        """The streamed form of one token; None where it has not been drawn yet."""
+        if index >= len(self.weight_version):
+            return None
+        reason = self.ending[1] if self.ending and self.ending[0] == index else None
+        drawn = self.token_ids[index], self.log_probs[index], self.sampled_mask[index]
+        return TokenEvent(*drawn, reason, self.alternatives.get(index, ()))
+
     def _reason(self, token_id: int, sampled: bool) -> FinishReason | None:
-        if token_id in self.params.stop_token_ids or (sampled and self._grammar_ended(token_id)):
+        if token_id in self.params.stop_token_ids:
+            return "stop"
+        if self.grammar and sampled and token_id in self.grammar.end_ids:
             return "stop"
         if len(self.token_ids) >= self.max_tokens:
             return "length"
@@ -106,9 +124,6 @@ class Sequence:
                 return "loop"
             self.thinking_loops = True
         return None
-
-    def _grammar_ended(self, token_id: int) -> bool:
-        return self.grammar is not None and token_id in self.grammar.end_ids
 
     def cancel(self, failure: Exception | None = None) -> None:
         """End now unless it has ended; what it holds is freed before the next step."""
@@ -122,8 +137,8 @@ class Sequence:
         assert self.finish_reason is not None
         return Completion(
             self.token_ids,
-            [event.log_prob for event in self.events],
-            [event.sampled for event in self.events],
+            self.log_probs,
+            self.sampled_mask,
             self.weight_version,
             self.finish_reason,
             len(self.prompt_ids),
