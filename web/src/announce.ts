@@ -2,8 +2,12 @@
 
 const PAUSE = 1200;
 
+/** How much of one reply's answer has been read out. */
+export interface Reading {
+  spoken: number;
+}
+
 export class Announcer {
-  private spoken = 0;
   private queue: string[] = [];
   private timer = 0;
 
@@ -15,17 +19,13 @@ export class Announcer {
     this.flush();
   }
 
-  /** A new reply begins. */
-  begin(): void {
-    this.spoken = 0;
-  }
-
-  /** The answer so far; sentences that have ended since the last call are read out. */
-  answer(text: string, done: boolean): void {
-    const end = done ? text.length : lastSentenceEnd(text, this.spoken);
-    if (end <= this.spoken) return;
-    const words = speakable(text.slice(this.spoken, end));
-    this.spoken = end;
+  /** An answer so far; sentences that have ended since the last call are read out. */
+  answer(reading: Reading, text: string, done: boolean): void {
+    if (this.timer && !done) return; // nothing can be said yet, so there is no need to look
+    const end = done ? text.length : lastSentenceEnd(text, reading.spoken);
+    if (end <= reading.spoken) return;
+    const words = speakable(text.slice(reading.spoken, end));
+    reading.spoken = end;
     if (words) this.queue.push(words);
     this.flush();
   }

@@ -1,6 +1,6 @@
 /** What the page does: the open conversation, the replies that run, and every action on them. */
 
-import { Announcer } from "./announce";
+import { Announcer, type Reading } from "./announce";
 import { answerNow, ConnectionError, listModels, requestBody, streamChat } from "./api";
 import { explain } from "./problems";
 import { ReplyFolder } from "./reply";
@@ -35,6 +35,8 @@ interface Run {
   /** The server's id of this reply, once known: what "answer now" names. */
   responseId: string | null;
   savedAt: number;
+  /** Of the answer text after the last tool. */
+  reading: Reading;
 }
 
 export class Chat {
@@ -252,12 +254,18 @@ export class Chat {
   }
 
   private async stream(conversation: Conversation, turn: AssistantTurn): Promise<void> {
-    const run = { conversation, turn, abort: new AbortController(), responseId: null, savedAt: 0 };
+    const run: Run = {
+      conversation,
+      turn,
+      abort: new AbortController(),
+      responseId: null,
+      savedAt: 0,
+      reading: { spoken: 0 },
+    };
     this.runs.set(conversation.id, run);
     turn.status = "streaming";
     turn.problem = turn.finish = null;
     turn.finishNote = "";
-    this.announcer.begin();
     this.announcer.say("Waiting for the reply.");
     this.redraw();
     void this.save(conversation);
@@ -284,7 +292,7 @@ export class Chat {
       run.responseId ??= chunk.id ?? null;
       const steps = turn.steps.length;
       folder.push(chunk, performance.now());
-      this.announceProgress(turn, steps);
+      this.announceProgress(run, steps);
       if (performance.now() - run.savedAt > SAVE_EVERY) {
         run.savedAt = performance.now();
         void this.kept(() => this.store.save(conversation));
@@ -294,28 +302,32 @@ export class Chat {
     if (!turn.finish) throw new ConnectionError("stream", "The stream ended before the reply did.");
   }
 
-  private announceProgress(turn: AssistantTurn, stepsBefore: number): void {
+  /** Only the open conversation is read out. */
+  private announceProgress({ conversation, turn, reading }: Run, stepsBefore: number): void {
     const last = turn.steps.at(-1);
-    if (!last) return;
+    if (!last || conversation !== this.conversation) return;
     const isNew = turn.steps.length > stepsBefore;
+    if (isNew) reading.spoken = 0;
     if (last.kind === "thinking" && isNew) this.announcer.say("Thinking.");
     if (last.kind === "tool" && isNew) this.announcer.say(`Calls the tool ${last.name}.`);
-    if (last.kind === "text") this.announcer.answer(last.text, false);
+    if (last.kind === "text") this.announcer.answer(reading, last.text, false);
+  }
+
+  private announceEnd({ conversation, turn, reading }: Run): void {
+    if (conversation !== this.conversation) return;
+    const last = turn.steps.at(-1);
+    if (last?.kind === "text") this.announcer.answer(reading, last.text, true);
+    const notices = { done: "Reply complete.", stopped: "Stopped.", streaming: "" };
+    if (turn.status !== "failed") this.announcer.say(notices[turn.status]);
+    else this.announcer.say(`${turn.problem?.title}. ${turn.problem?.advice}`);
   }
 
   private finish(run: Run): void {
-    const { conversation, turn } = run;
+    const { conversation } = run;
     const current = this.runs.get(conversation.id) === run;
     if (current) this.runs.delete(conversation.id);
     conversation.updated = Date.now();
-    const last = turn.steps.at(-1);
-    if (last?.kind === "text") this.announcer.answer(last.text, true);
-    const notices = { done: "Reply complete.", stopped: "Stopped.", streaming: "" };
-    this.announcer.say(
-      turn.status === "failed"
-        ? `${turn.problem?.title}. ${turn.problem?.advice}`
-        : notices[turn.status],
-    );
+    this.announceEnd(run);
     if (current) void this.save(conversation);
     this.redraw();
   }

@@ -1,5 +1,6 @@
 /** A conversation is a tree of turns; one path through it is shown and sent to the model. */
 
+import { newId } from "./browser";
 import type { AssistantTurn, ChatOptions, Conversation, Turn, UserTurn } from "./types";
 
 export interface ApiMessage {
@@ -12,7 +13,7 @@ export interface ApiMessage {
 export function newConversation(options: ChatOptions): Conversation {
   const now = Date.now();
   return {
-    id: crypto.randomUUID(),
+    id: newId(),
     title: "New chat",
     named: false,
     created: now,
@@ -51,12 +52,12 @@ export function addTurn<T extends Turn>(conversation: Conversation, turn: T): T 
 }
 
 export function userTurn(parent: string | null, text: string): UserTurn {
-  return { id: crypto.randomUUID(), parent, created: Date.now(), role: "user", text };
+  return { id: newId(), parent, created: Date.now(), role: "user", text };
 }
 
 export function assistantTurn(parent: string, model: string): AssistantTurn {
   return {
-    id: crypto.randomUUID(),
+    id: newId(),
     parent,
     created: Date.now(),
     role: "assistant",

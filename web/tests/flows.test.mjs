@@ -17,10 +17,10 @@ after(async () => {
   mock?.stop();
 });
 
-function flow(title, run, views = names) {
+function flow(title, run, views = names, address = () => mock.url) {
   for (const name of views) {
     test(`${title} (${name})`, { timeout: 60_000 }, async () => {
-      const visit = await Visit.open(browser, mock.url, VIEWS[name]);
+      const visit = await Visit.open(browser, address(), VIEWS[name]);
       try {
         await run(visit, name.replace(" ", "-"));
         await visit.assertFits();
@@ -111,16 +111,16 @@ describe("answers", () => {
     await button.waitFor({ state: "detached" });
     assert.match(await page.locator(".thinking-text").textContent(), /Step 0/);
     await visit.composer.press("Escape");
-    await page.getByText("Stopped.").waitFor();
+    await page.locator("#app").getByText("Stopped.").waitFor();
   });
 
   flow("Esc stops and keeps what has come; the server is told", async (visit) => {
     const { page } = visit;
     const before = (await (await fetch(`${mock.url}mock/requests`)).json()).disconnects;
     await visit.send("slow");
-    await page.getByText("word 2.").waitFor();
+    await page.locator("#app").getByText("word 2.").waitFor();
     await page.keyboard.press("Escape");
-    await page.getByText("Stopped.").waitFor();
+    await page.locator("#app").getByText("Stopped.").waitFor();
     assert.match(await visit.reply.textContent(), /word 0\. word 1\./);
     await page.waitForTimeout(200);
     assert.ok((await (await fetch(`${mock.url}mock/requests`)).json()).disconnects > before);
@@ -197,7 +197,7 @@ describe("conversations", () => {
     await first.getByRole("button", { name: "Edit message" }).click();
     await page.getByRole("textbox", { name: "Edit message" }).fill("other question");
     await page.keyboard.press("Enter");
-    await page.getByText("You said: other").waitFor();
+    await page.locator("#app").getByText("You said: other").waitFor();
     await visit.ended();
     assert.equal(await page.locator(".turn").count(), 2);
     assert.match(await first.locator(".branches").textContent(), /2\/2/);
@@ -207,7 +207,7 @@ describe("conversations", () => {
     assert.match(await visit.reply.locator(".branches").textContent(), /2\/2/);
     await visit.picture(`branches-${name}`);
     await first.getByRole("button", { name: "Previous version" }).click();
-    await page.getByText("plain second").first().waitFor();
+    await page.locator("#app").getByText("plain second").first().waitFor();
     assert.equal(await page.locator(".turn").count(), 4);
     await visit.composer.press("ArrowUp");
     assert.equal(
@@ -223,7 +223,7 @@ describe("conversations", () => {
     await page.reload();
     await visit.openSidebar();
     await page.getByRole("button", { name: "plain to keep", exact: true }).click();
-    await page.getByText("A short answer.").waitFor();
+    await page.locator("#app").getByText("A short answer.").waitFor();
     await visit.openSidebar();
     await page.getByRole("button", { name: "Rename plain to keep" }).click();
     await page.getByRole("textbox", { name: "New title" }).fill("A better title");
@@ -241,18 +241,18 @@ describe("conversations", () => {
     await page.getByRole("button", { name: "Delete A better title" }).click();
     await visit.assertAccessible();
     await page.getByRole("button", { name: "Delete", exact: true }).click();
-    await page.getByText("Your chats stay in this browser.").waitFor();
+    await page.locator("#app").getByText("Your chats stay in this browser.").waitFor();
     await page.reload();
     await visit.openSidebar();
-    await page.getByText("Your chats stay in this browser.").waitFor();
+    await page.locator("#app").getByText("Your chats stay in this browser.").waitFor();
   });
 
   flow("a reply runs on while another chat is open, and in every tab's list", async (visit) => {
     const { page } = visit;
     await visit.send("slow in the background");
-    await page.getByText("word 1.").waitFor();
+    await page.locator("#app").getByText("word 1.").waitFor();
     await page.keyboard.press("Control+Shift+O");
-    await page.getByText("What shall we think about?").waitFor();
+    await page.locator("#app").getByText("What shall we think about?").waitFor();
     await visit.ask("plain beside it");
     const other = await visit.newPage();
     if (visit.phone)
@@ -261,10 +261,28 @@ describe("conversations", () => {
     await other.close();
     await visit.openSidebar();
     await page.getByRole("button", { name: "slow in the background", exact: true }).click();
-    await page.getByText("word 8.").waitFor();
+    await page.locator("#app").getByText("word 8.").waitFor();
     await page.getByRole("button", { name: "Stop" }).click();
-    await page.getByText("Stopped.").waitFor();
+    await page.locator("#app").getByText("Stopped.").waitFor();
   });
+});
+
+describe("plain HTTP from another machine", () => {
+  flow(
+    "chats and copies without a secure context",
+    async (visit) => {
+      const { page } = visit;
+      assert.equal(await page.evaluate(() => isSecureContext), false);
+      await visit.ask("markdown");
+      await visit.reply.getByRole("button", { name: "Copy code" }).click();
+      await visit.reply.getByText("Copied").waitFor();
+      await visit.composer.focus();
+      await page.keyboard.press("Control+V");
+      assert.match(await visit.composer.inputValue(), /^def area/);
+    },
+    ["desktop light"],
+    () => `http://chat.test:${mock.port}/`,
+  );
 });
 
 describe("options and settings", () => {
@@ -331,9 +349,9 @@ describe("options and settings", () => {
     await visit.assertAccessible();
     await visit.picture(`settings-${name}`);
     await server(`${mock.url}keyed/v1/`, "secret");
-    await page.getByText("Connected: 2 models.").waitFor();
+    await page.locator("#app").getByText("Connected: 2 models.").waitFor();
     await server(`http://localhost:${mock.port}/v1`, "");
-    await page.getByText("Connected: 2 models.").waitFor();
+    await page.locator("#app").getByText("Connected: 2 models.").waitFor();
     await page.getByRole("combobox", { name: "Model" }).last().selectOption("mock-other");
     await page.keyboard.press("Escape");
     await visit.ask("plain");
@@ -348,18 +366,21 @@ describe("options and settings", () => {
   });
 
   flow("the appearance is chosen and kept", async ({ page }, name) => {
-    const background = () => page.evaluate(() => getComputedStyle(document.body).backgroundColor);
+    const shown = (color) =>
+      page.waitForFunction(
+        (wanted) => getComputedStyle(document.body).backgroundColor === wanted,
+        color,
+      );
     const light = "rgb(251, 250, 248)";
     const dark = "rgb(24, 23, 22)";
-    assert.equal(await background(), name.endsWith("light") ? light : dark);
+    await shown(name.endsWith("light") ? light : dark);
     await page.getByRole("button", { name: "Appearance: as the system" }).click();
-    assert.equal(await background(), light);
+    await shown(light);
     await page.getByRole("button", { name: "Appearance: light" }).click();
-    await page.waitForFunction(() => document.documentElement.dataset.theme === "dark");
-    assert.equal(await background(), dark);
+    await shown(dark);
     await page.reload();
-    await page.locator(".composer").waitFor();
-    assert.equal(await background(), dark);
+    await page.getByRole("button", { name: "Appearance: dark" }).waitFor();
+    await shown(dark);
   });
 });
 
@@ -452,11 +473,12 @@ describe("hostile output", () => {
     });
     await visit.send("big");
     await visit.composer.fill("I can still type");
-    await page.getByText("After the block.").waitFor({ timeout: 40_000 });
+    await page.locator("#app").getByText("After the block.").waitFor({ timeout: 40_000 });
     await visit.ended();
     assert.equal(await visit.composer.inputValue(), "I can still type");
     const longest = Math.max(...(await page.evaluate(() => window.gaps)));
-    assert.ok(longest < 2000, `${longest} ms without a frame`);
+    // 250 ms where nothing else runs; the bound leaves room for a machine that is ten times busier.
+    assert.ok(longest < 4000, `${longest} ms without a frame`);
     const length = await page.locator(".code code").evaluate((code) => code.textContent.length);
     assert.ok(length > 990_000);
   });

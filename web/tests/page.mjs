@@ -32,7 +32,10 @@ export async function startMock() {
 
 export function startBrowser() {
   const executablePath = process.env.CHROMIUM ?? "/usr/bin/chromium";
-  return chromium.launch({ executablePath, args: FLAGS.split(" ") });
+  return chromium.launch({
+    executablePath,
+    args: [...FLAGS.split(" "), "--host-resolver-rules=MAP chat.test 127.0.0.1"],
+  });
 }
 
 /** A fresh visitor's page; `close` asserts that it stayed clean. */
@@ -63,7 +66,8 @@ export class Visit {
     });
     page.on("request", (request) => {
       const { hostname, protocol } = new URL(request.url());
-      const ours = ["127.0.0.1", "localhost"].includes(hostname) || protocol === "blob:";
+      const ours =
+        ["127.0.0.1", "localhost", "chat.test"].includes(hostname) || protocol === "blob:";
       if (!ours && protocol !== "data:") this.faults.push(`request to ${request.url()}`);
     });
     await page.goto(this.url);

@@ -1,6 +1,7 @@
 /** A block of code: language, copy button, highlighting; grows without being drawn again. */
 
 import DOMPurify from "dompurify";
+import { copyText } from "../browser";
 import type { HLJSApi } from "highlight.js";
 
 const HIGHLIGHT_LIVE = 8_000;
@@ -105,10 +106,7 @@ export class CodeBlock {
     };
     tell("Copy");
     button.addEventListener("click", () => {
-      void navigator.clipboard.writeText(this.text).then(
-        () => tell("Copied"),
-        () => tell("Copy failed"),
-      );
+      void copyText(this.text).then((copied) => tell(copied ? "Copied" : "Copy failed"));
       setTimeout(() => tell("Copy"), 1500);
     });
     return button;

@@ -39,12 +39,23 @@ parser.renderer.rules["math_block"] = math("div");
 parser.renderer.rules["table_open"] = () => '<div class="table"><table>';
 parser.renderer.rules["table_close"] = () => "</table></div>";
 
+/** Closing marks known to be missing in the rest of a text: looking again would take n² time. */
+const hopeless = new WeakMap<object, Set<string>>();
+
+function isHopeless(state: object, close: string): boolean {
+  const missing = hopeless.get(state) ?? new Set();
+  hopeless.set(state, missing);
+  return missing.has(close);
+}
+
 function inlineMath(state: StateInline, silent: boolean): boolean {
   const pair = MATH_PAIRS.find(([open]) => state.src.startsWith(open, state.pos));
   if (!pair) return false;
   const [open, close, display] = pair;
   const start = state.pos + open.length;
-  const end = closing(state.src, start, close, state.posMax);
+  const end = isHopeless(state, close) ? -1 : closing(state.src, start, close, state.posMax);
+  // Inside a link's text only that text was searched.
+  if (end < 0 && state.posMax === state.src.length) hopeless.get(state)?.add(close);
   if (end < 0 || !state.src.slice(start, end).trim()) return false;
   if (open === "$") {
     // As in pandoc, so that prices stay prices.
@@ -83,6 +94,7 @@ function blockMath(
   const pair = MATH_PAIRS.find(([open, , display]) => display && first.startsWith(open));
   if (!pair) return false;
   const [open, close] = pair;
+  if (isHopeless(state, close)) return false;
   const lines: string[] = [];
   for (let line = startLine; line < endLine; line++) {
     const text = line === startLine ? first.slice(open.length) : lineOf(state, line);
@@ -101,6 +113,7 @@ function blockMath(
     state.line = line + 1;
     return true;
   }
+  if (endLine === state.lineMax) hopeless.get(state)?.add(close);
   return false;
 }
 

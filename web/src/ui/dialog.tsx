@@ -1,7 +1,7 @@
 /** A modal dialog: the browser's own, so that focus stays inside and returns afterwards. */
 
 import type { ComponentChildren } from "preact";
-import { useEffect, useRef } from "preact/hooks";
+import { useLayoutEffect, useRef } from "preact/hooks";
 import { useUniqueId } from "./hooks";
 import { IconButton } from "./icons";
 
@@ -15,7 +15,7 @@ interface Props {
 export function Dialog({ title, onClose, children, ...rest }: Props) {
   const element = useRef<HTMLDialogElement>(null);
   const heading = useUniqueId();
-  useEffect(() => {
+  useLayoutEffect(() => {
     element.current?.showModal();
   }, []);
   return (

@@ -1,6 +1,6 @@
 /** The list of conversations: open, search, rename, export, delete. */
 
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useLayoutEffect, useRef, useState } from "preact/hooks";
 import type { Summary } from "../types";
 import { Icon, IconButton } from "./icons";
 
@@ -116,7 +116,7 @@ interface RenameProps {
 
 function RenameField({ title, onDone }: RenameProps) {
   const field = useRef<HTMLInputElement>(null);
-  useEffect(() => field.current?.select(), []);
+  useLayoutEffect(() => field.current?.select(), []);
   return (
     <input
       ref={field}

@@ -1,7 +1,8 @@
 /** One message of the reader or the model, with what can be done to it. */
 
 import { Component } from "preact";
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useLayoutEffect, useRef, useState } from "preact/hooks";
+import { copyText } from "../browser";
 import type { AssistantTurn, Remedy, Step, ToolStep, Turn, UserTurn } from "../types";
 import { IconButton } from "./icons";
 import { Markdown } from "./markdown";
@@ -99,7 +100,7 @@ interface EditorProps {
 function Editor({ text, onCancel, onDone }: EditorProps) {
   const area = useRef<HTMLTextAreaElement>(null);
   const [value, setValue] = useState(text);
-  useEffect(() => {
+  useLayoutEffect(() => {
     area.current?.focus();
     area.current?.setSelectionRange(text.length, text.length);
   }, []);
@@ -263,10 +264,7 @@ function Branches({ turn, siblings, busy, actions }: TurnProps) {
 function CopyButton({ text }: { text: string }) {
   const [label, setLabel] = useState("Copy");
   const copy = () => {
-    void navigator.clipboard.writeText(text).then(
-      () => setLabel("Copied"),
-      () => setLabel("Copy failed"),
-    );
+    void copyText(text).then((copied) => setLabel(copied ? "Copied" : "Copy failed"));
     setTimeout(() => setLabel("Copy"), 1500);
   };
   return (
