@@ -143,6 +143,8 @@ def _open_directory(path: Path, engine: EngineName, slots: int, length: int | No
 def _open_gguf(path: Path, engine: EngineName, slots: int, length: int | None) -> OpenedModel:
     file = read_header(path)
     tokenizer = from_metadata(file.metadata, str(path))
+    if embedding := file.tensors.get("token_embd.weight"):
+        tokenizer.require_fits(embedding.shape[0])
     engine, why = choose_engine(file, engine)
     if engine == "torch":
         weights = gguf.load(path)
