@@ -64,7 +64,7 @@ class Selection:
     @property
     def name(self) -> str:
         """The name of its files: the benchmark and the kind."""
-        return f"{self.benchmark.name}-{self.kind}" if self.kind else self.benchmark.name
+        return "-".join(filter(None, [self.benchmark.name, self.kind.replace(" ", "_")]))
 
 
 def select(benchmark: Benchmark, kind: str, tasks: Sequence[Task], limit: int | None) -> Selection:

@@ -28,6 +28,7 @@ from openqwq.tasks.contamination import (
 )
 from openqwq.tasks.evaluation import Plan, Selection, evaluate, open_run, rescore, select
 from openqwq.tasks.results import Summary
+from openqwq.tasks.scorecard import write_scorecard
 from openqwq.tasks.statistics import Comparison
 from openqwq.types import OpenQwQError, Verifier
 from openqwq.verify.code import CodeVerifier
@@ -102,10 +103,14 @@ def run_suite(request: Request, open_chat: OpenChat | None) -> dict[str, Summary
         for benchmark, kind in chosen
     ]
     if open_chat is None:
-        return asyncio.run(_judge(request, selections, None))
-    open_run(request.directory, request.plan, selections, request.library.hashes, request.resume)
-    with open_chat() as chat:
-        return asyncio.run(_judge(request, selections, chat))
+        summaries = asyncio.run(_judge(request, selections, None))
+    else:
+        hashes = request.library.hashes
+        open_run(request.directory, request.plan, selections, hashes, request.resume)
+        with open_chat() as chat:
+            summaries = asyncio.run(_judge(request, selections, chat))
+    write_scorecard(request.directory, {name: found.title for name, found in known.items()})
+    return summaries
 
 
 async def _judge(

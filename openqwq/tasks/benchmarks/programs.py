@@ -2,6 +2,7 @@
 
 import ast
 import re
+import warnings
 from collections.abc import Sequence
 
 from openqwq.tasks.benchmarks.benchmark import Benchmark
@@ -54,7 +55,9 @@ def _humaneval(row: Row) -> Task:
 
 def _mbpp(row: Row) -> Task:
     script = "\n".join(row["test_list"])
-    tree = ast.parse(row["code"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a few references have invalid escape sequences
+        tree = ast.parse(row["code"])
     called = set(re.findall(r"(\w+)\s*\(", script))
     defined = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
     points = [name for name in defined if name in called]
