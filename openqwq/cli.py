@@ -6,13 +6,14 @@ import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from openqwq import __version__
+from openqwq.serve.settings import add_serve_options, add_talk_options, apply_settings
 from openqwq.types import OpenQwQError
 
 if TYPE_CHECKING:
@@ -36,8 +37,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         if words and words[0] in CONFIGURED:
-            from openqwq.serve.settings import apply_settings
-
             apply_settings({verb: verbs[verb] for verb in CONFIGURED}, words[0], os.environ)
         options = parser.parse_args(words)
         options.verb(options)
@@ -70,15 +69,17 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     report.set_defaults(verb=report_verb)
     _add_eval_verb(verbs.add_parser("eval", help="benchmarks, as their authors score them"))
     chat = verbs.add_parser("chat", help="talk to a model in the terminal")
-    _add_talk_options(chat)
+    add_talk_options(chat)
     chat.set_defaults(verb=chat_verb)
     ask = verbs.add_parser("ask", help="one question; the answer alone on standard output")
     ask.add_argument("words", nargs="*", metavar="[MODEL] QUESTION", help="no question: stdin")
-    _add_talk_options(ask, "--model")
+    add_talk_options(ask, "--model")
     ask.add_argument("-f", "--file", type=Path, action="append", default=[], help="- is stdin")
     ask.add_argument("--json", action="store_true", help="the whole reply as one JSON object")
     ask.set_defaults(verb=ask_verb)
-    _add_serve_verb(verbs.add_parser("serve", help="OpenAI's API and a web chat for a model"))
+    serve = verbs.add_parser("serve", help="OpenAI's API and a web chat for a model")
+    add_serve_options(serve)
+    serve.set_defaults(verb=serve_verb)
     models = verbs.add_parser("models", help="the models on this disk")
     models.add_argument("folder", nargs="?", type=Path, default=Path(), help="where to look")
     models.set_defaults(verb=models_verb)
@@ -99,42 +100,6 @@ def _add_run_options(parser: argparse.ArgumentParser, out: str | None) -> None:
     parser.add_argument("--out", type=Path, default=out, required=out is None, metavar="DIR")
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
     parser.add_argument("--dry-run", action="store_true", help="print the resolved config and stop")
-
-
-def _add_engine_options(parser: argparse.ArgumentParser, model: str = "model") -> None:
-    parser.add_argument(model, nargs="?", help="a directory, GGUF file, hub id, or server's URL")
-    parser.add_argument("--engine", default="auto", choices=["auto", "torch", "llamacpp", "remote"])
-    parser.add_argument("--context", type=int, help="tokens of prompt and reply together")
-
-
-def _add_talk_options(parser: argparse.ArgumentParser, model: str = "model") -> None:
-    _add_engine_options(parser, model)
-    parser.add_argument("--url", help="an OpenAI-compatible endpoint to talk to instead")
-    parser.add_argument("--api-key", help="the endpoint's; better in QWQ_API_KEY")
-    parser.add_argument("--system", help="a system prompt")
-    for name in ("temperature", "top-p", "min-p"):
-        parser.add_argument(f"--{name}", type=float)
-    for name in ("top-k", "max-tokens", "seed", "thinking-budget"):
-        parser.add_argument(f"--{name}", type=int)
-    parser.add_argument("--reasoning-effort", choices=["none", "low", "medium", "high"])
-    parser.add_argument("--hide-thinking", action="store_true")
-
-
-def _add_serve_verb(parser: argparse.ArgumentParser) -> None:
-    _add_engine_options(parser)
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=8000, help="0: any free one")
-    parser.add_argument("--api-key", help="needed on every route but /health; or QWQ_API_KEY")
-    parser.add_argument("--insecure", action="store_true", help="listen in public without a key")
-    parser.add_argument("--slots", type=int, default=8, help="replies that run at once")
-    parser.add_argument("--queue", type=int, default=64, help="replies that may wait")
-    parser.add_argument("--drain", type=float, default=30.0, help="seconds to end replies in")
-    parser.add_argument("--allow-host", default="", help="names it is reached by, with commas")
-    parser.add_argument("--allow-origin", default="", help="pages that may use it, with commas")
-    parser.add_argument("--tools", default="", help="it runs itself: python,calculator,files:DIR")
-    parser.add_argument("--mcp", action="append", default=[], metavar="COMMAND|URL")
-    parser.add_argument("--connect", default="", help="origins its web chat may call, with commas")
-    parser.set_defaults(verb=serve_verb)
 
 
 def _add_agent_verb(parser: argparse.ArgumentParser) -> None:

@@ -233,7 +233,7 @@ def page_routes(connect: tuple[str, ...], folder: Path = STATIC) -> list[Route]:
     """One route a file of the web chat, each with a policy that lets no other code in."""
     origins = " ".join(("'self'", *connect))
     policy = (
-        "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; font-src 'self';"
+        "default-src 'none'; script-src 'self'; style-src 'self'; font-src 'self';"
         f" img-src 'self' data:; connect-src {origins}; base-uri 'none';"
         " form-action 'none'; frame-ancestors 'none'"
     )

@@ -1,4 +1,4 @@
-"""Settings of the command line: flags, else QWQ_* variables, else TOML files, else defaults."""
+"""Options of the verbs that talk: flags, else QWQ_* variables, else TOML files, else defaults."""
 
 import argparse
 import difflib
@@ -10,6 +10,43 @@ from typing import Any
 from openqwq.types import OpenQwQError
 
 FILES = (Path("~/.config/openqwq/config.toml"), Path("qwq.toml"))  # the later one wins
+
+
+def _add_engine_options(parser: argparse.ArgumentParser, model: str = "model") -> None:
+    parser.add_argument(model, nargs="?", help="a directory, GGUF file, hub id, or server's URL")
+    parser.add_argument("--engine", default="auto", choices=["auto", "torch", "llamacpp", "remote"])
+    parser.add_argument("--context", type=int, help="tokens of prompt and reply together")
+
+
+def add_talk_options(parser: argparse.ArgumentParser, model: str = "model") -> None:
+    """The options of `qwq chat` and `qwq ask`."""
+    _add_engine_options(parser, model)
+    parser.add_argument("--url", help="an OpenAI-compatible endpoint to talk to instead")
+    parser.add_argument("--api-key", help="the endpoint's; better in QWQ_API_KEY")
+    parser.add_argument("--system", help="a system prompt")
+    for name in ("temperature", "top-p", "min-p"):
+        parser.add_argument(f"--{name}", type=float)
+    for name in ("top-k", "max-tokens", "seed", "thinking-budget"):
+        parser.add_argument(f"--{name}", type=int)
+    parser.add_argument("--reasoning-effort", choices=["none", "low", "medium", "high"])
+    parser.add_argument("--hide-thinking", action="store_true")
+
+
+def add_serve_options(parser: argparse.ArgumentParser) -> None:
+    """The options of `qwq serve`."""
+    _add_engine_options(parser)
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8000, help="0: any free one")
+    parser.add_argument("--api-key", help="needed on every route but /health; or QWQ_API_KEY")
+    parser.add_argument("--insecure", action="store_true", help="listen in public without a key")
+    parser.add_argument("--slots", type=int, default=8, help="replies that run at once")
+    parser.add_argument("--queue", type=int, default=64, help="replies that may wait")
+    parser.add_argument("--drain", type=float, default=30.0, help="seconds to end replies in")
+    parser.add_argument("--allow-host", default="", help="names it is reached by, with commas")
+    parser.add_argument("--allow-origin", default="", help="pages that may use it, with commas")
+    parser.add_argument("--tools", default="", help="it runs itself: python,calculator,files:DIR")
+    parser.add_argument("--mcp", action="append", default=[], metavar="COMMAND|URL")
+    parser.add_argument("--connect", default="", help="origins its web chat may call, with commas")
 
 
 def apply_settings(
