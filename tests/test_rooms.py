@@ -39,7 +39,7 @@ ROOMS = {
     "train": room(2300, "numpy rich safetensors torch"),
     "cluster": room(1100, "numpy ray safetensors torch vllm"),
     "serve": room(
-        2400, "httpx jsonschema_rs prometheus_client sse_starlette starlette uvicorn"
+        2800, "httpx jsonschema_rs prometheus_client rich sse_starlette starlette uvicorn"
     ),
     "cli": room(390, "rich shtab typer tyro"),
 }
