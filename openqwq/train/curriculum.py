@@ -39,13 +39,16 @@ class Curriculum:
                 tasks.append(task)
         return tasks
 
-    def _draw(self) -> Task:
-        rng = random.Random(f"mix/{self.seed}/{self.drawn}")
+    def task(self, number: int) -> Task:
+        """Task `number` of the stream, whatever has been drawn or retired."""
+        rng = random.Random(f"mix/{self.seed}/{number}")
         sources, weights = zip(*self.sources, strict=True)
         (source,) = rng.choices(sources, weights)
-        task = next(draw_tasks(source, "train", self.seed, self.drawn, *self.shares))
+        return next(draw_tasks(source, "train", self.seed, number, *self.shares))
+
+    def _draw(self) -> Task:
         self.drawn += 1
-        return task
+        return self.task(self.drawn - 1)
 
     def state(self) -> dict[str, Any]:
         """What `load_state` needs to go on with the same tasks."""

@@ -1,0 +1,170 @@
+"""An RL stage on Ray: placement groups, one actor a role, the same trainer on the driver."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, contextmanager
+from dataclasses import asdict
+from typing import Any
+
+import ray
+import torch
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from openqwq.cluster.actors import LearnerRank, SamplerActor, VerifierActor, software
+from openqwq.cluster.asynchronous import AsynchronousTrainer
+from openqwq.cluster.remote import RemoteLearner, RemoteSampler, RemoteVerifier, VerifierPool
+from openqwq.cluster.sharded import Sharding
+from openqwq.config import ClusterConfig, Config, RlConfig
+from openqwq.engine.engine import EngineLimits
+from openqwq.model import checkpoint
+from openqwq.model.qwen2 import Qwen2
+from openqwq.text.tokenizer import Tokenizer
+from openqwq.train.placement import Policy
+from openqwq.train.rl import Trainer
+from openqwq.train.run import Run
+from openqwq.types import OpenQwQError, Verifier
+
+VERIFIERS = ("math", "code", "instructions", "preference", "gym")
+PLACEMENT_SECONDS = 60
+
+
+@contextmanager
+def ray_placement(config: Config) -> Iterator["RayPlacement"]:
+    """Connect to Ray (or start it here) for as long as a run lasts.
+
+    Raises OpenQwQError where the cluster cannot hold the run's actors or runs other software.
+    """
+    cluster = config.cluster
+    started = not ray.is_initialized()
+    if started:
+        try:
+            ray.init(
+                cluster.address or None,
+                include_dashboard=False,
+                log_to_driver=False,
+                configure_logging=False,
+                num_cpus=None if cluster.address else max(1, math.ceil(_cpus(cluster))),
+            )
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise OpenQwQError(
+                f"cluster.address {cluster.address!r} does not answer as a Ray cluster ({error}): "
+                "start one with `ray start --head`, or leave it empty to run here"
+            ) from error
+    group = _reserve(cluster)
+    try:
+        yield RayPlacement(cluster, group)
+    finally:
+        remove_placement_group(group)
+        if started:
+            ray.shutdown()
+
+
+class RayPlacement:
+    """See `Placement`."""
+
+    def __init__(self, config: ClusterConfig, group: PlacementGroup) -> None:
+        self.config, self.group = config, group
+        asynchronous = config.mode != "synchronous"
+        self.trainer: type[Trainer] = AsynchronousTrainer if asynchronous else Trainer
+
+    @contextmanager
+    def policy(
+        self, run: Run, stage: str, model: Qwen2, tokenizer: Tokenizer, config: RlConfig
+    ) -> Iterator[Policy]:
+        """See `Placement.policy`; the actors load `model` from the run's directory."""
+        weights = run.directory.absolute() / f"{stage}.start"
+        if not weights.exists():
+            checkpoint.save(model, weights, tokenizer)
+        cluster = self.config
+        limits = EngineLimits(**asdict(run.config.engine))
+
+        def ranks() -> list[Any]:
+            world = cluster.learners
+            started = [self._actor(LearnerRank, i, rank=i, world=world) for i in range(world)]
+            address = ray.get(started[0].address.remote(), timeout=cluster.timeout)
+            sharding = Sharding(
+                getattr(torch, cluster.precision), cluster.recompute, cluster.offload
+            )
+            common = (address, weights, config.optimiser, config.steps, sharding)
+            calls = [rank.join.remote(*common, cluster.threads_per_actor) for rank in started]
+            ray.get(calls, timeout=cluster.timeout)
+            return started
+
+        def sampler(index: int) -> Any:
+            threads = cluster.threads_per_actor
+            return self._actor(
+                SamplerActor,
+                cluster.learners + index,
+                weights=weights,
+                tokenizer=weights,
+                limits=limits,
+                threads=threads,
+            )
+
+        samplers = RemoteSampler(sampler, cluster.samplers, cluster.timeout)
+        self._check_software([*samplers.actors])
+        shards = run.directory.absolute() / f"{stage}.shards"
+        learner = RemoteLearner(ranks, shards, cluster.timeout)
+        try:
+            yield Policy(learner, samplers, samplers)
+        finally:
+            for actor in (*learner.ranks, *samplers.actors):
+                ray.kill(actor)
+
+    async def verifiers(self, config: Config, stack: AsyncExitStack) -> Mapping[str, Verifier]:
+        """See `Placement.verifiers`."""
+        first = self.config.learners + self.config.samplers
+
+        def judge(index: int) -> Any:
+            return self._actor(VerifierActor, first + index, config=config)
+
+        pool = VerifierPool(judge, self.config.verifiers, self.config.timeout)
+        self._check_software(pool.actors)
+        stack.callback(lambda: [ray.kill(actor) for actor in pool.actors])
+        return {name: RemoteVerifier(pool, name) for name in VERIFIERS}
+
+    def _actor(self, kind: Callable[..., Any], bundle: int, **arguments: Any) -> Any:
+        cluster = self.config
+        gpus = 0.0
+        if bundle < cluster.learners + cluster.samplers:
+            is_learner = bundle < cluster.learners
+            gpus = cluster.gpus_per_learner if is_learner else cluster.gpus_per_sampler
+        strategy = PlacementGroupSchedulingStrategy(self.group, bundle)
+        place = ray.remote(
+            num_cpus=cluster.cpus_per_actor, num_gpus=gpus, scheduling_strategy=strategy
+        )
+        return place(kind).remote(**arguments)
+
+    def _check_software(self, actors: list[Any]) -> None:
+        here = software()
+        for there in ray.get([a.software.remote() for a in actors], timeout=self.config.timeout):
+            if there != here:
+                raise OpenQwQError(
+                    f"a node runs {there}, the driver {here}: install the same versions everywhere"
+                )
+
+
+def _cpus(cluster: ClusterConfig) -> float:
+    return cluster.cpus_per_actor * (cluster.learners + cluster.samplers + cluster.verifiers)
+
+
+def _reserve(cluster: ClusterConfig) -> PlacementGroup:
+    """One bundle an actor: learners first, then samplers, then verifiers."""
+    for name in ("learners", "samplers", "verifiers"):
+        if getattr(cluster, name) < 1:
+            raise OpenQwQError(f"cluster.{name} is {getattr(cluster, name)}: it must be at least 1")
+    gpus = [cluster.gpus_per_learner] * cluster.learners
+    gpus += [cluster.gpus_per_sampler] * cluster.samplers + [0.0] * cluster.verifiers
+    bundles = [{"CPU": cluster.cpus_per_actor, **({"GPU": n} if n else {})} for n in gpus]
+    group: PlacementGroup = placement_group(bundles, strategy="PACK")
+    if not group.wait(PLACEMENT_SECONDS):
+        remove_placement_group(group)
+        wanted = {"CPU": _cpus(cluster), "GPU": sum(gpus)}
+        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        there = {name: resources.get(name, 0.0) for name in wanted}
+        raise OpenQwQError(
+            f"the run needs {wanted}, the cluster has {there}: add nodes, lower the number of "
+            "actors, or give each less (cluster.cpus_per_actor, cluster.gpus_per_*)"
+        )
+    return group

@@ -1,0 +1,234 @@
+"""Runs on Ray against the same runs in one process, with actors killed on the way."""
+
+import asyncio
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small import small_config
+
+from openqwq.config import Config
+from openqwq.model import checkpoint
+from openqwq.train.pipeline import run_stages
+from openqwq.train.progress import Display
+from openqwq.train.run import Run
+from openqwq.types import OpenQwQError, SamplingParams
+
+ray = pytest.importorskip("ray", reason="needs the extra openqwq[cluster]")
+
+CLUSTER = ("cluster.learners=2", "cluster.samplers=1", "cluster.verifiers=1")
+CLUSTER += ("cluster.cpus_per_actor=0.25", "cluster.timeout=120")
+COMMON = ("rl.optimiser.name=adamw", "rl.checkpoint_every=2", "stage2.steps=0")
+
+
+def config(*overrides: str) -> Config:
+    return small_config(*COMMON, *overrides)
+
+
+@pytest.fixture(scope="module")
+def cold(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose cold start is done, and its stage 1 in one process."""
+    directory = tmp_path_factory.mktemp("cold") / "run"
+    asyncio.run(run_stages(Run(directory, config(), resume=False), Display()))
+    return directory
+
+
+def begun(cold: Path, directory: Path, settings: Config) -> Run:
+    """A fresh run that takes over a cold start."""
+    run = Run(directory, settings, resume=False)
+    for name in ("tokenizer", "sft"):
+        shutil.copytree(cold / name, directory / name)
+    (directory / "evaluation").mkdir()
+    for name in ("sft", "stage1"):  # evaluation is no part of these tests
+        shutil.copy(cold / "evaluation" / "sft.json", directory / "evaluation" / f"{name}.json")
+    return run
+
+
+def rewards(directory: Path) -> list[float]:
+    lines = map(json.loads, (directory / "log.jsonl").read_text().splitlines())
+    return [line["reward"] for line in lines if line["stage"] == "rl"]
+
+
+def same_weights(ours: Path, theirs: Path) -> None:
+    expected = checkpoint.load(theirs / "stage1").state_dict()
+    for name, value in checkpoint.load(ours / "stage1").state_dict().items():
+        torch.testing.assert_close(value, expected[name], atol=1e-5, rtol=0, msg=name)
+
+
+@pytest.fixture
+def ray_on_this_machine() -> Iterator[None]:
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
+    yield
+    ray.shutdown()
+
+
+def train_on_ray(run: Run, during: Any = None) -> Any:
+    """Run the stages on Ray; `during` sees the placement's policy and may do harm."""
+    from openqwq.cluster.placement import ray_placement
+
+    with ray_placement(run.config) as placement:
+        seen = {}
+        place = placement.policy
+
+        def spied(*arguments: Any) -> Any:
+            manager = place(*arguments)
+            enter = manager.__enter__
+
+            class Spy:
+                def __enter__(self) -> Any:
+                    seen["policy"] = enter()
+                    if during:
+                        during(seen["policy"])
+                    return seen["policy"]
+
+                def __exit__(self, *error: Any) -> Any:
+                    return manager.__exit__(*error)
+
+            return Spy()
+
+        placement.policy = spied  # type: ignore[method-assign]
+        asyncio.run(run_stages(run, Display(), placement))
+    return seen["policy"]
+
+
+@pytest.mark.usefixtures("ray_on_this_machine")
+def test_a_run_on_ray_has_the_curve_and_weights_of_the_local_one_whoever_is_killed(
+    cold: Path, tmp_path: Path
+) -> None:
+    def kill_on_the_way(policy: Any) -> None:
+        learner, sampler, _ = policy
+        train_step, push = learner.train_step, sampler.push
+        steps = iter(range(100))
+
+        def train_step_after_a_kill(*arguments: Any) -> Any:
+            if (step := next(steps)) in (1, 3):  # between checkpoints, and right after one
+                ray.kill(learner.ranks[step % 2])
+            return train_step(*arguments)
+
+        def push_then_kill(named_params: Any, version: int) -> None:
+            push(named_params, version)
+            if version == 2:
+                ray.kill(sampler.actors[0])
+
+        learner.train_step, sampler.push = train_step_after_a_kill, push_then_kill
+
+    run = begun(cold, tmp_path / "run", config(*CLUSTER))
+    policy = train_on_ray(run, kill_on_the_way)
+    assert (policy.learner.restarts, policy.generate.restarts) == (2, 1)
+    assert rewards(run.directory) == rewards(cold)
+    same_weights(run.directory, cold)
+
+
+@pytest.mark.usefixtures("ray_on_this_machine")
+def test_a_killed_driver_resumes_on_another_number_of_ranks(cold: Path, tmp_path: Path) -> None:
+    class DriverDied(BaseException):
+        pass
+
+    def die_in_step_3(policy: Any) -> None:
+        train_step = policy.learner.train_step
+
+        def dying(*arguments: Any) -> Any:
+            if policy.learner.done == 3:
+                raise DriverDied
+            return train_step(*arguments)
+
+        policy.learner.train_step = dying
+
+    run = begun(cold, tmp_path / "run", config(*CLUSTER))
+    with pytest.raises(DriverDied):
+        train_on_ray(run, die_in_step_3)
+    fewer = config(*CLUSTER, "cluster.learners=1")
+    (run.directory / "config.toml").unlink()  # the number of ranks is the one thing that differs
+    from openqwq.config import dump_config
+
+    (run.directory / "config.toml").write_text(dump_config(fewer))
+    again = Run(run.directory, fewer, resume=True)
+    train_on_ray(again)
+    assert rewards(run.directory) == rewards(cold)
+    same_weights(run.directory, cold)
+
+
+@pytest.mark.usefixtures("ray_on_this_machine")
+@pytest.mark.parametrize("mode", ["one_step_off", "asynchronous"])
+def test_overlapped_training_stays_within_its_staleness(
+    cold: Path, tmp_path: Path, mode: str
+) -> None:
+    settings = config(*CLUSTER, "cluster.learners=1", f"cluster.mode={mode}", "rl.steps=6")
+    run = begun(cold, tmp_path / "run", settings)
+    train_on_ray(run)
+    lines = map(json.loads, (run.directory / "log.jsonl").read_text().splitlines())
+    steps = [line for line in lines if line["stage"] == "rl"]
+    limit = 1 if mode == "one_step_off" else settings.cluster.max_staleness
+    assert len(steps) == 6
+    assert all(0 <= step["staleness"] <= step["max_staleness"] <= limit for step in steps)
+    assert any(step["staleness"] > 0 for step in steps)
+    assert all(step["log_prob_gap"] < 0.5 for step in steps if "log_prob_gap" in step)
+
+
+@pytest.mark.usefixtures("ray_on_this_machine")
+def test_what_a_cluster_cannot_do_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    from openqwq.cluster import placement
+
+    monkeypatch.setattr(placement, "PLACEMENT_SECONDS", 1)
+    for overrides, message in (
+        (("cluster.learners=9", "cluster.cpus_per_actor=1"), "the cluster has"),
+        (("cluster.learners=1", "cluster.gpus_per_learner=1"), "add nodes"),
+        (("cluster.learners=1", "cluster.samplers=0"), r"cluster\.samplers is 0"),
+    ):
+        with pytest.raises(OpenQwQError, match=message):
+            with placement.ray_placement(config(*CLUSTER, *overrides)):
+                pass
+
+
+def test_a_judge_that_is_lost_again_and_again_is_an_error_and_no_zero() -> None:
+    from openqwq.cluster.remote import VerifierPool
+    from openqwq.types import Task
+
+    class Lost:
+        class score:  # noqa: N801 - stands in for an actor's method
+            @staticmethod
+            async def remote(*_: Any) -> None:
+                raise TimeoutError("no answer")
+
+    pool = VerifierPool(lambda index: Lost(), 1, 1.0)
+    task = Task("t", "toy", ({"role": "user", "content": "?"},), "math")
+    import openqwq.cluster.remote as remote
+
+    killed: list[Any] = []
+    original, remote.ray.kill = remote.ray.kill, killed.append
+    try:
+        score = asyncio.run(pool.score("math", task, "1"))
+    finally:
+        remote.ray.kill = original
+    assert (score.status, score.value) == ("error", 0.0)
+    assert "no answer" in score.detail
+    assert len(killed) == 4
+
+
+async def test_requests_of_one_moment_go_out_together_in_turn() -> None:
+    from openqwq.cluster.remote import RemoteSampler
+
+    calls: list[tuple[int, list[int]]] = []
+
+    class Actor:
+        def __init__(self, index: int) -> None:
+            class Generate:
+                @staticmethod
+                async def remote(requests: Any) -> list[list[str]]:
+                    calls.append((index, [ids[0] for ids, _, _ in requests]))
+                    return [[f"{ids[0]}"] for ids, _, _ in requests]
+
+            self.generate = Generate
+
+    sampler = RemoteSampler(Actor, 2, 10.0)
+    results = await asyncio.gather(
+        *(sampler.generate([number], SamplingParams()) for number in range(5))
+    )
+    assert results == [["0"], ["1"], ["2"], ["3"], ["4"]]
+    assert sorted(calls) == [(0, [0, 2, 4]), (1, [1, 3])]
+    await sampler.generate([9], SamplingParams())
+    assert calls[-1] == (1, [9])
