@@ -158,7 +158,7 @@ describe("tools", () => {
   flow("the reader plays a tool and the model goes on", async (visit, name) => {
     await visit.ask("tools");
     const card = visit.reply.getByRole("region", { name: "Tool get_weather" });
-    assert.match(await card.textContent(), /waits for you[^]*"city": "Paris"/);
+    assert.match(await card.textContent(), /waits for you[^]*city[^]*Paris/);
     await visit.assertAccessible();
     await visit.picture(`tool-${name}`);
     await card.getByRole("textbox").fill("18 degrees");

@@ -5,6 +5,8 @@ import { useUniqueId } from "./hooks";
 import type { ToolStep } from "../types";
 import { Icon } from "./icons";
 
+const LONGEST = 20_000;
+
 interface Props {
   step: ToolStep;
   /** True while the reply that holds it is being written. */
@@ -26,7 +28,9 @@ export function ToolCard({ step, running, onResult }: Props) {
       </button>
       {open && (
         <div class="tool-body">
-          <Part title="Arguments" text={pretty(step.arguments) || "none"} />
+          {argumentParts(step.arguments).map(([name, text]) => (
+            <Part title={name} text={text} />
+          ))}
           {step.result !== null && (
             <Part title={step.failed ? "Error" : "Result"} text={pretty(step.result) || "empty"} />
           )}
@@ -77,15 +81,33 @@ function ResultForm({ name, onResult }: { name: string; onResult: (result: strin
   );
 }
 
-/** JSON spread over lines; anything else as it is, and no more than a screen can use. */
-function pretty(text: string): string {
-  const limit = 20_000;
-  let shown = text;
+/** Each argument by its name, texts as they are: a program is read by its lines. */
+function argumentParts(json: string): [string, string][] {
   try {
-    if (text.length <= limit) shown = JSON.stringify(JSON.parse(text), null, 2);
+    const given = JSON.parse(json || "{}") as unknown;
+    if (typeof given === "object" && given !== null && !Array.isArray(given)) {
+      return Object.entries(given).map(([name, value]) => [
+        name,
+        typeof value === "string" ? shortened(value) : pretty(JSON.stringify(value)),
+      ]);
+    }
+  } catch {
+    // still being written, or not JSON
+  }
+  return [["Arguments", shortened(json)]];
+}
+
+/** JSON spread over lines; anything else as it is. */
+function pretty(text: string): string {
+  try {
+    if (text.length <= LONGEST) return JSON.stringify(JSON.parse(text), null, 2);
   } catch {
     // not JSON
   }
-  if (shown === "{}") return "";
-  return shown.length > limit ? `${shown.slice(0, limit)}\n… ${shown.length - limit} more` : shown;
+  return shortened(text);
+}
+
+function shortened(text: string): string {
+  const more = text.length - LONGEST;
+  return more > 0 ? `${text.slice(0, LONGEST)}\n… ${more} more characters` : text;
 }
