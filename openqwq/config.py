@@ -161,6 +161,7 @@ class ClusterConfig:
 
     learners: int = 0  # ranks that share the trained weights
     samplers: int = 1
+    sampler: Literal["torch", "vllm"] = "torch"  # the engine in each
     verifiers: int = 1
     address: str = ""  # of a running Ray cluster; empty: one is started on this machine
     cpus_per_actor: float = 1.0

@@ -15,6 +15,7 @@ from openqwq.cluster.actors import LearnerRank, SamplerActor, VerifierActor, sof
 from openqwq.cluster.asynchronous import AsynchronousTrainer
 from openqwq.cluster.remote import RemoteLearner, RemoteSampler, RemoteVerifier, VerifierPool
 from openqwq.cluster.sharded import Sharding
+from openqwq.cluster.vllm_sampler import VllmSampler
 from openqwq.config import ClusterConfig, Config, RlConfig
 from openqwq.engine.engine import EngineLimits
 from openqwq.model import checkpoint
@@ -94,7 +95,7 @@ class RayPlacement:
         def sampler(index: int) -> Any:
             threads = cluster.threads_per_actor
             return self._actor(
-                SamplerActor,
+                VllmSampler if cluster.sampler == "vllm" else SamplerActor,
                 cluster.learners + index,
                 weights=weights,
                 tokenizer=weights,
