@@ -35,7 +35,7 @@ ROOMS = {
     "sandbox": room(1900),
     "verify": room(1100, "antlr4 langdetect latex2sympy2_extended math_verify sympy"),
     "tasks": room(2600, "datasets reasoning_gym rich"),
-    "agent": room(1300, "jsonschema mcp"),
+    "agent": room(1550, "jsonschema mcp"),
     "train": room(2300, "numpy rich safetensors torch"),
     "cluster": room(1100, "numpy ray safetensors torch vllm"),
     "serve": room(
@@ -45,6 +45,7 @@ ROOMS = {
 }
 ONLY_IN_FILE = {
     "agent/mcp_server.py": {"uvicorn"},
+    "agent/verifiers_adapter.py": {"verifiers"},
     "engine/hub.py": {"huggingface_hub"},
     "engine/remote.py": {"httpx"},
     "sandbox/client.py": {"httpx"},
