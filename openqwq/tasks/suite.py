@@ -16,6 +16,7 @@ from openqwq.tasks.benchmarks.bfcl import BFCL
 from openqwq.tasks.benchmarks.bfcl_turns import TurnsVerifier
 from openqwq.tasks.benchmarks.data import Library
 from openqwq.tasks.benchmarks.ifeval import IFEVAL
+from openqwq.tasks.benchmarks.livebench import LIVEBENCH, LiveBenchVerifier
 from openqwq.tasks.benchmarks.livecodebench import LiveCodeVerifier, Window, livecodebench
 from openqwq.tasks.benchmarks.mathematics import MATHEMATICS
 from openqwq.tasks.benchmarks.programs import PROGRAM_BENCHMARKS
@@ -39,7 +40,8 @@ from openqwq.verify.toolcalls import ToolCallVerifier
 
 def benchmarks(window: Window) -> dict[str, Benchmark]:
     """Every benchmark by its name; `window` chooses LiveCodeBench's problems."""
-    every = [*MATHEMATICS, livecodebench(window), IFEVAL, BFCL, *PROGRAM_BENCHMARKS]
+    coding = [livecodebench(window), LIVEBENCH]
+    every = [*MATHEMATICS, *coding, IFEVAL, BFCL, *PROGRAM_BENCHMARKS]
     return {benchmark.name: benchmark for benchmark in every}
 
 
@@ -66,12 +68,14 @@ async def open_judges(
         "tool_calls_java": ToolCallVerifier("java"),
         "tool_calls_javascript": ToolCallVerifier("javascript"),
     }
-    if "math" in wanted:
+    if wanted & {"math", "livebench"}:
         judges["math"] = await stack.enter_async_context(MathVerifier(workers=workers))
-    if wanted & {"code", "livecodebench"}:
+    if wanted & {"code", "livecodebench", "livebench"}:
         sandbox = await stack.enter_async_context(LocalSandbox(workers))
         judges["code"] = CodeVerifier(sandbox)
         judges["livecodebench"] = LiveCodeVerifier(judges["code"])
+    if "livebench" in wanted:
+        judges["livebench"] = LiveBenchVerifier(judges["math"], judges["code"])
     return judges
 
 
