@@ -28,6 +28,8 @@ def ask_chat(model: OpenedModel, body: Mapping[str, Any]) -> Ask:
         raise ApiError(400, "max_tokens and max_completion_tokens differ: give one", "max_tokens")
     if body.get("top_logprobs") is not None and not body.get("logprobs"):
         raise ApiError(400, "top_logprobs needs logprobs: true", "top_logprobs")
+    if "parallel_tool_calls" in body and not body.get("tools"):
+        raise ApiError(400, "parallel_tool_calls needs tools", "parallel_tool_calls")
     max_tokens = require_room(model, len(prompt_ids), newer or older)
     parallel = body.get("parallel_tool_calls", True)
     params = sampling(

@@ -4,6 +4,7 @@ What the document does not list is refused in OpenAI's error shape, so nothing i
 silence and the document cannot differ from the behaviour.
 """
 
+import asyncio
 import json
 import math
 from collections.abc import Mapping
@@ -18,7 +19,7 @@ from starlette.responses import JSONResponse
 from openqwq.types import OpenQwQError
 
 PATH = Path(__file__).with_name("openapi.json")
-BODY_BYTES = 16 * 2**20
+BODY_BYTES, BODY_SECONDS = 16 * 2**20, 60.0
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
@@ -124,10 +125,15 @@ async def read_json(request: Request, limit: int = BODY_BYTES) -> Any:
     length = request.headers.get("content-length", "0")
     body = bytearray()
     if length.isdigit() and int(length) <= limit:
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > limit:
-                break
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                async for chunk in request.stream():
+                    body += chunk
+                    if len(body) > limit:
+                        break
+        except TimeoutError:
+            text = f"the body did not arrive within {BODY_SECONDS:g} seconds"
+            raise ApiError(408, text, headers={"Connection": "close"}) from None
     if len(body) > limit or not length.isdigit() or int(length) > limit:
         raise ApiError(
             413, f"the body is above the maximum of {limit} bytes", headers={"Connection": "close"}

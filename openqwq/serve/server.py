@@ -204,6 +204,8 @@ class Server:
         body = check(await read_json(request), schema)
         if "model" in body:
             self._require_model(body["model"])
+        if "stream_options" in body and not body.get("stream"):
+            raise ApiError(400, "stream_options needs stream: true", "stream_options")
         return body
 
     def _require_model(self, name: str) -> None:

@@ -50,6 +50,8 @@ BAD = {
     "unknown parameter": ({**BODY, "frobnicate": 1}, 400, "frobnicate"),
     "unsupported parameter": ({**BODY, "frequency_penalty": 1}, 400, "frequency_penalty"),
     "audio": ({**BODY, "modalities": ["audio"]}, 400, "modalities"),
+    "usage without a stream": ({**BODY, "stream_options": {}}, 400, "stream_options"),
+    "calls without tools": ({**BODY, "parallel_tool_calls": True}, 400, "parallel_tool_calls"),
     "negative tokens": ({**BODY, "max_tokens": -1}, 400, "max_tokens"),
     "negative n": ({**BODY, "n": -3}, 400, "n"),
     "no replies": ({**BODY, "n": 0}, 400, "n"),
@@ -99,6 +101,16 @@ def test_a_body_above_the_limit_is_refused_declared_or_not(tiny: Any) -> None:
     with contextlib.suppress(httpx.TransportError):  # refused so early that sending went on
         assert httpx.post(tiny.url + CHAT, content=chunks(), headers=kind).status_code == 413
     tiny.wait_until_idle()
+
+
+def test_a_body_that_does_not_come_is_not_waited_for(
+    tiny: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("openqwq.serve.protocol.BODY_SECONDS", 0.2)
+    with socket.create_connection(("127.0.0.1", tiny.port)) as client:
+        head = f"POST {CHAT} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+        client.sendall(f"{head}content-length: 50\r\n\r\n{{".encode())
+        assert b" 408 " in client.recv(100)
 
 
 def test_other_methods_paths_and_kinds_are_refused_in_openais_shape(tiny: Any) -> None:
