@@ -123,7 +123,7 @@ def test_streams_tags_branches_and_half_written_markdown() -> None:
 @needs_node
 @needs_chromium
 def test_every_flow_in_chromium() -> None:
-    run_node("flows.test.mjs")
+    run_node("flows.test.mjs", VIEWS=os.environ.get("VIEWS", "one"))
 
 
 @needs_node

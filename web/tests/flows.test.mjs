@@ -6,7 +6,7 @@ import { after, before, describe, test } from "node:test";
 import { startBrowser, startMock, VIEWS, Visit } from "./page.mjs";
 
 const FAILED_REQUEST = /Failed to load resource/;
-const names = Object.keys(VIEWS).slice(0, process.env.VIEWS === "all" ? 4 : 2);
+const names = Object.keys(VIEWS);
 let browser, mock;
 
 before(async () => {
@@ -17,7 +17,15 @@ after(async () => {
   mock?.stop();
 });
 
-function flow(title, run, views = names, address = () => mock.url) {
+let flows = 0;
+
+/** VIEWS=all: every flow in every view; VIEWS=one: each in one, by turns; else in two. */
+function usualViews() {
+  if (process.env.VIEWS === "all") return names;
+  return process.env.VIEWS === "one" ? [names[flows++ % 2]] : names.slice(0, 2);
+}
+
+function flow(title, run, views = usualViews(), address = () => mock.url) {
   for (const name of views) {
     test(`${title} (${name})`, { timeout: 60_000 }, async () => {
       const visit = await Visit.open(browser, address(), VIEWS[name]);
@@ -64,7 +72,7 @@ describe("answers", () => {
       await visit.assertAccessible();
       await visit.picture(`markdown-${name}`);
     },
-    Object.keys(VIEWS),
+    names,
   );
 
   flow("what is settled is not drawn again", async ({ page, ...visit }, _name) => {
