@@ -32,7 +32,7 @@ ROOMS = {
     "text": room(700, "jinja2 llguidance tokenizers"),
     "model": room(1300, "gguf numpy safetensors torch"),
     "engine": room(1800, "numpy torch xllamacpp"),
-    "sandbox": room(1900),
+    "sandbox": room(1960),
     "verify": room(1100, "antlr4 langdetect latex2sympy2_extended math_verify sympy"),
     "tasks": room(2600, "datasets reasoning_gym rich"),
     "agent": room(1550, "jsonschema mcp"),

@@ -205,11 +205,14 @@ def trusted(given: dict[str, str], entry_point: str, names: dict[str, Any]) -> N
     classes = {name: part for name, part in names.items() if isinstance(part, type)}
     classes = {name: part for name, part in classes.items() if part.__module__ == "__main__"}
 
+    ended = []
+
     def candidate(*positional: Any, **named: Any) -> Any:
         try:
             send(OUTPUT, encode((positional, named)))
             kind, *answer = receive(INPUT)
         except (EOFError, BrokenPipeError):
+            ended.append(True)
             raise Ended from None
         if kind == "value":
             return decode(answer[0], classes)
@@ -223,6 +226,8 @@ def trusted(given: dict[str, str], entry_point: str, names: dict[str, Any]) -> N
     names["candidate"] = candidate
     names[name] = (lambda: SimpleNamespace(**{method: candidate})) if method else candidate
     exec(compiled(given["script"]), names)
+    if ended:  # a test that catches everything has caught this too
+        raise Ended
 
 
 def session() -> int:

@@ -82,6 +82,7 @@ class Limits:
 
 
 DEFAULT = Limits()
+CASES, SOURCE_CHARACTERS = 1024, 2**20  # the most that one request may hold
 MAXIMUM = Limits(60.0, 60.0, 4 * 2**30, 16 * 2**20, 16, 256 * 2**20, 256)
 
 
@@ -122,8 +123,12 @@ class RunRequest:
             raise OpenQwQError(f"entry_point is missing: the form {self.form!r} calls it")
         if (self.form == "script") != (self.script is not None):
             raise OpenQwQError(f"script must be given for the form 'script' only, not {self.form}")
-        if not self.cases or (self.form == "script" and len(self.cases) > 1):
-            raise OpenQwQError("cases must hold at least one, and for a script only one")
+        most = 1 if self.form == "script" else CASES
+        if not 0 < len(self.cases) <= most:
+            raise OpenQwQError(f"cases holds {len(self.cases)}: it must be from 1 to {most}")
+        for name in ("source", "setup", "script"):
+            if len(getattr(self, name) or "") > SOURCE_CHARACTERS:
+                raise OpenQwQError(f"{name} is longer than {SOURCE_CHARACTERS} characters")
 
     def to_json(self) -> dict[str, Any]:
         """Return what `from_json` reads."""

@@ -31,6 +31,7 @@ DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom")
 COMMON = "bisect functools heapq itertools math operator string"
 REPORTED = ("ok", "compile_error", "runtime_error", "memory")
 OF_SCRIPTS = ("ended", "unconfined")  # the program behind the pipe is gone, or never was
+RUN_BYTES = 2**25  # of output and values, of all cases of a run together
 QUIET_MILLISECONDS = 10
 START_SECONDS = 10.0  # in which a case must be confined, before its wall time counts
 REASONS = {"timeout": "the wall time ran out", "output_limit": "wrote more than output_bytes"}
@@ -44,6 +45,8 @@ def main(descriptor: int, layers: frozenset[str], packages: str) -> None:
     sys.path[:] = [path for path in sys.path if os.path.isdir(path)]
     sys.path += [packages] if packages else []
     supervisor = Supervisor(channel, layers)
+    with suppress(OSError):  # a read-only /proc/sys, or a kernel without it
+        supervisor.last_pid = os.open("/proc/sys/kernel/ns_last_pid", os.O_WRONLY)
     try:
         enter([*supervisor.readable, *DEVICES])
     except OSError as error:
@@ -100,6 +103,7 @@ class Supervisor:
         self.untouched: list[Any] = []  # what `seen` told of the mounted /tmp
         self.room = 0  # bytes of standard input that it holds
         self.rules: int | None = None  # a descriptor of Landlock's, for the mounted /tmp
+        self.last_pid: int | None = None  # a descriptor by which pids start anew for each case
         paths = {*LIBRARIES, os.path.join(sys.base_prefix, "lib"), *sys.path}
         self.readable = [
             path
@@ -115,7 +119,7 @@ class Supervisor:
             return self.probe()
         if "session" in data:
             return self.session(Limits(**data["session"]))
-        request, code, skip = RunRequest.from_json(data), None, False
+        request, code, skip, room = RunRequest.from_json(data), None, False, RUN_BYTES
         for case in request.cases:
             result: Report = {"status": "skipped"}
             if not skip:
@@ -123,6 +127,9 @@ class Supervisor:
                 quick = result["seconds"] < 1  # else compiling it again might hold us up
                 if survived and quick and code is None and len(request.cases) > 1:
                     code = program.compiled(request.source)
+            room -= sum(len(result.get(name) or "") for name in ("stdout", "stderr", "value"))
+            if room < 0:
+                result = {"status": "output_limit", "error": f"a run wrote over {RUN_BYTES} bytes"}
             skip = request.stop_early and result["status"] != "ok"
             program.send(self.channel.fileno(), result)
         return None
@@ -187,6 +194,8 @@ class Supervisor:
         """Run one case; also say whether the program was compiled without harm."""
         limits, scripted, point = request.limits, request.form == "script", request.entry_point
         stdin, null = self.fresh(case.stdin, limits), os.open("/dev/null", os.O_RDWR)
+        if self.last_pid is not None:  # else a case could count up for the next one to see
+            os.pwrite(self.last_pid, b"1", 0)
         pipes, (out_end, err_end, report_end) = outlets(limits)
         _, err, report = pipes
         ends = [stdin, null, out_end, err_end, report_end]

@@ -4,7 +4,14 @@ from contextlib import suppress
 from decimal import Decimal, DecimalException
 from typing import Any
 
-from openqwq.sandbox.protocol import Case, CaseResult, Limits, RunRequest, Sandbox
+from openqwq.sandbox.protocol import (
+    SOURCE_CHARACTERS,
+    Case,
+    CaseResult,
+    Limits,
+    RunRequest,
+    Sandbox,
+)
 from openqwq.types import CodeTests, OpenQwQError, Score, Task
 from openqwq.verify.answer import final_answer, last_program
 
@@ -31,11 +38,15 @@ class CodeVerifier:
             return Score(0.0, "truncated", detail="no </think>")
         if not tests or not (tests.cases or tests.script):
             return Score(0.0, "error", detail=f"task {task.id!r} has no tests")
+        program = last_program(answer)
+        if len(program) > SOURCE_CHARACTERS:
+            reason = f"the program is longer than {SOURCE_CHARACTERS} characters"
+            return Score(0.0, "wrong", {"passed": 0.0}, reason)
         called = tests.form == "call"
         cases = [Case(arguments=tuple(t.input)) if called else Case(t.input) for t in tests.cases]
         try:
             request = RunRequest(
-                last_program(answer),
+                program,
                 tests.form,
                 tuple(cases) or (Case(),),
                 self._limits,

@@ -245,6 +245,39 @@ async def test_no_program_forges_the_pass_of_a_script(sandbox: LocalSandbox, sou
     assert result.status not in ("ok", "error", "skipped")
 
 
+@pytest.mark.parametrize("body", ["raise ValueError", "import os; os._exit(0)"])
+async def test_a_test_that_catches_everything_does_not_pass_a_dead_program(
+    sandbox: LocalSandbox, body: str
+) -> None:
+    text = "try: candidate(1)\nexcept: pass\nelse: raise AssertionError"
+    result = await script(sandbox, f"def f(x): {body}", text)
+    assert result.status == ("ok" if "ValueError" in body else "runtime_error")
+
+
+async def test_all_cases_together_may_write_only_so_much(sandbox: LocalSandbox) -> None:
+    limits = replace(DEFAULT, output_bytes=2**24)
+    request = RunRequest("print('x' * (2 ** 24 - 1))", cases=(Case(),) * 3, limits=limits)
+    result = await sandbox.run(request)
+    assert [case.status for case in result.cases] == ["ok", "ok", "output_limit"]
+    assert len(result.cases[2].stdout) == 0
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"cases": (Case(),) * 1025}, "cases holds 1025: it must be from 1 to 1024"),
+        ({"cases": ()}, "cases holds 0"),
+        ({"source": "x" * (2**20 + 1)}, "source is longer than 1048576 characters"),
+        ({"setup": "x" * (2**20 + 1)}, "setup is longer"),
+    ],
+)
+def test_a_request_that_is_too_large_is_refused_by_name(
+    fields: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(OpenQwQError, match=message):
+        RunRequest(**{"source": "", **fields})
+
+
 async def test_a_program_cannot_find_the_script_in_memory(sandbox: LocalSandbox) -> None:
     source = """def f():
     import ctypes, os, re

@@ -115,6 +115,14 @@ async def test_only_the_program_after_the_thinking_is_run_and_without_its_expect
     assert sandbox.request is not None and sandbox.request.source == "def f(): ..."
 
 
+async def test_an_oversized_program_is_wrong_and_not_dropped_as_an_error() -> None:
+    sandbox = FakeSandbox(CaseResult("ok", value=[1, [2.5]]))
+    verifier = CodeVerifier(sandbox, thinking=False)
+    score = await verifier.score(task(CALL), "x = 1\n" * 200_000)
+    assert (score.value, score.status, sandbox.request) == (0.0, "wrong", None)
+    assert "longer than" in score.detail
+
+
 @pytest.mark.parametrize(
     ("found", "expected", "tolerance", "equal"),
     [
