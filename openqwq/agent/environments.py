@@ -21,6 +21,7 @@ from openqwq.tasks.stockroom import METHODS, Stockroom
 from openqwq.types import Message, Observation, OpenQwQError, Score, Task, Tool, Verifier
 from openqwq.verify.code import CodeVerifier
 
+PLACE_SECONDS = 300.0  # to wait for others' sessions
 Judge = Callable[[str], Awaitable[Score]]
 
 
@@ -87,12 +88,22 @@ class PythonEpisode(ToolEpisode):
     async def step(self, reply: Message, malformed_calls: Sequence[str]) -> Observation:
         """Wait for a place at the first call; raise OpenQwQError where the sandbox breaks."""
         if reply.get("tool_calls") and not self.placed:
-            await self.places.acquire()
-            self.placed = True
+            await self._take_place()
         observation = await super().step(reply, malformed_calls)
         if self.session.failure:
             raise OpenQwQError(self.session.failure)
         return observation
+
+    async def _take_place(self) -> None:
+        try:
+            async with asyncio.timeout(PLACE_SECONDS):
+                await self.places.acquire()
+        except TimeoutError as error:
+            raise OpenQwQError(
+                f"no Python session became free in {PLACE_SECONDS:g} s: let episodes end one by"
+                " one (in_step=False), or give the environment more sessions"
+            ) from error
+        self.placed = True
 
     async def close(self) -> None:
         """End the session and give up the place."""

@@ -9,7 +9,11 @@ from pathlib import Path
 
 import torch
 
-from openqwq.agent.environments import CalculatorEnvironment
+from openqwq.agent.environments import (
+    CalculatorEnvironment,
+    MazeEnvironment,
+    StockroomEnvironment,
+)
 from openqwq.model import checkpoint
 from openqwq.model.qwen2 import ModelConfig, Qwen2
 from openqwq.tasks.evaluate import Outcome
@@ -233,7 +237,8 @@ class Pipeline:
             generate,
             self.tokenizer,
             judges,
-            {name: CalculatorEnvironment(judges[judge]) for name, judge in ENVIRONMENTS.items()},
+            {name: CalculatorEnvironment(judges[judge]) for name, judge in ENVIRONMENTS.items()}
+            | {"stockroom": StockroomEnvironment(), "maze": MazeEnvironment()},
             config.stage2.max_turns,
             config.engine.max_length,
         )

@@ -253,6 +253,20 @@ async def test_more_episodes_than_sessions_all_finish(sandbox: LocalSandbox) -> 
     assert not sandbox.open_sessions
 
 
+async def test_waiting_in_vain_for_a_session_is_an_error(
+    sandbox: LocalSandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("openqwq.agent.environments.PLACE_SECONDS", 0.1)
+    environment = PythonEnvironment(sandbox, sessions=1)
+    task = next(iter(draw_tasks(worlds.python(50, 90), "train", 0)))
+    first, second = [await environment.reset(task, seed) for seed in (0, 1)]
+    await first.step(reply(python={"code": "1"}), [])
+    with pytest.raises(OpenQwQError, match="no Python session became free"):
+        await second.step(reply(python={"code": "1"}), [])
+    await second.close()
+    await first.close()
+
+
 def test_a_task_keeps_its_first_messages_through_its_continuations() -> None:
     task = next(iter(draw_tasks(worlds.stockroom(2, 3), "train", 0)))
     turn: Task | None = task
