@@ -87,7 +87,7 @@ def turns_task(category: str, row: Row, documents: Sequence[Row]) -> Task:
         "pictures": re.findall(r"image_\d+\.jpg", json.dumps(row["ground_truth"])),
         "missed": row.get("missed_function") or {},
         "turns": row["question"],
-        "truth": [[_literal_call(text, order) for text in turn] for turn in row["ground_truth"]],
+        "truth": [[literal_call(text, order) for text in turn] for turn in row["ground_truth"]],
     }
     shown = [{key: value for key, value in d.items() if key != "api"} for d in offered]
     first = tuple(Message(role=m["role"], content=m["content"]) for m in row["question"][0])
@@ -96,7 +96,11 @@ def turns_task(category: str, row: Row, documents: Sequence[Row]) -> Task:
     return Task(name, category, first, "bfcl_turns", answer=answer, tools=tuple(shown))
 
 
-def _literal_call(text: str, order: Mapping[str, Sequence[str]]) -> ToolCall:
+def literal_call(text: str, order: Mapping[str, Sequence[str]]) -> ToolCall:
+    """The call that Python source spells; `order` names each function's arguments in order.
+
+    Raises OpenQwQError unless it is one call of literals.
+    """
     try:
         node = ast.parse(text.strip(), mode="eval").body
         if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
