@@ -109,8 +109,11 @@ def _server(path: Path, slots: int, cache_tokens: int) -> Any:
     params.fit_params = params.warmup = params.enable_chat_template = params.use_jinja = False
     params.verbosity = -1
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = torch.get_num_threads()
+    params.endpoint_metrics = True
     try:
-        return xllamacpp.Server(params)
+        server = xllamacpp.Server(params)
+        server.handle_metrics()  # answered by its loop: freed before that runs, it would hang
+        return server
     except (RuntimeError, ValueError) as error:
         raise OpenQwQError(
             f"llama.cpp cannot load {path} with room for {cache_tokens} tokens ({error}): see"
