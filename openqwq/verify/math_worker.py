@@ -38,6 +38,7 @@ COMMAND = re.compile(r"\\[A-Za-z]+\s*(?:\{[A-Za-z ]*\})?")
 WORD = re.compile(
     r"(?i)\b(?!(?:sin|cos|tan|cot|sec|csc|log|exp|sqrt|and)\b)[a-z]{3,}|\b(?:is|it)\b"
 )
+PRODUCT = re.compile(r"(?<=[\d)])\s*\((?=-?\d+(?:\.\d+)?\))")  # 2(3): not the mixed number 2 + 3
 LONG_DECIMAL = re.compile(r"\.(\d*[1-9]\d{3,})")
 
 parsed_gold = functools.lru_cache(maxsize=1024)(parse)
@@ -73,7 +74,8 @@ def mathematics(text: str) -> str:
         prose = len(text.split()) > 1 and WORD.search(COMMAND.sub("", text))
         if prose or NUMBER.fullmatch(text) or POWER.fullmatch(text):
             return text
-    return "$$" + (boxed or text).strip("$ \n").replace("\n", " ") + "$$"
+    text = PRODUCT.sub(r"\\cdot(", (boxed or text).strip("$ \n"))
+    return "$$" + text.replace("\n", " ") + "$$"
 
 
 def digits(node: Any) -> float:

@@ -75,6 +75,8 @@ async def test_every_case_of_the_shared_table_gets_its_verdict(verifier: MathVer
         ("\\frac{1}{12}", "0.08333"),
         ("Let x be 3. So it is $\\boxed{3}$.", "3"),
         ("10^{10^{10}}", "$10^{10^{10}}$"),
+        ("6", "\\boxed{2(3)}"),
+        ("6", "\\boxed{(-2) (-3)}"),
     ],
 )
 async def test_an_equal_answer_is_correct(verifier: MathVerifier, gold: str, answer: str) -> None:
@@ -95,6 +97,15 @@ async def test_an_equal_answer_is_correct(verifier: MathVerifier, gold: str, ans
         ("\\frac{1}{3}", "0.33"),
         ("5", "\\infty"),
         ("10**10", "$10^{11}$"),
+        ("5", "\\boxed{2(3)}"),
+        ("3", "\\boxed{2 \\text{ (or 3)}}"),
+        ("2", "\\boxed{2 \\text{ or } 3}"),
+        ("2", "\\boxed{\\{1, 2, 3\\}}"),
+        ("2", "\\boxed{[0, 100]}"),
+        ("2", "\\boxed{\\frac{0}{0}}"),
+        ("2", "\\boxed{x = x}"),
+        ("2", "\\boxed{\\pm 2}"),
+        ("A", "\\boxed{A, B, C, D}"),
     ],
 )
 async def test_any_other_answer_is_wrong(verifier: MathVerifier, gold: str, answer: str) -> None:
