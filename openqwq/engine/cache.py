@@ -1,7 +1,8 @@
-"""Keys and values of running sequences in fixed slots, and attention over them."""
+"""Keys and values of sequences, running and finished, in fixed slots, and attention over them."""
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -13,9 +14,13 @@ class SlotCache:
     """`keys` and `values`: [layer, slot, kv_heads, time, head_dim].
 
     Time grows in doubling steps up to `max_length`, so short sequences do not pay for long ones.
+    `token_ids` (slots, time) says whose they are, `held` (slots,) how many tokens there are, and
+    `fresh` (slots,) whether today's weights computed them: a new prompt may then start from the
+    slot that shares most with it. All are indexed by slot and kept on the CPU.
     """
 
     FIRST_LENGTH = 128
+    REUSE_FROM = 32  # tokens; fewer are not worth a copy
 
     def __init__(
         self,
@@ -30,6 +35,11 @@ class SlotCache:
         shape = (config.num_hidden_layers, slots, config.num_key_value_heads, length)
         self.keys = torch.zeros(*shape, config.head_dim, dtype=dtype, device=device)
         self.values = torch.zeros_like(self.keys)
+        self.token_ids = np.full((slots, length), -1, dtype=np.int32)
+        self.held = np.zeros(slots, dtype=np.int64)
+        self.fresh = np.zeros(slots, dtype=bool)
+        self.last_use = np.zeros(slots, dtype=np.int64)
+        self._uses = 0
 
     def reserve(self, length: int) -> None:
         """Make room for `length` tokens in every slot."""
@@ -39,11 +49,69 @@ class SlotCache:
         grown = min(max(length, 2 * capacity), self.max_length)
         pad = (0, 0, 0, grown - capacity)
         self.keys, self.values = F.pad(self.keys, pad), F.pad(self.values, pad)
+        more = [(0, 0), (0, grown - capacity)]
+        self.token_ids = np.pad(self.token_ids, more, constant_values=-1)
 
     def copy(self, source: int, destinations: Sequence[int], length: int) -> None:
         """Copy the first `length` tokens of one slot into others."""
+        self._transfer([source], list(destinations), length)
+        self.held[list(destinations)] = length
+
+    def move(self, sources: Sequence[int], destinations: Sequence[int]) -> None:
+        """Copy each source slot to its destination, all at once: a slot may be both."""
+        if len(sources):
+            sources, destinations = list(sources), list(destinations)
+            self._transfer(sources, destinations, int(self.held[sources].max()))
+            self.held[destinations] = self.held[sources]
+
+    def _transfer(self, sources: list[int], destinations: list[int], length: int) -> None:
         for store in (self.keys, self.values):
-            store[:, list(destinations), :, :length] = store[:, [source], :, :length]
+            store[:, destinations, :, :length] = store[:, sources, :, :length]
+        self.token_ids[destinations, :length] = self.token_ids[sources, :length]
+        self.fresh[destinations] = self.fresh[sources]
+        self.last_use[destinations] = self.last_use[sources]
+
+    def start(self, slot: int, source: int, length: int) -> None:
+        """Begin a prompt in `slot` with the first `length` tokens of `source`."""
+        if length:
+            self._use([source])
+            self.copy(source, [slot], length)
+        else:
+            self.held[slot], self.fresh[slot] = 0, True
+
+    def record(
+        self, slots: Sequence[int], starts: Sequence[int], counts: Sequence[int], ids: Sequence[int]
+    ) -> None:
+        """Note that slots hold `counts` more tokens after `starts`; `ids` are those of all."""
+        rows, first, number = (np.asarray(values) for values in (slots, starts, counts))
+        self.held[rows] = first + number
+        columns = np.arange(number.sum()) - np.repeat(number.cumsum() - number, number)
+        self.token_ids[np.repeat(rows, number), np.repeat(first, number) + columns] = ids
+        self._use(rows)
+
+    def longest_prefix(self, prompt_ids: Sequence[int]) -> tuple[int, int]:
+        """The slot that shares most with a prompt, and how many tokens.
+
+        At least one token of the prompt is left over, for its logits; 0 if too few are shared.
+        """
+        wanted = np.asarray(prompt_ids[: min(len(prompt_ids) - 1, self.token_ids.shape[1])])
+        same = self.token_ids[:, : len(wanted)] == wanted
+        shared = np.where(same.all(1), len(wanted), (~same).argmax(1) if len(wanted) else 0)
+        shared = np.minimum(shared, self.held) * self.fresh
+        slot = int(shared.argmax())
+        return slot, int(shared[slot]) if shared[slot] >= self.REUSE_FROM else 0
+
+    def worth_keeping(self, slot: int) -> bool:
+        """Whether a slot holds what a later prompt could start from."""
+        return bool(self.fresh[slot] and self.held[slot] >= self.REUSE_FROM)
+
+    def outdate(self) -> None:
+        """No new prompt may start from what is held now: the weights have changed."""
+        self.fresh[:] = False
+
+    def _use(self, slots: Sequence[int] | np.ndarray) -> None:
+        self._uses += 1
+        self.last_use[slots] = self._uses
 
 
 class CacheAttention:

@@ -39,6 +39,17 @@ class EngineLimits:
                 raise OpenQwQError(f"engine.{name} is {value}: it must be at least 1")
 
 
+@dataclass(frozen=True)
+class EngineStatistics:
+    """Counts since the start, and what there is to do now (`running`, `waiting` sequences)."""
+
+    running: int
+    waiting: int
+    prompt_tokens: int
+    reused_prompt_tokens: int  # of these, found in the cache
+    drawn_tokens: int
+
+
 class Engine:
     """Samples from a copy of `model` in its own layout; `push` brings later weights.
 
@@ -65,6 +76,7 @@ class Engine:
         self.scheduler = Scheduler(cache, self.limits.slots, self.limits.lanes)
         self._lock = threading.Lock()  # held while a step or a weight update touches the model
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
+        self._drawn_tokens = 0
         self._pump: asyncio.Task[None] | None = None
         self._progress = asyncio.Event()  # set at the end of the step, and replaced
 
@@ -114,7 +126,15 @@ class Engine:
             if self.scheduler.unfinished() and not in_flight:
                 raise RuntimeError("weights pushed while sequences are running")
             self.model.load(named_params)
+            self.scheduler.cache.outdate()
             self.version = version
+
+    def statistics(self) -> EngineStatistics:
+        """For metrics; may be asked at any time from any thread."""
+        scheduler = self.scheduler
+        running, unfinished = len(scheduler.running), len(scheduler.unfinished())
+        tokens = scheduler.prompt_tokens, scheduler.reused_tokens, self._drawn_tokens
+        return EngineStatistics(running, max(0, unfinished - running), *tokens)
 
     def close(self) -> None:
         """Stop the engine's thread; whoever still waits, or asks later, gets a RuntimeError."""
@@ -236,7 +256,9 @@ class Engine:
     ) -> Tensor:
         attend = CacheAttention(self.scheduler.cache, slots, starts, counts)
         ids = torch.tensor(token_ids, device=self.device)
-        return self.model.forward(ids, attend.position_ids, attend)
+        hidden = self.model.forward(ids, attend.position_ids, attend)
+        self.scheduler.cache.record(slots, starts, counts, token_ids)
+        return hidden
 
     def _draw(self, sequences: list[Sequence], logits: Tensor) -> None:
         """Append a sampled or forced token to each sequence from its row of `logits`."""
@@ -251,6 +273,7 @@ class Engine:
         tokens = zip(
             token_ids.tolist(), log_probs.tolist(), alternatives(logits, params), strict=True
         )
+        self._drawn_tokens += len(sequences)
         for sequence, put, (token_id, log_prob, others) in zip(
             sequences, forced, tokens, strict=True
         ):

@@ -24,6 +24,10 @@ class Group:
 class Scheduler:
     """Slots [0, slots) hold running sequences without gaps; lanes are the cache rows after them.
 
+    Finished sequences stay in the slots behind the running ones until their places are needed, the
+    least recently used first, and prompts in their lanes: a new prompt starts from the row, of
+    whatever kind, that shares most with it. `reused_tokens` of `prompt_tokens` were found so.
+
     The event loop appends to `waiting` and cancels sequences; the rest is the engine's thread's.
     """
 
@@ -33,6 +37,7 @@ class Scheduler:
         self.waiting: deque[Group] = deque()
         self.prefilling: list[Group] = []
         self.running: list[Sequence] = []  # index = slot
+        self.prompt_tokens, self.reused_tokens = 0, 0
 
     def unfinished(self) -> list[Sequence]:
         """Every sequence with tokens to come."""
@@ -54,9 +59,28 @@ class Scheduler:
             if len(group.members) > free:
                 self.waiting.appendleft(Group(group.members[free:]))
                 group = Group(group.members[:free])
-            group.lane = self.free_lanes.pop(0)
+            if not self._start(group):
+                self.waiting.appendleft(group)
+                return
             free -= len(group.members)
-            self.prefilling.append(group)
+
+    def _start(self, group: Group) -> bool:
+        """Give a group a lane, unless a prompt that is being prefilled will soon spare it more."""
+        prompt = group.members[0].prompt_ids
+        row, length = self.cache.longest_prefix(prompt)
+        worth = length + self.cache.REUSE_FROM
+        others = (g.members[0].prompt_ids for g in self.prefilling)
+        if any(prompt[:worth] == other[:worth] for other in others) and len(prompt) > worth:
+            return False
+        group.lane, group.cached = self.free_lanes.pop(0), length
+        superseded = length == self.cache.held[row] and len(self.running) <= row < self.slots
+        self.cache.start(group.lane, row, length)
+        if superseded:  # its content lives on in the lane
+            self.cache.held[row] = 0
+        self.prompt_tokens += len(prompt)
+        self.reused_tokens += length
+        self.prefilling.append(group)
+        return True
 
     def chunks(self, budget: int) -> list[tuple[Group, int]]:
         """(group, number of its prompt tokens) to prefill now, in order, within `budget` tokens."""
@@ -73,10 +97,24 @@ class Scheduler:
         """Move a prefilled group from its lane into slots; returns its members."""
         first = len(self.running)
         slots = range(first, first + len(group.members))
+        self._make_room(slots)
         self.cache.copy(group.lane, slots, group.cached)
         self.running.extend(group.members)
         self.drop_prefill(group)
         return group.members
+
+    def _make_room(self, slots: range) -> None:
+        """Move what is worth keeping to free slots that hold nothing, or something older."""
+        cache = self.cache
+
+        def age(slot: int) -> int:
+            return int(cache.last_use[slot]) if cache.worth_keeping(slot) else -1
+
+        kept = sorted((s for s in slots if cache.worth_keeping(s)), key=age, reverse=True)
+        if kept:
+            places = sorted(range(slots.stop, self.slots), key=age)
+            moves = [(s, p) for s, p in zip(kept, places, strict=False) if age(p) < age(s)]
+            cache.move([s for s, _ in moves], [p for _, p in moves])
 
     def drop_prefill(self, group: Group) -> None:
         """Free a group's lane."""
@@ -89,13 +127,15 @@ class Scheduler:
             group.members = _unfinished(group.members)
             if not group.members:
                 self.drop_prefill(group)
-        for slot in reversed(range(len(self.running))):
-            if self.running[slot].finish_reason:
-                last = self.running.pop()
-                if slot < len(self.running):
-                    self.running[slot] = last
-                    cached = len(last.prompt_ids) + len(last.token_ids) - 1
-                    self.cache.copy(len(self.running), [slot], cached)
+        ended = [bool(s.finish_reason) for s in self.running]
+        left = ended.count(False)
+        gaps = [slot for slot in range(left) if ended[slot]]
+        movers = [slot for slot in range(left, len(ended)) if not ended[slot]]
+        kept = [(g, m) for g, m in zip(gaps, movers, strict=True) if self.cache.worth_keeping(g)]
+        self.cache.move(movers + [g for g, _ in kept], gaps + [m for _, m in kept])
+        for gap, mover in zip(gaps, movers, strict=True):
+            self.running[gap] = self.running[mover]
+        del self.running[left:]
 
 
 def _unfinished(sequences: list[Sequence]) -> list[Sequence]:

@@ -1,8 +1,8 @@
 """The scheduler against a cache that holds token ids, so that every row can be read back."""
 
-from collections.abc import Sequence as Ids
-from typing import Any, cast
+from typing import Any
 
+import torch
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -10,29 +10,43 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from openqwq.engine.cache import SlotCache
 from openqwq.engine.scheduler import Group, Scheduler
 from openqwq.engine.sequence import Sequence
+from openqwq.model.qwen2 import ModelConfig
 from openqwq.text.stream import ThinkTracker
 from openqwq.types import SamplingParams
 
 
-class TokenCache:
-    """One list of token ids per row in place of keys and values."""
+class TokenCache(SlotCache):
+    """A cache of one layer and one number a token, into which token ids are written as keys."""
+
+    REUSE_FROM = 3
 
     def __init__(self, rows: int) -> None:
-        self.rows: list[list[int]] = [[] for _ in range(rows)]
+        super().__init__(ModelConfig(9, 1, 1, 1, 1, 1, 1), rows, 256)
 
     def write(self, row: int, start: int, token_ids: list[int]) -> None:
-        assert len(self.rows[row]) >= start, "a gap in time"
-        self.rows[row][start:] = token_ids
+        assert self.held[row] >= start, "a gap in time"
+        for store in (self.keys, self.values):
+            store[0, row, 0, start : start + len(token_ids), 0] = torch.tensor(token_ids).float()
+        self.record([row], [start], [len(token_ids)], token_ids)
 
-    def copy(self, source: int, destinations: Ids[int], length: int) -> None:
-        assert len(self.rows[source]) >= length, "more is copied than there is"
-        for row in destinations:
-            self.rows[row] = self.rows[source][:length]
+    def row(self, row: int) -> list[int]:
+        """What a row holds, which its keys, values and `token_ids` must agree on."""
+        keys, values = (
+            s[0, row, 0, : self.held[row], 0].tolist() for s in (self.keys, self.values)
+        )
+        assert keys == values == self.token_ids[row, : self.held[row]].tolist()
+        return [int(key) for key in keys]
 
 
-def sequences(count: int, first: int, prompt_tokens: int, max_tokens: int = 99) -> list[Sequence]:
-    """Members of one group; every token id says whose it is: 1000 * number + position."""
-    prompt_ids = [1000 * first + at for at in range(prompt_tokens)]
+def sequences(
+    count: int, first: int, prompt_tokens: int, max_tokens: int = 99, family: int | None = None
+) -> list[Sequence]:
+    """Members of one group; every token id says whose it is: 1000 * number + position.
+
+    Groups of one family share their prompts as far as these go.
+    """
+    owner = first if family is None else 900 + family
+    prompt_ids = [1000 * owner + at for at in range(prompt_tokens)]
     params = SamplingParams(max_tokens=max_tokens)
     return [
         Sequence(prompt_ids, params, first + i, max_tokens, ThinkTracker(None, None, False), [])
@@ -51,7 +65,7 @@ class Rig:
     def __init__(self, slots: int, lanes: int) -> None:
         self.lanes = set(range(slots, slots + lanes))
         self.cache = TokenCache(slots + lanes)
-        self.scheduler = Scheduler(cast(SlotCache, self.cache), slots, lanes)
+        self.scheduler = Scheduler(self.cache, slots, lanes)
         self.everyone: list[Sequence] = []
         self.forked: list[int] = []
 
@@ -100,10 +114,10 @@ class Rig:
         assert sorted(in_use + scheduler.free_lanes) == sorted(self.lanes)
         for slot, sequence in enumerate(scheduler.running):
             ids = (sequence.prompt_ids + sequence.token_ids)[:-1]
-            assert self.cache.rows[slot][: len(ids)] == ids
+            assert self.cache.row(slot) == ids
         for group in scheduler.prefilling:
             ids = group.members[0].prompt_ids[: group.cached]
-            assert self.cache.rows[group.lane][: group.cached] == ids
+            assert self.cache.row(group.lane) == ids
         order = [s.seed for g in groups for s in g.members]
         assert order == sorted(order) and self.forked == sorted(self.forked), "somebody overtook"
 
@@ -113,9 +127,19 @@ class SchedulerMachine(RuleBasedStateMachine):
     def start(self, slots: int, lanes: int) -> None:
         self.rig = Rig(slots, lanes)
 
-    @rule(n=st.integers(1, 7), prompt_tokens=st.integers(1, 9), max_tokens=st.integers(1, 6))
-    def submit(self, n: int, prompt_tokens: int, max_tokens: int) -> None:
-        self.rig.submit(sequences(n, len(self.rig.everyone), prompt_tokens, max_tokens))
+    @rule(
+        n=st.integers(1, 7),
+        prompt_tokens=st.integers(1, 9),
+        max_tokens=st.integers(1, 6),
+        family=st.none() | st.integers(0, 2),
+    )
+    def submit(self, n: int, prompt_tokens: int, max_tokens: int, family: int | None) -> None:
+        first = len(self.rig.everyone)
+        self.rig.submit(sequences(n, first, prompt_tokens, max_tokens, family))
+
+    @rule()
+    def change_weights(self) -> None:
+        self.rig.cache.outdate()
 
     @rule(budget=st.integers(1, 12))
     def step(self, budget: int) -> None:
@@ -218,3 +242,66 @@ def test_cancelling_frees_what_a_sequence_holds_wherever_it_is() -> None:
         rig.step()
         rig.check()
     assert [len(s.token_ids) for s in pair] == [0, 99]
+
+
+def run(rig: Rig, members: list[Sequence]) -> int:
+    """Run a group to its end; returns how many tokens of its prompt it found in the cache."""
+    before = rig.scheduler.reused_tokens
+    rig.submit(members)
+    while any(s.finish_reason is None for s in members):
+        rig.step()
+        rig.check()
+    return rig.scheduler.reused_tokens - before
+
+
+def follow(earlier: Sequence, number: int, more: int = 4) -> list[Sequence]:
+    """A prompt that goes on from a finished sequence."""
+    (later,) = sequences(1, number, more, 5)
+    later.prompt_ids = earlier.prompt_ids + earlier.token_ids + later.prompt_ids
+    return [later]
+
+
+def test_a_next_turn_starts_behind_all_but_the_last_token_of_the_turn_before() -> None:
+    rig = Rig(slots=4, lanes=2)
+    (first,) = sequences(1, 0, 6, 5)
+    assert run(rig, [first]) == 0
+    (second,) = follow(first, 1)
+    assert run(rig, [second]) == 6 + 5 - 1
+    assert run(rig, follow(second, 2)) == len(second.prompt_ids) + 5 - 1
+
+
+def test_alternating_conversations_keep_each_other_and_the_oldest_gives_way() -> None:
+    rig = Rig(slots=4, lanes=1)
+    chats = [sequences(1, number, 6 + number, 5)[0] for number in range(4)]
+    for chat in chats:
+        run(rig, [chat])
+    for turn in range(1, 4):
+        for number, chat in enumerate(chats):
+            (chats[number],) = follow(chat, 10 * turn + number)
+            assert run(rig, [chats[number]]) == len(chat.prompt_ids) + 5 - 1
+    run(rig, sequences(1, 90, 9, 5))
+    found = [run(rig, follow(chat, 91 + i)) for i, chat in enumerate(reversed(chats))]
+    assert [count > 5 for count in found] == [True, True, True, False]
+
+
+def test_what_runs_and_what_is_being_prefilled_is_shared_too() -> None:
+    rig = Rig(slots=6, lanes=3)
+    rig.submit(sequences(1, 0, 8, 50, family=0))
+    rig.submit(sequences(1, 1, 12, 50, family=0))
+    rig.step()
+    assert [len(g.members) for g in rig.scheduler.waiting] == [1]  # worth a step's patience
+    assert rig.step() == 4
+    rig.submit(sequences(1, 2, 12, 50, family=0))
+    assert rig.step() == 1
+    assert (rig.scheduler.reused_tokens, rig.scheduler.prompt_tokens) == (8 + 11, 8 + 12 + 12)
+    rig.check()
+
+
+def test_old_weights_and_short_prefixes_are_not_reused() -> None:
+    rig = Rig(slots=4, lanes=2)
+    run(rig, sequences(1, 0, 8, 5, family=0))
+    rig.cache.outdate()
+    assert run(rig, sequences(1, 1, 8, 5, family=0)) == 0
+    assert run(rig, sequences(1, 2, 8, 5, family=0)) == 7
+    assert run(rig, sequences(1, 3, 3, 5, family=0)) == 0  # two tokens and the one left over
+    assert run(rig, sequences(1, 4, 4, 5, family=0)) == 3
