@@ -73,6 +73,12 @@ export class Chat {
     return this.runs.get(this.conversation.id);
   }
 
+  /** Whether "answer now" would help: the model thinks, and the server may know the way. */
+  get answerable(): boolean {
+    const thinking = this.run?.turn.steps.at(-1)?.kind === "thinking";
+    return thinking && this.canAnswerNow && this.run?.responseId !== null;
+  }
+
   // Settings and models.
 
   saveSettings(change: Partial<Settings>): void {

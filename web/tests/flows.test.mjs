@@ -525,6 +525,11 @@ describe("keyboard and screen reader", () => {
     const shown = await page.locator("#sidebar").isVisible();
     await page.keyboard.press("Control+Shift+H");
     await page.locator("#sidebar").waitFor({ state: shown ? "hidden" : "visible" });
+    if (!visit.phone) return;
+    await page.locator("main[inert]").waitFor();
+    await page.keyboard.press("Escape");
+    await page.locator("#sidebar").waitFor({ state: "hidden" });
+    await page.waitForFunction(() => document.activeElement?.matches(".composer textarea"));
   });
 
   flow("a screen reader hears sentences, not tokens", async (visit) => {

@@ -3,48 +3,43 @@
 import { useEffect, useRef, useState } from "preact/hooks";
 import type { Chat } from "../chat";
 import { shownPath } from "../tree";
-import type { AssistantTurn, Remedy, Summary, Theme } from "../types";
+import type { AssistantTurn, Remedy } from "../types";
 import { Composer } from "./composer";
-import { DeleteDialog, HelpDialog } from "./help";
-import { IconButton, type IconName } from "./icons";
-import { OptionsDialog } from "./options";
+import { Dialogs, type OpenDialog } from "./dialogs";
+import { Header } from "./header";
+import { usePhone } from "./hooks";
 import { ProblemCard } from "./problem";
-import { SettingsDialog } from "./settings";
+import { useShortcuts } from "./shortcuts";
 import { Sidebar } from "./sidebar";
 import { Transcript } from "./transcript";
 
-type Open = "settings" | "options" | "help" | null;
-
-const PHONE = matchMedia("(max-width: 800px)");
-const THEMES: Record<Theme, { next: Theme; icon: IconName; label: string }> = {
-  auto: { next: "light", icon: "auto", label: "Appearance: as the system" },
-  light: { next: "dark", icon: "sun", label: "Appearance: light" },
-  dark: { next: "auto", icon: "moon", label: "Appearance: dark" },
-};
-
 export function App({ chat }: { chat: Chat }) {
-  const [open, setOpen] = useState<Open>(null);
-  const [drawer, setDrawer] = useState(!PHONE.matches);
-  const [deleting, setDeleting] = useState<Summary | null>(null);
-  const [editing, setEditing] = useState<string | null>(null);
+  const phone = usePhone();
+  const [dialog, setDialog] = useState<OpenDialog | null>(null);
+  const [drawer, setDrawer] = useState(!phone);
   const area = useRef<HTMLTextAreaElement>(null);
-  const { conversation, settings, run } = chat;
+  const { settings, conversation } = chat;
 
-  // A dialog that closes late must not take away the one opened meanwhile.
-  const close = (dialog: Open) => setOpen((now) => (now === dialog ? null : now));
   const focusComposer = () => area.current?.focus();
-  const afterChoice = () => {
-    setEditing(null);
-    if (PHONE.matches) setDrawer(false);
-    focusComposer();
+  // What had the focus may be gone, such as a conversation that was deleted.
+  const keepFocus = () => {
+    if (document.activeElement === document.body) focusComposer();
+  };
+  const leaveDrawer = () => {
+    if (phone) setDrawer(false);
+    // The message field is inert until the drawer is gone.
+    requestAnimationFrame(focusComposer);
   };
   const newChat = () => {
     chat.newChat();
-    afterChoice();
+    leaveDrawer();
   };
-  const editLast = () => {
-    const last = shownPath(conversation).findLast((turn) => turn.role === "user");
-    if (last && !run) setEditing(last.id);
+  const exportJson = (id?: string) =>
+    void chat.exported(id).then((text) => download(text, id ? "chat.json" : "chats.json"));
+  const remedy = (kind: Remedy, turn?: AssistantTurn) => {
+    if (kind === "retry") turn ? chat.retry(turn) : void chat.refreshModels();
+    if (kind === "settings" || kind === "options") setDialog(kind);
+    if (kind === "new") newChat();
   };
 
   useEffect(() => {
@@ -54,216 +49,118 @@ export function App({ chat }: { chat: Chat }) {
     document.title = conversation.title === "New chat" ? "OpenQwQ" : conversation.title;
   }, [conversation.title]);
   useEffect(() => {
-    if (!PHONE.matches) focusComposer();
+    if (!phone) focusComposer();
   }, []);
   useShortcuts({
-    stop: () => chat.stop(),
+    escape: () => (phone && drawer ? leaveDrawer() : chat.stop()),
     focusComposer,
     newChat,
     toggleDrawer: () => setDrawer(!drawer),
-    open: setOpen,
+    open: setDialog,
   });
 
-  const remedy = (kind: Remedy, turn?: AssistantTurn) => {
-    if (kind === "retry") turn ? chat.retry(turn) : void chat.refreshModels();
-    if (kind === "settings" || kind === "options") setOpen(kind);
-    if (kind === "new") newChat();
-  };
-  const exportJson = (id?: string) =>
-    void chat.exported(id).then((text) => download(text, id ? "chat.json" : "chats.json"));
-
-  const actions = {
-    edit: (id: string, text: string) => {
-      chat.edit(id, text);
-      focusComposer();
-    },
-    regenerate: (id: string) => chat.regenerate(id),
-    showBranch: (id: string) => chat.showBranch(id),
-    giveResult: chat.giveResult.bind(chat),
-    remedy,
-  };
-  const thinking = run?.turn.steps.at(-1)?.kind === "thinking";
-  const theme = THEMES[settings.theme];
-
   return (
-    <div class={`app ${drawer ? "with-sidebar" : ""}`}>
+    <div class="app">
       <Sidebar
         summaries={chat.summaries}
         current={conversation.id}
         open={drawer}
-        onClose={() => setDrawer(false)}
+        modal={phone}
+        onClose={leaveDrawer}
         onNew={newChat}
         onOpen={(id) => {
           void chat.open(id);
-          afterChoice();
+          leaveDrawer();
         }}
         onRename={(id, title) => void chat.rename(id, title)}
         onExport={exportJson}
-        onRemove={setDeleting}
+        onRemove={setDialog}
       />
-      {drawer && <div class="scrim" onClick={() => setDrawer(false)} />}
-      <main>
-        <header class="top">
-          <IconButton
-            name="menu"
-            label="Conversations"
-            expanded={drawer}
-            onClick={() => setDrawer(!drawer)}
-          />
-          <h1 class="visually-hidden">{conversation.title}</h1>
-          <ModelPicker
-            models={chat.models}
-            model={settings.model}
-            onChange={(model) => chat.saveSettings({ model })}
-            onSettings={() => setOpen("settings")}
-          />
-          <span class="spacer" />
-          <IconButton
-            name={theme.icon}
-            label={theme.label}
-            onClick={() => chat.saveSettings({ theme: theme.next })}
-          />
-          <IconButton name="options" label="Chat options" onClick={() => setOpen("options")} />
-          <IconButton name="settings" label="Settings" onClick={() => setOpen("settings")} />
-          <IconButton
-            name="help"
-            label="Keyboard shortcuts"
-            class="desktop-only"
-            onClick={() => setOpen("help")}
-          />
-        </header>
-        {chat.storageFailed && (
-          <p class="banner" role="status">
-            This browser does not keep your chats (private window or full disk).
-          </p>
-        )}
-        {chat.connection && (
-          <div class="banner">
-            <ProblemCard problem={chat.connection} onRemedy={(kind) => remedy(kind)} />
-          </div>
-        )}
-        <Transcript
-          conversation={conversation}
-          busy={run !== undefined}
-          editing={editing}
-          onEditing={(id) => {
-            setEditing(id);
-            if (id === null) focusComposer();
-          }}
-          onStarter={(text) => chat.send(text)}
-          actions={actions}
+      {drawer && <div class="scrim" onClick={leaveDrawer} />}
+      <main inert={phone && drawer}>
+        <Header
+          chat={chat}
+          drawer={drawer}
+          onDrawer={() => setDrawer(!drawer)}
+          onOpen={setDialog}
         />
-        <Composer
-          area={area}
-          running={run !== undefined}
-          answerable={thinking && chat.canAnswerNow && run?.responseId !== null}
-          onSend={(text) => chat.send(text)}
-          onStop={() => chat.stop()}
-          onAnswerNow={() => void chat.answerNow()}
-          onEditLast={editLast}
-        />
+        <Banners chat={chat} onRemedy={remedy} />
+        <Conversation chat={chat} area={area} onRemedy={remedy} />
       </main>
-      {open === "help" && <HelpDialog onClose={() => close("help")} />}
-      {open === "options" && (
-        <OptionsDialog
-          options={conversation.options}
-          onChange={(change) => chat.setOptions(change)}
-          onReset={() => chat.resetOptions()}
-          onClose={() => close("options")}
-        />
-      )}
-      {open === "settings" && (
-        <SettingsDialog
-          settings={settings}
-          models={chat.models}
-          connection={chat.connection}
-          conversations={chat.summaries.length}
-          onChange={(change) => chat.saveSettings(change)}
-          onRefresh={() => void chat.refreshModels()}
-          onExportAll={() => exportJson()}
-          onRemoveAll={() => void chat.removeAll()}
-          onClose={() => close("settings")}
-        />
-      )}
-      {deleting && (
-        <DeleteDialog
-          summary={deleting}
-          onClose={() => setDeleting(null)}
-          onDelete={() => {
-            void chat.remove(deleting.id);
-            setDeleting(null);
-            focusComposer();
-          }}
-        />
-      )}
+      <Dialogs
+        chat={chat}
+        open={dialog}
+        onClose={() => {
+          // A dialog that closes late must not take away the one opened meanwhile.
+          setDialog((now) => (now === dialog ? null : now));
+          requestAnimationFrame(keepFocus);
+        }}
+        onExportAll={() => exportJson()}
+      />
     </div>
   );
 }
 
-interface PickerProps {
-  models: string[];
-  model: string;
-  onChange: (model: string) => void;
-  onSettings: () => void;
+interface ConversationProps {
+  chat: Chat;
+  area: { current: HTMLTextAreaElement | null };
+  onRemedy: (kind: Remedy, turn?: AssistantTurn) => void;
 }
 
-function ModelPicker({ models, model, onChange, onSettings }: PickerProps) {
-  if (models.length < 2) {
-    return (
-      <button type="button" class="model" title="Settings" onClick={onSettings}>
-        {model || "No model"}
-      </button>
-    );
-  }
+function Conversation({ chat, area, onRemedy }: ConversationProps) {
+  const [editing, setEditing] = useState<string | null>(null);
+  const { conversation, run } = chat;
+  const edit = (id: string | null) => {
+    setEditing(id);
+    if (id === null) area.current?.focus();
+  };
   return (
-    <select
-      class="model"
-      aria-label="Model"
-      value={model}
-      onChange={(event) => onChange(event.currentTarget.value)}
-    >
-      {models.map((name) => (
-        <option value={name}>{name}</option>
-      ))}
-    </select>
+    <>
+      <Transcript
+        conversation={conversation}
+        busy={run !== undefined}
+        editing={editing}
+        onEditing={edit}
+        onStarter={(text) => chat.send(text)}
+        actions={{
+          edit: (id, text) => chat.edit(id, text),
+          regenerate: (id) => chat.regenerate(id),
+          showBranch: (id) => chat.showBranch(id),
+          giveResult: (turn, step, result) => chat.giveResult(turn, step, result),
+          remedy: onRemedy,
+        }}
+      />
+      <Composer
+        area={area}
+        running={run !== undefined}
+        answerable={chat.answerable}
+        onSend={(text) => chat.send(text)}
+        onStop={() => chat.stop()}
+        onAnswerNow={() => void chat.answerNow()}
+        onEditLast={() => {
+          const last = shownPath(conversation).findLast((turn) => turn.role === "user");
+          if (last && !run) edit(last.id);
+        }}
+      />
+    </>
   );
 }
 
-interface Shortcuts {
-  stop: () => void;
-  focusComposer: () => void;
-  newChat: () => void;
-  toggleDrawer: () => void;
-  open: (dialog: Open) => void;
-}
-
-function useShortcuts(shortcuts: Shortcuts): void {
-  const current = useRef(shortcuts);
-  current.current = shortcuts;
-  useEffect(() => {
-    const onKeyDown = (event: KeyboardEvent) => {
-      if (event.defaultPrevented || document.querySelector("dialog[open]")) return;
-      const action = shortcutOf(event, current.current);
-      if (!action) return;
-      event.preventDefault();
-      action();
-    };
-    document.addEventListener("keydown", onKeyDown);
-    return () => document.removeEventListener("keydown", onKeyDown);
-  }, []);
-}
-
-function shortcutOf(event: KeyboardEvent, shortcuts: Shortcuts): (() => void) | undefined {
-  const command = event.ctrlKey || event.metaKey;
-  const key = event.key.toLowerCase();
-  const typing = event.target instanceof Element && event.target.matches("input, textarea, select");
-  if (key === "escape") return event.shiftKey ? shortcuts.focusComposer : shortcuts.stop;
-  if (command && event.shiftKey && key === "o") return shortcuts.newChat;
-  if (command && event.shiftKey && key === "h") return shortcuts.toggleDrawer;
-  if (command && key === ",") return () => shortcuts.open("settings");
-  if (command && key === ".") return () => shortcuts.open("options");
-  if (key === "?" && !typing) return () => shortcuts.open("help");
-  return undefined;
+function Banners({ chat, onRemedy }: { chat: Chat; onRemedy: (kind: Remedy) => void }) {
+  return (
+    <>
+      {chat.storageFailed && (
+        <p class="banner" role="status">
+          This browser does not keep your chats (private window or full disk).
+        </p>
+      )}
+      {chat.connection && (
+        <div class="banner">
+          <ProblemCard problem={chat.connection} onRemedy={onRemedy} />
+        </div>
+      )}
+    </>
+  );
 }
 
 function download(text: string, name: string): void {

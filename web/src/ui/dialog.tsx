@@ -25,6 +25,7 @@ export function Dialog({ title, onClose, children, ...rest }: Props) {
       aria-labelledby={heading}
       onClose={onClose}
       onClick={(event) => {
+        // Beside the dialog: on its backdrop.
         if (event.target === element.current) element.current?.close();
       }}
     >

@@ -1,6 +1,6 @@
 /** Hooks that several parts of the page share. */
 
-import { useLayoutEffect, useRef, useState } from "preact/hooks";
+import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 
 let ids = 0;
 
@@ -9,6 +9,19 @@ export function useUniqueId(): string {
   const id = useRef("");
   id.current ||= `id-${++ids}`;
   return id.current;
+}
+
+const PHONE = matchMedia("(max-width: 800px)");
+
+/** Whether the page is so narrow that the conversations are a drawer. */
+export function usePhone(): boolean {
+  const [phone, setPhone] = useState(PHONE.matches);
+  useEffect(() => {
+    const onChange = () => setPhone(PHONE.matches);
+    PHONE.addEventListener("change", onChange);
+    return () => PHONE.removeEventListener("change", onChange);
+  }, []);
+  return phone;
 }
 
 /** Keeps a scrolling box at its end while its content grows, until the reader scrolls up.

@@ -1,6 +1,6 @@
 /** The list of conversations: open, search, rename, export, delete. */
 
-import { useLayoutEffect, useRef, useState } from "preact/hooks";
+import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import type { Summary } from "../types";
 import { Icon, IconButton } from "./icons";
 
@@ -9,6 +9,8 @@ interface Props {
   current: string;
   /** False where the list is a drawer that is shut. */
   open: boolean;
+  /** Whether it is a drawer over the page, which takes the focus. */
+  modal: boolean;
   onClose: () => void;
   onNew: () => void;
   onOpen: (id: string) => void;
@@ -20,7 +22,11 @@ interface Props {
 const SEARCH_FROM = 8;
 
 export function Sidebar(props: Props) {
-  const { summaries, current, open, onClose, onNew } = props;
+  const { summaries, current, open, modal, onClose, onNew } = props;
+  const newChat = useRef<HTMLButtonElement>(null);
+  useEffect(() => {
+    if (open && modal) newChat.current?.focus();
+  }, [open, modal]);
   const [query, setQuery] = useState("");
   const [renaming, setRenaming] = useState<string | null>(null);
   const found = summaries.filter(({ title }) => title.toLowerCase().includes(query.toLowerCase()));
@@ -38,7 +44,7 @@ export function Sidebar(props: Props) {
           onClick={onClose}
         />
       </div>
-      <button type="button" class="new-chat" onClick={onNew}>
+      <button type="button" class="new-chat" ref={newChat} onClick={onNew}>
         <Icon name="plus" />
         New chat
       </button>
