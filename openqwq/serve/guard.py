@@ -88,7 +88,7 @@ class Guard:
 
     def _require_host(self, host: str) -> None:
         name = urlsplit(f"//{host}").hostname or ""
-        if name == "localhost" or name in self._access.hosts:
+        if name == "localhost" or name in map(str.lower, self._access.hosts):
             return
         try:
             ipaddress.ip_address(name)

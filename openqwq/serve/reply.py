@@ -95,20 +95,25 @@ def _overlap(text: str, stop: str) -> int:
 class Assembler:
     """Turns one reply's token events into pieces."""
 
-    def __init__(self, tokenizer: Tokenizer, ask: Ask) -> None:
+    def __init__(self, tokenizer: Tokenizer, ask: Ask, steering: Steering | None = None) -> None:
         thinking = starts_in_thinking(tokenizer, ask.prompt_ids)
         self._parser = ReplyParser(tokenizer, thinking)
-        self._tokenizer, self._ask = tokenizer, ask
+        self._tokenizer, self._ask, self._steering = tokenizer, ask, steering or Steering()
         self._stop = StopSearch(ask.stop)
         self._logged: list[TokenEvent] = []
         self._in_call = False
         self._tokens = self._calls = 0
         self._malformed = ""
+        self._thinking_looped = False
         self.ended = False  # by a stop text or after the one call allowed
 
     def feed(self, event: TokenEvent) -> list[Piece]:
         """The pieces that this token makes certain."""
         self._tokens += 1
+        if not event.sampled and self._parser.in_thinking and not self._steering.answer_now:
+            budget = self._ask.params.thinking_budget
+            spent = budget is not None and self._parser.reasoning_tokens >= budget
+            self._thinking_looped |= not spent  # nothing else makes the engine end it
         if self._ask.log_probs and self._is_answer(event.token_id):
             self._logged.append(event)
         return self._pieces(self._parser.feed(event.token_id))
@@ -123,6 +128,8 @@ class Assembler:
         detail = self._malformed and ("malformed_tool_call", self._malformed)
         if cut and reason == "loop":
             detail = ("loop", "the reply repeated itself and was ended")
+        elif self._thinking_looped:
+            detail = detail or ("thinking_loop", "the thinking repeated itself and was ended")
         elif reason == "stop" and self._parser.in_thinking:
             detail = ("no_answer", "the model ended its reply inside its thinking")
         finish = Finish(ending, detail or None, self._tokens, self._parser.reasoning_tokens)
@@ -186,7 +193,7 @@ async def reply(
     model: OpenedModel, ask: Ask, number: int = 0, steering: Steering | None = None
 ) -> AsyncGenerator[Piece, None]:
     """Reply `number` to `ask`, drawn with its own seed; closing the iterator frees its slot."""
-    assembler = Assembler(model.tokenizer, ask)
+    assembler = Assembler(model.tokenizer, ask, steering)
     params = replace(ask.params, seed=ask.params.seed + number)
     events = model.generate.stream(ask.prompt_ids, params, steering)
     reason: FinishReason = "stop"
