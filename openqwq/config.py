@@ -104,14 +104,15 @@ class RlConfig:
 class RewardModelConfig:
     """The Bradley-Terry reward model: preference pairs of the policy's own answers, and its fit."""
 
-    prompts: int = 160  # each gives up to `pairs_per_prompt` pairs for training
-    pairs_per_prompt: int = 4
+    prompts: int = 320  # to train on
     held_out_prompts: int = 40
+    answers_per_prompt: int = 6
+    pairs_per_prompt: int = 2  # at most: the best answer against the worst, and so on inwards
     epochs: int = 3
     batch_size: int = 32  # pairs
     centre: float = 0.01  # weight of the pull of a pair's rewards towards mean 0
     clip: float = 5.0  # rewards beyond it count as it
-    optimiser: OptimiserConfig = OptimiserConfig("adamw", 5e-4, 5, 1.0, 0.05)
+    optimiser: OptimiserConfig = OptimiserConfig("adamw", 1e-3, 5, 1.0, 0.05)
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,7 @@ class Stage2Config(RlConfig):
     tasks: tuple[SourceConfig, ...] = ()
     replay_share: float = 0.25  # of the prompts, from stage 1's tasks
     max_turns: int = 4  # replies in an episode with tools
+    partial_credit: float = 0.5  # share of an instruction's reward: the fraction of rules that hold
     thinking_limit: int = 100  # words of thinking that a rule-judged answer may take
     reward_model: RewardModelConfig = RewardModelConfig()
 
@@ -181,6 +183,7 @@ class Config:
     """Everything a run depends on."""
 
     seed: int = 0
+    model: str = ""  # a checkpoint to begin with (directory, GGUF, hub id) in place of a cold start
     threads: int = 0  # of PyTorch; 0: as many as cores
     shape: ShapeConfig = ShapeConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()

@@ -15,6 +15,7 @@ from openqwq.train.run import Run, write_atomically
 from openqwq.types import OpenQwQError, SamplingParams, Verifier
 from openqwq.verify.instructions import InstructionVerifier
 from openqwq.verify.judge import RewardModelJudge
+from openqwq.verify.partial import PartialCredit
 from openqwq.verify.thinking import ThinkingRules
 
 Mix = Sequence[tuple[Source, float]]
@@ -41,8 +42,8 @@ def _scaled(mix: Mix, share: float) -> list[tuple[Source, float]]:
 
 def training_verifiers(config: Stage2Config, model: RewardModel | None) -> dict[str, Verifier]:
     """The judges of stage 2: rules that see the thinking too, and a reward model for taste."""
-    rules = ThinkingRules(InstructionVerifier(), config.thinking_limit)
-    judges: dict[str, Verifier] = {"instructions": rules}
+    rules = PartialCredit(InstructionVerifier(), config.partial_credit)
+    judges: dict[str, Verifier] = {"instructions": ThinkingRules(rules, config.thinking_limit)}
     if model:
         clip = config.reward_model.clip
         judges["preference"] = RewardModelJudge(model.rate, clip, TasteVerifier())
@@ -95,9 +96,9 @@ async def _pairs(
         (task, SamplingParams.for_training(config.max_tokens, stops, 1000 * i))
         for i, task in enumerate(tasks)
     ]
-    per_prompt = config.reward_model.pairs_per_prompt
-    groups = await sampler.groups(requests, 2 * per_prompt)
-    return [pair for group in groups for pair in ranked_pairs(group, per_prompt)]
+    answers, limit = config.reward_model.answers_per_prompt, config.reward_model.pairs_per_prompt
+    groups = await sampler.groups(requests, answers)
+    return [pair for group in groups for pair in ranked_pairs(group, limit)]
 
 
 def copied(model: Qwen2) -> Qwen2:

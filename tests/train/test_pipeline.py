@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -29,7 +31,7 @@ def start(config: Path, out: Path, *more: str) -> "subprocess.Popen[str]":
 def wait_for(out: Path, stage: str, step: int, process: "subprocess.Popen[str]") -> None:
     """Until the log of a running process has reached a step."""
     log = out / "log.jsonl"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
         lines = log.read_text().splitlines() if log.exists() else []
         if any(f'"stage": "{stage}", "step": {step}' in line for line in lines):
@@ -37,7 +39,7 @@ def wait_for(out: Path, stage: str, step: int, process: "subprocess.Popen[str]")
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
     process.kill()
-    raise AssertionError(f"no {stage} step {step} in 120 s: {process.communicate()}")
+    raise AssertionError(f"no {stage} step {step} in 300 s: {process.communicate()}")
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +47,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An uninterrupted run."""
     folder = tmp_path_factory.mktemp("finished")
     process = start(write_config(folder / "config.toml"), folder / "run")
-    out, err = process.communicate(timeout=300)
+    out, err = process.communicate(timeout=600)
     assert process.returncode == 0, err
-    assert "stage 1" in out.lower() and "report.html" in out
+    assert "stage 2" in out.lower() and "report.html" in out
     return folder / "run"
 
 
@@ -56,7 +58,7 @@ def weights(run: Path, name: str) -> dict[str, torch.Tensor]:
 
 
 def assert_same_weights(one: Path, other: Path) -> None:
-    for name in ("sft", "stage1"):
+    for name in ("sft", "stage1", "reward_model", "stage2"):
         a, b = weights(one, name), weights(other, name)
         assert a.keys() == b.keys()
         assert all(torch.equal(a[key], b[key]) for key in a), name
@@ -65,16 +67,42 @@ def assert_same_weights(one: Path, other: Path) -> None:
 def test_a_run_leaves_checkpoints_log_evaluation_and_report(finished: Path) -> None:
     log = (finished / "log.jsonl").read_text().splitlines()
     stages = [json.loads(line)["stage"] for line in log]
-    assert (stages.count("sft"), stages.count("rl")) == (60, 4)
-    for name in ("sft", "stage1"):
+    assert [stages.count(stage) for stage in ("sft", "rl", "stage2")] == [60, 4, 3]
+    for name, count in {"sft": 40, "stage1": 40, "stage2": 40, "without_tools": 10}.items():
         outcomes = json.loads((finished / "evaluation" / f"{name}.json").read_text())["outcomes"]
-        assert len(outcomes) == 10
-        assert (finished / name / "config.json").exists()
+        assert len(outcomes) == count
+    kinds = {outcome["kind"] for outcome in outcomes}
+    assert kinds == {"calculator"} and not any("<tool>" in o["completion"] for o in outcomes)
     html = (finished / "report.html").read_text()
     assert 'src="http' not in html and 'href="http' not in html  # nothing is fetched
     assert list((finished / "plots").glob("*.png"))
-    a, b = weights(finished, "sft"), weights(finished, "stage1")
-    assert any(not torch.equal(a[key], b[key]) for key in a)
+    trained = [weights(finished, name) for name in ("sft", "stage1", "stage2")]
+    for a, b in pairwise(trained):
+        assert any(not torch.equal(a[key], b[key]) for key in a)
+
+
+def test_stage_2_leaves_its_preferences_and_its_reward_models_report(finished: Path) -> None:
+    from openqwq.train.preferences import load_pairs
+
+    report = json.loads((finished / "reward_model.json").read_text())
+    train, held_out = (load_pairs(finished / "preferences" / f"{n}.jsonl")
+                       for n in ("train", "held_out"))  # fmt: skip
+    assert report["train_pairs"] == len(train) and report["held_out"]["pairs"] == len(held_out)
+    prompts = [{pair.chosen[0]["content"] for pair in pairs} for pairs in (train, held_out)]
+    assert not prompts[0] & prompts[1]
+    records = [json.loads(line) for line in (finished / "log.jsonl").read_text().splitlines()]
+    stage2 = [record for record in records if record["stage"] == "stage2"]
+    assert all("reference_kl" in record for record in stage2)
+    assert any({"proxy", "gold"} <= record.keys() for record in stage2)
+    html = (finished / "report.html").read_text()
+    assert "<h2>Reward model</h2>" in html and "<h2>With and without tools</h2>" in html
+
+
+def test_a_stage_2_without_tasks_or_with_nothing_new_is_refused(tmp_path: Path) -> None:
+    for mistake in ("stage2.tasks=[]", "stage2.replay_share=1.0"):
+        config = write_config(tmp_path / "config.toml", mistake)
+        out = tmp_path / mistake.partition("=")[0]
+        assert main(["train", str(config), "--out", str(out)]) == 2
 
 
 def test_the_trained_directory_opens_in_transformers_with_the_same_logits(finished: Path) -> None:
@@ -99,17 +127,27 @@ def test_the_trained_directory_opens_in_transformers_with_the_same_logits(finish
         assert float((ours.logits(hidden) - expected).abs().max()) <= 1e-4
 
 
-@pytest.mark.parametrize(("stage", "step"), [("sft", 25), ("rl", 1)])
+def without_stage_2(finished: Path, out: Path) -> None:
+    """A copy of a finished run as it was before stage 2."""
+    later = ("stage2*", "reward_model*", "preferences", "without_tools.json", "tensorboard")
+    shutil.copytree(finished, out, ignore=shutil.ignore_patterns(*later))
+    lines = (out / "log.jsonl").read_text().splitlines(keepends=True)
+    (out / "log.jsonl").write_text("".join(line for line in lines if '"stage2"' not in line))
+
+
+@pytest.mark.parametrize(("stage", "step"), [("sft", 25), ("rl", 1), ("stage2", 1)])
 def test_kill_9_and_resume_gives_bit_equal_weights(
     finished: Path, tmp_path: Path, stage: str, step: int
 ) -> None:
     config = write_config(tmp_path / "config.toml")
-    process = start(config, tmp_path / "run")
+    if stage == "stage2":
+        without_stage_2(finished, tmp_path / "run")
+    process = start(config, tmp_path / "run", "--resume")
     wait_for(tmp_path / "run", stage, step, process)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     resumed = start(config, tmp_path / "run", "--resume")
-    _, err = resumed.communicate(timeout=300)
+    _, err = resumed.communicate(timeout=600)
     assert resumed.returncode == 0, err
     assert_same_weights(tmp_path / "run", finished)
     kept = ("stage", "step", "loss", "reward", "sample")
@@ -133,7 +171,7 @@ def test_ctrl_c_finishes_the_step_saves_and_says_how_to_resume(
     assert "everything is saved" in err and "--resume" in err and "Traceback" not in err
     assert (tmp_path / "run" / "sft.state").exists()
     resumed = start(config, tmp_path / "run", "--resume")
-    _, err = resumed.communicate(timeout=300)
+    _, err = resumed.communicate(timeout=600)
     assert resumed.returncode == 0, err
     assert_same_weights(tmp_path / "run", finished)
 
@@ -152,7 +190,7 @@ def test_resuming_a_finished_run_changes_nothing(finished: Path) -> None:
         (["train", "missing.toml", "--out", "x"], "missing.toml does not exist"),
         (["chat", "no/such/model"], "no/such/model"),
         (["report", "no/such/run"], "no/such/run"),
-        (["demo", "--set", "stage2.steps=5", "--out", "{tmp}/a"], "stage 2 is not built"),
+        (["demo", "--set", "stage2.replay_share=1.0", "--out", "{tmp}/a"], "replay_share 1.0"),
         (["demo", "--set", "sandbox.level=none", "--out", "{tmp}/b"], "level"),
     ],
 )
