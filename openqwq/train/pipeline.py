@@ -14,7 +14,8 @@ from openqwq.agent.environments import (
     MazeEnvironment,
     StockroomEnvironment,
 )
-from openqwq.model import checkpoint
+from openqwq.engine.open import load_tokenizer, locate
+from openqwq.model import checkpoint, gguf
 from openqwq.model.qwen2 import ModelConfig, Qwen2
 from openqwq.tasks.evaluate import Outcome
 from openqwq.tasks.mix import build_source
@@ -51,7 +52,10 @@ async def run_stages(run: Run, display: Display, placement: Placement | None = N
     )
     if config.stage2.steps:
         stage2_mix(first, second, config.stage2.replay_share)  # a mistake in it shows at once
-    tokenizer = prepare_tokenizer(run, [source for source, _ in first + second])
+    if config.model:
+        tokenizer = take_over(run)
+    else:
+        tokenizer = prepare_tokenizer(run, [source for source, _ in first + second])
     async with AsyncExitStack() as stack:
         verifiers = dict(await placement.verifiers(config, stack))
         pipeline = Pipeline(run, display, first, second, tokenizer, verifiers, placement)
@@ -63,6 +67,16 @@ async def run_stages(run: Run, display: Display, placement: Placement | None = N
             model = await pipeline.generalise(model)
             await pipeline.evaluate("stage2", model)
             await pipeline.evaluate("without_tools", model)
+
+
+def take_over(run: Run) -> Tokenizer:
+    """The pretrained model that the run begins with, as its `sft`; returns its tokenizer."""
+    target = run.directory / "sft"
+    if not target.exists():
+        source = locate(run.config.model)
+        model = gguf.load(source) if source.is_file() else checkpoint.load(source)
+        checkpoint.save(model, target, load_tokenizer(source))
+    return Tokenizer.load(target)
 
 
 def prepare_tokenizer(run: Run, sources: Sequence[Source]) -> Tokenizer:
