@@ -1,6 +1,9 @@
 """From what a user names (directory, GGUF file, hub id, URL) to something that generates."""
 
+import ctypes
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol
@@ -9,6 +12,7 @@ from openqwq.engine import hub, llamacpp
 from openqwq.engine.engine import Engine, EngineLimits
 from openqwq.model import checkpoint, gguf
 from openqwq.model.gguf_header import ARCHITECTURES, GgufFile, cache_shape, read_header
+from openqwq.model.qwen2 import Qwen2
 from openqwq.text.gguf import from_metadata
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.types import Generate, OpenQwQError
@@ -124,20 +128,40 @@ def _require(engine: EngineName, possible: EngineName, model: str, remedy: str) 
         raise OpenQwQError(f"the engine {engine} cannot run {model}: {remedy}")
 
 
+@contextmanager
+def _memory_returned() -> Iterator[None]:
+    """Freed blocks of 64 KiB and more go back to the system at once, where the C library is glibc.
+
+    Else a third of the weights that loading frees would stay with the process.
+    """
+    mmap_threshold, usual = -3, 32 * 2**20  # glibc's M_MMAP_THRESHOLD and what it grows to
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt:
+        mallopt(mmap_threshold, 2**16)
+    try:
+        yield
+    finally:
+        if mallopt:
+            mallopt(mmap_threshold, usual)
+
+
 def _open_directory(path: Path, engine: EngineName, slots: int, length: int | None) -> OpenedModel:
     remedy = f"make a GGUF file of it first (qwq convert {path} FILE.gguf)"
     _require(engine, "torch", str(path), remedy)
-    weights = checkpoint.load(path)
     tokenizer = Tokenizer.load(path)
-    length = _context(length, weights.config.max_position_embeddings)
-    return OpenedModel(
-        path.resolve().name,
-        Engine(weights, tokenizer, EngineLimits(slots, length, 2048, min(slots, 16))),
-        tokenizer,
-        length,
-        "torch",
-        f"torch: {path} is a checkpoint directory",
-    )
+    generate, length = _torch_engine(lambda: checkpoint.load(path), tokenizer, slots, length)
+    why = f"torch: {path} is a checkpoint directory"
+    return OpenedModel(path.resolve().name, generate, tokenizer, length, "torch", why)
+
+
+def _torch_engine(
+    load: Callable[[], Qwen2], tokenizer: Tokenizer, slots: int, length: int | None
+) -> tuple[Engine, int]:
+    with _memory_returned():
+        weights = load()
+        length = _context(length, weights.config.max_position_embeddings)
+        limits = EngineLimits(slots, length, 2048, min(slots, 16))
+        return Engine(weights, tokenizer, limits), length
 
 
 def _open_gguf(path: Path, engine: EngineName, slots: int, length: int | None) -> OpenedModel:
@@ -147,10 +171,8 @@ def _open_gguf(path: Path, engine: EngineName, slots: int, length: int | None) -
         tokenizer.require_fits(embedding.shape[0])
     engine, why = choose_engine(file, engine)
     if engine == "torch":
-        weights = gguf.load(path)
-        length = _context(length, weights.config.max_position_embeddings)
-        limits = EngineLimits(slots, length, 2048, min(slots, 16))
-        generate: Closable = Engine(weights, tokenizer, limits)
+        generate: Closable
+        generate, length = _torch_engine(lambda: gguf.load(path), tokenizer, slots, length)
     else:
         shape = cache_shape(file)
         length = _context(length, shape.context_length)
