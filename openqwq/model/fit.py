@@ -1,0 +1,200 @@
+"""Whether a model fits into memory, from its config or GGUF header alone, and how fast it may be.
+
+Decoding reads every weight once a token, so the memory's bandwidth bounds its speed. What is
+counted is the peak: while loading, our engine holds the weights as they were read and as it packs
+them; while running, a cache that grows is held twice.
+"""
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+
+from openqwq.model.checkpoint import empty_model, parse_config
+from openqwq.model.gguf import READ_TYPES
+from openqwq.model.gguf_header import model_config, read_header
+from openqwq.model.qwen2 import ModelConfig
+from openqwq.types import OpenQwQError
+
+Engine = Literal["torch", "llamacpp"]
+VOCABULARY_BYTES = 1250  # a token's share of our tokenizer, llama.cpp's and the metadata; measured
+UBATCH, PREFILL = 512, 2048  # prompt tokens a step of llama.cpp and of our engine
+UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40, "KB": 10**3, "MB": 10**6}
+UNITS |= {"GB": 10**9, "TB": 10**12}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model as its description states it; `stored_bytes` is the size of a GGUF file's tensors."""
+
+    config: ModelConfig
+    stored_bytes: int | None
+    stored_type: str
+
+
+@dataclass(frozen=True)
+class Need:
+    """Peak memory in bytes by what takes it, and the bytes that a decoded token reads."""
+
+    process: int
+    vocabulary: int
+    weights: int
+    cache: int
+    activations: int
+    read_per_token: int
+    loading: int = 0  # of all but the process, where loading needs more than running
+
+    @property
+    def peak(self) -> int:
+        """What the whole process takes at most."""
+        running = self.vocabulary + self.weights + self.cache + self.activations
+        return self.process + max(running, self.loading)
+
+
+def read_subject(path: Path) -> Subject:
+    """From a directory's config.json or a GGUF header; raises OpenQwQError as reading does."""
+    if path.is_file():
+        file = read_header(path)
+        kinds: dict[str, int] = {}
+        for tensor in file.tensors.values():
+            kinds[tensor.kind.name] = kinds.get(tensor.kind.name, 0) + tensor.size
+        size = sum(kinds.values())
+        return Subject(model_config(file), size, max(kinds, key=lambda kind: kinds[kind]))
+    try:
+        values = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise OpenQwQError(f"cannot read {path / 'config.json'} ({error})") from error
+    return Subject(parse_config(values, str(path / "config.json")), None, "F32")
+
+
+def need(subject: Subject, engine: Engine, context: int, slots: int, process: int) -> Need:
+    """Peak memory for `slots` sequences of `context` tokens; `process` is Python with its imports.
+
+    llama.cpp's slots share one cache of `context` tokens for each of them.
+    """
+    config = subject.config
+    parameters, embedding = parameter_counts(config)
+    vocabulary = config.vocab_size * VOCABULARY_BYTES
+    kv_numbers = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
+    hidden, inner = config.hidden_size, config.intermediate_size
+    if engine == "llamacpp":
+        weights = subject.stored_bytes or type_bytes(config, subject.stored_type)
+        rows = min(UBATCH, context)
+        cache = 2 * kv_numbers * context * slots
+        activations = rows * (6 * hidden + 2 * inner) * 4 + config.vocab_size * 4 * slots
+        looked_up = 0 if config.tie_word_embeddings else weights * embedding // parameters
+        read = weights - looked_up + kv_numbers * context  # half of the context, two bytes each
+        return Need(process, vocabulary, weights, cache, activations, read)
+    tied = embedding if config.tie_word_embeddings else 0
+    packed = 4 * (parameters + tied)
+    rows, heads = min(PREFILL, context), config.num_attention_heads
+    full = 4 * kv_numbers * context * (slots + min(slots, 16))
+    scores = rows * context * (2 * heads + heads // config.num_key_value_heads)
+    activations = 4 * (scores + rows * (6 * hidden + 3 * inner) + 3 * config.vocab_size * slots)
+    read = packed - 4 * embedding + 2 * kv_numbers * context
+    loading = vocabulary + 4 * parameters + packed + 4 * embedding
+    return Need(process, vocabulary, packed, full * 3 // 2, activations, read, loading)
+
+
+def parameter_counts(config: ModelConfig) -> tuple[int, int]:
+    """All parameters, a tied head counted once, and those of the embedding."""
+    total = sum(parameter.numel() for parameter in empty_model(config).parameters())
+    return total, config.vocab_size * config.hidden_size
+
+
+def type_bytes(config: ModelConfig, type_name: str) -> int:
+    """The weights' size with every matrix in one GGUF type, vectors in F32."""
+    vectors = sum(p.numel() for p in empty_model(config).parameters() if p.dim() == 1)
+    block, block_bytes = GGML_QUANT_SIZES[GGMLQuantizationType[type_name]]
+    return (parameter_counts(config)[0] - vectors) * block_bytes // block + 4 * vectors
+
+
+def fitting(
+    subject: Subject, memory: int, context: int, slots: int, process: int
+) -> dict[str, int]:
+    """The peak of llama.cpp for each type that fits into `memory`, the largest first."""
+    peaks = {
+        name: need(replace(subject, stored_bytes=None, stored_type=name), "llamacpp", context,
+                   slots, process).peak
+        for name in READ_TYPES
+    }  # fmt: skip
+    ranked = sorted(peaks.items(), key=lambda item: -item[1])
+    return {name: peak for name, peak in ranked if peak <= memory}
+
+
+def parse_memory(text: str) -> int:
+    """Bytes of "24GiB" or "16 GB"; raises OpenQwQError for anything else."""
+    number = text.rstrip("KMGTiB ")
+    unit = text[len(number) :].strip()
+    try:
+        return int(float(number) * UNITS[unit])
+    except (ValueError, KeyError, OverflowError):
+        raise OpenQwQError(f"{text!r} is no amount of memory: write it as 24GiB") from None
+
+
+def memory_in_use(key: Literal["VmRSS", "VmHWM"] = "VmRSS") -> int:
+    """Bytes of this process that are in memory now, or were at most."""
+    with open("/proc/self/status", encoding="ascii") as status:
+        return next(int(line.split()[1]) * 1024 for line in status if line.startswith(key))
+
+
+def available_memory() -> int:
+    """Bytes that programs can still get, caches of files included."""
+    with open("/proc/meminfo", encoding="ascii") as lines:
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvail"))
+
+
+def read_bandwidth(size: int = 2**28, repeats: int = 5) -> float:
+    """Bytes a second that all threads read from memory together, the best of a few tries."""
+    data = torch.ones(size // 4)
+    best = 0.0
+    for _ in range(repeats):
+        started = time.perf_counter()
+        data.sum()
+        best = max(best, size / (time.perf_counter() - started))
+    return best
+
+
+def report(
+    name: str,
+    subject: Subject,
+    engine: Engine,
+    memory: int,
+    context: int,
+    slots: int,
+    process: int,
+    bandwidth: float,
+) -> str:
+    """The answer of `qwq fit`, as lines of text."""
+    found = need(subject, engine, context, slots, process)
+    parts: Mapping[str, int] = {
+        "process": process,
+        "vocabulary": found.vocabulary,
+        "weights": found.weights,
+        "cache": found.cache,
+        "activations": found.activations,
+        "peak": found.peak,
+    }
+    verdict = "fits" if found.peak <= memory else "does not fit"
+    parameters, _ = parameter_counts(subject.config)
+    kept = subject.stored_type if engine == "llamacpp" else "F32"
+    lines = [
+        f"{name}: {parameters / 1e9:.3g} B parameters, in {kept} with the engine {engine}",
+        f"{slots} sequence(s) of {context} tokens",
+        *(f"  {part:<12} {size / 2**30:8.2f} GiB" for part, size in parts.items()),
+        *([f"  (the peak is while loading, {found.loading / 2**30:.2f} GiB beside the process)"]
+          if found.peak == process + found.loading else []),
+        f"{verdict} into {memory / 2**30:.1f} GiB",
+        f"at most {bandwidth / found.read_per_token:.3g} tokens/s for one sequence: a token reads"
+        f" {found.read_per_token / 2**30:.2f} GiB, and this machine's {os.cpu_count()} cores read"
+        f" {bandwidth / 1e9:.1f} GB/s",
+    ]  # fmt: skip
+    possible = fitting(subject, memory, context, slots, process)
+    types = ", ".join(f"{name} ({peak / 2**30:.1f})" for name, peak in possible.items())
+    return "\n".join([*lines, f"GGUF types that fit (GiB, llama.cpp): {types or 'none'}"])
