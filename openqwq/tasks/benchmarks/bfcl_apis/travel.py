@@ -120,8 +120,9 @@ class Travel:
         travel_class: str,
     ) -> Result:
         self._require_token(access_token)
-        self._card(card_id)
         trip = {"travel_from": travel_from, "travel_to": travel_to, "travel_date": travel_date}
+        affordable = self._card(card_id).get("balance", 0.0) >= (self.budget_limit or 0.0)
+        require(affordable, "The card's balance is below the budget limit.")
         quote = self._get_flight_cost(**trip, travel_class=travel_class)
         (cost,) = quote["travel_cost_list"]
         self._pay(card_id, cost)
