@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 
 from openqwq.engine.open import OpenedModel
+from openqwq.serve.guard import Access
+from openqwq.serve.server import ServerOptions
 
 ROOT = Path(__file__).parents[2]
 WEB = ROOT / "web"
@@ -133,5 +135,6 @@ def test_the_page_and_qwq_serve_understand_each_other(
 ) -> None:
     thinking = "the quick brown fox jumps over the lazy dog\n\n" * 6
     model = scripted(f"{thinking}</think>\n\nThe answer is **42**.", delay=0.01)
-    with serve(model) as server:
-        run_node("served.test.mjs", CHAT_URL=f"{server.url}/", CHAT_MODEL="scripted")
+    with serve(model, ServerOptions(slots=4, access=Access("sesame"))) as server:
+        url = f"{server.url}/"
+        run_node("served.test.mjs", CHAT_URL=url, CHAT_MODEL="scripted", CHAT_KEY="sesame")

@@ -77,10 +77,11 @@ async function send(settings: Settings, path: string, init: RequestInit): Promis
   const headers = new Headers(init.headers);
   if (settings.key) headers.set("Authorization", `Bearer ${settings.key}`);
   if (init.body) headers.set("Content-Type", "application/json");
-  const request = { ...init, headers, referrerPolicy: "no-referrer", credentials: "omit" } as const;
+  // The page's own server may have asked for the key as the browser's password: it goes along.
+  const privacy = { referrerPolicy: "no-referrer", credentials: "same-origin" } as const;
   let response: Response;
   try {
-    response = await fetch(endpoint(settings.base, path), request);
+    response = await fetch(endpoint(settings.base, path), { ...init, headers, ...privacy });
   } catch (error) {
     if (init.signal?.aborted) throw error;
     throw new ConnectionError("connect", String(error));

@@ -1,4 +1,4 @@
-/** The chat as `qwq serve` serves it at CHAT_URL, whose model thinks and then answers 42. */
+/** The chat as `qwq serve` serves it at CHAT_URL, with CHAT_KEY; its model thinks, then says 42. */
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
@@ -12,7 +12,9 @@ test(
   async () => {
     const browser = await startBrowser();
     try {
-      const visit = await Visit.open(browser, url, VIEWS["phone light"], process.env.CHAT_MODEL);
+      const httpCredentials = { username: "reader", password: process.env.CHAT_KEY ?? "" };
+      const view = { ...VIEWS["phone light"], httpCredentials };
+      const visit = await Visit.open(browser, url, view, process.env.CHAT_MODEL);
       const { page } = visit;
       await visit.ask("What is 6 times 7?");
       assert.match(await visit.reply.locator(".markdown").last().textContent(), /The answer is 42/);
