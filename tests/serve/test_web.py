@@ -16,6 +16,7 @@ import pytest
 from openqwq.engine.open import OpenedModel
 from openqwq.serve.guard import Access
 from openqwq.serve.server import ServerOptions
+from openqwq.serve.tool_steps import ServerTools
 
 ROOT = Path(__file__).parents[2]
 WEB = ROOT / "web"
@@ -134,7 +135,18 @@ def test_the_page_and_qwq_serve_understand_each_other(
     scripted: Callable[..., OpenedModel], serve: Callable[..., Any]
 ) -> None:
     thinking = "the quick brown fox jumps over the lazy dog\n\n" * 6
-    model = scripted(f"{thinking}</think>\n\nThe answer is **42**.", delay=0.01)
-    with serve(model, ServerOptions(slots=4, access=Access("sesame"))) as server:
-        url = f"{server.url}/"
-        run_node("served.test.mjs", CHAT_URL=url, CHAT_MODEL="scripted", CHAT_KEY="sesame")
+    thinker = scripted(f"{thinking}</think>\n\nThe answer is **42**.", delay=0.01)
+    call = '<tool_call>\n{"name": "calculator", "arguments": {"expression": "6*7"}}\n</tool_call>'
+    caller = scripted(f"I compute</think>\n\n{call}", "got it</think>\n\nIt is 42.")
+    locked = ServerOptions(slots=4, access=Access("sesame"))
+    with (
+        serve(thinker, locked) as thinking_server,
+        serve(caller, ServerOptions(tools=ServerTools.opened(["calculator"], []))) as tool_server,
+    ):
+        run_node(
+            "served.test.mjs",
+            CHAT_URL=f"{thinking_server.url}/",
+            CHAT_TOOLS_URL=f"{tool_server.url}/",
+            CHAT_MODEL="scripted",
+            CHAT_KEY="sesame",
+        )

@@ -1,10 +1,12 @@
-/** The chat as `qwq serve` serves it at CHAT_URL, with CHAT_KEY; its model thinks, then says 42. */
+/** The chat as `qwq serve` serves it: at CHAT_URL, with CHAT_KEY, a model that thinks and says 42;
+ * at CHAT_TOOLS_URL one that has the server's calculator multiply.
+ */
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { startBrowser, VIEWS, Visit } from "./page.mjs";
 
-const url = process.env.CHAT_URL;
+const { CHAT_URL: url, CHAT_TOOLS_URL: toolsUrl, CHAT_MODEL: model, CHAT_KEY: key } = process.env;
 
 test(
   "a question, its thinking, its answer, and an answer asked for early",
@@ -12,9 +14,9 @@ test(
   async () => {
     const browser = await startBrowser();
     try {
-      const httpCredentials = { username: "reader", password: process.env.CHAT_KEY ?? "" };
+      const httpCredentials = { username: "reader", password: key ?? "" };
       const view = { ...VIEWS["phone light"], httpCredentials };
-      const visit = await Visit.open(browser, url, view, process.env.CHAT_MODEL);
+      const visit = await Visit.open(browser, url, view, model);
       const { page } = visit;
       await visit.ask("What is 6 times 7?");
       assert.match(await visit.reply.locator(".markdown").last().textContent(), /The answer is 42/);
@@ -45,6 +47,29 @@ test(
       await page.getByText("Stopped.").waitFor();
       await visit.assertAccessible();
       await visit.picture("served");
+      await visit.close();
+    } finally {
+      await browser.close();
+    }
+  },
+);
+
+test(
+  "tools that the server runs, and their results in the next turn",
+  { skip: !toolsUrl },
+  async () => {
+    const browser = await startBrowser();
+    try {
+      const visit = await Visit.open(browser, toolsUrl, VIEWS["desktop dark"], model);
+      for (const question of ["What is 6 times 7?", "And once more?"]) {
+        await visit.ask(question);
+        const card = visit.reply.locator(".tool");
+        assert.match(await card.textContent(), /calculator.*done/);
+        await card.getByRole("button").click();
+        assert.match(await card.textContent(), /expression6\*7Result42/);
+        assert.match(await visit.reply.locator(".markdown").last().textContent(), /It is 42\./);
+      }
+      await visit.picture("served-tools");
       await visit.close();
     } finally {
       await browser.close();
