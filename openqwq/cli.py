@@ -59,9 +59,10 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
     demo = verbs.add_parser("demo", help="train the miniature from nothing: minutes on two cores")
     _add_run_options(demo, "runs/demo")
-    demo.set_defaults(verb=demo_verb, configs=[])
+    demo.set_defaults(verb=demo_verb, configs=[], plan=False)
     train = verbs.add_parser("train", help="a run from config files")
-    train.add_argument("configs", nargs="+", type=Path, metavar="CONFIG.toml")
+    train.add_argument("configs", nargs="+", type=_config_path, metavar="CONFIG.toml")
+    train.add_argument("--plan", action="store_true", help="memory and time on a cluster; no run")
     _add_run_options(train, None)
     train.set_defaults(verb=train_verb)
     report = verbs.add_parser("report", help="write a run's report again")
@@ -97,7 +98,7 @@ def _add_run_options(parser: argparse.ArgumentParser, out: str | None) -> None:
         "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE",
         help="override one setting, e.g. rl.steps=50 (may be repeated)",
     )  # fmt: skip
-    parser.add_argument("--out", type=Path, default=out, required=out is None, metavar="DIR")
+    parser.add_argument("--out", type=Path, default=out, metavar="DIR", help="the run's directory")
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
     parser.add_argument("--dry-run", action="store_true", help="print the resolved config and stop")
 
@@ -181,8 +182,21 @@ def train_verb(options: argparse.Namespace) -> None:
     if options.dry_run:
         print(dump_config(config), end="")
         return
+    if options.plan:
+        from openqwq.cluster.plan import describe_plan, make_plan
+
+        print(describe_plan(config, make_plan(config)))
+        return
+    if options.out is None:
+        raise OpenQwQError("train needs a directory for the run: add --out DIR")
     _train(config, options)
     _report(options.out)
+
+
+def _config_path(name: str) -> Path:
+    """A file, or the name of a config that comes with the package."""
+    shipped = MINI.parent / f"{name.removesuffix('.toml')}.toml"
+    return shipped if shipped.exists() and not Path(name).exists() else Path(name)
 
 
 def _train(config: "Config", options: argparse.Namespace) -> None:

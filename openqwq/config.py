@@ -176,6 +176,9 @@ class ClusterConfig:
     precision: Literal["float32", "bfloat16"] = "float32"
     recompute: bool = False  # keep only layer inputs for the backward pass
     offload: bool = False  # shards in host memory
+    gpu: Literal["A100", "H100", "H200", "B200"] = "H200"  # for `qwq train --plan`
+    gpus_per_node: int = 8
+    mean_completion: float = 0.4  # of rl.max_tokens, that the plan reckons with
 
 
 @dataclass(frozen=True)

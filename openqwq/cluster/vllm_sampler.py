@@ -11,23 +11,13 @@ from typing import Any
 from torch import Tensor
 
 from openqwq.cluster.actors import Request, software
-from openqwq.cluster.weights import DirectoryLink, read_version
+from openqwq.cluster.weights import DirectoryLink
 from openqwq.engine.engine import EngineLimits
 from openqwq.text.stream import ThinkTracker, starts_in_thinking
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.types import Completion, FinishReason, OpenQwQError, SamplingParams
 
 UNSUPPORTED = ("thinking_budget", "grammar", "top_log_probs", "stop_loops")
-
-
-class WeightsFromDirectory:
-    """What vLLM's workers learn to do, as its `worker_extension_cls`."""
-
-    model_runner: Any
-
-    def load_version(self, directory: str) -> None:
-        """Replace every weight by those that a `DirectoryLink` has written."""
-        self.model_runner.model.load_weights(read_version(Path(directory)).items())
 
 
 class VllmSampler:
@@ -50,7 +40,6 @@ class VllmSampler:
             max_num_batched_tokens=max(limits.prefill_tokens, limits.max_length),
             enable_prefix_caching=True,
             logprobs_mode="processed_logprobs",
-            worker_extension_cls=f"{WeightsFromDirectory.__module__}.WeightsFromDirectory",
         )
         self.engine = AsyncLLM.from_engine_args(arguments)
         self.tokenizer, self.version = Tokenizer.load(tokenizer), 0
@@ -73,7 +62,7 @@ class VllmSampler:
         written: list[Path] = []
         link = DirectoryLink(Path(self.directory.name), lambda path, _: written.append(path))
         await asyncio.to_thread(link.push, weights.items(), version)
-        await self.engine.collective_rpc("load_version", args=(str(written[0]),))
+        await self.engine.collective_rpc("reload_weights", kwargs={"weights_path": str(written[0])})
         await self.engine.reset_prefix_cache()
         self.version = version
 

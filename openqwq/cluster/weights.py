@@ -5,11 +5,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
-
-from openqwq.types import OpenQwQError
 
 COMPLETE = "COMPLETE"
 
@@ -41,13 +38,3 @@ def versions(directory: Path) -> list[int]:
     """The complete versions in a directory, oldest first."""
     found = (path.parent.name for path in directory.glob(f"version-*/{COMPLETE}"))
     return sorted(int(name.removeprefix("version-")) for name in found)
-
-
-def read_version(directory: Path) -> dict[str, torch.Tensor]:
-    """One version's tensors; raises OpenQwQError where its marker is missing."""
-    if not (directory / COMPLETE).exists():
-        raise OpenQwQError(
-            f"weights {directory} are incomplete (no {COMPLETE}): wait or push again"
-        )
-    tensors: dict[str, torch.Tensor] = load_file(directory / "model.safetensors")
-    return tensors

@@ -1,0 +1,228 @@
+"""Does a cluster run fit, and how long is a step? Memory and time from the config alone.
+
+Memory is counted; time is a roofline: products at a share of the peak, decoding at a share of the
+memory bandwidth, traffic at a share of the links. The shares are `Efficiency`, and are printed.
+"""
+
+import math
+from dataclasses import dataclass
+
+from openqwq.config import Config
+from openqwq.types import OpenQwQError
+
+GB = 1e9
+LOGITS_BYTES = 2**27 * 4 * 3  # of one chunk: logits, their log-softmax, the gradient
+RESERVE = 0.06  # of a GPU's memory: CUDA context, NCCL, fragmentation
+MIN_SEQUENCES = 4  # that a sampler must hold at full length to be of use
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A data sheet: memory in bytes, dense bf16 FLOP/s, memory and link bytes/s."""
+
+    memory: float
+    flops: float
+    bandwidth: float
+    nvlink: float
+    network: float = 50 * GB  # 400 Gb/s a GPU
+
+
+GPUS = {
+    "A100": Gpu(80 * GB, 312e12, 2.0e12, 300 * GB, 25 * GB),
+    "H100": Gpu(80 * GB, 989e12, 3.35e12, 450 * GB),
+    "H200": Gpu(141 * GB, 989e12, 4.8e12, 450 * GB),
+    "B200": Gpu(180 * GB, 2250e12, 8.0e12, 900 * GB),
+}
+
+
+@dataclass(frozen=True)
+class Efficiency:
+    """Shares of the data sheet that real runs reach (docs/cluster.md: where they are from)."""
+
+    training: float = 0.35
+    prefill: float = 0.45
+    decode: float = 0.5
+    links: float = 0.6
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One step of a run; bytes are of one GPU, seconds of the whole cluster."""
+
+    parameters: int
+    learner_bytes: dict[str, float]
+    sampler_bytes: dict[str, float]
+    concurrent: int  # completions that one sampler holds at once
+    traffic: dict[str, float]  # bytes a step, of one learner GPU or into one sampler
+    seconds: dict[str, float]
+    step_seconds: float
+
+    @property
+    def bottleneck(self) -> str:
+        """What most of a step is spent on."""
+        return max(self.seconds, key=lambda name: self.seconds[name])
+
+
+def parameter_count(config: Config) -> int:
+    """Of an untied Qwen2 of the config's shape (DESIGN section 4)."""
+    s = config.shape
+    head_dim = s.hidden_size // s.num_attention_heads
+    key_size = s.num_key_value_heads * head_dim
+    attention = 2 * s.hidden_size * (s.hidden_size + key_size) + s.hidden_size + 2 * key_size
+    layer = attention + 3 * s.hidden_size * s.intermediate_size + 2 * s.hidden_size
+    ends = 2 * config.tokenizer.vocab_size * s.hidden_size + s.hidden_size
+    return s.num_hidden_layers * layer + ends
+
+
+def make_plan(config: Config, efficiency: Efficiency | None = None) -> Plan:
+    """Memory, traffic and time of one RL step; raises OpenQwQError where it does not fit."""
+    efficiency = efficiency or Efficiency()
+    gpu, parameters = GPUS[config.cluster.gpu], parameter_count(config)
+    learner = _learner_bytes(config, parameters)
+    _require_fit("learner", learner, gpu.memory, "cluster.learners, or cluster.recompute = true")
+    sampler, concurrent = _sampler_bytes(config, gpu, parameters)
+    traffic = _traffic(config, parameters)
+    seconds = _seconds(config, gpu, efficiency, parameters, concurrent, traffic)
+    learn = seconds["learn"] + seconds["weights"]
+    sample = seconds["prefill"] + seconds["decode"]
+    overlapped = config.cluster.mode != "synchronous"
+    step = max(learn, sample) if overlapped else learn + sample
+    return Plan(parameters, learner, sampler, concurrent, traffic, seconds, step)
+
+
+def _learner_bytes(config: Config, parameters: int) -> dict[str, float]:
+    """FSDP2 with fp32 master weights; activations of one micro-batch."""
+    shape, cluster = config.shape, config.cluster
+    width = 2 if cluster.precision == "bfloat16" else 4
+    tokens = config.rl.optimiser.max_tokens_per_micro_batch
+    ends = 2 * config.tokenizer.vocab_size * shape.hidden_size
+    layer = (parameters - ends) / shape.num_hidden_layers
+    # Kept for one layer: inputs of norms, q, k, v, attention output, gate, up, their product.
+    inner = tokens * width * (8 * shape.hidden_size + 4 * shape.intermediate_size)
+    kept = tokens * width * shape.hidden_size
+    held = shape.num_hidden_layers
+    activations = held * kept + inner if cluster.recompute else held * (kept + inner)
+    shards = 0.0 if cluster.offload else parameters / max(1, cluster.learners)
+    return {
+        "weights": 4 * shards,
+        "gradients": 4 * shards,
+        "optimiser": 8 * shards,
+        "gathered": width * (2 * layer + ends) + 4 * ends,  # two layers, ends with their gradient
+        "activations": activations + LOGITS_BYTES,
+    }
+
+
+def _sampler_bytes(config: Config, gpu: Gpu, parameters: int) -> tuple[dict[str, float], int]:
+    shape, cluster = config.shape, config.cluster
+    width = max(1, round(cluster.gpus_per_sampler))
+    head_dim = shape.hidden_size // shape.num_attention_heads
+    per_token = 2 * shape.num_hidden_layers * shape.num_key_value_heads * head_dim * 2
+    used = {"weights": 2 * parameters / width, "activations": 4 * GB}
+    room = width * (gpu.memory * (1 - RESERVE) - sum(used.values()))
+    full = per_token * config.engine.max_length
+    if room < MIN_SEQUENCES * full:
+        raise OpenQwQError(
+            f"a sampler of {width} {cluster.gpu} has {max(room, 0) / GB:.1f} GB for keys and "
+            f"values, and {MIN_SEQUENCES} sequences of {config.engine.max_length} tokens need "
+            f"{MIN_SEQUENCES * full / GB:.1f} GB: raise cluster.gpus_per_sampler, or lower "
+            "engine.max_length"
+        )
+    expected = per_token * cluster.mean_completion * config.rl.max_tokens
+    concurrent = min(config.engine.slots, int(room / max(expected, 1.0)))
+    return used | {"keys and values": concurrent * expected / width}, concurrent
+
+
+def _require_fit(role: str, used: dict[str, float], memory: float, remedy: str) -> None:
+    total, limit = sum(used.values()), memory * (1 - RESERVE)
+    if total > limit:
+        parts = ", ".join(f"{name} {size / GB:.1f}" for name, size in used.items())
+        raise OpenQwQError(
+            f"each {role} GPU needs {total / GB:.1f} GB of {limit / GB:.1f} ({parts}): "
+            f"raise {remedy}"
+        )
+
+
+def _completions(config: Config) -> int:
+    return config.rl.prompts_per_step * config.rl.group_size
+
+
+def _mean_tokens(config: Config) -> float:
+    return config.cluster.mean_completion * config.rl.max_tokens
+
+
+def _micro_batches(config: Config) -> int:
+    """Rounds that each learner rank runs in a step."""
+    total = _completions(config) * _mean_tokens(config)
+    share = total / config.rl.optimiser.max_tokens_per_micro_batch
+    return max(1, math.ceil(share / max(1, config.cluster.learners)))
+
+
+def _traffic(config: Config, parameters: int) -> dict[str, float]:
+    width = 2 if config.cluster.precision == "bfloat16" else 4
+    gathers = 2 * width * parameters  # forward and backward
+    return {
+        "learner": _micro_batches(config) * (gathers + 4.0 * parameters),
+        "sampler": 2.0 * parameters,
+    }
+
+
+def _seconds(
+    config: Config,
+    gpu: Gpu,
+    efficiency: Efficiency,
+    parameters: int,
+    concurrent: int,
+    traffic: dict[str, float],
+) -> dict[str, float]:
+    cluster, count = config.cluster, _completions(config)
+    tokens, prompt = count * _mean_tokens(config), config.engine.max_length - config.rl.max_tokens
+    passes = 8 if cluster.recompute else 6
+    learn = passes * parameters * tokens / (cluster.learners * gpu.flops * efficiency.training)
+    one_node = cluster.learners <= cluster.gpus_per_node
+    link = (gpu.nvlink if one_node else gpu.network) * efficiency.links
+    sampler_gpus = cluster.samplers * max(1, round(cluster.gpus_per_sampler))
+    prefill = 2 * parameters * config.rl.prompts_per_step * max(prompt, 0)
+    each = math.ceil(count / cluster.samplers)  # completions of one sampler
+    width = max(1, round(cluster.gpus_per_sampler))
+    running = min(each, concurrent)
+    head_dim = config.shape.hidden_size // config.shape.num_attention_heads
+    cache = 4 * config.shape.num_hidden_layers * config.shape.num_key_value_heads * head_dim
+    bandwidth = width * gpu.bandwidth * efficiency.decode
+    read = 2 * parameters + running * cache * _mean_tokens(config)
+    compute = 2 * parameters * running / (width * gpu.flops * efficiency.prefill)
+    a_token = max(read / bandwidth, compute)
+    rounds = each / running
+    # Waves of mean length, and the longest completion of the last wave, nearly alone.
+    longest = config.rl.max_tokens - _mean_tokens(config)
+    tail = 0.0 if cluster.mode != "synchronous" else longest * 2 * parameters / bandwidth
+    return {
+        "learn": max(learn, traffic["learner"] / link),
+        "weights": traffic["sampler"] / (gpu.network * efficiency.links),
+        "prefill": prefill / (sampler_gpus * gpu.flops * efficiency.prefill),
+        "decode": rounds * _mean_tokens(config) * a_token + tail,
+    }
+
+
+def describe_plan(config: Config, plan: Plan) -> str:
+    """The plan as a page of text."""
+    cluster, gpu = config.cluster, GPUS[config.cluster.gpu]
+    width = max(1, round(cluster.gpus_per_sampler))
+    lines = [
+        f"{plan.parameters:,} parameters; {cluster.learners} learner and "
+        f"{cluster.samplers * width} sampler GPUs ({cluster.gpu}, {gpu.memory / GB:.0f} GB)",
+        f"{_completions(config)} completions a step, {_mean_tokens(config):,.0f} tokens on average "
+        f"of at most {config.rl.max_tokens:,}; {cluster.mode}",
+        "",
+    ]
+    for role, used in (("learner", plan.learner_bytes), ("sampler", plan.sampler_bytes)):
+        lines.append(f"each {role} GPU, GB")
+        lines += [f"  {name:<18}{size / GB:8.1f}" for name, size in used.items()]
+        lines.append(f"  {'total':<18}{sum(used.values()) / GB:8.1f} of {gpu.memory / GB:.0f}")
+    lines += ["", f"one sampler decodes {plan.concurrent} completions at once"]
+    lines += [f"traffic a step, {name} {size / GB:,.0f} GB" for name, size in plan.traffic.items()]
+    lines += ["", "seconds a step"]
+    lines += [f"  {name:<18}{value:8.1f}" for name, value in plan.seconds.items()]
+    lines.append(f"  {'step':<18}{plan.step_seconds:8.1f}  (most of it: {plan.bottleneck})")
+    shares = ", ".join(f"{name} {share:.0%}" for name, share in vars(Efficiency()).items())
+    lines.append(f"reckoned with these shares of the data sheet: {shares}")
+    return "\n".join(lines)
