@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from openqwq.cluster.actors import Request, software
@@ -78,7 +79,7 @@ class VllmSampler:
             top_k=params.top_k,
             min_p=params.min_p,
             max_tokens=params.max_tokens,
-            seed=params.seed,
+            seed=params.seed if torch.cuda.is_available() else None,  # its CPU build has none
             stop_token_ids=list(params.stop_token_ids),
             ignore_eos=True,
             logprobs=0,
