@@ -14,8 +14,7 @@ from openqwq.agent.environments import (
     MazeEnvironment,
     StockroomEnvironment,
 )
-from openqwq.engine.open import load_tokenizer, locate
-from openqwq.model import checkpoint, gguf
+from openqwq.model import checkpoint
 from openqwq.model.qwen2 import ModelConfig, Qwen2
 from openqwq.tasks.evaluate import Outcome
 from openqwq.tasks.mix import build_source
@@ -73,6 +72,9 @@ def take_over(run: Run) -> Tokenizer:
     """The pretrained model that the run begins with, as its `sft`; returns its tokenizer."""
     target = run.directory / "sft"
     if not target.exists():
+        from openqwq.engine.open import load_tokenizer, locate  # with libraries that a demo lacks
+        from openqwq.model import gguf
+
         source = locate(run.config.model)
         model = gguf.load(source) if source.is_file() else checkpoint.load(source)
         checkpoint.save(model, target, load_tokenizer(source))
