@@ -1,8 +1,10 @@
 """The Python tool: one sandbox session for each conversation, opened by its first call."""
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any
 
+from openqwq.agent.tools import said
 from openqwq.sandbox.protocol import CaseResult, Limits, Sandbox, Session
 from openqwq.tasks.worlds import PYTHON
 from openqwq.types import OpenQwQError, Tool
@@ -14,13 +16,15 @@ LASTING = ("ok", "compile_error", "runtime_error", "memory")  # the session outl
 class PythonSession:
     """Runs a model's Python in `sandbox`; `failure` says why the sandbox itself broke, if it did.
 
-    A session that a call ends (it ran too long, it crashed) is replaced at the next call, which
-    tells the model that its variables are lost.
+    Calls run one after the other, in their order. A session that ends (a call ran too long, was
+    given up or crashed, or none came for long) is replaced by the next call, which tells the model
+    that its variables are lost.
     """
 
     def __init__(self, sandbox: Sandbox, limits: Limits = LIMITS) -> None:
         self._sandbox, self._limits = sandbox, limits
         self._session: Session | None = None
+        self._turn = asyncio.Lock()
         self._lost = False
         self.failure = ""
 
@@ -35,21 +39,31 @@ class PythonSession:
             await session.close()
 
     async def _call(self, arguments: Mapping[str, Any]) -> str:
-        note = "(a new session: earlier variables are lost)\n" if self._lost else ""
-        try:
-            self._session = self._session or await self._sandbox.session(self._limits)
-            result = await self._session.run(arguments["code"])
-        except (OpenQwQError, OSError) as error:
-            self.failure, self._lost = str(error), True
-            await self.close()
-            raise
-        self._lost = result.status not in LASTING
-        if self._lost:
-            await self.close()
-        if result.status == "error":
-            self.failure = f"the sandbox failed: {result.error}"
-            raise OpenQwQError(self.failure)
-        return note + shown(result)
+        async with self._turn:
+            result = CaseResult("error")
+            try:
+                result = await self._run(arguments["code"])
+            except Exception as error:  # whatever a sandbox raises is its failure, not the model's
+                result = CaseResult("error", error=said(error))
+            finally:  # also when the call is given up
+                note = "(a new session: earlier variables are lost)\n" if self._lost else ""
+                self._lost = result.status not in LASTING
+                if self._lost:
+                    await self.close()
+            if result.status == "error":
+                self.failure = f"the sandbox failed: {result.error}"
+                raise OpenQwQError(self.failure)
+            return note + shown(result)
+
+    async def _run(self, code: str) -> CaseResult:
+        if self._session:
+            try:
+                return await self._session.run(code)
+            except OpenQwQError:  # it was idle for too long
+                self._lost = True
+                await self.close()
+        self._session = await self._sandbox.session(self._limits)
+        return await self._session.run(code)
 
 
 def shown(result: CaseResult) -> str:

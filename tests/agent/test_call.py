@@ -221,6 +221,15 @@ async def test_a_blocking_tool_that_hangs_is_given_up_and_the_loop_stays_free() 
     assert ticks > 5
 
 
+async def test_a_plain_function_has_a_thread_of_its_own_unless_it_is_quick() -> None:
+    def thread() -> bool:
+        """Where."""
+        return threading.current_thread() is threading.main_thread()
+
+    assert await tool(thread).call({}) == "false"
+    assert await tool(thread, threaded=False).call({}) == "true"
+
+
 async def test_a_tool_that_refuses_to_be_cancelled_is_not_waited_for() -> None:
     released = asyncio.Event()
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -20,6 +21,7 @@ from openqwq.sandbox.local import LocalSandbox
 from openqwq.sandbox.protocol import CaseResult, Limits, RunRequest, RunResult
 from openqwq.tasks import worlds
 from openqwq.tasks.source import Source, draw_tasks
+from openqwq.tasks.stockroom import Stockroom
 from openqwq.tasks.tools import calculator
 from openqwq.types import Environment, Message, OpenQwQError, Score, Task
 from openqwq.verify.math import MathVerifier
@@ -140,7 +142,17 @@ async def test_a_refused_move_leaves_the_stockroom_as_it_was_and_says_why() -> N
     assert message["content"] == "3 pens"
 
 
-async def test_calls_of_one_reply_change_the_stockroom_in_their_order() -> None:
+async def test_calls_of_one_reply_change_the_stockroom_in_their_order(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def slow_remove(self: Stockroom, item: str, amount: int, shelf: str) -> str:
+        """Remove, after a while."""
+        time.sleep(0.1)
+        self.shelves[shelf].pop(item, None)
+        return "ok"
+
+    monkeypatch.setattr(Stockroom, "remove", slow_remove)
+    monkeypatch.setattr(slow_remove, "__name__", "remove")
     episode = await StockroomEnvironment().reset(stockroom_task(), 0)
     calls = [
         {"name": "remove", "arguments": {"item": "pens", "amount": 3, "shelf": "A"}},

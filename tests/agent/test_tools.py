@@ -1,5 +1,6 @@
 """Our own tools: exact arithmetic that never hangs, files that stay in their folder, Python."""
 
+import asyncio
 import os
 import time
 from pathlib import Path
@@ -9,12 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from openqwq.agent.calculator import calculator
+from openqwq.agent.call import CallLimits, run_calls
 from openqwq.agent.files import Folder
 from openqwq.agent.python_session import PythonSession
 from openqwq.agent.toolbox import toolbox
+from openqwq.agent.tools import by_name
 from openqwq.sandbox.local import LocalSandbox
 from openqwq.sandbox.protocol import Limits
-from openqwq.types import OpenQwQError
+from openqwq.types import OpenQwQError, ToolCall
 
 
 @pytest.mark.parametrize(
@@ -160,6 +163,41 @@ async def test_python_keeps_its_variables_and_says_when_they_are_lost(
     assert lost.startswith("(a new session: earlier variables are lost)") and "NameError" in lost
     await session.close()
     assert not sandbox.open_sessions and not session.failure
+
+
+async def test_python_calls_of_one_reply_share_a_session_and_run_in_their_order(
+    sandbox: LocalSandbox,
+) -> None:
+    session = PythonSession(sandbox)
+    tools = by_name([session.tool()])
+    calls: list[ToolCall] = [
+        {"name": "python", "arguments": {"code": code}} for code in ("x = 1", "x += 1", "x")
+    ]
+    results = await run_calls(tools, calls)
+    assert [result.text for result in results] == ["(no output)", "(no output)", "2"]
+    assert len(sandbox.open_sessions) == 1
+    await session.close()
+
+
+async def test_a_python_session_that_was_given_up_or_idle_is_replaced(
+    sandbox: LocalSandbox,
+) -> None:
+    session = PythonSession(sandbox)
+    tools = by_name([session.tool()])
+
+    async def run(code: str, seconds: float = 30.0) -> str:
+        call: ToolCall = {"name": "python", "arguments": {"code": code}}
+        return (await run_calls(tools, [call], limits=CallLimits(seconds)))[0].text
+
+    await run("x = 1")
+    assert "took longer than 0.3 s" in await run("while True: pass", 0.3)
+    await asyncio.sleep(0.1)
+    assert await run("1 + 1") == "(a new session: earlier variables are lost)\n2"
+    (opened,) = sandbox.open_sessions
+    await opened.close()  # as it does when it was idle for long
+    assert await run("1 + 1") == "(a new session: earlier variables are lost)\n2"
+    assert await run("2 + 2") == "4" and not session.failure
+    await session.close()
 
 
 async def test_a_users_tools_are_opened_by_name_and_unknown_ones_refused(tmp_path: Path) -> None:
