@@ -34,7 +34,7 @@ ROOMS = {
     "engine": room(1800, "numpy torch xllamacpp"),
     "sandbox": room(1960),
     "verify": room(1100, "antlr4 langdetect latex2sympy2_extended math_verify sympy"),
-    "tasks": room(2600, "datasets reasoning_gym rich"),
+    "tasks": room(5800, "datasets reasoning_gym rich"),
     "agent": room(1550, "jsonschema mcp"),
     "train": room(2300, "numpy rich safetensors torch"),
     "cluster": room(1100, "numpy ray safetensors torch vllm"),
