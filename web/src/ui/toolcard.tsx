@@ -44,7 +44,7 @@ export function ToolCard({ step, running, onResult }: Props) {
 }
 
 function stateOf(step: ToolStep, running: boolean): string {
-  const took = step.seconds === null ? "" : ` · ${step.seconds.toFixed(1)} s`;
+  const took = (step.seconds ?? 0) < 0.05 ? "" : ` · ${step.seconds?.toFixed(1)} s`;
   if (step.failed) return `failed${took}`;
   if (step.result !== null) return `done${took}`;
   if (step.ranBy === "server") return running ? "running…" : "not finished";
