@@ -171,7 +171,8 @@ def demo_verb(options: argparse.Namespace) -> None:
     options.configs = [MINI]
     train_verb(options)
     if not options.dry_run:
-        print(f"Talk to it:  qwq chat {options.out}/stage1   (ask: What is 3587 + 467?)")
+        last = next(n for n in ("stage2", "stage1") if (options.out / n).exists())
+        print(f"Talk to it:  qwq chat {options.out}/{last}   (ask: What is 3587 + 467?)")
 
 
 def train_verb(options: argparse.Namespace) -> None:
