@@ -256,7 +256,10 @@ class Episode(Protocol):
 
 
 class Environment(Protocol):
-    """A world that answers replies: calculator, Python session, mock API, text game."""
+    """A world that answers replies: calculator, Python session, mock API, text game.
+
+    A task's `verifier` names its environment. What the world itself cannot do is an OpenQwQError.
+    """
 
     async def reset(self, task: Task, seed: int) -> Episode:
         """Begin an episode; the task's own messages and tools are its first turn."""

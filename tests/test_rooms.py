@@ -35,7 +35,7 @@ ROOMS = {
     "sandbox": room(1960),
     "verify": room(1100, "antlr4 langdetect latex2sympy2_extended math_verify sympy"),
     "tasks": room(5800, "datasets reasoning_gym rich"),
-    "agent": room(1550, "jsonschema mcp"),
+    "agent": room(1570, "jsonschema mcp referencing"),
     "train": room(2300, "numpy rich safetensors torch"),
     "cluster": room(1100, "numpy ray safetensors torch vllm"),
     "serve": room(

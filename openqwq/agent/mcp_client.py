@@ -22,8 +22,8 @@ class McpServer:
     """One server; use as an async context manager, then ask for its `tools`.
 
     `target` is a command line (stdio) or an http(s) address (streamable HTTP). A server that ends
-    makes the call that is under way fail with a clear message, and is started again by the next
-    one. Raises OpenQwQError where it cannot be started or speaks no MCP.
+    makes the call that is under way fail with a clear message, and is started or reached anew by
+    the next one. Raises OpenQwQError where it cannot be started or speaks no MCP.
     """
 
     def __init__(self, target: str) -> None:
@@ -76,8 +76,8 @@ class McpServer:
                 raise OpenQwQError(f"the MCP server says: {error}") from error
             await self._disconnect()
             raise OpenQwQError(
-                f"the MCP server {self.target!r} ended during the call: the next call starts it"
-                " again, without what it remembered"
+                f"the MCP server {self.target!r} ended during the call: the next call connects"
+                " anew, without what it remembered"
             ) from error
         if result.is_error:
             raise OpenQwQError(shown(result).removeprefix("error: "))

@@ -44,8 +44,15 @@ def by_name(tools: list[Tool]) -> dict[str, Tool]:
 def check_arguments(tool: Tool, arguments: Mapping[str, Any]) -> None:
     """Raise OpenQwQError naming the first argument that does not fit the tool's schema."""
     from jsonschema import exceptions
+    from referencing.exceptions import Unresolvable
 
-    fault = exceptions.best_match(_validator(json.dumps(tool.parameters)).iter_errors(arguments))
+    faults = _validator(json.dumps(tool.parameters)).iter_errors(arguments)
+    try:
+        fault = exceptions.best_match(faults)
+    except Unresolvable as error:
+        raise OpenQwQError(
+            f"the schema of {tool.name} refers to {error.ref!r}, which is not in it"
+        ) from error
     if fault is None:
         return
     allowed = ", ".join(tool.parameters.get("properties", {})) or "none"
@@ -68,8 +75,10 @@ def said(error: BaseException) -> str:
 @cache
 def _validator(schema: str) -> Any:
     from jsonschema import Draft202012Validator
+    from referencing import Registry
 
-    return Draft202012Validator(json.loads(schema))
+    # An empty registry: a server's schema must not make us fetch addresses.
+    return Draft202012Validator(json.loads(schema), registry=Registry())
 
 
 def _text(value: Any) -> str:

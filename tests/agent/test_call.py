@@ -272,6 +272,20 @@ async def test_arguments_nested_too_deeply_are_refused_and_not_run() -> None:
     assert result.status == "invalid"
 
 
+def test_a_schema_that_refers_elsewhere_is_refused_and_nothing_is_fetched(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fetch(*_: Any, **__: Any) -> None:
+        raise AssertionError("fetched")
+
+    monkeypatch.setattr("urllib.request.urlopen", fetch)
+    foreign = Tool("f", "", {"$ref": "http://127.0.0.1:9/schema"}, call=tool(book).call)
+    with pytest.raises(OpenQwQError, match="schema of f refers to 'http://127"):
+        check_arguments(foreign, {})
+    local = {"$defs": {"n": {"type": "integer"}}, "properties": {"a": {"$ref": "#/$defs/n"}}}
+    check_arguments(Tool("g", "", local, call=tool(book).call), {"a": 1})
+
+
 ACTING = Tool(
     "send", "Sends.", {"type": "object"}, call=lambda _: asyncio.sleep(0, "sent"), acts=True
 )

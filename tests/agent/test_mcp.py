@@ -80,7 +80,7 @@ async def test_a_server_that_dies_in_a_call_is_an_error_and_comes_back(wild: str
     async with McpServer(wild) as server:
         before = await said(server, "pid")
         message = await said(server, "die")
-        assert "ended during the call: the next call starts it again" in message
+        assert "ended during the call: the next call connects anew" in message
         after = await said(server, "pid")
         assert before != after and after.isdecimal()
 
