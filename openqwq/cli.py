@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from openqwq import __version__
+from openqwq.engine.verbs import add_convert_verb, add_fit_verb
 from openqwq.serve.settings import add_serve_options, add_talk_options, apply_settings
 from openqwq.types import OpenQwQError
 
@@ -87,6 +88,8 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     completion = verbs.add_parser("completion", help="a script that completes qwq in a shell")
     completion.add_argument("shell", choices=["bash", "zsh", "fish"])
     completion.set_defaults(verb=completion_verb)
+    add_fit_verb(verbs.add_parser("fit", help="whether a model fits here, before any download"))
+    add_convert_verb(verbs.add_parser("convert", help="a checkpoint to GGUF, and back"))
     _add_agent_verb(verbs.add_parser("agent", help="a model that uses tools, in the terminal"))
     _add_mcp_verb(verbs.add_parser("mcp", help="our tools for any MCP client, on standard streams"))
     _add_sandbox_verb(verbs.add_parser("sandbox", help="the code execution sandbox"))

@@ -1,0 +1,60 @@
+"""`qwq fit` and `qwq convert`: what can be known of a checkpoint, or made of it, unrun.
+
+Imported for every `qwq --help`: what is heavy is imported where it runs.
+"""
+
+import argparse
+from pathlib import Path
+
+
+def add_fit_verb(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `qwq fit`."""
+    parser.add_argument("model", help="a directory, a GGUF file, or a hub id (its config alone)")
+    parser.add_argument("--memory", help="e.g. 24GiB; without it, what is free here")
+    parser.add_argument("--context", type=int, help="tokens of prompt and reply together")
+    parser.add_argument("--slots", type=int, default=1, help="replies that run at once")
+    parser.add_argument("--engine", default="auto", choices=["auto", "torch", "llamacpp"])
+    parser.set_defaults(verb=fit_verb)
+
+
+def add_convert_verb(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `qwq convert`."""
+    parser.add_argument("source", help="a checkpoint directory, a GGUF file, or a hub id")
+    parser.add_argument("target", type=Path, help="FILE.gguf, or a new directory")
+    parser.add_argument("--type", help="f32, f16, bf16 or (rounded) q8_0; else the stored numbers")
+    parser.set_defaults(verb=convert_verb)
+
+
+def fit_verb(options: argparse.Namespace) -> None:
+    """Say what a model needs and which quantisations fit."""
+    from openqwq.engine.open import USUAL_CONTEXT, choose_engine, locate
+    from openqwq.model import fit
+    from openqwq.model.gguf_header import read_header
+    from openqwq.types import OpenQwQError
+
+    for name in ("context", "slots"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise OpenQwQError(f"--{name} is {value}: it must be at least 1")
+    memory = fit.parse_memory(options.memory) if options.memory else fit.available_memory()
+    if ":" in options.model and not Path(options.model).exists():
+        raise OpenQwQError(f"{options.model}: name the repository that holds its config.json")
+    path = locate(options.model, weights=False)
+    engine = "torch" if options.engine == "auto" else options.engine
+    if path.is_file():
+        engine, _ = choose_engine(read_header(path), options.engine)
+    subject = fit.read_subject(path)
+    trained = subject.config.max_position_embeddings
+    context = min(options.context or USUAL_CONTEXT, trained)
+    process, bandwidth = fit.memory_in_use(), fit.read_bandwidth()
+    settings = engine, memory, context, options.slots, process, bandwidth
+    print(fit.report(options.model, subject, *settings))
+
+
+def convert_verb(options: argparse.Namespace) -> None:
+    """Write a checkpoint in the other format."""
+    from openqwq.engine.open import locate
+    from openqwq.model.convert import convert
+
+    done = convert(locate(options.source), options.target, options.type)
+    print(f"{done.target}: {done.parameters} parameters in {done.type}, {done.note}")
