@@ -290,6 +290,19 @@ async def test_a_tools_text_never_becomes_a_marker_or_a_turn(
     assert [turn["role"] for turn in history(events)] == ["assistant", "tool", "assistant"]
 
 
+async def test_a_tools_description_never_becomes_a_marker(
+    scripted: Callable[..., Any], tokenizer: Tokenizer
+) -> None:
+    async def markers(text: str) -> list[int]:
+        foreign = Tool(f"f {text}", text, {"description": text}, call=TOOLS["add"].call)
+        model = scripted("</think>\n\nok")
+        await run(agent(model, {"f": foreign}))
+        added = set(tokenizer.added_tokens.values())
+        return [token_id for token_id in model.prompts[0] if token_id in added]
+
+    assert await markers(HOSTILE) == await markers("harmless")
+
+
 async def test_a_refused_call_is_told_to_the_model(scripted: Callable[..., Any]) -> None:
     async def refuse(tool: Tool, arguments: Mapping[str, Any]) -> str:
         return "not today"

@@ -253,6 +253,8 @@ def test_the_verb_runs_a_checkpoint_with_tools_from_the_command_line(
     live = capsys.readouterr()
     assert cli.main(["agent", "--replay", str(transcript)]) == 0
     assert capsys.readouterr().out == live.out
+    assert cli.main([*words, "--allow", "fly"]) == 2
+    assert "--allow names the unknown tool 'fly': calculator" in capsys.readouterr().err
 
 
 def test_mistakes_on_the_command_line_are_named(
