@@ -38,7 +38,7 @@ clean:
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamp is written last, so an installation that broke off is taken up again.
-.venv/.installed-demo: EXTRA :=
+.venv/.installed-demo: EXTRA := [agent,serve]
 .venv/.installed-test: EXTRA := [test]
 .venv/.installed-demo .venv/.installed-test: pyproject.toml
 	@$(PYTHON) -c 'import platform, sys; sys.exit(None if sys.version_info >= (3, 11) else \
