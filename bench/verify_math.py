@@ -13,6 +13,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from datetime import date
 from pathlib import Path
 
 import math_verify
@@ -71,6 +72,18 @@ async def compare(passes: int) -> None:
         print(f"  {name:24s} {low:9.0f} {middle:9.0f} {high:9.0f} {middle / baseline:8.2f}x")
 
 
+def children() -> list[int]:
+    """Return the processes that this one started."""
+    path = Path(f"/proc/self/task/{os.getpid()}/children")
+    return [int(pid) for pid in path.read_text().split()]
+
+
+def megabytes(pid: int) -> float:
+    """Return the resident memory of a process, in MiB."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 2**20
+
+
 async def load(count: int) -> None:
     """Half of the requests are refused at once, one in 250 never ends, the rest are ordinary."""
 
@@ -78,23 +91,23 @@ async def load(count: int) -> None:
         hostile = ENDLESS[i % 3] if i % 250 == 0 else REFUSED[i % 4]
         return str(i), hostile if i % 2 == 0 else f"$\\frac{{{2 * i}}}{{2}}$"
 
-    resident = []
+    resident, workers = list[str](), list[str]()
     async with MathVerifier(thinking=False, workers=os.cpu_count() or 1, deadline=1.0) as verifier:
         counts: Counter[str] = Counter()
         start = time.perf_counter()
         for step in range(4):
             pairs = [pair(i) for i in range(step * count // 4, (step + 1) * count // 4)]
             counts.update(s.status for s in await score(verifier, pairs))
-            pages = int(Path("/proc/self/statm").read_text().split()[1])
-            resident.append(f"{pages * resource.getpagesize() / 2**20:.0f}")
+            resident.append(f"{megabytes(os.getpid()):.0f}")
+            workers.append(f"{sum(map(megabytes, children())):.0f}")
         seconds = time.perf_counter() - start
     print(f"{count} requests, half hostile: {dict(counts)} in {seconds:.0f} s")
     print(f"  this process after each quarter: {', '.join(resident)} MiB")
-    largest = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-    print(f"  largest worker of all: {largest:.0f} MiB; load average {os.getloadavg()[0]:.1f}")
+    print(f"  its workers: {', '.join(workers)} MiB; load average {os.getloadavg()[0]:.1f}")
 
 
 async def main(passes: int) -> None:
+    print(f"{date.today()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at start")
     await compare(passes)
     await load(10_000)
 
