@@ -47,8 +47,11 @@ def fit_verb(options: argparse.Namespace) -> None:
     trained = subject.config.max_position_embeddings
     context = min(options.context or USUAL_CONTEXT, trained)
     process, bandwidth = fit.memory_in_use(), fit.read_bandwidth()
-    settings = engine, memory, context, options.slots, process, bandwidth
-    print(fit.report(options.model, subject, *settings))
+    print(
+        fit.report(
+            options.model, subject, engine, memory, context, options.slots, process, bandwidth
+        )
+    )
 
 
 def convert_verb(options: argparse.Namespace) -> None:
