@@ -40,7 +40,7 @@ def fit_verb(options: argparse.Namespace) -> None:
     if ":" in options.model and not Path(options.model).exists():
         raise OpenQwQError(f"{options.model}: name the repository that holds its config.json")
     path = locate(options.model, weights=False)
-    engine = "torch" if options.engine == "auto" else options.engine
+    engine: fit.Engine = "torch" if options.engine == "auto" else options.engine
     if path.is_file():
         engine, _ = choose_engine(read_header(path), options.engine)
     subject = fit.read_subject(path)
