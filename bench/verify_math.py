@@ -74,8 +74,8 @@ async def compare(passes: int) -> None:
 
 def children() -> list[int]:
     """Return the processes that this one started."""
-    path = Path(f"/proc/self/task/{os.getpid()}/children")
-    return [int(pid) for pid in path.read_text().split()]
+    listed = Path("/proc/self/task").glob("*/children")  # by the thread that started them
+    return [int(pid) for path in listed for pid in path.read_text().split()]
 
 
 def megabytes(pid: int) -> float:
