@@ -184,6 +184,8 @@ async def soak(options: argparse.Namespace) -> bool:
     print(f"{options.clients} clients, {options.minutes} minutes: {sum(seen.values())} requests")
     for kind, count in sorted(seen.items()):
         print(f"  {count:7}  {kind}")
+    thirds = [f"{samples[len(samples) * i // 3 - 1]:.0f}" for i in (1, 2, 3)]
+    print(f"memory after each third: {', '.join(thirds)} MiB")
     print(f"memory: median {statistics.median(tail):.0f} MiB, growth {growth:+.1f} MiB, "
           f"peak {peak:.0f} MiB")  # fmt: skip
     print(f"places in use at the end (running, waiting): {places}")

@@ -114,6 +114,7 @@ def running(model: OpenedModel, options: ServerOptions | None = None) -> Iterato
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         config = uvicorn.Config(server.app(), log_level="error", http="h11", lifespan="off")
+        config.timeout_graceful_shutdown = 5  # a test that fails leaves streams open
         own = uvicorn.Server(config)
         thread = threading.Thread(target=own.run, kwargs={"sockets": [listener]})
         thread.start()

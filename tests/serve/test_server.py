@@ -243,16 +243,15 @@ def test_a_reader_that_stops_reading_is_given_up(
 ) -> None:
     monkeypatch.setattr("openqwq.serve.running.SEND_SECONDS", 0.5)
     model = scripted("x" * 40_000 + "</think>", context=100_000)
-    with serve(model) as server:
-        client = socket.socket()
+    data = json.dumps(chat(stream=True)).encode()
+    head = f"POST {CHAT} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+    with serve(model) as server, socket.socket() as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client.connect(("127.0.0.1", server.port))
-        data = json.dumps(chat(stream=True)).encode()
-        head = f"POST {CHAT} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
         client.sendall(f"{head}content-length: {len(data)}\r\n\r\n".encode() + data)
-        time.sleep(1)
+        while not server.server.running.admitted:
+            time.sleep(0.01)
         server.wait_until_idle(20)
-        client.close()
 
 
 def test_a_full_queue_says_when_to_come_again(scripted: Build, serve: Any) -> None:

@@ -17,6 +17,7 @@ def verbs() -> dict[str, argparse.ArgumentParser]:
     serve.add_argument("--engine", choices=["auto", "torch"], default="auto")
     serve.add_argument("--insecure", action="store_true")
     ask.add_argument("--top-p", type=float)
+    ask.add_argument("--insecure", action="store_true")
     return {"serve": serve, "ask": ask}
 
 
@@ -47,6 +48,10 @@ def test_flags_before_environment_before_files(
     tmp_path: Path, toml: str, environment: dict[str, str], words: list[str], port: int
 ) -> None:
     assert resolved(tmp_path, toml, environment, words).port == port
+
+
+def test_a_table_is_of_its_verb_alone(tmp_path: Path) -> None:
+    assert not resolved(tmp_path, "[ask]\ninsecure = true", {}, []).insecure
 
 
 def test_switches_and_models_can_be_set(tmp_path: Path) -> None:
