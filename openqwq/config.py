@@ -126,6 +126,7 @@ class Stage2Config(RlConfig):
     max_turns: int = 4  # replies in an episode with tools
     partial_credit: float = 0.5  # share of an instruction's reward: the fraction of rules that hold
     thinking_limit: int = 100  # words of thinking that a rule-judged answer may take
+    thinking_penalty: float = 1.0  # share of the reward lost with thinking that breaks a rule
     reward_model: RewardModelConfig = RewardModelConfig()
 
 

@@ -43,7 +43,8 @@ def _scaled(mix: Mix, share: float) -> list[tuple[Source, float]]:
 def training_verifiers(config: Stage2Config, model: RewardModel | None) -> dict[str, Verifier]:
     """The judges of stage 2: rules that see the thinking too, and a reward model for taste."""
     rules = PartialCredit(InstructionVerifier(), config.partial_credit)
-    judges: dict[str, Verifier] = {"instructions": ThinkingRules(rules, config.thinking_limit)}
+    thinking = ThinkingRules(rules, config.thinking_limit, penalty=config.thinking_penalty)
+    judges: dict[str, Verifier] = {"instructions": thinking}
     if model:
         clip = config.reward_model.clip
         judges["preference"] = RewardModelJudge(model.rate, clip, TasteVerifier())

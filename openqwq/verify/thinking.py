@@ -11,15 +11,18 @@ MIN_CONSISTENCY = 0.9  # share of the thinking's words
 
 
 class ThinkingRules:
-    """A verifier whose value counts only if the thinking is in order; else it is 0 and `wrong`.
+    """A verifier whose value loses the share `penalty` if the thinking is not in order.
 
-    Parts: `format` (thinking and answer are there, the thinking ends once and holds no marker),
-    `language` (at least `MIN_CONSISTENCY` of its words are in `script`, by Unicode's names: LATIN,
-    CJK, CYRILLIC, ...), `budget` (at most `limit` words). Errors and cut-off attempts pass through.
+    With the whole of it lost, the verdict is `wrong`. Parts: `format` (thinking and answer are
+    there, the thinking ends once and holds no marker), `language` (at least `MIN_CONSISTENCY` of
+    its words are in `script`, by Unicode's names: LATIN, CJK, CYRILLIC, ...), `budget` (at most
+    `limit` words). Errors and cut-off attempts pass through.
     """
 
-    def __init__(self, judge: Verifier, limit: int, script: str = "LATIN") -> None:
-        self._judge, self._limit, self._script = judge, limit, script
+    def __init__(
+        self, judge: Verifier, limit: int, script: str = "LATIN", penalty: float = 1.0
+    ) -> None:
+        self._judge, self._limit, self._script, self._penalty = judge, limit, script, penalty
 
     async def score(self, task: Task, completion: str) -> Score:
         """See the class."""
@@ -31,7 +34,8 @@ class ThinkingRules:
         score = replace(score, parts={**score.parts, **parts})
         if not broken:
             return score
-        return replace(score, value=0.0, status="wrong", detail=f"thinking: {', '.join(broken)}")
+        value, detail = score.value * (1 - self._penalty), f"thinking: {', '.join(broken)}"
+        return replace(score, value=value, status=score.status if value else "wrong", detail=detail)
 
     def _parts(self, completion: str) -> Mapping[str, float]:
         thinking, *answers = completion.split("</think>")

@@ -49,6 +49,12 @@ def test_each_rule_broken_alone_makes_the_answer_worthless(completion: str, brok
     assert broken in score.detail
 
 
+def test_a_smaller_penalty_takes_its_share_and_leaves_the_status() -> None:
+    rules = ThinkingRules(Always(0.8), limit=6, penalty=0.25)
+    score = asyncio.run(rules.score(TASK, "</think>\n\nsun moon"))
+    assert (round(score.value, 9), score.status) == (0.6, "correct")
+
+
 @pytest.mark.parametrize("status", ["error", "truncated"])
 def test_errors_and_cut_off_attempts_pass_through(status: ScoreStatus) -> None:
     assert judge("</think>", Always(0.0, status)).status == status
