@@ -29,9 +29,9 @@ def room(lines: int, third_party: str = "") -> Room:
 ROOMS = {
     "types": room(300),
     "config": room(350, "tyro"),
-    "text": room(700, "jinja2 llguidance tokenizers"),
-    "model": room(1300, "gguf numpy safetensors torch"),
-    "engine": room(1800, "numpy torch xllamacpp"),
+    "text": room(920, "jinja2 llguidance tokenizers"),
+    "model": room(1450, "gguf numpy safetensors torch"),
+    "engine": room(2100, "numpy torch xllamacpp"),
     "sandbox": room(1960),
     "verify": room(1100, "antlr4 langdetect latex2sympy2_extended math_verify sympy"),
     "tasks": room(5800, "datasets reasoning_gym rich"),
@@ -41,7 +41,7 @@ ROOMS = {
     "serve": room(
         2800, "httpx jsonschema_rs prometheus_client rich sse_starlette starlette uvicorn"
     ),
-    "cli": room(390, "rich shtab typer tyro"),
+    "cli": room(395, "rich shtab typer tyro"),
 }
 ONLY_IN_FILE = {
     "agent/mcp_server.py": {"uvicorn"},
@@ -292,7 +292,7 @@ def test_the_rule_accepts_the_good_example(rule: Rule, path: str, source: str) -
 
 
 def test_the_budget_catches_a_large_room_and_a_large_package() -> None:
-    assert budget_complaints({"cli.py": "x\n" * 391}) == ["cli has 391 lines of at most 390"]
+    assert budget_complaints({"cli.py": "x\n" * 396}) == ["cli has 396 lines of at most 395"]
     full = {f"{name}/a.py": "x\n" * limit.lines for name, limit in ROOMS.items()}
     assert budget_complaints(full) == [
         f"the package has {sum(limit.lines for limit in ROOMS.values())} lines of at most 15000"
