@@ -43,7 +43,8 @@ def write(size):
     with open("/tmp/big", "wb") as file:
         for _ in range(size // 2**24): file.write(bytes(2**24))
 def fork():
-    if os.fork() == 0: os._exit(0)
+    pid = os.fork()
+    os.waitpid(pid, 0) if pid else os._exit(0)
 kept = []
 probes = {
     "reads /etc/passwd": lambda: open("/etc/passwd"),
@@ -55,16 +56,16 @@ probes = {
     "keyrings": lambda: call(250, 0, -3, 1),
     "bpf": lambda: call(321, 0, 0, 0),
     "userfaultfd": lambda: call(323, 1),
-    "ptrace": lambda: call(101, 0, 0, 0, 0),
     "memfd": lambda: os.close(os.memfd_create("x")),
     "opens 500 files": lambda: kept.extend(os.open("/dev/null", 0) for _ in range(500)),
     "writes 128 MiB": lambda: write(2**27),
     "takes 768 MiB of memory": lambda: grow(3 * 2**28),
+    "ptrace": lambda: call(101, 0, 0, 0, 0),
 }
 for name, probe in probes.items():
     try: probe()
-    except (OSError, MemoryError): print(name, "held", sep=":")
-    else: print(name, "OPEN", sep=":")
+    except (OSError, MemoryError): print(name, "held", sep=":", flush=True)
+    else: print(name, "OPEN", sep=":", flush=True)
     kept.clear()
 """
 
@@ -96,7 +97,10 @@ async def attack(sandbox: LocalSandbox) -> None:
     }
     print(f"{'a program':24} " + " ".join(f"{name:>11}" for name in found))
     for probe in found["fork-server"]:
-        print(f"{probe:24} " + " ".join(f"{verdicts[probe]:>11}" for verdicts in found.values()))
+        print(
+            f"{probe:24} "
+            + " ".join(f"{verdicts.get(probe, 'no answer'):>11}" for verdicts in found.values())
+        )
 
 
 async def measure(run: Callable[[], Awaitable[None]], runs: int, workers: int) -> float:

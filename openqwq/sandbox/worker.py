@@ -32,7 +32,6 @@ COMMON = "bisect functools heapq itertools math operator string"
 REPORTED = ("ok", "compile_error", "runtime_error", "memory")
 OF_SCRIPTS = ("ended", "unconfined")  # the program behind the pipe is gone, or never was
 RUN_BYTES = 2**25  # of output and values, of all cases of a run together
-QUIET_MILLISECONDS = 10
 START_SECONDS = 10.0  # in which a case must be confined, before its wall time counts
 REASONS = {"timeout": "the wall time ran out", "output_limit": "wrote more than output_bytes"}
 Report = dict[str, Any]
@@ -235,11 +234,8 @@ class Supervisor:
         confined_by = time.monotonic() + (0 if report else START_SECONDS)
         texts, reason = {pipe: bytearray() for pipe in pipes}, ""
         poll.register(self.channel, select.POLLRDHUP)
-        poll.register(process, select.POLLIN)
-        if report is None:  # most programs end soon, and pipes hold what they write until then
-            poll.poll(QUIET_MILLISECONDS)
-        for pipe in pipes:
-            poll.register(pipe, select.POLLIN)
+        for descriptor in (process, *pipes):
+            poll.register(descriptor, select.POLLIN)
         while not reason:
             remaining = deadline - time.monotonic()
             if remaining <= 0 and not any(texts.values()) and time.monotonic() < confined_by:
