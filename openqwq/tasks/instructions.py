@@ -5,7 +5,7 @@ import random
 from collections.abc import Callable
 
 from openqwq.tasks.source import Problem, Source
-from openqwq.types import Rule, Score, Task
+from openqwq.types import OpenQwQError, Rule, Score, Task
 from openqwq.verify.answer import final_answer
 
 # No word is part of another: the keyword rules look for substrings.
@@ -16,6 +16,7 @@ TOPICS = {
     "kitchen": ["pan", "pot", "egg", "milk", "cup", "bread"],
 }
 WORDS = [word for words in TOPICS.values() for word in words]
+HASTE = 0.6  # share of what is said at once that is a word off
 ENOUGH, TOO_MANY = 5, 8  # words that the user of `topics` wants, and that tire him
 
 
@@ -28,20 +29,23 @@ def _exactly(rule: str, relation: str, number: str, count: int, **more: object) 
 
 
 def instructions(min_words: int, max_words: int) -> Source:
-    """Write exactly so many words, under one or two rules on which and where, in some format.
+    """Write exactly so many words (at least 4), under one or two rules and in some format.
 
     The rules are IFEval's; the prompts are ours alone. The wording is the problem, so a held-out
-    combination of rules and words was never seen.
+    combination of rules and words was never seen. Words that no rule names go on in the order of
+    `WORDS`: random ones would be noise to learn. What is said at once is often a word off.
     """
+    if min_words < 4:
+        raise OpenQwQError(f"min_words of instructions is {min_words}: it must be at least 4")
 
     def draw(rng: random.Random) -> Problem:
-        count = rng.randint(min_words, max_words)
-        words = rng.sample(WORDS, count)
+        count, start = rng.randint(min_words, max_words), rng.randrange(len(WORDS))
+        words = [*WORDS, *WORDS][start : start + count]
         form = rng.choice(("plain", "plain", "capitals", "quotes", "bullets"))
         kinds = ["end", "use", "twice"] + ["begin"] * (form != "bullets")
         wishes = [f"Write {count} words."]
         rules: list[Rule] = []
-        # "twice" changes the words, so it goes first.
+        # "twice" changes the first word, so it goes first.
         for kind in sorted(rng.sample(kinds, rng.randint(1, 2)), key=lambda kind: kind != "twice"):
             wish, more = _wish(kind, words, rng)
             wishes.append(wish)
@@ -50,27 +54,29 @@ def instructions(min_words: int, max_words: int) -> Source:
         question = " ".join(wishes + format_wishes)
         rules += _exactly("length_constraints:number_words", "relation", "num_words", count)
         thinking = " ".join(f"{i} {word}" for i, word in enumerate(words, 1))
-        return Problem(question, question, thinking, answer, rules=(*rules, *more))
+        at = rng.randrange(1, count - 1)
+        off = words[:at] + words[at + 1 :] if rng.random() < 0.5 else words[:at] + words[at - 1 :]
+        hasty, *_ = _formatted(form, off if rng.random() < HASTE else words)
+        return Problem(question, question, thinking, answer, rules=(*rules, *more), hasty=hasty)
 
     return Source("instructions", "instructions", draw)
 
 
 def _wish(kind: str, words: list[str], rng: random.Random) -> tuple[str, list[Rule]]:
-    """A sentence that `words` follow (they are made to, for "twice"), and its rules."""
+    """A sentence that `words` are made to follow, and its rules."""
+    word = rng.choice([word for word in WORDS if word not in words])
     match kind:
         case "begin":
             where = {"num_paragraphs": 1, "nth_paragraph": 1, "first_word": words[0]}
             rule = Rule("length_constraints:nth_paragraph_first_word", where)
             return f"Begin with {words[0]}.", [rule]
         case "end":
-            return f"End with {words[-1]}.", [
-                Rule("startend:end_checker", {"end_phrase": words[-1]})
-            ]
+            words[-1] = word
+            return f"End with {word}.", [Rule("startend:end_checker", {"end_phrase": word})]
         case "use":
-            word = words[len(words) // 2]
+            words[2] = word
             return f"Use {word}.", [Rule("keywords:existence", {"keywords": [word]})]
-    word, at = words[0], rng.randrange(1, len(words) - 1)
-    words[at] = word
+    words[0] = words[1] = word
     return f"Use {word} twice.", _exactly(
         "keywords:frequency", "relation", "frequency", 2, keyword=word
     )

@@ -17,7 +17,7 @@ from openqwq.types import Score, Task
 from openqwq.verify.instructions import InstructionVerifier
 from openqwq.verify.thinking import ThinkingRules
 
-ASKED = instructions(3, 8)
+ASKED = instructions(4, 7)
 RULES = ThinkingRules(InstructionVerifier(), 40)
 
 
@@ -71,7 +71,7 @@ def test_prompts_are_none_of_ifevals(shared_data: Path) -> None:
 @pytest.mark.parametrize(
     "source",
     [
-        SourceConfig("instructions", {"min_words": 3, "max_words": 8}),
+        SourceConfig("instructions", {"min_words": 4, "max_words": 7}),
         SourceConfig("topics", {"min_words": 3, "max_words": 7}),
         SourceConfig("calculator", {"min_digits": 4, "max_digits": 5}),
     ],

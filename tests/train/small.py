@@ -34,7 +34,7 @@ OVERRIDES = (
     "stage2.reward_model.prompts=24",
     "stage2.reward_model.held_out_prompts=12",
     "stage2.reward_model.epochs=1",
-    "stage2.tasks=[{source='instructions', options={min_words=3, max_words=3}, weight=0.5}, "
+    "stage2.tasks=[{source='instructions', options={min_words=4, max_words=4}, weight=0.5}, "
     "{source='topics', options={min_words=2, max_words=3}, weight=1.0}, "
     "{source='calculator', options={min_digits=1, max_digits=1}, weight=0.1}]",
     "engine.slots=32",

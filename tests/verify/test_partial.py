@@ -38,7 +38,7 @@ def test_a_verdict_without_rules_stays_as_it_is() -> None:
 
 def test_tricks_stay_far_below_a_right_answer() -> None:
     judge = PartialCredit(InstructionVerifier(), 0.5)
-    stream = draw_tasks(instructions(3, 6), "train", 0)
+    stream = draw_tasks(instructions(4, 7), "train", 0)
     for trick in ("copy", "words"):
         values = []
         for _ in range(100):
