@@ -35,6 +35,12 @@ def test_efforts_are_budgets_that_leave_room_for_an_answer(scripted: Build) -> N
     assert ask_chat(model, exact).params.thinking_budget == 7
 
 
+def test_loops_are_stopped_unless_the_request_lets_them(scripted: Build) -> None:
+    assert ask_chat(scripted(), {"messages": [USER]}).params.stop_loops
+    body = {"messages": [USER], "stop_loops": False}
+    assert not ask_chat(scripted(), body).params.stop_loops
+
+
 def test_the_default_limit_is_what_the_context_leaves(scripted: Build) -> None:
     model = scripted(context=500)
     ask = ask_chat(model, {"messages": [USER]})

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from openqwq.serve.chat import ChatForm
 from openqwq.serve.reply import Ask, Assembler, StopSearch
 from openqwq.text.tokenizer import Tokenizer
-from openqwq.types import FinishReason, SamplingParams, TokenEvent
+from openqwq.types import FinishReason, SamplingParams, Steering, TokenEvent
 
 TOKENIZER = Tokenizer.train(["the quick brown fox jumps over the lazy dog\n\n"] * 4, 300)
 THINK = TOKENIZER.encode("<think>\n", allow_special=True)
@@ -171,6 +171,28 @@ def test_a_reply_that_ends_inside_its_thinking_says_so() -> None:
     got = reply("only thoughts", ask())
     assert (got["message"]["content"], got["finish_reason"]) == ("", "stop")
     assert got["finish_details"]["type"] == "no_answer"
+
+
+@pytest.mark.parametrize(
+    ("budget", "answer_now", "kind"),
+    [
+        (None, False, "thinking_loop"),
+        (90, False, "thinking_loop"),
+        (3, False, None),
+        (None, True, None),
+    ],
+)
+def test_thinking_that_the_engine_ended_as_a_loop_says_so(
+    budget: int | None, answer_now: bool, kind: str | None
+) -> None:
+    params = SamplingParams(thinking_budget=budget)
+    assembler = Assembler(TOKENIZER, Ask(THINK, params), Steering(answer_now))
+    for text, sampled in (("abc", True), ("\n</think>\n\n", False), ("yes", True)):
+        for token_id in TOKENIZER.encode(text, allow_special=True):
+            assembler.feed(TokenEvent(token_id, 0.0, sampled, None))
+    finish = assembler.finish("stop")[-1].finish
+    assert finish and finish.reason == "stop"
+    assert (finish.detail and finish.detail[0]) == kind
 
 
 def test_stop_texts_are_not_searched_in_the_thinking() -> None:

@@ -285,20 +285,6 @@ def test_answer_now_ends_the_thinking_of_a_running_reply(tiny: Any) -> None:
     assert kinds.index("content") >= thinking  # no thinking after the answer began
 
 
-def test_thinking_that_repeats_itself_is_ended_and_said_so(tiny: Any) -> None:
-    greedy = {**BODY, "temperature": 0, "max_tokens": 400}  # a tiny model soon runs in circles
-    choice = httpx.post(tiny.url + CHAT, json=greedy, timeout=60).json()["choices"][0]
-    assert choice["finish_details"]["type"] in ("thinking_loop", "loop")
-    assert choice["message"]["content"] and choice["message"]["reasoning_content"]
-    budget = {**greedy, "thinking_budget": 5, "max_tokens": 20}
-    choice = httpx.post(tiny.url + CHAT, json=budget, timeout=60).json()["choices"][0]
-    assert choice["finish_details"] is None
-    free = {**greedy, "stop_loops": False}
-    choice = httpx.post(tiny.url + CHAT, json=free, timeout=60).json()["choices"][0]
-    assert (choice["finish_reason"], choice["finish_details"]) == ("length", None)
-    assert choice["message"]["content"] == ""
-
-
 def test_an_engine_that_fails_is_a_500_and_an_event(
     scripted: Build, serve: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
