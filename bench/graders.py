@@ -93,9 +93,13 @@ def turns_jobs() -> Iterator[Job]:
                 yield {"category": category, "row": row, "turns": turns}
 
 
-def math_jobs() -> Iterator[Job]:
+def table_jobs() -> Iterator[Job]:
     for row in rows("math-equivalence/cases.jsonl"):
-        yield {"gold": row["gold"], "answer": row["prediction"]}
+        expected = bool(row["expected"])
+        yield {"gold": row["gold"], "answer": row["prediction"], "expected": expected}
+
+
+def math_jobs() -> Iterator[Job]:
     problems = rows("math500/test.jsonl.gz")
     for row, other in zip(problems, problems[1:] + problems[:1], strict=True):
         yield {"gold": f"${row['answer']}$", "answer": row["solution"]}
@@ -135,6 +139,7 @@ JOBS: dict[str, Callable[[], Iterator[Job]]] = {
     "BFCL single-turn": bfcl_jobs,
     "BFCL multi-turn": turns_jobs,
     "mathematics": math_jobs,
+    "equivalences": table_jobs,
     "HumanEval and MBPP": program_jobs,
 }
 
@@ -148,6 +153,7 @@ def ours(kind: str, jobs: list[Job]) -> list[Any]:
         "BFCL single-turn": our_bfcl,
         "BFCL multi-turn": our_turns,
         "mathematics": our_math,
+        "equivalences": our_math,
         "HumanEval and MBPP": our_programs,
     }[kind](jobs))  # fmt: skip
 
@@ -229,6 +235,7 @@ def official(kind: str, jobs: list[Job]) -> list[Any]:
         "BFCL single-turn": official_bfcl,
         "BFCL multi-turn": official_turns,
         "mathematics": official_math,
+        "equivalences": official_math,
         "HumanEval and MBPP": official_programs,
     }[kind](jobs)
 
@@ -302,7 +309,17 @@ def official_math(jobs: list[Job]) -> list[Any]:
     from math_verify import parse, verify
 
     logging.disable()
-    return [bool(verify(parse(job["gold"]), parse(job["answer"]))) for job in jobs]
+
+    def same(gold: str, text: str) -> bool:
+        return bool(verify(parse(gold), parse(text)))
+
+    def either(job: Job) -> bool:
+        """The library wants LaTeX marked as such; the table of equivalences has much of it bare."""
+        gold, text = job["gold"], job["answer"]
+        marked = [t if "$" in t or "boxed" in t else f"${t}$" for t in (gold, text)]
+        return same(gold, text) or (marked != [gold, text] and same(*marked))
+
+    return [either(job) for job in jobs]
 
 
 def official_programs(jobs: list[Job]) -> list[Any]:
@@ -347,8 +364,10 @@ def answer(given: Path, told: Path) -> None:
     told.write_text(json.dumps([verdicts, time.perf_counter() - start]))
 
 
-def compare(python: str, items: int | None) -> None:
+def compare(python: str, items: int | None, only: str) -> None:
     for kind, make in JOBS.items():
+        if only not in kind:
+            continue
         jobs = list(make())
         if items:
             jobs = jobs[:: max(1, len(jobs) // items)]
@@ -372,7 +391,7 @@ def compare(python: str, items: int | None) -> None:
             f"{kind:<26} {len(jobs):5} items {total:6} verdicts  {100 * agreed / total:6.2f}% agree"
             f"   ours {len(jobs) / seconds:8.1f}/s   official {len(jobs) / their_seconds:8.1f}/s"
         )
-        for job, left, right in differing[:12]:
+        for job, left, right in differing[:40]:
             print(f"    ours {left} official {right}: {describe(job)}")
 
 
@@ -381,7 +400,8 @@ def describe(job: Job) -> str:
         rules = job["prompt"]["instruction_id_list"]
         return f"{job['prompt']['key']} {rules} {job['response'][:80]!r}"
     if "gold" in job:
-        return f"{job['gold'][:60]!r} {job['answer'][-90:]!r}"
+        known = f"expected {job['expected']}: " if "expected" in job else ""
+        return f"{known}{job['gold'][:60]!r} {job['answer'][-90:]!r}"
     name = job["row"].get("id", job["row"].get("task_id"))
     return f"{name} {str(job.get('calls') or job.get('turns') or job.get('code'))[:160]}"
 
@@ -390,9 +410,10 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Verdicts beside the official graders'.")
     parser.add_argument("python", nargs="?", default="/tmp/graders/bin/python")
     parser.add_argument("--items", type=int, help="of each kind, at most")
+    parser.add_argument("--only", default="", help="kinds whose name holds this")
     parser.add_argument("--answer", nargs=2, type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.answer:
         answer(*options.answer)
     else:
-        compare(options.python, options.items)
+        compare(options.python, options.items, options.only)
