@@ -77,8 +77,8 @@ def random_weights(tokenizer: Tokenizer) -> Qwen2:
     config = ModelConfig(tokenizer.vocab_size, 16, 32, 1, 2, 1, 8, tie_word_embeddings=True)
     weights = Qwen2(config)
     weights.initialise(torch.Generator().manual_seed(0), std=0.3)
-    with torch.no_grad():  # never among the likeliest 40: replies end where a test says so
-        weights.model.embed_tokens.weight[list(tokenizer.eos_ids)] = 0
+    with torch.no_grad():  # never among the likeliest 40: replies turn where a test says so
+        weights.model.embed_tokens.weight[list(tokenizer.added_tokens.values())] = 0
     return weights
 
 
