@@ -36,7 +36,7 @@ ROOMS = {
     "verify": room(1100, "antlr4 langdetect latex2sympy2_extended math_verify sympy"),
     "tasks": room(5800, "datasets reasoning_gym rich"),
     "agent": room(1570, "jsonschema mcp referencing"),
-    "train": room(2300, "numpy rich safetensors torch"),
+    "train": room(2500, "numpy rich safetensors torch"),
     "cluster": room(1100, "numpy ray safetensors torch vllm"),
     "serve": room(
         2800, "httpx jsonschema_rs prometheus_client rich sse_starlette starlette uvicorn"
