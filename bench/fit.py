@@ -122,6 +122,23 @@ def random_blocks(kind: GGMLQuantizationType, count: int) -> np.ndarray:
     return np.resize(blocks, (count, size))
 
 
+def fill_vocabulary(metadata: dict, used: int) -> None:
+    """Ordinary tokens with their merges in place of unused ones: a real vocabulary's memory."""
+    tokens, types, merges = (
+        metadata[f"tokenizer.ggml.{name}"] for name in ("tokens", "token_type", "merges")
+    )
+    alphabet = sorted(token for token in tokens[:used] if len(token) == 1)
+    pairs = [(a, b) for a in alphabet for b in alphabet]
+    pairs += [(a + b, c) for a, b in pairs[:1000] for c in alphabet]
+    known = set(tokens)
+    free = iter(range(used, len(tokens)))
+    for left, right in pairs:
+        if left + right not in known and (place := next(free, None)) is not None:
+            tokens[place], types[place] = left + right, 1
+            merges.append(f"{left} {right}")
+            known.add(left + right)
+
+
 def write_synthetic(path: Path, shape: ModelConfig, kind: GGMLQuantizationType) -> None:
     """A GGUF file of `shape` with a small tokenizer, one tensor at a time in memory."""
     tokenizer = Tokenizer.train(["some text to learn from\n"] * 9, 300)
@@ -134,7 +151,9 @@ def write_synthetic(path: Path, shape: ModelConfig, kind: GGMLQuantizationType) 
     writer.add_head_count_kv(shape.num_key_value_heads)
     writer.add_rope_freq_base(shape.rope_theta)
     writer.add_layer_norm_rms_eps(shape.rms_norm_eps)
-    for key, value in to_metadata(tokenizer, shape.vocab_size).items():
+    metadata = to_metadata(tokenizer, shape.vocab_size)
+    fill_vocabulary(metadata, tokenizer.vocab_size)
+    for key, value in metadata.items():
         match value:
             case bool():
                 writer.add_bool(key, value)

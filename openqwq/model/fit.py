@@ -23,7 +23,8 @@ from openqwq.model.qwen2 import ModelConfig
 from openqwq.types import OpenQwQError
 
 Engine = Literal["torch", "llamacpp"]
-VOCABULARY_BYTES = 1250  # a token's share of our tokenizer, llama.cpp's and the metadata; measured
+# Our tokenizer, llama.cpp's and the metadata: in all, and for each token; measured.
+VOCABULARY, VOCABULARY_BYTES = 24 * 2**20, 750
 UBATCH, PREFILL = 512, 2048  # prompt tokens a step of llama.cpp and of our engine
 UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40, "KB": 10**3, "MB": 10**6}
 UNITS |= {"GB": 10**9, "TB": 10**12}
@@ -80,7 +81,7 @@ def need(subject: Subject, engine: Engine, context: int, slots: int, process: in
     """
     config = subject.config
     parameters, embedding = parameter_counts(config)
-    vocabulary = config.vocab_size * VOCABULARY_BYTES
+    vocabulary = VOCABULARY + config.vocab_size * VOCABULARY_BYTES
     kv_numbers = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
     hidden, inner = config.hidden_size, config.intermediate_size
     if engine == "llamacpp":
