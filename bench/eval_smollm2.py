@@ -33,6 +33,8 @@ def main() -> None:
     parser.add_argument("--model", type=Path)
     parser.add_argument("--out", type=Path, default=Path("runs/eval-smollm2"))
     parser.add_argument("--share", type=float, default=1.0)
+    parser.add_argument("--max-tokens", default="512")
+    parser.add_argument("--engine", default="auto", help="torch bears a busy machine, llamacpp not")
     options = parser.parse_args()
     model = options.model or fetch(options.out / "model")
     for name, items in ITEMS.items():
@@ -43,7 +45,8 @@ def main() -> None:
                 sys.executable, "-c", "from openqwq.cli import main; raise SystemExit(main())",
                 "eval", str(model), "--tasks", name, "--data", str(DATA), "--out", str(out),
                 "--limit", str(max(1, round(items * options.share))), "--samples", "1",
-                "--preset", "greedy", "--max-tokens", "512", "--context-length", "4096", "--resume",
+                "--preset", "greedy", "--max-tokens", options.max_tokens,
+                "--context-length", "4096", "--engine", options.engine, "--resume",
             ],
             check=True,
         )  # fmt: skip
