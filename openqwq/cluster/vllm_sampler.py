@@ -5,6 +5,7 @@ import os
 import tempfile
 import uuid
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,26 @@ from torch import Tensor
 from openqwq.cluster.actors import Request, software
 from openqwq.cluster.weights import DirectoryLink
 from openqwq.engine.engine import EngineLimits
+from openqwq.model import checkpoint
 from openqwq.text.stream import ThinkTracker, starts_in_thinking
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.types import Completion, FinishReason, OpenQwQError, SamplingParams
 
 UNSUPPORTED = ("thinking_budget", "grammar", "top_log_probs", "stop_loops")
+
+
+HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
+
+
+def untied(weights: Path, target: Path) -> Path:
+    """A checkpoint with a head of its own: vLLM's CPU build never reloads a tied, packed one."""
+    model = checkpoint.load(weights)
+    if not model.config.tie_word_embeddings:
+        return weights
+    copy = checkpoint.empty_model(replace(model.config, tie_word_embeddings=False))
+    tensors = {HEAD: model.model.embed_tokens.weight.clone(), **dict(model.named_parameters())}
+    checkpoint.save(checkpoint.fill(copy, tensors), target, Tokenizer.load(weights))
+    return target
 
 
 class VllmSampler:
@@ -31,8 +47,10 @@ class VllmSampler:
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
+        self.directory = tempfile.TemporaryDirectory(prefix="openqwq-weights-")
+        start = untied(weights, Path(self.directory.name) / "start")
         arguments = AsyncEngineArgs(
-            model=str(weights),
+            model=str(start),
             skip_tokenizer_init=True,
             dtype="float32",
             enforce_eager=True,
@@ -44,7 +62,6 @@ class VllmSampler:
         )
         self.engine = AsyncLLM.from_engine_args(arguments)
         self.tokenizer, self.version = Tokenizer.load(tokenizer), 0
-        self.directory = tempfile.TemporaryDirectory(prefix="openqwq-weights-")
 
     async def software(self) -> dict[str, str]:
         """See `software`."""
@@ -61,6 +78,7 @@ class VllmSampler:
     async def push(self, weights: Mapping[str, Tensor], version: int) -> None:
         """See `SamplerActor.push`; the prefix cache of older weights is dropped."""
         written: list[Path] = []
+        weights = {HEAD: weights[EMBEDDING].clone(), **weights}
         link = DirectoryLink(Path(self.directory.name), lambda path, _: written.append(path))
         await asyncio.to_thread(link.push, weights.items(), version)
         await self.engine.collective_rpc("reload_weights", kwargs={"weights_path": str(written[0])})
