@@ -12,6 +12,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
+STAGE_1, STAGE_2 = ("arithmetic", "code"), ("instructions", "calculator")
 
 
 def result(name: str) -> dict[str, Any]:
@@ -25,24 +26,23 @@ def cell(found: Mapping[str, float]) -> str:
     return f"{found['pass_at_1']:.0%} ± {100 * found['half_width']:.0f}"
 
 
+LABELS = {"control": "rewards shuffled", "no-replay": "no replay"}
+
+
 def demo() -> str:
-    """Accuracy and thinking before and after RL, for each run of bench/demo.py."""
+    """Accuracy before and after RL, for each run of bench/demo.py."""
     saved = result("demo")
     rows = [
-        "| run | arithmetic, pass@1 | code, pass@1 | thinking tokens | minutes |",
-        "| --- | --- | --- | --- | --- |",
+        "| run | arithmetic | code | thinking tokens | instructions | calculator | minutes |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name, run in saved["runs"].items():
-        cells = [
-            f"{cell(run['sft'][family])} → {cell(run['stage1'][family])}"
-            for family in ("arithmetic", "code")
-        ]
-        tokens = [
-            run[checkpoint]["arithmetic"]["thinking_tokens"] for checkpoint in ("sft", "stage1")
-        ]
+        stage1 = [f"{cell(run['sft'][f])} → {cell(run['stage1'][f])}" for f in STAGE_1]
+        stage2 = [f"{cell(run['stage1'][f])} → {cell(run['stage2'][f])}" for f in STAGE_2]
+        tokens = [run[c]["arithmetic"]["thinking_tokens"] for c in ("sft", "stage1")]
         minutes = sum(run["seconds"].values()) / 60
-        label = "control" if name == "control" else f"seed {name}"
-        cells += [f"{tokens[0]:.0f} → {tokens[1]:.0f}", f"{minutes:.1f}"]
+        label = LABELS.get(name, f"seed {name}")
+        cells = [*stage1, f"{tokens[0]:.0f} → {tokens[1]:.0f}", *stage2, f"{minutes:.1f}"]
         rows.append(f"| {label} | {' | '.join(cells)} |")
     return "\n".join(rows)
 
@@ -50,16 +50,15 @@ def demo() -> str:
 def speed() -> str:
     """Ours against peers, one line a benchmark."""
     step = result("rl_step")
-    ours, theirs = step["openqwq"], step["trl"]
-    return "\n".join(
-        [
-            "| work, two cores, fp32 | OpenQwQ | peer | ratio |",
-            "| --- | --- | --- | --- |",
-            f"| GRPO step, {step['parameters'] / 1e6:.2f} M Qwen2, 16 x 8 x 64 tokens | "
-            f"{ours['median']:.2f} s | TRL 1.16: {theirs['median']:.2f} s | "
-            f"{theirs['median'] / ours['median']:.1f} x |",
-        ]
-    )
+    rows = ["| work, two cores, fp32 | OpenQwQ | peer | ratio |", "| --- | --- | --- | --- |"]
+    for case in step["cases"]:
+        ours, theirs = case["openqwq"]["median"], case["trl"]["median"]
+        rows.append(
+            f"| GRPO step, {step['parameters'] / 1e6:.2f} M Qwen2, 16 prompts of "
+            f"{case['prompt_tokens']} x 8 x 64 tokens | {ours:.2f} s | TRL 1.16: {theirs:.2f} s | "
+            f"{case['ratio']:.1f} x |"
+        )
+    return "\n".join(rows)
 
 
 def filled(text: str) -> str:
