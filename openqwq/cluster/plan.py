@@ -7,7 +7,7 @@ memory bandwidth, traffic at a share of the links. The shares are `Efficiency`, 
 import math
 from dataclasses import dataclass
 
-from openqwq.config import Config
+from openqwq.config import Config, ShapeConfig
 from openqwq.types import OpenQwQError
 
 GB = 1e9
@@ -76,6 +76,11 @@ def parameter_count(config: Config) -> int:
 
 def make_plan(config: Config, efficiency: Efficiency | None = None) -> Plan:
     """Memory, traffic and time of one RL step; raises OpenQwQError where it does not fit."""
+    if config.model and config.shape == ShapeConfig():
+        raise OpenQwQError(
+            f"a plan reads [shape] and tokenizer.vocab_size from the config: give those of "
+            f"{config.model} there"
+        )
     efficiency = efficiency or Efficiency()
     gpu, parameters = GPUS[config.cluster.gpu], parameter_count(config)
     learner = _learner_bytes(config, parameters)

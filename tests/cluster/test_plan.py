@@ -6,7 +6,7 @@ import pytest
 import openqwq
 from openqwq.cli import main
 from openqwq.cluster.plan import describe_plan, make_plan, parameter_count
-from openqwq.config import Config, load_config
+from openqwq.config import Config, ShapeConfig, load_config
 from openqwq.types import OpenQwQError
 
 CONFIGS = Path(openqwq.__file__).parent / "configs"
@@ -68,6 +68,12 @@ def test_overlap_hides_the_shorter_part_and_recomputation_costs_a_third() -> Non
 def test_a_plan_that_does_not_fit_is_refused(overrides: tuple[str, ...], message: str) -> None:
     with pytest.raises(OpenQwQError, match=message):
         make_plan(shipped("qwq-32b-8xH200", *overrides))
+
+
+def test_a_pretrained_model_needs_its_shape_in_the_config() -> None:
+    config = shipped("qwq-7b-1node")
+    with pytest.raises(OpenQwQError, match=r"\[shape\].*DeepSeek-R1-Distill-Qwen-7B"):
+        make_plan(replace(config, shape=ShapeConfig()))
 
 
 def test_the_command_prints_the_plan_of_a_shipped_config_by_its_name(

@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import json
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,6 +82,8 @@ def _from_hub(file: DataFile) -> Path:
         raise OpenQwQError(
             "fetching benchmarks needs huggingface_hub: pip install 'openqwq[eval]', or give --data"
         ) from None
+    # Its retries are no news: the error below says all.
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     where = f"{file.path} of dataset {file.repo} at {file.revision}"
     try:
         return Path(
