@@ -91,8 +91,8 @@ class Rollout:
 
     def __post_init__(self) -> None:
         self.messages: list[Message] = list(self.task.messages)
-        if not starts_in_thinking(self.tokenizer, self.first_ids):
-            self.text = "</think>\n\n"  # judges are told that all that follows is answer
+        if self.tokenizer.think_close_id is None:
+            self.text = "</think>\n\n"  # who never thinks only answers, as judges must know
         self._begin_record(self.first_ids)
 
     @property

@@ -17,7 +17,7 @@ from openqwq.model.qwen2 import ModelConfig, Qwen2
 from openqwq.tasks.tools import CALCULATE
 from openqwq.text.template import encode_chat
 from openqwq.text.tokenizer import Tokenizer
-from openqwq.train.episodes import Attempt
+from openqwq.train.episodes import Attempt, Rollout
 from openqwq.train.learner import Learner
 from openqwq.train.packing import pack_trajectories
 from openqwq.train.rollout import Sampler, trajectories
@@ -269,6 +269,17 @@ async def test_at_its_own_pace_an_episode_frees_its_place_for_those_that_wait() 
     sampler = Sampler(script, QWQ, {}, {"world": Crowded(2)}, in_step=False)
     (group,) = await asyncio.wait_for(sampler.groups([(TASK, PARAMS)], 6), 20)
     assert [(a.score.status, len(a.completions)) for a in group] == [("correct", 3)] * 6
+
+
+def test_judges_of_a_model_without_think_tokens_see_a_mere_answer() -> None:
+    bare = Tokenizer.train(["What is 12 * 3?"] * 9, 290)
+    bare.think_close_id = None
+    for tokenizer, text in ((bare, "</think>\n\n36"), (QWQ, "36")):
+        rollout = Rollout(TASK, tokenizer, encode_chat(tokenizer, TASK.messages), 0, None)
+        ids = [*tokenizer.encode("36"), tokenizer.eos_ids[0]]
+        zeros = [0.0] * len(ids)
+        rollout.take(Completion(ids, zeros, [True] * len(ids), [0] * len(ids), "stop", 1, 0))
+        assert rollout.text == text
 
 
 def test_members_and_turns_draw_with_seeds_of_their_own() -> None:

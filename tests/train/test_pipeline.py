@@ -53,6 +53,27 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
+def test_a_run_begins_with_the_pretrained_model_that_its_config_names(
+    finished: Path, tmp_path: Path
+) -> None:
+    config = write_config(
+        tmp_path / "config.toml",
+        f"model={finished / 'sft'}",
+        "rl.steps=1",
+        "stage2.steps=0",
+        "evaluation.problems=2",
+    )
+    assert main(["train", str(config), "--out", str(tmp_path / "run")]) == 0
+    stages = {
+        json.loads(line)["stage"]
+        for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()
+    }
+    assert stages == {"rl", "timing"}
+    begun, trained = weights(tmp_path / "run", "sft"), weights(tmp_path / "run", "stage1")
+    assert all(torch.equal(value, begun[name]) for name, value in weights(finished, "sft").items())
+    assert any(not torch.equal(trained[name], value) for name, value in begun.items())
+
+
 def weights(run: Path, name: str) -> dict[str, torch.Tensor]:
     return load_file(run / name / "model.safetensors")
 
