@@ -93,9 +93,12 @@ def by_length(title: str, records: Sequence[Record], path: Path) -> Chart | None
 
 
 def by_budget(title: str, records: Sequence[Record], path: Path) -> Chart | None:
-    """Share of replies that are right and thought no longer than a budget."""
-    replies = [r for r in records if r.generated and r.reasoning_tokens]
-    if len(replies) < 4 * GROUPS:
+    """Share of all records that are right and thought no longer than a budget, perhaps not at all.
+
+    A reply that could not be had counts as wrong, so that the curve ends at the score.
+    """
+    replies = [r for r in records if r.generated]
+    if len(replies) < 4 * GROUPS or not any(r.reasoning_tokens for r in replies):
         return None
     budgets = sorted({r.reasoning_tokens for r in replies})
     with rc_context(STYLE):

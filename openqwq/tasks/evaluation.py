@@ -5,6 +5,7 @@ be the same run stands in run.json, and a resumed run that differs is refused.
 """
 
 import asyncio
+import hashlib
 import json
 import random
 from collections.abc import Mapping, Sequence
@@ -108,7 +109,10 @@ def open_run(
         told = "; ".join(
             f"{key} was {before.get(key)!r}, is {settings[key]!r}" for key in differing
         )
-        raise OpenQwQError(f"cannot go on with {directory}: {told:.600}")
+        raise OpenQwQError(
+            f"cannot go on with {directory}: {told:.600}; go on with the settings it was begun with"
+            " (--tasks, --limit, --lcb-window, ...), or choose another --out"
+        )
 
 
 def _settings(
@@ -121,11 +125,18 @@ def _settings(
         "preset": plan.preset,
         "params": params,
         "seed": plan.seed,
-        "tasks": {
-            s.name: {"items": len(s.tasks), "samples": plan.samples or s.benchmark.samples}
-            for s in selections
-        },
+        "tasks": {s.name: _drawn(s, plan) for s in selections},
         "data": dict(sorted(hashes.items())),
+    }
+
+
+def _drawn(selection: Selection, plan: Plan) -> dict[str, Any]:
+    """How many items and samples, and which items: another window can hold as many."""
+    ids = "\n".join(task.id for task in selection.tasks)
+    return {
+        "items": len(selection.tasks),
+        "samples": plan.samples or selection.benchmark.samples,
+        "ids": hashlib.sha256(ids.encode()).hexdigest()[:12],
     }
 
 
@@ -152,20 +163,26 @@ async def evaluate(
 async def rescore(
     directory: Path, selections: Sequence[Selection], judges: Mapping[str, Verifier]
 ) -> dict[str, Summary]:
-    """Judge every saved reply again, without generating; returns the new summaries."""
+    """Judge the selections' saved replies again, without generating; returns the new summaries.
+
+    Replies to items outside a selection stay as they are. Raises OpenQwQError where it has none.
+    """
     for selection in selections:
         file = RecordFile(directory / f"{selection.name}.jsonl")
         tasks = {task.id: task for task in selection.tasks}
-        records = [r for r in file.read() if r.task_id in tasks]
-        if not records:
+        records = file.read()
+        if not any(r.task_id in tasks for r in records):
             raise OpenQwQError(f"{file.path} holds no replies to judge again: evaluate first")
         slots = asyncio.Semaphore(32)
 
         async def again(record: Record, task: Task, slots: asyncio.Semaphore = slots) -> Record:
             async with slots:
-                return await _judged(record, task, judges) if record.generated else record
+                return await _judged(record, task, judges)
 
-        file.replace(await asyncio.gather(*(again(r, tasks[r.task_id]) for r in records)))
+        wanted = [r for r in records if r.generated and r.task_id in tasks]
+        judged = await asyncio.gather(*(again(r, tasks[r.task_id]) for r in wanted))
+        newest = {r.key: r for r in judged}
+        file.replace(newest.get(r.key, r) for r in records)
     return score_run(directory, selections)
 
 

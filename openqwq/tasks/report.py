@@ -124,11 +124,6 @@ def read_run(directory: Path) -> RunData:
     )  # fmt: skip
 
 
-def summary_table(run_directory: Path, families: Families) -> list[SummaryRow]:
-    """A row for each family, its kinds after it, then kinds of no family; [] if not evaluated."""
-    return _summary(read_run(run_directory), families)
-
-
 def print_summary(run_directory: Path, families: Families) -> None:
     """Print the summary table on standard output."""
     run = read_run(run_directory)
@@ -136,7 +131,7 @@ def print_summary(run_directory: Path, families: Families) -> None:
     names = [SIDES[name] for name in run.checkpoints]
     for column in ("held-out pass@1, %", *names, *["points"] * (len(names) - 1), "thinking tokens"):
         table.add_column(column, justify="right" if table.columns else "left")
-    for row in _summary(run, families):
+    for row in summary_table(run, families):
         table.add_row(
             row.name if row.is_family else f"  {row.name}",
             *(_rate(side) for side in row.sides),
@@ -153,7 +148,7 @@ def write_report(run_directory: Path, families: Families) -> Path:
     nothing to report, or no way to write it.
     """
     run, path = read_run(run_directory), run_directory / "report.html"
-    rows = _summary(run, families)
+    rows = summary_table(run, families)
     roles = dict(zip(run.kinds(families), itertools.cycle(KIND_ROLES)))  # colours of kinds
     loader, undefined = jinja2.FileSystemLoader(Path(__file__).parent), jinja2.StrictUndefined
     environment = jinja2.Environment(
@@ -186,7 +181,8 @@ def write_report(run_directory: Path, families: Families) -> Path:
     return path
 
 
-def _summary(run: RunData, families: Families) -> list[SummaryRow]:
+def summary_table(run: RunData, families: Families) -> list[SummaryRow]:
+    """A row for each family, its kinds after it, then kinds of no family; [] if not evaluated."""
     kinds = run.kinds(families) if run.outcomes else []
     groups = {name: [k for k in kinds if k in members] for name, members in families.items()}
     grouped = {kind for members in groups.values() for kind in members}

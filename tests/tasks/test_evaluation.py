@@ -171,6 +171,11 @@ def test_a_run_is_not_continued_with_other_settings_or_data(tmp_path: Path) -> N
         open_run(tmp_path, hotter, [selection()], {"file": "abc"}, resume=True)
     with pytest.raises(OpenQwQError, match=r"data was .*abc.* is .*def"):
         open_run(tmp_path, plan, [selection()], {"file": "def"}, resume=True)
+    whole = selection(5)
+    shifted = replace(whole, tasks=whole.tasks[1:])  # as many items, but others
+    with pytest.raises(OpenQwQError, match=r"tasks was .*'items': 4.*--lcb-window.*another --out"):
+        open_run(tmp_path, plan, [shifted], {"file": "abc"}, resume=True)
+    open_run(tmp_path, plan, [selection()], {"file": "abc"}, resume=True)
 
 
 def test_rescoring_judges_saved_replies_without_asking(tmp_path: Path) -> None:
@@ -186,6 +191,21 @@ def test_rescoring_judges_saved_replies_without_asking(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "scores.json").read_text())["toy"]["headline"]["value"] == 1.0
     with pytest.raises(OpenQwQError, match="holds no replies"):
         asyncio.run(rescore(tmp_path / "empty", [selection()], JUDGES))
+
+
+def test_rescoring_keeps_the_replies_outside_the_selection(tmp_path: Path) -> None:
+    run(tmp_path, Answering(lambda question, _: "?" if question in "03" else question))
+    before = records(tmp_path)
+
+    class Never:
+        async def score(self, task: Task, completion: str) -> Score:
+            return Score(0.0, "wrong")
+
+    asyncio.run(rescore(tmp_path, [selection(2)], {"math": Never()}))
+    after = records(tmp_path)
+    assert list(after) == list(before)
+    assert [after["t/0", 0].status, after["t/1", 0].status] == ["wrong", "wrong"]
+    assert [after["t/2", 0], after["t/3", 0]] == [before["t/2", 0], before["t/3", 0]]
 
 
 def test_two_runs_are_compared_item_by_item(tmp_path: Path) -> None:

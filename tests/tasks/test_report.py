@@ -200,7 +200,7 @@ def test_time_of_a_resumed_run_is_summed(finished: Path) -> None:
 
 
 def test_rows_are_families_with_their_kinds_then_the_rest(finished: Path) -> None:
-    rows = summary_table(finished, FAMILIES)
+    rows = summary_table(read_run(finished), FAMILIES)
     assert [(row.name, row.is_family) for row in rows] == [
         ("arithmetic", True), ("addition", False), ("subtraction", False),
         ("code", True), ("riddle", True),
@@ -210,7 +210,7 @@ def test_rows_are_families_with_their_kinds_then_the_rest(finished: Path) -> Non
 def test_gains_are_paired_by_problem(tmp_path: Path) -> None:
     before = [outcome("linear", i, i == 0) for i in range(4)]
     after = [outcome("linear", i, i != 3) for i in range(4)]
-    (row,) = summary_table(write_run(tmp_path, [], before, after), FAMILIES)
+    (row,) = summary_table(read_run(write_run(tmp_path, [], before, after)), FAMILIES)
     left, right = row.sides
     assert left and right
     assert (left.pass_at_1, right.pass_at_1, row.gains[0][0]) == (0.25, 0.75, 50.0)
@@ -221,7 +221,7 @@ def test_gains_are_paired_by_problem(tmp_path: Path) -> None:
 def test_errors_are_neither_right_nor_wrong(tmp_path: Path) -> None:
     before = [outcome("linear", i, right=True) for i in range(3)]
     after = [*before[:2], before[2] | {"value": 0.0, "status": "error"}]
-    (row,) = summary_table(write_run(tmp_path, [], before, after), FAMILIES)
+    (row,) = summary_table(read_run(write_run(tmp_path, [], before, after)), FAMILIES)
     assert row.sides[1] and row.sides[1].errors == 1
     assert row.gains[0][0] == 0.0
 
