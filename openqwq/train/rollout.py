@@ -47,17 +47,9 @@ class Sampler:
         """`n` judged attempts of each task, which share one prefill."""
         async with AsyncExitStack() as stack:
             groups = [await self._begin(task, params.seed, n, stack) for task, params in requests]
-            first = await asyncio.gather(
-                *(
-                    self.generate.generate(group[0].prompt_ids, params, n)
-                    for group, (_, params) in zip(groups, requests, strict=True)
-                )
-            )
-            for group, completions in zip(groups, first, strict=True):
-                for rollout, completion in zip(group, completions, strict=True):
-                    rollout.take(completion)
-            pairs = zip(groups, requests, strict=True)
-            rollouts = [(r, params) for group, (_, params) in pairs for r in group]
+            pairs = [(group, params) for group, (_, params) in zip(groups, requests, strict=True)]
+            await asyncio.gather(*(self._first_turn(*pair) for pair in pairs))
+            rollouts = [(r, params) for group, params in pairs for r in group]
             if self.in_step:
                 await self._go_on(rollouts)
             else:
@@ -67,20 +59,31 @@ class Sampler:
     async def _begin(self, task: Task, seed: int, n: int, stack: AsyncExitStack) -> list[Rollout]:
         prompt_ids = encode_chat(self.tokenizer, task.messages, task.tools)
         if task.verifier in self.environments:
-            environment = self.environments[task.verifier]
-            episodes = [await environment.reset(task, seed + i) for i in range(n)]
-            for episode in episodes:
-                stack.push_async_callback(episode.close)
-            return [
-                Rollout(task, self.tokenizer, prompt_ids, i, episode)
-                for i, episode in enumerate(episodes)
-            ]
+            environment, group = self.environments[task.verifier], []
+            for i in range(n):
+                group.append(rollout := Rollout(task, self.tokenizer, prompt_ids, i, None))
+                try:
+                    rollout.episode = await environment.reset(task, seed + i)
+                except (OpenQwQError, OSError) as error:
+                    rollout.done, rollout.failure = True, f"the environment failed: {error}"
+                else:
+                    stack.push_async_callback(rollout.episode.close)
+            return group
         if task.verifier not in self.verifiers:
             raise OpenQwQError(
                 f"task {task.id} asks for the verifier {task.verifier!r}: "
                 f"known are {', '.join([*self.verifiers, *self.environments])}"
             )
         return [Rollout(task, self.tokenizer, prompt_ids, i, None) for i in range(n)]
+
+    async def _first_turn(self, group: Sequence[Rollout], params: SamplingParams) -> None:
+        """The group's first replies; a member whose environment did not begin takes none."""
+        if all(rollout.done for rollout in group):
+            return
+        replies = await self.generate.generate(group[0].prompt_ids, params, len(group))
+        for rollout, completion in zip(group, replies, strict=True):
+            if not rollout.done:
+                rollout.take(completion)
 
     async def _go_on(self, rollouts: Sequence[tuple[Rollout, SamplingParams]]) -> None:
         """Turn after turn until every episode is over."""
@@ -104,10 +107,10 @@ class Sampler:
 
     async def _judged(self, group: Sequence[Rollout]) -> list[Attempt]:
         # Members of a group often agree to the letter: each distinct text is judged once.
-        distinct = {r.text: r for r in group if r.episode is None}
+        distinct = {r.text: r for r in group if r.episode is None and not r.failure}
         verdicts = await asyncio.gather(*(self._score(rollout) for rollout in distinct.values()))
         known = dict(zip(distinct, verdicts, strict=True))
-        scores = [known[r.text] if r.episode is None else await self._score(r) for r in group]
+        scores = [known[r.text] if r.text in known else await self._score(r) for r in group]
         return [
             Attempt(r.task, r.records, r.completions, r.text, _cut_short(r, score))
             for r, score in zip(group, scores, strict=True)
@@ -128,7 +131,7 @@ class Sampler:
 
 def _cut_short(rollout: Rollout, score: Score) -> Score:
     """An attempt that hit its limit is worth nothing (rl-recipe 0.1), whatever it says so far."""
-    if rollout.completions[-1].finish_reason == "length" and score.status != "error":
+    if score.status != "error" and rollout.completions[-1].finish_reason == "length":
         return replace(score, value=0.0, status="truncated")
     return score
 

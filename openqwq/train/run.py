@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import pickle
 import signal
 import time
 from collections.abc import Iterator, Mapping
@@ -80,9 +81,12 @@ class Run:
             return None
         try:
             state: dict[str, Any] = torch.load(path, weights_only=True)
-        except (RuntimeError, OSError, EOFError, ValueError) as error:
+        except (RuntimeError, OSError, EOFError, ValueError, pickle.UnpicklingError) as error:
+            reason = str(error).partition(". ")[
+                0
+            ]  # PyTorch goes on with advice that is unsafe here
             raise OpenQwQError(
-                f"resume state {path} is unreadable ({error}): remove it to restart this stage"
+                f"resume state {path} is unreadable ({reason}): remove it to restart this stage"
             ) from error
         return state
 
@@ -145,7 +149,7 @@ class Run:
     @contextmanager
     def stoppable(self) -> Iterator["StopFlag"]:
         """Within this, the first Ctrl-C only sets a flag, so that a step can finish and save."""
-        flag = StopFlag(f"go on with: qwq demo --out {self.directory} --resume")
+        flag = StopFlag()
         previous = signal.signal(signal.SIGINT, flag.raise_flag)
         try:
             yield flag
@@ -156,8 +160,8 @@ class Run:
 class StopFlag:
     """Set by the first Ctrl-C; the second one interrupts at once."""
 
-    def __init__(self, hint: str) -> None:
-        self.hint, self.is_set = hint, False
+    def __init__(self) -> None:
+        self.is_set = False
 
     def raise_flag(self, signum: int, frame: FrameType | None) -> None:
         """The signal handler."""
@@ -168,7 +172,9 @@ class StopFlag:
     def check(self) -> None:
         """Raise Interrupted if Ctrl-C came; call it where the state has just been saved."""
         if self.is_set:
-            raise InterruptedRun(f"stopped, everything is saved; {self.hint}")
+            raise InterruptedRun(
+                "stopped, everything is saved; go on with the same command and --resume"
+            )
 
 
 def write_atomically(path: Path, data: bytes | memoryview) -> None:

@@ -95,6 +95,8 @@ class World:
     open: int = 0
 
     async def reset(self, task: Task, seed: int) -> "World":
+        if self.failing == "reset" or (self.failing == "odd resets" and seed % 2):
+            raise OSError("no world today")
         self.open += 1
         return replace(self, open=0)
 
@@ -240,6 +242,23 @@ def test_a_failing_environment_is_an_error_and_never_a_zero(failing: str) -> Non
     world = World(1, failing=failing)
     (attempt,) = run(Sampler(Script(QWQ, ["\n</think>\n\n36"]), QWQ, {}, {"world": world}))
     assert attempt.score.status == "error" and "environment failed" in attempt.score.detail
+
+
+@pytest.mark.parametrize("in_step", [True, False])
+def test_an_environment_that_cannot_begin_is_an_error_without_a_reply(in_step: bool) -> None:
+    script, world = Script(QWQ, ["\n</think>\n\n36"]), World(0, failing="reset")
+    for attempt in run(Sampler(script, QWQ, {}, {"world": world}, in_step=in_step), 3):
+        assert (attempt.score.status, attempt.completions) == ("error", [])
+        assert attempt.score.detail == "the environment failed: no world today"
+    assert not script.prompts
+
+
+def test_the_members_whose_environment_begins_are_sampled_as_ever() -> None:
+    script, world = Script(QWQ, ["\n</think>\n\n36"]), World(0, failing="odd resets")
+    group = run(Sampler(script, QWQ, {}, {"world": world}), 4)
+    assert [a.score.status for a in group] == ["correct", "error"] * 2
+    assert [len(a.completions) for a in group] == [1, 0, 1, 0]
+    assert script.seeds == [0, 1, 2, 3]
 
 
 @dataclass
