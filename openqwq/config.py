@@ -2,14 +2,26 @@
 
 import dataclasses
 import difflib
+import json
+import re
 import tomllib
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field
+from math import inf
 from pathlib import Path
 from typing import Any, Literal
 
 from openqwq.types import OpenQwQError
+
+# Least and greatest value by key; other counts are at least 1, other numbers at least 0.
+RANGES = {
+    **dict.fromkeys(["seed", "steps", "threads", "learners", "max_staleness"], (0, inf)),
+    **dict.fromkeys(["warmup_steps", "max_refills", "overlong_buffer", "thinking_limit"], (0, inf)),
+    **dict.fromkeys(["group_size", "answers_per_prompt"], (2, inf)),  # which are compared
+    **dict.fromkeys(["thinking_share", "tool_share", "replay_share", "decay_share"], (0, 1)),
+    **dict.fromkeys(["final_lr_share", "partial_credit", "thinking_penalty"], (0, 1)),
+}
 
 
 @dataclass(frozen=True)
@@ -200,6 +212,25 @@ class Config:
     evaluation: EvaluationConfig = EvaluationConfig()
     cluster: ClusterConfig = ClusterConfig()
 
+    def __post_init__(self) -> None:
+        _check_ranges(self, "")
+
+
+def _check_ranges(table: Any, path: str) -> None:
+    """Raise OpenQwQError for a number in `table`, or below it, that no run can use."""
+    for entry in dataclasses.fields(table):
+        value, full = getattr(table, entry.name), f"{path}{entry.name}"
+        if dataclasses.is_dataclass(value):
+            _check_ranges(value, f"{full}.")
+        elif isinstance(value, tuple):
+            for index, item in enumerate(value):
+                _check_ranges(item, f"{full}.{index}.")
+        elif entry.type in (int, float):
+            low, high = RANGES.get(entry.name, (int(entry.type is int), inf))
+            if not low <= value <= high:
+                rule = f"at least {low}" if high == inf else f"from {low} to {high}"
+                raise OpenQwQError(f"{full} is {value!r}: it must be {rule}")
+
 
 def load_config(files: Sequence[Path], overrides: Sequence[str] = ()) -> Config:
     """Defaults, then `files` from left to right, then `key.sub=value` overrides.
@@ -209,7 +240,7 @@ def load_config(files: Sequence[Path], overrides: Sequence[str] = ()) -> Config:
     tree: dict[str, Any] = {}
     for file in files:
         try:
-            _merge(tree, tomllib.loads(file.read_text()))
+            _merge(tree, tomllib.loads(file.read_text("utf-8")))
         except FileNotFoundError:
             raise OpenQwQError(f"config file {file} does not exist: check the path") from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -319,7 +350,13 @@ def _scalar(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
-        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+        # TOML has JSON's escapes except surrogate pairs, and asks for one more.
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     if isinstance(value, Mapping):
-        return "{ " + ", ".join(f"{k} = {_scalar(v)}" for k, v in value.items()) + " }"
+        pairs = {
+            k if re.fullmatch(r"[A-Za-z0-9_-]+", k) else _scalar(k): v for k, v in value.items()
+        }
+        return "{ " + ", ".join(f"{k} = {_scalar(v)}" for k, v in pairs.items()) + " }"
+    if isinstance(value, (tuple, list)):
+        return "[" + ", ".join(map(_scalar, value)) + "]"
     return repr(value)

@@ -1,11 +1,16 @@
 """The config tree: what fills it, what it refuses."""
 
+import re
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from openqwq.cli import MINI
-from openqwq.config import Config, dump_config, load_config
+from openqwq.config import Config, SourceConfig, dump_config, load_config
 from openqwq.types import OpenQwQError
 
 
@@ -32,6 +37,59 @@ def test_the_dump_reads_back_to_an_equal_tree(tmp_path: Path) -> None:
     config = load_config([MINI], ["rl.objective=gspo", "tasks.0.weight=2.5"])
     assert load_config([write(tmp_path / "dump.toml", dump_config(config))]) == config
     assert (config.rl.objective, config.tasks[0].weight) == ("gspo", 2.5)
+
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=9)
+scalars = st.booleans() | st.integers() | st.floats(allow_nan=False) | texts
+values = st.recursive(
+    scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3)
+)
+
+
+@settings(max_examples=60)
+@given(st.dictionaries(texts, values, max_size=4))
+@example({"of": [True, False], "deep": {"a b": {"": []}}, "said": '\n\r\t\x7f\x00\\"é😀\u2028'})
+def test_options_of_any_kind_survive_dump_and_load(options: dict[str, Any]) -> None:
+    config = Config(tasks=(SourceConfig("gym", options),))
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "dump.toml"
+        path.write_bytes(dump_config(config).encode())
+        loaded = load_config([path])
+    assert repr(loaded) == repr(config)  # == would take True for 1
+
+
+def test_plain_keys_stay_bare() -> None:
+    config = Config(tasks=(SourceConfig("gym", {"min_digits": 1}),))
+    assert "options = { min_digits = 1 }" in dump_config(config)
+
+
+@pytest.mark.parametrize(
+    ("override", "rule"),
+    [
+        ("rl.checkpoint_every=0", "at least 1"),
+        ("rl.prompts_per_step=0", "at least 1"),
+        ("stage2.group_size=1", "at least 2"),
+        ("stage2.reward_model.epochs=0", "at least 1"),
+        ("stage2.replay_share=1.5", "from 0 to 1"),
+        ("sft.batch_size=-1", "at least 1"),
+        ("sft.steps=-1", "at least 0"),
+        ("rl.optimiser.lr=-1e-06", "at least 0"),
+        ("rl.optimiser.lr=nan", "at least 0"),
+        ("tasks.0.weight=-2.0", "at least 0"),
+        ("cluster.samplers=0", "at least 1"),
+    ],
+)
+def test_a_number_out_of_range_is_refused_naming_key_value_and_rule(
+    override: str, rule: str
+) -> None:
+    key, _, value = override.partition("=")
+    with pytest.raises(OpenQwQError, match=re.escape(f"{key} is {value}: it must be {rule}")):
+        load_config([MINI], [override])
+
+
+def test_nothing_at_all_is_a_choice_where_it_means_one() -> None:
+    zeros = ("sft.steps=0", "rl.steps=0", "rl.max_refills=0", "cluster.max_staleness=0", "seed=0")
+    assert load_config([MINI], zeros).rl.steps == 0
 
 
 @pytest.mark.parametrize(

@@ -81,9 +81,8 @@ class Run:
         try:
             state: dict[str, Any] = torch.load(path, weights_only=True)
         except Exception as error:  # torch.load raises any of ten kinds for a damaged file
-            reason = str(error).partition(". ")[
-                0
-            ]  # PyTorch goes on with advice that is unsafe here
+            # PyTorch goes on with advice that would be unsafe here.
+            reason = str(error).partition(". ")[0]
             raise OpenQwQError(
                 f"resume state {path} is unreadable ({reason}): remove it to restart this stage"
             ) from error
