@@ -10,7 +10,7 @@ import jsonschema_rs
 from openqwq.engine.open import OpenedModel
 from openqwq.serve.protocol import ApiError
 from openqwq.serve.reply import Ask
-from openqwq.text.grammar import json_grammar, tool_call_grammar
+from openqwq.text.grammar import AnswerGrammar, json_grammar, tool_call_grammar
 from openqwq.text.template import encode_chat
 from openqwq.types import Message, SamplingParams, ToolCall
 
@@ -21,7 +21,7 @@ ANSWER_TOKENS = 1024  # kept for the answer beside a thinking budget, or a quart
 
 def ask_chat(model: OpenedModel, body: Mapping[str, Any]) -> Ask:
     """The ask of a ChatRequest; raises ApiError or OpenQwQError for what does not fit together."""
-    tools, choice = _tools(body)
+    tools, choice, forced = _tools(body)
     prompt_ids = encode_chat(model.tokenizer, messages(body["messages"]), tools)
     older, newer = body.get("max_tokens"), body.get("max_completion_tokens")
     if older and newer and older != newer:
@@ -32,12 +32,15 @@ def ask_chat(model: OpenedModel, body: Mapping[str, Any]) -> Ask:
         raise ApiError(400, "parallel_tool_calls needs tools", "parallel_tool_calls")
     max_tokens = require_room(model, len(prompt_ids), newer or older)
     parallel = body.get("parallel_tool_calls", True)
+    grammar = _grammar(body, tools, choice, forced, parallel)
+    if grammar:  # here, in a thread: the engine would refuse it once a stream has begun
+        AnswerGrammar(model.tokenizer, grammar)
     params = sampling(
         model,
         body,
         max_tokens,
         thinking_budget=_thinking_budget(model, body, max_tokens),
-        grammar=_grammar(body, tools, choice, parallel),
+        grammar=grammar,
         top_log_probs=body.get("top_logprobs", 0),
     )
     functions = [tool["function"] for tool in tools]
@@ -81,6 +84,15 @@ def require_room(model: OpenedModel, prompt_tokens: int, max_tokens: int | None)
     return max_tokens or context - prompt_tokens
 
 
+def require_known(model: OpenedModel, ids: Sequence[int], param: str) -> None:
+    """Raise ApiError naming the first of `ids` that is no token."""
+    tokenizer = model.tokenizer
+    unknown = next((i for i in dict.fromkeys(ids) if not tokenizer.token_bytes(i)), None)
+    if unknown is not None:
+        text = f"token id {unknown} is outside the vocabulary of {tokenizer.vocab_size}"
+        raise ApiError(400, text, param)
+
+
 def arguments_check(function: Mapping[str, Any]) -> Any:
     """What tells whether arguments follow a function's schema; ApiError if that is no schema."""
     schema = function.get("parameters") or {"type": "object"}
@@ -95,28 +107,33 @@ def _no_retrieval(uri: str) -> Any:
     raise ValueError(f"schemas are not fetched: {uri}")
 
 
-def _tools(body: Mapping[str, Any]) -> tuple[list[dict[str, Any]], str]:
-    """The tools that the model is shown, and the choice: none, auto, required or a tool's name."""
+def _tools(body: Mapping[str, Any]) -> tuple[list[dict[str, Any]], str, str | None]:
+    """The tools the model is shown, the choice (none, auto, required), the one forced by name."""
     given = [tool["function"] for tool in body.get("tools", [])]
     functions = [{k: v for k, v in function.items() if v is not None} for function in given]
     tools: list[dict[str, Any]] = [{"type": "function", "function": f} for f in functions]
     names = [function["name"] for function in functions]
     if len(set(names)) < len(names):
         raise ApiError(400, f"tools share a name among {sorted(names)}: rename one", "tools")
-    choice = body.get("tool_choice", "auto" if tools else "none")
+    choice: Any = body.get("tool_choice", "auto" if tools else "none")
+    forced: str | None = None
     if isinstance(choice, dict):
-        choice = choice["function"]["name"]
-        if choice not in names:
+        choice, forced = "required", choice["function"]["name"]
+        if forced not in names:
             raise ApiError(
-                400, f"tool_choice names {choice!r}, not a tool of {names}", "tool_choice"
+                400, f"tool_choice names {forced!r}, not a tool of {names}", "tool_choice"
             )
     elif choice != "none" and not tools and "tool_choice" in body:
         raise ApiError(400, f"tool_choice is {choice!r} but there are no tools", "tool_choice")
-    return ([] if choice == "none" else tools), choice
+    return ([] if choice == "none" else tools), choice, forced
 
 
 def _grammar(
-    body: Mapping[str, Any], tools: Sequence[dict[str, Any]], choice: str, parallel: bool
+    body: Mapping[str, Any],
+    tools: Sequence[dict[str, Any]],
+    choice: str,
+    forced: str | None,
+    parallel: bool,
 ) -> str | None:
     form = body.get("response_format", {"type": "text"})
     if form["type"] != "text" and tools:
@@ -129,10 +146,10 @@ def _grammar(
         return json_grammar({"type": "object"})
     if form["type"] == "json_schema":
         return json_grammar(form["json_schema"]["schema"])
-    if choice in ("auto", "none"):
+    if choice != "required":
         return None
-    named = [tool for tool in tools if choice in ("required", tool["function"]["name"])]
-    return tool_call_grammar(named, parallel and choice == "required")
+    named = [tool for tool in tools if forced in (None, tool["function"]["name"])]
+    return tool_call_grammar(named, parallel and forced is None)
 
 
 def _thinking_budget(model: OpenedModel, body: Mapping[str, Any], max_tokens: int) -> int | None:

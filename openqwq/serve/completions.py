@@ -9,7 +9,7 @@ from typing import Any
 
 from openqwq import __version__
 from openqwq.engine.open import OpenedModel
-from openqwq.serve.asking import require_room, sampling, stops
+from openqwq.serve.asking import require_known, require_room, sampling, stops
 from openqwq.serve.chat import Json, ending, finite, usage
 from openqwq.serve.protocol import ApiError
 from openqwq.serve.reply import Ask, Finish, Piece, StopSearch
@@ -27,12 +27,9 @@ def ask_completion(model: OpenedModel, body: Mapping[str, Any]) -> list[Ask]:
     ids = [encode(p, allow_special=True) if isinstance(p, str) else p for p in prompts]
     if not all(ids):
         raise ApiError(400, "the prompt is empty: give at least one token", "prompt")
-    highest = max(max(prompt_ids) for prompt_ids in ids)
-    if highest >= model.tokenizer.vocab_size:
-        text = f"token id {highest} is outside the vocabulary of {model.tokenizer.vocab_size}"
-        raise ApiError(400, text, "prompt")
     tokens = body.get("max_tokens", DEFAULT_TOKENS)
     for prompt_ids in ids:
+        require_known(model, prompt_ids, "prompt")
         require_room(model, len(prompt_ids), tokens)
     wanted = body.get("logprobs")
     params = sampling(model, body, tokens, top_log_probs=wanted or 0)

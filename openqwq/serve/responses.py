@@ -8,7 +8,6 @@ from typing import Any
 from openqwq.engine.open import OpenedModel
 from openqwq.serve.asking import ask_chat
 from openqwq.serve.chat import Json
-from openqwq.serve.protocol import ApiError
 from openqwq.serve.reply import Ask, Finish, Piece
 
 _INCOMPLETE = {"length": "max_output_tokens", "loop": "loop"}
@@ -64,7 +63,7 @@ def _messages(instructions: str | None, items: list[Any]) -> list[Json]:
             case "function_call_output":
                 name = item["call_id"]
                 turns.append({"role": "tool", "tool_call_id": name, "content": item["output"]})
-            case _ if item["role"] == "assistant" and "tool_calls" not in assistant():
+            case _ if item["role"] == "assistant":
                 content = item["content"]
                 parts = [content] if isinstance(content, str) else [p["text"] for p in content]
                 assistant()["content"] += "".join(parts)
@@ -123,8 +122,6 @@ class ResponsesForm:
                 events.append(self._part_event(f"{self._text_kind()}.delta", delta=piece.text))
             case "tool_call":
                 events += self._function_call(piece)
-            case "tool_step":
-                raise ApiError(400, "server-side tools run in /v1/chat/completions only")
         if piece.finish:
             self.finishes.append(piece.finish)
             events += self._close("completed" if piece.finish.reason != "length" else "incomplete")

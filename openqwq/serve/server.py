@@ -21,7 +21,7 @@ from starlette.types import ASGIApp
 
 from openqwq import __version__
 from openqwq.engine.open import OpenedModel
-from openqwq.serve.asking import ask_chat, messages
+from openqwq.serve.asking import ask_chat, messages, require_known
 from openqwq.serve.chat import ChatForm, Form
 from openqwq.serve.completions import CompletionForm, ask_completion, continuation
 from openqwq.serve.guard import Access, Guard
@@ -73,6 +73,7 @@ class Server:
         self.model, self.options = model, options
         self.running = Running(options.slots, options.queue, options.drain_seconds)
         self._started = int(time.time())
+        self._tool_places = asyncio.Semaphore(options.slots)
 
     async def chat(self, request: Request) -> Response:
         """POST /v1/chat/completions."""
@@ -85,7 +86,7 @@ class Server:
         form = ChatForm(reply_id, self.model.name, self.model.tokenizer, ask, body)
         if not own:
             return await self._reply(request, reply_id, form, ask, body)
-        run = partial(tools.reply, self.model, body, ask)
+        run = partial(tools.reply, self.model, body, ask, self._tool_places)
         return await self.running.respond(
             request,
             reply_id,
@@ -159,6 +160,7 @@ class Server:
     async def detokenize(self, request: Request) -> Response:
         """POST /detokenize."""
         body = await self._body(request, "DetokenizeRequest")
+        require_known(self.model, body["tokens"], "tokens")
         return Answer({"text": self.model.tokenizer.decode(body["tokens"])})
 
     async def health(self, _: Request) -> Response:

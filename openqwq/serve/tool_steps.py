@@ -4,6 +4,7 @@ Every request opens tools of its own, so that no Python session is shared betwee
 """
 
 import asyncio
+import math
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
@@ -29,7 +30,12 @@ from openqwq.types import (
 
 _NEUTRAL = {"stop": [], "logprobs": False, "tool_choice": "auto", "parallel_tool_calls": True}
 STEPS = 16  # replies of one run at most
-_CUT = {"length": None, "tokens": None, "loop": ("loop", "the run repeated itself and was ended")}
+_CUT = {
+    "length": None,
+    "tokens": None,
+    "loop": ("loop", "the run repeated itself and was ended"),
+    "context": ("tool_steps", "the results of the calls outgrew the model's context"),
+}
 
 
 @dataclass(frozen=True)
@@ -71,15 +77,20 @@ class ServerTools:
         model: OpenedModel,
         body: Mapping[str, Any],
         ask: Ask,
+        places: asyncio.Semaphore,
         number: int,
         steering: Steering,
     ) -> AsyncGenerator[Piece, None]:
-        """Reply `number` to `ask`: the pieces of every step until the model answers."""
+        """Reply `number` to `ask`: the pieces of every step until the model answers.
+
+        Tools are open only while the run holds one of `places`: one that waits costs nothing.
+        """
         counting = _Counting(model.generate, model.tokenizer)
         pieces = _Pieces(f"{number}")
         params = replace(ask.params, seed=ask.params.seed + number * STEPS)
-        async with toolbox(self.names, self.mcp_servers) as tools:
-            budgets = Budgets(steps=STEPS, tokens=params.max_tokens)
+        async with places, toolbox(self.names, self.mcp_servers) as tools:
+            # No time limit: waiting for the engine would count; each call has its own.
+            budgets = Budgets(steps=STEPS, seconds=math.inf, tokens=params.max_tokens)
             agent = Agent(counting, model.tokenizer, tools, budgets)
             history = messages(body["messages"])
             async with aclosing(agent.run(history, params, steering)) as events:
@@ -140,7 +151,7 @@ class _Pieces:
 
     prefix: str
     calls: int = 0
-    waiting: list[dict[str, Any]] = field(default_factory=list)
+    waiting: list[tuple[ToolCall | None, dict[str, Any]]] = field(default_factory=list)
     spoken: set[str] = field(default_factory=set)  # the kinds of text there have been
     parted: set[str] = field(default_factory=set)  # those that a new step must part
 
@@ -157,7 +168,7 @@ class _Pieces:
                 self.parted = set(self.spoken)
                 return [self._returned(result)]
             case Ended():
-                return [self._ended(step) for step in self.waiting]
+                return [self._ended(step) for _, step in self.waiting]
         return []
 
     def _text(self, kind: Any, text: str) -> Piece:
@@ -172,14 +183,14 @@ class _Pieces:
         step: dict[str, Any]
         step = {"id": f"step_{self.prefix}_{self.calls}", "name": name, "arguments": arguments}
         step.update({"result": None, "error": False, "seconds": None})
-        self.waiting.append(step)
+        self.waiting.append((call, step))
         return Piece("tool_step", step=step)
 
     def _returned(self, result: CallResult) -> Piece:
         """Results come in the order of the calls, those of malformed ones last."""
         malformed = result.status == "malformed"
-        step = next(s for s in self.waiting if (s["name"] == "malformed call") == malformed)
-        self.waiting.remove(step)
+        place = [call is None for call, _ in self.waiting].index(malformed)
+        _, step = self.waiting.pop(place)
         seconds = round(result.seconds, 3)
         end = {"result": result.text, "error": result.status != "ok", "seconds": seconds}
         return Piece("tool_step", step={**step, **end})

@@ -95,6 +95,8 @@ class AnswerGrammar:
 
 def _json(schema: Mapping[str, Any], form: Mapping[str, Any]) -> str:
     own = schema.get("x-guidance", {})
+    if not isinstance(own, Mapping):
+        raise OpenQwQError(f"x-guidance is {own!r:.100}: make it an object, or leave it out")
     return "%json " + json.dumps({**schema, "x-guidance": {**form, **own}})
 
 

@@ -95,6 +95,17 @@ def test_tool_choice_decides_what_is_shown_and_what_is_forced(scripted: Build) -
     assert names == {"add", "sub"}
 
 
+@pytest.mark.parametrize("name", ["required", "auto", "none"])
+def test_a_tool_named_like_a_choice_can_be_forced(scripted: Build, name: str) -> None:
+    function = {"name": name}
+    tools = [SUB, {"type": "function", "function": function}]
+    choice = {"type": "function", "function": function}
+    ask = ask_chat(scripted(), {"messages": [USER], "tools": tools, "tool_choice": choice})
+    assert ask.params.grammar and f'"{name}"' in ask.params.grammar
+    assert '"sub"' not in ask.params.grammar and ")*" not in ask.params.grammar
+    assert set(ask.tools) == {"sub", name}
+
+
 def test_a_strict_tool_checks_its_arguments_and_fetches_nothing(scripted: Build) -> None:
     schema = {"type": "object", "required": ["a"]}
     strict = {"type": "function", "function": {"name": "f", "parameters": schema, "strict": True}}

@@ -9,16 +9,19 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import httpx
 import jsonschema_rs
 import pytest
+import tokenizers
 
 from openqwq.engine.open import OpenedModel
 from openqwq.serve.protocol import BODY_BYTES, document
 from openqwq.serve.server import ServerOptions
+from openqwq.text.tokenizer import Tokenizer
 
 Build = Callable[..., OpenedModel]
 CHAT = "/v1/chat/completions"
@@ -179,6 +182,38 @@ def test_tokenize_and_back(tiny: Any) -> None:
     assert marked["count"] < plain["count"]
     chat = post("/tokenize", {"messages": BODY["messages"]})
     assert chat["tokens"][-2] == tiny.model.tokenizer.think_open_id
+
+
+def test_an_id_that_is_no_token_is_named(tiny: Any) -> None:
+    unknown = tiny.model.tokenizer.vocab_size + 7
+    for path, field in (("/detokenize", "tokens"), ("/v1/completions", "prompt")):
+        answer = httpx.post(tiny.url + path, json={"model": "tiny", field: [3, unknown, 4]})
+        error = answer.json()["error"]
+        assert (answer.status_code, error["param"]) == (400, field)
+        assert f"token id {unknown} " in error["message"]
+
+
+def test_a_grammar_the_tokenizer_cannot_write_is_refused_before_a_stream_begins(
+    tokenizer: Tokenizer, scripted: Build, serve: Any
+) -> None:
+    text = tokenizer.backend_json().replace("<tool_call>", "<other_call>")
+    backend = tokenizers.Tokenizer.from_str(text)
+    unmarked = Tokenizer(backend, tokenizer.config, list(tokenizer.eos_ids), "a test")
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    body = chat(stream=True, tools=tools, tool_choice="required")
+    with serve(replace(scripted("x"), tokenizer=unmarked)) as server:
+        answer = httpx.post(server.url + CHAT, json=body)
+    assert answer.status_code == 400 and "<tool_call>" in answer.json()["error"]["message"]
+
+
+def test_responses_take_back_a_message_between_a_call_and_its_result(tiny: Any) -> None:
+    call = {"type": "function_call", "name": "f", "arguments": "{}", "call_id": "c"}
+    said = {"type": "message", "role": "assistant", "content": "a moment"}
+    result = {"type": "function_call_output", "call_id": "c", "output": "1"}
+    items = [*BODY["messages"], call, said, result]  # type: ignore[misc]
+    body = {"model": "tiny", "input": items, "max_output_tokens": 9}
+    answer = httpx.post(tiny.url + "/v1/responses", json=body, timeout=60)
+    assert answer.status_code == 200, answer.text
 
 
 def slow(scripted: Build, words: int = 400) -> OpenedModel:

@@ -1,7 +1,10 @@
 """Tools that the server runs itself: their steps stream, their results reach the model."""
 
 import json
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from itertools import count
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -12,7 +15,7 @@ from openqwq.engine.open import OpenedModel
 from openqwq.serve.protocol import document
 from openqwq.serve.server import ServerOptions
 from openqwq.serve.tool_steps import ServerTools
-from openqwq.types import OpenQwQError
+from openqwq.types import OpenQwQError, Tool
 
 Build = Callable[..., OpenedModel]
 CHAT = "/v1/chat/completions"
@@ -83,6 +86,45 @@ def test_what_goes_wrong_is_told_to_the_model_and_shown(
         steps = post(server).json()["choices"][0]["message"]["tool_steps"]
     assert {step["name"] for step in steps} == {"malformed call", "calculator"}
     assert all(step["error"] and "error" in step["result"] for step in steps)
+
+
+def test_a_tool_may_be_called_what_malformed_calls_are_shown_as(
+    scripted: Build, serve: Any, tools: ServerTools
+) -> None:
+    odd = CALL.replace('"calculator"', '"malformed call"')
+    first = f"</think><tool_call>{{oops</tool_call>\n{odd}"
+    with serve(scripted(first, LAST), ServerOptions(tools=tools)) as server:
+        steps = post(server).json()["choices"][0]["message"]["tool_steps"]
+    broken, called = sorted(steps, key=lambda step: step["id"])
+    assert "not JSON" in broken["result"] and "no tool 'malformed call'" in called["result"]
+
+
+def test_waiting_for_the_engine_does_not_end_a_run(
+    scripted: Build, serve: Any, tools: ServerTools, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = SimpleNamespace(monotonic=count(0, 10_000).__next__)
+    monkeypatch.setattr("openqwq.agent.loop.time", clock)
+    with serve(scripted(FIRST, LAST), ServerOptions(tools=tools)) as server:
+        message = post(server).json()["choices"][0]["message"]
+    assert message["content"] == "Let me see.\n\nIt is 42."
+
+
+def test_replies_that_wait_for_a_slot_open_no_tools(
+    scripted: Build, serve: Any, tools: ServerTools, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = [0]
+
+    @asynccontextmanager
+    async def counted(*_: Any) -> AsyncIterator[Mapping[str, Tool]]:
+        opened.append(opened[-1] + 1)
+        yield {}
+        opened.append(opened[-1] - 1)
+
+    monkeypatch.setattr("openqwq.serve.tool_steps.toolbox", counted)
+    options = ServerOptions(slots=2, tools=tools)
+    with serve(scripted(LAST, delay=0.001), options) as server:
+        assert len(post(server, n=6).json()["choices"]) == 6
+    assert opened.count(0) >= 2 and max(opened) == 2
 
 
 def test_a_run_without_end_is_cut_with_a_detail(

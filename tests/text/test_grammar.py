@@ -121,10 +121,11 @@ def test_the_end_is_allowed_only_where_the_answer_is_complete(tokenizer: Tokeniz
         (lambda: json_grammar({"type": "strin"}), "strin"),
         (lambda: json_grammar({"$ref": "#/missing"}), "missing"),
         (lambda: json_grammar({"type": "array", "uniqueItems": True}), "uniqueItems"),
+        (lambda: json_grammar({"x-guidance": 5}), "x-guidance is 5"),
         (lambda: tool_call_grammar([]), "at least one"),
         (lambda: tool_call_grammar([{"name": "f", "parameters": {"type": "nothing"}}]), "nothing"),
     ],
-    ids=["type", "reference", "keyword", "tools", "tool"],
+    ids=["type", "reference", "keyword", "form", "tools", "tool"],
 )
 def test_what_cannot_be_enforced_is_refused(build: Callable[[], str], message: str) -> None:
     with pytest.raises(OpenQwQError, match=message) as caught:
