@@ -6,7 +6,7 @@ import ipaddress
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
@@ -49,6 +49,14 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def _parts(address: str) -> SplitResult:
+    """The parts of an address, all empty where it is none."""
+    try:
+        return urlsplit(address)
+    except ValueError:
+        return urlsplit("")
+
+
 class Guard:
     """The ASGI layer around everything; only /health needs no key."""
 
@@ -87,7 +95,7 @@ class Guard:
         await (response or self._app)(scope, receive, send_with_headers)
 
     def _require_host(self, host: str) -> None:
-        name = urlsplit(f"//{host}").hostname or ""
+        name = _parts(f"//{host}").hostname or ""
         if name == "localhost" or name in map(str.lower, self._access.hosts):
             return
         try:
@@ -97,7 +105,7 @@ class Guard:
             raise ApiError(403, text, code="host_not_allowed") from None
 
     def _require_same_origin(self, origin: str, host: str) -> None:
-        if urlsplit(origin).netloc != host:
+        if _parts(origin).netloc != host:
             text = f"origin {origin!r} may not use this server: start with --allow-origin {origin}"
             raise ApiError(403, text, code="origin_not_allowed")
 

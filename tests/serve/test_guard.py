@@ -70,6 +70,7 @@ def test_a_browser_may_send_the_key_as_a_password(locked: Any) -> None:
         ("rebound.example.com:8000", 403),
         ("localhost.example.com", 403),
         ("", 403),
+        ("[", 403),
     ],
 )
 def test_a_name_that_is_not_ours_is_refused(locked: Any, host: str, status: int) -> None:
@@ -81,7 +82,8 @@ def test_a_name_that_is_not_ours_is_refused(locked: Any, host: str, status: int)
 
 def test_pages_of_other_origins_are_refused_and_friends_get_cors(locked: Any) -> None:
     own = f"http://127.0.0.1:{locked.port}"
-    for origin, status in ((own, 200), (FRIEND, 200), ("https://evil.example", 403), ("null", 403)):
+    strangers = ("https://evil.example", "null", "http://[")
+    for origin, status in ((own, 200), (FRIEND, 200), *((name, 403) for name in strangers)):
         answer = httpx.get(locked.url + "/v1/models", headers={**bearer(KEY), "origin": origin})
         assert answer.status_code == status
         allowed = answer.headers.get("access-control-allow-origin")
