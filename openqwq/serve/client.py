@@ -32,7 +32,8 @@ class RemoteTalker:
         headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
         body = {**self.body, "messages": list(messages), "stream": True}
         body["stream_options"] = {"include_usage": True}
-        finish, told = Finish("stop", None, 0, 0), False
+        finish: Finish | None = None
+        told = False
         counts: dict[str, Any] = {}
         try:
             async with httpx.AsyncClient(headers=headers, timeout=TIMEOUT) as client:
@@ -43,11 +44,12 @@ class RemoteTalker:
                         await answer.aread()
                         raise OpenQwQError(f"{address}: {_refusal(answer)}")
                     async for line in answer.aiter_lines():
-                        if not line.startswith("data: {"):
+                        if not line.startswith(("data: {", "data:{")):
                             continue
-                        chunk = json.loads(line[6:])
+                        chunk = json.loads(line.removeprefix("data:"))
                         if error := chunk.get("error"):
-                            raise OpenQwQError(f"{address}: {error.get('message', error)}")
+                            text = error.get("message") if isinstance(error, dict) else None
+                            raise OpenQwQError(f"{address}: {text or error}")
                         counts = chunk.get("usage") or counts
                         for choice in chunk["choices"]:
                             for piece in _pieces(choice["delta"]):
@@ -58,6 +60,8 @@ class RemoteTalker:
                             await client.post(f"{address}/{chunk['id']}/answer_now")
         except (httpx.HTTPError, ValueError, LookupError) as error:
             raise OpenQwQError(f"{address} cannot be talked to: {error!r}") from error
+        if finish is None:
+            raise OpenQwQError(f"{address}: the stream ended before the reply did: ask again")
         thinking = (counts.get("completion_tokens_details") or {}).get("reasoning_tokens") or 0
         completion = counts.get("completion_tokens") or 0
         yield Piece("end", finish=Finish(finish.reason, finish.detail, completion, thinking))

@@ -9,9 +9,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from openqwq.cli import main
@@ -21,7 +23,7 @@ from openqwq.serve.guard import Access
 from openqwq.serve.reply import Piece
 from openqwq.serve.server import ServerOptions
 from openqwq.serve.terminal import DIM, PLAIN, Chat, LocalTalker, Writer, ask, question, say
-from openqwq.types import OpenQwQError
+from openqwq.types import OpenQwQError, Steering
 
 Build = Callable[..., OpenedModel]
 HELLO = [{"role": "user", "content": "hello"}]
@@ -145,6 +147,38 @@ def test_an_endpoint_answers_like_a_model_here(
             ask(RemoteTalker(server.url, "key", {"frequency_penalty": 2}), HELLO, False, False)
     with pytest.raises(OpenQwQError, match="cannot be talked to"):
         ask(RemoteTalker(server.url, "key", {}), HELLO, False, False)
+
+
+async def told(monkeypatch: pytest.MonkeyPatch, body: bytes) -> list[Piece]:
+    """The pieces that a server's stream `body` makes."""
+    transport = httpx.MockTransport(lambda _: httpx.Response(200, content=body))
+    client = partial(httpx.AsyncClient, transport=transport)
+    monkeypatch.setattr(httpx, "AsyncClient", client)
+    talker = RemoteTalker("http://test", None, {"model": "m"})
+    return [piece async for piece in talker.reply(HELLO, Steering())]
+
+
+async def test_the_blank_after_data_may_be_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    delta = b'{"delta": {"content": "hello"}, "finish_reason": "length"}'
+    body = b'data:{"id": "1", "choices": [' + delta + b"]}\n\ndata:[DONE]\n\n"
+    content, end = await told(monkeypatch, body)
+    assert content.text == "hello" and end.finish and end.finish.reason == "length"
+
+
+@pytest.mark.parametrize(
+    ("body", "fault"),
+    [
+        (b'data: {"error": "the model crashed"}\n\n', "the model crashed"),
+        (b'data: {"error": {"code": 5}}\n\n', "'code': 5"),
+        (b'data: {"choices": [{"delta": {"content": "half"}}]}\n\n', "before the reply did"),
+        (b"", "before the reply did"),
+    ],
+)
+async def test_a_stream_that_fails_or_breaks_off_is_no_answer(
+    monkeypatch: pytest.MonkeyPatch, body: bytes, fault: str
+) -> None:
+    with pytest.raises(OpenQwQError, match=fault):
+        await told(monkeypatch, body)
 
 
 def test_ctrl_c_ends_the_thinking_at_an_endpoint(tiny: Any) -> None:
