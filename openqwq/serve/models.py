@@ -28,7 +28,7 @@ def hub_cache() -> Path:
 
 def _checkpoints(folder: Path) -> Iterator[LocalModel]:
     for depth in range(4):
-        for path in sorted(folder.glob("*/" * depth + "*.gguf")):
+        for path in _files(folder, "*/" * depth + "*.gguf"):
             yield LocalModel(_shown(path), "GGUF", path.stat().st_size)
         for path in sorted(folder.glob("*/" * depth + "config.json")):
             if size := _weights(path.parent):
@@ -41,12 +41,17 @@ def _cached(hub: Path) -> Iterator[LocalModel]:
         for snapshot in sorted(folder.glob("snapshots/*")):
             if size := _weights(snapshot):
                 yield LocalModel(name, _architecture(snapshot / "config.json"), size)
-            for file in sorted(snapshot.glob("*.gguf")):
+            for file in _files(snapshot, "*.gguf"):
                 yield LocalModel(f"{name}:{file.stem}", "GGUF", file.stat().st_size)
 
 
+def _files(folder: Path, pattern: str) -> list[Path]:
+    """The files of a pattern; links that lead nowhere are none."""
+    return sorted(path for path in folder.glob(pattern) if path.is_file())
+
+
 def _weights(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    return sum(file.stat().st_size for file in _files(folder, "*.safetensors"))
 
 
 def _architecture(config: Path) -> str:

@@ -18,6 +18,14 @@ def _add_engine_options(parser: argparse.ArgumentParser, model: str = "model") -
     parser.add_argument("--context", type=int, help="tokens of prompt and reply together")
 
 
+def port(text: str) -> int:
+    """A port to listen on, 0 for any free one. Raises OpenQwQError for a number that is none."""
+    number = int(text)
+    if not 0 <= number <= 65535:
+        raise OpenQwQError(f"port is {number}: it must be from 0 (any free one) to 65535")
+    return number
+
+
 def add_talk_options(parser: argparse.ArgumentParser, model: str = "model") -> None:
     """The options of `qwq chat` and `qwq ask`."""
     _add_engine_options(parser, model)
@@ -36,7 +44,7 @@ def add_serve_options(parser: argparse.ArgumentParser) -> None:
     """The options of `qwq serve`."""
     _add_engine_options(parser)
     parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=8000, help="0: any free one")
+    parser.add_argument("--port", type=port, default=8000, help="0: any free one")
     parser.add_argument("--api-key", help="needed on every route but /health; or QWQ_API_KEY")
     parser.add_argument("--insecure", action="store_true", help="listen in public without a key")
     parser.add_argument("--slots", type=int, default=8, help="replies that run at once")

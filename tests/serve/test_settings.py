@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from openqwq.cli import main
 from openqwq.serve.models import local_models
 from openqwq.serve.settings import apply_settings
 from openqwq.types import OpenQwQError
@@ -78,6 +79,22 @@ def test_a_wrong_setting_is_named(
 ) -> None:
     with pytest.raises(OpenQwQError, match=fault):
         resolved(tmp_path, toml, environment, [])
+
+
+@pytest.mark.parametrize("number", ["-1", "65536"])
+def test_a_port_that_is_none_is_refused_before_a_model_is_looked_for(
+    number: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["serve", "nowhere", f"--port={number}"]) == 2
+    assert f"port is {number}: it must be" in capsys.readouterr().err
+
+
+def test_links_that_lead_nowhere_are_no_models(tmp_path: Path) -> None:
+    snapshot = tmp_path / "models--Qwen--Small-1B" / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    for link in (tmp_path / "a.gguf", snapshot / "b.gguf", snapshot / "c.safetensors"):
+        link.symlink_to(tmp_path / "gone")
+    assert local_models(tmp_path, tmp_path) == []
 
 
 def test_models_lists_runs_files_and_the_cache(saved: Path, tmp_path: Path) -> None:
