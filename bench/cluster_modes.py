@@ -41,7 +41,7 @@ def seconds_per_step(start: Path, mode: str, steps: int) -> tuple[float, float, 
         lines = [json.loads(line) for line in (target / "log.jsonl").read_text().splitlines()]
     records = [line for line in lines if line["stage"] == "rl"]
     each = [record["seconds"] for record in records[1:]]
-    wall = [s["step"] if "step" in s else s["rollout"] + s["learn"] for s in each]
+    wall = [s["rollout"] + s["learn"] for s in each]
     rewards = statistics.mean(record["reward"] for record in records[-3:])
     stale = statistics.mean(record.get("staleness", 0.0) for record in records)
     return statistics.mean(wall), rewards, stale

@@ -93,7 +93,6 @@ class RlConfig:
     prompts_per_step: int = 16
     group_size: int = 16
     max_tokens: int = 96
-    temperature: float = 1.0
     objective: Literal["cispo", "dapo", "gspo"] = "cispo"
     cispo_cap: float = 5.0
     dapo_clip_low: float = 0.2

@@ -4,7 +4,6 @@ They are plain classes, made actors where they are placed; nothing in them knows
 """
 
 import asyncio
-import os
 import platform
 import socket
 from collections.abc import Mapping, Sequence
@@ -75,18 +74,22 @@ class LearnerRank:
         dist.init_process_group(backend, address, rank=self.rank, world_size=self.world)
         mesh = init_device_mesh(device, (self.world,))
         model = checkpoint.load(weights)
-        self.learner = ShardedLearner(model.to(device), config, steps, mesh, sharding)
+        self.learner = ShardedLearner(model, config, steps, mesh, sharding)
 
-    def train_step(self, batches: Sequence[MicroBatch], objective: Objective) -> dict[str, float]:
-        """See `Learner.train_step`."""
+    def train_step(
+        self, done: int, batches: Sequence[MicroBatch], objective: Objective
+    ) -> dict[str, float]:
+        """See `Learner.train_step`; `done` counts steps without a batch too."""
         assert self.learner is not None
+        self.learner.done = done
         return self.learner.train_step(batches, objective)
 
     def log_probs(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
         """See `Learner.log_probs`, without gradients."""
         assert self.learner is not None
         with torch.no_grad():
-            return self.learner.log_probs(batch)
+            log_probs, entropy = self.learner.log_probs(batch)
+        return log_probs.cpu(), entropy.cpu()
 
     def weights(self) -> dict[str, Tensor]:
         """Every parameter whole, on rank 0; nothing on the others."""
@@ -115,10 +118,6 @@ class SamplerActor:
     async def software(self) -> dict[str, str]:
         """See `software`."""
         return software()
-
-    async def process_id(self) -> int:
-        """For whoever wants to see it die."""
-        return os.getpid()
 
     async def generate(self, requests: Sequence[Request]) -> list[list[Completion]]:
         """Completions of several prompts that came together, so that they run together."""

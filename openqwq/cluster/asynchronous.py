@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from statistics import mean
 from typing import Any
 
-from openqwq.train.checks import check_first_batch
 from openqwq.train.episodes import Attempt
 from openqwq.train.packing import pack_trajectories
 from openqwq.train.rl import (
@@ -131,7 +130,7 @@ class AsynchronousTrainer(Trainer):
         self._retire(attempts)
         return Group(key, version, attempts)
 
-    async def _overlapped_step(self, flow: Flow, check: bool) -> dict[str, Any]:
+    async def _overlapped_step(self, flow: Flow, first: bool) -> dict[str, Any]:
         config, step = self.config, self.learner.done
         started = time.perf_counter()
         groups = await flow.take(config.prompts_per_step)
@@ -145,16 +144,16 @@ class AsynchronousTrainer(Trainer):
         batch = Batch(attempts, [a for _, a in judged], trained, len(groups), 0)
         ages = [step - group.version for group in groups]
         metrics: Mapping[str, float] = {}
-        if trained:
-            micro = pack_trajectories(trained, config.optimiser.max_tokens_per_micro_batch)
-            if check:
-                await check_first_batch(self.sampler, self.learner, attempts, micro)
+        micro = pack_trajectories(trained, config.optimiser.max_tokens_per_micro_batch)
+        if first:
+            await self.check(attempts, micro)
+        if micro:
             update = objective(config, self.reference)
             metrics = await asyncio.to_thread(self.learner.train_step, micro, update)
         else:
             self.learner.done += 1
         await asyncio.to_thread(self.link.push, self.learner.named_params(), step + 1)
-        seconds = {"waited": waited, "step": time.perf_counter() - started}
+        seconds = {"rollout": waited, "learn": time.perf_counter() - started - waited}
         return {
             **describe(batch),
             **metrics,
@@ -162,7 +161,7 @@ class AsynchronousTrainer(Trainer):
             "max_staleness": max(ages),
             "backlog": len(flow.ready),
             "dropped": flow.dropped,
-            "learner_idle_share": waited / seconds["step"],
+            "learner_idle_share": waited / sum(seconds.values()),
             "seconds": seconds,
         }
 

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -24,7 +25,7 @@ from openqwq.text.tokenizer import Tokenizer
 from openqwq.train.placement import Policy
 from openqwq.train.rl import Trainer
 from openqwq.train.run import Run
-from openqwq.types import OpenQwQError, Verifier
+from openqwq.types import Generate, OpenQwQError, Verifier
 
 VERIFIERS = ("math", "code", "instructions", "preference", "gym")
 PLACEMENT_SECONDS = 60
@@ -87,24 +88,13 @@ class RayPlacement:
             sharding = Sharding(
                 getattr(torch, cluster.precision), cluster.recompute, cluster.offload
             )
+            self._check_software(started)
             common = (address, weights, config.optimiser, config.steps, sharding)
             calls = [rank.join.remote(*common, cluster.threads_per_actor) for rank in started]
             ray.get(calls, timeout=cluster.timeout)
             return started
 
-        def sampler(index: int) -> Any:
-            threads = cluster.threads_per_actor
-            return self._actor(
-                VllmSampler if cluster.sampler == "vllm" else SamplerActor,
-                cluster.learners + index,
-                weights=weights,
-                tokenizer=weights,
-                limits=limits,
-                threads=threads,
-            )
-
-        samplers = RemoteSampler(sampler, cluster.samplers, cluster.timeout)
-        self._check_software([*samplers.actors])
+        samplers = self._samplers(weights, limits)
         shards = run.directory.absolute() / f"{stage}.shards"
         learner = RemoteLearner(ranks, shards, cluster.timeout)
         try:
@@ -112,6 +102,35 @@ class RayPlacement:
         finally:
             for actor in (*learner.ranks, *samplers.actors):
                 ray.kill(actor)
+
+    @contextmanager
+    def generator(
+        self, run: Run, name: str, model: Qwen2, tokenizer: Tokenizer
+    ) -> Iterator[Generate]:
+        """See `Placement.generator`."""
+        limits = EngineLimits(**asdict(run.config.engine))
+        samplers = self._samplers(run.directory.absolute() / name, limits)
+        try:
+            yield samplers
+        finally:
+            for actor in samplers.actors:
+                ray.kill(actor)
+
+    def _samplers(self, weights: Path, limits: EngineLimits) -> RemoteSampler:
+        cluster = self.config
+        common = {"weights": weights, "tokenizer": weights, "limits": limits}
+
+        def sampler(index: int) -> Any:
+            bundle, threads = cluster.learners + index, cluster.threads_per_actor
+            if cluster.sampler == "torch":
+                return self._actor(SamplerActor, bundle, threads=threads, **common)
+            width = max(1, round(cluster.gpus_per_sampler))
+            options = {"threads": threads, "precision": cluster.precision, "width": width}
+            return self._actor(VllmSampler, bundle, **options, **common)
+
+        samplers = RemoteSampler(sampler, cluster.samplers, cluster.timeout)
+        self._check_software(samplers.actors)
+        return samplers
 
     async def verifiers(self, config: Config, stack: AsyncExitStack) -> Mapping[str, Verifier]:
         """See `Placement.verifiers`."""
@@ -155,6 +174,11 @@ def _reserve(cluster: ClusterConfig) -> PlacementGroup:
     for name in ("learners", "samplers", "verifiers"):
         if getattr(cluster, name) < 1:
             raise OpenQwQError(f"cluster.{name} is {getattr(cluster, name)}: it must be at least 1")
+    if cluster.gpus_per_sampler and cluster.sampler == "torch":
+        raise OpenQwQError(
+            f"cluster.gpus_per_sampler is {cluster.gpus_per_sampler}, but our engine computes on "
+            "the CPU: set cluster.sampler = 'vllm'"
+        )
     gpus = [cluster.gpus_per_learner] * cluster.learners
     gpus += [cluster.gpus_per_sampler] * cluster.samplers + [0.0] * cluster.verifiers
     bundles = [{"CPU": cluster.cpus_per_actor, **({"GPU": n} if n else {})} for n in gpus]

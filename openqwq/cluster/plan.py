@@ -81,6 +81,9 @@ def make_plan(config: Config, efficiency: Efficiency | None = None) -> Plan:
             f"a plan reads [shape] and tokenizer.vocab_size from the config: give those of "
             f"{config.model} there"
         )
+    for name in ("learners", "samplers"):
+        if getattr(config.cluster, name) < 1:
+            raise OpenQwQError(f"cluster.{name} is 0: a plan needs at least 1")
     efficiency = efficiency or Efficiency()
     gpu, parameters = GPUS[config.cluster.gpu], parameter_count(config)
     learner = _learner_bytes(config, parameters)

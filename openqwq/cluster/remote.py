@@ -6,13 +6,20 @@ their seeds alone, and a learner goes back to its last checkpoint and repeats th
 
 import asyncio
 import shutil
+import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import ActorDiedError, ActorUnavailableError, GetTimeoutError, RayTaskError
+from ray.exceptions import (
+    ActorDiedError,
+    ActorUnavailableError,
+    GetTimeoutError,
+    OutOfMemoryError,
+    RayTaskError,
+)
 from torch import Tensor
 
 from openqwq.cluster.actors import Request
@@ -28,7 +35,7 @@ from openqwq.types import (
     TokenEvent,
 )
 
-LOST = (ActorDiedError, ActorUnavailableError, GetTimeoutError, TimeoutError)
+LOST = (ActorDiedError, ActorUnavailableError, OutOfMemoryError, GetTimeoutError, TimeoutError)
 ATTEMPTS = 4  # of one piece of work, before its failure is the run's
 
 Create = Callable[[int], Any]  # index -> a fresh actor
@@ -44,14 +51,14 @@ class RemoteLearner:
     def __init__(self, create: Callable[[], list[Any]], directory: Path, timeout: float) -> None:
         self.create, self.directory, self.timeout = create, directory, timeout
         self.done = self._saved = 0
-        self._since: list[tuple[Sequence[MicroBatch], Objective]] = []
+        self._since: list[tuple[int, Sequence[MicroBatch], Objective]] = []
         self.ranks = create()
         self.restarts = 0
 
     def train_step(self, batches: Sequence[MicroBatch], objective: Objective) -> dict[str, float]:
         """See `Learner.train_step`."""
-        self._since.append((batches, objective))
-        metrics: dict[str, float] = self._all("train_step", batches, objective)[0]
+        self._since.append((self.done, batches, objective))
+        metrics: dict[str, float] = self._all("train_step", self.done, batches, objective)[0]
         self.done += 1
         return metrics
 
@@ -86,8 +93,12 @@ class RemoteLearner:
 
     def _all(self, method: str, *arguments: Any) -> list[Any]:
         """Call every rank; lost ranks are started anew and brought to where they were."""
+        lost = False
         for attempt in range(ATTEMPTS):
             try:
+                if lost:
+                    self._restart(method == "train_step")
+                    lost = False
                 calls = [getattr(rank, method).remote(*arguments) for rank in self.ranks]
                 return list(ray.get(calls, timeout=self.timeout))
             except (*LOST, RayTaskError) as error:
@@ -99,7 +110,7 @@ class RemoteLearner:
                         f"the learner failed {ATTEMPTS} times at {method} ({error}): look at the "
                         "ranks' memory and logs, then go on with --resume"
                     ) from error
-                self._restart(method == "train_step")
+                lost = True
         raise AssertionError
 
     def _lost_a_rank(self) -> bool:
@@ -121,8 +132,8 @@ class RemoteLearner:
             if self._saved
         ]
         ray.get([call.remote(*arguments) for call, arguments in calls], timeout=self.timeout)
-        for batches, objective in self._since[: -1 if in_step else None]:
-            steps = [rank.train_step.remote(batches, objective) for rank in self.ranks]
+        for step in self._since[: -1 if in_step else None]:
+            steps = [rank.train_step.remote(*step) for rank in self.ranks]
             ray.get(steps, timeout=self.timeout)
 
 
@@ -143,6 +154,7 @@ class RemoteSampler:
     _waiting: list[tuple[Request, asyncio.Future[list[Completion]]]] = field(default_factory=list)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
     _turn: int = 0
+    _lock: threading.RLock = field(default_factory=threading.RLock)  # over actors and weights
 
     def __post_init__(self) -> None:
         self.actors = [self.create(index) for index in range(self.count)]
@@ -173,13 +185,14 @@ class RemoteSampler:
 
     def push(self, named_params: Iterable[tuple[str, Tensor]], version: int) -> None:
         """See `WeightLink.push`; replies that are being drawn go on with the new weights."""
-        self._weights = ray.put(dict(named_params)), version
-        calls = [actor.push.remote(*self._weights) for actor in self.actors]
-        for index, call in enumerate(calls):
-            try:
-                ray.get(call, timeout=self.timeout)
-            except LOST:
-                self._replace(index, self.actors[index])
+        with self._lock:
+            self._weights = ray.put(dict(named_params)), version
+            calls = [(actor, actor.push.remote(*self._weights)) for actor in self.actors]
+            for index, (actor, call) in enumerate(calls):
+                try:
+                    ray.get(call, timeout=self.timeout)
+                except LOST:
+                    self._replace(index, actor)
 
     def _dispatch(self) -> None:
         waiting, self._waiting = self._waiting, []
@@ -198,13 +211,17 @@ class RemoteSampler:
         for attempt in range(ATTEMPTS):
             actor = self.actors[index]
             try:
+                if attempt:
+                    await asyncio.to_thread(self._replace, index, actor)
+                    actor = self.actors[index]
                 async with asyncio.timeout(self.timeout):
                     results = await actor.generate.remote(requests)
                 break
             except LOST as error:
+                if all(future.done() for future in futures):
+                    return None  # nobody waits any more
                 if attempt == ATTEMPTS - 1:
                     return _fail(futures, OpenQwQError(f"sampler {index} failed: {error}"))
-                await asyncio.to_thread(self._replace, index, actor)
             except Exception as error:  # what the request itself did wrong is its caller's
                 return _fail(futures, error)
         for future, result in zip(futures, results, strict=True):
@@ -214,14 +231,14 @@ class RemoteSampler:
 
     def _replace(self, index: int, actor: Any) -> None:
         """A fresh actor with the current weights, unless somebody has put one there already."""
-        if self.actors[index] is not actor:
-            return
-        ray.kill(actor)
-        fresh = self.create(index)
-        if self._weights is not None:
-            ray.get(fresh.push.remote(*self._weights), timeout=self.timeout)
-        self.actors[index] = fresh
-        self.restarts += 1
+        with self._lock:
+            if self.actors[index] is not actor:
+                return
+            ray.kill(actor)
+            fresh = self.actors[index] = self.create(index)
+            self.restarts += 1
+            if self._weights is not None:
+                ray.get(fresh.push.remote(*self._weights), timeout=self.timeout)
 
 
 def _fail(futures: Sequence[asyncio.Future[list[Completion]]], error: Exception) -> None:

@@ -74,7 +74,8 @@ class ShardedLearner(Learner):
         tokens = float(sum(len(batch.targets) for batch in batches))
         own = batches[rank::world]
         # FSDP averages over the ranks; the loss is a sum, so each share counts `world` times.
-        parts = [self.backward(batch, objective, tokens, float(world)) for batch in own]
+        sums = [self.backward(batch, objective, tokens, float(world)) for batch in own]
+        parts = [{name: value.cpu() for name, value in part.items()} for part in sums]
         for _ in range(-(-len(batches) // world) - len(own)):
             self.backward(batches[0], objective, tokens, 0.0)  # collectives need every rank
         gathered: list[list[Metrics]] = [[] for _ in range(world)]

@@ -40,7 +40,15 @@ def untied(weights: Path, target: Path) -> Path:
 class VllmSampler:
     """A sampler actor like `SamplerActor`, on vLLM."""
 
-    def __init__(self, weights: Path, tokenizer: Path, limits: EngineLimits, threads: int) -> None:
+    def __init__(
+        self,
+        weights: Path,
+        tokenizer: Path,
+        limits: EngineLimits,
+        threads: int,
+        precision: str,
+        width: int,
+    ) -> None:
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB
         os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
         os.environ["OMP_NUM_THREADS"] = str(threads)
@@ -52,7 +60,8 @@ class VllmSampler:
         arguments = AsyncEngineArgs(
             model=str(start),
             skip_tokenizer_init=True,
-            dtype="float32",
+            dtype=precision,
+            tensor_parallel_size=width,
             enforce_eager=True,
             max_model_len=limits.max_length,
             max_num_seqs=limits.slots,
@@ -67,16 +76,12 @@ class VllmSampler:
         """See `software`."""
         return software()
 
-    async def process_id(self) -> int:
-        """See `SamplerActor.process_id`."""
-        return os.getpid()
-
     async def generate(self, requests: Sequence[Request]) -> list[list[Completion]]:
         """See `SamplerActor.generate`."""
         return list(await asyncio.gather(*(self._group(*request) for request in requests)))
 
     async def push(self, weights: Mapping[str, Tensor], version: int) -> None:
-        """See `SamplerActor.push`; the prefix cache of older weights is dropped."""
+        """See `SamplerActor.push`."""
         written: list[Path] = []
         weights = {HEAD: weights[EMBEDDING].clone(), **weights}
         link = DirectoryLink(Path(self.directory.name), lambda path, _: written.append(path))
@@ -106,7 +111,8 @@ class VllmSampler:
         )
         _refuse_unsupported(params)
         replies = [_Reply() for _ in range(n)]
-        prompt = TokensPrompt(prompt_token_ids=prompt_ids)
+        # Keys of older weights are never reused, even while replies run through an update.
+        prompt = TokensPrompt(prompt_token_ids=prompt_ids, cache_salt=str(self.version))
         async for output in self.engine.generate(prompt, own, uuid.uuid4().hex):
             for part in output.outputs:
                 replies[part.index].take(part, self.version)

@@ -13,6 +13,7 @@ from openqwq.types import OpenQwQError
 from openqwq.verify.judge import LanguageModelJudge, RewardModelJudge
 
 MAX_LOG_PROB_GAP = 1e-4  # nats, fp32
+MAX_GAP_IN_BF16 = 0.5  # of a single token
 
 
 async def check_first_batch(
@@ -20,6 +21,7 @@ async def check_first_batch(
     learner: PolicyLearner,
     attempts: Sequence[Attempt],
     micro_batches: Sequence[MicroBatch],
+    max_gap: float = MAX_LOG_PROB_GAP,
 ) -> None:
     """Raise OpenQwQError naming the first thing that makes training pointless or wrong."""
     judged = [a for a in attempts if a.score.status != "error"]
@@ -33,7 +35,7 @@ async def check_first_batch(
         )
     if micro_batches:
         check_mask(attempts, micro_batches)
-        check_log_prob_gap(learner, micro_batches)
+        check_log_prob_gap(learner, micro_batches, max_gap)
 
 
 def check_end_of_sequence(attempts: Sequence[Attempt], eos_ids: Sequence[int]) -> None:
@@ -80,15 +82,19 @@ def check_mask(attempts: Sequence[Attempt], micro_batches: Sequence[MicroBatch])
         raise OpenQwQError("the loss covers tokens that were never sampled: the mask is wrong")
 
 
-def check_log_prob_gap(learner: PolicyLearner, micro_batches: Sequence[MicroBatch]) -> None:
+def check_log_prob_gap(
+    learner: PolicyLearner,
+    micro_batches: Sequence[MicroBatch],
+    max_gap: float = MAX_LOG_PROB_GAP,
+) -> None:
     """Learner and sampler must give the same tokens the same probability."""
     gap = 0.0
     with torch.no_grad():
         for batch in micro_batches:
             log_probs, _ = learner.log_probs(batch)
             gap = max(gap, float((log_probs - batch.sampler_log_probs).abs().max()))
-    if gap > MAX_LOG_PROB_GAP:
+    if gap > max_gap:
         raise OpenQwQError(
             f"sampler and learner differ by up to {gap:.2e} nats on the first batch (limit "
-            f"{MAX_LOG_PROB_GAP:.0e}): they run different weights or different code"
+            f"{max_gap:.0e}): they run different weights or different code"
         )

@@ -13,6 +13,7 @@ from openqwq.model.qwen2 import Qwen2
 from openqwq.train.loss import Metrics, mean_metrics, token_log_probs
 from openqwq.train.optimiser import build_optimisers
 from openqwq.train.packing import MicroBatch
+from openqwq.types import OpenQwQError
 
 # (log-probs (loss_tokens,), micro-batch, token count of the whole step) -> (scalar loss, sums)
 Objective = Callable[[Tensor, MicroBatch, float], tuple[Tensor, Metrics]]
@@ -67,16 +68,25 @@ class Learner:
         self, batch: MicroBatch, objective: Objective, tokens: float, scale: float = 1.0
     ) -> Metrics:
         """Add `scale` times the micro-batch's gradient; returns its sums, `loss` among them."""
+        batch = batch.to(self.device)
         log_probs, entropy = self.log_probs(batch)
         loss, metrics = objective(log_probs, batch, tokens)
         (scale * loss).backward()  # type: ignore[no-untyped-call]
         return {**metrics, "entropy": entropy.sum(), "loss": loss.detach()}
 
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
     def update(self, parts: Sequence[Metrics]) -> dict[str, float]:
         """One optimiser step with the gradients added so far; `parts` are all their sums."""
         norm = self.clip_gradients()
         if not math.isfinite(norm):
-            raise FloatingPointError(f"the gradient norm is {norm} at step {self.done}")
+            raise OpenQwQError(
+                f"the gradient norm is {norm} at step {self.done}: lower optimiser.lr "
+                f"({self.config.lr}), then go on from the last checkpoint with --resume"
+            )
         rate = self.learning_rate(self.done)
         for optimiser in self.optimisers:
             for group in optimiser.param_groups:
@@ -95,7 +105,10 @@ class Learner:
 
     def log_probs(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
         """Log-probs of the targets and entropies at their positions, both (loss_tokens,)."""
-        attend = RaggedAttention(batch.sequence_lengths, batch.prefix_lengths, batch.prefix_of)
+        batch = batch.to(self.device)
+        attend = RaggedAttention(
+            batch.sequence_lengths, batch.prefix_lengths, batch.prefix_of, self.device
+        )
         hidden = self.model(batch.token_ids, batch.position_ids, attend)
         weight = self.model.lm_head.weight
         return token_log_probs(hidden[batch.loss_positions], weight, batch.targets)

@@ -1,7 +1,8 @@
 """Whole sequences laid end to end into flat micro-batches under a token budget, without padding."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,6 +29,13 @@ class MicroBatch:
     sampler_log_probs: Tensor  # (loss_tokens,) fp32, nats
     advantages: Tensor  # (loss_tokens,) fp32
     sequence_index: Tensor  # (loss_tokens,) int64, from 0 in each micro-batch
+
+    def to(self, device: torch.device | str) -> "MicroBatch":
+        """The same with its tensors on `device`."""
+        tensors: dict[str, Any] = {
+            n: v.to(device) for n, v in vars(self).items() if isinstance(v, Tensor)
+        }
+        return replace(self, **tensors)
 
 
 def _check(trajectory: Trajectory, max_tokens: int) -> None:

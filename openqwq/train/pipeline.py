@@ -22,7 +22,7 @@ from openqwq.tasks.source import Source, distinct, draw_tasks
 from openqwq.text.tokenizer import SPECIAL_TOKENS, TEXT_TOKENS, Tokenizer
 from openqwq.train.curriculum import Curriculum
 from openqwq.train.learner import Learner, PolicyLearner
-from openqwq.train.placement import LocalPlacement, Placement, local_engine
+from openqwq.train.placement import LocalPlacement, Placement
 from openqwq.train.progress import Display
 from openqwq.train.rollout import Sampler
 from openqwq.train.run import Run, write_atomically
@@ -206,8 +206,9 @@ class Pipeline:
             sources = [source for source in sources if source.verifier in ENVIRONMENTS]
         outcomes: list[Outcome] = []
         title = f"evaluate {name}"
-        with local_engine(model, self.tokenizer, self.run.config) as engine:
-            sampler = self._sampler(engine)
+        saved = "stage2" if ablation else name
+        with self.placement.generator(self.run, saved, model, self.tokenizer) as generate:
+            sampler = self._sampler(generate)
             with self.run.timed(title), self.display.stage(title, len(sources)) as bar:
                 for done, source in enumerate(sources, 1):
                     outcomes += await self._outcomes(source, sampler, ablation)

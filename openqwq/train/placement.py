@@ -40,6 +40,12 @@ class Placement(Protocol):
         """`model` as learner and sampler; a local learner trains `model` itself."""
         ...
 
+    def generator(
+        self, run: Run, name: str, model: Qwen2, tokenizer: Tokenizer
+    ) -> AbstractContextManager[Generate]:
+        """Something that samples `model`, which is saved as `name` in the run's directory."""
+        ...
+
     async def verifiers(self, config: Config, stack: AsyncExitStack) -> Mapping[str, Verifier]:
         """The judges that tasks ask for by name; `stack` closes them."""
         ...
@@ -57,6 +63,14 @@ class LocalPlacement:
         """See `Placement.policy`."""
         with local_engine(model, tokenizer, run.config) as engine:
             yield Policy(Learner(model, config.optimiser, config.steps), engine, engine)
+
+    @contextmanager
+    def generator(
+        self, run: Run, name: str, model: Qwen2, tokenizer: Tokenizer
+    ) -> Iterator[Generate]:
+        """See `Placement.generator`."""
+        with local_engine(model, tokenizer, run.config) as engine:
+            yield engine
 
     async def verifiers(self, config: Config, stack: AsyncExitStack) -> Mapping[str, Verifier]:
         """See `Placement.verifiers`."""

@@ -13,7 +13,12 @@ from torch import Tensor
 
 from openqwq.config import RlConfig
 from openqwq.train.advantages import group_advantages, informative_groups, overlong_penalty
-from openqwq.train.checks import check_first_batch
+from openqwq.train.checks import (
+    MAX_GAP_IN_BF16,
+    MAX_LOG_PROB_GAP,
+    check_first_batch,
+    check_log_prob_gap,
+)
 from openqwq.train.curriculum import Curriculum
 from openqwq.train.episodes import Attempt
 from openqwq.train.learner import Learner, PolicyLearner
@@ -68,7 +73,7 @@ class Trainer:
         first = learner.done
         with self.run.stoppable() as flag:
             while learner.done < config.steps:
-                record = await self._step(check=learner.done == first)
+                record = await self._step(first=learner.done == first)
                 self.run.log(stage, learner.done - 1, record)
                 progress(learner.done, record)
                 last = learner.done == config.steps
@@ -76,7 +81,16 @@ class Trainer:
                     self.run.save(stage, parts)
                     flag.check()
 
-    async def _step(self, check: bool) -> dict[str, Any]:
+    async def check(self, attempts: Sequence[Attempt], micro_batches: Sequence[MicroBatch]) -> None:
+        """Refuse a run that begins in vain, or goes on with sampler and learner apart."""
+        precise = self.run.config.cluster.precision == "float32"
+        max_gap = MAX_LOG_PROB_GAP if precise else MAX_GAP_IN_BF16
+        if self.learner.done == 0:
+            await check_first_batch(self.sampler, self.learner, attempts, micro_batches, max_gap)
+        else:
+            check_log_prob_gap(self.learner, micro_batches, max_gap)
+
+    async def _step(self, first: bool) -> dict[str, Any]:
         config, step = self.config, self.learner.done
         started = time.perf_counter()
         batch = await self._collect()
@@ -89,8 +103,8 @@ class Trainer:
         micro_batches = pack_trajectories(
             batch.trained, config.optimiser.max_tokens_per_micro_batch
         )
-        if check:
-            await check_first_batch(self.sampler, self.learner, batch.attempts, micro_batches)
+        if first:
+            await self.check(batch.attempts, micro_batches)
         metrics: dict[str, float] = {}
         if micro_batches:
             metrics = self.learner.train_step(micro_batches, objective(config, self.reference))
@@ -130,7 +144,7 @@ class Trainer:
     def _request(self, task: Task, key: str) -> Request:
         config, stops = self.config, self.sampler.tokenizer.eos_ids
         seed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:7])
-        return task, SamplingParams(config.temperature, 1.0, 0, 0.0, config.max_tokens, stops, seed)
+        return task, SamplingParams.for_training(config.max_tokens, stops, seed)
 
     def _retire(self, group: Sequence[Attempt]) -> None:
         passed = [attempt.score.value for attempt in group if attempt.score.status != "error"]

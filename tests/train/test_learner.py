@@ -12,6 +12,7 @@ from openqwq.train.learner import Learner
 from openqwq.train.loss import cross_entropy_loss
 from openqwq.train.optimiser import Muon, build_optimisers, orthogonalise
 from openqwq.train.packing import pack_examples
+from openqwq.types import OpenQwQError
 
 SHAPE = ModelConfig(50, 16, 32, 2, 2, 1, 8, tie_word_embeddings=True)
 EXAMPLES = [
@@ -90,7 +91,7 @@ def test_gradients_are_clipped_to_the_norm() -> None:
 def test_a_gradient_that_is_not_finite_stops_the_run_before_it_spoils_the_weights() -> None:
     learner = fresh(OptimiserConfig("adamw", lr=0.1))
     before = [p.clone() for _, p in learner.named_params()]
-    with pytest.raises(FloatingPointError, match="gradient norm is nan at step 0"):
+    with pytest.raises(OpenQwQError, match="gradient norm is nan at step 0"):
         learner.train_step(
             pack_examples(EXAMPLES, 1000),
             lambda lp, b, n: (lp.sum() * float("nan"), {"tokens": torch.tensor(1)}),
