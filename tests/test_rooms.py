@@ -57,7 +57,7 @@ ONLY_IN_FILE = {
     "tasks/scorecard.py": {"jinja2"},
 }
 ONLY_FOR_TYPE_CHECKING = {"types.py": {"torch"}}
-TOTAL_LINES, FILE_LINES, FUNCTION_LINES = 22_900, 400, 60
+TOTAL_LINES, FILE_LINES, FUNCTION_LINES = 22_800, 400, 60
 VAGUE = {"common", "helper", "helpers", "manager", "managers", "util", "utils"}
 
 PACKAGE = Path(__file__).parents[1] / "openqwq"
@@ -295,7 +295,7 @@ def test_the_budget_catches_a_large_room_and_a_large_package() -> None:
     assert budget_complaints({"cli.py": "x\n" * 396}) == ["cli has 396 lines of at most 395"]
     full = {f"{name}/a.py": "x\n" * limit.lines for name, limit in ROOMS.items()}
     assert budget_complaints(full) == [
-        f"the package has {sum(limit.lines for limit in ROOMS.values())} lines of at most 22900"
+        f"the package has {sum(limit.lines for limit in ROOMS.values())} lines of at most 22800"
     ]
 
 
