@@ -32,11 +32,16 @@ class OpenQwQError(Exception):
     """A user's mistake or a broken input: the message names the thing, the value and the remedy."""
 
 
+class PromptTooLongError(OpenQwQError):
+    """A prompt leaves no room for a token within the context."""
+
+
 @dataclass(frozen=True)
 class SamplingParams:
     """How tokens are drawn. The defaults are QwQ's model card; training uses `for_training`.
 
-    `temperature` 0 means greedy; `top_k` 0, `top_p` 1 and `min_p` 0 switch a filter off.
+    `temperature` 0 means greedy, others are at least 0.0001; `top_k` 0, `top_p` 1 and `min_p` 0
+    switch a filter off.
     `thinking_budget` is the number of thinking tokens after which the engine closes the thinking.
     `grammar` is an llguidance grammar that the answer, after the thinking, must follow.
     `top_log_probs` alternatives are reported with each token; `stop_loops` ends a reply that
@@ -57,7 +62,10 @@ class SamplingParams:
 
     def __post_init__(self) -> None:
         limits = {
-            "temperature": (self.temperature >= 0, "at least 0"),
+            "temperature": (
+                self.temperature == 0 or self.temperature >= 0.0001,
+                "0 (greedy) or at least 0.0001",
+            ),
             "top_p": (0 < self.top_p <= 1, "above 0 and at most 1"),
             "top_k": (self.top_k >= 0, "at least 0 (0 switches it off)"),
             "min_p": (0 <= self.min_p < 1, "at least 0 and below 1"),

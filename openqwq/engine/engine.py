@@ -17,9 +17,16 @@ from openqwq.engine.scheduler import Group, Scheduler
 from openqwq.engine.sequence import Sequence
 from openqwq.model.qwen2 import Qwen2
 from openqwq.text.grammar import AnswerGrammar
-from openqwq.text.stream import ThinkTracker, starts_in_thinking
+from openqwq.text.stream import CLOSING_TEXT, ThinkTracker, starts_in_thinking
 from openqwq.text.tokenizer import Tokenizer
-from openqwq.types import Completion, OpenQwQError, SamplingParams, Steering, TokenEvent
+from openqwq.types import (
+    Completion,
+    OpenQwQError,
+    PromptTooLongError,
+    SamplingParams,
+    Steering,
+    TokenEvent,
+)
 
 
 @dataclass(frozen=True)
@@ -63,7 +70,7 @@ class Engine:
         model: Qwen2,
         tokenizer: Tokenizer,
         limits: EngineLimits | None = None,
-        closing_text: str = "\n</think>\n\n",
+        closing_text: str = CLOSING_TEXT,
     ) -> None:
         tokenizer.require_fits(model.config.vocab_size)
         self.limits = limits or EngineLimits()
@@ -175,7 +182,7 @@ class Engine:
             raise OpenQwQError("the prompt is empty: give at least one token")
         room = self.limits.max_length - len(prompt_ids)
         if room < 1:
-            raise OpenQwQError(
+            raise PromptTooLongError(
                 f"the prompt has {len(prompt_ids)} tokens, {1 - room} too many for a context of "
                 f"{self.limits.max_length}: shorten it or raise engine.max_length"
             )
@@ -277,10 +284,15 @@ class Engine:
         for sequence, put, (token_id, log_prob, others) in zip(
             sequences, forced, tokens, strict=True
         ):
-            if put is None:
-                sequence.append(token_id, log_prob, True, self.version, others)
-            else:
+            if sequence.failure:
+                continue
+            if put is not None:
                 sequence.append(put, 0.0, False, self.version)
+                continue
+            try:
+                sequence.append(token_id, log_prob, True, self.version, others)
+            except OpenQwQError as error:  # of its grammar: it ends alone
+                sequence.cancel(error)
 
 
 def _mask(sequence: Sequence) -> bytes | None:

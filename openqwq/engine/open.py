@@ -10,6 +10,7 @@ from typing import Literal, Protocol
 
 from openqwq.engine import hub, llamacpp
 from openqwq.engine.engine import Engine, EngineLimits
+from openqwq.engine.relay import fitting_context
 from openqwq.model import checkpoint, gguf
 from openqwq.model.gguf_header import ARCHITECTURES, GgufFile, cache_shape, read_header
 from openqwq.model.qwen2 import Qwen2
@@ -18,7 +19,6 @@ from openqwq.text.tokenizer import Tokenizer
 from openqwq.types import Generate, OpenQwQError
 
 EngineName = Literal["auto", "torch", "llamacpp", "remote"]
-USUAL_CONTEXT = 32768  # tokens, unless the model has fewer or the caller says otherwise
 CACHE_SHARE = 0.25  # of the free memory, for llama.cpp's cache beyond one full context
 
 
@@ -159,7 +159,7 @@ def _torch_engine(
 ) -> tuple[Engine, int]:
     with _memory_returned():
         weights = load()
-        length = _context(length, weights.config.max_position_embeddings)
+        length = fitting_context(length, weights.config.max_position_embeddings)
         limits = EngineLimits(slots, length, 2048, min(slots, 16))
         return Engine(weights, tokenizer, limits), length
 
@@ -175,7 +175,7 @@ def _open_gguf(path: Path, engine: EngineName, slots: int, length: int | None) -
         generate, length = _torch_engine(lambda: gguf.load(path), tokenizer, slots, length)
     else:
         shape = cache_shape(file)
-        length = _context(length, shape.context_length)
+        length = fitting_context(length, shape.context_length)
         tokens = _cache_tokens(shape.bytes_per_token, slots, length)
         generate = llamacpp.open_llamacpp(path, tokenizer, slots, length, tokens)
     return OpenedModel(path.stem, generate, tokenizer, length, engine, why)
@@ -196,10 +196,6 @@ def choose_engine(file: GgufFile, engine: EngineName) -> tuple[Literal["torch", 
         f"torch: {what} are unpacked to fp32, since xllamacpp is not installed"
         " (pip install 'openqwq[llamacpp]')"
     )
-
-
-def _context(asked: int | None, trained: int) -> int:
-    return min(asked or USUAL_CONTEXT, trained)
 
 
 def _cache_tokens(bytes_per_token: int, slots: int, length: int) -> int:

@@ -11,11 +11,18 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from openqwq.engine.sequence import Sequence
-from openqwq.text.stream import ThinkTracker, starts_in_thinking
+from openqwq.text.stream import CLOSING_TEXT, ThinkTracker, starts_in_thinking
 from openqwq.text.tokenizer import Tokenizer
-from openqwq.types import Completion, OpenQwQError, SamplingParams, Steering, TokenEvent
+from openqwq.types import (
+    Completion,
+    OpenQwQError,
+    PromptTooLongError,
+    SamplingParams,
+    Steering,
+    TokenEvent,
+)
 
-CLOSING_TEXT = "\n</think>\n\n"
+USUAL_CONTEXT = 32768  # tokens, unless the model has fewer or the caller says otherwise
 
 
 @dataclass(frozen=True)
@@ -29,6 +36,15 @@ class Drawn:
     token_id: int
     log_prob: float
     alternatives: tuple[tuple[int, float], ...] = ()
+
+
+def fitting_context(asked: int | None, trained: int) -> int:
+    """The context length, tokens; raises OpenQwQError for one that the model does not have."""
+    if asked is not None and not 1 <= asked <= trained:
+        raise OpenQwQError(
+            f"the context length is {asked}: it must be from 1 to the model's own, {trained}"
+        )
+    return asked or min(USUAL_CONTEXT, trained)
 
 
 # Draws for sequences that share prompt and tokens so far; member i uses the first one's seed + i.
@@ -63,9 +79,15 @@ class Relay:
             async with aclosing(self._request(sequences[first : first + self._group])) as tokens:
                 async for _ in tokens:
                     pass
-        async with asyncio.TaskGroup() as tasks:
-            for sequence in sequences:
-                tasks.create_task(self._finish(sequence))
+        failures: tuple[Exception, ...] = ()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for sequence in sequences:
+                    tasks.create_task(self._finish(sequence))
+        except ExceptionGroup as group:
+            failures = group.exceptions
+        if failures:
+            raise min(failures, key=lambda failure: not isinstance(failure, OpenQwQError))
         return [sequence.completion() for sequence in sequences]
 
     async def stream(
@@ -91,7 +113,7 @@ class Relay:
             raise OpenQwQError("the prompt is empty: give at least one token")
         room = self.context_length - len(prompt_ids)
         if room < 1:
-            raise OpenQwQError(
+            raise PromptTooLongError(
                 f"the prompt has {len(prompt_ids)} tokens, {1 - room} too many for a context of "
                 f"{self.context_length}: shorten it or raise the context length"
             )

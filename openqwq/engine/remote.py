@@ -16,7 +16,7 @@ from typing import Any, Literal
 import httpx
 
 from openqwq.engine import llamacpp
-from openqwq.engine.relay import Drawn, Relay
+from openqwq.engine.relay import Drawn, Relay, fitting_context
 from openqwq.engine.sequence import Sequence
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.types import Message, OpenQwQError, SamplingParams, ToolCall
@@ -96,7 +96,8 @@ def open_remote(
             f"{url} is neither vLLM nor llama-server: it answers with text, while this needs token"
             " ids; only evaluation can use it, through its chat endpoint"
         )
-    length = min(context_length or server.context_length or 32768, server.context_length or 2**31)
+    asked = server.context_length if context_length is None else context_length
+    length = fitting_context(asked, server.context_length or 2**31)
     tokenizer = tokenizer_of(server.model)
     draw = _Draw(server, tokenizer)
     return server, Relay("remote", draw, lambda: None, tokenizer, length, slots)

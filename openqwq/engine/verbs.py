@@ -27,7 +27,8 @@ def add_convert_verb(parser: argparse.ArgumentParser) -> None:
 
 def fit_verb(options: argparse.Namespace) -> None:
     """Say what a model needs and which quantisations fit."""
-    from openqwq.engine.open import USUAL_CONTEXT, choose_engine, locate
+    from openqwq.engine.open import choose_engine, locate
+    from openqwq.engine.relay import fitting_context
     from openqwq.model import fit
     from openqwq.model.gguf_header import read_header
     from openqwq.types import OpenQwQError
@@ -45,7 +46,7 @@ def fit_verb(options: argparse.Namespace) -> None:
         engine, _ = choose_engine(read_header(path), options.engine)
     subject = fit.read_subject(path)
     trained = subject.config.max_position_embeddings
-    context = min(options.context or USUAL_CONTEXT, trained)
+    context = fitting_context(options.context, trained)
     process, bandwidth = fit.memory_in_use(), fit.read_bandwidth()
     print(
         fit.report(

@@ -15,6 +15,8 @@ from typing import Literal
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.types import Message, ToolCall
 
+CLOSING_TEXT = "\n</think>\n\n"  # what ends a thinking from outside
+
 
 class ThinkTracker:
     """Which tokens are thinking, by id alone; with `close_id` None nothing ever is.

@@ -276,8 +276,11 @@ def test_a_model_is_chosen_by_name(url: str, vllm: FakeVllm) -> None:
 
 
 def test_the_context_is_the_servers_at_most(url: str, tokenizer: Tokenizer) -> None:
-    for asked, given in ((None, 64), (32, 32), (1000, 64)):
+    for asked, given in ((None, 64), (32, 32)):
         assert open_remote(url, 1, asked, lambda _: tokenizer)[1].context_length == given
+    for asked in (0, 1000):
+        with pytest.raises(OpenQwQError, match=f"context length is {asked}: .*own, 64"):
+            open_remote(url, 1, asked, lambda _: tokenizer)
 
 
 def test_a_text_server_cannot_generate(url: str, vllm: FakeVllm, tokenizer: Tokenizer) -> None:

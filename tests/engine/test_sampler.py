@@ -14,7 +14,7 @@ from transformers.generation.logits_process import (
 
 from openqwq.engine import sampler
 from openqwq.engine.sampler import log_distribution, sample, uniforms
-from openqwq.types import SamplingParams
+from openqwq.types import OpenQwQError, SamplingParams
 
 
 def filters(
@@ -202,3 +202,13 @@ def test_qwq_s_whole_vocabulary_is_drawn_from_without_rounding(
         )
         assert torch.equal(drawn, wanted)
         assert log_probs.tolist() == pytest.approx([-np.log(vocab)] * rows, abs=1e-5)
+
+
+def test_a_temperature_that_would_leave_no_number_is_refused() -> None:
+    for temperature in (0.0, 0.0001):
+        SamplingParams(temperature)
+    for temperature in (1e-40, 0.00009, -1.0, float("nan")):
+        with pytest.raises(OpenQwQError, match=r"it must be 0 \(greedy\) or at least 0\.0001"):
+            SamplingParams(temperature)
+    logits = torch.tensor([[3.0, -2.0, 1e4]])
+    assert sample(logits, [SamplingParams(0.0001)], [0], [0])[0].tolist() == [2]

@@ -136,6 +136,21 @@ async def test_a_grammar_that_breaks_ends_its_own_sequence_alone(
     assert (len(free.token_ids), free.finish_reason) == (20, "length")
 
 
+async def test_a_token_that_the_grammar_refuses_ends_its_own_sequence_alone(
+    start: Start, plain: Plain, prompt: Prompt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw_by(monkeypatch, lambda step: 7)
+    engine, ids = start(), prompt(3, 0)
+    ruled = asyncio.create_task(engine.generate(ids, plain(20, grammar=json_grammar(POINT))))
+    (free,) = await engine.generate(ids, plain(20))
+    with pytest.raises(OpenQwQError, match="the grammar refuses token 7"):
+        await ruled
+    assert free.token_ids == [7] * 20
+    with pytest.raises(OpenQwQError, match="the grammar refuses token 7"):
+        async for _ in engine.stream(ids, plain(20, grammar=json_grammar(POINT))):
+            pass
+
+
 @pytest.mark.parametrize(
     ("ids", "loops"),
     [
