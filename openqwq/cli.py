@@ -114,6 +114,7 @@ def _add_agent_verb(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, default=16, help="replies to one question at most")
     parser.add_argument("--temperature", type=float, default=0.6)
     parser.add_argument("--max-tokens", type=int, default=8192, help="of each reply")
+    parser.add_argument("--context", type=int, help="tokens of the conversation and reply together")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--transcript", type=Path, metavar="FILE", help="write it there")
     parser.add_argument("--replay", type=Path, metavar="FILE", help="show a transcript again")
@@ -359,6 +360,7 @@ def agent_verb(options: argparse.Namespace) -> None:
         AgentOptions(
             options.model, tools, tuple(options.mcp), tuple(options.allow), options.steps,
             options.temperature, options.max_tokens, options.seed, options.transcript,
+            options.context,
         )
     )  # fmt: skip
 

@@ -14,7 +14,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, cast
 
 from openqwq.agent.call import DEFAULT_LIMITS, Approve, CallLimits, CallResult, run_calls
-from openqwq.text.stream import Delta, Reply, ReplyParser, parse_reply, starts_in_thinking
+from openqwq.text.stream import (
+    CLOSING_TEXT,
+    Delta,
+    Reply,
+    ReplyParser,
+    parse_reply,
+    starts_in_thinking,
+)
 from openqwq.text.template import encode_chat
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.types import (
@@ -22,6 +29,7 @@ from openqwq.types import (
     Generate,
     Message,
     OpenQwQError,
+    PromptTooLongError,
     SamplingParams,
     Steering,
     TokenEvent,
@@ -32,6 +40,7 @@ from openqwq.types import (
 EndReason = Literal[
     "answer",  # a reply without a call
     "steps", "time", "tokens",  # a budget is spent
+    "context",  # the results of calls leave no room for a reply
     "length",  # a reply met its own limit
     "loop",  # the same calls gave the same results again and again, or the engine saw one
     "unfinished",  # a reply ended inside its thinking
@@ -111,6 +120,7 @@ class _Use:
     """What a run has used so far."""
 
     budgets: Budgets
+    closing: int = 0  # tokens that must be left to close a thinking
     started: float = field(default_factory=time.monotonic)
     waited: float = 0.0  # for a person
     steps: int = 0
@@ -126,8 +136,8 @@ class _Use:
         """`params` for the next step, within what is left."""
         limit = min(params.max_tokens, self.budgets.tokens - self.tokens)
         thinking = params.thinking_budget
-        if thinking is not None:
-            thinking = min(thinking, limit - 1)
+        if thinking is not None:  # the answer keeps what was asked for it
+            thinking = max(0, min(thinking, limit - (params.max_tokens - thinking)))
         return replace(
             params, max_tokens=limit, thinking_budget=thinking, seed=params.seed + self.steps
         )
@@ -171,17 +181,27 @@ class Agent:
     ) -> AsyncGenerator[Event, None]:
         """Answer the last of `messages`; `params` are those of each reply, its seed counting up.
 
-        The last event is `Ended`. Raises OpenQwQError where the history does not fit the model.
+        The last event is `Ended`. Raises OpenQwQError where `messages` do not fit the model.
         """
-        use, history = _Use(self.budgets), list(messages)
+        closing = (
+            [] if params.thinking_budget is None else self.tokenizer.encode(CLOSING_TEXT, True)
+        )
+        use, history = _Use(self.budgets, len(closing)), list(messages)
+        reason: EndReason | None
         while True:
             specifications = [tool.specification() for tool in self.tools.values()]
             prompt = encode_chat(self.tokenizer, history, specifications)
             step = _Step(starts_in_thinking(self.tokenizer, prompt))
             stream = self.generate.stream(prompt, use.params(params), steering)
-            async with aclosing(self._reply(stream, step, use)) as events:
-                async for event in events:
-                    yield event
+            try:
+                async with aclosing(self._reply(stream, step, use)) as events:
+                    async for event in events:
+                        yield event
+            except PromptTooLongError:
+                if not use.steps:
+                    raise
+                reason = "context"
+                break
             use.steps, use.tokens = use.steps + 1, use.tokens + len(step.token_ids)
             reply = parse_reply(self.tokenizer, step.token_ids, step.thinking)
             if (reason := _end_of(step, reply, use, self.tokenizer)) is not None:
@@ -260,7 +280,7 @@ def _spent(use: _Use, results: Sequence[CallResult]) -> EndReason | None:
     spent: dict[EndReason, bool] = {
         "loop": use.repeated(results),
         "time": use.seconds_left <= 0,
-        "tokens": use.tokens >= use.budgets.tokens,
+        "tokens": use.budgets.tokens - use.tokens <= use.closing,
         "steps": use.steps >= use.budgets.steps,
     }
     return next((reason for reason, holds in spent.items() if holds), None)

@@ -27,7 +27,7 @@ class Asked:
 class Transcript:
     """A conversation so far. With a `path` each `save` replaces that file as a whole.
 
-    Raises OpenQwQError where the file is there already.
+    Raises OpenQwQError where the file is there already, or no directory for it.
     """
 
     model: str
@@ -37,6 +37,8 @@ class Transcript:
     def __post_init__(self) -> None:
         if self.path and self.path.exists():
             raise OpenQwQError(f"{self.path} exists: name another transcript or remove it")
+        if self.path and not self.path.parent.is_dir():
+            raise OpenQwQError(f"{self.path.parent} is not a directory: make it, or name another")
 
     def add(self, entry: Asked | Event) -> None:
         """Note what happened; pieces of one text become one entry."""

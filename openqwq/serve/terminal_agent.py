@@ -30,14 +30,15 @@ from openqwq.agent.loop import (
 from openqwq.agent.toolbox import toolbox
 from openqwq.agent.transcript import Asked, Transcript, read_transcript
 from openqwq.engine.open import open_model
-from openqwq.types import Message, OpenQwQError, SamplingParams, Tool
+from openqwq.types import Message, OpenQwQError, PromptTooLongError, SamplingParams, Tool
 
 CARD_LINES = 20
 ENDS = {
     "steps": "the limit of steps (--steps) is reached",
     "time": "the time is up",
     "tokens": "the limit of tokens is reached",
-    "length": "the reply was cut off at its token limit (--max-tokens)",
+    "context": "the results outgrew the context (--context); this question and they are forgotten",
+    "length": "the reply was cut off (--max-tokens, --context)",
     "loop": "it repeats itself",
     "unfinished": "the reply ended inside its thinking",
     "cancelled": "the engine stopped it",
@@ -82,6 +83,23 @@ class Screen:
     def note(self, text: str) -> None:
         """A line of ours."""
         self._line(self.side, Text(_safe(text), "yellow"))
+
+    async def ask(self, tool: Tool, arguments: Mapping[str, Any]) -> Answer:
+        """Let the person decide on a call, seen whole; Ctrl-C at the question stops the run."""
+        self.note(f"{tool.name} with\n{_arguments(arguments)}")
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            while True:
+                said = input(f"Let it call {_safe(tool.name)}? yes, no, always: ").strip().lower()
+                for answer in ("yes", "no", "always"):
+                    if said and answer.startswith(said):
+                        return answer
+        except EOFError:
+            return "no"
+        except KeyboardInterrupt:
+            raise asyncio.CancelledError from None
+        finally:
+            signal.signal(signal.SIGINT, before)
 
     def _piece(self, kind: type, console: Console, text: Text) -> None:
         if self.at is not kind:
@@ -132,6 +150,7 @@ class AgentOptions:
     max_tokens: int = 8192
     seed: int = 0
     transcript: Path | None = None
+    context: int | None = None
 
 
 def run_agent(options: AgentOptions) -> None:
@@ -141,7 +160,7 @@ def run_agent(options: AgentOptions) -> None:
     """
     budgets = Budgets(steps=options.steps)
     transcript = Transcript(options.model, options.transcript)
-    model = open_model(options.model, slots=1)
+    model = open_model(options.model, slots=1, context_length=options.context)
     screen = Screen()
     with asyncio.Runner() as runner:
         stack = AsyncExitStack()
@@ -151,7 +170,7 @@ def run_agent(options: AgentOptions) -> None:
             if unknown:
                 known = ", ".join(tools) or "none"
                 raise OpenQwQError(f"--allow names the unknown tool {unknown[0]!r}: {known}")
-            approval = Approval({*options.allow}, _ask if sys.stdin.isatty() else None)
+            approval = Approval({*options.allow}, screen.ask if sys.stdin.isatty() else None)
             params = SamplingParams(
                 options.temperature,
                 max_tokens=options.max_tokens,
@@ -212,28 +231,19 @@ class Conversation:
                 self.screen.show(event)
                 if isinstance(event, Turns):
                     self.messages += event.messages
+                elif isinstance(event, Ended) and event.reason == "context":
+                    del self.messages[asked:]
+        except PromptTooLongError as error:
+            if not asked:
+                raise
+            self.messages.clear()
+            remedy = "what was said before is forgotten now: ask again, or use a larger --context"
+            raise OpenQwQError(f"{error}; {remedy}") from error
         finally:
             await run.aclose()
             loop.remove_signal_handler(signal.SIGINT)
             if len(self.messages) == asked + 1:  # nothing was said: the question goes too
                 del self.messages[asked:]
-
-
-async def _ask(tool: Tool, arguments: Mapping[str, Any]) -> Answer:
-    """Ask the person; Ctrl-C at the question stops the run."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        while True:
-            said = input(f"Let it call {_safe(tool.name)}? yes, no, always: ").strip().lower()
-            for answer in ("yes", "no", "always"):
-                if said and answer.startswith(said):
-                    return answer
-    except EOFError:
-        return "no"
-    except KeyboardInterrupt:
-        raise asyncio.CancelledError from None
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def replay(path: Path) -> None:

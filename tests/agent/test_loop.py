@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
+import torch
 
 from openqwq.agent.call import Approve, CallLimits
 from openqwq.agent.loop import (
@@ -21,9 +22,11 @@ from openqwq.agent.loop import (
     Turns,
 )
 from openqwq.agent.tools import by_name, tool
+from openqwq.engine.engine import Engine, EngineLimits
+from openqwq.model.qwen2 import ModelConfig, Qwen2
 from openqwq.text.template import encode_chat
 from openqwq.text.tokenizer import Tokenizer
-from openqwq.types import Message, OpenQwQError, SamplingParams, Tool
+from openqwq.types import Message, OpenQwQError, PromptTooLongError, SamplingParams, Tool
 
 QUESTION: list[Message] = [{"role": "user", "content": "What is it?"}]
 PARAMS = SamplingParams(max_tokens=500, seed=7)
@@ -170,7 +173,63 @@ async def test_the_budget_of_tokens_is_shared_by_all_replies(scripted: Callable[
     params = SamplingParams(max_tokens=500, thinking_budget=400)
     events = await run(agent(model, tokens=length + 5), params)
     assert (end(events).reason, end(events).tokens) == ("tokens", length + 5)
-    assert (model.params[1].max_tokens, model.params[1].thinking_budget) == (5, 4)
+    assert (model.params[1].max_tokens, model.params[1].thinking_budget) == (5, 0)
+
+
+@pytest.mark.parametrize(
+    ("left", "reason", "steps"), [(130, "tokens", 2), (101, "tokens", 2), (4, "tokens", 2),
+                                  (3, "tokens", 1), (1, "tokens", 1)],
+)  # fmt: skip
+async def test_a_thinking_budget_never_asks_more_of_the_engine_than_there_is(
+    scripted: Callable[..., Any], tokenizer: Tokenizer, left: int, reason: str, steps: int
+) -> None:
+    text = f"</think>\n\n{call('add', a=1, b=1)}"
+    length = len(tokenizer.encode(text, allow_special=True)) + 1
+    closing = len(tokenizer.encode("\n</think>\n\n", allow_special=True))
+    assert closing == 3
+    model = FirstScripted(scripted(text), tokenizer)
+    params = SamplingParams(max_tokens=length + 200, thinking_budget=length + 100)
+    made = agent(model, tokens=length + left)
+    try:
+        events = await run(made, params)
+    finally:
+        model.engine.close()
+    assert (end(events).reason, end(events).steps) == (reason, steps)
+    assert end(events).tokens == length + (left if steps == 2 else 0)
+
+
+class FirstScripted:
+    """Says one prepared reply; a real engine, which never ends by itself, draws the others."""
+
+    def __init__(self, first: Any, tokenizer: Tokenizer) -> None:
+        model = Qwen2(ModelConfig(tokenizer.vocab_size, 16, 32, 1, 2, 1, 8))
+        model.initialise(torch.Generator().manual_seed(0), std=0.3)
+        self.first, self.tokenizer = first, tokenizer
+        self.engine = Engine(model, tokenizer, EngineLimits(1, 4096, 4096, 1))
+
+    async def generate(self, prompt_ids: Any, params: Any, n: int = 1) -> Any:
+        raise NotImplementedError
+
+    def stream(self, prompt_ids: Any, params: Any, steering: Any = None) -> Any:
+        source = self.engine if self.first.prompts else self.first
+        return source.stream(prompt_ids, params, steering)
+
+
+async def test_results_that_outgrow_the_context_end_the_run_and_its_steps_stay(
+    scripted: Callable[..., Any], tokenizer: Tokenizer
+) -> None:
+    async def read() -> str:
+        """Read."""
+        return "x" * 8000
+
+    model = FirstScripted(scripted(f"</think>\n\n{call('read')}"), tokenizer)
+    events = await run(agent(model, by_name([tool(read)])))
+    assert (end(events).reason, end(events).steps) == ("context", 1)
+    assert [turn["role"] for turn in history(events)] == ["assistant", "tool"]
+    long: list[Message] = [{"role": "user", "content": "x" * 8000}]
+    with pytest.raises(PromptTooLongError, match="too many for a context of 4096"):
+        [event async for event in agent(model).run(long, PARAMS)]
+    model.engine.close()
 
 
 async def test_a_reply_at_its_own_limit_ends_the_run_and_none_of_its_calls_run(

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,16 @@ from openqwq.agent.tools import by_name, tool
 from openqwq.agent.transcript import Asked, Transcript, read_transcript
 from openqwq.model import checkpoint
 from openqwq.model.qwen2 import ModelConfig, Qwen2
-from openqwq.serve import terminal_agent
 from openqwq.serve.terminal_agent import Conversation, Screen, replay
 from openqwq.text.tokenizer import Tokenizer
-from openqwq.types import OpenQwQError, SamplingParams, Steering, TokenEvent, Tool
+from openqwq.types import (
+    OpenQwQError,
+    PromptTooLongError,
+    SamplingParams,
+    Steering,
+    TokenEvent,
+    Tool,
+)
 
 TOKENIZER = Tokenizer.train(["hello"] * 9, 270)
 ENDED = Ended("answer", 1, 5, 0.1, {})
@@ -173,8 +180,8 @@ def test_ctrl_c_ends_the_run_and_the_conversation_goes_on(
 def test_an_acting_tool_waits_for_a_person(
     monkeypatch: pytest.MonkeyPatch, typed: str, status: str
 ) -> None:
-    approval = Approval(ask=terminal_agent._ask)
-    talk = conversation(call(a=1, b=1), "</think>\n\nok", approval=approval, acts=True)
+    talk = conversation(call(a=1, b=1), "</think>\n\nok", acts=True)
+    talk.agent = replace(talk.agent, approve=Approval(ask=talk.screen.ask))
     talk_to(monkeypatch, talk, f"go\n{typed}")
     assert f"add: {status}" in screen_of(talk)
 
@@ -187,7 +194,57 @@ async def test_ctrl_c_at_the_question_of_approval_stops_the_run(
 
     monkeypatch.setattr("builtins.input", interrupted)
     with pytest.raises(asyncio.CancelledError):
-        await terminal_agent._ask(Tool("a", "", {}, call=add), {})  # type: ignore[arg-type]
+        await Screen().ask(Tool("a", "", {}, call=add), {})  # type: ignore[arg-type]
+
+
+async def test_what_is_to_be_approved_is_shown_whole_and_safe(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("builtins.input", lambda prompt: "no")
+    code = "".join(f"line {number}\n" for number in range(100)) + "evil\x1b[2J()"
+    await Screen().ask(Tool("run", "", {}, call=add), {"code": code})  # type: ignore[arg-type]
+    shown = capsys.readouterr().err
+    assert all(f"line {number}\n" in shown for number in range(100))
+    assert "evil\ufffd[2J()" in shown and "\x1b[2J" not in shown
+
+
+class Cramped(Scripted):
+    """Has a context of 2,000 tokens."""
+
+    async def stream(
+        self, prompt_ids: Sequence[int], params: SamplingParams, steering: Steering | None = None
+    ) -> AsyncIterator[TokenEvent]:
+        if len(prompt_ids) > 2000:
+            raise PromptTooLongError(f"{len(prompt_ids)} tokens are too many for a context")
+        async for event in super().stream(prompt_ids, params, steering):
+            yield event
+
+
+def test_results_that_outgrow_the_context_are_forgotten_and_the_conversation_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def read() -> str:
+        """Read."""
+        return "x" * 3000
+
+    reading = '</think>\n\n<tool_call>\n{"name": "read", "arguments": {}}\n</tool_call>'
+    model = Cramped("</think>\n\none", reading, "</think>\n\nthree")
+    talk = conversation()
+    talk.agent = Agent(model, TOKENIZER, by_name([tool(read)]))
+    talk_to(monkeypatch, talk, "first\nread it\nthird\n")
+    assert "the results outgrew the context" in plain(screen_of(talk))
+    said = [message["content"] for message in talk.messages]
+    assert said == ["first", "one", "third", "three"]
+
+
+def test_a_conversation_that_outgrows_the_context_begins_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    talk = conversation()
+    talk.agent = Agent(Cramped("</think>\n\none", "</think>\n\ntwo"), TOKENIZER, {})
+    talk_to(monkeypatch, talk, f"first\n{'x' * 3000}\nthird\n")
+    assert "said before is forgotten now: ask again" in plain(screen_of(talk))
+    assert [message["content"] for message in talk.messages] == ["third", "two"]
 
 
 def test_a_transcript_shows_the_same_again(
@@ -219,6 +276,8 @@ def test_a_transcript_is_whole_or_absent_and_never_overwritten(tmp_path: Path) -
     assert read_transcript(path) == ("toy", [Asked("é"), Content("ab")])
     with pytest.raises(OpenQwQError, match="exists: name another"):
         Transcript("toy", path)
+    with pytest.raises(OpenQwQError, match="no is not a directory: make it"):
+        Transcript("toy", tmp_path / "no" / "t.jsonl")
 
 
 @pytest.mark.parametrize(
@@ -253,6 +312,8 @@ def test_the_verb_runs_a_checkpoint_with_tools_from_the_command_line(
     live = capsys.readouterr()
     assert cli.main(["agent", "--replay", str(transcript)]) == 0
     assert capsys.readouterr().out == live.out
+    assert cli.main([*words, "--context", "99999"]) == 2
+    assert "the context length is 99999: it must be from 1 to" in capsys.readouterr().err
     assert cli.main([*words, "--allow", "fly"]) == 2
     assert "--allow names the unknown tool 'fly': calculator" in capsys.readouterr().err
 
