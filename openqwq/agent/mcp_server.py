@@ -1,7 +1,7 @@
 """Our own tools offered to any MCP client, over standard streams or HTTP."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from openqwq import __version__
@@ -16,8 +16,13 @@ if TYPE_CHECKING:
     from openqwq.text.tokenizer import Tokenizer
 
 
-def mcp_server(tools: Sequence[Tool], limits: CallLimits = DEFAULT_LIMITS) -> "Server[Any]":
-    """An MCP server of `tools`; failed calls are results marked as errors."""
+def mcp_server(
+    tools: Sequence[Tool], limits: Mapping[str, CallLimits] | None = None
+) -> "Server[Any]":
+    """An MCP server of `tools`; failed calls are results marked as errors.
+
+    `limits` are those of tools by name, where the usual ones do not suit them.
+    """
     from mcp.server.lowlevel import Server
     from mcp.types import CallToolResult, ListToolsResult, TextContent
     from mcp.types import Tool as McpTool
@@ -33,7 +38,8 @@ def mcp_server(tools: Sequence[Tool], limits: CallLimits = DEFAULT_LIMITS) -> "S
 
     async def call_tool(_: Any, request: Any) -> CallToolResult:
         call = ToolCall(name=request.name, arguments=request.arguments or {})
-        (result,) = await run_calls(named, [call], limits=limits)
+        own = (limits or {}).get(request.name, DEFAULT_LIMITS)
+        (result,) = await run_calls(named, [call], limits=own)
         text = TextContent(type="text", text=result.text)
         return CallToolResult(content=[text], is_error=result.status != "ok")
 

@@ -128,6 +128,42 @@ async def test_what_is_no_server_is_refused_with_its_reason(target: str, reason:
     assert target in str(caught.value)
 
 
+# Our own server with a model whose one answer is longer and later than a tool's usual result.
+ASKED = """
+import asyncio, types
+import openqwq.agent.call, openqwq.agent.mcp_server, openqwq.engine.open
+from openqwq.agent.tools import tool
+from openqwq.serve.mcp import serve_tools
+
+def slow(generate, tokenizer, params):
+    async def ask() -> str:
+        "Answer."
+        await asyncio.sleep(0.5)
+        return "x" * 20_000
+    return tool(ask)
+
+opened = types.SimpleNamespace(
+    context_length=9, tokenizer=types.SimpleNamespace(eos_ids=(1,)), generate=None,
+    close=lambda: None,
+)
+openqwq.engine.open.open_model = lambda *_, **__: opened
+import openqwq.serve.mcp
+openqwq.serve.mcp.ask_tool = slow
+object.__setattr__(openqwq.agent.call.DEFAULT_LIMITS, "seconds", 0.2)
+asyncio.run(serve_tools([], "model", None))
+"""
+
+
+async def test_a_model_that_is_asked_has_more_time_and_room_than_a_tool(tmp_path: Path) -> None:
+    path = tmp_path / "server.py"
+    path.write_text(f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n{ASKED}")
+    async with McpServer(f"{sys.executable} {path}") as server:
+        call = {"name": "ask", "arguments": {}}
+        limits = CallLimits(seconds=30, characters=10**6)
+        (result,) = await run_calls(by_name(server.tools), [call], limits=limits)  # type: ignore[list-item]
+    assert (result.status, result.text) == ("ok", "x" * 20_000)
+
+
 @pytest.fixture
 def address() -> Iterator[str]:
     """Our own server over HTTP."""
