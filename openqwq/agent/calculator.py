@@ -80,7 +80,8 @@ def _bits(value: Fraction) -> int:
 
 def _power(base: Any, exponent: Any) -> Any:
     exact = isinstance(base, Fraction) and isinstance(exponent, Fraction)
-    if exact and _bits(base) * abs(exponent) > MAX_BITS and abs(base) != 1:  # it would take forever
+    least = (_bits(base) - 1) * abs(exponent) if exact else 0  # bits of the result
+    if least > MAX_BITS:  # it would take forever
         raise OpenQwQError(f"{base} ** {exponent} has over {MAX_BITS} bits: too large")
     return base**exponent
 

@@ -107,10 +107,12 @@ class PythonEpisode(ToolEpisode):
 
     async def close(self) -> None:
         """End the session and give up the place."""
-        await self.session.close()
-        if self.placed:
-            self.placed = False
-            self.places.release()
+        try:
+            await self.session.close()
+        finally:
+            if self.placed:
+                self.placed = False
+                self.places.release()
 
 
 class PythonEnvironment:

@@ -70,14 +70,21 @@ class Folder:
         if not text:
             raise OpenQwQError("text is empty: say what to look for")
         matches: list[str] = []
+        unread = 0
         for file in self._files(self._inside(path)):
-            for number, line in enumerate(self._text(file).splitlines(), 1):
+            try:
+                lines = _lines(file)
+            except OSError:
+                unread += 1
+                continue
+            for number, line in enumerate(lines, 1):
                 if text.lower() in line.lower():
                     name = file.relative_to(self.root)
                     matches.append(f"{name}:{number}: {line.strip()[:LINE_CHARACTERS]}")
             if len(matches) >= MAX_MATCHES:
                 return "\n".join([*matches[:MAX_MATCHES], "[more matches left out]"])
-        return "\n".join(matches) or f"no line contains {text!r}"
+        notes = [f"[files that cannot be read: {unread}]"] if unread else []
+        return "\n".join([*(matches or [f"no line contains {text!r}"]), *notes])
 
     def _inside(self, path: str) -> Path:
         try:
@@ -89,7 +96,7 @@ class Folder:
         return found
 
     def _files(self, folder: Path) -> Iterator[Path]:
-        """Small text files below `folder`, by name; links and .git are not followed."""
+        """What is below `folder`, by name; links and .git are not followed."""
         seen = 0
         for parent, folders, names in os.walk(folder):
             folders[:] = sorted(name for name in folders if name != ".git")
@@ -97,11 +104,8 @@ class Folder:
                 file, seen = Path(parent, name), seen + 1
                 if seen > MAX_FILES:
                     raise OpenQwQError(f"over {MAX_FILES} files are below: search in a subfolder")
-                if file.is_symlink() or not file.is_file() or file.stat().st_size > MAX_BYTES:
-                    continue
-                with file.open("rb") as stream:
-                    if b"\0" not in stream.read(1024):
-                        yield file
+                if not file.is_symlink():
+                    yield file
 
     def _text(self, file: Path) -> str:
         name = file.relative_to(self.root)
@@ -109,4 +113,16 @@ class Folder:
             raise OpenQwQError(f"{str(name)!r} is not a file: list_folder shows what there is")
         if file.stat().st_size > MAX_BYTES:
             raise OpenQwQError(f"{str(name)!r} has over {MAX_BYTES:,} bytes: it is too large")
-        return file.read_bytes().decode(errors="replace")
+        try:
+            return file.read_bytes().decode(errors="replace")
+        except OSError as error:
+            raise OpenQwQError(f"{str(name)!r} cannot be read: {error.strerror}") from error
+
+
+def _lines(file: Path) -> list[str]:
+    """The lines of a small text file; of anything else none. Raises OSError."""
+    if not file.is_file() or file.stat().st_size > MAX_BYTES:
+        return []
+    with file.open("rb") as stream:
+        data = stream.read(MAX_BYTES)
+    return [] if b"\0" in data[:1024] else data.decode(errors="replace").splitlines()

@@ -33,7 +33,7 @@ async def toolbox(
                     tools.append(session.tool())
                 case ("calculator", "", ""):
                     tools.append(tool(calculator))
-                case ("files", ":", directory):
+                case ("files", ":", directory) if directory:
                     tools += Folder(Path(directory)).tools()
                 case _:
                     raise OpenQwQError(

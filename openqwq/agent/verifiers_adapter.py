@@ -79,6 +79,7 @@ class VerifiersEpisode:
         self._shown = 0  # messages of the rollout that the model has seen or said
         self._asked: asyncio.Queue[tuple[list[Any], asyncio.Future[Any]]] = asyncio.Queue()
         self._pending: asyncio.Future[Any] | None = None
+        self._closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         client = owner.relay(None)
         client.get_response = self._relay
         self._rollout = asyncio.ensure_future(owner.environment.rollout(row, client, "openqwq", {}))
@@ -86,15 +87,20 @@ class VerifiersEpisode:
     async def _relay(self, prompt: list[Any], *_: Any, **__: Any) -> Any:
         reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._asked.put_nowait((prompt, reply))
-        return await reply
+        await asyncio.wait({reply, self._closed}, return_when=asyncio.FIRST_COMPLETED)
+        if not reply.done():
+            raise self._owner.too_long("no further reply")
+        return reply.result()
 
     async def next_prompt(self) -> list[Message] | None:
         """What the environment said since the last reply; None where its rollout is over."""
         asking = asyncio.ensure_future(self._asked.get())
-        await asyncio.wait({asking, self._rollout}, return_when=asyncio.FIRST_COMPLETED)
-        if not asking.done():
+        try:
+            await asyncio.wait({asking, self._rollout}, return_when=asyncio.FIRST_COMPLETED)
+            if not asking.done():
+                return None
+        finally:
             asking.cancel()
-            return None
         prompt, self._pending = asking.result()
         new = [_message(each.model_dump()) for each in prompt[self._shown :]]
         self._shown = len(prompt) + 1  # the reply to come is the environment's next message
@@ -138,8 +144,8 @@ class VerifiersEpisode:
 
     async def _finish(self) -> Any:
         """End the rollout where it stands; its state, or None where it failed."""
-        if self._pending and not self._pending.done():
-            self._pending.set_exception(self._owner.too_long("no further reply"))
+        if not self._closed.done():
+            self._closed.set_result(None)
         await asyncio.wait({self._rollout})
         return None if self._rollout.exception() else self._rollout.result()
 

@@ -249,6 +249,26 @@ async def test_a_broken_sandbox_is_an_error_and_never_feedback_or_a_zero() -> No
     assert (await episode.score()).status == "error"
 
 
+async def test_a_session_that_cannot_be_closed_gives_up_its_place(
+    sandbox: LocalSandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment = PythonEnvironment(sandbox, sessions=1)
+    task = next(iter(draw_tasks(worlds.python(50, 90), "train", 0)))
+    first, second = [await environment.reset(task, seed) for seed in (0, 1)]
+    await first.step(reply(python={"code": "1"}), [])
+    close = first.session.close
+
+    async def broken() -> None:
+        await close()
+        raise OSError("gone")
+
+    monkeypatch.setattr(first.session, "close", broken)
+    with pytest.raises(OSError, match="gone"):
+        await first.close()
+    await asyncio.wait_for(second.step(reply(python={"code": "1"}), []), 30)
+    await second.close()
+
+
 async def test_more_episodes_than_sessions_all_finish(sandbox: LocalSandbox) -> None:
     environment = PythonEnvironment(sandbox, sessions=2)
     task = next(iter(draw_tasks(worlds.python(50, 90), "train", 0)))

@@ -4,6 +4,7 @@ import asyncio
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -38,6 +39,9 @@ from openqwq.types import OpenQwQError, ToolCall
         ("max(1, 2/3, gcd(12, 18))", "6"),
         ("round(22/7, 2)", "157/50 = 3.14"),
         ("(-1) ** 1000000001", "-1"),
+        ("2 ** 4000", str(2**4000)),
+        ("10 ** 1200", str(10**1200)),
+        ("0 ** 5000", "0"),
         ("cos(pi)", "-1.0"),
     ],
 )
@@ -50,6 +54,7 @@ def test_arithmetic_is_exact(expression: str, value: str) -> None:
     [
         ("9 ** 9 ** 9", "over 4096 bits"),
         ("10 ** 2000", "over 4096 bits"),
+        ("3 ** 4000", "over 4096 bits"),
         ("(1/3) ** 99999999", "over 4096 bits"),
         ("round(7/2, 1000000000)", "at most 100 digits"),
         ("1e308 * 10", "not a finite real number"),
@@ -132,6 +137,24 @@ def test_a_search_finds_lines_by_path_and_number_and_never_follows_links(folder:
     assert "[more matches left out]" in folder.search_folder("line")
 
 
+def test_a_search_skips_what_cannot_be_read_and_says_so(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Path.open
+
+    def guarded(path: Path, *rest: Any, **more: Any) -> Any:
+        if path.name == "a.txt":
+            raise PermissionError(13, "Permission denied", str(path))
+        return whole(path, *rest, **more)
+
+    monkeypatch.setattr(Path, "open", guarded)
+    note = "[files that cannot be read: 1]"
+    assert folder.search_folder("HELLO") == f"sub/b.txt:1: Hello \ufffd World\n{note}"
+    assert folder.search_folder("line 3") == f"no line contains 'line 3'\n{note}"
+    with pytest.raises(OpenQwQError, match=r"'a\.txt' cannot be read: Permission denied$"):
+        folder.read_file("a.txt")
+
+
 def test_a_folder_lists_its_entries(folder: Folder) -> None:
     assert folder.list_folder() == "a.txt\ncircle\nout\nsub/\nup"
     with pytest.raises(OpenQwQError, match="is not a folder"):
@@ -207,6 +230,7 @@ async def test_a_users_tools_are_opened_by_name_and_unknown_ones_refused(tmp_pat
     for names, problem in [
         (["abacus"], "unknown tool 'abacus'"),
         (["files:/no/such"], "/no/such is not a directory"),
+        (["files:"], "unknown tool 'files:': use .* files:DIRECTORY"),
         (["calculator", "calculator"], "two tools are named 'calculator'"),
     ]:
         with pytest.raises(OpenQwQError, match=problem):
