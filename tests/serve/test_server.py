@@ -60,6 +60,7 @@ BAD = {
     "no replies": ({**BODY, "n": 0}, 400, "n"),
     "too many replies": ({**BODY, "n": 128}, 400, "n"),
     "negative temperature": ({**BODY, "temperature": -0.1}, 400, "temperature"),
+    "a temperature next to 0": ({**BODY, "temperature": 1e-40}, 400, "temperature"),
     "a number as text": ({**BODY, "temperature": "1"}, 400, "temperature"),
     "no messages": ({**BODY, "messages": []}, 400, "messages"),
     "unknown role": ({**BODY, "messages": [{"role": "x", "content": ""}]}, 400, "messages[0]"),

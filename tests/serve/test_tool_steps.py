@@ -15,7 +15,7 @@ from openqwq.engine.open import OpenedModel
 from openqwq.serve.protocol import document
 from openqwq.serve.server import ServerOptions
 from openqwq.serve.tool_steps import ServerTools
-from openqwq.types import OpenQwQError, Tool
+from openqwq.types import OpenQwQError, PromptTooLongError, Tool
 
 Build = Callable[..., OpenedModel]
 CHAT = "/v1/chat/completions"
@@ -134,6 +134,27 @@ def test_a_run_without_end_is_cut_with_a_detail(
         choice = post(server).json()["choices"][0]
     assert choice["finish_reason"] == "length" and choice["finish_details"]["type"] == "loop"
     assert 1 < len(choice["message"]["tool_steps"]) <= 16
+
+
+def test_results_that_outgrow_the_context_cut_the_run_with_a_detail(
+    scripted: Build, serve: Any, tools: ServerTools, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = scripted(FIRST)
+    say, engine = model.generate.stream, model.generate
+
+    async def stream(*asked: Any) -> AsyncIterator[Any]:
+        if engine.asked:  # type: ignore[attr-defined]
+            raise PromptTooLongError("5000 tokens, 904 too many for a context of 4096")
+        async for event in say(*asked):
+            yield event
+
+    monkeypatch.setattr(engine, "stream", stream)
+    with serve(model, ServerOptions(tools=tools)) as server:
+        (choice,) = post(server).json()["choices"]
+    assert choice["finish_reason"] == "length"
+    assert choice["message"]["tool_steps"][0]["result"] == "42"
+    assert choice["finish_details"]["type"] == "tool_steps"
+    assert "outgrew the model's context" in json.dumps(choice["finish_details"])
 
 
 @pytest.mark.parametrize(
