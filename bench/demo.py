@@ -124,7 +124,7 @@ def main() -> None:
     done = [n for n in RUNS if (options.folder / n / "evaluation" / "without_tools.json").exists()]
     runs = {name: summary(options.folder / name) for name in done}
     print("\n".join(table(runs)))
-    if len(done) == len(RUNS):
+    if {"0", "1", "2"} <= set(done):
         machine = f"{platform.machine()}, 2 cores"
         record = {"date": str(date.today()), "machine": machine, "runs": runs}
         RESULTS.parent.mkdir(exist_ok=True)
