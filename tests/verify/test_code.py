@@ -5,6 +5,7 @@ judges all of them with ten mutants each.
 """
 
 import random
+import sys
 from collections import Counter
 from typing import Any
 
@@ -18,6 +19,9 @@ from openqwq.verify.code import CodeVerifier, agrees
 SAMPLE = 8  # of each set
 pytestmark = pytest.mark.filterwarnings("ignore:invalid escape sequence")  # MBPP's references
 with_data = pytest.mark.skipif(not DATA.exists(), reason=f"{DATA} is not here")
+outside_tmp = pytest.mark.skipif(
+    sys.prefix.startswith("/tmp"), reason="programs see packages that lie outside /tmp only"
+)
 
 
 def task(tests: CodeTests | None) -> Task:
@@ -161,6 +165,7 @@ def references(load: Loader) -> list[tuple[Task, str]]:
 
 
 @with_data
+@outside_tmp
 @pytest.mark.parametrize("load", SETS)
 async def test_sweep_every_reference_solution_passes(load: Loader) -> None:
     jobs = references(load)
@@ -170,6 +175,7 @@ async def test_sweep_every_reference_solution_passes(load: Loader) -> None:
 
 
 @with_data
+@outside_tmp
 @pytest.mark.parametrize("load", SETS)
 async def test_sweep_no_gutted_solution_passes(load: Loader) -> None:
     jobs = [
@@ -183,6 +189,7 @@ async def test_sweep_no_gutted_solution_passes(load: Loader) -> None:
 
 
 @with_data
+@outside_tmp
 @pytest.mark.parametrize("load", SETS)
 async def test_sweep_most_single_faults_fail(load: Loader) -> None:
     jobs = [(task, mutant) for task, source in references(load) for mutant in faulty(source, 3)]
@@ -192,6 +199,7 @@ async def test_sweep_most_single_faults_fail(load: Loader) -> None:
 
 
 @with_data
+@outside_tmp
 async def test_sweep_sets_without_solutions_pass_an_oracle_and_fail_one_wrong_answer() -> None:
     tasks = list(stdin_sets())
     assert Counter(task.kind for task in tasks) == {"code-contests": 165, "livecodebench": 279}
