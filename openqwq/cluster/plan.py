@@ -5,9 +5,11 @@ memory bandwidth, traffic at a share of the links. The shares are `Efficiency`, 
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from openqwq.config import Config, ShapeConfig
+from openqwq.model.fit import parameter_counts
+from openqwq.model.qwen2 import ModelConfig
 from openqwq.types import OpenQwQError
 
 GB = 1e9
@@ -65,16 +67,13 @@ class Plan:
 
 def parameter_count(config: Config) -> int:
     """Of an untied Qwen2 of the config's shape (DESIGN section 4)."""
-    s = config.shape
-    head_dim = s.hidden_size // s.num_attention_heads
-    key_size = s.num_key_value_heads * head_dim
-    attention = 2 * s.hidden_size * (s.hidden_size + key_size) + s.hidden_size + 2 * key_size
-    layer = attention + 3 * s.hidden_size * s.intermediate_size + 2 * s.hidden_size
-    ends = 2 * config.tokenizer.vocab_size * s.hidden_size + s.hidden_size
-    return s.num_hidden_layers * layer + ends
+    shape = config.shape
+    head_dim = shape.hidden_size // shape.num_attention_heads
+    model = ModelConfig(config.tokenizer.vocab_size, head_dim=head_dim, **asdict(shape))
+    return parameter_counts(model)[0]
 
 
-def make_plan(config: Config, efficiency: Efficiency | None = None) -> Plan:
+def make_plan(config: Config) -> Plan:
     """Memory, traffic and time of one RL step; raises OpenQwQError where it does not fit."""
     if config.model and config.shape == ShapeConfig():
         raise OpenQwQError(
@@ -84,13 +83,12 @@ def make_plan(config: Config, efficiency: Efficiency | None = None) -> Plan:
     for name in ("learners", "samplers"):
         if getattr(config.cluster, name) < 1:
             raise OpenQwQError(f"cluster.{name} is 0: a plan needs at least 1")
-    efficiency = efficiency or Efficiency()
     gpu, parameters = GPUS[config.cluster.gpu], parameter_count(config)
     learner = _learner_bytes(config, parameters)
     _require_fit("learner", learner, gpu.memory, "cluster.learners, or cluster.recompute = true")
     sampler, concurrent = _sampler_bytes(config, gpu, parameters)
     traffic = _traffic(config, parameters)
-    seconds = _seconds(config, gpu, efficiency, parameters, concurrent, traffic)
+    seconds = _seconds(config, gpu, parameters, concurrent, traffic)
     learn = seconds["learn"] + seconds["weights"]
     sample = seconds["prefill"] + seconds["decode"]
     overlapped = config.cluster.mode != "synchronous"
@@ -100,8 +98,7 @@ def make_plan(config: Config, efficiency: Efficiency | None = None) -> Plan:
 
 def _learner_bytes(config: Config, parameters: int) -> dict[str, float]:
     """FSDP2 with fp32 master weights; activations of one micro-batch."""
-    shape, cluster = config.shape, config.cluster
-    width = 2 if cluster.precision == "bfloat16" else 4
+    shape, cluster, width = config.shape, config.cluster, _precision_bytes(config)
     tokens = config.rl.optimiser.max_tokens_per_micro_batch
     ends = 2 * config.tokenizer.vocab_size * shape.hidden_size
     layer = (parameters - ends) / shape.num_hidden_layers
@@ -110,7 +107,7 @@ def _learner_bytes(config: Config, parameters: int) -> dict[str, float]:
     kept = tokens * width * shape.hidden_size
     held = shape.num_hidden_layers
     activations = held * kept + inner if cluster.recompute else held * (kept + inner)
-    shards = 0.0 if cluster.offload else parameters / max(1, cluster.learners)
+    shards = 0.0 if cluster.offload else parameters / cluster.learners
     return {
         "weights": 4 * shards,
         "gradients": 4 * shards,
@@ -121,10 +118,7 @@ def _learner_bytes(config: Config, parameters: int) -> dict[str, float]:
 
 
 def _sampler_bytes(config: Config, gpu: Gpu, parameters: int) -> tuple[dict[str, float], int]:
-    shape, cluster = config.shape, config.cluster
-    width = max(1, round(cluster.gpus_per_sampler))
-    head_dim = shape.hidden_size // shape.num_attention_heads
-    per_token = 2 * shape.num_hidden_layers * shape.num_key_value_heads * head_dim * 2
+    cluster, width, per_token = config.cluster, _sampler_width(config), _cache_bytes(config)
     used = {"weights": 2 * parameters / width, "activations": 4 * GB}
     room = width * (gpu.memory * (1 - RESERVE) - sum(used.values()))
     full = per_token * config.engine.max_length
@@ -150,6 +144,22 @@ def _require_fit(role: str, used: dict[str, float], memory: float, remedy: str) 
         )
 
 
+def _precision_bytes(config: Config) -> int:
+    return 2 if config.cluster.precision == "bfloat16" else 4
+
+
+def _sampler_width(config: Config) -> int:
+    """GPUs that one sampler spans."""
+    return max(1, round(config.cluster.gpus_per_sampler))
+
+
+def _cache_bytes(config: Config) -> int:
+    """Keys and values of one token, in bf16."""
+    shape = config.shape
+    head_dim = shape.hidden_size // shape.num_attention_heads
+    return 2 * shape.num_hidden_layers * shape.num_key_value_heads * head_dim * 2
+
+
 def _completions(config: Config) -> int:
     return config.rl.prompts_per_step * config.rl.group_size
 
@@ -162,12 +172,11 @@ def _micro_batches(config: Config) -> int:
     """Rounds that each learner rank runs in a step."""
     total = _completions(config) * _mean_tokens(config)
     share = total / config.rl.optimiser.max_tokens_per_micro_batch
-    return max(1, math.ceil(share / max(1, config.cluster.learners)))
+    return max(1, math.ceil(share / config.cluster.learners))
 
 
 def _traffic(config: Config, parameters: int) -> dict[str, float]:
-    width = 2 if config.cluster.precision == "bfloat16" else 4
-    gathers = 2 * width * parameters  # forward and backward
+    gathers = 2 * _precision_bytes(config) * parameters  # forward and backward
     return {
         "learner": _micro_batches(config) * (gathers + 4.0 * parameters),
         "sampler": 2.0 * parameters,
@@ -177,26 +186,22 @@ def _traffic(config: Config, parameters: int) -> dict[str, float]:
 def _seconds(
     config: Config,
     gpu: Gpu,
-    efficiency: Efficiency,
     parameters: int,
     concurrent: int,
     traffic: dict[str, float],
 ) -> dict[str, float]:
-    cluster, count = config.cluster, _completions(config)
+    cluster, count, efficiency = config.cluster, _completions(config), Efficiency()
     tokens, prompt = count * _mean_tokens(config), config.engine.max_length - config.rl.max_tokens
     passes = 8 if cluster.recompute else 6
     learn = passes * parameters * tokens / (cluster.learners * gpu.flops * efficiency.training)
     one_node = cluster.learners <= cluster.gpus_per_node
     link = (gpu.nvlink if one_node else gpu.network) * efficiency.links
-    sampler_gpus = cluster.samplers * max(1, round(cluster.gpus_per_sampler))
     prefill = 2 * parameters * config.rl.prompts_per_step * max(prompt, 0)
     each = math.ceil(count / cluster.samplers)  # completions of one sampler
-    width = max(1, round(cluster.gpus_per_sampler))
+    width = _sampler_width(config)
     running = min(each, concurrent)
-    head_dim = config.shape.hidden_size // config.shape.num_attention_heads
-    cache = 4 * config.shape.num_hidden_layers * config.shape.num_key_value_heads * head_dim
     bandwidth = width * gpu.bandwidth * efficiency.decode
-    read = 2 * parameters + running * cache * _mean_tokens(config)
+    read = 2 * parameters + running * _cache_bytes(config) * _mean_tokens(config)
     compute = 2 * parameters * running / (width * gpu.flops * efficiency.prefill)
     a_token = max(read / bandwidth, compute)
     rounds = each / running
@@ -206,7 +211,7 @@ def _seconds(
     return {
         "learn": max(learn, traffic["learner"] / link),
         "weights": traffic["sampler"] / (gpu.network * efficiency.links),
-        "prefill": prefill / (sampler_gpus * gpu.flops * efficiency.prefill),
+        "prefill": prefill / (cluster.samplers * width * gpu.flops * efficiency.prefill),
         "decode": rounds * _mean_tokens(config) * a_token + tail,
     }
 
@@ -214,7 +219,7 @@ def _seconds(
 def describe_plan(config: Config, plan: Plan) -> str:
     """The plan as a page of text."""
     cluster, gpu = config.cluster, GPUS[config.cluster.gpu]
-    width = max(1, round(cluster.gpus_per_sampler))
+    width = _sampler_width(config)
     lines = [
         f"{plan.parameters:,} parameters; {cluster.learners} learner and "
         f"{cluster.samplers * width} sampler GPUs ({cluster.gpu}, {gpu.memory / GB:.0f} GB)",

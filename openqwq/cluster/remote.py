@@ -126,12 +126,10 @@ class RemoteLearner:
             ray.kill(rank)
         self.ranks = self.create()
         self.restarts += 1
-        calls = [
-            (rank.restore, (self.directory / f"step-{self._saved}", self._saved))
-            for rank in self.ranks
-            if self._saved
-        ]
-        ray.get([call.remote(*arguments) for call, arguments in calls], timeout=self.timeout)
+        if self._saved:
+            shards = self.directory / f"step-{self._saved}"
+            calls = [rank.restore.remote(shards, self._saved) for rank in self.ranks]
+            ray.get(calls, timeout=self.timeout)
         for step in self._since[: -1 if in_step else None]:
             steps = [rank.train_step.remote(*step) for rank in self.ranks]
             ray.get(steps, timeout=self.timeout)
