@@ -152,7 +152,7 @@ def _add_eval_verb(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
     parser.add_argument("--rescore", action="store_true", help="judge its saved replies again")
     parser.add_argument("--compare", nargs=2, type=Path, metavar="RUN", help="a paired test")
-    parser.add_argument("--contamination", type=Path, metavar="FILE", help="training rows")
+    parser.add_argument("--contamination", metavar="FILE", help="training rows, or a config")
     parser.add_argument("--data", type=Path, metavar="DIR", help="local files, not the hub's")
     parser.add_argument("--allow-changed-data", action="store_true")
     parser.add_argument("--lcb-release", type=int, default=5, help="LiveCodeBench's, 1 to 6")
@@ -258,7 +258,7 @@ def eval_verb(options: argparse.Namespace) -> None:
         suite.print_comparison(compare_runs(*options.compare))
         return
     if options.contamination:
-        suite.search_contamination(names, library, options.contamination)
+        suite.search_contamination(names, library, _config_path(options.contamination))
         return
     if not (options.model or options.rescore):
         raise OpenQwQError("no MODEL was named: give a checkpoint, a GGUF file or a hub id")

@@ -1,14 +1,14 @@
 """The sources of problems by name, as configs ask for them."""
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from openqwq.config import SourceConfig
+from openqwq.config import Config, SourceConfig
 from openqwq.tasks.arithmetic import ARITHMETIC
 from openqwq.tasks.instructions import INSTRUCTIONS
 from openqwq.tasks.programs import PROGRAMS
-from openqwq.tasks.source import Source
+from openqwq.tasks.source import Source, distinct, draw_tasks
 from openqwq.tasks.tools import TOOL_TASKS
 from openqwq.tasks.worlds import WORLDS
 from openqwq.types import OpenQwQError
@@ -33,6 +33,14 @@ def build_source(config: SourceConfig) -> Source:
         raise OpenQwQError(
             f"source {config.source!r} cannot take the options {dict(config.options)}: {error}"
         ) from error
+
+
+def training_texts(config: Config, per_source: int = 1000) -> Iterator[str]:
+    """What a run of `config` trains on: the first problems of each source and their solutions."""
+    for entry in (*config.tasks, *config.stage2.tasks):
+        stream = draw_tasks(build_source(entry), "train", config.seed)
+        for task in distinct(stream, per_source):
+            yield " ".join([*(m["content"] for m in task.messages), task.solution or ""])
 
 
 def _gym(**options: Any) -> Source:

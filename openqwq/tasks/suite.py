@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from openqwq.config import load_config
 from openqwq.sandbox.local import LocalSandbox
 from openqwq.tasks.benchmarks.benchmark import Benchmark
 from openqwq.tasks.benchmarks.bfcl import BFCL
@@ -28,6 +29,7 @@ from openqwq.tasks.contamination import (
     search_texts,
 )
 from openqwq.tasks.evaluation import Plan, Selection, evaluate, open_run, rescore, select
+from openqwq.tasks.mix import training_texts
 from openqwq.tasks.results import Summary
 from openqwq.tasks.scorecard import write_scorecard
 from openqwq.tasks.statistics import Comparison
@@ -163,13 +165,14 @@ def print_comparison(comparisons: Mapping[str, Comparison]) -> None:
 
 
 def search_contamination(names: Sequence[str], library: Library, file: Path) -> None:
-    """Print which rows of a training file share text with these benchmarks.
+    """Print which rows of a training file, or of a config's tasks, share text with benchmarks.
 
     Raises OpenQwQError where a row holds an item (nearly) whole.
     """
+    texts = training_texts(load_config([file])) if file.suffix == ".toml" else file_texts(file)
     known = benchmarks(Window())
     tasks = [task for name in names for task in find_benchmark(name, known)[0].load(library)]
-    overlaps = search_texts(BenchmarkIndex(tasks), file_texts(file))
+    overlaps = search_texts(BenchmarkIndex(tasks), texts)
     for found in overlaps:
         print(f"row {found.row}: {100 * found.share:.0f}% of {found.item}: {found.words[:100]}")
     print(f"{len(overlaps)} rows of {file} share text with {len(tasks)} items")

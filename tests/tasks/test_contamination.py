@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from openqwq.config import load_config
 from openqwq.tasks.benchmarks.data import Library
 from openqwq.tasks.benchmarks.mathematics import MATHEMATICS
 from openqwq.tasks.contamination import (
@@ -15,6 +16,7 @@ from openqwq.tasks.contamination import (
     require_clean,
     search_texts,
 )
+from openqwq.tasks.mix import training_texts
 from openqwq.types import OpenQwQError, Task
 
 ENDING = "Please reason step by step, and put your final answer within the box at the end."
@@ -74,6 +76,19 @@ def test_every_string_of_a_row_is_read(tmp_path: Path) -> None:
     path.write_bytes(b"not gzip")
     with pytest.raises(OpenQwQError, match=r"cannot read .*rows"):
         list(file_texts(path))
+
+
+def test_a_config_is_searched_problem_by_problem_of_every_source(tmp_path: Path) -> None:
+    config = tmp_path / "own.toml"
+    words = "options = { min_words = 4, max_words = 4 }"
+    config.write_text(
+        '[[tasks]]\nsource = "addition"\noptions = { min_digits = 1, max_digits = 1 }\n'
+        f'[[stage2.tasks]]\nsource = "instructions"\n{words}\n'
+    )
+    texts = list(training_texts(load_config([config]), per_source=20))
+    assert len(texts) == 40
+    (found, *_) = search_texts(index(texts[25], *OTHERS), texts)
+    assert (found.row, found.share) == (26, 1.0)
 
 
 def test_five_old_aime_problems_are_in_math_500(shared_data: Path) -> None:
