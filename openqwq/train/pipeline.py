@@ -14,6 +14,7 @@ from openqwq.agent.environments import (
     MazeEnvironment,
     StockroomEnvironment,
 )
+from openqwq.config import RlConfig
 from openqwq.model import checkpoint
 from openqwq.model.qwen2 import ModelConfig, Qwen2
 from openqwq.tasks.evaluate import Outcome
@@ -150,8 +151,9 @@ class Pipeline:
         curriculum = Curriculum(self.first, f"{config.seed}/rl")
         place = self.placement
         with place.policy(run, "rl", model, self.tokenizer, config.rl) as (learner, generate, link):
-            sampler = self._sampler(generate)
-            trainer = place.trainer(run, config.rl, learner, sampler, link, curriculum)
+            sampler, before = self._sampler(generate), _reference(model, config.rl)
+            parts = config.rl, learner, sampler, link, curriculum
+            trainer = place.trainer(run, *parts, reference=before)
             with run.timed("stage 1"), self.display.stage("RL stage 1", config.rl.steps) as bar:
                 await trainer.train(bar)
             _take_weights(model, learner)
@@ -174,7 +176,6 @@ class Pipeline:
                     reward_model = await prepare_reward_model(run, sampler, tastes, model)
                     bar(1, {})
             mix = stage2_mix(self.first, self.second, config.replay_share)
-            before = Learner(copied(model), config.optimiser, 0) if config.kl_coefficient else None
             judges = self.verifiers | training_verifiers(config, reward_model)
             trainer = place.trainer(
                 run,
@@ -184,7 +185,7 @@ class Pipeline:
                 link,
                 Curriculum(mix, f"{run.config.seed}/stage2"),
                 "stage2",
-                before,
+                _reference(model, config),
             )
             with run.timed("stage 2"), self.display.stage("RL stage 2", config.steps) as bar:
                 await trainer.train(bar)
@@ -268,6 +269,11 @@ class Pipeline:
         directory = self.run.directory / name
         checkpoint.save(model, directory, self.tokenizer)
         return directory
+
+
+def _reference(model: Qwen2, config: RlConfig) -> Learner | None:
+    """The frozen policy of the KL penalty, where the config has one."""
+    return Learner(copied(model), config.optimiser, 0) if config.kl_coefficient else None
 
 
 def _take_weights(model: Qwen2, learner: PolicyLearner) -> None:
