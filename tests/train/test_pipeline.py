@@ -60,15 +60,16 @@ def test_a_run_begins_with_the_pretrained_model_that_its_config_names(
         tmp_path / "config.toml",
         f"model={finished / 'sft'}",
         "rl.steps=1",
+        "rl.kl_coefficient=0.1",
         "stage2.steps=0",
         "evaluation.problems=2",
     )
     assert main(["train", str(config), "--out", str(tmp_path / "run")]) == 0
-    stages = {
-        json.loads(line)["stage"]
-        for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()
-    }
-    assert stages == {"rl", "timing"}
+    records = [
+        json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()
+    ]
+    assert {record["stage"] for record in records} == {"rl", "timing"}
+    assert "reference_kl" in records[0]
     begun, trained = weights(tmp_path / "run", "sft"), weights(tmp_path / "run", "stage1")
     assert all(torch.equal(value, begun[name]) for name, value in weights(finished, "sft").items())
     assert any(not torch.equal(trained[name], value) for name, value in begun.items())
