@@ -33,6 +33,8 @@ def ask_chat(model: OpenedModel, body: Mapping[str, Any]) -> Ask:
     max_tokens = require_room(model, len(prompt_ids), newer or older)
     parallel = body.get("parallel_tool_calls", True)
     grammar = _grammar(body, tools, choice, forced, parallel)
+    if grammar and body.get("ignore_eos"):
+        raise ApiError(400, "ignore_eos: an answer of a set form ends by itself", "ignore_eos")
     if grammar:  # here, in a thread: the engine would refuse it once a stream has begun
         AnswerGrammar(model.tokenizer, grammar)
     params = sampling(
@@ -55,8 +57,9 @@ def sampling(
     """The sampling parameters that every API spells the same way."""
     given = {k: body[k] for k in ("temperature", "top_p", "top_k", "min_p") if k in body}
     seed = body.get("seed", secrets.randbits(62))
-    loops = body.get("stop_loops", True)
-    ends = model.tokenizer.eos_ids
+    endless = body.get("ignore_eos", False)
+    loops = body.get("stop_loops", not endless)
+    ends = () if endless else model.tokenizer.eos_ids
     return SamplingParams(
         **given, max_tokens=max_tokens, stop_token_ids=ends, seed=seed, stop_loops=loops, **more
     )

@@ -29,6 +29,7 @@ from openqwq.types import (
 )
 
 _NEUTRAL = {"stop": [], "logprobs": False, "tool_choice": "auto", "parallel_tool_calls": True}
+_NEUTRAL |= {"ignore_eos": False}
 STEPS = 16  # replies of one run at most
 _CUT = {
     "length": None,

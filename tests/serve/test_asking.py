@@ -39,6 +39,9 @@ def test_loops_are_stopped_unless_the_request_lets_them(scripted: Build) -> None
     assert ask_chat(scripted(), {"messages": [USER]}).params.stop_loops
     body = {"messages": [USER], "stop_loops": False}
     assert not ask_chat(scripted(), body).params.stop_loops
+    endless = {"messages": [USER], "ignore_eos": True}
+    assert not ask_chat(scripted(), endless).params.stop_loops
+    assert ask_chat(scripted(), {**endless, "stop_loops": True}).params.stop_loops
 
 
 def test_the_default_limit_is_what_the_context_leaves(scripted: Build) -> None:
@@ -67,6 +70,7 @@ def test_overflow_says_how_many_tokens_over(scripted: Build, limit: int, over: s
         ({"tools": [ADD], "tool_choice": {"function": {"name": "zzz"}}}, "names 'zzz'"),
         ({"tools": [ADD], "response_format": {"type": "json_object"}}, "cannot be combined"),
         ({"max_tokens": 8, "thinking_budget": 2}, "needs more than 8"),
+        ({"ignore_eos": True, "response_format": {"type": "json_object"}}, "ends by itself"),
     ],
 )
 def test_parameters_that_do_not_fit_together_are_refused(

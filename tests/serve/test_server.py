@@ -174,6 +174,19 @@ def test_a_whole_number_may_be_written_as_a_float(tiny: Any) -> None:
     assert answer.status_code == 200 and len(answer.json()["choices"]) == 2
 
 
+def test_a_reply_that_ignores_its_end_has_every_token_it_may(tiny: Any) -> None:
+    body = {"model": "tiny", "prompt": "fox", "max_tokens": 900, "seed": 0, "stop_loops": False}
+    body |= {"temperature": 2, "top_k": 0, "top_p": 1}  # even the end of text is likely then
+    post = lambda **more: httpx.post(  # noqa: E731
+        f"{tiny.url}/v1/completions", json={**body, **more}, timeout=60
+    ).json()
+    ended, endless = post(), post(ignore_eos=True)
+    assert ended["choices"][0]["finish_reason"] == "stop"
+    assert endless["choices"][0]["finish_reason"] == "length"
+    assert endless["usage"]["completion_tokens"] == 900
+    assert endless["choices"][0]["text"].startswith(ended["choices"][0]["text"])
+
+
 def test_tokenize_and_back(tiny: Any) -> None:
     post = lambda path, body: httpx.post(tiny.url + path, json=body).json()  # noqa: E731
     plain = post("/tokenize", {"text": "the fox <think>"})
