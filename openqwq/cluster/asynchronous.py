@@ -8,24 +8,14 @@ and its prompt asked again.
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import mean
 from typing import Any
 
 from openqwq.train.episodes import Attempt
-from openqwq.train.packing import pack_trajectories
-from openqwq.train.rl import (
-    Batch,
-    Progress,
-    Trainer,
-    advantaged,
-    describe,
-    objective,
-    reward_values,
-)
-from openqwq.train.run import Parts
-from openqwq.types import OpenQwQError, Task
+from openqwq.train.rl import Progress, Result, Trainer
+from openqwq.types import Task
 
 
 @dataclass(frozen=True)
@@ -40,8 +30,9 @@ class Group:
 class Flow:
     """Groups being drawn and groups that are ready; prompts that were not trained on come back."""
 
-    def __init__(self, trainer: "AsynchronousTrainer", pending: list[int]) -> None:
-        self.trainer, self.again = trainer, pending
+    def __init__(self, trainer: "AsynchronousTrainer") -> None:
+        self.trainer = trainer
+        self.again: list[int] = []  # numbers of prompts to ask before new ones
         self.running: dict[asyncio.Task[Group], int] = {}  # and the prompt's number
         self.ready: list[tuple[Group, int]] = []
         self.dropped = 0
@@ -72,9 +63,14 @@ class Flow:
                 self.ready.append((task.result(), self.running.pop(task)))
         return taken
 
-    def unfinished(self) -> list[int]:
-        """Numbers of the prompts that are under way or waiting: a resumed run asks them again."""
-        return sorted([*self.running.values(), *(number for _, number in self.ready), *self.again])
+    def state(self) -> dict[str, Any]:
+        """The prompts that are under way or waiting: a resumed run asks them again."""
+        waiting = [number for _, number in self.ready]
+        return {"numbers": sorted([*self.running.values(), *waiting, *self.again])}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take over a `state`."""
+        self.again = state["numbers"]
 
     async def stop(self) -> None:
         """Cancel what is under way."""
@@ -101,62 +97,35 @@ class AsynchronousTrainer(Trainer):
 
     async def train(self, progress: Progress) -> None:
         """See `Trainer.train`."""
-        config, learner, stage = self.config, self.learner, self.stage
-        pending = _Pending()
-        parts: Parts = {"learner": learner, "curriculum": self.curriculum, "pending": pending}
-        self.run.restore(stage, parts)
-        self.run.forget_after(stage, learner.done)
-        await asyncio.to_thread(self.link.push, learner.named_params(), learner.done)
-        flow, first = Flow(self, list(pending.numbers)), learner.done
+        flow = Flow(self)
         try:
-            with self.run.stoppable() as flag:
-                while learner.done < config.steps:
-                    record = await self._overlapped_step(flow, learner.done == first)
-                    self.run.log(stage, learner.done - 1, record)
-                    progress(learner.done, record)
-                    last = learner.done == config.steps
-                    if learner.done % config.checkpoint_every == 0 or last or flag.is_set:
-                        pending.numbers = flow.unfinished()
-                        await asyncio.to_thread(self.run.save, stage, parts)
-                        flag.check()
+            await self.loop(
+                lambda first: self._overlapped_step(flow, first), {"pending": flow}, progress
+            )
         finally:
             await flow.stop()
+
+    async def call(self, function: Callable[..., Result], *arguments: Any) -> Result:
+        """See `Trainer.call`; here drawing goes on."""
+        return await asyncio.to_thread(function, *arguments)
 
     async def group(self, number: int, task: Task) -> Group:
         """Draw and judge the samples of `task`, prompt `number` of the curriculum."""
         version, config = self.learner.done, self.config
         key = f"{self.stage}/{self.run.config.seed}/{number}"
-        (attempts,) = await self.sampler.groups([self._request(task, key)], config.group_size)
-        self._retire(attempts)
+        (attempts,) = await self.sampler.groups([self.request(task, key)], config.group_size)
+        self.retire(attempts)
         return Group(key, version, attempts)
 
     async def _overlapped_step(self, flow: Flow, first: bool) -> dict[str, Any]:
-        config, step = self.config, self.learner.done
-        started = time.perf_counter()
-        groups = await flow.take(config.prompts_per_step)
+        step, started = self.learner.done, time.perf_counter()
+        groups = await flow.take(self.config.prompts_per_step)
         waited = time.perf_counter() - started
-        judged = [(g.key, a) for g in groups for a in g.attempts if a.score.status != "error"]
-        if not judged:
-            raise OpenQwQError(f"the verifiers failed on the whole batch of step {step}: mend them")
-        rewards = reward_values([a for _, a in judged], config, f"{self.run.config.seed}/{step}")
-        trained = advantaged(judged, rewards, config)
-        attempts = [a for g in groups for a in g.attempts]
-        batch = Batch(attempts, [a for _, a in judged], trained, len(groups), 0)
-        ages = [step - group.version for group in groups]
-        metrics: Mapping[str, float] = {}
-        micro = pack_trajectories(trained, config.optimiser.max_tokens_per_micro_batch)
-        if first:
-            await self.check(attempts, micro)
-        if micro:
-            update = objective(config, self.reference)
-            metrics = await asyncio.to_thread(self.learner.train_step, micro, update)
-        else:
-            self.learner.done += 1
-        await asyncio.to_thread(self.link.push, self.learner.named_params(), step + 1)
+        record = await self.learn(self.batch([(g.key, g.attempts) for g in groups], 0), first)
         seconds = {"rollout": waited, "learn": time.perf_counter() - started - waited}
+        ages = [step - group.version for group in groups]
         return {
-            **describe(batch),
-            **metrics,
+            **record,
             "staleness": mean(ages),
             "max_staleness": max(ages),
             "backlog": len(flow.ready),
@@ -164,16 +133,3 @@ class AsynchronousTrainer(Trainer):
             "learner_idle_share": waited / sum(seconds.values()),
             "seconds": seconds,
         }
-
-
-class _Pending:
-    """The prompts that a saved run had under way, as a part of its state."""
-
-    def __init__(self) -> None:
-        self.numbers: list[int] = []
-
-    def state(self) -> dict[str, Any]:
-        return {"numbers": self.numbers}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        self.numbers = state["numbers"]

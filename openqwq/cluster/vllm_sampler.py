@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from openqwq.cluster.actors import Request, software
-from openqwq.cluster.weights import DirectoryLink
+from openqwq.cluster.weights import write_version
 from openqwq.engine.engine import EngineLimits
 from openqwq.model import checkpoint
 from openqwq.text.stream import ThinkTracker, starts_in_thinking
@@ -82,11 +82,10 @@ class VllmSampler:
 
     async def push(self, weights: Mapping[str, Tensor], version: int) -> None:
         """See `SamplerActor.push`."""
-        written: list[Path] = []
         weights = {HEAD: weights[EMBEDDING].clone(), **weights}
-        link = DirectoryLink(Path(self.directory.name), lambda path, _: written.append(path))
-        await asyncio.to_thread(link.push, weights.items(), version)
-        await self.engine.collective_rpc("reload_weights", kwargs={"weights_path": str(written[0])})
+        directory = Path(self.directory.name)
+        written = await asyncio.to_thread(write_version, directory, weights.items(), version)
+        await self.engine.collective_rpc("reload_weights", kwargs={"weights_path": str(written)})
         await self.engine.reset_prefix_cache()
         self.version = version
 

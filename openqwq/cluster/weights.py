@@ -1,8 +1,7 @@
-"""Weights by way of a shared directory: for samplers that are not our own process or actor."""
+"""Weights by way of a directory: for samplers that read them from disk."""
 
 import shutil
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
 
 from safetensors.torch import save_file
@@ -11,27 +10,23 @@ from torch import Tensor
 COMPLETE = "COMPLETE"
 
 
-@dataclass(frozen=True)
-class DirectoryLink:
-    """A `WeightLink` that writes `version-N/model.safetensors`, then its completion marker.
+def write_version(
+    directory: Path, named_params: Iterable[tuple[str, Tensor]], version: int
+) -> Path:
+    """Write `version-N/model.safetensors`, then its completion marker; returns `version-N`.
 
-    `notify(directory, version)` tells the sampler to read; only the last two versions are kept.
+    Only the last two versions are kept: the one before may still be read.
     """
-
-    directory: Path
-    notify: Callable[[Path, int], None]
-
-    def push(self, named_params: Iterable[tuple[str, Tensor]], version: int) -> None:
-        """See `WeightLink.push`."""
-        target = self.directory / f"version-{version}"
-        shutil.rmtree(target, ignore_errors=True)
-        target.mkdir(parents=True)
-        tensors = {name: value.contiguous() for name, value in named_params}
-        save_file(tensors, target / "model.safetensors")
-        (target / COMPLETE).touch()
-        self.notify(target, version)
-        for old in versions(self.directory)[:-2]:
-            shutil.rmtree(self.directory / f"version-{old}", ignore_errors=True)
+    target = directory / f"version-{version}"
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    save_file(
+        {name: value.contiguous() for name, value in named_params}, target / "model.safetensors"
+    )
+    (target / COMPLETE).touch()
+    for old in versions(directory)[:-2]:
+        shutil.rmtree(directory / f"version-{old}", ignore_errors=True)
+    return target
 
 
 def versions(directory: Path) -> list[int]:

@@ -3,10 +3,10 @@
 import hashlib
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -29,6 +29,8 @@ from openqwq.train.run import Parts, Run
 from openqwq.types import OpenQwQError, SamplingParams, Task, Trajectory, WeightLink
 
 Progress = Callable[[int, Mapping[str, Any]], None]
+Step = Callable[[bool], Awaitable[dict[str, Any]]]  # is it the first since the start -> its record
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -65,21 +67,29 @@ class Trainer:
         Raises OpenQwQError where the first batch shows that training would be in vain, and
         InterruptedRun after the step in which Ctrl-C came.
         """
+        await self.loop(self._step, {}, progress)
+
+    async def loop(self, step: Step, more: Parts, progress: Progress) -> None:
+        """`train` by way of `step`; `more` is saved beside the learner and the curriculum."""
         config, learner, stage = self.config, self.learner, self.stage
-        parts: Parts = {"learner": learner, "curriculum": self.curriculum}
+        parts: Parts = {"learner": learner, "curriculum": self.curriculum, **more}
         self.run.restore(stage, parts)
         self.run.forget_after(stage, learner.done)
-        self.link.push(learner.named_params(), learner.done)
+        await self.call(self.link.push, learner.named_params(), learner.done)
         first = learner.done
         with self.run.stoppable() as flag:
             while learner.done < config.steps:
-                record = await self._step(first=learner.done == first)
+                record = await step(learner.done == first)
                 self.run.log(stage, learner.done - 1, record)
                 progress(learner.done, record)
                 last = learner.done == config.steps
                 if learner.done % config.checkpoint_every == 0 or last or flag.is_set:
-                    self.run.save(stage, parts)
+                    await self.call(self.run.save, stage, parts)
                     flag.check()
+
+    async def call(self, function: Callable[..., Result], *arguments: Any) -> Result:
+        """The result of something long; nothing is drawn meanwhile."""
+        return function(*arguments)
 
     async def check(self, attempts: Sequence[Attempt], micro_batches: Sequence[MicroBatch]) -> None:
         """Refuse a run that begins in vain, or goes on with sampler and learner apart."""
@@ -90,11 +100,12 @@ class Trainer:
         else:
             check_log_prob_gap(self.learner, micro_batches, max_gap)
 
-    async def _step(self, first: bool) -> dict[str, Any]:
+    async def learn(self, batch: Batch, first: bool) -> dict[str, Any]:
+        """Update on a step's rollouts and push the weights; what to log of both.
+
+        Raises OpenQwQError where none was judged, or where `check` refuses the `first` of a run.
+        """
         config, step = self.config, self.learner.done
-        started = time.perf_counter()
-        batch = await self._collect()
-        sampled = time.perf_counter()
         if not batch.judged:
             raise OpenQwQError(
                 f"the verifiers failed on the whole batch of step {step} "
@@ -107,46 +118,61 @@ class Trainer:
             await self.check(batch.attempts, micro_batches)
         metrics: dict[str, float] = {}
         if micro_batches:
-            metrics = self.learner.train_step(micro_batches, objective(config, self.reference))
+            update = objective(config, self.reference)
+            metrics = await self.call(self.learner.train_step, micro_batches, update)
         else:
             self.learner.done += 1  # nothing to learn from is still a step of the schedule
-        self.link.push(self.learner.named_params(), step + 1)
+        await self.call(self.link.push, self.learner.named_params(), step + 1)
+        return {**describe(batch), **metrics}
+
+    def batch(self, groups: Sequence[tuple[str, Sequence[Attempt]]], refills: int) -> Batch:
+        """A step's rollouts, from its groups with their keys."""
+        judged = [(key, a) for key, group in groups for a in group if a.score.status != "error"]
+        shuffle_seed = f"{self.run.config.seed}/{self.learner.done}"
+        rewards = reward_values([a for _, a in judged], self.config, shuffle_seed)
+        return Batch(
+            [a for _, group in groups for a in group],
+            [a for _, a in judged],
+            advantaged(judged, rewards, self.config),
+            len(groups),
+            refills,
+        )
+
+    async def _step(self, first: bool) -> dict[str, Any]:
+        started = time.perf_counter()
+        batch = await self._collect()
+        sampled = time.perf_counter()
+        record = await self.learn(batch, first)
         seconds = {"rollout": sampled - started, "learn": time.perf_counter() - sampled}
-        return {**describe(batch), **metrics, "seconds": seconds}
+        return {**record, "seconds": seconds}
 
     async def _collect(self) -> Batch:
         """One step's rollouts: groups without variance make way for new prompts, up to k times."""
         config, run = self.config, self.run.config
-        attempts: list[Attempt] = []
-        judged: list[tuple[str, Attempt]] = []  # with the group
-        groups = wanted = config.prompts_per_step
-        refills = 0
+        groups: list[tuple[str, Sequence[Attempt]]] = []
+        wanted, refills = config.prompts_per_step, 0
         while True:
             keys = [f"{self.stage}/{run.seed}/{self.curriculum.drawn}/{i}" for i in range(wanted)]
             tasks = self.curriculum.next_tasks(wanted)
-            requests = [self._request(*pair) for pair in zip(tasks, keys, strict=True)]
-            for key, group in zip(
-                keys, await self.sampler.groups(requests, config.group_size), strict=True
-            ):
-                attempts += group
-                self._retire(group)
-                judged += [(key, a) for a in group if a.score.status != "error"]
-            rewards = reward_values(
-                [a for _, a in judged], config, f"{run.seed}/{self.learner.done}"
-            )
-            trained = advantaged(judged, rewards, config)
-            wanted = config.prompts_per_step - len({t.group_id for t in trained})
+            requests = [self.request(*pair) for pair in zip(tasks, keys, strict=True)]
+            drawn = await self.sampler.groups(requests, config.group_size)
+            for group in drawn:
+                self.retire(group)
+            groups += zip(keys, drawn, strict=True)
+            batch = self.batch(groups, refills)
+            wanted = config.prompts_per_step - len({t.group_id for t in batch.trained})
             if wanted <= 0 or refills == config.max_refills:
-                return Batch(attempts, [a for _, a in judged], trained, groups, refills)
+                return batch
             refills += 1
-            groups += wanted
 
-    def _request(self, task: Task, key: str) -> Request:
+    def request(self, task: Task, key: str) -> Request:
+        """What to ask for a prompt; `key` fixes its draws."""
         config, stops = self.config, self.sampler.tokenizer.eos_ids
         seed = int.from_bytes(hashlib.sha256(key.encode()).digest()[:7])
         return task, SamplingParams.for_training(config.max_tokens, stops, seed)
 
-    def _retire(self, group: Sequence[Attempt]) -> None:
+    def retire(self, group: Sequence[Attempt]) -> None:
+        """Ask a mastered prompt no more."""
         passed = [attempt.score.value for attempt in group if attempt.score.status != "error"]
         if passed and mean(passed) >= self.config.retire_pass_rate:
             self.curriculum.retired.add(group[0].task.id)
