@@ -1,4 +1,4 @@
-/** Bundles the page into openqwq/serve/static, with what the wheel must carry and nothing else.
+/** Bundles the page into openqwq/serve/static (or a folder that is named), as the wheel carries it.
  *
  * `build.json` records a digest of the sources, so that a test without Node can tell whether the
  * committed bundle is theirs.
@@ -6,13 +6,13 @@
 
 import { createHash } from "node:crypto";
 import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { dirname, join, relative } from "node:path";
+import { dirname, join, relative, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { gzipSync } from "node:zlib";
 import { build } from "esbuild";
 
 const here = dirname(fileURLToPath(import.meta.url));
-const target = join(here, "../openqwq/serve/static");
+const target = resolve(process.argv[2] ?? join(here, "../openqwq/serve/static"));
 const SOURCES = ["build.mjs", "icon.svg", "index.html", "package-lock.json", "src"];
 const FIRST_LOAD_LIMIT = 300_000;
 
@@ -108,7 +108,7 @@ const staticImports = (name, seen = new Set()) => {
   }
   return seen;
 };
-const entry = Object.keys(metafile.outputs).find((name) => name.endsWith("static/app.js"));
+const entry = Object.keys(metafile.outputs).find((name) => name.endsWith("/app.js"));
 const first = [...staticImports(entry)].map((name) => relative(target, join(here, name)));
 first.push("app.css", "index.html", "icon.svg", "fonts/inter-latin-wght-normal.woff2");
 const firstLoad = first.reduce((sum, name) => sum + sizes[name].packed, 0);

@@ -115,6 +115,19 @@ needs_node = pytest.mark.skipif(
 )
 
 
+@needs_node
+def test_the_committed_bundle_is_what_the_build_makes(tmp_path: Path) -> None:
+    command = ["node", "build.mjs", str(tmp_path / "static")]
+    done = subprocess.run(command, cwd=WEB, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    made, committed = (
+        {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+        for folder in (tmp_path / "static", STATIC)
+    )
+    assert made.keys() == committed.keys()
+    assert not [name for name in made if made[name] != committed[name]]
+
+
 needs_chromium = pytest.mark.skipif(not CHROMIUM.is_file(), reason=f"needs Chromium at {CHROMIUM}")
 
 
