@@ -200,6 +200,7 @@ class Config:
     seed: int = 0
     model: str = ""  # a checkpoint to begin with (directory, GGUF, hub id) in place of a cold start
     threads: int = 0  # of PyTorch; 0: as many as cores
+    deterministic: bool = False  # RL's sampler and learner agree on log-probs to the last bit
     shape: ShapeConfig = ShapeConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
     tasks: tuple[SourceConfig, ...] = ()
@@ -213,6 +214,11 @@ class Config:
 
     def __post_init__(self) -> None:
         _check_ranges(self, "")
+        if self.deterministic and self.cluster.learners:
+            raise OpenQwQError(
+                f"deterministic is true with cluster.learners {self.cluster.learners}: it needs "
+                "sampler and learner in one process, cluster.learners = 0"
+            )
 
 
 def _check_ranges(table: Any, path: str) -> None:

@@ -28,15 +28,15 @@ def room(lines: int, third_party: str = "") -> Room:
 # Lowest first: a room imports only those above it here.
 ROOMS = {
     "types": room(310),
-    "config": room(365, "tyro"),
+    "config": room(370, "tyro"),
     "text": room(920, "jinja2 llguidance tokenizers"),
-    "model": room(1450, "gguf numpy safetensors torch"),
-    "engine": room(2100, "numpy torch xllamacpp"),
+    "model": room(1590, "gguf numpy safetensors torch"),
+    "engine": room(2145, "numpy torch xllamacpp"),
     "sandbox": room(1960),
     "verify": room(1100, "antlr4 langdetect latex2sympy2_extended math_verify sympy"),
     "tasks": room(5800, "datasets reasoning_gym rich"),
     "agent": room(1630, "jsonschema mcp referencing"),
-    "train": room(2560, "numpy rich safetensors torch"),
+    "train": room(2575, "numpy rich safetensors torch"),
     "cluster": room(1420, "numpy ray safetensors torch vllm"),
     "serve": room(
         2850, "httpx jsonschema_rs prometheus_client rich sse_starlette starlette uvicorn"
@@ -57,7 +57,7 @@ ONLY_IN_FILE = {
     "tasks/scorecard.py": {"jinja2"},
 }
 ONLY_FOR_TYPE_CHECKING = {"types.py": {"torch"}}
-TOTAL_LINES, FILE_LINES, FUNCTION_LINES = 22_800, 400, 60
+TOTAL_LINES, FILE_LINES, FUNCTION_LINES = 22_950, 400, 60
 VAGUE = {"common", "helper", "helpers", "manager", "managers", "util", "utils"}
 
 PACKAGE = Path(__file__).parents[1] / "openqwq"
@@ -295,7 +295,7 @@ def test_the_budget_catches_a_large_room_and_a_large_package() -> None:
     assert budget_complaints({"cli.py": "x\n" * 396}) == ["cli has 396 lines of at most 395"]
     full = {f"{name}/a.py": "x\n" * limit.lines for name, limit in ROOMS.items()}
     assert budget_complaints(full) == [
-        f"the package has {sum(limit.lines for limit in ROOMS.values())} lines of at most 22800"
+        f"the package has {sum(limit.lines for limit in ROOMS.values())} lines of at most 22950"
     ]
 
 

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from openqwq.model import invariant as batch_invariant
 from openqwq.model.qwen2 import ModelConfig
 
 
@@ -119,11 +120,18 @@ class CacheAttention:
 
     The flat batch holds `counts[i]` new tokens for slot `slots[i]`, which has `starts[i]` already.
     Queries of one key-value head are folded into the query axis, so keys are never repeated.
+    With `invariant` the result for a token depends on its own sequence alone, bit by bit.
     """
 
     def __init__(
-        self, cache: SlotCache, slots: Sequence[int], starts: Sequence[int], counts: Sequence[int]
+        self,
+        cache: SlotCache,
+        slots: Sequence[int],
+        starts: Sequence[int],
+        counts: Sequence[int],
+        invariant: bool = False,
     ) -> None:
+        self.attention = batch_invariant.attention if invariant else F.scaled_dot_product_attention
         device = cache.keys.device
         self.cache = cache
         longest = max(counts)
@@ -159,12 +167,9 @@ class CacheAttention:
         kv_heads, share = keys.shape[1], queries.shape[1] // keys.shape[1]
         grouped = queries.view(-1, kv_heads, share, queries.shape[2])
         if self.padded_index is None:
-            mixed = F.scaled_dot_product_attention(
-                grouped, past_keys, past_values, attn_mask=self.bias
-            )
-            return mixed.flatten(1, 2)
+            return self.attention(grouped, past_keys, past_values, self.bias).flatten(1, 2)
         padded = grouped[self.padded_index].transpose(1, 2).flatten(2, 3)
         bias = self.bias.repeat_interleave(share, dim=2)  # (rows, 1, longest * share, time)
-        mixed = F.scaled_dot_product_attention(padded, past_keys, past_values, attn_mask=bias)
+        mixed = self.attention(padded, past_keys, past_values, bias)
         mixed = mixed.reshape(*mixed.shape[:2], -1, share, mixed.shape[3]).transpose(1, 2)
         return mixed.flatten(0, 1)[self.flat_index].flatten(1, 2)  # from (rows, longest, ...)

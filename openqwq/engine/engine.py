@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from openqwq.engine.cache import CacheAttention, SlotCache
-from openqwq.engine.packed import PackedModel
+from openqwq.engine.packed import PackedModel, PlainModel
 from openqwq.engine.sampler import alternatives, mask_logits, sample
 from openqwq.engine.scheduler import Group, Scheduler
 from openqwq.engine.sequence import Sequence
@@ -60,6 +60,9 @@ class EngineStatistics:
 class Engine:
     """Samples from a copy of `model` in its own layout; `push` brings later weights.
 
+    A model that is `invariant` makes the engine so: its layout is kept, and a request's tokens and
+    log-probs are the same, bit by bit, in any company and at any stage of the cache.
+
     One step prefills a budget of prompt tokens, then decodes one token for every running sequence.
     Steps run on a thread of the engine's own while the event loop stays free. `closing_text` is
     what a spent thinking budget forces.
@@ -74,7 +77,9 @@ class Engine:
     ) -> None:
         tokenizer.require_fits(model.config.vocab_size)
         self.limits = limits or EngineLimits()
-        self.model, self.tokenizer, self.version = PackedModel(model), tokenizer, 0
+        self.invariant = model.invariant
+        self.model = PlainModel(model) if self.invariant else PackedModel(model)
+        self.tokenizer, self.version = tokenizer, 0
         self.closing_ids = tokenizer.encode(closing_text, allow_special=True)
         parameter = next(model.parameters())
         rows, length = self.limits.slots + self.limits.lanes, self.limits.max_length
@@ -261,7 +266,7 @@ class Engine:
     def _forward(
         self, token_ids: list[int], slots: Ids[int], starts: list[int], counts: list[int]
     ) -> Tensor:
-        attend = CacheAttention(self.scheduler.cache, slots, starts, counts)
+        attend = CacheAttention(self.scheduler.cache, slots, starts, counts, self.invariant)
         ids = torch.tensor(token_ids, device=self.device)
         hidden = self.model.forward(ids, attend.position_ids, attend)
         self.scheduler.cache.record(slots, starts, counts, token_ids)

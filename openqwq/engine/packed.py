@@ -6,13 +6,14 @@ and residual into the product before them. Results differ from `Qwen2`'s by roun
 """
 
 from collections.abc import Iterable
+from copy import deepcopy
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from openqwq.model.qwen2 import Attend, Qwen2
+from openqwq.model.qwen2 import Attend, ModelConfig, Qwen2
 from openqwq.model.rope import attention_scale, rotate, rotation
 from openqwq.types import OpenQwQError
 
@@ -74,14 +75,7 @@ class PackedModel:
 
         Raises OpenQwQError where a parameter is missing or unknown, with nothing changed.
         """
-        given = dict(named_params)
-        tied = {"lm_head.weight"} if self.config.tie_word_embeddings else set()
-        wrong = self.names.symmetric_difference(given) - tied
-        if wrong:
-            raise OpenQwQError(
-                f"the weights do not match the model in {', '.join(sorted(wrong)[:3])}: push every "
-                "parameter, and no other"
-            )
+        given = _all_of(self.names, named_params, self.config)
         self.embedding = given["model.embed_tokens.weight"].detach().clone()
         self.layers = [self._layer(given, i) for i in range(self.config.num_hidden_layers)]
         self.norm = given["model.norm.weight"].detach().clone()
@@ -132,3 +126,36 @@ class PackedModel:
     def _normed(self, x: Tensor, weight: Tensor) -> Tensor:
         wide = F.rms_norm(x.float(), (x.shape[1],), None, self.config.rms_norm_eps)
         return weight * wide.to(x.dtype)
+
+
+class PlainModel:
+    """A `Qwen2` to sample from as it is: in deterministic mode the learner's code is the only one.
+
+    `load`, `forward` and `logits` as in `PackedModel`.
+    """
+
+    def __init__(self, model: Qwen2) -> None:
+        self.config, self.copy = model.config, deepcopy(model)
+        self.forward, self.logits = self.copy.forward, self.copy.logits
+
+    def load(self, named_params: Iterable[tuple[str, Tensor]]) -> None:
+        """See `PackedModel.load`."""
+        own = dict(self.copy.named_parameters())
+        given = _all_of(set(own), named_params, self.config)
+        with torch.no_grad():
+            for name, parameter in own.items():
+                parameter.copy_(given[name])
+
+
+def _all_of(
+    names: set[str], named_params: Iterable[tuple[str, Tensor]], config: ModelConfig
+) -> dict[str, Tensor]:
+    given = dict(named_params)
+    tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
+    wrong = names.symmetric_difference(given) - tied
+    if wrong:
+        raise OpenQwQError(
+            f"the weights do not match the model in {', '.join(sorted(wrong)[:3])}: push every "
+            "parameter, and no other"
+        )
+    return given

@@ -35,16 +35,21 @@ def log_distribution(logits: Tensor, params: Sequence[SamplingParams]) -> Tensor
     """
     logits = _tempered(logits, params)
     log_probs = logits.log_softmax(-1)
-    rows = [i for i, p in enumerate(params) if _filters(p)]
-    if rows:
+    for width in {_width(p) for p in params} - {None}:
+        rows = [i for i, p in enumerate(params) if _width(p) == width]
         ranked, ids = _ranked(logits[rows], [params[i] for i in rows])
         minus = torch.full_like(log_probs[rows], float("-inf"))
         log_probs[rows] = minus.scatter_(1, ids, ranked)
     return log_probs
 
 
-def _filters(params: SamplingParams) -> bool:
-    return bool(params.temperature and (params.top_k or params.top_p < 1 or params.min_p))
+def _width(params: SamplingParams) -> int | None:
+    """How many of the likeliest tokens the filters look at (0: all); None without filters.
+
+    Rows of one width are treated together, so that none depends on what another asks for.
+    """
+    filters = params.temperature and (params.top_k or params.top_p < 1 or params.min_p)
+    return params.top_k if filters else None
 
 
 def _tempered(logits: Tensor, params: Sequence[SamplingParams]) -> Tensor:
@@ -122,22 +127,24 @@ def sample(
     """
     draws = uniforms(seeds, steps).to(logits.device)
     logits = _tempered(logits, params)
-    filtered = [_filters(p) for p in params]
-    if not any(filtered):
-        return _draw(logits, draws, [p.temperature == 0 for p in params])
-    if all(filtered):
-        return _draw_ranked(logits, draws, params)
+    widths = [_width(p) for p in params]
+    if len(set(widths)) == 1:
+        return _draw(logits, draws, params)
     token_ids = torch.empty(len(params), dtype=torch.long, device=logits.device)
     log_probs = torch.empty(len(params), device=logits.device)
-    for kind in (True, False):
-        rows = [i for i, f in enumerate(filtered) if f == kind]
-        own = [params[i] for i in rows]
-        if kind:
-            drawn = _draw_ranked(logits[rows], draws[rows], own)
-        else:
-            drawn = _draw(logits[rows], draws[rows], [p.temperature == 0 for p in own])
-        token_ids[rows], log_probs[rows] = drawn
+    for width in set(widths):
+        rows = [i for i, own in enumerate(widths) if own == width]
+        token_ids[rows], log_probs[rows] = _draw(
+            logits[rows], draws[rows], [params[i] for i in rows]
+        )
     return token_ids, log_probs
+
+
+def _draw(logits: Tensor, draws: Tensor, params: Sequence[SamplingParams]) -> tuple[Tensor, Tensor]:
+    """`sample` for rows of one width."""
+    if _width(params[0]) is None:
+        return _draw_any(logits, draws, [p.temperature == 0 for p in params])
+    return _draw_ranked(logits, draws, params)
 
 
 def _draw_ranked(
@@ -149,7 +156,7 @@ def _draw_ranked(
     return ids.gather(1, rank).squeeze(1), log_probs.gather(1, rank).squeeze(1)
 
 
-def _draw(logits: Tensor, draws: Tensor, greedy: Sequence[bool]) -> tuple[Tensor, Tensor]:
+def _draw_any(logits: Tensor, draws: Tensor, greedy: Sequence[bool]) -> tuple[Tensor, Tensor]:
     """By id: first the block of 64 tokens, then the token in it, so that running sums are short."""
     probs = logits.softmax(-1)
     padded = F.pad(probs, (0, -probs.shape[1] % 64))
@@ -161,8 +168,8 @@ def _draw(logits: Tensor, draws: Tensor, greedy: Sequence[bool]) -> tuple[Tensor
         best = logits.argmax(-1, keepdim=True)
         chosen = torch.tensor(greedy, device=logits.device)[:, None]
         token_ids = torch.where(chosen, best, token_ids)
-    log_probs = logits.gather(1, token_ids).squeeze(1) - logits.logsumexp(-1)
-    return token_ids.squeeze(1), log_probs
+    log_probs = logits.log_softmax(-1).gather(1, token_ids)
+    return token_ids.squeeze(1), log_probs.squeeze(1)
 
 
 def _invert(weights: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:

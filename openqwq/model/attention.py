@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from openqwq.model import invariant as batch_invariant
+
 
 class RaggedAttention:
     """An `Attend` over sequences that lie one after another in the flat batch.
@@ -15,6 +17,7 @@ class RaggedAttention:
     token is computed once, and its gradient is the sum over all who look at it.
 
     Only here are sequences padded, on the right: causality keeps real queries from padded keys.
+    With `invariant` the result for a token depends on its own sequence alone, bit by bit.
     """
 
     def __init__(
@@ -23,7 +26,9 @@ class RaggedAttention:
         prefix_lengths: Sequence[int] = (),
         prefix_of: Sequence[int] = (),
         device: torch.device | str = "cpu",
+        invariant: bool = False,
     ) -> None:
+        self.attention = batch_invariant.attention if invariant else _attention
         self.prefixes = _Padding(prefix_lengths, 0, device) if prefix_lengths else None
         self.own = _Padding(sequence_lengths, sum(prefix_lengths), device)
         if self.prefixes is None:
@@ -35,6 +40,12 @@ class RaggedAttention:
         in_prefix = (columns < shared[:, None])[:, None].expand(-1, len(own), -1)
         causal = (own <= own[:, None]).expand(len(owner), -1, -1)
         visible = torch.cat([in_prefix, causal], dim=2)  # (sequences, longest, prefix + longest)
+        self.order = None
+        if invariant:  # every key must stand at its position: what pads a prefix goes to the end
+            padding = F.pad((columns >= shared[:, None]).long(), (0, len(own)))
+            order = padding.argsort(dim=1, stable=True)  # (sequences, prefix + longest)
+            visible = visible.take_along_dim(order[:, None], 2)
+            self.order = order[:, None, :, None]
         self.bias = torch.zeros(visible.shape, device=device)
         self.bias = self.bias.masked_fill_(~visible, float("-inf"))[:, None]
 
@@ -42,12 +53,14 @@ class RaggedAttention:
         """See `Attend`: (tokens, heads or kv_heads, head_dim) to (tokens, heads, head_dim)."""
         own_q, own_k, own_v = (self.own.pad(x) for x in (queries, keys, values))
         if self.prefixes is None:
-            return self.own.flatten(_attention(own_q, own_k, own_v))
+            return self.own.flatten(self.attention(own_q, own_k, own_v))
         q, k, v = (self.prefixes.pad(x) for x in (queries, keys, values))
         shared_k, shared_v = (x.index_select(0, self.prefix_rows) for x in (k, v))
         own_k, own_v = torch.cat([shared_k, own_k], 2), torch.cat([shared_v, own_v], 2)
-        mixed = _attention(own_q, own_k, own_v, self.bias.to(own_q.dtype))
-        return torch.cat([self.prefixes.flatten(_attention(q, k, v)), self.own.flatten(mixed)])
+        if self.order is not None:
+            own_k, own_v = (x.take_along_dim(self.order, 2) for x in (own_k, own_v))
+        mixed = self.attention(own_q, own_k, own_v, self.bias.to(own_q.dtype))
+        return torch.cat([self.prefixes.flatten(self.attention(q, k, v)), self.own.flatten(mixed)])
 
 
 class _Padding:

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from openqwq.model.invariant import elementwise
 from openqwq.model.linear import Linear
 from openqwq.model.rope import (
     YarnScaling,
@@ -20,6 +21,7 @@ from openqwq.model.rope import (
     rotate,
     rotation,
 )
+from openqwq.types import OpenQwQError
 
 # (layer, queries (tokens, heads, head_dim), keys and values (tokens, kv_heads, head_dim))
 # -> mixed values (tokens, heads, head_dim)
@@ -72,6 +74,8 @@ class Attention(nn.Module):
 class MLP(nn.Module):
     """SwiGLU (arXiv 2002.05202)."""
 
+    invariant = False  # see `Qwen2.make_invariant`
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.gate_proj = Linear(config.hidden_size, config.intermediate_size, bias=False)
@@ -80,7 +84,9 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(tokens, hidden) to (tokens, hidden)."""
-        output: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        gate = self.gate_proj(x)
+        gate = elementwise(F.silu, gate) if self.invariant else F.silu(gate)
+        output: Tensor = self.down_proj(gate * self.up_proj(x))
         return output
 
 
@@ -129,6 +135,8 @@ class Decoder(nn.Module):
 class Qwen2(nn.Module):
     """A causal language model; `forward` gives hidden states, `logits` the last projection."""
 
+    invariant = False
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
@@ -152,6 +160,23 @@ class Qwen2(nn.Module):
         """(tokens, hidden) to fp32 logits (tokens, vocab)."""
         output: Tensor = self.lm_head(hidden)
         return output.float()
+
+    def make_invariant(self) -> None:
+        """From now on no token's values depend on what else is in the batch (`invariant.py`).
+
+        Attention must not either: `RaggedAttention` and the engine's cache have the same switch.
+        Raises OpenQwQError for weights that are not fp32 on the CPU.
+        """
+        weight = self.lm_head.weight
+        if weight.dtype != torch.float32 or weight.device.type != "cpu":
+            raise OpenQwQError(
+                f"deterministic mode with {weight.dtype} on {weight.device}: it needs "
+                "torch.float32 on the CPU"
+            )
+        self.invariant = True
+        for module in self.modules():
+            if isinstance(module, Linear | MLP):
+                module.invariant = True
 
     def initialise(self, generator: torch.Generator, std: float = 0.02) -> None:
         """Fresh weights: normal(0, std), residual outputs scaled by 1/sqrt(2 layers) (GPT-2)."""

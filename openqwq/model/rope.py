@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from openqwq.model.invariant import elementwise
+
 
 @dataclass(frozen=True)
 class YarnScaling:
@@ -47,8 +49,8 @@ def attention_scale(yarn: YarnScaling | None) -> float:
 def rotation(position_ids: Tensor, frequencies: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     """(cos, sin) of every position, each (tokens, 1, head_dim), always computed in fp32."""
     angles = position_ids[:, None].float() * frequencies  # (tokens, head_dim / 2)
-    angles = torch.cat((angles, angles), dim=-1)[:, None, :]
-    return angles.cos() * scale, angles.sin() * scale
+    cos, sin = (elementwise(function, angles) * scale for function in (torch.cos, torch.sin))
+    return cos.repeat(1, 2)[:, None], sin.repeat(1, 2)[:, None]
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

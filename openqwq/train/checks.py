@@ -88,12 +88,13 @@ def check_log_prob_gap(
     max_gap: float = MAX_LOG_PROB_GAP,
 ) -> None:
     """Learner and sampler must give the same tokens the same probability."""
-    gap = 0.0
+    gaps = []
     with torch.no_grad():
         for batch in micro_batches:
             log_probs, _ = learner.log_probs(batch)
-            gap = max(gap, float((log_probs - batch.sampler_log_probs).abs().max()))
-    if gap > max_gap:
+            gaps.append((log_probs - batch.sampler_log_probs).abs().max())
+    gap = float(torch.stack(gaps).max()) if gaps else 0.0
+    if not gap <= max_gap:  # NaN too
         raise OpenQwQError(
             f"sampler and learner differ by up to {gap:.2e} nats on the first batch (limit "
             f"{max_gap:.0e}): they run different weights or different code"

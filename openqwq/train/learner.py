@@ -5,10 +5,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from openqwq.config import OptimiserConfig
 from openqwq.model.attention import RaggedAttention
+from openqwq.model.linear import invariant_linear
 from openqwq.model.qwen2 import Qwen2
 from openqwq.train.loss import Metrics, mean_metrics, token_log_probs
 from openqwq.train.optimiser import build_optimisers
@@ -105,13 +107,14 @@ class Learner:
 
     def log_probs(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
         """Log-probs of the targets and entropies at their positions, both (loss_tokens,)."""
-        batch = batch.to(self.device)
-        attend = RaggedAttention(
-            batch.sequence_lengths, batch.prefix_lengths, batch.prefix_of, self.device
-        )
+        batch, invariant = batch.to(self.device), self.model.invariant
+        lengths = batch.sequence_lengths, batch.prefix_lengths
+        attend = RaggedAttention(*lengths, batch.prefix_of, self.device, invariant)
         hidden = self.model(batch.token_ids, batch.position_ids, attend)
         weight = self.model.lm_head.weight
-        return token_log_probs(hidden[batch.loss_positions], weight, batch.targets)
+        product = invariant_linear if invariant else F.linear
+        predictors = hidden[batch.loss_positions]
+        return token_log_probs(predictors, weight, batch.targets, product=product)
 
     def learning_rate(self, step: int) -> float:
         """Linear warm-up, constant, then linear decay over the last `decay_share` of the steps."""

@@ -4,9 +4,10 @@ Every tensor is (loss_tokens,): the sampled tokens of one micro-batch, at least 
 divisor is the optimiser step's own token count, no micro-batch split changes the gradient.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -14,6 +15,7 @@ from openqwq.types import OpenQwQError
 
 Bounds = tuple[float, float]
 Metrics = dict[str, Tensor]
+Product = Callable[[Tensor, Tensor], Tensor]  # x (tokens, inputs), W (outputs, inputs) -> x Wᵀ
 
 
 def log_ratio(log_probs: Tensor, base_log_probs: Tensor) -> Tensor:
@@ -155,15 +157,22 @@ def mean_metrics(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:
     return {"tokens": tokens} | means
 
 
-def _chunk_log_probs(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    distribution = (hidden @ weight.T).log_softmax(-1)
+def _chunk_log_probs(
+    hidden: Tensor, weight: Tensor, targets: Tensor, product: Product
+) -> tuple[Tensor, Tensor]:
+    distribution = product(hidden, weight).log_softmax(-1)
     with torch.no_grad():  # only a metric: its graph would hold another (tokens, vocab) tensor
         entropy = -(distribution.exp() * distribution).sum(-1)
     return distribution.gather(1, targets[:, None])[:, 0], entropy
 
 
 def token_log_probs(
-    hidden: Tensor, lm_head_weight: Tensor, targets: Tensor, *, max_logits: int = 2**27
+    hidden: Tensor,
+    lm_head_weight: Tensor,
+    targets: Tensor,
+    *,
+    max_logits: int = 2**27,
+    product: Product = F.linear,
 ) -> tuple[Tensor, Tensor]:
     """Log-probs of `targets` and the detached entropies in nats, both (tokens,), in fp32 or wider.
 
@@ -174,9 +183,9 @@ def token_log_probs(
     hidden, weight = hidden.to(dtype), lm_head_weight.to(dtype)
     rows = max(1, max_logits // weight.shape[0])
     if len(targets) <= rows:
-        return _chunk_log_probs(hidden, weight, targets)
+        return _chunk_log_probs(hidden, weight, targets, product)
     chunks = [
-        checkpoint(_chunk_log_probs, part, weight, ids, use_reentrant=False)
+        checkpoint(_chunk_log_probs, part, weight, ids, product, use_reentrant=False)
         for part, ids in zip(torch.split(hidden, rows), torch.split(targets, rows), strict=True)
     ]
     return torch.cat([chunk[0] for chunk in chunks]), torch.cat([chunk[1] for chunk in chunks])

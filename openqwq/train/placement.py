@@ -61,6 +61,8 @@ class LocalPlacement:
         self, run: Run, stage: str, model: Qwen2, tokenizer: Tokenizer, config: RlConfig
     ) -> Iterator[Policy]:
         """See `Placement.policy`."""
+        if run.config.deterministic:
+            model.make_invariant()
         with local_engine(model, tokenizer, run.config) as engine:
             yield Policy(Learner(model, config.optimiser, config.steps), engine, engine)
 
@@ -80,7 +82,10 @@ class LocalPlacement:
 @contextmanager
 def local_engine(model: Qwen2, tokenizer: Tokenizer, config: Config) -> Iterator[Engine]:
     """An engine over a copy of `model`."""
-    engine = Engine(copied(model), tokenizer, EngineLimits(**asdict(config.engine)))
+    own = copied(model)
+    if config.deterministic:
+        own.make_invariant()
+    engine = Engine(own, tokenizer, EngineLimits(**asdict(config.engine)))
     try:
         yield engine
     finally:
