@@ -9,6 +9,7 @@ from typing import Any
 
 import ray
 import torch
+from ray.exceptions import RayError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -42,16 +43,17 @@ def ray_placement(config: Config) -> Iterator["RayPlacement"]:
     if started:
         try:
             ray.init(
-                cluster.address or None,
+                cluster.address or "local",
                 include_dashboard=False,
                 log_to_driver=False,
                 configure_logging=False,
                 num_cpus=None if cluster.address else max(1, math.ceil(_cpus(cluster))),
             )
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except (ConnectionError, ValueError, RuntimeError, RayError) as error:
             raise OpenQwQError(
                 f"cluster.address {cluster.address!r} does not answer as a Ray cluster ({error}): "
-                "start one with `ray start --head`, or leave it empty to run here"
+                "start one with `ray start --head` (and give its token, if it wants one, by "
+                "RAY_AUTH_MODE=token), or leave it empty to run here"
             ) from error
     group = _reserve(cluster)
     try:
