@@ -33,16 +33,16 @@ def demo() -> str:
     """Accuracy before and after RL, for each run of bench/demo.py."""
     saved = result("demo")
     rows = [
-        "| run | arithmetic | code | thinking tokens | instructions | calculator | minutes |",
+        "| run | arithmetic | code | thinking tokens | instructions | calculator | stage 1 kept |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name, run in saved["runs"].items():
         stage1 = [f"{cell(run['sft'][f])} → {cell(run['stage1'][f])}" for f in STAGE_1]
         stage2 = [f"{cell(run['stage1'][f])} → {cell(run['stage2'][f])}" for f in STAGE_2]
         tokens = [run[c]["arithmetic"]["thinking_tokens"] for c in ("sft", "stage1")]
-        minutes = sum(run["seconds"].values()) / 60
+        kept = " → ".join(f"{run[c]['all stage 1']['pass_at_1']:.1%}" for c in ("stage1", "stage2"))
         label = LABELS.get(name, f"seed {name}")
-        cells = [*stage1, f"{tokens[0]:.0f} → {tokens[1]:.0f}", *stage2, f"{minutes:.1f}"]
+        cells = [*stage1, f"{tokens[0]:.0f} → {tokens[1]:.0f}", *stage2, kept]
         rows.append(f"| {label} | {' | '.join(cells)} |")
     return "\n".join(rows)
 
