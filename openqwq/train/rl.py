@@ -95,6 +95,7 @@ class Trainer:
         """Refuse a run that begins in vain, or goes on with sampler and learner apart."""
         precise = self.run.config.cluster.precision == "float32"
         max_gap = MAX_LOG_PROB_GAP if precise else MAX_GAP_IN_BF16
+        max_gap = 0.0 if self.run.config.deterministic else max_gap
         if self.learner.done == 0:
             await check_first_batch(self.sampler, self.learner, attempts, micro_batches, max_gap)
         else:
