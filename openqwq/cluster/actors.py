@@ -1,6 +1,6 @@
 """What runs in Ray's processes: one rank of the learner, a sampler, a pool of verifiers.
 
-They are plain classes, made actors where they are placed; nothing in them knows of Ray.
+They are plain classes, made actors where they are placed.
 """
 
 import asyncio
@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import ray.util
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -52,11 +53,13 @@ class LearnerRank:
         return software()
 
     def address(self) -> str:
-        """A free address on this machine, for rank 0 to be met at."""
+        """A free address that other nodes reach, for rank 0 to be met at."""
         with socket.socket() as probe:
             probe.bind(("", 0))
             port = probe.getsockname()[1]
-        return f"tcp://{socket.gethostbyname(socket.gethostname())}:{port}"
+        # Not the host's name: many machines resolve their own to a loopback address.
+        host = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+        return f"tcp://{host}:{port}"
 
     def join(
         self,

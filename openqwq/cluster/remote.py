@@ -17,6 +17,8 @@ from ray.exceptions import (
     ActorDiedError,
     ActorUnavailableError,
     GetTimeoutError,
+    NodeDiedError,
+    ObjectLostError,
     OutOfMemoryError,
     RayTaskError,
 )
@@ -35,7 +37,8 @@ from openqwq.types import (
     TokenEvent,
 )
 
-LOST = (ActorDiedError, ActorUnavailableError, OutOfMemoryError, GetTimeoutError, TimeoutError)
+LOST: tuple[type[Exception], ...] = (ActorDiedError, ActorUnavailableError, NodeDiedError)
+LOST += (ObjectLostError, OutOfMemoryError, GetTimeoutError, TimeoutError)
 ATTEMPTS = 4  # of one piece of work, before its failure is the run's
 
 Create = Callable[[int], Any]  # index -> a fresh actor

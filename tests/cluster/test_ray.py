@@ -3,12 +3,15 @@
 import asyncio
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from machines import PLACED, NoNamespaces, two_machines
 from small import small_config
 
 from openqwq.config import Config
@@ -21,7 +24,7 @@ from openqwq.types import OpenQwQError, SamplingParams
 ray = pytest.importorskip("ray", reason="needs the extra openqwq[cluster]")
 
 CLUSTER = ("cluster.learners=2", "cluster.samplers=1", "cluster.verifiers=1")
-CLUSTER += ("cluster.cpus_per_actor=0.25", "cluster.timeout=120")
+CLUSTER += ("cluster.cpus_per_actor=0.25", "cluster.timeout=300")
 COMMON = ("rl.optimiser.name=adamw", "rl.checkpoint_every=2", "stage2.steps=0")
 
 
@@ -61,7 +64,9 @@ def same_weights(ours: Path, theirs: Path) -> None:
 
 @pytest.fixture
 def ray_on_this_machine() -> Iterator[None]:
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
+    ray.init(
+        "local", num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False
+    )
     yield
     ray.shutdown()
 
@@ -167,6 +172,29 @@ def test_overlapped_training_stays_within_its_staleness(
     assert all(0 <= step["staleness"] <= step["max_staleness"] <= limit for step in steps)
     assert any(step["staleness"] > 0 for step in steps)
     assert all(step["log_prob_gap"] < 0.5 for step in steps if "log_prob_gap" in step)
+
+
+def test_a_run_over_two_machines_has_the_curve_and_weights_of_the_local_one(
+    cold: Path, tmp_path: Path
+) -> None:
+    try:
+        with two_machines() as machines:
+            machines.start_ray(0)
+            machines.start_ray(1)
+            settings = config(*CLUSTER, *PLACED, f"cluster.address={machines.meeting}")
+            run = begun(cold, tmp_path / "run", settings)
+            qwq = (sys.executable, "-m", "openqwq.cli", "train", f"{run.directory}/config.toml")
+            command = machines.command(0, *qwq, "--resume", "--out", str(run.directory))
+            done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+            sent = [machines.sent(machine) for machine in (0, 1)]
+    except NoNamespaces as reason:
+        pytest.skip(str(reason))
+    assert done.returncode == 0, done.stderr
+    assert rewards(run.directory) == rewards(cold)
+    same_weights(run.directory, cold)
+    weights = sum(4 * value.numel() for value in checkpoint.load(cold / "sft").parameters())
+    # To the sampler after every step; between the ranks, half of them in every gathering.
+    assert min(sent) > (settings.rl.steps + 1) * weights
 
 
 @pytest.mark.usefixtures("ray_on_this_machine")
