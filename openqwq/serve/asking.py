@@ -10,6 +10,7 @@ import jsonschema_rs
 from openqwq.engine.open import OpenedModel
 from openqwq.serve.protocol import ApiError
 from openqwq.serve.reply import Ask
+from openqwq.serve.schemas import require_usable
 from openqwq.text.grammar import AnswerGrammar, json_grammar, tool_call_grammar
 from openqwq.text.template import encode_chat
 from openqwq.types import Message, SamplingParams, ToolCall
@@ -139,20 +140,21 @@ def _grammar(
     parallel: bool,
 ) -> str | None:
     form = body.get("response_format", {"type": "text"})
-    if form["type"] != "text" and tools:
-        raise ApiError(
-            400,
-            "response_format and tools cannot be combined: leave one out, or set tool_choice none",
-            "response_format",
-        )
-    if form["type"] == "json_object":
-        return json_grammar({"type": "object"})
-    if form["type"] == "json_schema":
-        return json_grammar(form["json_schema"]["schema"])
-    if choice != "required":
+    schema: dict[str, Any] | None = {"type": "object"}
+    if form["type"] != "json_object":
+        schema = form["json_schema"]["schema"] if form["type"] == "json_schema" else None
+    if choice != "required" and schema is None:
         return None
+    if schema is not None:
+        require_usable(schema, "response_format")
+    if not tools:
+        assert schema is not None
+        return json_grammar(schema)
     named = [tool for tool in tools if forced in (None, tool["function"]["name"])]
-    return tool_call_grammar(named, parallel and forced is None)
+    for tool in named:
+        require_usable(tool["function"].get("parameters") or {}, "tools")
+    answer = None if choice == "required" else schema
+    return tool_call_grammar(named, parallel and forced is None, answer)
 
 
 def _thinking_budget(model: OpenedModel, body: Mapping[str, Any], max_tokens: int) -> int | None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema_rs
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 
 from openqwq.types import OpenQwQError
@@ -134,12 +134,16 @@ async def read_json(request: Request, limit: int = BODY_BYTES) -> Any:
         except TimeoutError:
             text = f"the body did not arrive within {BODY_SECONDS:g} seconds"
             raise ApiError(408, text, headers={"Connection": "close"}) from None
+        except ClientDisconnect:
+            raise ApiError(400, "the client left before its body had come") from None
     if len(body) > limit or not length.isdigit() or int(length) > limit:
         raise ApiError(
             413, f"the body is above the maximum of {limit} bytes", headers={"Connection": "close"}
         )
     try:
-        value = json.loads(body, parse_constant=_no_number, parse_float=_finite)
+        value = json.loads(
+            body, parse_constant=_no_number, parse_float=_finite, object_pairs_hook=_unique
+        )
         json.dumps(value, ensure_ascii=False).encode()  # lone surrogates are no text
     except (ValueError, RecursionError) as error:
         raise ApiError(400, f"the body is not valid JSON: {error}") from error
@@ -148,6 +152,14 @@ async def read_json(request: Request, limit: int = BODY_BYTES) -> Any:
 
 def _no_number(word: str) -> float:
     raise ValueError(f"{word} is no JSON number")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(n for n in names if names.count(n) > 1)!r} is given twice")
+    return found
 
 
 def _finite(text: str) -> float:

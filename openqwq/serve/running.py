@@ -120,7 +120,7 @@ class _Stream(EventSourceResponse):
         self, events: AsyncGenerator[ServerSentEvent, None], place: ExitStack, drain: float
     ) -> None:
         super().__init__(
-            events, ping=15, sep="\n", send_timeout=SEND_SECONDS, shutdown_grace_period=drain
+            events, ping=30, sep="\n", send_timeout=SEND_SECONDS, shutdown_grace_period=drain
         )
         self._place = place
 

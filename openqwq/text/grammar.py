@@ -29,8 +29,14 @@ def json_grammar(schema: Mapping[str, Any]) -> str:
     return grammar
 
 
-def tool_call_grammar(tools: Sequence[Mapping[str, Any]], parallel: bool = True) -> str:
+def tool_call_grammar(
+    tools: Sequence[Mapping[str, Any]],
+    parallel: bool = True,
+    answer: Mapping[str, Any] | None = None,
+) -> str:
     """The grammar of one call, or several, of `tools` as chat templates write them.
+
+    JSON of the schema `answer`, if there is one, may come instead.
 
     `tools` are specifications, bare or as `{"type": "function", "function": ...}`; give one to
     force that one. Arguments follow each tool's schema; without one there are none. Raises
@@ -55,11 +61,14 @@ def tool_call_grammar(tools: Sequence[Mapping[str, Any]], parallel: bool = True)
         )
         for i, function in enumerate(functions)
     }
+    calls, other = " | ".join(rules), ""
+    if answer is not None:
+        rules["answer"], other = _json(answer, _BLANKS), " | answer"
     for rule in rules.values():
         _require_valid(_lark("answer", answer=rule), None)
-    one = f'<tool_call> "\\n" ({" | ".join(rules)}) "\\n" </tool_call>'
+    one = f'<tool_call> "\\n" ({calls}) "\\n" </tool_call>'
     more = f' ("\\n" {one})*' if parallel else ""
-    return _lark(f"/\\n{{0,2}}/ {one}{more}", **rules)
+    return _lark(f"/\\n{{0,2}}/ ({one}{more}{other})", **rules)
 
 
 class AnswerGrammar:

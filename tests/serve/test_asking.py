@@ -68,7 +68,6 @@ def test_overflow_says_how_many_tokens_over(scripted: Build, limit: int, over: s
         ({"tools": [ADD, ADD]}, "share a name"),
         ({"tool_choice": "required"}, "no tools"),
         ({"tools": [ADD], "tool_choice": {"function": {"name": "zzz"}}}, "names 'zzz'"),
-        ({"tools": [ADD], "response_format": {"type": "json_object"}}, "cannot be combined"),
         ({"max_tokens": 8, "thinking_budget": 2}, "needs more than 8"),
         ({"ignore_eos": True, "response_format": {"type": "json_object"}}, "ends by itself"),
     ],

@@ -146,6 +146,33 @@ def test_structured_output_parses_on_a_random_model(client: openai.OpenAI) -> No
     assert got.choices[0].message.reasoning_content  # type: ignore[attr-defined]
 
 
+def test_with_tools_and_a_schema_the_model_calls_or_answers_in_it(client: openai.OpenAI) -> None:
+    tool: Any = {**WEATHER, "function": {**WEATHER["function"]}}  # type: ignore[dict-item]
+    tool["function"].pop("description")
+    form: Any = {"name": "verdict", "schema": Verdict.model_json_schema()}
+    got = client.chat.completions.create(
+        model="tiny",
+        messages=[{"role": "user", "content": ""}],
+        tools=[tool],
+        response_format={"type": "json_schema", "json_schema": form},
+        reasoning_effort="none",
+        parallel_tool_calls=False,
+        temperature=2,
+        extra_body={"top_k": 0},
+        n=16,
+        seed=0,
+        max_tokens=300,
+    )
+    kinds = [choice.finish_reason for choice in got.choices]
+    assert {"tool_calls", "stop"} <= {*kinds}
+    for choice in got.choices:
+        if choice.finish_reason == "stop":
+            assert Verdict.model_validate_json(choice.message.content or "")
+        for call in choice.message.tool_calls or []:
+            assert call.type == "function"
+            assert json.loads(call.function.arguments)["city"] in ("Oslo", "Rome")
+
+
 async def test_many_async_requests_at_once(tiny: Any) -> None:
     async with openai.AsyncOpenAI(base_url=f"{tiny.url}/v1", api_key="x", max_retries=0) as client:
 

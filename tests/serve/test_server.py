@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import signal
 import socket
 import subprocess
@@ -47,6 +48,7 @@ BAD = {
     "too large a number": ('{"model": 1e999}', 400, None),
     "huge integer": ('{"model": ' + "1" * 5000 + "}", 400, None),
     "deep nesting": ("[" * 100_000, 400, None),
+    "a key given twice": ('{"model": "tiny", "messages": [], "model": "x"}', 400, None),
     "bytes": (b"\xff\xfe", 400, None),
     "lone surrogate": ('{"model": "\\ud800"}', 400, None),
     "unknown model": ({**BODY, "model": "gpt-x"}, 404, "model"),
@@ -115,6 +117,20 @@ def test_a_body_that_does_not_come_is_not_waited_for(
         head = f"POST {CHAT} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
         client.sendall(f"{head}content-length: 50\r\n\r\n{{".encode())
         assert b" 408 " in client.recv(100)
+
+
+def test_a_client_that_leaves_inside_its_body_is_no_failure(
+    tiny: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    logger = logging.getLogger("uvicorn.error")
+    logger.addHandler(caplog.handler)
+    with socket.create_connection(("127.0.0.1", tiny.port)) as client:
+        head = f"POST {CHAT} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+        client.sendall(f"{head}transfer-encoding: chunked\r\n\r\nzz\r\n".encode())
+        assert b" 400 " in client.recv(100)
+    assert httpx.get(tiny.url + "/health").status_code == 200
+    logger.removeHandler(caplog.handler)
+    assert not [record for record in caplog.records if record.exc_info]
 
 
 def test_other_methods_paths_and_kinds_are_refused_in_openais_shape(tiny: Any) -> None:
