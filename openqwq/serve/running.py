@@ -145,15 +145,18 @@ async def _events(
         for event in form.end():
             yield _sent(event)
     except Exception as error:  # the headers are out: the reader learns of it by an event
-        yield ServerSentEvent(
-            json.dumps(_as_api_error(error).body()), event="error" if named else None
-        )
+        yield _event(json.dumps(_as_api_error(error).body()), "error" if named else None)
     if not named:
-        yield ServerSentEvent("[DONE]")
+        yield _event("[DONE]")
 
 
 def _sent(event: dict[str, Any]) -> ServerSentEvent:
-    return ServerSentEvent(json.dumps(event), event=event.get("type"))
+    return _event(json.dumps(event), event.get("type"))
+
+
+def _event(data: str, name: str | None = None) -> ServerSentEvent:
+    """An event in the plainest form: some clients look for bare newlines between events."""
+    return ServerSentEvent(data, event=name, sep="\n")
 
 
 async def _whole(form: Form, pieces: AsyncGenerator[tuple[int, Piece], None]) -> Response:

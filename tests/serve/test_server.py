@@ -170,6 +170,16 @@ def test_replies_fit_the_document(tiny: Any) -> None:
     assert httpx.get(tiny.url + "/openapi.json").json()["openapi"] == "3.1.0"
 
 
+@pytest.mark.parametrize("path", [CHAT, "/v1/responses"])
+def test_events_end_with_bare_newlines_as_openais_do(tiny: Any, path: str) -> None:
+    body = {**BODY, "stream": True}
+    if path != CHAT:
+        body = {"model": "tiny", "input": "hi", "max_output_tokens": 12, "stream": True}
+    content = httpx.post(tiny.url + path, json=body, timeout=60).content
+    assert b"\r" not in content and content.endswith(b"\n\n")
+    assert content.count(b"\n\n") == content.count(b"data: ") > 3
+
+
 def test_a_seed_fixes_the_reply_whatever_shares_the_batch(tiny: Any) -> None:
     def ask(seed: int, n: int = 1) -> list[Any]:
         body = {**BODY, "seed": seed, "n": n, "temperature": 1.0}
