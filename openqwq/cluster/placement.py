@@ -9,7 +9,7 @@ from typing import Any
 
 import ray
 import torch
-from ray.exceptions import RayError
+from ray.exceptions import GetTimeoutError, RayError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -58,6 +58,11 @@ def ray_placement(config: Config) -> Iterator["RayPlacement"]:
     group = _reserve(cluster)
     try:
         yield RayPlacement(cluster, group)
+    except GetTimeoutError as error:
+        raise OpenQwQError(
+            f"actors did not answer within cluster.timeout, {cluster.timeout} s: look at their "
+            "logs (/tmp/ray/session_latest/logs), give them more time, then go on with --resume"
+        ) from error
     finally:
         remove_placement_group(group)
         if started:

@@ -49,7 +49,7 @@ class Machines:
         options += ["--include-log-monitor=false", "--object-store-memory=200000000"]
         if machine == 0:
             options += ["--head", "--port=6379", f"--temp-dir={self.temporary}", "--num-cpus=1"]
-            options += ["--include-dashboard=false", "--no-monitor", "--ray-client-server-port=0"]
+            options += ["--include-dashboard=false", "--no-monitor"]
         else:
             options += [f"--address={self.meeting}", "--num-cpus=3"]
         command = self.command(machine, *RAY, *options)

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from small import small_config
 
 from openqwq.cluster import remote
 from openqwq.cluster.remote import RemoteLearner, RemoteSampler
@@ -105,3 +106,18 @@ def test_ranks_are_told_the_step_also_after_steps_without_a_batch(tmp_path: Path
     learner.done += 1  # a step with nothing to learn from
     learner.train_step([], lambda *_: None)  # type: ignore[arg-type,return-value]
     assert told == [0, 2]
+
+
+def test_actors_that_never_answer_are_an_error_with_its_remedy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from ray.exceptions import GetTimeoutError
+
+    from openqwq.cluster import placement
+
+    monkeypatch.setattr(placement.ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(placement, "_reserve", lambda cluster: None)
+    monkeypatch.setattr(placement, "remove_placement_group", lambda group: None)
+    with pytest.raises(OpenQwQError, match=r"within cluster\.timeout, .* more time"):
+        with placement.ray_placement(small_config()):
+            raise GetTimeoutError("no answer")
