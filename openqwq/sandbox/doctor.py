@@ -13,7 +13,8 @@ from openqwq.types import OpenQwQError
 REMEDIES: Mapping[str, str] = {
     "namespaces": "Linux 5.12 or newer with user.max_user_namespaces above 0 and (Ubuntu) "
     "kernel.apparmor_restrict_unprivileged_userns=0; in a container --privileged, or "
-    "--security-opt seccomp=unconfined --security-opt apparmor=unconfined",
+    "--security-opt seccomp=unconfined --security-opt apparmor=unconfined; not a root without "
+    "CAP_SETFCAP or with one user mapped: there start it as an ordinary user",
     "root": "Linux 5.12 or newer, with a /tmp that can be mounted on",
     "privileges": "Linux 5.12 or newer, without inherited capabilities",
     "landlock": "Linux 5.13 or newer with landlock in its boot option lsm=",
@@ -51,13 +52,13 @@ def report(found: Mapping[str, str]) -> str:
     return "\n".join([*lines, f"levels that hold here: {', '.join(levels) or 'none'}"])
 
 
-def inspect(steps: Mapping[str, Callable[[], None]]) -> dict[str, str]:
+def inspect(steps: Mapping[str, Callable[[list[int]], None]], files: list[int]) -> dict[str, str]:
     """Confine this process by `steps`, then try what each layer forbids; "" means it holds."""
     failed: dict[str, str] = {}
     lonely = [name for _, name in socket.if_nameindex()] == ["lo"]
     for layer, step in steps.items():
         try:
-            step()
+            step(files)
         except OSError as error:
             failed[layer] = str(error)
     linux.set_limits(Limits(open_files=50))

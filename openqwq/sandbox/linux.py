@@ -17,8 +17,11 @@ RDONLY, NOSUID, NODEV, NOEXEC, NOATIME = 1, 2, 4, 8, 0x400
 BIND, REC, PRIVATE = 0x1000, 0x4000, 0x40000
 DETACH, AT_RECURSIVE = 2, 0x8000
 PDEATHSIG, DUMPABLE, NO_NEW_PRIVS, GET_NO_NEW_PRIVS, CAPABILITY_VERSION = 1, 4, 38, 39, 0x20080522
-CLONE, PIVOT_ROOT, SECCOMP, CLOSE_RANGE, MOUNT_SETATTR, LANDLOCK = 56, 155, 317, 436, 442, 444
+CLONE, CAPSET, PIVOT_ROOT, SECCOMP, CLOSE_RANGE = 56, 126, 155, 317, 436
+MOUNT_SETATTR, LANDLOCK = 442, 444
 NOBODY, INSIDE = 65534, 1000  # the user, outside (started by root) and inside
+MACHINE = os.uname().machine
+CAPABILITIES = struct.pack("Ii", CAPABILITY_VERSION, 0)  # of this process
 THREADS = 64  # what a program may start beyond its processes
 
 # Plain permission, by number on x86-64. No exec, no sockets, no ptrace, no mounts, no keys, no bpf,
@@ -44,6 +47,8 @@ close_range=436 faccessat2=439"""
 
 libc = ctypes.CDLL(None, use_errno=True)
 _python = ctypes.PyDLL(None, use_errno=True)  # calls that keep the interpreter's lock
+_system_call = libc["syscall"]
+_system_call.restype = ctypes.c_long
 
 
 def checked(name: str, *arguments: int | bytes | None) -> int:
@@ -52,8 +57,16 @@ def checked(name: str, *arguments: int | bytes | None) -> int:
     function.restype = ctypes.c_long
     result: int = function(*[ctypes.c_long(a) if isinstance(a, int) else a for a in arguments])
     if result == -1:
-        call = f"system call {arguments[0]!r}" if name == "syscall" else name
-        raise OSError(ctypes.get_errno(), f"{call}: {os.strerror(ctypes.get_errno())}")
+        raise OSError(ctypes.get_errno(), f"{name}: {os.strerror(ctypes.get_errno())}")
+    return result
+
+
+def system_call(number: int, *arguments: int | bytes | None) -> int:
+    """Make a system call, integers as 32 bits; `checked` would touch 60 more pages of a fork."""
+    result: int = _system_call(number, *arguments)
+    if result == -1:
+        error = ctypes.get_errno()
+        raise OSError(error, f"system call {number}: {os.strerror(error)}")
     return result
 
 
@@ -81,7 +94,10 @@ def new_user_namespace(process: int, uid: int, gid: int, flags: int = 0) -> None
     texts = {"setgroups": "deny", "uid_map": f"{INSIDE} {uid} 1", "gid_map": f"{INSIDE} {gid} 1"}
     for name, text in texts.items():
         file = os.open(name, os.O_WRONLY, dir_fd=process)
-        os.write(file, text.encode())
+        try:
+            os.write(file, text.encode())
+        except OSError as error:  # root without CAP_SETFCAP, which a container may lack
+            raise OSError(error.errno, f"{name}: {error.strerror}") from error
         os.close(file)
 
 
@@ -102,11 +118,11 @@ def build_root(paths: Sequence[str]) -> None:
     for path, target in {**links, "/dev/shm": "/tmp", "/dev/stdin": "/tmp/.stdin"}.items():
         os.symlink(target, "/tmp" + path)
     os.chdir("/tmp")
-    checked("syscall", PIVOT_ROOT, b".", b".")
+    system_call(PIVOT_ROOT, b".", b".")
     checked("umount2", b".", DETACH)
     os.chdir("/")
     attributes = struct.pack("QQQQ", RDONLY | NOSUID, 0, 0, 0)
-    checked("syscall", MOUNT_SETATTR, -100, b"/", AT_RECURSIVE, attributes, len(attributes))
+    system_call(MOUNT_SETATTR, -100, b"/", AT_RECURSIVE, attributes, len(attributes))
 
 
 def _bpf(code: int, value: int, if_true: int = 0, if_false: int = 0) -> bytes:
@@ -155,32 +171,32 @@ def seccomp_program(children: bool) -> tuple[Any, bytes]:
     return code, struct.pack("HxxxxxxP", len(code) // 8, ctypes.addressof(code))
 
 
-def seccomp(children: bool) -> None:
-    """Confine this process to the allowed system calls."""
-    if os.uname().machine != "x86_64":
-        raise OSError(f"no table of system calls for {os.uname().machine}")
-    checked("syscall", SECCOMP, 1, 0, seccomp_program(children)[1])
+def seccomp(allowed: tuple[Any, bytes]) -> None:
+    """Confine this process to the system calls allowed by what `seccomp_program` returned."""
+    if MACHINE != "x86_64":
+        raise OSError(f"no table of system calls for {MACHINE}")
+    system_call(SECCOMP, 1, 0, allowed[1])
 
 
 def landlock_rules(readable: Sequence[str], writable: str) -> int:
     """Return a descriptor of rules: file access to these trees only, no TCP, no foreign signals."""
-    abi = checked("syscall", LANDLOCK, None, 0, 1)
+    abi = system_call(LANDLOCK, None, 0, 1)
     files = 2 ** (13 if abi == 1 else 14 if abi == 2 else 15 if abi < 5 else 16) - 1
     fields = [files] + ([3] if abi >= 4 else []) + ([3] if abi >= 6 else [])
     attributes = struct.pack(f"{len(fields)}Q", *fields)
-    rules = checked("syscall", LANDLOCK, attributes, len(attributes), 0)
+    rules = system_call(LANDLOCK, attributes, len(attributes), 0)
     nodes = 0x1 | 0x40 | 0x200 | 0x800  # execution, devices and sockets
     grants = {path: 0b1101 for path in readable if not os.path.islink(path)}
     for path, access in {**grants, "/dev/null": 0b110, writable: files & ~nodes}.items():
         parent = os.open(path, os.O_PATH)
-        checked("syscall", LANDLOCK + 1, rules, 1, struct.pack("=Qi", access, parent), 0)
+        system_call(LANDLOCK + 1, rules, 1, struct.pack("=Qi", access, parent), 0)
         os.close(parent)
     return rules
 
 
 def landlock(rules: int) -> None:
     """Confine this process by what `landlock_rules` returned."""
-    checked("syscall", LANDLOCK + 2, rules, 0)
+    system_call(LANDLOCK + 2, rules, 0)
 
 
 def set_limits(limits: Limits) -> None:
@@ -198,15 +214,19 @@ def set_limits(limits: Limits) -> None:
         resource.setrlimit(kind, (value, value))
 
 
-def drop_privileges() -> None:
-    """Give up every capability, the means to gain any, and the host's interest in a crash."""
+def gain_no_privileges() -> None:
+    """Give up the means to gain capabilities, and the host's interest in a crash."""
     checked("prctl", DUMPABLE, 0, 0, 0, 0)
     checked("prctl", NO_NEW_PRIVS, 1, 0, 0, 0)
-    checked("capset", struct.pack("Ii", CAPABILITY_VERSION, 0), bytes(24))
+
+
+def drop_capabilities() -> None:
+    """Give up every capability."""
+    system_call(CAPSET, CAPABILITIES, bytes(24))
 
 
 def powerless() -> bool:
     """Whether this process has no capability and can gain none."""
     sets = ctypes.create_string_buffer(24)
-    checked("capget", struct.pack("Ii", CAPABILITY_VERSION, 0), ctypes.addressof(sets))
+    checked("capget", CAPABILITIES, ctypes.addressof(sets))
     return not any(sets.raw) and checked("prctl", GET_NO_NEW_PRIVS, 0, 0, 0, 0) == 1

@@ -1,4 +1,4 @@
-"""A sandbox, a tokenizer, and a scripted model for the whole room."""
+"""A tokenizer and a scripted model for the whole room."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -6,23 +6,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from openqwq.sandbox.local import LocalSandbox, doctor
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.types import Completion, SamplingParams, Steering, TokenEvent
-
-
-@pytest.fixture(scope="session")
-def layers() -> dict[str, str]:
-    """Every layer of this machine: "" where it holds, else why not."""
-    return asyncio.run(doctor())
-
-
-@pytest.fixture
-async def sandbox(layers: dict[str, str]) -> AsyncIterator[LocalSandbox]:
-    if layers["namespaces"]:
-        pytest.skip(f"user namespaces are absent here: {layers['namespaces']}")
-    async with LocalSandbox(workers=1) as running:
-        yield running
 
 
 @pytest.fixture(scope="session")

@@ -121,8 +121,11 @@ class Host:
             listener.close()
 
     def inside(self) -> list[int]:
-        """Return the processes of the sandbox below its workers, orphans included."""
+        """Return the processes of the sandbox below workers and zygotes, orphans included."""
         workers = self.sandbox.pids()
+        for pid in self.sandbox.pids():
+            text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+            workers += map(int, text.split())
         spaces = {os.readlink(f"/proc/{pid}/ns/user") for pid in workers}
         found = []
         for path in Path("/proc").glob("[0-9]*"):
