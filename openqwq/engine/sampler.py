@@ -159,8 +159,8 @@ def _draw_ranked(
 def _draw_any(logits: Tensor, draws: Tensor, greedy: Sequence[bool]) -> tuple[Tensor, Tensor]:
     """By id: first the block of 64 tokens, then the token in it, so that running sums are short."""
     probs = logits.softmax(-1)
-    padded = F.pad(probs, (0, -probs.shape[1] % 64))
-    blocks = padded.view(len(probs), -1, 64)
+    short = -probs.shape[1] % 64
+    blocks = (F.pad(probs, (0, short)) if short else probs).view(len(probs), -1, 64)
     block, rest = _invert(blocks.sum(-1), draws)
     inside = blocks.gather(1, block[:, :, None].expand(-1, -1, 64)).squeeze(1)
     token_ids = 64 * block + _invert(inside, rest)[0]
