@@ -37,8 +37,15 @@ from openqwq.types import (
     TokenEvent,
 )
 
-LOST: tuple[type[Exception], ...] = (ActorDiedError, ActorUnavailableError, NodeDiedError)
-LOST += (ObjectLostError, OutOfMemoryError, GetTimeoutError, TimeoutError)
+LOST = (
+    ActorDiedError,
+    ActorUnavailableError,
+    NodeDiedError,
+    ObjectLostError,
+    OutOfMemoryError,
+    GetTimeoutError,
+    TimeoutError,
+)
 ATTEMPTS = 4  # of one piece of work, before its failure is the run's
 
 Create = Callable[[int], Any]  # index -> a fresh actor
