@@ -47,14 +47,16 @@ def attention_scale(yarn: YarnScaling | None) -> float:
 
 
 def rotation(position_ids: Tensor, frequencies: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """(cos, sin) of every position, each (tokens, 1, head_dim), always computed in fp32."""
+    """(cos, sin) of every position, each (tokens, 1, head_dim), always computed in fp32.
+
+    The first half of the sines is negative, as `rotate` wants them.
+    """
     angles = position_ids[:, None].float() * frequencies  # (tokens, head_dim / 2)
     cos, sin = (elementwise(function, angles) * scale for function in (torch.cos, torch.sin))
-    return cos.repeat(1, 2)[:, None], sin.repeat(1, 2)[:, None]
+    return torch.cat((cos, cos), -1)[:, None], torch.cat((-sin, sin), -1)[:, None]
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate `x` (tokens, heads, head_dim), pairing coordinate i with i + head_dim / 2."""
-    first, second = x.chunk(2, dim=-1)
-    turned = torch.cat((-second, first), dim=-1)
+    turned = x.roll(x.shape[-1] // 2, -1)
     return x * cos.to(x.dtype) + turned * sin.to(x.dtype)
