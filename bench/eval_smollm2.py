@@ -46,7 +46,8 @@ def main() -> None:
                 "eval", str(model), "--tasks", name, "--data", str(DATA), "--out", str(out),
                 "--limit", str(max(1, round(items * options.share))), "--samples", "1",
                 "--preset", "greedy", "--max-tokens", options.max_tokens,
-                "--context-length", "4096", "--engine", options.engine, "--resume",
+                "--context-length", "4096", "--engine", options.engine, "--concurrency", "32",
+                "--resume",
             ],
             check=True,
         )  # fmt: skip
