@@ -127,18 +127,20 @@ def read_run(directory: Path) -> RunData:
 def print_summary(run_directory: Path, families: Families) -> None:
     """Print the summary table on standard output."""
     run = read_run(run_directory)
-    table = Table(box=None)
+    table = Table(box=None, padding=(0, 1, 0, 0))  # within 80 columns
     names = [SIDES[name] for name in run.checkpoints]
-    for column in ("held-out pass@1, %", *names, *["points"] * (len(names) - 1), "thinking tokens"):
-        table.add_column(column, justify="right" if table.columns else "left")
+    for column in ("pass@1, %", *names, *["points"] * (len(names) - 1), "thinking"):
+        table.add_column(column, justify="right" if table.columns else "left", no_wrap=True)
     for row in summary_table(run, families):
         table.add_row(
             row.name if row.is_family else f"  {row.name}",
             *(_rate(side) for side in row.sides),
             *(_number(gain, "+.1f") for gain, _ in row.gains),
-            " → ".join(_number(side.thinking_tokens) if side else "–" for side in row.sides),
+            " → ".join(_number(side.thinking_tokens, ".0f") if side else "–" for side in row.sides),
         )
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    console.print("pass@1 on held-out problems, ± half a 95% interval; thinking in tokens")
 
 
 def write_report(run_directory: Path, families: Families) -> Path:
