@@ -80,7 +80,7 @@ def openqwq(directory: Path) -> Decode:
     from openqwq.types import SamplingParams
 
     slots = max(batch for name, batch in CASES if name == directory.name)
-    limits = EngineLimits(slots, max_length=128)
+    limits = EngineLimits(slots, max_length=128, lanes=slots)  # all prompts at once, as the others
     engine = Engine(checkpoint.load(directory), Tokenizer.load(directory), limits)
 
     async def ask(batch: int, tokens: int) -> int:
