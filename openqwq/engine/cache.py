@@ -132,7 +132,6 @@ class CacheAttention:
         invariant: bool = False,
     ) -> None:
         self.attention = batch_invariant.attention if invariant else F.scaled_dot_product_attention
-        self.attention_of_one = batch_invariant.attention if invariant else _attention_of_one
         device = cache.keys.device
         self.cache = cache
         longest = max(counts)
@@ -168,18 +167,9 @@ class CacheAttention:
         kv_heads, share = keys.shape[1], queries.shape[1] // keys.shape[1]
         grouped = queries.view(-1, kv_heads, share, queries.shape[2])
         if self.padded_index is None:
-            return self.attention_of_one(grouped, past_keys, past_values, self.bias).flatten(1, 2)
+            return self.attention(grouped, past_keys, past_values, self.bias).flatten(1, 2)
         padded = grouped[self.padded_index].transpose(1, 2).flatten(2, 3)
         bias = self.bias.repeat_interleave(share, dim=2)  # (rows, 1, longest * share, time)
         mixed = self.attention(padded, past_keys, past_values, bias)
         mixed = mixed.reshape(*mixed.shape[:2], -1, share, mixed.shape[3]).transpose(1, 2)
         return mixed.flatten(0, 1)[self.flat_index].flatten(1, 2)  # from (rows, longest, ...)
-
-
-def _attention_of_one(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
-    """Softmax attention of few queries a row, (rows, kv_heads, share, head_dim).
-
-    PyTorch's fused kernel is made for many and takes up to three times as long here.
-    """
-    scores = torch.matmul(queries * queries.shape[-1] ** -0.5, keys.mT) + bias
-    return torch.matmul(scores.softmax(-1), values)
