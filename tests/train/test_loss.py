@@ -354,9 +354,11 @@ def test_log_probs_do_not_depend_on_the_chunk_size(rows: int) -> None:
 def test_no_chunk_exceeds_the_logit_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes, compute = [], loss_module._chunk_log_probs
 
-    def record(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def record(
+        hidden: Tensor, weight: Tensor, targets: Tensor, product: loss_module.Product
+    ) -> tuple[Tensor, Tensor]:
         sizes.append(len(targets) * len(weight))
-        return compute(hidden, weight, targets)
+        return compute(hidden, weight, targets, product)
 
     monkeypatch.setattr(loss_module, "_chunk_log_probs", record)
     token_log_probs(
