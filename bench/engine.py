@@ -74,14 +74,15 @@ def openqwq(directory: Path) -> Decode:
     """Our engine."""
     import asyncio
 
-    from openqwq.engine.engine import Engine, EngineLimits
+    from openqwq.engine.engine import Engine, EngineLimits, on_a_thread
     from openqwq.model import checkpoint
     from openqwq.text.tokenizer import Tokenizer
     from openqwq.types import SamplingParams
 
     slots = max(batch for name, batch in CASES if name == directory.name)
     limits = EngineLimits(slots, max_length=128, lanes=slots)  # all prompts at once, as the others
-    engine = Engine(checkpoint.load(directory), Tokenizer.load(directory), limits)
+    tokenizer = Tokenizer.load(directory)
+    engine = on_a_thread(lambda: Engine(checkpoint.load(directory), tokenizer, limits))
 
     async def ask(batch: int, tokens: int) -> int:
         engine.scheduler.cache.outdate()  # the others start from nothing too

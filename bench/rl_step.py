@@ -26,7 +26,7 @@ import tokenizers
 import torch
 
 from openqwq.config import OptimiserConfig, RlConfig
-from openqwq.engine.engine import Engine, EngineLimits
+from openqwq.engine.engine import CallersThread, Engine, EngineLimits
 from openqwq.model.qwen2 import ModelConfig, Qwen2
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.train.advantages import group_advantages
@@ -118,7 +118,8 @@ def time_ours(prompt_tokens: int) -> list[float]:
     models[0].initialise(generator)
     models[1].load_state_dict(models[0].state_dict())
     tokenizer = Tokenizer(backend(), {"eos_token": "<end>", "pad_token": "<pad>"}, [], "bench")
-    engine = Engine(models[0], tokenizer, EngineLimits(PROMPTS * GROUP, prompt_tokens + NEW_TOKENS))
+    limits = EngineLimits(PROMPTS * GROUP, prompt_tokens + NEW_TOKENS)
+    engine = Engine(models[0], tokenizer, limits, thread=CallersThread())
     learner = Learner(models[1], CONFIG.optimiser, CONFIG.steps)
     asked = prompts(prompt_tokens)
 

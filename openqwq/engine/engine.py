@@ -2,10 +2,11 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from collections.abc import Sequence as Ids
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -28,6 +29,8 @@ from openqwq.types import (
     TokenEvent,
 )
 
+Result = TypeVar("Result")
+
 
 @dataclass(frozen=True)
 class EngineLimits:
@@ -44,6 +47,33 @@ class EngineLimits:
         for name, value in vars(self).items():
             if value < 1:
                 raise OpenQwQError(f"engine.{name} is {value}: it must be at least 1")
+
+
+class CallersThread(Executor):
+    """Does at once, in the thread that asks, what is submitted; refuses it after `shutdown`."""
+
+    closed = False
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """See `Executor.submit`."""
+        if self.closed:
+            raise RuntimeError("the engine is closed")
+        future: Future[Any] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """See `Executor.shutdown`."""
+        self.closed = True
+
+
+def on_a_thread(function: Callable[[], Result]) -> Result:
+    """What `function` returns or raises, called on a thread that ends with it."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(function).result()
 
 
 @dataclass(frozen=True)
@@ -64,8 +94,13 @@ class Engine:
     log-probs are the same, bit by bit, in any company and at any stage of the cache.
 
     One step prefills a budget of prompt tokens, then decodes one token for every running sequence.
-    Steps run on a thread of the engine's own while the event loop stays free. `closing_text` is
-    what a spent thinking budget forces.
+    Steps run on `thread`, by default one of the engine's own, so that the event loop stays free.
+    `closing_text` is what a spent thinking budget forces.
+
+    OpenMP gives each thread that computes a team of its own, and where all teams together outnumber
+    the cores they sleep between any two operations: whoever else computes in this process costs a
+    fifth of its speed. So load the model in a thread that ends (`on_a_thread`), and where the
+    caller itself computes in turn with the engine, as in training, give it `CallersThread`.
     """
 
     def __init__(
@@ -74,6 +109,7 @@ class Engine:
         tokenizer: Tokenizer,
         limits: EngineLimits | None = None,
         closing_text: str = CLOSING_TEXT,
+        thread: Executor | None = None,
     ) -> None:
         tokenizer.require_fits(model.config.vocab_size)
         self.limits = limits or EngineLimits()
@@ -87,7 +123,7 @@ class Engine:
         self.device = parameter.device
         self.scheduler = Scheduler(cache, self.limits.slots, self.limits.lanes)
         self._lock = threading.Lock()  # held while a step or a weight update touches the model
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
+        self._thread = thread or ThreadPoolExecutor(1, thread_name_prefix="engine")
         self._drawn_tokens = 0
         self._pump: asyncio.Task[None] | None = None
         self._progress = asyncio.Event()  # set at the end of the step, and replaced

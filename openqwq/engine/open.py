@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from openqwq.engine import hub, llamacpp
-from openqwq.engine.engine import Engine, EngineLimits
+from openqwq.engine.engine import Engine, EngineLimits, on_a_thread
 from openqwq.engine.relay import fitting_context
 from openqwq.model import checkpoint, gguf
 from openqwq.model.gguf_header import ARCHITECTURES, GgufFile, cache_shape, read_header
@@ -157,11 +157,14 @@ def _open_directory(path: Path, engine: EngineName, slots: int, length: int | No
 def _torch_engine(
     load: Callable[[], Qwen2], tokenizer: Tokenizer, slots: int, length: int | None
 ) -> tuple[Engine, int]:
-    with _memory_returned():
+    def loaded() -> tuple[Engine, int]:
         weights = load()
-        length = fitting_context(length, weights.config.max_position_embeddings)
-        limits = EngineLimits(slots, length, 2048, min(slots, 16))
-        return Engine(weights, tokenizer, limits), length
+        context = fitting_context(length, weights.config.max_position_embeddings)
+        limits = EngineLimits(slots, context, 2048, min(slots, 16))
+        return Engine(weights, tokenizer, limits), context
+
+    with _memory_returned():
+        return on_a_thread(loaded)
 
 
 def _open_gguf(path: Path, engine: EngineName, slots: int, length: int | None) -> OpenedModel:

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import NamedTuple, Protocol
 
 from openqwq.config import Config, RlConfig
-from openqwq.engine.engine import Engine, EngineLimits
+from openqwq.engine.engine import CallersThread, Engine, EngineLimits
 from openqwq.model.qwen2 import Qwen2
 from openqwq.sandbox.local import LocalSandbox
 from openqwq.tasks.instructions import TasteVerifier
@@ -85,7 +85,8 @@ def local_engine(model: Qwen2, tokenizer: Tokenizer, config: Config) -> Iterator
     own = copied(model)
     if config.deterministic:
         own.make_invariant()
-    engine = Engine(own, tokenizer, EngineLimits(**asdict(config.engine)))
+    limits = EngineLimits(**asdict(config.engine))
+    engine = Engine(own, tokenizer, limits, thread=CallersThread())
     try:
         yield engine
     finally:
