@@ -133,6 +133,8 @@ class CacheAttention:
     ) -> None:
         self.attention = batch_invariant.attention if invariant else F.scaled_dot_product_attention
         device = cache.keys.device
+        plain = device.type == "cpu" and not invariant
+        self.decode = _two_products if plain else self.attention
         self.cache = cache
         longest = max(counts)
         self.length = max(start + count for start, count in zip(starts, counts, strict=True))
@@ -167,9 +169,15 @@ class CacheAttention:
         kv_heads, share = keys.shape[1], queries.shape[1] // keys.shape[1]
         grouped = queries.view(-1, kv_heads, share, queries.shape[2])
         if self.padded_index is None:
-            return self.attention(grouped, past_keys, past_values, self.bias).flatten(1, 2)
+            return self.decode(grouped, past_keys, past_values, self.bias).flatten(1, 2)
         padded = grouped[self.padded_index].transpose(1, 2).flatten(2, 3)
         bias = self.bias.repeat_interleave(share, dim=2)  # (rows, 1, longest * share, time)
         mixed = self.attention(padded, past_keys, past_values, bias)
         mixed = mixed.reshape(*mixed.shape[:2], -1, share, mixed.shape[3]).transpose(1, 2)
         return mixed.flatten(0, 1)[self.flat_index].flatten(1, 2)  # from (rows, longest, ...)
+
+
+def _two_products(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
+    """Attention of few queries, for which the fused kernel on a CPU takes a third longer."""
+    scores = torch.matmul(queries * queries.shape[3] ** -0.5, keys.transpose(2, 3))
+    return torch.matmul(scores.add_(bias).softmax(-1), values)
