@@ -44,7 +44,8 @@ class SamplingParams:
     switch a filter off.
     `thinking_budget` is the number of thinking tokens after which the engine closes the thinking.
     `grammar` is an llguidance grammar that the answer, after the thinking, must follow.
-    `top_log_probs` alternatives are reported with each token; `stop_loops` ends a reply that
+    Without `log_probs` an engine that works more for them may report NaN; `top_log_probs`
+    alternatives are reported with each token. `stop_loops` ends a reply that
     repeats itself with the finish reason "loop".
     """
 
@@ -57,6 +58,7 @@ class SamplingParams:
     seed: int = 0
     thinking_budget: int | None = None
     grammar: str | None = None
+    log_probs: bool = True
     top_log_probs: int = 0
     stop_loops: bool = False
 
@@ -70,7 +72,10 @@ class SamplingParams:
             "top_k": (self.top_k >= 0, "at least 0 (0 switches it off)"),
             "min_p": (0 <= self.min_p < 1, "at least 0 and below 1"),
             "max_tokens": (self.max_tokens >= 1, "at least 1"),
-            "top_log_probs": (0 <= self.top_log_probs <= 20, "from 0 to 20"),
+            "top_log_probs": (
+                0 <= self.top_log_probs <= 20 and (self.log_probs or not self.top_log_probs),
+                "from 0 to 20, and 0 without log_probs",
+            ),
             "thinking_budget": (
                 self.thinking_budget is None or 0 <= self.thinking_budget < self.max_tokens,
                 "none, or at least 0 and below max_tokens so that an answer fits",

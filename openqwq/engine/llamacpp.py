@@ -78,7 +78,8 @@ class LlamaCpp:
                 on_event(error)
 
         self._threads.submit(work)
-        reader = Reader(self._tokenizer, len(sequences))
+        log_probs = sequences[0].params.log_probs
+        reader = Reader(self._tokenizer, len(sequences), log_probs)
         try:
             while (event := await events.get()) is not None:
                 if isinstance(event, Exception):
@@ -125,6 +126,7 @@ def request(sequences: Ids[Sequence]) -> dict[str, Any]:
     """The body of a completion request, to this server or one elsewhere."""
     first = sequences[0]
     params, drawn = first.params, len(first.token_ids)
+    alone = not params.temperature and not params.log_probs  # the drawn token and no other
     return {
         "prompt": first.prompt_ids + first.token_ids,
         "n": len(sequences),
@@ -135,19 +137,20 @@ def request(sequences: Ids[Sequence]) -> dict[str, Any]:
         "seed": (first.seed + 1_000_003 * drawn) % SEEDS,
         "samplers": FILTERS,
         "temperature": params.temperature,
-        "top_k": params.top_k,
+        "top_k": 1 if alone else params.top_k,
         "top_p": params.top_p,
         "min_p": params.min_p,
         "n_probs": max(1, params.top_log_probs),
-        "post_sampling_probs": params.temperature > 0,  # greedy: log-probs at temperature 1
+        # Greedy: log-probs at temperature 1, for which it sorts the vocabulary.
+        "post_sampling_probs": alone or params.temperature > 0,
     }
 
 
 class Reader:
-    """Tokens from the events of one request with `n` members."""
+    """Tokens from the events of one request with `n` members, NaN where no log-probs are wanted."""
 
-    def __init__(self, tokenizer: Tokenizer, n: int) -> None:
-        self._tokenizer, self._counts = tokenizer, [0] * n
+    def __init__(self, tokenizer: Tokenizer, n: int, log_probs: bool) -> None:
+        self._tokenizer, self._counts, self._log_probs = tokenizer, [0] * n, log_probs
 
     def tokens(self, event: Mapping[str, Any]) -> list[Drawn]:
         """What an event brings; raises OpenQwQError for a request that cannot be served."""
@@ -172,7 +175,8 @@ class Reader:
         text = choice["text"].removesuffix(own) if own else choice["text"]
         others = token.get("top_probs", token.get("top_logprobs", ()))
         alternatives = tuple((other["id"], _log_prob(other)) for other in others)
-        shown = Drawn(index, token["id"], _log_prob(token), alternatives)
+        log_prob = _log_prob(token) if self._log_probs else math.nan
+        shown = Drawn(index, token["id"], log_prob, alternatives)
         return [*self._held_back(index, text, hidden - 1), shown]
 
     def _held_back(self, index: int, text: str, count: int) -> list[Drawn]:

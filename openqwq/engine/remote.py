@@ -112,7 +112,8 @@ class _Draw:
     async def __call__(self, sequences: Ids[Sequence]) -> AsyncGenerator[Drawn]:
         if self._server.kind == "llamacpp":
             body = llamacpp.request(sequences)
-            read = llamacpp.Reader(self._tokenizer, len(sequences)).tokens
+            log_probs = sequences[0].params.log_probs
+            read = llamacpp.Reader(self._tokenizer, len(sequences), log_probs).tokens
         else:
             body, read = _vllm_request(sequences), _vllm_tokens
         url = f"{self._server.url}/completions"

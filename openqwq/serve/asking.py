@@ -44,12 +44,12 @@ def ask_chat(model: OpenedModel, body: Mapping[str, Any]) -> Ask:
         max_tokens,
         thinking_budget=_thinking_budget(model, body, max_tokens),
         grammar=grammar,
+        log_probs=body.get("logprobs", False),
         top_log_probs=body.get("top_logprobs", 0),
     )
     functions = [tool["function"] for tool in tools]
     checks = {f["name"]: arguments_check(f) if f.get("strict") else None for f in functions}
-    log_probs = body.get("logprobs", False)
-    return Ask(prompt_ids, params, body.get("n", 1), stops(body), checks, not parallel, log_probs)
+    return Ask(prompt_ids, params, body.get("n", 1), stops(body), checks, not parallel)
 
 
 def sampling(

@@ -115,12 +115,12 @@ class ChatForm:
             message[self._reasoning] = choice.reasoning or None
         lists = {"tool_calls": choice.calls, "tool_steps": choice.steps}
         message |= {key: entries for key, entries in lists.items() if entries}
-        log_probs = self._log_probs(choice.tokens) if self._ask.log_probs else None
+        log_probs = self._log_probs(choice.tokens) if self._ask.params.log_probs else None
         return {"index": number, "message": message, "logprobs": log_probs, **ending(choice.finish)}
 
     def _chunk(self, number: int, delta: Json, piece: Piece | None = None) -> Json:
         tokens = piece.tokens if piece else ()
-        log_probs = self._log_probs(tokens) if self._ask.log_probs and tokens else None
+        log_probs = self._log_probs(tokens) if self._ask.params.log_probs and tokens else None
         choice: Json = {"index": number, "delta": delta, "logprobs": log_probs}
         finish = ending(piece.finish if piece else None)
         choice |= finish if piece and piece.finish else {"finish_reason": None}

@@ -32,10 +32,10 @@ def ask_completion(model: OpenedModel, body: Mapping[str, Any]) -> list[Ask]:
         require_known(model, prompt_ids, "prompt")
         require_room(model, len(prompt_ids), tokens)
     wanted = body.get("logprobs")
-    params = sampling(model, body, tokens, top_log_probs=wanted or 0)
-    log_probs = wanted is not None
+    shown = {"log_probs": wanted is not None, "top_log_probs": wanted or 0}
+    params = sampling(model, body, tokens, **shown)
     n, stop = body.get("n", 1), stops(body)
-    return [Ask(prompt_ids, params, n, stop, log_probs=log_probs) for prompt_ids in ids]
+    return [Ask(prompt_ids, params, n, stop) for prompt_ids in ids]
 
 
 async def continuation(model: OpenedModel, ask: Ask, number: int) -> AsyncGenerator[Piece, None]:
@@ -101,7 +101,7 @@ class CompletionForm:
         if piece.finish:
             choice.finish = piece.finish
             self.finishes.append(piece.finish)
-        elif not piece.text and not self._asks[0].log_probs:
+        elif not piece.text and not self._asks[0].params.log_probs:
             return []
         fields = {"index": number, "text": piece.text, "logprobs": self._log_probs(choice, first)}
         chunk = {**self._head, "choices": [{**fields, **ending(piece.finish)}]}
@@ -134,7 +134,7 @@ class CompletionForm:
         return self._tokenizer.decode([token_id])
 
     def _log_probs(self, choice: _Choice, first: int) -> Json | None:
-        if not self._asks[0].log_probs:
+        if not self._asks[0].params.log_probs:
             return None
         tokens = choice.tokens[first:]
         return {

@@ -32,7 +32,6 @@ class Ask:
     stop: tuple[str, ...] = ()
     tools: Mapping[str, Any] = field(default_factory=dict)
     one_call: bool = False
-    log_probs: bool = False
 
 
 @dataclass(frozen=True)
@@ -114,7 +113,7 @@ class Assembler:
             budget = self._ask.params.thinking_budget
             spent = budget is not None and self._parser.reasoning_tokens >= budget
             self._thinking_looped |= not spent  # nothing else makes the engine end it
-        if self._ask.log_probs and self._is_answer(event.token_id):
+        if self._ask.params.log_probs and self._is_answer(event.token_id):
             self._logged.append(event)
         return self._pieces(self._parser.feed(event.token_id))
 

@@ -35,8 +35,8 @@ from openqwq.tasks.statistics import Comparison, compare
 from openqwq.types import Message, OpenQwQError, SamplingParams, Score, Task, Verifier
 
 PRESETS = {
-    "qwq": SamplingParams(),  # the model card's own, 32,768 tokens
-    "greedy": SamplingParams(temperature=0.0, top_p=1.0, top_k=0),
+    "qwq": SamplingParams(log_probs=False),  # the model card's own, 32,768 tokens
+    "greedy": SamplingParams(temperature=0.0, top_p=1.0, top_k=0, log_probs=False),
 }
 HOPELESS = 16  # failed replies without any success before them: the endpoint is not there
 

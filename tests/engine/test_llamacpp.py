@@ -106,6 +106,17 @@ async def test_log_probs_are_of_the_filtered_distribution(
         assert sum(map(math.exp, shown.values())) == pytest.approx(1, abs=1e-4)
 
 
+async def test_nobody_pays_for_log_probs_that_nobody_wants(
+    real: OpenedModel, question: list[int]
+) -> None:
+    """Greedy, llama.cpp would sort the vocabulary for them; the tokens stay the same."""
+    params = SamplingParams(temperature=0, max_tokens=12)
+    wanted = await collect(real, question, params)
+    unwanted = await collect(real, question, replace(params, log_probs=False))
+    assert [e.token_id for e in unwanted] == [e.token_id for e in wanted]
+    assert all(e.log_prob < 0 for e in wanted) and all(math.isnan(e.log_prob) for e in unwanted)
+
+
 async def test_what_is_drawn_has_our_own_distribution(
     random_model: OpenedModel, build: Callable[..., Qwen2], plain: Callable[..., SamplingParams]
 ) -> None:
@@ -176,7 +187,7 @@ def test_tokens_held_back_are_those_of_their_text(real: OpenedModel) -> None:
     """A reply of emoji: the ids between shown ones are what the tokenizer makes of the text."""
     tokenizer = real.tokenizer
     first, *_, last = tokenizer.encode("a😀")
-    reader = llamacpp.Reader(tokenizer, 1)
+    reader = llamacpp.Reader(tokenizer, 1, True)
 
     def event(text: str, token_id: int | None, count: int, reason: str | None = None) -> str:
         token = [{"id": token_id, "token": text, "prob": 0.5}] if token_id is not None else None

@@ -26,7 +26,8 @@ TEXTS = st.lists(st.sampled_from(MARKERS) | st.text('ab \n{}"é😀:', max_size=
 
 def ask(stop: Sequence[str] = (), prompt: Sequence[int] = THINK, **more: Any) -> Ask:
     tools = more.pop("tools", {"add": None})
-    return Ask(prompt, SamplingParams(), stop=tuple(stop), tools=tools, **more)
+    params = SamplingParams(log_probs=more.pop("log_probs", False))
+    return Ask(prompt, params, stop=tuple(stop), tools=tools, **more)
 
 
 def cut(text: str, random: Any) -> list[int]:
