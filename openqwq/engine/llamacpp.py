@@ -7,6 +7,7 @@ ids are the canonical tokens of that text, and their log-probs, which it never r
 
 import asyncio
 import math
+import secrets
 import threading
 from collections.abc import AsyncGenerator, Mapping
 from collections.abc import Sequence as Ids
@@ -31,7 +32,7 @@ def open_llamacpp(
     Together they may hold `cache_tokens`. Raises OpenQwQError where the wheel is missing or cannot
     load the file.
     """
-    engine = LlamaCpp(path, tokenizer, slots, cache_tokens)
+    engine = LlamaCpp(path, tokenizer, slots, context_length, cache_tokens)
     return Relay("llamacpp", engine.draw, engine.close, tokenizer, context_length, slots)
 
 
@@ -47,9 +48,16 @@ def installed() -> bool:
 class LlamaCpp:
     """One loaded model; `draw` is a `relay.Draw`."""
 
-    def __init__(self, path: Path, tokenizer: Tokenizer, slots: int, cache_tokens: int) -> None:
+    def __init__(
+        self,
+        path: Path,
+        tokenizer: Tokenizer,
+        slots: int,
+        context_length: int,
+        cache_tokens: int,
+    ) -> None:
         self._tokenizer = tokenizer
-        self._server = _server(path, slots, cache_tokens)
+        self._server = _server(path, slots, cache_tokens, cache_tokens < slots * context_length)
         self._threads = ThreadPoolExecutor(slots, thread_name_prefix="llamacpp")
         self._closed = threading.Event()
 
@@ -92,7 +100,7 @@ class LlamaCpp:
             stopped.set()
 
 
-def _server(path: Path, slots: int, cache_tokens: int) -> Any:
+def _server(path: Path, slots: int, cache_tokens: int, shared: bool) -> Any:
     try:
         import xllamacpp
     except ImportError as error:
@@ -105,12 +113,13 @@ def _server(path: Path, slots: int, cache_tokens: int) -> Any:
     params = xllamacpp.CommonParams()
     params.model.path = str(path)
     params.n_parallel, params.n_ctx = slots, cache_tokens
-    params.kv_unified = True  # one pool of cache tokens for all slots
+    params.kv_unified = shared  # one pool of cache tokens: attention then walks over all slots'
     params.cache_ram_mib = 0  # no copies of old prompts beside it
     params.fit_params = params.warmup = params.enable_chat_template = params.use_jinja = False
     params.verbosity = -1
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = torch.get_num_threads()
     params.endpoint_metrics = True
+    params.api_keys, params.ui = [secrets.token_hex()], False  # it listens on a port of its own
     try:
         server = xllamacpp.Server(params)
         server.handle_metrics()  # answered by its loop: freed before that runs, it would hang

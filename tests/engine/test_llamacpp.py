@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import pytest
 import torch
 
@@ -205,6 +206,15 @@ def test_tokens_held_back_are_those_of_their_text(real: OpenedModel) -> None:
     assert ids[0] == first and ids[total - 1] == last
     assert all(math.isnan(token.log_prob) for token in drawn[1 : total - 1])
     assert tokenizer.decode(ids[total:]).strip("\ufffd") == ""
+
+
+def test_the_port_that_llamacpp_opens_refuses_everybody(real: OpenedModel) -> None:
+    """Its server listens wherever it runs; only we, in its process, may ask it anything."""
+    server = real.generate._draw.__self__._server  # type: ignore[attr-defined]
+    address = server.listening_address
+    assert httpx.post(f"{address}/completion", json={"prompt": "a"}).status_code == 401
+    assert httpx.get(f"{address}/slots").status_code == 401
+    assert httpx.get(f"{address}/").status_code == 404  # no page
 
 
 async def test_closing_a_stream_frees_its_slot(
