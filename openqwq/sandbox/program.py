@@ -35,11 +35,21 @@ class Ended(BaseException):
 
 
 def send(descriptor: int, data: Any) -> None:
-    """Write one frame: four bytes of length, then JSON."""
-    payload = memoryview(json.dumps(data).encode())
-    payload = memoryview(len(payload).to_bytes(4, "big") + bytes(payload))
-    while payload:
-        payload = payload[os.write(descriptor, payload) :]
+    """Write one frame."""
+    write(descriptor, frame(data))
+
+
+def frame(data: Any) -> bytes:
+    """Return a frame: four bytes of length, then JSON."""
+    payload = json.dumps(data).encode()
+    return len(payload).to_bytes(4, "big") + payload
+
+
+def write(descriptor: int, payload: bytes | bytearray) -> None:
+    """Write all of it."""
+    rest = memoryview(payload)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
 
 
 def receive(descriptor: int) -> Any:
@@ -129,9 +139,7 @@ def finish(report: Report) -> int:
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     sys.stdout.flush()
-    payload = memoryview(SUCCESS if report == SUCCEEDED else json.dumps(report).encode())
-    while payload:
-        payload = payload[os.write(REPORT, payload) :]
+    write(REPORT, SUCCESS if report == SUCCEEDED else json.dumps(report).encode())
     return int(report["status"] != "ok")
 
 
