@@ -1,6 +1,7 @@
 """What one caller gets: tokens, log-probs, ends, budgets, versions."""
 
 import asyncio
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 import openqwq.engine.engine as engine_module
-from openqwq.engine.engine import Engine, EngineLimits
+from openqwq.engine.engine import CallersThread, Engine, EngineLimits, on_a_thread
 from openqwq.engine.sampler import log_distribution
 from openqwq.model.attention import RaggedAttention, positions
 from openqwq.model.qwen2 import Qwen2
@@ -246,3 +247,36 @@ def test_a_tokenizer_with_more_ids_than_the_model_is_refused(build: Build) -> No
     with pytest.raises(OpenQwQError, match="vocab_size is 300"):
         words = [f"{first}{second} " for first in "abcdefgh" for second in "stuvwxyz"]
         Engine(build(), Tokenizer.train(words * 2, 310))
+
+
+async def test_an_engine_on_the_callers_thread_computes_there_and_answers_the_same(
+    build: Build, tokenizer: Tokenizer, start: Start, plain: Plain, prompt: Prompt,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    own = Engine(build(), tokenizer, EngineLimits(8, 128), thread=CallersThread())
+    threads, forward = set(), own.model.forward
+
+    def noting(*arguments: Any) -> Tensor:
+        threads.add(threading.get_ident())
+        return forward(*arguments)
+
+    monkeypatch.setattr(own.model, "forward", noting)
+    asked = [(prompt(n, n), plain(9, seed=n)) for n in (4, 7)]
+    there = await asyncio.gather(*[own.generate(ids, params, 2) for ids, params in asked])
+    assert threads == {threading.get_ident()}
+    other = start()
+    for (ids, params), completions in zip(asked, there, strict=True):
+        for mine, theirs in zip(completions, await other.generate(ids, params, 2), strict=True):
+            assert_same(mine, theirs)
+    monkeypatch.setattr(own.model, "forward", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):  # a failed step reaches who waits for it
+        await own.generate(*asked[0])
+    own.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        await own.generate(*asked[0])
+
+
+def test_a_thread_that_ends_brings_back_values_and_errors() -> None:
+    assert on_a_thread(threading.get_ident) != threading.get_ident()
+    with pytest.raises(ZeroDivisionError):
+        on_a_thread(lambda: 1 / 0)
