@@ -45,9 +45,18 @@ def passes_plainly(job: tuple[Task, str]) -> bool:
     """Whether a program passes its set's tests in an ordinary Python, without our sandbox."""
     tests = job[0].tests
     assert tests and tests.entry_point
-    target = tests.entry_point.replace(".", "().", 1)
-    parts = [tests.setup, job[1], f"candidate = {target}", tests.script or ""]
-    command = [sys.executable, "-c", "\n".join(parts)]
+    name = tests.entry_point.partition(".")[0]
+    # Apart, as in the sandbox: a program's own version of a helper is not the script's.
+    code = f"""
+theirs, script = {{}}, {{"__name__": "__main__"}}
+exec({tests.setup!r}, theirs)
+exec({job[1]!r}, theirs)
+exec({tests.setup!r}, script)
+script[{name!r}] = theirs[{name!r}]
+script["candidate"] = eval({tests.entry_point.replace(".", "().", 1)!r}, theirs)
+exec({tests.script or ""!r}, script)
+"""
+    command = [sys.executable, "-c", code]
     try:
         run = subprocess.run(command, capture_output=True, timeout=60, cwd="/var/tmp")
     except subprocess.TimeoutExpired:
