@@ -134,7 +134,7 @@ def plain_cases(row: Job) -> list[tuple[Any, Any]]:
             case ast.Compare(ast.Call(ast.Name(), args, []), [ast.Eq()], [expected]):
                 try:
                     cases.append((list(map(ast.literal_eval, args)), ast.literal_eval(expected)))
-                except (ValueError, SyntaxError):
+                except ValueError:
                     return []
             case _:
                 return []

@@ -11,6 +11,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Self
 
+from openqwq.sandbox import program
 from openqwq.sandbox.doctor import LEVELS, REMEDIES, require
 from openqwq.sandbox.protocol import DEFAULT, MAXIMUM, CaseResult, Limits, RunRequest, RunResult
 from openqwq.types import OpenQwQError
@@ -74,8 +75,7 @@ class Worker:
         """Send frames and return the next answer; raise WorkerDiedError where there is none."""
         assert self._writer
         for frame in frames:
-            payload = json.dumps(frame).encode()
-            self._writer.write(len(payload).to_bytes(4, "big") + payload)
+            self._writer.write(program.frame(frame))
         return await self._receive(seconds)
 
     async def _receive(self, seconds: float) -> Any:

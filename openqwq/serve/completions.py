@@ -32,8 +32,7 @@ def ask_completion(model: OpenedModel, body: Mapping[str, Any]) -> list[Ask]:
         require_known(model, prompt_ids, "prompt")
         require_room(model, len(prompt_ids), tokens)
     wanted = body.get("logprobs")
-    shown = {"log_probs": wanted is not None, "top_log_probs": wanted or 0}
-    params = sampling(model, body, tokens, **shown)
+    params = sampling(model, body, tokens, log_probs=wanted is not None, top_log_probs=wanted or 0)
     n, stop = body.get("n", 1), stops(body)
     return [Ask(prompt_ids, params, n, stop) for prompt_ids in ids]
 
