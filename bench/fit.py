@@ -27,6 +27,7 @@ from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf.gguf_writer import GGUFWriter
 
 from openqwq.engine.open import open_model
+from openqwq.engine.packed import has_bf16
 from openqwq.model import fit
 from openqwq.model.checkpoint import empty_model
 from openqwq.model.gguf import gguf_name
@@ -37,24 +38,26 @@ from openqwq.types import SamplingParams
 
 QWQ = ModelConfig(152_064, 5120, 27_648, 64, 40, 8, 128)
 HALF = ModelConfig(151_936, 896, 4864, 24, 14, 2, 64, tie_word_embeddings=True)
-RUNS = [  # which file, engine, slots, context
+RUNS = [  # which file, engine or our precision, slots, context
     ("smollm2", "llamacpp", 1, 512),
     ("smollm2", "llamacpp", 4, 2048),
-    ("smollm2", "torch", 1, 512),
-    ("smollm2", "torch", 4, 2048),
+    ("smollm2", "fp32", 1, 512),
+    ("smollm2", "fp32", 4, 2048),
+    *([("smollm2", "bf16", 1, 512), ("smollm2", "bf16", 4, 2048)] if has_bf16() else []),
     ("qwen2-0.5b", "llamacpp", 1, 4096),
-    ("qwen2-0.5b", "torch", 1, 1024),
+    ("qwen2-0.5b", "fp32", 1, 1024),
 ]
 
 
-def run_once(path: Path, engine: str, slots: int, context: int, prompt: int, tokens: int) -> None:
+def run_once(path: Path, runner: str, slots: int, context: int, prompt: int, tokens: int) -> None:
     """In a process of its own: fill the context and print the foretold and the measured."""
+    engine, precision = (runner, "fp32") if runner == "llamacpp" else ("torch", runner)
     if engine == "llamacpp":
         import xllamacpp  # noqa: F401 - its code is part of the process
     process = fit.memory_in_use()
-    need = fit.need(fit.read_subject(path), engine, context, slots, process)
+    need = fit.need(fit.read_subject(path), engine, context, slots, process, precision)
     started = time.perf_counter()
-    model = open_model(str(path), engine, slots, context)
+    model = open_model(str(path), engine, slots, context, precision=precision)
     loaded = time.perf_counter()
     ids = [70 + i % 150 for i in range(prompt)]
     params = SamplingParams(1.0, 1.0, 0, max_tokens=tokens)

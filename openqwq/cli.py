@@ -166,6 +166,7 @@ def _add_eval_verb(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--concurrency", type=int, default=8, help="replies at once")
     parser.add_argument("--workers", type=int, default=2, help="sandbox and maths processes")
     parser.add_argument("--engine", default="auto", choices=["auto", "torch", "llamacpp", "remote"])
+    parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"], help="torch's")
     parser.add_argument("--context-length", type=int)
     parser.set_defaults(verb=eval_verb)
 
@@ -287,7 +288,10 @@ def _open_chat(options: argparse.Namespace) -> Iterator["Chat"]:
 
         yield PatientChat(EndpointChat(RemoteChat(options.model)))
         return
-    opened = open_model(options.model, options.engine, options.concurrency, options.context_length)
+    opened = open_model(
+        options.model, options.engine, options.concurrency, options.context_length,
+        precision=options.precision,
+    )  # fmt: skip
     try:
         yield LocalChat(opened.generate, opened.tokenizer, opened.context_length)
     finally:

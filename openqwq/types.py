@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, NotRequired, Protocol, TypedDict
 if TYPE_CHECKING:
     import torch
 
+Precision = Literal["fp32", "bf16"]  # of our engine's weights and products
 FinishReason = Literal["stop", "length", "cancelled", "loop"]
 ScoreStatus = Literal["correct", "wrong", "timeout", "truncated", "error"]
 TestForm = Literal["stdin", "call", "script"]

@@ -30,8 +30,8 @@ ROOMS = {
     "types": room(310),
     "config": room(370, "tyro"),
     "text": room(925, "jinja2 llguidance tokenizers"),
-    "model": room(1590, "gguf numpy safetensors torch"),
-    "engine": room(2205, "numpy torch xllamacpp"),
+    "model": room(1600, "gguf numpy safetensors torch"),
+    "engine": room(2255, "numpy torch xllamacpp"),
     "sandbox": room(2110),
     "verify": room(1100, "antlr4 langdetect latex2sympy2_extended math_verify sympy"),
     "tasks": room(5800, "datasets reasoning_gym rich"),
@@ -41,7 +41,7 @@ ROOMS = {
     "serve": room(
         2970, "httpx jsonschema_rs prometheus_client rich sse_starlette starlette uvicorn"
     ),
-    "cli": room(395, "rich shtab typer tyro"),
+    "cli": room(400, "rich shtab typer tyro"),
 }
 ONLY_IN_FILE = {
     "agent/mcp_server.py": {"uvicorn"},
@@ -57,7 +57,7 @@ ONLY_IN_FILE = {
     "tasks/scorecard.py": {"jinja2"},
 }
 ONLY_FOR_TYPE_CHECKING = {"types.py": {"torch"}}
-TOTAL_LINES, FILE_LINES, FUNCTION_LINES = 23_220, 400, 60
+TOTAL_LINES, FILE_LINES, FUNCTION_LINES = 23_285, 400, 60
 VAGUE = {"common", "helper", "helpers", "manager", "managers", "util", "utils"}
 
 PACKAGE = Path(__file__).parents[1] / "openqwq"
@@ -292,10 +292,10 @@ def test_the_rule_accepts_the_good_example(rule: Rule, path: str, source: str) -
 
 
 def test_the_budget_catches_a_large_room_and_a_large_package() -> None:
-    assert budget_complaints({"cli.py": "x\n" * 396}) == ["cli has 396 lines of at most 395"]
+    assert budget_complaints({"cli.py": "x\n" * 401}) == ["cli has 401 lines of at most 400"]
     full = {f"{name}/a.py": "x\n" * limit.lines for name, limit in ROOMS.items()}
     assert budget_complaints(full) == [
-        f"the package has {sum(limit.lines for limit in ROOMS.values())} lines of at most 23220"
+        f"the package has {sum(limit.lines for limit in ROOMS.values())} lines of at most 23285"
     ]
 
 

@@ -119,7 +119,7 @@ class Engine:
         self.closing_ids = tokenizer.encode(closing_text, allow_special=True)
         parameter = next(model.parameters())
         rows, length = self.limits.slots + self.limits.lanes, self.limits.max_length
-        cache = SlotCache(model.config, rows, length, parameter.dtype, parameter.device)
+        cache = SlotCache(model.config, rows, length, self.model.dtype, parameter.device)
         self.device = parameter.device
         self.scheduler = Scheduler(cache, self.limits.slots, self.limits.lanes)
         self._lock = threading.Lock()  # held while a step or a weight update touches the model

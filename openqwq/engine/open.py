@@ -5,18 +5,22 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal, Protocol
 
+import torch
+
 from openqwq.engine import hub, llamacpp
 from openqwq.engine.engine import Engine, EngineLimits, on_a_thread
+from openqwq.engine.packed import has_bf16
 from openqwq.engine.relay import fitting_context
 from openqwq.model import checkpoint, gguf
 from openqwq.model.gguf_header import ARCHITECTURES, GgufFile, cache_shape, read_header
 from openqwq.model.qwen2 import Qwen2
 from openqwq.text.gguf import from_metadata
 from openqwq.text.tokenizer import Tokenizer
-from openqwq.types import Generate, OpenQwQError
+from openqwq.types import Generate, OpenQwQError, Precision
 
 EngineName = Literal["auto", "torch", "llamacpp", "remote"]
 CACHE_SHARE = 0.25  # of the free memory, for llama.cpp's cache beyond one full context
@@ -52,16 +56,19 @@ def open_model(
     slots: int = 8,
     context_length: int | None = None,
     tokenizer: str | None = None,
+    precision: Precision = "fp32",
 ) -> OpenedModel:
     """Load `model` for up to `slots` sequences at once of at most `context_length` tokens.
 
     `model` is a checkpoint directory, a GGUF file, a hub id (owner/name or owner/name:PART) or the
     URL of a server, whose tokenizer is then `tokenizer` (directory, GGUF file or hub id) or, if
-    that is None, the one of the model that the server names. Raises OpenQwQError naming what is
+    that is None, the one of the model that the server names. `precision` is that of our own
+    engine's weights and products; the others have their own. Raises OpenQwQError naming what is
     missing, broken or does not fit the engine.
     """
     if model.startswith(("http://", "https://")):
         _require(engine, "remote", model, "a URL is asked through the engine remote")
+        _require_fp32(precision, "remote")
         try:
             from openqwq.engine.remote import open_remote
         except ImportError as error:
@@ -79,7 +86,7 @@ def open_model(
         raise OpenQwQError(f"{model} is no URL: the engine remote needs one, http://HOST:PORT")
     path = locate(model)
     opened = (_open_gguf if path.is_file() else _open_directory)(
-        path, engine, slots, context_length
+        path, engine, slots, context_length, precision
     )
     return opened if Path(model).exists() else replace(opened, name=model)
 
@@ -128,6 +135,14 @@ def _require(engine: EngineName, possible: EngineName, model: str, remedy: str) 
         raise OpenQwQError(f"the engine {engine} cannot run {model}: {remedy}")
 
 
+def _require_fp32(precision: Precision, engine: EngineName) -> None:
+    if precision != "fp32":
+        raise OpenQwQError(
+            f"the precision {precision} is for the engine torch: the engine {engine} computes in "
+            "its own, so leave it out"
+        )
+
+
 @contextmanager
 def _memory_returned() -> Iterator[None]:
     """Freed blocks of 64 KiB and more go back to the system at once, where the C library is glibc.
@@ -145,13 +160,27 @@ def _memory_returned() -> Iterator[None]:
             mallopt(mmap_threshold, usual)
 
 
-def _open_directory(path: Path, engine: EngineName, slots: int, length: int | None) -> OpenedModel:
+def _open_directory(
+    path: Path, engine: EngineName, slots: int, length: int | None, precision: Precision
+) -> OpenedModel:
     remedy = f"make a GGUF file of it first (qwq convert {path} FILE.gguf)"
     _require(engine, "torch", str(path), remedy)
     tokenizer = Tokenizer.load(path)
-    generate, length = _torch_engine(lambda: checkpoint.load(path), tokenizer, slots, length)
+    load = partial(checkpoint.load, path, _dtype(precision))
+    generate, length = _torch_engine(load, tokenizer, slots, length)
     why = f"torch: {path} is a checkpoint directory"
     return OpenedModel(path.resolve().name, generate, tokenizer, length, "torch", why)
+
+
+def _dtype(precision: Precision) -> torch.dtype:
+    if precision == "fp32":
+        return torch.float32
+    if not has_bf16():
+        raise OpenQwQError(
+            "this CPU does not multiply in bf16 (AVX-512 BF16 or AMX), so bf16 would be slower "
+            "than fp32: leave the precision at fp32"
+        )
+    return torch.bfloat16
 
 
 def _torch_engine(
@@ -167,7 +196,9 @@ def _torch_engine(
         return on_a_thread(loaded)
 
 
-def _open_gguf(path: Path, engine: EngineName, slots: int, length: int | None) -> OpenedModel:
+def _open_gguf(
+    path: Path, engine: EngineName, slots: int, length: int | None, precision: Precision
+) -> OpenedModel:
     file = read_header(path)
     tokenizer = from_metadata(file.metadata, str(path))
     if embedding := file.tensors.get("token_embd.weight"):
@@ -175,8 +206,10 @@ def _open_gguf(path: Path, engine: EngineName, slots: int, length: int | None) -
     engine, why = choose_engine(file, engine)
     if engine == "torch":
         generate: Closable
-        generate, length = _torch_engine(lambda: gguf.load(path), tokenizer, slots, length)
+        load = partial(gguf.load, path, _dtype(precision))
+        generate, length = _torch_engine(load, tokenizer, slots, length)
     else:
+        _require_fp32(precision, "llamacpp")
         shape = cache_shape(file)
         length = fitting_context(length, shape.context_length)
         tokens = _cache_tokens(shape.bytes_per_token, slots, length)

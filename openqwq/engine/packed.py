@@ -1,8 +1,10 @@
 """The engine's own form of a model: weights laid out for decoding, nothing kept for learning.
 
-On the CPU, oneDNN packs each fp32 matrix into the blocks that its kernels read, which at 8 to 64
-rows is 1.3 to 2 times as fast as the rows that a checkpoint holds, and folds bias, activation, gate
-and residual into the product before them. Results differ from `Qwen2`'s by rounding alone.
+On the CPU, oneDNN packs each matrix into the blocks that its kernels read, which at 8 to 64 rows is
+1.3 to 2 times as fast as the rows that a checkpoint holds, and folds bias, activation, gate and
+residual into the product before them. Results differ from `Qwen2`'s by rounding alone. A model in
+bf16 has its products there in bf16 and everything between them, the cache included, in fp32:
+PyTorch's other operations gain nothing from bf16, and so only products round.
 """
 
 from collections.abc import Iterable
@@ -22,15 +24,17 @@ class Matrix:
     """One projection, packed where that helps; the plain form is not kept."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
-        self.bias = bias
-        cpu = weight.device.type == "cpu" and weight.dtype == torch.float32
+        self.bias, self.dtype = bias, weight.dtype
+        fast = {torch.float32, torch.bfloat16} if has_bf16() else {torch.float32}
+        cpu = weight.device.type == "cpu" and weight.dtype in fast
         self.packed = cpu and bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
         if self.packed:
             weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), None)
         self.weight = weight
 
     def product(self, x: Tensor, activation: str = "none") -> Tensor:
-        """(tokens, inputs) to (tokens, outputs); `activation` "swish" is silu."""
+        """(tokens, inputs) to (tokens, outputs) in `dtype`; `activation` "swish" is silu."""
+        x = x.to(self.dtype)
         if self.packed:
             pointwise = torch.ops.mkldnn._linear_pointwise.default
             output: Tensor = pointwise(x, self.weight, self.bias, activation, [], "")
@@ -39,13 +43,18 @@ class Matrix:
         return F.silu(output) if activation == "swish" else output
 
     def combined(self, x: Tensor, other: Tensor, operation: str) -> Tensor:
-        """The product of `x` "add" or "mul" `other` (tokens, outputs)."""
-        if self.packed:
+        """The product of `x` "add" or "mul" `other` (tokens, outputs), in the wider dtype."""
+        if self.packed and other.dtype == self.dtype:
             pointwise = torch.ops.mkldnn._linear_pointwise.binary
-            output: Tensor = pointwise(x, other, self.weight, self.bias, operation)
+            output: Tensor = pointwise(x.to(self.dtype), other, self.weight, self.bias, operation)
             return output
-        output = F.linear(x, self.weight, self.bias)
+        output = self.product(x)
         return output + other if operation == "add" else output * other
+
+
+def has_bf16() -> bool:
+    """Whether this CPU multiplies in bf16 (AVX-512 BF16 or AMX); others are faster in fp32."""
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 @dataclass(frozen=True)
@@ -62,10 +71,16 @@ class Layer:
 
 
 class PackedModel:
-    """A `Qwen2` to sample from: same `forward` and `logits`, same answers but for rounding."""
+    """A `Qwen2` to sample from: same `forward` and `logits`, same answers but for rounding.
+
+    `dtype` is that of all but the products: of keys and values, too.
+    """
 
     def __init__(self, model: Qwen2) -> None:
         self.config, self.frequencies = model.config, model.frequencies
+        weight = model.model.embed_tokens.weight
+        cpu = weight.device.type == "cpu"
+        self.dtype = torch.promote_types(weight.dtype, torch.float32) if cpu else weight.dtype
         self.names = {name for name, _ in model.named_parameters()}
         with torch.no_grad():
             self.load(model.named_parameters())
@@ -78,7 +93,7 @@ class PackedModel:
         given = _all_of(self.names, named_params, self.config)
         self.embedding = given["model.embed_tokens.weight"].detach().clone()
         self.layers = [self._layer(given, i) for i in range(self.config.num_hidden_layers)]
-        self.norm = given["model.norm.weight"].detach().clone()
+        self.norm = given["model.norm.weight"].detach().to(self.dtype, copy=True)
         self.head = Matrix(given.get("lm_head.weight", self.embedding).detach().clone())
 
     def _layer(self, given: dict[str, Tensor], number: int) -> Layer:
@@ -94,10 +109,10 @@ class PackedModel:
             None if biases[0] is None else torch.cat([b.detach() for b in biases if b is not None])
         )
         return Layer(
-            weight("input_layernorm").clone(),
+            weight("input_layernorm").to(self.dtype, copy=True),
             Matrix(torch.cat([weight(name) for name in names]), bias),
             matrix("self_attn.o_proj"),
-            weight("post_attention_layernorm").clone(),
+            weight("post_attention_layernorm").to(self.dtype, copy=True),
             *(matrix(f"mlp.{name}_proj") for name in ("gate", "up", "down")),
         )
 
@@ -105,16 +120,16 @@ class PackedModel:
         """See `Qwen2.forward`."""
         config = self.config
         heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
-        x = F.embedding(token_ids, self.embedding)
+        x = F.embedding(token_ids, self.embedding).to(self.dtype)
         scale = attention_scale(config.yarn)
         cos, sin = rotation(position_ids, self.frequencies.to(x.device), scale)
         for number, layer in enumerate(self.layers):
-            mixed = layer.qkv.product(self._normed(x, layer.input_norm))
+            mixed = layer.qkv.product(self._normed(x, layer.input_norm)).to(self.dtype)
             mixed = mixed.view(-1, heads + 2 * kv_heads, config.head_dim)
             rotated, values = rotate(mixed[:, : heads + kv_heads], cos, sin), mixed[:, -kv_heads:]
             attended = attend(number, rotated[:, :heads], rotated[:, heads:], values)
             x = layer.output.combined(attended.flatten(1), x, "add")
-            normed = self._normed(x, layer.post_norm)
+            normed = self._normed(x, layer.post_norm).to(layer.gate.dtype)
             gated = layer.up.combined(normed, layer.gate.product(normed, "swish"), "mul")
             x = layer.down.combined(gated, x, "add")
         return self._normed(x, self.norm)
@@ -131,8 +146,10 @@ class PackedModel:
 class PlainModel:
     """A `Qwen2` to sample from as it is: in deterministic mode the learner's code is the only one.
 
-    `load`, `forward` and `logits` as in `PackedModel`.
+    `dtype`, `load`, `forward` and `logits` as in `PackedModel`.
     """
+
+    dtype = torch.float32
 
     def __init__(self, model: Qwen2) -> None:
         self.config, self.copy = model.config, deepcopy(model)

@@ -14,6 +14,7 @@ def add_fit_verb(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--context", type=int, help="tokens of prompt and reply together")
     parser.add_argument("--slots", type=int, default=1, help="replies that run at once")
     parser.add_argument("--engine", default="auto", choices=["auto", "torch", "llamacpp"])
+    parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"], help="torch's")
     parser.set_defaults(verb=fit_verb)
 
 
@@ -50,9 +51,10 @@ def fit_verb(options: argparse.Namespace) -> None:
     process, bandwidth = fit.memory_in_use(), fit.read_bandwidth()
     print(
         fit.report(
-            options.model, subject, engine, memory, context, options.slots, process, bandwidth
+            options.model, subject, engine, memory, context, options.slots, process, bandwidth,
+            options.precision,
         )
-    )
+    )  # fmt: skip
 
 
 def convert_verb(options: argparse.Namespace) -> None:

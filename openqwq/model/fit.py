@@ -20,7 +20,7 @@ from openqwq.model.checkpoint import empty_model, parse_config
 from openqwq.model.gguf import READ_TYPES
 from openqwq.model.gguf_header import model_config, read_header
 from openqwq.model.qwen2 import ModelConfig
-from openqwq.types import OpenQwQError
+from openqwq.types import OpenQwQError, Precision
 
 Engine = Literal["torch", "llamacpp"]
 # Our tokenizer, llama.cpp's and the metadata: in all, and for each token; measured.
@@ -74,10 +74,17 @@ def read_subject(path: Path) -> Subject:
     return Subject(parse_config(values, str(path / "config.json")), None, "F32")
 
 
-def need(subject: Subject, engine: Engine, context: int, slots: int, process: int) -> Need:
+def need(
+    subject: Subject,
+    engine: Engine,
+    context: int,
+    slots: int,
+    process: int,
+    precision: Precision = "fp32",
+) -> Need:
     """Peak memory for `slots` sequences of `context` tokens; `process` is Python with its imports.
 
-    llama.cpp's slots share one cache of `context` tokens for each of them.
+    llama.cpp's slots share one cache of `context` tokens for each of them; `precision` is torch's.
     """
     config = subject.config
     parameters, embedding = parameter_counts(config)
@@ -93,13 +100,14 @@ def need(subject: Subject, engine: Engine, context: int, slots: int, process: in
         read = weights - looked_up + kv_numbers * context  # half of the context, two bytes each
         return Need(process, vocabulary, weights, cache, activations, read)
     tied = embedding if config.tie_word_embeddings else 0
-    packed = 4 * (parameters + tied)
+    width = 4 if precision == "fp32" else 2
+    packed = width * (parameters + tied)
     rows, heads = min(PREFILL, context), config.num_attention_heads
     full = 4 * kv_numbers * context * (slots + min(slots, 16))
     scores = rows * context * (2 * heads + heads // config.num_key_value_heads)
     activations = 4 * (scores + rows * (6 * hidden + 3 * inner) + 3 * config.vocab_size * slots)
-    read = packed - 4 * embedding + 2 * kv_numbers * context
-    loading = vocabulary + 4 * parameters + packed + 4 * embedding
+    read = packed - width * embedding + 2 * kv_numbers * context
+    loading = vocabulary + width * (parameters + embedding) + packed
     return Need(process, vocabulary, packed, full * 3 // 2, activations, read, loading)
 
 
@@ -171,9 +179,10 @@ def report(
     slots: int,
     process: int,
     bandwidth: float,
+    precision: Precision,
 ) -> str:
     """The answer of `qwq fit`, as lines of text."""
-    found = need(subject, engine, context, slots, process)
+    found = need(subject, engine, context, slots, process, precision)
     parts: Mapping[str, int] = {
         "process": process,
         "vocabulary": found.vocabulary,
@@ -184,7 +193,7 @@ def report(
     }
     verdict = "fits" if found.peak <= memory else "does not fit"
     parameters, _ = parameter_counts(subject.config)
-    kept = subject.stored_type if engine == "llamacpp" else "F32"
+    kept = subject.stored_type if engine == "llamacpp" else precision
     lines = [
         f"{name}: {parameters / 1e9:.3g} B parameters, in {kept} with the engine {engine}",
         f"{slots} sequence(s) of {context} tokens",

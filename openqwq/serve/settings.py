@@ -15,6 +15,7 @@ FILES = (Path("~/.config/openqwq/config.toml"), Path("qwq.toml"))  # the later o
 def _add_engine_options(parser: argparse.ArgumentParser, model: str = "model") -> None:
     parser.add_argument(model, nargs="?", help="a directory, GGUF file, hub id, or server's URL")
     parser.add_argument("--engine", default="auto", choices=["auto", "torch", "llamacpp", "remote"])
+    parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"], help="torch's")
     parser.add_argument("--context", type=int, help="tokens of prompt and reply together")
 
 

@@ -196,7 +196,9 @@ def opened(options: Any, slots: int) -> OpenedModel:
     """The model that the command line names; OpenQwQError if it names none."""
     if not options.model:
         raise OpenQwQError("no model is named: give one, e.g. runs/demo/stage1 (see qwq models)")
-    return open_model(options.model, options.engine, slots, options.context)
+    return open_model(
+        options.model, options.engine, slots, options.context, precision=options.precision
+    )
 
 
 def ask(talker: Talker, messages: Messages, hide_thinking: bool, as_json: bool) -> None:

@@ -5,9 +5,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from openqwq.engine import llamacpp
+from openqwq.engine.engine import Engine
 from openqwq.engine.open import EngineName, open_model
+from openqwq.engine.packed import PackedModel, has_bf16
 from openqwq.model import checkpoint, gguf
 from openqwq.model.qwen2 import Qwen2
 from openqwq.text.gguf import to_metadata
@@ -125,6 +128,30 @@ def test_an_engine_that_cannot_run_it_says_what_would_help(directory: Path, file
         open_model(str(file), "remote")
     with pytest.raises(OpenQwQError, match="engine torch cannot run http://x: a URL is asked"):
         open_model("http://x", "torch")
+
+
+@pytest.mark.skipif(not has_bf16(), reason="needs a CPU that multiplies in bf16")
+def test_weights_are_held_in_the_precision_asked_for(directory: Path, file: Path) -> None:
+    for path in (directory, file):
+        model = open_model(str(path), "torch", slots=1, context_length=64, precision="bf16")
+        assert isinstance(model.generate, Engine)
+        assert isinstance(model.generate.model, PackedModel)
+        assert model.generate.model.head.weight.dtype == torch.bfloat16
+        model.close()
+
+
+def test_a_precision_that_cannot_be_had_is_refused(
+    directory: Path, build: Callable[..., Qwen2], tokenizer: Tokenizer, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    gguf.save(build(), tmp_path / "q8.gguf", "Q8_0", to_metadata(tokenizer, 300))
+    monkeypatch.setattr(llamacpp, "installed", lambda: True)
+    for name in ("http://127.0.0.1:1", str(tmp_path / "q8.gguf")):
+        with pytest.raises(OpenQwQError, match="precision bf16 is for the engine torch"):
+            open_model(name, precision="bf16")
+    monkeypatch.setattr("openqwq.engine.open.has_bf16", lambda: False)
+    with pytest.raises(OpenQwQError, match="this CPU does not multiply in bf16"):
+        open_model(str(directory), precision="bf16")
 
 
 def test_a_tokenizer_of_another_model_is_refused(

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from openqwq.engine.packed import Matrix, PackedModel
+from openqwq.engine.cache import CacheAttention, SlotCache
+from openqwq.engine.packed import Matrix, PackedModel, has_bf16
 from openqwq.model.attention import RaggedAttention, positions
 from openqwq.model.qwen2 import ModelConfig, Qwen2
 from openqwq.model.rope import YarnScaling
@@ -51,10 +52,35 @@ def test_packed_and_plain_agree_but_for_rounding(config: ModelConfig) -> None:
 
 
 def test_other_precisions_are_served_unpacked() -> None:
-    model = random_model(QWEN, dtype=torch.bfloat16)
+    model = random_model(QWEN, dtype=torch.float64)
     packed = PackedModel(model)
     assert not packed.head.packed
-    torch.testing.assert_close(logits(packed), logits(model), atol=0.25, rtol=0.02)
+    torch.testing.assert_close(logits(packed), logits(model).float(), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.skipif(not has_bf16(), reason="needs a CPU that multiplies in bf16")
+@pytest.mark.parametrize("config", [QWEN, replace(QWEN, tie_word_embeddings=True)])
+def test_in_bf16_only_products_round(config: ModelConfig) -> None:
+    model = random_model(config, dtype=torch.bfloat16)
+    packed = PackedModel(model)
+    assert packed.head.packed and packed.head.weight.dtype == torch.bfloat16
+    plain, exact = logits(model).float(), logits(model.float())
+    error, plain_error = ((x - exact).norm() / exact.norm() for x in (logits(packed), plain))
+    assert 1e-4 < error < 0.8 * plain_error < 0.02
+
+
+@pytest.mark.skipif(not has_bf16(), reason="needs a CPU that multiplies in bf16")
+def test_in_bf16_a_token_is_the_same_with_and_without_a_cache() -> None:
+    model = PackedModel(random_model(QWEN, dtype=torch.bfloat16))
+    cache = SlotCache(QWEN, 1, 16, model.dtype)
+    ids = torch.arange(9)
+    with torch.inference_mode():
+        whole = model.logits(model.forward(ids, positions([9]), RaggedAttention([9])))
+        for start, count in ((0, 5), (5, 1), (6, 3)):
+            attend = CacheAttention(cache, [0], [start], [count])
+            hidden = model.forward(ids[start : start + count], attend.position_ids, attend)
+            part = whole[start : start + count]
+            torch.testing.assert_close(model.logits(hidden), part, atol=0.1, rtol=0.02)
 
 
 @pytest.mark.parametrize("rows", [1, 2, 31, 32, 33, 200])

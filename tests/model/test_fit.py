@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from openqwq.model import checkpoint, fit, gguf
 from openqwq.model.gguf_header import read_header
@@ -26,7 +27,9 @@ def test_qwq_32b_is_counted_right() -> None:
     need = fit.need(subject, "llamacpp", 32_768, 1, 0)
     assert need.cache == 64 * 2 * 8 * 128 * 2 * 32_768  # 8 GiB
     assert need.weights == pytest.approx(32_763_876_352 * 4.5 / 8, rel=1e-3)
-    assert fit.need(replace(subject, stored_type="F32"), "torch", 2048, 1, 0).peak > 240 * GIB
+    plain = replace(subject, stored_type="F32")
+    assert fit.need(plain, "torch", 2048, 1, 0).peak > 240 * GIB
+    assert 120 * GIB < fit.need(plain, "torch", 2048, 1, 0, "bf16").peak < 130 * GIB
 
 
 def test_a_saved_files_size_is_foretold(make_model: Callable[..., Qwen2], tmp_path: Path) -> None:
@@ -59,7 +62,7 @@ def test_only_types_that_fit_are_offered() -> None:
     assert {"Q2_K", "Q4_K"} <= fitting.keys() and not {"F16", "Q8_0"} & fitting.keys()
     assert all(peak <= 24 * GIB for peak in fitting.values())
     assert list(fitting.values()) == sorted(fitting.values(), reverse=True)
-    text = fit.report("QwQ", subject, "torch", 24 * GIB, 4096, 1, GIB // 4, 20e9)
+    text = fit.report("QwQ", subject, "torch", 24 * GIB, 4096, 1, GIB // 4, 20e9, "fp32")
     assert "32.8 B parameters" in text and "does not fit into 24.0 GiB" in text
     assert "Q4_K (" in text and "tokens/s" in text
 
@@ -78,16 +81,20 @@ def test_what_is_no_amount_of_memory_is_refused(text: str) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="measures through /proc/self")
-@pytest.mark.parametrize(("engine", "slots", "context"), [("llamacpp", 4, 2048), ("torch", 1, 512)])
+@pytest.mark.parametrize(
+    ("runner", "slots", "context"), [("llamacpp", 4, 2048), ("fp32", 1, 512), ("bf16", 1, 512)]
+)
 def test_a_real_peak_is_foretold_within_5_percent(
-    engine: str, slots: int, context: int, smollm2: Path
+    runner: str, slots: int, context: int, smollm2: Path
 ) -> None:
-    if engine == "llamacpp":
+    if runner == "llamacpp":
         pytest.importorskip("xllamacpp", reason="needs llama.cpp, from xllamacpp")
+    if runner == "bf16" and not torch.cpu._is_avx512_bf16_supported():
+        pytest.skip("needs a CPU that multiplies in bf16")
     bench = Path(__file__).parents[2] / "bench" / "fit.py"
     numbers = (str(n) for n in (slots, context, 400, 2))
     output = subprocess.run(
-        [sys.executable, str(bench), "--once", str(smollm2), engine, *numbers],
+        [sys.executable, str(bench), "--once", str(smollm2), runner, *numbers],
         check=True,
         capture_output=True,
         text=True,
