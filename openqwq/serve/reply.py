@@ -15,6 +15,7 @@ from openqwq.text.stream import Delta, ReplyParser, starts_in_thinking
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.types import FinishReason, SamplingParams, Steering, TokenEvent, ToolCall
 
+TEXT = {"reasoning", "content"}
 LEAST_LOG_PROB = -9999.0  # OpenAI's stand-in for minus infinity, which JSON cannot hold
 
 
@@ -210,7 +211,10 @@ async def reply(
 async def merged(
     streams: Sequence[AsyncGenerator[Piece, None]],
 ) -> AsyncGenerator[tuple[int, Piece], None]:
-    """The pieces of several replies as they come, each with its reply's number."""
+    """The pieces of several replies as they come, each with its reply's number.
+
+    Text that is there at once makes one piece, so that it costs one event.
+    """
     queue: asyncio.Queue[tuple[int, Piece | Exception | None]] = asyncio.Queue()
 
     async def pump(number: int, stream: AsyncGenerator[Piece, None]) -> None:
@@ -227,6 +231,14 @@ async def merged(
     try:
         while running:
             number, item = await queue.get()
+            while isinstance(item, Piece) and item.kind in TEXT and not queue.empty():
+                follower, more = queue.get_nowait()
+                if follower != number or not isinstance(more, Piece) or more.kind != item.kind:
+                    yield number, item
+                    number, item = follower, more
+                else:
+                    tokens = item.tokens + more.tokens
+                    item = Piece(item.kind, item.text + more.text, tokens=tokens)
             if isinstance(item, Exception):
                 raise item
             if item is None:

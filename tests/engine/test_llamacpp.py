@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -116,6 +117,29 @@ async def test_nobody_pays_for_log_probs_that_nobody_wants(
     unwanted = await collect(real, question, replace(params, log_probs=False))
     assert [e.token_id for e in unwanted] == [e.token_id for e in wanted]
     assert all(e.log_prob < 0 for e in wanted) and all(math.isnan(e.log_prob) for e in unwanted)
+
+
+async def test_tokens_that_come_close_wake_the_loop_once(
+    real: OpenedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop, wakings = asyncio.get_running_loop(), 0
+    call = loop.call_soon_threadsafe
+
+    def counted(callback: Any, *arguments: Any) -> asyncio.Handle:
+        nonlocal wakings
+        wakings += 1
+        return call(callback, *arguments)
+
+    monkeypatch.setattr(loop, "call_soon_threadsafe", counted)
+    found = []
+    for seconds in (0.0, 3600.0):
+        wakings = 0
+        monkeypatch.setattr(llamacpp, "TOGETHER_SECONDS", seconds)
+        events = await collect(real, [*range(1000, 1016)], SamplingParams(0, max_tokens=20))
+        found.append(([event.token_id for event in events], wakings))
+    (apart, many), (together, few) = found
+    assert apart == together and many > len(apart) == 20
+    assert few <= 5  # the prompt's, the first token's, the rest's, the end's
 
 
 async def test_what_is_drawn_has_our_own_distribution(

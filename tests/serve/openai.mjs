@@ -88,8 +88,10 @@ test("many requests at once, each the same again by its seed", async () => {
       max_tokens: 20,
       stream: true,
     });
-    let text = "";
-    for await (const chunk of stream) text += JSON.stringify(chunk.choices[0].delta);
+    const text = { reasoning_content: "", content: "" };
+    for await (const { choices: [{ delta }] } of stream)
+      for (const key of Object.keys(text)) text[key] += delta[key] ?? "";
+    assert.notEqual(text.reasoning_content + text.content, "");
     return text;
   };
   const all = () => Promise.all([...Array(8).keys()].map(ask));

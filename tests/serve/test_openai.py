@@ -176,13 +176,16 @@ def test_with_tools_and_a_schema_the_model_calls_or_answers_in_it(client: openai
 async def test_many_async_requests_at_once(tiny: Any) -> None:
     async with openai.AsyncOpenAI(base_url=f"{tiny.url}/v1", api_key="x", max_retries=0) as client:
 
-        async def ask(seed: int) -> str:
+        async def ask(seed: int) -> tuple[str, str]:
             stream = await client.chat.completions.create(
                 model="tiny", messages=ASKED, seed=seed, max_tokens=20, stream=True
             )
-            return "".join([c.choices[0].delta.model_dump_json() async for c in stream])
+            deltas = [chunk.choices[0].delta async for chunk in stream]
+            thinking = "".join(getattr(d, "reasoning_content", None) or "" for d in deltas)
+            return thinking, "".join(d.content or "" for d in deltas)
 
         first = await asyncio.gather(*[ask(seed) for seed in range(12)])
+        assert len(set(first)) == 12
         assert first == await asyncio.gather(*[ask(seed) for seed in range(12)])
     tiny.wait_until_idle()
 

@@ -1,7 +1,9 @@
 """Streamed equals unstreamed, however the text is cut into tokens."""
 
+import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import jsonschema_rs
@@ -10,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from openqwq.serve.chat import ChatForm
-from openqwq.serve.reply import Ask, Assembler, StopSearch
+from openqwq.serve.reply import Ask, Assembler, Finish, Piece, StopSearch, merged
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.types import FinishReason, SamplingParams, Steering, TokenEvent
 
@@ -225,3 +227,35 @@ def test_thinking_goes_where_the_request_wants_it(field: str) -> None:
     seen = {key for key in ("reasoning", "reasoning_content") if message.get(key)}
     streamed = {k for c in chunks for k in c["choices"][0]["delta"] if k.startswith("reasoning")}
     assert seen == streamed == ({field} - {"hidden"})
+
+
+def test_text_that_is_there_at_once_is_one_piece() -> None:
+    def token(number: int) -> TokenEvent:
+        return TokenEvent(number, -1.0, True, 0)
+
+    async def at_once(*pieces: Piece) -> AsyncGenerator[Piece, None]:
+        for piece in pieces:
+            yield piece
+
+    async def failing() -> AsyncGenerator[Piece, None]:
+        yield Piece("content", "a")
+        yield Piece("content", "b")
+        raise ValueError("broken")
+
+    async def collected(*streams: AsyncGenerator[Piece, None]) -> list[tuple[int, Piece]]:
+        found = []
+        with suppress(ValueError):
+            async for item in merged(streams):
+                found += [item]
+        return found
+
+    end = Piece("end", finish=Finish("stop", None, 4, 2))
+    call = Piece("tool_call", call={"name": "add", "arguments": {}})
+    thinking = Piece("reasoning", "x"), Piece("reasoning", "y")
+    content = (Piece("content", str(i), tokens=(token(i),)) for i in range(2))
+    both = Piece("content", "01", tokens=(token(0), token(1)))
+    got = asyncio.run(collected(at_once(*thinking, *content, call, end)))
+    assert got == [(0, Piece("reasoning", "xy")), (0, both), (0, call), (0, end)]
+    two = asyncio.run(collected(at_once(*thinking), at_once(*thinking)))
+    assert two == [(0, Piece("reasoning", "xy")), (1, Piece("reasoning", "xy"))]
+    assert asyncio.run(collected(failing())) == [(0, Piece("content", "ab"))]
