@@ -20,6 +20,7 @@ from openqwq.sandbox.protocol import RunRequest
 
 FILES = 8  # the most that an order brings, Landlock's rules among them
 KILL: int = signal.SIGKILL
+kill = linux.libc.kill  # os.kill raises, which touches more pages
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Zygote:
     def serve(self, runs: socket.socket) -> None:
         """Fork pid 1 of a new pid namespace for each run that comes, one after the other."""
         linux.checked("prctl", linux.PDEATHSIG, KILL, 0, 0, 0)
+        linux.gain_no_privileges()
         occupy()
         self.rehearse()
         gc.collect()
@@ -39,8 +41,7 @@ class Zygote:
         while files := socket.recv_fds(runs, 1, 2)[1]:
             pid = linux.fork(linux.NEWPID)
             if pid == 0:
-                linux.checked("prctl", linux.PDEATHSIG, KILL, 0, 0, 0)
-                linux.gain_no_privileges()
+                linux.system_call(linux.PRCTL, linux.PDEATHSIG, KILL, 0, 0, 0)
                 with suppress(ConnectionError, EOFError):  # the supervisor was killed
                     Init(self, *files).serve()
                 os._exit(0)
@@ -52,8 +53,9 @@ class Zygote:
         """Do what runs do, so that what an interpreter makes at first use is there to share."""
         request = RunRequest("print()")
         for _ in range(16):
-            program.load(RunRequest.from_json(request.to_json()), None)
+            program.load(RunRequest.known_good(request.to_json()), None)
             sys.stdout.flush()
+            program.new_main()
             for number in range(3):
                 os.dup2(number, number)
 
@@ -62,7 +64,10 @@ class Init:
     """Pid 1 of one run: does what the supervisor orders over a socket, and ends with it."""
 
     def __init__(self, zygote: Zygote, request: int, orders: int) -> None:
-        self.request = RunRequest.from_json(program.receive(request))
+        self.request = RunRequest.known_good(program.receive(request))
+        program.remember(self.request.source)
+        linux.set_common_limits(self.request.limits)
+        os.setpgid(0, 0)  # kill(0) must not reach the zygote, whose group we were born in
         self.orders, self.last_pid = socket.socket(fileno=orders), zygote.last_pid
         self.poll = select.poll()
         self.poll.register(orders, select.POLLIN)
@@ -116,13 +121,10 @@ class Init:
         self.poll.unregister(process)
         os.close(process)
         statuses, cpu = {}, 0.0
-        try:
-            while True:  # until nothing is left, not even a zombie
-                os.kill(-1, KILL)
-                ended, statuses[ended], usage = os.wait4(-1, 0)
-                cpu += usage.ru_utime + usage.ru_stime
-        except ProcessLookupError:
-            self.orders.send(b"%d %d %f" % (statuses[pid], statuses[self.program], cpu))
+        while kill(-1, KILL) == 0:  # until nothing is left, not even a zombie
+            ended, statuses[ended], usage = os.wait4(-1, 0)
+            cpu += usage.ru_utime + usage.ru_stime
+        self.orders.send(b"%d %d %f" % (statuses[pid], statuses[self.program], cpu))
 
     def be(self, job: bytes, case: int, files: list[int]) -> None:
         """Confine this process and do the job in it; never returns."""
@@ -161,5 +163,4 @@ def descriptors(files: list[int]) -> None:
     for number, file in enumerate(files[:-1]):
         os.dup2(file, number)
     linux.system_call(linux.CLOSE_RANGE, len(files) - 1, 2**31 - 1, 0)
-    os.setpgid(0, 0)  # kill(0) must not reach the zygote, whose group we were born in
     os.chdir("/tmp")

@@ -17,7 +17,7 @@ RDONLY, NOSUID, NODEV, NOEXEC, NOATIME = 1, 2, 4, 8, 0x400
 BIND, REC, PRIVATE = 0x1000, 0x4000, 0x40000
 DETACH, AT_RECURSIVE = 2, 0x8000
 PDEATHSIG, DUMPABLE, NO_NEW_PRIVS, GET_NO_NEW_PRIVS, CAPABILITY_VERSION = 1, 4, 38, 39, 0x20080522
-CLONE, CAPSET, PIVOT_ROOT, SECCOMP, CLOSE_RANGE = 56, 126, 155, 317, 436
+CLONE, CAPSET, PIVOT_ROOT, PRCTL, SECCOMP, CLOSE_RANGE = 56, 126, 155, 157, 317, 436
 MOUNT_SETATTR, LANDLOCK = 442, 444
 NOBODY, INSIDE = 65534, 1000  # the user, outside (started by root) and inside
 MACHINE = os.uname().machine
@@ -199,23 +199,25 @@ def landlock(rules: int) -> None:
     system_call(LANDLOCK + 2, rules, 0)
 
 
+def set_common_limits(limits: Limits) -> None:
+    """Set the resource limits that pid 1 of a run can bear, for all its forks to have."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limits.file_bytes, limits.file_bytes))
+    processes = limits.processes + THREADS
+    resource.setrlimit(resource.RLIMIT_NPROC, (processes, processes))
+
+
 def set_limits(limits: Limits) -> None:
-    """Set this process's resource limits."""
+    """Set the resource limits of this process alone."""
     cpu = ceil(limits.cpu_seconds)
     resource.setrlimit(resource.RLIMIT_CPU, (cpu, cpu + 1))
-    for kind, value in (
-        (resource.RLIMIT_FSIZE, limits.file_bytes),
-        (resource.RLIMIT_NOFILE, limits.open_files),
-        (resource.RLIMIT_NPROC, limits.processes + THREADS),
-        (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_MEMLOCK, 0),
-        (resource.RLIMIT_AS, limits.memory_bytes),
-    ):
-        resource.setrlimit(kind, (value, value))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limits.open_files, limits.open_files))
+    resource.setrlimit(resource.RLIMIT_AS, (limits.memory_bytes, limits.memory_bytes))
 
 
 def gain_no_privileges() -> None:
-    """Give up the means to gain capabilities, and the host's interest in a crash."""
+    """Give up gaining capabilities, locking memory, and the interest of the host in a crash."""
+    for kind in (resource.RLIMIT_CORE, resource.RLIMIT_MEMLOCK):
+        resource.setrlimit(kind, (0, 0))
     checked("prctl", DUMPABLE, 0, 0, 0, 0)
     checked("prctl", NO_NEW_PRIVS, 1, 0, 0, 0)
 

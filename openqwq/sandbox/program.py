@@ -78,10 +78,19 @@ def open_streams() -> None:
     sys.argv = [FILE]
 
 
-def fresh_main() -> dict[str, Any]:
-    """Make an empty `__main__` and return its namespace."""
-    module = sys.modules["__main__"] = ModuleType("__main__")
-    return vars(module)
+def new_main() -> None:
+    """Make an empty `__main__`: once, for all the forks to have."""
+    sys.modules["__main__"] = ModuleType("__main__")
+
+
+def main_names() -> dict[str, Any]:
+    """Return the namespace of `__main__`."""
+    return vars(sys.modules["__main__"])
+
+
+def remember(source: str) -> None:
+    """Have tracebacks show the program's lines."""
+    linecache.cache[FILE] = (len(source), None, source.splitlines(True), FILE)
 
 
 def compiled(source: str) -> CodeType:
@@ -91,8 +100,7 @@ def compiled(source: str) -> CodeType:
 
 def load(request: RunRequest, code: CodeType | None) -> tuple[Report, dict[str, Any]]:
     """Execute the setup and the program; return what came of it and the namespace."""
-    names = fresh_main()
-    linecache.cache[FILE] = (len(request.source), None, request.source.splitlines(True), FILE)
+    names = main_names()
     try:
         code = code or compiled(request.source)
     except UNCOMPILABLE as error:
@@ -136,7 +144,8 @@ def guarded(body: Callable[[], Any]) -> Report:
 
 def finish(report: Report) -> int:
     """End as the interpreter would (threads, atexit, flush), then send the report."""
-    threading._shutdown()  # type: ignore[attr-defined]
+    if threading.active_count() > 1 or threading._threading_atexits:  # type: ignore[attr-defined]
+        threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     sys.stdout.flush()
     write(REPORT, SUCCESS if report == SUCCEEDED else json.dumps(report).encode())
@@ -194,7 +203,7 @@ def script(entry_point: str) -> int:
     """Be the trusted script; its text is read here, where the program cannot see it."""
     given = receive(CHANNEL)
     os.close(CHANNEL)
-    names = fresh_main()
+    names = main_names()
     if os.read(INPUT, 1) != b"\n":
         return finish({"status": "unconfined"})
     try:
@@ -243,7 +252,7 @@ def trusted(given: dict[str, str], entry_point: str, names: dict[str, Any]) -> N
 
 def session() -> int:
     """Be an interpreter that keeps its variables; a report ends with NUL."""
-    names = fresh_main()
+    names = main_names()
     while True:
         try:
             source = receive(INPUT)
@@ -256,7 +265,7 @@ def session() -> int:
 
 def interact(source: str, names: dict[str, Any]) -> None:
     """Execute `source` and print the value of a last expression."""
-    linecache.cache[FILE] = (len(source), None, source.splitlines(True), FILE)
+    remember(source)
     tree = parse(source, FILE)
     last = tree.body[-1] if tree.body else None
     if isinstance(last, Expr):

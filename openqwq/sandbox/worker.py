@@ -65,6 +65,8 @@ def main(descriptor: int, layers: frozenset[str], packages: str) -> None:
         Zygote(layers, last_pid).serve(theirs)
         os._exit(0)
     theirs.close()
+    with suppress(OSError):  # a program that writes goes on; else it would wait for us each time
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     supervisor = Supervisor(channel, layers, readable, sockets)
     program.send(descriptor, {})
     while channel.recv(1, socket.MSG_PEEK):

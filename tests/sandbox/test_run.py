@@ -319,3 +319,10 @@ async def test_a_limit_too_small_for_the_interpreter_is_no_infrastructure_error(
 ) -> None:
     limits = replace(DEFAULT, memory_bytes=1, file_bytes=1, open_files=1)
     assert (await only(sandbox, "x = [0] * 10 ** 6", limits=limits)).status == "memory"
+
+
+def test_a_request_read_without_checks_is_the_checked_one() -> None:
+    cases = (Case("1\n", (math.inf, {"a": (1, b"x")})), Case("", ([2], {3})))
+    request = RunRequest("x = 1", "call", cases, QUICK, "f", setup="import math", stop_early=True)
+    data = request.to_json()
+    assert RunRequest.known_good(data) == RunRequest.from_json(data) == request
