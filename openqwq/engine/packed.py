@@ -81,6 +81,8 @@ class PackedModel:
         weight = model.model.embed_tokens.weight
         cpu = weight.device.type == "cpu"
         self.dtype = torch.promote_types(weight.dtype, torch.float32) if cpu else weight.dtype
+        self.root = model.config.hidden_size**0.5
+        self.least = torch.tensor(self.root * model.config.rms_norm_eps**0.5, device=weight.device)
         self.names = {name for name, _ in model.named_parameters()}
         with torch.no_grad():
             self.load(model.named_parameters())
@@ -93,7 +95,7 @@ class PackedModel:
         given = _all_of(self.names, named_params, self.config)
         self.embedding = given["model.embed_tokens.weight"].detach().clone()
         self.layers = [self._layer(given, i) for i in range(self.config.num_hidden_layers)]
-        self.norm = given["model.norm.weight"].detach().to(self.dtype, copy=True)
+        self.norm = self._norm_weight(given["model.norm.weight"])
         self.head = Matrix(given.get("lm_head.weight", self.embedding).detach().clone())
 
     def _layer(self, given: dict[str, Tensor], number: int) -> Layer:
@@ -109,10 +111,10 @@ class PackedModel:
             None if biases[0] is None else torch.cat([b.detach() for b in biases if b is not None])
         )
         return Layer(
-            weight("input_layernorm").to(self.dtype, copy=True),
+            self._norm_weight(weight("input_layernorm")),
             Matrix(torch.cat([weight(name) for name in names]), bias),
             matrix("self_attn.o_proj"),
-            weight("post_attention_layernorm").to(self.dtype, copy=True),
+            self._norm_weight(weight("post_attention_layernorm")),
             *(matrix(f"mlp.{name}_proj") for name in ("gate", "up", "down")),
         )
 
@@ -138,9 +140,14 @@ class PackedModel:
         """See `Qwen2.logits`."""
         return self.head.product(hidden).float()
 
+    def _norm_weight(self, weight: Tensor) -> Tensor:
+        return (weight.detach().to(self.dtype)) * self.root
+
     def _normed(self, x: Tensor, weight: Tensor) -> Tensor:
-        wide = F.rms_norm(x.float(), (x.shape[1],), None, self.config.rms_norm_eps)
-        return weight * wide.to(x.dtype)
+        """RMSNorm by lengths, sqrt(sum + n eps): half as long as `F.rms_norm` on few tokens."""
+        wide = x.float()
+        length = torch.linalg.vector_norm(wide, dim=1, keepdim=True).hypot_(self.least)
+        return (wide / length).to(x.dtype) * weight
 
 
 class PlainModel:
