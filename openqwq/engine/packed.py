@@ -7,6 +7,7 @@ bf16 has its products there in bf16 and everything between them, the cache inclu
 PyTorch's other operations gain nothing from bf16, and so only products round.
 """
 
+import math
 from collections.abc import Iterable
 from copy import deepcopy
 from dataclasses import dataclass
@@ -81,8 +82,10 @@ class PackedModel:
         weight = model.model.embed_tokens.weight
         cpu = weight.device.type == "cpu"
         self.dtype = torch.promote_types(weight.dtype, torch.float32) if cpu else weight.dtype
-        self.root = model.config.hidden_size**0.5
-        self.least = torch.tensor(self.root * model.config.rms_norm_eps**0.5, device=weight.device)
+        self.root = math.sqrt(model.config.hidden_size)
+        self.least = torch.tensor(self.root * math.sqrt(model.config.rms_norm_eps)).to(
+            weight.device
+        )
         self.names = {name for name, _ in model.named_parameters()}
         with torch.no_grad():
             self.load(model.named_parameters())
@@ -141,12 +144,12 @@ class PackedModel:
         return self.head.product(hidden).float()
 
     def _norm_weight(self, weight: Tensor) -> Tensor:
-        return (weight.detach().to(self.dtype)) * self.root
+        return weight.detach().to(self.dtype) * self.root
 
     def _normed(self, x: Tensor, weight: Tensor) -> Tensor:
         """RMSNorm by lengths, sqrt(sum + n eps): half as long as `F.rms_norm` on few tokens."""
         wide = x.float()
-        length = torch.linalg.vector_norm(wide, dim=1, keepdim=True).hypot_(self.least)
+        length: Tensor = torch.linalg.vector_norm(wide, dim=1, keepdim=True).hypot_(self.least)
         return (wide / length).to(x.dtype) * weight
 
 
