@@ -80,6 +80,9 @@ class LlamaCpp:
         bunch: list[bytes | Exception | None] = []
         woken = 0.0  # when tokens last went to the loop, seconds
 
+        def over() -> bool:
+            return stopped.is_set() or self._closed.is_set() or loop.is_closed()
+
         def on_event(event: bytes | Exception | None) -> bool:
             nonlocal bunch, woken
             bunch.append(event)
@@ -89,11 +92,11 @@ class LlamaCpp:
                 if not loop.is_closed():
                     loop.call_soon_threadsafe(bunches.put_nowait, bunch)
                 bunch = []
-            return stopped.is_set() or self._closed.is_set() or loop.is_closed()
+            return over()
 
         def work() -> None:
             try:
-                if not self._closed.is_set():
+                if not over():
                     self._server.handle_completions(body, on_event)
                 on_event(None)
             except Exception as error:  # whatever it is, the caller must learn of it

@@ -82,10 +82,7 @@ class PackedModel:
         weight = model.model.embed_tokens.weight
         cpu = weight.device.type == "cpu"
         self.dtype = torch.promote_types(weight.dtype, torch.float32) if cpu else weight.dtype
-        self.root = math.sqrt(model.config.hidden_size)
-        self.least = torch.tensor(self.root * math.sqrt(model.config.rms_norm_eps)).to(
-            weight.device
-        )
+        self.least = torch.tensor(math.sqrt(model.config.rms_norm_eps)).to(weight.device)
         self.names = {name for name, _ in model.named_parameters()}
         with torch.no_grad():
             self.load(model.named_parameters())
@@ -98,7 +95,7 @@ class PackedModel:
         given = _all_of(self.names, named_params, self.config)
         self.embedding = given["model.embed_tokens.weight"].detach().clone()
         self.layers = [self._layer(given, i) for i in range(self.config.num_hidden_layers)]
-        self.norm = self._norm_weight(given["model.norm.weight"])
+        self.norm = given["model.norm.weight"].detach().to(self.dtype, copy=True)
         self.head = Matrix(given.get("lm_head.weight", self.embedding).detach().clone())
 
     def _layer(self, given: dict[str, Tensor], number: int) -> Layer:
@@ -114,10 +111,10 @@ class PackedModel:
             None if biases[0] is None else torch.cat([b.detach() for b in biases if b is not None])
         )
         return Layer(
-            self._norm_weight(weight("input_layernorm")),
+            weight("input_layernorm").to(self.dtype, copy=True),
             Matrix(torch.cat([weight(name) for name in names]), bias),
             matrix("self_attn.o_proj"),
-            self._norm_weight(weight("post_attention_layernorm")),
+            weight("post_attention_layernorm").to(self.dtype, copy=True),
             *(matrix(f"mlp.{name}_proj") for name in ("gate", "up", "down")),
         )
 
@@ -143,14 +140,11 @@ class PackedModel:
         """See `Qwen2.logits`."""
         return self.head.product(hidden).float()
 
-    def _norm_weight(self, weight: Tensor) -> Tensor:
-        return weight.detach().to(self.dtype) * self.root
-
     def _normed(self, x: Tensor, weight: Tensor) -> Tensor:
-        """RMSNorm by lengths, sqrt(sum + n eps): half as long as `F.rms_norm` on few tokens."""
-        wide = x.float()
-        length: Tensor = torch.linalg.vector_norm(wide, dim=1, keepdim=True).hypot_(self.least)
-        return (wide / length).to(x.dtype) * weight
+        """RMSNorm with sqrt(mean + eps) by lengths: twice as fast as `F.rms_norm` on few tokens."""
+        wide, root = x.float(), math.sqrt(x.shape[1])
+        rms: Tensor = torch.linalg.vector_norm(wide, dim=1, keepdim=True).div_(root)
+        return (wide / rms.hypot_(self.least)).to(x.dtype) * weight
 
 
 class PlainModel:
