@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import signal
 import sys
 from collections.abc import Mapping
@@ -33,6 +34,7 @@ from openqwq.engine.open import open_model
 from openqwq.types import Message, OpenQwQError, PromptTooLongError, SamplingParams, Tool
 
 CARD_LINES = 20
+_INVISIBLE = re.compile("[\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
 ENDS = {
     "steps": "the limit of steps (--steps) is reached",
     "time": "the time is up",
@@ -130,11 +132,14 @@ def _safe(text: str) -> str:
 
 
 def _arguments(arguments: Mapping[str, Any]) -> str:
-    """A call's arguments: code and other lone texts as they are, the rest as JSON."""
+    """A call's arguments: code and other lone texts as they are, the rest as JSON.
+
+    What changes the order of a line or shows nothing is spelled out, lest it hide what is run.
+    """
     values = list(arguments.values())
-    if len(values) == 1 and isinstance(values[0], str):
-        return values[0]
-    return json.dumps(arguments, ensure_ascii=False, indent=1)
+    alone = len(values) == 1 and isinstance(values[0], str)
+    text = values[0] if alone else json.dumps(arguments, ensure_ascii=False, indent=1)
+    return _INVISIBLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 @dataclass(frozen=True)

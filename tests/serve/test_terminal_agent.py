@@ -202,10 +202,12 @@ async def test_what_is_to_be_approved_is_shown_whole_and_safe(
 ) -> None:
     monkeypatch.setattr("builtins.input", lambda prompt: "no")
     code = "".join(f"line {number}\n" for number in range(100)) + "evil\x1b[2J()"
+    code += "\u202e)(lamrofrah\u2066\u200b"
     await Screen().ask(Tool("run", "", {}, call=add), {"code": code})  # type: ignore[arg-type]
     shown = capsys.readouterr().err
     assert all(f"line {number}\n" in shown for number in range(100))
     assert "evil\ufffd[2J()" in shown and "\x1b[2J" not in shown
+    assert r"\u202e)(lamrofrah\u2066\u200b" in shown
 
 
 class Cramped(Scripted):
