@@ -266,8 +266,9 @@ def eval_verb(options: argparse.Namespace) -> None:
     settings = ("max_tokens", "top_k", "thinking_budget", "temperature", "top_p", "min_p")
     changes = {n: v for n in settings if (v := getattr(options, n)) is not None}
     params = replace(PRESETS[options.preset], **changes)
+    precision = "" if options.precision == "fp32" else f" in {options.precision}"
     plan = Plan(
-        str(options.model), options.preset, params, options.seed,
+        f"{options.model}{precision}", options.preset, params, options.seed,
         options.samples, options.limit, options.concurrency,
     )  # fmt: skip
     window = Window(options.lcb_release, *options.lcb_window)
@@ -283,7 +284,7 @@ def _open_chat(options: argparse.Namespace) -> Iterator["Chat"]:
     from openqwq.engine.open import open_model
     from openqwq.tasks.chat import EndpointChat, LocalChat, PatientChat
 
-    if options.model.startswith(("http://", "https://")):
+    if options.model.startswith(("http://", "https://")) and options.precision == "fp32":
         from openqwq.engine.remote import RemoteChat
 
         yield PatientChat(EndpointChat(RemoteChat(options.model)))

@@ -57,7 +57,7 @@ ONLY_IN_FILE = {
     "tasks/scorecard.py": {"jinja2"},
 }
 ONLY_FOR_TYPE_CHECKING = {"types.py": {"torch"}}
-TOTAL_LINES, FILE_LINES, FUNCTION_LINES = 23_352, 400, 60
+TOTAL_LINES, FILE_LINES, FUNCTION_LINES = 23_353, 400, 60
 VAGUE = {"common", "helper", "helpers", "manager", "managers", "util", "utils"}
 
 PACKAGE = Path(__file__).parents[1] / "openqwq"
@@ -295,7 +295,7 @@ def test_the_budget_catches_a_large_room_and_a_large_package() -> None:
     assert budget_complaints({"cli.py": "x\n" * 401}) == ["cli has 401 lines of at most 400"]
     full = {f"{name}/a.py": "x\n" * limit.lines for name, limit in ROOMS.items()}
     assert budget_complaints(full) == [
-        f"the package has {sum(limit.lines for limit in ROOMS.values())} lines of at most 23352"
+        f"the package has {sum(limit.lines for limit in ROOMS.values())} lines of at most 23353"
     ]
 
 

@@ -177,7 +177,9 @@ def small_model(directory: Path) -> None:
     checkpoint.save(model, directory, tokenizer)
 
 
-def test_a_run_killed_midway_goes_on_to_the_very_same_replies(data: Path, tmp_path: Path) -> None:
+def test_a_run_killed_midway_goes_on_to_the_very_same_replies(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     model = tmp_path / "model"
     small_model(model)
     whole, broken = tmp_path / "whole", tmp_path / "broken"
@@ -205,3 +207,7 @@ def test_a_run_killed_midway_goes_on_to_the_very_same_replies(data: Path, tmp_pa
     assert first == second
     assert len(first) == 60
     assert (whole / "scores.json").read_text() == (broken / "scores.json").read_text()
+    assert evaluate(str(model), data, whole, *more, "--resume", "--precision", "bf16") == 2
+    assert "/model in bf16'; go on with the settings" in capsys.readouterr().err
+    assert evaluate("http://127.0.0.1:1", data, tmp_path / "x", *more, "--precision", "bf16") == 2
+    assert "precision bf16 is for the engine torch" in capsys.readouterr().err
