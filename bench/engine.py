@@ -318,9 +318,9 @@ def run_model(
     name: str, directory: Path, pythons: dict[str, str], precision: str, repetitions: int
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Every case of one model: its batch and its rows."""
-    from openqwq.model import checkpoint
+    from openqwq.model import fit
 
-    parameters = sum(p.numel() for p in checkpoint.load(directory).parameters())
+    parameters, _ = fit.parameter_counts(fit.read_subject(directory).config)
     workers = start(directory, pythons, precision)
     for batch in [batch for case, batch in CASES if case == name]:
         rows = compare((name, batch), workers, repetitions, precision)

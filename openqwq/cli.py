@@ -289,7 +289,7 @@ def _open_chat(options: argparse.Namespace) -> Iterator["Chat"]:
 
         yield PatientChat(EndpointChat(RemoteChat(options.model)))
         return
-    opened = open_model(
+    opened = open_model(  # refuses a precision for an endpoint
         options.model, options.engine, options.concurrency, options.context_length,
         precision=options.precision,
     )  # fmt: skip

@@ -25,7 +25,7 @@ class Matrix:
     """One projection, packed where that helps; the plain form is not kept."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
-        self.bias, self.dtype = bias, weight.dtype
+        self.bias = bias
         fast = {torch.float32, torch.bfloat16} if has_bf16() else {torch.float32}
         cpu = weight.device.type == "cpu" and weight.dtype in fast
         self.packed = cpu and bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
@@ -34,8 +34,8 @@ class Matrix:
         self.weight = weight
 
     def product(self, x: Tensor, activation: str = "none") -> Tensor:
-        """(tokens, inputs) to (tokens, outputs) in `dtype`; `activation` "swish" is silu."""
-        x = x.to(self.dtype)
+        """(tokens, inputs) to (tokens, outputs), in the weight's dtype; "swish" is silu."""
+        x = x.to(self.weight.dtype)
         if self.packed:
             pointwise = torch.ops.mkldnn._linear_pointwise.default
             output: Tensor = pointwise(x, self.weight, self.bias, activation, [], "")
@@ -45,9 +45,9 @@ class Matrix:
 
     def combined(self, x: Tensor, other: Tensor, operation: str) -> Tensor:
         """The product of `x` "add" or "mul" `other` (tokens, outputs), in the wider dtype."""
-        if self.packed and other.dtype == self.dtype:
+        if self.packed and other.dtype == self.weight.dtype:
             pointwise = torch.ops.mkldnn._linear_pointwise.binary
-            output: Tensor = pointwise(x.to(self.dtype), other, self.weight, self.bias, operation)
+            output: Tensor = pointwise(x.to(other.dtype), other, self.weight, self.bias, operation)
             return output
         output = self.product(x)
         return output + other if operation == "add" else output * other
@@ -131,7 +131,7 @@ class PackedModel:
             rotated, values = rotate(mixed[:, : heads + kv_heads], cos, sin), mixed[:, -kv_heads:]
             attended = attend(number, rotated[:, :heads], rotated[:, heads:], values)
             x = layer.output.combined(attended.flatten(1), x, "add")
-            normed = self._normed(x, layer.post_norm).to(layer.gate.dtype)
+            normed = self._normed(x, layer.post_norm).to(layer.gate.weight.dtype)
             gated = layer.up.combined(normed, layer.gate.product(normed, "swish"), "mul")
             x = layer.down.combined(gated, x, "add")
         return self._normed(x, self.norm)

@@ -55,9 +55,9 @@ class Zygote:
         for _ in range(16):
             program.load(RunRequest.known_good(request.to_json()), None)
             sys.stdout.flush()
-            program.new_main()
             for number in range(3):
                 os.dup2(number, number)
+        program.new_main()
 
 
 class Init:

@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
+from openqwq.engine.packed import has_bf16
 from openqwq.model import checkpoint, fit, gguf
 from openqwq.model.gguf_header import read_header
 from openqwq.model.qwen2 import ModelConfig, Qwen2
@@ -89,7 +89,7 @@ def test_a_real_peak_is_foretold_within_5_percent(
 ) -> None:
     if runner == "llamacpp":
         pytest.importorskip("xllamacpp", reason="needs llama.cpp, from xllamacpp")
-    if runner == "bf16" and not torch.cpu._is_avx512_bf16_supported():
+    if runner == "bf16" and not has_bf16():
         pytest.skip("needs a CPU that multiplies in bf16")
     bench = Path(__file__).parents[2] / "bench" / "fit.py"
     numbers = (str(n) for n in (slots, context, 400, 2))
