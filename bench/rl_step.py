@@ -5,9 +5,10 @@ all in fp32. Both run in this one process, after each other, `REPEATS` times aft
 each prompt length: 16 tokens, where nearly all work is on the completions, up to 512, as long as a
 question with instructions and tools is.
 
-    python bench/rl_step.py [PROMPT_TOKENS ...]
+    python bench/rl_step.py [--device cuda] [PROMPT_TOKENS ...]
 """
 
+import argparse
 import asyncio
 import json
 import platform
@@ -15,7 +16,6 @@ import random
 import resource
 import statistics
 import string
-import sys
 import tempfile
 import time
 from datetime import date
@@ -38,9 +38,7 @@ from openqwq.types import Completion, SamplingParams, Trajectory
 PROMPTS, GROUP, NEW_TOKENS, REPEATS = 16, 8, 64, 5
 PROMPT_LENGTHS = (16, 256, 512)
 SHAPE = ModelConfig(256, 256, 716, 6, 8, 2, 32, rope_theta=10_000.0)
-CONFIG = RlConfig(
-    steps=100, max_tokens=NEW_TOKENS, optimiser=OptimiserConfig(max_tokens_per_micro_batch=2048)
-)
+MICRO_BATCH = {"cpu": 2048, "cuda": 2**17}  # tokens; a GPU is filled by all at once
 
 
 def reward(token_ids: list[int]) -> float:
@@ -85,6 +83,12 @@ def trajectories(prompt: list[int], group: list[Completion], name: str) -> list[
     ]  # fmt: skip
 
 
+def config(device: str) -> RlConfig:
+    """Both sides' settings."""
+    optimiser = OptimiserConfig(max_tokens_per_micro_batch=MICRO_BATCH[device])
+    return RlConfig(steps=100, max_tokens=NEW_TOKENS, optimiser=optimiser)
+
+
 async def our_step(
     engine: Engine, learner: Learner, asked: list[list[int]], step: int
 ) -> dict[str, float]:
@@ -104,23 +108,26 @@ async def our_step(
     advantages = group_advantages([t.reward for t in records], [t.group_id for t in records])
     for record, advantage in zip(records, advantages, strict=True):
         record.advantage = advantage
-    batches = pack_trajectories(records, CONFIG.optimiser.max_tokens_per_micro_batch)
-    metrics = learner.train_step(batches, objective(CONFIG))
+    settings = config(learner.device.type)
+    batches = pack_trajectories(records, settings.optimiser.max_tokens_per_micro_batch)
+    metrics = learner.train_step(batches, objective(settings))
     engine.push(learner.named_params(), step + 1)
     assert metrics["tokens"] == PROMPTS * GROUP * NEW_TOKENS
     return metrics
 
 
-def time_ours(prompt_tokens: int) -> list[float]:
+def time_ours(prompt_tokens: int, device: str) -> list[float]:
     """Seconds of each of our steps."""
+    settings = config(device)
     generator = torch.Generator().manual_seed(0)
     models = Qwen2(SHAPE), Qwen2(SHAPE)
     models[0].initialise(generator)
     models[1].load_state_dict(models[0].state_dict())
     tokenizer = Tokenizer(backend(), {"eos_token": "<end>", "pad_token": "<pad>"}, [], "bench")
     limits = EngineLimits(PROMPTS * GROUP, prompt_tokens + NEW_TOKENS)
-    engine = Engine(models[0], tokenizer, limits, thread=CallersThread())
-    learner = Learner(models[1], CONFIG.optimiser, CONFIG.steps)
+    place = torch.device(device)
+    engine = Engine(models[0], tokenizer, limits, thread=CallersThread(), device=place)
+    learner = Learner(models[1].to(place), settings.optimiser, settings.steps)
     asked = prompts(prompt_tokens)
 
     async def run() -> list[float]:
@@ -128,6 +135,8 @@ def time_ours(prompt_tokens: int) -> list[float]:
         for step in range(REPEATS + 1):
             started = time.perf_counter()
             metrics = await our_step(engine, learner, asked, step)
+            if device == "cuda":
+                torch.cuda.synchronize()
             seconds.append(time.perf_counter() - started)
         assert metrics["log_prob_gap"] < 1e-4
         return seconds[1:]
@@ -137,19 +146,19 @@ def time_ours(prompt_tokens: int) -> list[float]:
     return seconds
 
 
-def time_trl(prompt_tokens: int) -> list[float]:
+def time_trl(prompt_tokens: int, device: str) -> list[float]:
     """Seconds of each of TRL's steps, from the trainer's own callbacks."""
     import datasets
     import transformers
     import trl
 
-    config = transformers.Qwen2Config(
+    shape = transformers.Qwen2Config(
         vocab_size=256, hidden_size=256, intermediate_size=716, num_hidden_layers=6,
         num_attention_heads=8, num_key_value_heads=2, max_position_embeddings=1024,
         tie_word_embeddings=False, bos_token_id=None, eos_token_id=254, pad_token_id=255,
     )  # fmt: skip
     torch.manual_seed(0)
-    model = transformers.Qwen2ForCausalLM(config)
+    model = transformers.Qwen2ForCausalLM(shape)
     fast = transformers.PreTrainedTokenizerFast(
         tokenizer_object=backend(), eos_token="<end>", pad_token="<pad>", padding_side="left"
     )
@@ -172,10 +181,11 @@ def time_trl(prompt_tokens: int) -> list[float]:
             model=model,
             reward_funcs=rewards,
             args=trl.GRPOConfig(
-                output_dir=directory, use_cpu=True, bf16=False, fp16=False, max_steps=REPEATS + 1,
+                output_dir=directory, use_cpu=device == "cpu", bf16=False, fp16=False,
+                max_steps=REPEATS + 1,
                 per_device_train_batch_size=PROMPTS * GROUP, num_generations=GROUP,
                 max_completion_length=NEW_TOKENS, temperature=1.0, top_k=0, top_p=1.0, beta=0.0,
-                learning_rate=CONFIG.optimiser.lr, save_strategy="no", report_to=[],
+                learning_rate=config(device).optimiser.lr, save_strategy="no", report_to=[],
                 gradient_checkpointing=False, disable_tqdm=True, logging_strategy="no",
                 generation_kwargs={"min_new_tokens": NEW_TOKENS},
             ),
@@ -205,12 +215,12 @@ def peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def compare(prompt_tokens: int) -> dict[str, Any]:
+def compare(prompt_tokens: int, device: str) -> dict[str, Any]:
     """Time both at one prompt length; prints a row for each and their ratio."""
     print(f"prompts of {prompt_tokens} tokens")
-    ours = time_ours(prompt_tokens)
+    ours = time_ours(prompt_tokens, device)
     print(line("openqwq", ours), f" peak {peak():.0f} MiB", flush=True)
-    theirs = time_trl(prompt_tokens)
+    theirs = time_trl(prompt_tokens, device)
     print(line("trl", theirs), f" peak {peak():.0f} MiB (of the process)")
     ratio = statistics.median(theirs) / statistics.median(ours)
     print(f"ratio of medians: {ratio:.1f}x", flush=True)
@@ -225,24 +235,29 @@ def compare(prompt_tokens: int) -> dict[str, Any]:
     }
 
 
-def main(lengths: list[int]) -> None:
+def main(lengths: list[int], device: str) -> None:
     """Compare at every prompt length and keep the figures."""
     parameters = sum(p.numel() for p in Qwen2(SHAPE).parameters())
-    print(
-        f"{date.today()}  {platform.processor() or platform.machine()}  torch {torch.__version__}"
-    )
+    processor = platform.processor() or platform.machine()
+    machine = torch.cuda.get_device_name() if device == "cuda" else processor
+    print(f"{date.today()}  {machine}  torch {torch.__version__}")
     print(f"{parameters:,} parameters, {torch.get_num_threads()} threads, {REPEATS} steps each")
-    cases = [compare(length) for length in lengths]
+    cases = [compare(length, device) for length in lengths]
     record = {
         "date": str(date.today()),
         "parameters": parameters,
         "threads": torch.get_num_threads(),
+        "machine": machine,
         "cases": cases,
     }
-    path = Path(__file__).parent / "results" / "rl_step.json"
+    path = Path(__file__).parent / "results" / f"rl_step{'' if device == 'cpu' else '-cuda'}.json"
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    main([int(argument) for argument in sys.argv[1:]] or list(PROMPT_LENGTHS))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("lengths", nargs="*", type=int, default=list(PROMPT_LENGTHS))
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    options = parser.parse_args()
+    main(options.lengths, options.device)

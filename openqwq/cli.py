@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from openqwq import __version__
-from openqwq.engine.verbs import add_convert_verb, add_fit_verb
+from openqwq.engine.verbs import add_convert_verb, add_fit_verb, add_model_options
 from openqwq.serve.settings import add_serve_options, add_talk_options, apply_settings
 from openqwq.types import OpenQwQError
 
@@ -146,7 +146,7 @@ def _add_sandbox_verb(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_eval_verb(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", nargs="?", help="a directory, GGUF file, hub id or URL")
+    add_model_options(parser)
     parser.add_argument("--tasks", default=ANNOUNCED, help="names with commas, or NAME/KIND")
     parser.add_argument("--out", type=Path, default=Path("runs/eval"), metavar="DIR")
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
@@ -165,8 +165,6 @@ def _add_eval_verb(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--concurrency", type=int, default=8, help="replies at once")
     parser.add_argument("--workers", type=int, default=2, help="sandbox and maths processes")
-    parser.add_argument("--engine", default="auto", choices=["auto", "torch", "llamacpp", "remote"])
-    parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"], help="torch's")
     parser.add_argument("--context-length", type=int)
     parser.set_defaults(verb=eval_verb)
 
@@ -291,7 +289,7 @@ def _open_chat(options: argparse.Namespace) -> Iterator["Chat"]:
         return
     opened = open_model(  # refuses a precision for an endpoint
         options.model, options.engine, options.concurrency, options.context_length,
-        precision=options.precision,
+        precision=options.precision, device=options.device,
     )  # fmt: skip
     try:
         yield LocalChat(opened.generate, opened.tokenizer, opened.context_length)

@@ -200,6 +200,7 @@ class Config:
     seed: int = 0
     model: str = ""  # a checkpoint to begin with (directory, GGUF, hub id) in place of a cold start
     threads: int = 0  # of PyTorch; 0: as many as cores
+    device: Literal["cpu", "cuda"] = "cpu"  # of a run in one process
     deterministic: bool = False  # RL's sampler and learner agree on log-probs to the last bit
     shape: ShapeConfig = ShapeConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
@@ -218,6 +219,12 @@ class Config:
             raise OpenQwQError(
                 f"deterministic is true with cluster.learners {self.cluster.learners}: it needs "
                 "sampler and learner in one process, cluster.learners = 0"
+            )
+        if self.device == "cuda" and (self.deterministic or self.cluster.learners):
+            raise OpenQwQError(
+                f"device is 'cuda' with deterministic {str(self.deterministic).lower()} and "
+                f"cluster.learners {self.cluster.learners}: a deterministic run needs the CPU, and "
+                "a cluster has GPUs by cluster.gpus_per_learner and cluster.gpus_per_sampler"
             )
 
 

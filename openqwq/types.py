@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     import torch
 
 Precision = Literal["fp32", "bf16"]  # of our engine's weights and products
+Device = Literal["auto", "cpu", "cuda"]  # of our engine; auto: a GPU if there is one
 FinishReason = Literal["stop", "length", "cancelled", "loop"]
 ScoreStatus = Literal["correct", "wrong", "timeout", "truncated", "error"]
 TestForm = Literal["stdin", "call", "script"]

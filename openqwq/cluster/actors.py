@@ -23,6 +23,7 @@ from openqwq.cluster.sharded import ShardedLearner, Sharding
 from openqwq.config import Config, OptimiserConfig
 from openqwq.engine.engine import Engine, EngineLimits
 from openqwq.model import checkpoint
+from openqwq.model.device import chosen_device
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.train.learner import Objective
 from openqwq.train.packing import MicroBatch
@@ -72,8 +73,8 @@ class LearnerRank:
     ) -> None:
         """Meet the other ranks and shard the checkpoint in `weights`."""
         torch.set_num_threads(threads)
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        backend = "nccl" if device == "cuda" else "gloo"
+        device = chosen_device("auto").type
+        backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"  # offloaded shards are CPU's
         dist.init_process_group(backend, address, rank=self.rank, world_size=self.world)
         mesh = init_device_mesh(device, (self.world,))
         model = checkpoint.load(weights)
@@ -116,7 +117,8 @@ class SamplerActor:
 
     def __init__(self, weights: Path, tokenizer: Path, limits: EngineLimits, threads: int) -> None:
         torch.set_num_threads(threads)
-        self.engine = Engine(checkpoint.load(weights), Tokenizer.load(tokenizer), limits)
+        parts = checkpoint.load(weights), Tokenizer.load(tokenizer), limits
+        self.engine = Engine(*parts, device=chosen_device("auto"))
 
     async def software(self) -> dict[str, str]:
         """See `software`."""

@@ -65,7 +65,7 @@ class ShardedLearner(Learner):
             )
         shard(model, mesh, sharding or Sharding())
         super().__init__(model, config, steps)
-        self.mesh = mesh
+        self.mesh, self.device = mesh, torch.device(mesh.device_type)  # offloaded weights too
 
     def train_step(self, batches: Sequence[MicroBatch], objective: Objective) -> dict[str, float]:
         """See `Learner.train_step`; `batches` are the whole step's, the same on every rank."""

@@ -53,6 +53,21 @@ class SlotCache:
         more = [(0, 0), (0, grown - capacity)]
         self.token_ids = np.pad(self.token_ids, more, constant_values=-1)
 
+    def write(
+        self, layer: int, slots: Tensor, position_ids: Tensor, keys: Tensor, values: Tensor
+    ) -> None:
+        """Put keys and values (tokens, kv_heads, head_dim) at each token's place."""
+        self.keys[layer, slots, :, position_ids] = keys
+        self.values[layer, slots, :, position_ids] = values
+
+    def bias(self, limits: Tensor, length: int) -> Tensor:
+        """(rows, 1, queries, length): 0 up to each query's last position in `limits` (rows,
+        queries), -inf after it.
+        """
+        visible = torch.arange(length, device=limits.device) <= limits[:, :, None]
+        bias = torch.zeros(visible.shape, dtype=self.keys.dtype, device=limits.device)
+        return bias.masked_fill_(~visible, float("-inf"))[:, None]
+
     def copy(self, source: int, destinations: Sequence[int], length: int) -> None:
         """Copy the first `length` tokens of one slot into others."""
         self._transfer([source], list(destinations), length)
@@ -133,43 +148,33 @@ class CacheAttention:
     ) -> None:
         self.attention = batch_invariant.attention if invariant else F.scaled_dot_product_attention
         device = cache.keys.device
-        plain = device.type == "cpu" and not invariant
-        self.decode = _two_products if plain else self.attention
         self.cache = cache
         longest = max(counts)
         self.length = max(start + count for start, count in zip(starts, counts, strict=True))
         cache.reserve(self.length)
-        contiguous = list(slots) == list(range(slots[0], slots[0] + len(slots)))
+        together = list(slots) == list(range(slots[0], slots[0] + len(slots)))
         slot_ids = torch.tensor(slots, device=device)
-        self.rows: slice | Tensor = (
-            slice(slots[0], slots[0] + len(slots)) if contiguous else slot_ids
-        )
+        self.rows = slice(slots[0], slots[0] + len(slots)) if together else slot_ids
         count, start = torch.tensor(counts, device=device), torch.tensor(starts, device=device)
         columns = torch.arange(longest, device=device)
         real = columns < count[:, None]  # (rows, longest)
         first = count.cumsum(0) - count
-        self.padded_index = None if longest == 1 else torch.where(real, first[:, None] + columns, 0)
+        self.padded_index = torch.where(real, first[:, None] + columns, 0)
         self.flat_index = real.flatten().nonzero().squeeze(1)  # (tokens,)
-        positions = (start[:, None] + columns)[real]
-        self.position_ids = positions  # (tokens,)
+        self.position_ids = (start[:, None] + columns)[real]  # (tokens,)
         self.token_slots = slot_ids.repeat_interleave(count)
         # A padded query sees what the row's last token sees: its output is dropped, never NaN.
         limits = start[:, None] + columns.minimum(count[:, None] - 1)  # (rows, longest)
-        visible = torch.arange(self.length, device=device) <= limits[:, :, None]
-        bias = torch.zeros(visible.shape, dtype=cache.keys.dtype, device=device)
-        self.bias = bias.masked_fill_(~visible, float("-inf"))[:, None]  # (rows, 1, longest, time)
+        self.bias = cache.bias(limits, self.length)
 
     def __call__(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """See `Attend`."""
         cache = self.cache
-        cache.keys[layer, self.token_slots, :, self.position_ids] = keys
-        cache.values[layer, self.token_slots, :, self.position_ids] = values
+        cache.write(layer, self.token_slots, self.position_ids, keys, values)
         past_keys = cache.keys[layer, self.rows, :, : self.length]  # (rows, kv_heads, time, dim)
         past_values = cache.values[layer, self.rows, :, : self.length]
-        kv_heads, share = keys.shape[1], queries.shape[1] // keys.shape[1]
-        grouped = queries.view(-1, kv_heads, share, queries.shape[2])
-        if self.padded_index is None:
-            return self.decode(grouped, past_keys, past_values, self.bias).flatten(1, 2)
+        share = queries.shape[1] // keys.shape[1]
+        grouped = queries.view(-1, keys.shape[1], share, queries.shape[2])
         padded = grouped[self.padded_index].transpose(1, 2).flatten(2, 3)
         bias = self.bias.repeat_interleave(share, dim=2)  # (rows, 1, longest * share, time)
         mixed = self.attention(padded, past_keys, past_values, bias)
@@ -177,7 +182,51 @@ class CacheAttention:
         return mixed.flatten(0, 1)[self.flat_index].flatten(1, 2)  # from (rows, longest, ...)
 
 
-def _two_products(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
-    """Attention of few queries, for which the fused kernel on a CPU takes a third longer."""
+class DecodeAttention:
+    """`CacheAttention` for one new token in each of the first rows.
+
+    Row i's token goes to position `position_ids[i]` of slot `slots[i]`, which is i, or elsewhere
+    for a row whose result nobody wants. No shape depends on how long a sequence is: all look at
+    the first `length` positions, and see their own past there.
+    """
+
+    def __init__(
+        self,
+        cache: SlotCache,
+        slots: Tensor,
+        position_ids: Tensor,
+        length: int,
+        invariant: bool = False,
+    ) -> None:
+        usual = _on_a_cpu if cache.keys.device.type == "cpu" else _on_a_gpu
+        self.attention = batch_invariant.attention if invariant else usual
+        self.cache, self.slots, self.position_ids = cache, slots, position_ids
+        self.length = length
+        self.bias = cache.bias(position_ids[:, None], length)
+
+    def __call__(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """See `Attend`."""
+        cache = self.cache
+        cache.write(layer, self.slots, self.position_ids, keys, values)
+        past_keys = cache.keys[layer, : len(keys), :, : self.length]  # (rows, kv_heads, time, dim)
+        past_values = cache.values[layer, : len(keys), :, : self.length]
+        grouped = queries.view(len(keys), keys.shape[1], -1, queries.shape[2])
+        return self.attention(grouped, past_keys, past_values, self.bias).flatten(1, 2)
+
+
+def _on_a_cpu(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
+    """Attention of few queries, for which the fused kernel takes a third longer."""
     scores = torch.matmul(queries * queries.shape[3] ** -0.5, keys.transpose(2, 3))
     return torch.matmul(scores.add_(bias).softmax(-1), values)
+
+
+def _on_a_gpu(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
+    """The same with scores in fp32; at 16,000 tokens of context the fused kernel takes six times
+    as long, because it does not divide a sequence among multiprocessors.
+    """
+    q, k = queries.flatten(0, 1), keys.flatten(0, 1).transpose(1, 2)
+    fp32 = q.dtype == torch.float32
+    scores = torch.bmm(q, k) if fp32 else torch.bmm(q, k, out_dtype=torch.float32)
+    scores = scores.view(*queries.shape[:3], -1)
+    weights = torch.add(bias, scores, alpha=queries.shape[3] ** -0.5).softmax(-1)
+    return torch.matmul(weights.to(values.dtype), values)

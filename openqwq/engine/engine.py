@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from openqwq.engine.cache import CacheAttention, SlotCache
+from openqwq.engine.cache import CacheAttention, DecodeAttention, SlotCache
+from openqwq.engine.graphs import DecodeGraphs
 from openqwq.engine.packed import PackedModel, PlainModel
 from openqwq.engine.sampler import alternatives, mask_logits, sample
 from openqwq.engine.scheduler import Group, Scheduler
@@ -110,17 +111,19 @@ class Engine:
         limits: EngineLimits | None = None,
         closing_text: str = CLOSING_TEXT,
         thread: Executor | None = None,
+        device: torch.device | None = None,
     ) -> None:
         tokenizer.require_fits(model.config.vocab_size)
         self.limits = limits or EngineLimits()
         self.invariant = model.invariant
-        self.model = PlainModel(model) if self.invariant else PackedModel(model)
+        self.model = PlainModel(model) if self.invariant else PackedModel(model, device)
+        self.device = self.model.device
         self.tokenizer, self.version = tokenizer, 0
         self.closing_ids = tokenizer.encode(closing_text, allow_special=True)
-        parameter = next(model.parameters())
         rows, length = self.limits.slots + self.limits.lanes, self.limits.max_length
-        cache = SlotCache(model.config, rows, length, self.model.dtype, parameter.device)
-        self.device = parameter.device
+        on_gpu = isinstance(self.model, PackedModel) and self.device.type == "cuda"
+        cache = SlotCache(model.config, rows + on_gpu, length, self.model.dtype, self.device)
+        self.graphs = DecodeGraphs(self.model, cache, self.limits.slots) if on_gpu else None
         self.scheduler = Scheduler(cache, self.limits.slots, self.limits.lanes)
         self._lock = threading.Lock()  # held while a step or a weight update touches the model
         self._thread = thread or ThreadPoolExecutor(1, thread_name_prefix="engine")
@@ -277,7 +280,11 @@ class Engine:
         counts = [count for _, count in plan]
         lanes, starts = [g.lane for g, _ in plan], [g.cached for g, _ in plan]
         token_ids = [i for g, n in plan for i in g.members[0].prompt_ids[g.cached : g.cached + n]]
-        hidden = self._forward(token_ids, lanes, starts, counts)
+        cache = self.scheduler.cache
+        attend = CacheAttention(cache, lanes, starts, counts, self.invariant)
+        ids = torch.tensor(token_ids, device=self.device)
+        hidden = self.model.forward(ids, attend.position_ids, attend)
+        cache.record(lanes, starts, counts, token_ids)
         lasts = torch.tensor(counts).cumsum(0) - 1
         drawn: list[Sequence] = []
         rows: list[int] = []
@@ -296,28 +303,33 @@ class Engine:
             return
         token_ids = [s.token_ids[-1] for s in running]
         starts = [len(s.prompt_ids) + len(s.token_ids) - 1 for s in running]
-        hidden = self._forward(token_ids, range(len(running)), starts, [1] * len(running))
-        self._draw(running, self.model.logits(hidden))
+        cache, rows = self.scheduler.cache, range(len(running))
+        if self.graphs:
+            logits = self.graphs.logits(token_ids, starts)
+        else:
+            cache.reserve(max(starts) + 1)
+            ids, slots, positions = torch.tensor([token_ids, rows, starts], device=self.device)
+            attend = DecodeAttention(cache, slots, positions, max(starts) + 1, self.invariant)
+            logits = self.model.logits(self.model.forward(ids, positions, attend))
+        cache.record(rows, starts, [1] * len(running), token_ids)
+        self._draw(running, logits, self.graphs.draw if self.graphs else None)
 
-    def _forward(
-        self, token_ids: list[int], slots: Ids[int], starts: list[int], counts: list[int]
-    ) -> Tensor:
-        attend = CacheAttention(self.scheduler.cache, slots, starts, counts, self.invariant)
-        ids = torch.tensor(token_ids, device=self.device)
-        hidden = self.model.forward(ids, attend.position_ids, attend)
-        self.scheduler.cache.record(slots, starts, counts, token_ids)
-        return hidden
-
-    def _draw(self, sequences: list[Sequence], logits: Tensor) -> None:
+    def _draw(
+        self,
+        sequences: list[Sequence],
+        logits: Tensor,
+        plainly: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None,
+    ) -> None:
         """Append a sampled or forced token to each sequence from its row of `logits`."""
         forced = [s.next_forced() for s in sequences]
         masks = [
             None if f is not None else _mask(s) for s, f in zip(sequences, forced, strict=True)
         ]
-        logits = mask_logits(logits, masks)
+        if any(mask is not None for mask in masks):
+            logits, plainly = mask_logits(logits, masks), None
         params = [s.params for s in sequences]
         steps = [len(s.token_ids) for s in sequences]
-        token_ids, log_probs = sample(logits, params, [s.seed for s in sequences], steps)
+        token_ids, log_probs = sample(logits, params, [s.seed for s in sequences], steps, plainly)
         tokens = zip(
             token_ids.tolist(), log_probs.tolist(), alternatives(logits, params), strict=True
         )

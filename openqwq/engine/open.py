@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 
@@ -16,11 +16,12 @@ from openqwq.engine.engine import Engine, EngineLimits, on_a_thread
 from openqwq.engine.packed import has_bf16
 from openqwq.engine.relay import fitting_context
 from openqwq.model import checkpoint, gguf
+from openqwq.model.device import chosen_device
 from openqwq.model.gguf_header import ARCHITECTURES, GgufFile, cache_shape, read_header
 from openqwq.model.qwen2 import Qwen2
 from openqwq.text.gguf import from_metadata
 from openqwq.text.tokenizer import Tokenizer
-from openqwq.types import Generate, OpenQwQError, Precision
+from openqwq.types import Device, Generate, OpenQwQError, Precision
 
 EngineName = Literal["auto", "torch", "llamacpp", "remote"]
 CACHE_SHARE = 0.25  # of the free memory, for llama.cpp's cache beyond one full context
@@ -57,18 +58,19 @@ def open_model(
     context_length: int | None = None,
     tokenizer: str | None = None,
     precision: Precision = "fp32",
+    device: Device = "auto",
 ) -> OpenedModel:
     """Load `model` for up to `slots` sequences at once of at most `context_length` tokens.
 
     `model` is a checkpoint directory, a GGUF file, a hub id (owner/name or owner/name:PART) or the
     URL of a server, whose tokenizer is then `tokenizer` (directory, GGUF file or hub id) or, if
     that is None, the one of the model that the server names. `precision` is that of our own
-    engine's weights and products; the others have their own. Raises OpenQwQError naming what is
-    missing, broken or does not fit the engine.
+    engine's weights and products, `device` where it computes; the others have their own. Raises
+    OpenQwQError naming what is missing, broken or does not fit the engine.
     """
     if model.startswith(("http://", "https://")):
         _require(engine, "remote", model, "a URL is asked through the engine remote")
-        _require_fp32(precision, "remote")
+        require_own_engine("remote", precision, device)
         try:
             from openqwq.engine.remote import open_remote
         except ImportError as error:
@@ -85,10 +87,13 @@ def open_model(
     if engine == "remote":
         raise OpenQwQError(f"{model} is no URL: the engine remote needs one, http://HOST:PORT")
     path = locate(model)
+    place = Place(device, precision)
     opened = (_open_gguf if path.is_file() else _open_directory)(
-        path, engine, slots, context_length, precision
+        path, engine, slots, context_length, place
     )
-    return opened if Path(model).exists() else replace(opened, name=model)
+    on_gpu = isinstance(opened.generate, Engine) and opened.generate.graphs
+    why = f"{opened.why}, on {torch.cuda.get_device_name()}" if on_gpu else opened.why
+    return replace(opened, name=opened.name if Path(model).exists() else model, why=why)
 
 
 def locate(model: str, weights: bool = True) -> Path:
@@ -135,12 +140,33 @@ def _require(engine: EngineName, possible: EngineName, model: str, remedy: str) 
         raise OpenQwQError(f"the engine {engine} cannot run {model}: {remedy}")
 
 
-def _require_fp32(precision: Precision, engine: EngineName) -> None:
-    if precision != "fp32":
-        raise OpenQwQError(
-            f"the precision {precision} is for the engine torch: the engine {engine} computes in "
-            "its own, so leave it out"
-        )
+def require_own_engine(engine: EngineName, precision: Precision, device: Device = "auto") -> None:
+    """Raise OpenQwQError where an `engine` that is not ours is told how or where to compute."""
+    for name, value, usual in (("precision", precision, "fp32"), ("device", device, "auto")):
+        if value != usual and engine != "torch":
+            raise OpenQwQError(
+                f"the {name} {value} is for the engine torch: the engine {engine} has its own, so "
+                "leave it out"
+            )
+
+
+class Place(NamedTuple):
+    """Where and in what our engine computes."""
+
+    device: Device
+    precision: Precision
+
+    def chosen(self) -> tuple[torch.device, torch.dtype]:
+        """As PyTorch names them; raises OpenQwQError where the machine has no such thing."""
+        device = chosen_device(self.device)
+        if self.precision == "fp32":
+            return device, torch.float32
+        if device.type == "cpu" and not has_bf16():
+            raise OpenQwQError(
+                "this CPU does not multiply in bf16 (AVX-512 BF16 or AMX), so bf16 would be slower "
+                "than fp32: leave the precision at fp32"
+            )
+        return device, torch.bfloat16
 
 
 @contextmanager
@@ -161,43 +187,45 @@ def _memory_returned() -> Iterator[None]:
 
 
 def _open_directory(
-    path: Path, engine: EngineName, slots: int, length: int | None, precision: Precision
+    path: Path, engine: EngineName, slots: int, length: int | None, place: Place
 ) -> OpenedModel:
     remedy = f"make a GGUF file of it first (qwq convert {path} FILE.gguf)"
     _require(engine, "torch", str(path), remedy)
     tokenizer = Tokenizer.load(path)
-    load = partial(checkpoint.load, path, _dtype(precision))
-    generate, length = _torch_engine(load, tokenizer, slots, length)
+    generate, length = _torch_engine(
+        partial(checkpoint.load, path), place, tokenizer, slots, length
+    )
     why = f"torch: {path} is a checkpoint directory"
     return OpenedModel(path.resolve().name, generate, tokenizer, length, "torch", why)
 
 
-def _dtype(precision: Precision) -> torch.dtype:
-    if precision == "fp32":
-        return torch.float32
-    if not has_bf16():
-        raise OpenQwQError(
-            "this CPU does not multiply in bf16 (AVX-512 BF16 or AMX), so bf16 would be slower "
-            "than fp32: leave the precision at fp32"
-        )
-    return torch.bfloat16
-
-
 def _torch_engine(
-    load: Callable[[], Qwen2], tokenizer: Tokenizer, slots: int, length: int | None
+    load: Callable[[torch.dtype], Qwen2],
+    place: Place,
+    tokenizer: Tokenizer,
+    slots: int,
+    length: int | None,
 ) -> tuple[Engine, int]:
+    device, dtype = place.chosen()
+
     def loaded() -> tuple[Engine, int]:
-        weights = load()
+        weights = load(dtype)
         context = fitting_context(length, weights.config.max_position_embeddings)
         limits = EngineLimits(slots, context, 2048, min(slots, 16))
-        return Engine(weights, tokenizer, limits), context
+        return Engine(weights, tokenizer, limits, device=device), context
 
-    with _memory_returned():
-        return on_a_thread(loaded)
+    try:
+        with _memory_returned():
+            return on_a_thread(loaded)
+    except torch.cuda.OutOfMemoryError as error:
+        raise OpenQwQError(
+            f"the GPU's memory is too small ({str(error).partition('. GPU')[0]}): choose bf16, "
+            "a smaller model, or the device cpu"
+        ) from error
 
 
 def _open_gguf(
-    path: Path, engine: EngineName, slots: int, length: int | None, precision: Precision
+    path: Path, engine: EngineName, slots: int, length: int | None, place: Place
 ) -> OpenedModel:
     file = read_header(path)
     tokenizer = from_metadata(file.metadata, str(path))
@@ -206,10 +234,10 @@ def _open_gguf(
     engine, why = choose_engine(file, engine)
     if engine == "torch":
         generate: Closable
-        load = partial(gguf.load, path, _dtype(precision))
-        generate, length = _torch_engine(load, tokenizer, slots, length)
+        load = partial(gguf.load, path)
+        generate, length = _torch_engine(load, place, tokenizer, slots, length)
     else:
-        _require_fp32(precision, "llamacpp")
+        require_own_engine("llamacpp", place.precision, place.device)
         shape = cache_shape(file)
         length = fitting_context(length, shape.context_length)
         tokens = _cache_tokens(shape.bytes_per_token, slots, length)
@@ -229,7 +257,7 @@ def choose_engine(file: GgufFile, engine: EngineName) -> tuple[Literal["torch", 
     if llamacpp.installed():
         return "llamacpp", f"llamacpp: it runs {what} as they are"
     return "torch", (
-        f"torch: {what} are unpacked to fp32, since xllamacpp is not installed"
+        f"torch: {what} are unpacked, since xllamacpp is not installed"
         " (pip install 'openqwq[llamacpp]')"
     )
 

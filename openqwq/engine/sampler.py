@@ -1,6 +1,6 @@
 """Drawing tokens: filters, seeded inverse-transform sampling, exact log-probs."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -119,13 +119,21 @@ def alternatives(
 
 
 def sample(
-    logits: Tensor, params: Sequence[SamplingParams], seeds: Sequence[int], steps: Sequence[int]
+    logits: Tensor,
+    params: Sequence[SamplingParams],
+    seeds: Sequence[int],
+    steps: Sequence[int],
+    plainly: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Draw one token a row: (token_ids (rows,), their log-probs (rows,)).
 
-    `steps` is each row's count of tokens drawn so far: with the seed it fixes the draw.
+    `steps` is each row's count of tokens drawn so far: with the seed it fixes the draw. `plainly`
+    is a faster `draw_plainly` of these very logits, by draws (rows,) fp64 on the CPU.
     """
-    draws = uniforms(seeds, steps).to(logits.device)
+    draws = uniforms(seeds, steps)
+    if plainly and all(p.temperature == 1 and _width(p) is None for p in params):
+        return plainly(draws)
+    draws = draws.to(logits.device)
     logits = _tempered(logits, params)
     widths = [_width(p) for p in params]
     if len(set(widths)) == 1:
@@ -143,7 +151,7 @@ def sample(
 def _draw(logits: Tensor, draws: Tensor, params: Sequence[SamplingParams]) -> tuple[Tensor, Tensor]:
     """`sample` for rows of one width."""
     if _width(params[0]) is None:
-        return _draw_any(logits, draws, [p.temperature == 0 for p in params])
+        return draw_plainly(logits, draws, [p.temperature == 0 for p in params])
     return _draw_ranked(logits, draws, params)
 
 
@@ -156,8 +164,13 @@ def _draw_ranked(
     return ids.gather(1, rank).squeeze(1), log_probs.gather(1, rank).squeeze(1)
 
 
-def _draw_any(logits: Tensor, draws: Tensor, greedy: Sequence[bool]) -> tuple[Tensor, Tensor]:
-    """By id: first the block of 64 tokens, then the token in it, so that running sums are short."""
+def draw_plainly(
+    logits: Tensor, draws: Tensor, greedy: Sequence[bool] = ()
+) -> tuple[Tensor, Tensor]:
+    """A token a row and its log-prob, without temperature and filters.
+
+    By id: first the block of 64 tokens, then the token in it, so that running sums are short.
+    """
     probs = logits.softmax(-1)
     short = -probs.shape[1] % 64
     blocks = (F.pad(probs, (0, short)) if short else probs).view(len(probs), -1, 64)

@@ -7,14 +7,26 @@ import argparse
 from pathlib import Path
 
 
+def add_engine_options(parser: argparse.ArgumentParser, *engines: str) -> None:
+    """`--engine`, one of `engines` or auto, and `--precision`."""
+    parser.add_argument("--engine", default="auto", choices=["auto", *engines])
+    parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"], help="torch's")
+
+
+def add_model_options(parser: argparse.ArgumentParser, model: str = "model") -> None:
+    """What names a model to run, and how and where it runs."""
+    parser.add_argument(model, nargs="?", help="a directory, GGUF file, hub id, or server's URL")
+    add_engine_options(parser, "torch", "llamacpp", "remote")
+    parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"], help="torch's")
+
+
 def add_fit_verb(parser: argparse.ArgumentParser) -> None:
     """The arguments of `qwq fit`."""
     parser.add_argument("model", help="a directory, a GGUF file, or a hub id (its config alone)")
     parser.add_argument("--memory", help="e.g. 24GiB; without it, what is free here")
     parser.add_argument("--context", type=int, help="tokens of prompt and reply together")
     parser.add_argument("--slots", type=int, default=1, help="replies that run at once")
-    parser.add_argument("--engine", default="auto", choices=["auto", "torch", "llamacpp"])
-    parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"], help="torch's")
+    add_engine_options(parser, "torch", "llamacpp")
     parser.set_defaults(verb=fit_verb)
 
 
@@ -28,7 +40,7 @@ def add_convert_verb(parser: argparse.ArgumentParser) -> None:
 
 def fit_verb(options: argparse.Namespace) -> None:
     """Say what a model needs and which quantisations fit."""
-    from openqwq.engine.open import choose_engine, locate
+    from openqwq.engine.open import choose_engine, locate, require_own_engine
     from openqwq.engine.relay import fitting_context
     from openqwq.model import fit
     from openqwq.model.gguf_header import read_header
@@ -45,6 +57,7 @@ def fit_verb(options: argparse.Namespace) -> None:
     engine: fit.Engine = "torch" if options.engine == "auto" else options.engine
     if path.is_file():
         engine, _ = choose_engine(read_header(path), options.engine)
+    require_own_engine(engine, options.precision)
     subject = fit.read_subject(path)
     trained = subject.config.max_position_embeddings
     context = fitting_context(options.context, trained)

@@ -85,6 +85,10 @@ class _Padding:
 
 
 def _attention(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None = None) -> Tensor:
+    if queries.is_cuda and (bias is not None or queries.dtype == torch.float32):
+        # Of CUDA's kernels only the one for bf16 without a bias shares heads in little memory.
+        share = queries.shape[1] // keys.shape[1]
+        keys, values = (x.repeat_interleave(share, dim=1) for x in (keys, values))
     return F.scaled_dot_product_attention(
         queries, keys, values, attn_mask=bias, is_causal=bias is None, enable_gqa=True
     )

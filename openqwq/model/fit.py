@@ -107,7 +107,7 @@ def need(
     scores = rows * context * (2 * heads + heads // config.num_key_value_heads)
     activations = 4 * (scores + rows * (6 * hidden + 3 * inner) + 3 * config.vocab_size * slots)
     read = packed - width * embedding + 2 * kv_numbers * context
-    loading = vocabulary + width * (parameters + embedding) + packed
+    loading = vocabulary + width * (parameters + embedding - tied) + packed
     return Need(process, vocabulary, packed, full * 3 // 2, activations, read, loading)
 
 

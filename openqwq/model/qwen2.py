@@ -146,6 +146,11 @@ class Qwen2(nn.Module):
             self.lm_head.weight = self.model.embed_tokens.weight
         self.frequencies = inverse_frequencies(config.head_dim, config.rope_theta, config.yarn)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.lm_head.weight.device
+
     def forward(self, token_ids: Tensor, position_ids: Tensor, attend: Attend) -> Tensor:
         """Final hidden states (tokens, hidden); `token_ids` and `position_ids` are (tokens,)."""
         x = self.model.embed_tokens(token_ids)

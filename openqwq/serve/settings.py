@@ -7,16 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from openqwq.engine.verbs import add_model_options
 from openqwq.types import OpenQwQError
 
 FILES = (Path("~/.config/openqwq/config.toml"), Path("qwq.toml"))  # the later one wins
-
-
-def _add_engine_options(parser: argparse.ArgumentParser, model: str = "model") -> None:
-    parser.add_argument(model, nargs="?", help="a directory, GGUF file, hub id, or server's URL")
-    parser.add_argument("--engine", default="auto", choices=["auto", "torch", "llamacpp", "remote"])
-    parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"], help="torch's")
-    parser.add_argument("--context", type=int, help="tokens of prompt and reply together")
 
 
 def port(text: str) -> int:
@@ -29,7 +23,8 @@ def port(text: str) -> int:
 
 def add_talk_options(parser: argparse.ArgumentParser, model: str = "model") -> None:
     """The options of `qwq chat` and `qwq ask`."""
-    _add_engine_options(parser, model)
+    add_model_options(parser, model)
+    parser.add_argument("--context", type=int, help="tokens of prompt and reply together")
     parser.add_argument("--url", help="an OpenAI-compatible endpoint to talk to instead")
     parser.add_argument("--api-key", help="the endpoint's; better in QWQ_API_KEY")
     parser.add_argument("--system", help="a system prompt")
@@ -43,7 +38,8 @@ def add_talk_options(parser: argparse.ArgumentParser, model: str = "model") -> N
 
 def add_serve_options(parser: argparse.ArgumentParser) -> None:
     """The options of `qwq serve`."""
-    _add_engine_options(parser)
+    add_model_options(parser)
+    parser.add_argument("--context", type=int, help="tokens of prompt and reply together")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=port, default=8000, help="0: any free one")
     parser.add_argument("--api-key", help="needed on every route but /health; or QWQ_API_KEY")

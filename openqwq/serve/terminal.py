@@ -174,6 +174,7 @@ FIELDS = (
     *("temperature", "top_p", "min_p", "top_k", "max_tokens"),
     *("seed", "thinking_budget", "reasoning_effort"),
 )
+ELSEWHERE = {"engine": "auto", "precision": "fp32", "device": "auto", "context": None}
 
 
 @contextmanager
@@ -183,6 +184,11 @@ def talker(options: Any) -> Iterator[Talker]:
     body = {name: value for name, value in body.items() if value is not None}
     check({"model": "", "messages": [{"role": "user", "content": ""}], **body}, "ChatRequest")
     if options.url:
+        for name, usual in ELSEWHERE.items():
+            if (value := getattr(options, name)) != usual:
+                raise OpenQwQError(
+                    f"--{name} is {value} with --url: an endpoint has its own, so leave it out"
+                )
         yield RemoteTalker(options.url, options.api_key, {**body, "model": options.model})
         return
     model = opened(options, slots=1)
@@ -197,7 +203,12 @@ def opened(options: Any, slots: int) -> OpenedModel:
     if not options.model:
         raise OpenQwQError("no model is named: give one, e.g. runs/demo/stage1 (see qwq models)")
     return open_model(
-        options.model, options.engine, slots, options.context, precision=options.precision
+        options.model,
+        options.engine,
+        slots,
+        options.context,
+        precision=options.precision,
+        device=options.device,
     )
 
 

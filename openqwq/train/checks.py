@@ -92,7 +92,8 @@ def check_log_prob_gap(
     with torch.no_grad():
         for batch in micro_batches:
             log_probs, _ = learner.log_probs(batch)
-            gaps.append((log_probs - batch.sampler_log_probs).abs().max())
+            recorded = batch.sampler_log_probs.to(log_probs.device)
+            gaps.append((log_probs - recorded).abs().max())
     gap = float(torch.stack(gaps).max()) if gaps else 0.0
     if not gap <= max_gap:  # NaN too
         raise OpenQwQError(

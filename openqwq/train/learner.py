@@ -52,6 +52,7 @@ class Learner:
 
     def __init__(self, model: Qwen2, config: OptimiserConfig, steps: int) -> None:
         self.model, self.config, self.steps, self.done = model, config, steps, 0
+        self.device = model.device  # of the products
         self.optimisers = build_optimisers(
             model, config.name, config.lr, (config.beta1, config.beta2), config.weight_decay
         )
@@ -75,11 +76,6 @@ class Learner:
         loss, metrics = objective(log_probs, batch, tokens)
         (scale * loss).backward()  # type: ignore[no-untyped-call]
         return {**metrics, "entropy": entropy.sum(), "loss": loss.detach()}
-
-    @property
-    def device(self) -> torch.device:
-        """Where the model is."""
-        return next(self.model.parameters()).device
 
     def update(self, parts: Sequence[Metrics]) -> dict[str, float]:
         """One optimiser step with the gradients added so far; `parts` are all their sums."""

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -16,6 +17,7 @@ from openqwq.agent.environments import (
 )
 from openqwq.config import RlConfig
 from openqwq.model import checkpoint
+from openqwq.model.device import chosen_device
 from openqwq.model.qwen2 import ModelConfig, Qwen2
 from openqwq.tasks.evaluate import Outcome
 from openqwq.tasks.mix import build_source
@@ -30,7 +32,6 @@ from openqwq.train.run import Run, write_atomically
 from openqwq.train.sft import encode_example, train_sft, turns
 from openqwq.train.stage2 import (
     Mix,
-    copied,
     prepare_reward_model,
     stage2_mix,
     training_verifiers,
@@ -58,7 +59,8 @@ async def run_stages(run: Run, display: Display, placement: Placement | None = N
         tokenizer = prepare_tokenizer(run, [source for source, _ in first + second])
     async with AsyncExitStack() as stack:
         verifiers = dict(await placement.verifiers(config, stack))
-        pipeline = Pipeline(run, display, first, second, tokenizer, verifiers, placement)
+        parts = run, display, first, second, tokenizer, verifiers, placement
+        pipeline = Pipeline(*parts, chosen_device(config.device))
         model = pipeline.cold_start()
         await pipeline.evaluate("sft", model)
         model = await pipeline.reinforce(model)
@@ -114,6 +116,7 @@ class Pipeline:
     tokenizer: Tokenizer
     verifiers: dict[str, Verifier]
     placement: Placement
+    device: torch.device
 
     def cold_start(self) -> Qwen2:
         """SFT from fresh weights."""
@@ -131,7 +134,7 @@ class Pipeline:
             )
         )
         model.initialise(torch.Generator().manual_seed(config.seed))
-        learner = Learner(model, config.sft.optimiser, config.sft.steps)
+        learner = Learner(model.to(self.device), config.sft.optimiser, config.sft.steps)
         curriculum = Curriculum(
             [*self.first, *self.second],
             f"{config.seed}/sft",
@@ -263,7 +266,7 @@ class Pipeline:
 
     def _saved(self, name: str) -> Qwen2 | None:
         directory = self.run.directory / name
-        return checkpoint.load(directory) if directory.exists() else None
+        return checkpoint.load(directory).to(self.device) if directory.exists() else None
 
     def _save(self, name: str, model: Qwen2) -> Path:
         directory = self.run.directory / name
@@ -273,7 +276,7 @@ class Pipeline:
 
 def _reference(model: Qwen2, config: RlConfig) -> Learner | None:
     """The frozen policy of the KL penalty, where the config has one."""
-    return Learner(copied(model), config.optimiser, 0) if config.kl_coefficient else None
+    return Learner(deepcopy(model), config.optimiser, 0) if config.kl_coefficient else None
 
 
 def _take_weights(model: Qwen2, learner: PolicyLearner) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, AsyncExitStack, contextmanager
+from copy import deepcopy
 from dataclasses import asdict
 from typing import NamedTuple, Protocol
 
@@ -14,7 +15,6 @@ from openqwq.text.tokenizer import Tokenizer
 from openqwq.train.learner import Learner, PolicyLearner
 from openqwq.train.rl import Trainer
 from openqwq.train.run import Run
-from openqwq.train.stage2 import copied
 from openqwq.types import Generate, Verifier, WeightLink
 from openqwq.verify.code import CodeVerifier
 from openqwq.verify.instructions import InstructionVerifier
@@ -82,7 +82,7 @@ class LocalPlacement:
 @contextmanager
 def local_engine(model: Qwen2, tokenizer: Tokenizer, config: Config) -> Iterator[Engine]:
     """An engine over a copy of `model`."""
-    own = copied(model)
+    own = deepcopy(model)
     if config.deterministic:
         own.make_invariant()
     limits = EngineLimits(**asdict(config.engine))

@@ -40,7 +40,7 @@ class RewardModel(nn.Module):
     def __init__(self, trunk: Qwen2, tokenizer: Tokenizer) -> None:
         super().__init__()
         self.trunk, self.tokenizer = trunk, tokenizer
-        self.score = nn.Linear(trunk.config.hidden_size, 1, bias=False)
+        self.score = nn.Linear(trunk.config.hidden_size, 1, bias=False, device=trunk.device)
         nn.init.zeros_(self.score.weight)
 
     def encode(self, chat: Sequence[Message]) -> list[int]:
@@ -50,8 +50,10 @@ class RewardModel(nn.Module):
     def forward(self, chats: Sequence[Sequence[int]]) -> Tensor:
         """Rewards of encoded chats, (chats,) fp32, each read at its last token."""
         lengths = [len(ids) for ids in chats]
-        flat = torch.tensor([i for ids in chats for i in ids])
-        hidden = self.trunk(flat, positions(lengths), RaggedAttention(lengths))
+        device = self.score.weight.device
+        flat = torch.tensor([i for ids in chats for i in ids], device=device)
+        attend = RaggedAttention(lengths, device=device)
+        hidden = self.trunk(flat, positions(lengths).to(device), attend)
         rewards: Tensor = self.score(hidden[torch.tensor(lengths).cumsum(0) - 1])[:, 0].float()
         return rewards
 

@@ -79,7 +79,7 @@ class Run:
         if not path.exists():
             return None
         try:
-            state: dict[str, Any] = torch.load(path, weights_only=True)
+            state: dict[str, Any] = torch.load(path, "cpu", weights_only=True)
         except Exception as error:  # torch.load raises any of ten kinds for a damaged file
             # PyTorch goes on with advice that would be unsafe here.
             reason = str(error).partition(". ")[0]

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from copy import deepcopy
 from itertools import chain
 
 from openqwq.config import Stage2Config
@@ -61,7 +62,7 @@ async def prepare_reward_model(
     """
     directory, config = run.directory / "reward_model", run.config.stage2.reward_model
     if directory.exists():
-        return RewardModel.load(directory)
+        return RewardModel.load(directory).to(policy.device)
     pairs = {
         "train": await _pairs(run, sampler, sources, "train", config.prompts),
         "held_out": await _pairs(run, sampler, sources, "held_out", config.held_out_prompts),
@@ -74,7 +75,7 @@ async def prepare_reward_model(
                 "all equally good: there is nothing to prefer; train the cold start longer"
             )
         save_pairs(found, run.directory / "preferences" / f"{name}.jsonl")
-    model = RewardModel(copied(policy), sampler.tokenizer)
+    model = RewardModel(deepcopy(policy), sampler.tokenizer)
     log = train_reward_model(model, pairs["train"], config, run.config.seed)
     report = {
         "train_pairs": len(pairs["train"]),
@@ -100,10 +101,3 @@ async def _pairs(
     answers, limit = config.reward_model.answers_per_prompt, config.reward_model.pairs_per_prompt
     groups = await sampler.groups(requests, answers)
     return [pair for group in groups for pair in ranked_pairs(group, limit)]
-
-
-def copied(model: Qwen2) -> Qwen2:
-    """A model of its own with the same weights."""
-    own = Qwen2(model.config)
-    own.load_state_dict(model.state_dict())
-    return own

@@ -138,3 +138,27 @@ def test_what_shards_cannot_do_is_refused() -> None:
             ShardedLearner(model(), OPTIMISER, 10, mesh, Sharding(offload=True))
     finally:
         torch.distributed.destroy_process_group()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("offload", [False, True])
+def test_a_rank_on_a_gpu_takes_the_steps_of_one_process(offload: bool) -> None:
+    address = f"tcp://127.0.0.1:{free_port()}"
+    torch.distributed.init_process_group("cpu:gloo,cuda:nccl", address, rank=0, world_size=1)
+    try:
+        mesh = init_device_mesh("cuda", (1,))
+        rank = ShardedLearner(
+            model(), OPTIMISER, 10, mesh, Sharding(recompute=True, offload=offload)
+        )
+        ours, theirs = train(rank, "rl", 2), train(Learner(model(), OPTIMISER, 10), "rl", 2)
+        for one, other in zip(ours, theirs, strict=True):
+            assert one == pytest.approx(other, rel=1e-3, abs=1e-4)
+        bf16 = ShardedLearner(model(), OPTIMISER, 10, mesh, Sharding(torch.bfloat16))
+        assert train(bf16, "rl", 1)[0]["grad_norm"] == pytest.approx(
+            theirs[0]["grad_norm"], rel=0.1
+        )
+        assert {name for name, _ in rank.named_params()} == {
+            n for n, _ in model().named_parameters()
+        }
+    finally:
+        torch.distributed.destroy_process_group()

@@ -58,7 +58,7 @@ def script(monkeypatch: pytest.MonkeyPatch, token_ids: list[int]) -> None:
     """Make the engine draw `token_ids[step]`, whatever the model says."""
 
     def scripted(
-        logits: Tensor, params: Any, seeds: Any, steps: list[int]
+        logits: Tensor, params: Any, seeds: Any, steps: list[int], plainly: object = None
     ) -> tuple[Tensor, Tensor]:
         return torch.tensor([token_ids[step] for step in steps]), torch.full((len(steps),), -1.5)
 

@@ -140,7 +140,7 @@ def test_weights_are_held_in_the_precision_asked_for(directory: Path, file: Path
         model.close()
 
 
-def test_a_precision_that_cannot_be_had_is_refused(
+def test_a_precision_or_a_device_that_cannot_be_had_is_refused(
     directory: Path, build: Callable[..., Qwen2], tokenizer: Tokenizer, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -149,9 +149,14 @@ def test_a_precision_that_cannot_be_had_is_refused(
     for name in ("http://127.0.0.1:1", str(tmp_path / "q8.gguf")):
         with pytest.raises(OpenQwQError, match="precision bf16 is for the engine torch"):
             open_model(name, precision="bf16")
+        with pytest.raises(OpenQwQError, match="device cuda is for the engine torch"):
+            open_model(name, device="cuda")
     monkeypatch.setattr("openqwq.engine.open.has_bf16", lambda: False)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(OpenQwQError, match="this CPU does not multiply in bf16"):
         open_model(str(directory), precision="bf16")
+    with pytest.raises(OpenQwQError, match=r"the device is cuda, but .* sees no GPU here"):
+        open_model(str(directory), device="cuda")
 
 
 def test_a_tokenizer_of_another_model_is_refused(

@@ -32,7 +32,9 @@ POINT = {"type": "object", "properties": {"x": {"type": "boolean"}, "y": {"enum"
 def draw_by(monkeypatch: pytest.MonkeyPatch, choose: Callable[[int], int]) -> None:
     """Make the engine draw `choose(step)`, whatever the model says."""
 
-    def scripted(logits: Tensor, params: Any, seeds: Any, steps: list[int]) -> Any:
+    def scripted(
+        logits: Tensor, params: Any, seeds: Any, steps: list[int], plainly: object = None
+    ) -> Any:
         return torch.tensor([choose(step) for step in steps]), torch.full((len(steps),), -1.5)
 
     monkeypatch.setattr(engine_module, "sample", scripted)

@@ -1,5 +1,6 @@
 """What is foretold from a header alone: sizes that can be counted, and real peaks within 5%."""
 
+import argparse
 import json
 import os
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from openqwq.engine.packed import has_bf16
+from openqwq.engine.verbs import add_fit_verb
 from openqwq.model import checkpoint, fit, gguf
 from openqwq.model.gguf_header import read_header
 from openqwq.model.qwen2 import ModelConfig, Qwen2
@@ -54,6 +56,14 @@ def test_a_config_alone_is_enough(make_model: Callable[..., Qwen2], tmp_path: Pa
     (tmp_path / "model" / "config.json").write_text("{")
     with pytest.raises(OpenQwQError, match=r"cannot read .*config.json"):
         fit.read_subject(tmp_path / "model")
+
+
+def test_llama_cpp_is_told_no_precision(smollm2: Path) -> None:
+    parser = argparse.ArgumentParser()
+    add_fit_verb(parser)
+    options = parser.parse_args([str(smollm2), "--engine", "llamacpp", "--precision", "bf16"])
+    with pytest.raises(OpenQwQError, match="the precision bf16 is for the engine torch"):
+        options.verb(options)
 
 
 def test_only_types_that_fit_are_offered() -> None:

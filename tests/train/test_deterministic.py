@@ -144,3 +144,6 @@ def test_it_is_refused_with_learners_elsewhere() -> None:
     cluster = replace(Config().cluster, learners=2)
     with pytest.raises(OpenQwQError, match=r"deterministic is true with cluster\.learners 2"):
         Config(deterministic=True, cluster=cluster)
+    for other in (Config(deterministic=True), Config(cluster=cluster)):
+        with pytest.raises(OpenQwQError, match=r"device is 'cuda' with deterministic"):
+            replace(other, device="cuda")

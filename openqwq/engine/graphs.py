@@ -1,0 +1,118 @@
+"""Decoding on a GPU by CUDA graphs: a step is launched as a whole, not kernel by kernel.
+
+A graph has fixed shapes, so there is one for each number of rows and length of context, rounded up
+to 1, 2, 3, 4, 6, 8, 12, ...; it is made when it is first needed, in about the time of three steps.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from openqwq.engine.cache import DecodeAttention, SlotCache
+from openqwq.engine.packed import PackedModel, PlainModel
+from openqwq.engine.sampler import draw_plainly
+
+LEAST_LENGTH = 128  # tokens; a multiple of what the attention kernels want aligned
+
+Step = Callable[[], None]
+
+
+def rounded(count: int) -> int:
+    """The least of 1, 2, 3, 4, 6, 8, 12, 16, 24, ... that is not below `count`."""
+    step = 1 << max(0, count.bit_length() - 2)
+    return -(-count // step) * step
+
+
+class DecodeGraphs:
+    """One new token for each of the first rows of `cache`, from `model`.
+
+    A step of fewer rows than its graph has fills up with rows that write to the last row of
+    `cache`, which no sequence may use; there are `slots` at most. A `recorder` makes something
+    replayable of a step; what it has made is dropped with it when the cache moves.
+    """
+
+    def __init__(
+        self,
+        model: PackedModel | PlainModel,
+        cache: SlotCache,
+        slots: int,
+        recorder: Callable[[], Callable[[Step], Step]] | None = None,
+    ) -> None:
+        self.model, self.cache, self.recorder = model, cache, recorder or CudaRecorder
+        rows, device = rounded(slots), model.device
+        self.inputs = torch.zeros(3, rows, dtype=torch.long, device=device)
+        self.draws = torch.zeros(rows, dtype=torch.float64, device=device)
+        self.outputs = torch.zeros(rows, model.config.vocab_size, device=device)
+        self.token_ids, self.log_probs = self.inputs[0].clone(), torch.zeros(rows, device=device)
+        self._forget()
+
+    def logits(self, token_ids: Sequence[int], starts: Sequence[int]) -> Tensor:
+        """Logits (rows, vocab) after each row's token, which follows the `starts` it has.
+
+        They are good until the next call.
+        """
+        count, longest = len(token_ids), max(starts) + 1
+        self.cache.reserve(longest)
+        if self.cache.keys is not self.keys:  # it has grown, and lies elsewhere
+            self._forget()
+        rows = min(rounded(count), self.cache.keys.shape[1])
+        length = min(rounded(max(longest, LEAST_LENGTH)), self.cache.keys.shape[3])
+        pad = [0] * (rows - count)
+        slots = [*range(count), *[self.cache.keys.shape[1] - 1] * len(pad)]
+        inputs = torch.tensor([[*token_ids, *pad], slots, [*starts, *pad]])
+        self.inputs[:, :rows].copy_(inputs)
+        if (rows, length) not in self.steps:
+            self.steps[rows, length] = self.record(self._forward(rows, length))
+        self.steps[rows, length]()
+        return self.outputs[:count]
+
+    def draw(self, draws: Tensor) -> tuple[Tensor, Tensor]:
+        """`draw_plainly` from the last logits by `draws` (rows,) fp64 from the CPU."""
+        count = len(draws)
+        rows = rounded(count)
+        self.draws[:count].copy_(draws)
+        if (rows, 0) not in self.steps:
+            self.steps[rows, 0] = self.record(self._draw(rows))
+        self.steps[rows, 0]()
+        return self.token_ids[:count], self.log_probs[:count]
+
+    def _forget(self) -> None:
+        self.keys, self.record = self.cache.keys, self.recorder()
+        self.steps: dict[tuple[int, int], Step] = {}  # by rows and length; 0: the draw
+
+    def _forward(self, rows: int, length: int) -> Step:
+        token_ids, slots, position_ids = self.inputs[:, :rows]
+
+        def step() -> None:
+            attend = DecodeAttention(self.cache, slots, position_ids, length)
+            hidden = self.model.forward(token_ids, position_ids, attend)
+            self.outputs[:rows] = self.model.logits(hidden)
+
+        return step
+
+    def _draw(self, rows: int) -> Step:
+        def step() -> None:
+            drawn = draw_plainly(self.outputs[:rows], self.draws[:rows])
+            self.token_ids[:rows], self.log_probs[:rows] = drawn
+
+        return step
+
+
+class CudaRecorder:
+    """Steps as CUDA graphs, whose intermediate results share their memory."""
+
+    def __init__(self) -> None:
+        self.pool = torch.cuda.graph_pool_handle()
+
+    def __call__(self, step: Step) -> Step:
+        """Run `step` once, so that kernels are loaded, then record it."""
+        here, side = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        side.wait_stream(here)
+        with torch.cuda.stream(side):
+            step()
+        here.wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
+            step()
+        return graph.replay
