@@ -31,7 +31,7 @@ ROOMS = {
     "config": room(374, "tyro"),
     "text": room(925, "jinja2 llguidance tokenizers"),
     "model": room(1626, "gguf numpy safetensors torch"),
-    "engine": room(2533, "numpy torch xllamacpp"),
+    "engine": room(2540, "numpy torch xllamacpp"),
     "sandbox": room(2137),
     "verify": room(1100, "antlr4 langdetect latex2sympy2_extended math_verify sympy"),
     "tasks": room(5800, "datasets reasoning_gym rich"),
@@ -57,7 +57,7 @@ ONLY_IN_FILE = {
     "tasks/scorecard.py": {"jinja2"},
 }
 ONLY_FOR_TYPE_CHECKING = {"types.py": {"torch"}}
-TOTAL_LINES, FILE_LINES, FUNCTION_LINES = 23_648, 400, 60
+TOTAL_LINES, FILE_LINES, FUNCTION_LINES = 23_655, 400, 60
 VAGUE = {"common", "helper", "helpers", "manager", "managers", "util", "utils"}
 
 PACKAGE = Path(__file__).parents[1] / "openqwq"
@@ -295,7 +295,7 @@ def test_the_budget_catches_a_large_room_and_a_large_package() -> None:
     assert budget_complaints({"cli.py": "x\n" * 401}) == ["cli has 401 lines of at most 400"]
     full = {f"{name}/a.py": "x\n" * limit.lines for name, limit in ROOMS.items()}
     assert budget_complaints(full) == [
-        f"the package has {sum(limit.lines for limit in ROOMS.values())} lines of at most 23648"
+        f"the package has {sum(limit.lines for limit in ROOMS.values())} lines of at most 23655"
     ]
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from openqwq.model import invariant as batch_invariant
 from openqwq.model.qwen2 import ModelConfig
+from openqwq.types import OpenQwQError
 
 
 class SlotCache:
@@ -43,13 +44,19 @@ class SlotCache:
         self._uses = 0
 
     def reserve(self, length: int) -> None:
-        """Make room for `length` tokens in every slot."""
+        """Make room for `length` tokens in every slot; OpenQwQError where a GPU has none."""
         capacity = self.keys.shape[3]
         if length <= capacity:
             return
         grown = min(max(length, 2 * capacity), self.max_length)
         pad = (0, 0, 0, grown - capacity)
-        self.keys, self.values = F.pad(self.keys, pad), F.pad(self.values, pad)
+        try:
+            self.keys, self.values = F.pad(self.keys, pad), F.pad(self.values, pad)
+        except torch.OutOfMemoryError as error:
+            raise OpenQwQError(
+                f"the GPU's memory is too small for {grown} tokens in each of "
+                f"{self.keys.shape[1]} cache rows: choose fewer slots, a shorter context or bf16"
+            ) from error
         more = [(0, 0), (0, grown - capacity)]
         self.token_ids = np.pad(self.token_ids, more, constant_values=-1)
 
