@@ -259,7 +259,7 @@ def limits(repetitions: int, precision: str, device: str) -> tuple[float, float]
     import torch
 
     torch.set_num_threads(THREADS)
-    side, numbers = (1536, 50_000_000) if device == "cpu" else (8192, 1_000_000_000)
+    side, numbers = (1536, 250_000_000) if device == "cpu" else (8192, 1_000_000_000)
     a, b = torch.randn(2, side, side, device=device).to(getattr(torch, PRECISIONS[precision]))
     source = torch.randn(numbers, device=device)
 
