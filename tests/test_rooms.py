@@ -39,7 +39,7 @@ ROOMS = {
     "train": room(2575, "numpy rich safetensors torch"),
     "cluster": room(1420, "numpy ray safetensors torch vllm"),
     "serve": room(
-        2983, "httpx jsonschema_rs prometheus_client rich sse_starlette starlette uvicorn"
+        2977, "httpx jsonschema_rs prometheus_client rich sse_starlette starlette uvicorn"
     ),
     "cli": room(400, "rich shtab typer tyro"),
 }
@@ -57,7 +57,7 @@ ONLY_IN_FILE = {
     "tasks/scorecard.py": {"jinja2"},
 }
 ONLY_FOR_TYPE_CHECKING = {"types.py": {"torch"}}
-TOTAL_LINES, FILE_LINES, FUNCTION_LINES = 23_655, 400, 60
+TOTAL_LINES, FILE_LINES, FUNCTION_LINES = 23_649, 400, 60
 VAGUE = {"common", "helper", "helpers", "manager", "managers", "util", "utils"}
 
 PACKAGE = Path(__file__).parents[1] / "openqwq"
@@ -295,7 +295,7 @@ def test_the_budget_catches_a_large_room_and_a_large_package() -> None:
     assert budget_complaints({"cli.py": "x\n" * 401}) == ["cli has 401 lines of at most 400"]
     full = {f"{name}/a.py": "x\n" * limit.lines for name, limit in ROOMS.items()}
     assert budget_complaints(full) == [
-        f"the package has {sum(limit.lines for limit in ROOMS.values())} lines of at most 23655"
+        f"the package has {sum(limit.lines for limit in ROOMS.values())} lines of at most 23649"
     ]
 
 

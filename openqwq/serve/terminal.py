@@ -174,7 +174,6 @@ FIELDS = (
     *("temperature", "top_p", "min_p", "top_k", "max_tokens"),
     *("seed", "thinking_budget", "reasoning_effort"),
 )
-ELSEWHERE = {"engine": "auto", "precision": "fp32", "device": "auto", "context": None}
 
 
 @contextmanager
@@ -184,11 +183,6 @@ def talker(options: Any) -> Iterator[Talker]:
     body = {name: value for name, value in body.items() if value is not None}
     check({"model": "", "messages": [{"role": "user", "content": ""}], **body}, "ChatRequest")
     if options.url:
-        for name, usual in ELSEWHERE.items():
-            if (value := getattr(options, name)) != usual:
-                raise OpenQwQError(
-                    f"--{name} is {value} with --url: an endpoint has its own, so leave it out"
-                )
         yield RemoteTalker(options.url, options.api_key, {**body, "model": options.model})
         return
     model = opened(options, slots=1)

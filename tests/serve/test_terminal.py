@@ -1,6 +1,5 @@
 """The terminal: thinking apart from the answer, Ctrl-C twice, history kept, mistakes survived."""
 
-import argparse
 import io
 import json
 import os
@@ -23,8 +22,7 @@ from openqwq.serve.client import RemoteTalker
 from openqwq.serve.guard import Access
 from openqwq.serve.reply import Piece
 from openqwq.serve.server import ServerOptions
-from openqwq.serve.settings import add_talk_options
-from openqwq.serve.terminal import DIM, PLAIN, Chat, LocalTalker, Writer, ask, question, say, talker
+from openqwq.serve.terminal import DIM, PLAIN, Chat, LocalTalker, Writer, ask, question, say
 from openqwq.types import OpenQwQError, Steering
 
 Build = Callable[..., OpenedModel]
@@ -149,19 +147,6 @@ def test_an_endpoint_answers_like_a_model_here(
             ask(RemoteTalker(server.url, "key", {"frequency_penalty": 2}), HELLO, False, False)
     with pytest.raises(OpenQwQError, match="cannot be talked to"):
         ask(RemoteTalker(server.url, "key", {}), HELLO, False, False)
-
-
-@pytest.mark.parametrize(
-    ("flag", "value"),
-    [("engine", "torch"), ("precision", "bf16"), ("device", "cpu"), ("context", "64")],
-)
-def test_what_an_endpoint_cannot_be_told_is_refused(flag: str, value: str) -> None:
-    parser = argparse.ArgumentParser()
-    add_talk_options(parser)
-    options = parser.parse_args(["m", "--url", "http://127.0.0.1:9", f"--{flag}", value])
-    with pytest.raises(OpenQwQError, match=f"--{flag} is {value} with --url"):
-        with talker(options):
-            pass
 
 
 async def told(monkeypatch: pytest.MonkeyPatch, body: bytes) -> list[Piece]:
