@@ -107,7 +107,7 @@ def _add_run_options(parser: argparse.ArgumentParser, out: str | None) -> None:
 
 
 def _add_agent_verb(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", nargs="?", help="a directory, GGUF file, hub id, or server's URL")
+    add_model_options(parser)
     parser.add_argument("--tools", default="", help="python,calculator,files:DIR")
     parser.add_argument("--mcp", action="append", default=[], metavar="COMMAND|URL")
     parser.add_argument("--allow", action="append", default=[], metavar="TOOL", help="never ask")
@@ -123,7 +123,8 @@ def _add_agent_verb(parser: argparse.ArgumentParser) -> None:
 
 def _add_mcp_verb(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tools", default="python,calculator", help="as for qwq agent")
-    parser.add_argument("--model", help="offer the tool ask too, answered by this model")
+    add_model_options(parser, "--model", "offer the tool ask too, answered by this model")
+    parser.add_argument("--context", type=int, help="tokens of question and answer together")
     parser.add_argument("--http", type=int, metavar="PORT", help="at http://127.0.0.1:PORT/mcp")
     parser.set_defaults(verb=mcp_verb)
 
@@ -282,12 +283,13 @@ def _open_chat(options: argparse.Namespace) -> Iterator["Chat"]:
     from openqwq.engine.open import open_model
     from openqwq.tasks.chat import EndpointChat, LocalChat, PatientChat
 
-    if options.model.startswith(("http://", "https://")) and options.precision == "fp32":
+    elsewhere = options.model.startswith(("http://", "https://"))
+    if elsewhere and (options.precision, options.device) == ("fp32", "auto"):
         from openqwq.engine.remote import RemoteChat
 
         yield PatientChat(EndpointChat(RemoteChat(options.model)))
         return
-    opened = open_model(  # refuses a precision for an endpoint
+    opened = open_model(  # refuses a precision and a device for an endpoint
         options.model, options.engine, options.concurrency, options.context_length,
         precision=options.precision, device=options.device,
     )  # fmt: skip
@@ -352,29 +354,20 @@ def completion_verb(options: argparse.Namespace) -> None:
 
 def agent_verb(options: argparse.Namespace) -> None:
     """`qwq agent`: a conversation with a model that uses tools."""
-    from openqwq.serve.terminal_agent import AgentOptions, replay, run_agent
+    from openqwq.serve.terminal_agent import replay, run_agent
 
     if options.replay:
         return replay(options.replay)
     if not options.model:
         raise OpenQwQError("model is missing: name one, or a transcript with --replay")
-    tools = tuple(filter(None, options.tools.split(",")))
-    return run_agent(
-        AgentOptions(
-            options.model, tools, tuple(options.mcp), tuple(options.allow), options.steps,
-            options.temperature, options.max_tokens, options.seed, options.transcript,
-            options.context,
-        )
-    )  # fmt: skip
+    return run_agent(options)
 
 
 def mcp_verb(options: argparse.Namespace) -> None:
     """`qwq mcp`: our tools over the Model Context Protocol."""
     from openqwq.serve.mcp import serve_tools
 
-    asyncio.run(
-        serve_tools(tuple(filter(None, options.tools.split(","))), options.model, options.http)
-    )
+    asyncio.run(serve_tools(options))
 
 
 def sandbox_verb(options: argparse.Namespace) -> None:

@@ -30,8 +30,8 @@ ROOMS = {
     "types": room(311),
     "config": room(374, "tyro"),
     "text": room(925, "jinja2 llguidance tokenizers"),
-    "model": room(1626, "gguf numpy safetensors torch"),
-    "engine": room(2540, "numpy torch xllamacpp"),
+    "model": room(1637, "gguf numpy safetensors torch"),
+    "engine": room(2537, "numpy torch xllamacpp"),
     "sandbox": room(2137),
     "verify": room(1100, "antlr4 langdetect latex2sympy2_extended math_verify sympy"),
     "tasks": room(5800, "datasets reasoning_gym rich"),
@@ -39,9 +39,9 @@ ROOMS = {
     "train": room(2575, "numpy rich safetensors torch"),
     "cluster": room(1420, "numpy ray safetensors torch vllm"),
     "serve": room(
-        2977, "httpx jsonschema_rs prometheus_client rich sse_starlette starlette uvicorn"
+        2963, "httpx jsonschema_rs prometheus_client rich sse_starlette starlette uvicorn"
     ),
-    "cli": room(400, "rich shtab typer tyro"),
+    "cli": room(390, "rich shtab typer tyro"),
 }
 ONLY_IN_FILE = {
     "agent/mcp_server.py": {"uvicorn"},
@@ -57,7 +57,7 @@ ONLY_IN_FILE = {
     "tasks/scorecard.py": {"jinja2"},
 }
 ONLY_FOR_TYPE_CHECKING = {"types.py": {"torch"}}
-TOTAL_LINES, FILE_LINES, FUNCTION_LINES = 23_649, 400, 60
+TOTAL_LINES, FILE_LINES, FUNCTION_LINES = 23_640, 400, 60
 VAGUE = {"common", "helper", "helpers", "manager", "managers", "util", "utils"}
 
 PACKAGE = Path(__file__).parents[1] / "openqwq"
@@ -295,7 +295,7 @@ def test_the_budget_catches_a_large_room_and_a_large_package() -> None:
     assert budget_complaints({"cli.py": "x\n" * 401}) == ["cli has 401 lines of at most 400"]
     full = {f"{name}/a.py": "x\n" * limit.lines for name, limit in ROOMS.items()}
     assert budget_complaints(full) == [
-        f"the package has {sum(limit.lines for limit in ROOMS.values())} lines of at most 23649"
+        f"the package has {sum(limit.lines for limit in ROOMS.values())} lines of at most 23640"
     ]
 
 

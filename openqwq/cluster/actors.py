@@ -23,7 +23,6 @@ from openqwq.cluster.sharded import ShardedLearner, Sharding
 from openqwq.config import Config, OptimiserConfig
 from openqwq.engine.engine import Engine, EngineLimits
 from openqwq.model import checkpoint
-from openqwq.model.device import chosen_device
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.train.learner import Objective
 from openqwq.train.packing import MicroBatch
@@ -31,6 +30,12 @@ from openqwq.train.placement import open_verifiers
 from openqwq.types import Completion, SamplingParams, Score, Task, Verifier
 
 Request = tuple[list[int], SamplingParams, int]  # prompt ids, parameters, n
+
+
+def reserved_device() -> torch.device:
+    """The GPU that Ray reserved for this actor, else the CPU: Ray shows all GPUs to the others."""
+    reserved = torch.cuda.is_available() and ray.get_gpu_ids()
+    return torch.device("cuda" if reserved else "cpu")
 
 
 def software() -> dict[str, str]:
@@ -73,7 +78,7 @@ class LearnerRank:
     ) -> None:
         """Meet the other ranks and shard the checkpoint in `weights`."""
         torch.set_num_threads(threads)
-        device = chosen_device("auto").type
+        device = reserved_device().type
         backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"  # offloaded shards are CPU's
         dist.init_process_group(backend, address, rank=self.rank, world_size=self.world)
         mesh = init_device_mesh(device, (self.world,))
@@ -118,7 +123,7 @@ class SamplerActor:
     def __init__(self, weights: Path, tokenizer: Path, limits: EngineLimits, threads: int) -> None:
         torch.set_num_threads(threads)
         parts = checkpoint.load(weights), Tokenizer.load(tokenizer), limits
-        self.engine = Engine(*parts, device=chosen_device("auto"))
+        self.engine = Engine(*parts, device=reserved_device())
 
     async def software(self) -> dict[str, str]:
         """See `software`."""

@@ -181,10 +181,10 @@ def _reserve(cluster: ClusterConfig) -> PlacementGroup:
     for name in ("learners", "samplers", "verifiers"):
         if getattr(cluster, name) < 1:
             raise OpenQwQError(f"cluster.{name} is {getattr(cluster, name)}: it must be at least 1")
-    if cluster.gpus_per_sampler and cluster.sampler == "torch":
+    if cluster.gpus_per_sampler > 1 and cluster.sampler == "torch":
         raise OpenQwQError(
             f"cluster.gpus_per_sampler is {cluster.gpus_per_sampler}, but our engine computes on "
-            "the CPU: set cluster.sampler = 'vllm'"
+            "one GPU: set it to 1, or cluster.sampler = 'vllm'"
         )
     gpus = [cluster.gpus_per_learner] * cluster.learners
     gpus += [cluster.gpus_per_sampler] * cluster.samplers + [0.0] * cluster.verifiers

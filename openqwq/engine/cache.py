@@ -1,6 +1,6 @@
 """Keys and values of sequences, running and finished, in fixed slots, and attention over them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -9,7 +9,6 @@ from torch import Tensor
 
 from openqwq.model import invariant as batch_invariant
 from openqwq.model.qwen2 import ModelConfig
-from openqwq.types import OpenQwQError
 
 
 class SlotCache:
@@ -41,22 +40,18 @@ class SlotCache:
         self.held = np.zeros(slots, dtype=np.int64)
         self.fresh = np.zeros(slots, dtype=bool)
         self.last_use = np.zeros(slots, dtype=np.int64)
+        self.before_moving: Callable[[], None] = lambda: None  # called before they lie elsewhere
         self._uses = 0
 
     def reserve(self, length: int) -> None:
-        """Make room for `length` tokens in every slot; OpenQwQError where a GPU has none."""
+        """Make room for `length` tokens in every slot."""
         capacity = self.keys.shape[3]
         if length <= capacity:
             return
         grown = min(max(length, 2 * capacity), self.max_length)
         pad = (0, 0, 0, grown - capacity)
-        try:
-            self.keys, self.values = F.pad(self.keys, pad), F.pad(self.values, pad)
-        except torch.OutOfMemoryError as error:
-            raise OpenQwQError(
-                f"the GPU's memory is too small for {grown} tokens in each of "
-                f"{self.keys.shape[1]} cache rows: choose fewer slots, a shorter context or bf16"
-            ) from error
+        self.before_moving()
+        self.keys, self.values = F.pad(self.keys, pad), F.pad(self.values, pad)
         more = [(0, 0), (0, grown - capacity)]
         self.token_ids = np.pad(self.token_ids, more, constant_values=-1)
 

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from openqwq.engine.cache import CacheAttention, DecodeAttention, SlotCache
-from openqwq.engine.graphs import DecodeGraphs
+from openqwq.engine.graphs import WITHOUT_PADDING, DecodeGraphs
 from openqwq.engine.packed import PackedModel, PlainModel
 from openqwq.engine.sampler import alternatives, mask_logits, sample
 from openqwq.engine.scheduler import Group, Scheduler
 from openqwq.engine.sequence import Sequence
+from openqwq.model.device import without_memory
 from openqwq.model.qwen2 import Qwen2
 from openqwq.text.grammar import AnswerGrammar
 from openqwq.text.stream import CLOSING_TEXT, ThinkTracker, starts_in_thinking
@@ -122,7 +123,8 @@ class Engine:
         self.closing_ids = tokenizer.encode(closing_text, allow_special=True)
         rows, length = self.limits.slots + self.limits.lanes, self.limits.max_length
         on_gpu = isinstance(self.model, PackedModel) and self.device.type == "cuda"
-        cache = SlotCache(model.config, rows + on_gpu, length, self.model.dtype, self.device)
+        rows += on_gpu and self.limits.slots > WITHOUT_PADDING
+        cache = SlotCache(model.config, rows, length, self.model.dtype, self.device)
         self.graphs = DecodeGraphs(self.model, cache, self.limits.slots) if on_gpu else None
         self.scheduler = Scheduler(cache, self.limits.slots, self.limits.lanes)
         self._lock = threading.Lock()  # held while a step or a weight update touches the model
@@ -258,7 +260,7 @@ class Engine:
                 await loop.run_in_executor(self._thread, self._step)
             except Exception as error:  # whatever it is, each caller must learn of it
                 for sequence in self.scheduler.unfinished():
-                    sequence.cancel(error)
+                    sequence.cancel(without_memory(error))
             finally:
                 self._progress.set()
                 self._progress = asyncio.Event()

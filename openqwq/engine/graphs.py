@@ -4,6 +4,7 @@ A graph has fixed shapes, so there is one for each number of rows and length of 
 to 1, 2, 3, 4, 6, 8, 12, ...; it is made when it is first needed, in about the time of three steps.
 """
 
+import threading
 from collections.abc import Callable, Sequence
 
 import torch
@@ -13,7 +14,9 @@ from openqwq.engine.cache import DecodeAttention, SlotCache
 from openqwq.engine.packed import PackedModel, PlainModel
 from openqwq.engine.sampler import draw_plainly
 
-LEAST_LENGTH = 128  # tokens; a multiple of what the attention kernels want aligned
+LEAST_LENGTH = 128  # tokens
+WITHOUT_PADDING = 4  # rows up to which each number has a graph of its own
+_recording = threading.Lock()  # PyTorch records one graph at a time in a process
 
 Step = Callable[[], None]
 
@@ -28,8 +31,8 @@ class DecodeGraphs:
     """One new token for each of the first rows of `cache`, from `model`.
 
     A step of fewer rows than its graph has fills up with rows that write to the last row of
-    `cache`, which no sequence may use; there are `slots` at most. A `recorder` makes something
-    replayable of a step; what it has made is dropped with it when the cache moves.
+    `cache`, which no sequence may use where there are more than four `slots`. A `recorder` makes
+    something replayable of a step; what it has made is dropped with it when the cache moves.
     """
 
     def __init__(
@@ -45,6 +48,7 @@ class DecodeGraphs:
         self.draws = torch.zeros(rows, dtype=torch.float64, device=device)
         self.outputs = torch.zeros(rows, model.config.vocab_size, device=device)
         self.token_ids, self.log_probs = self.inputs[0].clone(), torch.zeros(rows, device=device)
+        self.cache.before_moving = self._forget
         self._forget()
 
     def logits(self, token_ids: Sequence[int], starts: Sequence[int]) -> Tensor:
@@ -54,8 +58,6 @@ class DecodeGraphs:
         """
         count, longest = len(token_ids), max(starts) + 1
         self.cache.reserve(longest)
-        if self.cache.keys is not self.keys:  # it has grown, and lies elsewhere
-            self._forget()
         rows = min(rounded(count), self.cache.keys.shape[1])
         length = min(rounded(max(longest, LEAST_LENGTH)), self.cache.keys.shape[3])
         pad = [0] * (rows - count)
@@ -78,7 +80,7 @@ class DecodeGraphs:
         return self.token_ids[:count], self.log_probs[:count]
 
     def _forget(self) -> None:
-        self.keys, self.record = self.cache.keys, self.recorder()
+        self.record = self.recorder()
         self.steps: dict[tuple[int, int], Step] = {}  # by rows and length; 0: the draw
 
     def _forward(self, rows: int, length: int) -> Step:
@@ -113,6 +115,7 @@ class CudaRecorder:
             step()
         here.wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
+        graphs = torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local")
+        with _recording, graphs:
             step()
         return graph.replay

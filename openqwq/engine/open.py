@@ -16,7 +16,7 @@ from openqwq.engine.engine import Engine, EngineLimits, on_a_thread
 from openqwq.engine.packed import has_bf16
 from openqwq.engine.relay import fitting_context
 from openqwq.model import checkpoint, gguf
-from openqwq.model.device import chosen_device
+from openqwq.model.device import chosen_device, without_memory
 from openqwq.model.gguf_header import ARCHITECTURES, GgufFile, cache_shape, read_header
 from openqwq.model.qwen2 import Qwen2
 from openqwq.text.gguf import from_metadata
@@ -217,11 +217,8 @@ def _torch_engine(
     try:
         with _memory_returned():
             return on_a_thread(loaded)
-    except torch.cuda.OutOfMemoryError as error:
-        raise OpenQwQError(
-            f"the GPU's memory is too small ({str(error).partition('. GPU')[0]}): choose bf16, "
-            "a smaller model, or the device cpu"
-        ) from error
+    except torch.OutOfMemoryError as error:
+        raise without_memory(error) from error
 
 
 def _open_gguf(

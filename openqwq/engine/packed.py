@@ -133,7 +133,7 @@ class PackedModel:
         """
         weight = parts[0] if len(parts) == 1 else torch.cat(parts)
         if self.device.type == "cpu":
-            return weight.to(dtype or weight.dtype, copy=len(parts) == 1)
+            return weight.to(self.device, dtype or weight.dtype, copy=len(parts) == 1)
         if name not in self._places:
             self._places[name] = torch.empty_like(weight, device=self.device)
         return self._places[name].copy_(weight)

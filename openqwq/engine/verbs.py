@@ -6,17 +6,16 @@ Imported for every `qwq --help`: what is heavy is imported where it runs.
 import argparse
 from pathlib import Path
 
-
-def add_engine_options(parser: argparse.ArgumentParser, *engines: str) -> None:
-    """`--engine`, one of `engines` or auto, and `--precision`."""
-    parser.add_argument("--engine", default="auto", choices=["auto", *engines])
-    parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"], help="torch's")
+MODEL = "a directory, GGUF file, hub id, or server's URL"
 
 
-def add_model_options(parser: argparse.ArgumentParser, model: str = "model") -> None:
+def add_model_options(
+    parser: argparse.ArgumentParser, name: str = "model", help: str = MODEL
+) -> None:
     """What names a model to run, and how and where it runs."""
-    parser.add_argument(model, nargs="?", help="a directory, GGUF file, hub id, or server's URL")
-    add_engine_options(parser, "torch", "llamacpp", "remote")
+    parser.add_argument(name, nargs=None if name.startswith("-") else "?", help=help)
+    parser.add_argument("--engine", default="auto", choices=["auto", "torch", "llamacpp", "remote"])
+    parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"], help="torch's")
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"], help="torch's")
 
 
@@ -26,7 +25,8 @@ def add_fit_verb(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--memory", help="e.g. 24GiB; without it, what is free here")
     parser.add_argument("--context", type=int, help="tokens of prompt and reply together")
     parser.add_argument("--slots", type=int, default=1, help="replies that run at once")
-    add_engine_options(parser, "torch", "llamacpp")
+    parser.add_argument("--engine", default="auto", choices=["auto", "torch", "llamacpp"])
+    parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"], help="torch's")
     parser.set_defaults(verb=fit_verb)
 
 

@@ -30,7 +30,7 @@ from openqwq.agent.loop import (
 )
 from openqwq.agent.toolbox import toolbox
 from openqwq.agent.transcript import Asked, Transcript, read_transcript
-from openqwq.engine.open import open_model
+from openqwq.serve.terminal import opened
 from openqwq.types import Message, OpenQwQError, PromptTooLongError, SamplingParams, Tool
 
 CARD_LINES = 20
@@ -142,35 +142,20 @@ def _arguments(arguments: Mapping[str, Any]) -> str:
     return _INVISIBLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
-@dataclass(frozen=True)
-class AgentOptions:
-    """What `qwq agent` was asked for; see its help."""
-
-    model: str
-    tools: tuple[str, ...]
-    mcp: tuple[str, ...] = ()
-    allow: tuple[str, ...] = ()
-    steps: int = 16
-    temperature: float = 0.6
-    max_tokens: int = 8192
-    seed: int = 0
-    transcript: Path | None = None
-    context: int | None = None
-
-
-def run_agent(options: AgentOptions) -> None:
-    """Answer questions from standard input until it ends.
+def run_agent(options: Any) -> None:
+    """Answer questions from standard input until it ends, by the command line's `options`.
 
     Ctrl-C ends a run, and at the prompt the conversation (KeyboardInterrupt).
     """
     budgets = Budgets(steps=options.steps)
     transcript = Transcript(options.model, options.transcript)
-    model = open_model(options.model, slots=1, context_length=options.context)
+    model = opened(options, slots=1)
     screen = Screen()
     with asyncio.Runner() as runner:
         stack = AsyncExitStack()
         try:
-            tools = runner.run(stack.enter_async_context(toolbox(options.tools, options.mcp)))
+            names = [name for name in options.tools.split(",") if name]
+            tools = runner.run(stack.enter_async_context(toolbox(names, options.mcp)))
             unknown = sorted(set(options.allow) - tools.keys())
             if unknown:
                 known = ", ".join(tools) or "none"

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, AsyncExitStack, contextmanager
-from copy import deepcopy
 from dataclasses import asdict
 from typing import NamedTuple, Protocol
 
@@ -61,8 +60,6 @@ class LocalPlacement:
         self, run: Run, stage: str, model: Qwen2, tokenizer: Tokenizer, config: RlConfig
     ) -> Iterator[Policy]:
         """See `Placement.policy`."""
-        if run.config.deterministic:
-            model.make_invariant()
         with local_engine(model, tokenizer, run.config) as engine:
             yield Policy(Learner(model, config.optimiser, config.steps), engine, engine)
 
@@ -81,12 +78,11 @@ class LocalPlacement:
 
 @contextmanager
 def local_engine(model: Qwen2, tokenizer: Tokenizer, config: Config) -> Iterator[Engine]:
-    """An engine over a copy of `model`."""
-    own = deepcopy(model)
+    """An engine over `model`, of which it keeps a copy in its own layout."""
     if config.deterministic:
-        own.make_invariant()
+        model.make_invariant()
     limits = EngineLimits(**asdict(config.engine))
-    engine = Engine(own, tokenizer, limits, thread=CallersThread())
+    engine = Engine(model, tokenizer, limits, thread=CallersThread())
     try:
         yield engine
     finally:

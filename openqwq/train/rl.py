@@ -221,7 +221,7 @@ def objective(
         reference_log_probs = None
         if reference is not None:
             with torch.no_grad():
-                reference_log_probs, _ = reference.log_probs(batch)
+                reference_log_probs = reference.log_probs(batch)[0].to(log_probs.device)
         return policy_loss(
             config.objective,
             log_probs,

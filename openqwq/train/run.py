@@ -210,7 +210,10 @@ def _numbers(record: Mapping[str, Any], path: str) -> Iterator[tuple[str, float]
 def _refuse_other_config(saved: Path, config: Config) -> None:
     if not saved.exists():
         raise OpenQwQError(f"{saved.parent} is no run directory (no config.toml): choose another")
-    old, new = saved.read_text().splitlines(), dump_config(config).splitlines()
+    old, new = (
+        [line for line in text.splitlines() if not line.startswith("device = ")]
+        for text in (saved.read_text(), dump_config(config))  # a run may move to a GPU and back
+    )
     if old != new:
         changed = next(
             (pair for pair in zip(old, new, strict=False) if pair[0] != pair[1]),

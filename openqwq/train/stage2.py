@@ -84,7 +84,7 @@ async def prepare_reward_model(
     }
     write_atomically(run.directory / "reward_model.json", json.dumps(report, indent=1).encode())
     model.save(directory)
-    return model
+    return RewardModel.load(directory).to(policy.device)  # as a resumed run does
 
 
 async def _pairs(

@@ -146,11 +146,12 @@ opened = types.SimpleNamespace(
     context_length=9, tokenizer=types.SimpleNamespace(eos_ids=(1,)), generate=None,
     close=lambda: None,
 )
-openqwq.engine.open.open_model = lambda *_, **__: opened
+import openqwq.serve.terminal
+openqwq.serve.terminal.opened = lambda *_, **__: opened
 import openqwq.serve.mcp
 openqwq.serve.mcp.ask_tool = slow
 object.__setattr__(openqwq.agent.call.DEFAULT_LIMITS, "seconds", 0.2)
-asyncio.run(serve_tools([], "model", None))
+asyncio.run(serve_tools(types.SimpleNamespace(tools="", model="model", http=None)))
 """
 
 

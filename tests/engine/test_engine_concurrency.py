@@ -8,12 +8,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 from torch import Tensor
 
 from openqwq.engine.cache import SlotCache
 from openqwq.engine.engine import Engine
 from openqwq.text.stream import ThinkTracker
-from openqwq.types import Completion, SamplingParams, TokenEvent
+from openqwq.types import Completion, OpenQwQError, SamplingParams, TokenEvent
 
 Start = Callable[..., Engine]
 Plain = Callable[..., SamplingParams]
@@ -256,3 +257,19 @@ async def test_a_closed_engine_answers_with_an_error(
     with pytest.raises(RuntimeError, match="after shutdown"):
         await engine.generate(prompt(5, 0), plain(4))
     engine.close()
+
+
+async def test_a_full_gpu_is_named_and_the_next_request_is_served(
+    start: Start, plain: Plain, prompt: Prompt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = start()
+
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. GPU 0 has 79 GiB")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.model, "forward", full)
+        with pytest.raises(OpenQwQError, match=r"too small \(CUDA out of memory\): choose bf16"):
+            await engine.generate(prompt(5, 0), plain(4))
+    (completion,) = await engine.generate(prompt(5, 0), plain(4))
+    assert len(completion.token_ids) == 4

@@ -1,4 +1,4 @@
-"""A step of fixed shapes says what one of the true shapes says; CUDA itself: bench/gpu_check.py."""
+"""A step of fixed shapes says what one of the true shapes says; CUDA itself: test_cuda.py."""
 
 from collections.abc import Callable
 

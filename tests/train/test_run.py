@@ -28,6 +28,12 @@ def test_resuming_with_another_config_is_refused_naming_the_change(tmp_path: Pat
         Run(tmp_path / "run", small_config("rl.steps=5"), resume=True)
 
 
+def test_a_run_may_go_on_on_another_device(tmp_path: Path) -> None:
+    Run(tmp_path / "run", small_config(), resume=False)
+    Run(tmp_path / "run", small_config("device=cuda"), resume=True)
+    assert 'device = "cuda"' in (tmp_path / "run" / "config.toml").read_text()
+
+
 def test_an_unwritable_directory_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OpenQwQError, match=r"cannot write .*file/run: Not a directory"):
