@@ -41,7 +41,7 @@ ROOMS = {
     "serve": room(
         2963, "httpx jsonschema_rs prometheus_client rich sse_starlette starlette uvicorn"
     ),
-    "cli": room(390, "rich shtab typer tyro"),
+    "cli": room(400, "rich shtab typer tyro"),
 }
 ONLY_IN_FILE = {
     "agent/mcp_server.py": {"uvicorn"},
