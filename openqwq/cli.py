@@ -114,7 +114,6 @@ def _add_agent_verb(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, default=16, help="replies to one question at most")
     parser.add_argument("--temperature", type=float, default=0.6)
     parser.add_argument("--max-tokens", type=int, default=8192, help="of each reply")
-    parser.add_argument("--context", type=int, help="tokens of the conversation and reply together")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--transcript", type=Path, metavar="FILE", help="write it there")
     parser.add_argument("--replay", type=Path, metavar="FILE", help="show a transcript again")
@@ -124,7 +123,6 @@ def _add_agent_verb(parser: argparse.ArgumentParser) -> None:
 def _add_mcp_verb(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tools", default="python,calculator", help="as for qwq agent")
     add_model_options(parser, "--model", "offer the tool ask too, answered by this model")
-    parser.add_argument("--context", type=int, help="tokens of question and answer together")
     parser.add_argument("--http", type=int, metavar="PORT", help="at http://127.0.0.1:PORT/mcp")
     parser.set_defaults(verb=mcp_verb)
 
@@ -147,7 +145,7 @@ def _add_sandbox_verb(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_eval_verb(parser: argparse.ArgumentParser) -> None:
-    add_model_options(parser)
+    add_model_options(parser, context="--context-length")
     parser.add_argument("--tasks", default=ANNOUNCED, help="names with commas, or NAME/KIND")
     parser.add_argument("--out", type=Path, default=Path("runs/eval"), metavar="DIR")
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
@@ -166,7 +164,6 @@ def _add_eval_verb(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--concurrency", type=int, default=8, help="replies at once")
     parser.add_argument("--workers", type=int, default=2, help="sandbox and maths processes")
-    parser.add_argument("--context-length", type=int)
     parser.set_defaults(verb=eval_verb)
 
 
@@ -280,16 +277,16 @@ def eval_verb(options: argparse.Namespace) -> None:
 
 @contextmanager
 def _open_chat(options: argparse.Namespace) -> Iterator["Chat"]:
-    from openqwq.engine.open import open_model
+    from openqwq.engine.open import open_model, require_own_engine
     from openqwq.tasks.chat import EndpointChat, LocalChat, PatientChat
 
-    elsewhere = options.model.startswith(("http://", "https://"))
-    if elsewhere and (options.precision, options.device) == ("fp32", "auto"):
+    if options.model.startswith(("http://", "https://")):
+        require_own_engine("remote", options.precision, options.device)
         from openqwq.engine.remote import RemoteChat
 
         yield PatientChat(EndpointChat(RemoteChat(options.model)))
         return
-    opened = open_model(  # refuses a precision and a device for an endpoint
+    opened = open_model(
         options.model, options.engine, options.concurrency, options.context_length,
         precision=options.precision, device=options.device,
     )  # fmt: skip

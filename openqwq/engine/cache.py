@@ -63,9 +63,7 @@ class SlotCache:
         self.values[layer, slots, :, position_ids] = values
 
     def bias(self, limits: Tensor, length: int) -> Tensor:
-        """(rows, 1, queries, length): 0 up to each query's last position in `limits` (rows,
-        queries), -inf after it.
-        """
+        """(rows, 1, queries, length): 0 up to each place in `limits` (rows, queries), then -inf."""
         visible = torch.arange(length, device=limits.device) <= limits[:, :, None]
         bias = torch.zeros(visible.shape, dtype=self.keys.dtype, device=limits.device)
         return bias.masked_fill_(~visible, float("-inf"))[:, None]

@@ -122,7 +122,7 @@ class Engine:
         self.tokenizer, self.version = tokenizer, 0
         self.closing_ids = tokenizer.encode(closing_text, allow_special=True)
         rows, length = self.limits.slots + self.limits.lanes, self.limits.max_length
-        on_gpu = isinstance(self.model, PackedModel) and self.device.type == "cuda"
+        on_gpu = self.device.type == "cuda"
         rows += on_gpu and self.limits.slots > WITHOUT_PADDING
         cache = SlotCache(model.config, rows, length, self.model.dtype, self.device)
         self.graphs = DecodeGraphs(self.model, cache, self.limits.slots) if on_gpu else None
@@ -259,8 +259,9 @@ class Engine:
             try:
                 await loop.run_in_executor(self._thread, self._step)
             except Exception as error:  # whatever it is, each caller must learn of it
+                failure = without_memory(error)
                 for sequence in self.scheduler.unfinished():
-                    sequence.cancel(without_memory(error))
+                    sequence.cancel(failure)
             finally:
                 self._progress.set()
                 self._progress = asyncio.Event()
@@ -327,13 +328,13 @@ class Engine:
         masks = [
             None if f is not None else _mask(s) for s, f in zip(sequences, forced, strict=True)
         ]
-        if any(mask is not None for mask in masks):
-            logits, plainly = mask_logits(logits, masks), None
+        masked = mask_logits(logits, masks)
+        plainly = plainly if masked is logits else None
         params = [s.params for s in sequences]
         steps = [len(s.token_ids) for s in sequences]
-        token_ids, log_probs = sample(logits, params, [s.seed for s in sequences], steps, plainly)
+        token_ids, log_probs = sample(masked, params, [s.seed for s in sequences], steps, plainly)
         tokens = zip(
-            token_ids.tolist(), log_probs.tolist(), alternatives(logits, params), strict=True
+            token_ids.tolist(), log_probs.tolist(), alternatives(masked, params), strict=True
         )
         self._drawn_tokens += len(sequences)
         for sequence, put, (token_id, log_prob, others) in zip(

@@ -192,9 +192,8 @@ def _open_directory(
     remedy = f"make a GGUF file of it first (qwq convert {path} FILE.gguf)"
     _require(engine, "torch", str(path), remedy)
     tokenizer = Tokenizer.load(path)
-    generate, length = _torch_engine(
-        partial(checkpoint.load, path), place, tokenizer, slots, length
-    )
+    load = partial(checkpoint.load, path)
+    generate, length = _torch_engine(load, place, tokenizer, slots, length)
     why = f"torch: {path} is a checkpoint directory"
     return OpenedModel(path.resolve().name, generate, tokenizer, length, "torch", why)
 

@@ -6,17 +6,19 @@ Imported for every `qwq --help`: what is heavy is imported where it runs.
 import argparse
 from pathlib import Path
 
-MODEL = "a directory, GGUF file, hub id, or server's URL"
-
 
 def add_model_options(
-    parser: argparse.ArgumentParser, name: str = "model", help: str = MODEL
+    parser: argparse.ArgumentParser,
+    name: str = "model",
+    help: str = "a directory, GGUF file, hub id, or server's URL",
+    context: str = "--context",
 ) -> None:
-    """What names a model to run, and how and where it runs."""
+    """What names a model to run, and how and where it runs; `context` is that option's name."""
     parser.add_argument(name, nargs=None if name.startswith("-") else "?", help=help)
     parser.add_argument("--engine", default="auto", choices=["auto", "torch", "llamacpp", "remote"])
     parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"], help="torch's")
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"], help="torch's")
+    parser.add_argument(context, type=int, help="tokens of prompt and reply together")
 
 
 def add_fit_verb(parser: argparse.ArgumentParser) -> None:

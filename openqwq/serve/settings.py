@@ -24,7 +24,6 @@ def port(text: str) -> int:
 def add_talk_options(parser: argparse.ArgumentParser, model: str = "model") -> None:
     """The options of `qwq chat` and `qwq ask`."""
     add_model_options(parser, model)
-    parser.add_argument("--context", type=int, help="tokens of prompt and reply together")
     parser.add_argument("--url", help="an OpenAI-compatible endpoint to talk to instead")
     parser.add_argument("--api-key", help="the endpoint's; better in QWQ_API_KEY")
     parser.add_argument("--system", help="a system prompt")
@@ -39,7 +38,6 @@ def add_talk_options(parser: argparse.ArgumentParser, model: str = "model") -> N
 def add_serve_options(parser: argparse.ArgumentParser) -> None:
     """The options of `qwq serve`."""
     add_model_options(parser)
-    parser.add_argument("--context", type=int, help="tokens of prompt and reply together")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=port, default=8000, help="0: any free one")
     parser.add_argument("--api-key", help="needed on every route but /health; or QWQ_API_KEY")
