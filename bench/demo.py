@@ -21,8 +21,8 @@ from typing import Any
 from openqwq.cli import FAMILIES as DEMO_FAMILIES
 from openqwq.cli import MINI
 from openqwq.config import load_config
-from openqwq.tasks.evaluate import Outcome, accuracies
-from openqwq.tasks.report import write_report
+from openqwq.evaluation.evaluate import Outcome, accuracies
+from openqwq.evaluation.report import write_report
 from openqwq.train.pipeline import run_stages
 from openqwq.train.progress import Display
 from openqwq.train.run import Run

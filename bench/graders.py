@@ -207,7 +207,7 @@ async def our_bfcl(jobs: list[Job]) -> list[Any]:
 
 
 async def our_turns(jobs: list[Job]) -> list[Any]:
-    from openqwq.tasks.benchmarks import bfcl_turns
+    from openqwq.evaluation.benchmarks import bfcl_turns
 
     documents = rows("bfcl-v4/multi_turn_function_docs.jsonl.gz")
     found = []
@@ -234,9 +234,9 @@ async def our_math(jobs: list[Job]) -> list[Any]:
 
 
 async def our_programs(jobs: list[Job]) -> list[Any]:
+    from openqwq.evaluation.benchmarks.data import Library
+    from openqwq.evaluation.benchmarks.programs import load_humaneval, load_mbpp
     from openqwq.sandbox.local import LocalSandbox
-    from openqwq.tasks.benchmarks.data import Library
-    from openqwq.tasks.benchmarks.programs import load_humaneval, load_mbpp
     from openqwq.verify.code import CodeVerifier
 
     library = Library(DATA)

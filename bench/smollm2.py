@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import fmean
 
 from openqwq.cli import main as qwq
-from openqwq.tasks.statistics import compare
+from openqwq.evaluation.statistics import compare
 
 IMAGE = Path(__file__).parents[1] / "docs" / "images" / "smollm2_reward.png"
 

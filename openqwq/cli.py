@@ -19,7 +19,7 @@ from openqwq.types import OpenQwQError
 
 if TYPE_CHECKING:
     from openqwq.config import Config
-    from openqwq.tasks.chat import Chat
+    from openqwq.evaluation.chat import Chat
     from openqwq.train.placement import Placement
 
 MINI = Path(__file__).parent / "configs" / "mini.toml"
@@ -236,7 +236,7 @@ def report_verb(options: argparse.Namespace) -> None:
 
 
 def _report(run: Path) -> None:
-    from openqwq.tasks.report import print_summary, write_report
+    from openqwq.evaluation.report import print_summary, write_report
 
     path = write_report(run, FAMILIES)
     print_summary(run, FAMILIES)
@@ -245,10 +245,10 @@ def _report(run: Path) -> None:
 
 def eval_verb(options: argparse.Namespace) -> None:
     """`qwq eval`: run, judge again, compare, or search for contamination."""
-    from openqwq.tasks import suite
-    from openqwq.tasks.benchmarks.data import Library
-    from openqwq.tasks.benchmarks.livecodebench import Window
-    from openqwq.tasks.evaluation import PRESETS, Plan, compare_runs
+    from openqwq.evaluation import suite
+    from openqwq.evaluation.benchmarks.data import Library
+    from openqwq.evaluation.benchmarks.livecodebench import Window
+    from openqwq.evaluation.evaluation import PRESETS, Plan, compare_runs
 
     library, names = Library(options.data, options.allow_changed_data), options.tasks.split(",")
     if options.compare:
@@ -278,7 +278,7 @@ def eval_verb(options: argparse.Namespace) -> None:
 @contextmanager
 def _open_chat(options: argparse.Namespace) -> Iterator["Chat"]:
     from openqwq.engine.open import open_model, require_own_engine
-    from openqwq.tasks.chat import EndpointChat, LocalChat, PatientChat
+    from openqwq.evaluation.chat import EndpointChat, LocalChat, PatientChat
 
     if options.model.startswith(("http://", "https://")):
         require_own_engine("remote", options.precision, options.device)

@@ -1,7 +1,6 @@
 """What happened in a conversation, as JSON lines that can be shown again."""
 
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any, cast
 
 from openqwq.agent.call import CallResult
 from openqwq.agent.loop import Called, Content, Ended, Event, Returned, Thinking, Turns
+from openqwq.data.files import write_atomically
 from openqwq.types import OpenQwQError
 
 _KINDS: dict[str, type] = {
@@ -55,12 +55,8 @@ class Transcript:
             return
         lines = [{"event": "model", "name": self.model}]
         lines += [{"event": type(e).__name__.lower()} | asdict(e) for e in self.entries]
-        partial = self.path.with_name(self.path.name + ".partial")
-        with partial.open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(self.path)
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        write_atomically(self.path, text.encode())
 
 
 def read_transcript(path: Path) -> tuple[str, list[Asked | Event]]:

@@ -16,10 +16,11 @@ from openqwq.agent.environments import (
     StockroomEnvironment,
 )
 from openqwq.config import RlConfig
+from openqwq.data.files import write_atomically
+from openqwq.evaluation.evaluate import Outcome
 from openqwq.model import checkpoint
 from openqwq.model.device import chosen_device
 from openqwq.model.qwen2 import ModelConfig, Qwen2
-from openqwq.tasks.evaluate import Outcome
 from openqwq.tasks.mix import build_source
 from openqwq.tasks.source import Source, distinct, draw_tasks
 from openqwq.text.tokenizer import SPECIAL_TOKENS, TEXT_TOKENS, Tokenizer
@@ -28,7 +29,7 @@ from openqwq.train.learner import Learner, PolicyLearner
 from openqwq.train.placement import LocalPlacement, Placement
 from openqwq.train.progress import Display
 from openqwq.train.rollout import Sampler
-from openqwq.train.run import Run, write_atomically
+from openqwq.train.run import Run
 from openqwq.train.sft import encode_example, train_sft, turns
 from openqwq.train.stage2 import (
     Mix,

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from openqwq.data.files import write_atomically
 from openqwq.train.episodes import Attempt
-from openqwq.train.run import write_atomically
 from openqwq.types import Message, OpenQwQError
 from openqwq.verify.answer import final_answer
 

@@ -1,8 +1,6 @@
 """A run on disk: its resolved config, exact resume states, and its log."""
 
-import io
 import json
-import os
 import signal
 import time
 from collections.abc import Iterator, Mapping
@@ -14,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 
 from openqwq.config import Config, dump_config
+from openqwq.data.files import explained, open_atomically, write_atomically
 from openqwq.types import OpenQwQError
 
 if TYPE_CHECKING:
@@ -53,7 +52,7 @@ class Run:
                     "or choose another with --out"
                 )
             _refuse_other_config(saved, config)
-        with _writing(directory):
+        with explained(directory):
             directory.mkdir(parents=True, exist_ok=True)
         write_atomically(saved, dump_config(config).encode())
 
@@ -69,9 +68,8 @@ class Run:
 
     def save_state(self, stage: str, state: dict[str, Any]) -> None:
         """Replace the resume state of `stage` in one step; an old one survives a full disk."""
-        buffer = io.BytesIO()
-        torch.save(state, buffer)
-        write_atomically(self.directory / f"{stage}.state", buffer.getbuffer())
+        with open_atomically(self.directory / f"{stage}.state") as file:
+            torch.save(state, file)
 
     def load_state(self, stage: str) -> dict[str, Any] | None:
         """The last saved state of `stage`, or None if it never saved one."""
@@ -92,7 +90,7 @@ class Run:
         """Append one line to log.jsonl, and its numbers to TensorBoard."""
         line = json.dumps({"stage": stage, "step": step, **record}) + "\n"
         path = self.directory / "log.jsonl"
-        with _writing(path), path.open("a") as file:
+        with explained(path), path.open("a") as file:
             file.write(line)
         if stage != "timing":
             board = self._board(stage, step)
@@ -173,30 +171,6 @@ class StopFlag:
             raise InterruptedRun(
                 "stopped, everything is saved; go on with the same command and --resume"
             )
-
-
-def write_atomically(path: Path, data: bytes | memoryview) -> None:
-    """Write a file whole or not at all; raises OpenQwQError where it cannot."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with _writing(path), partial.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-            partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise OpenQwQError(
-            f"cannot write {path}: {error.strerror}; free space, then go on with --resume, "
-            "or choose another directory with --out"
-        ) from error
 
 
 def _numbers(record: Mapping[str, Any], path: str) -> Iterator[tuple[str, float]]:

@@ -6,13 +6,14 @@ from copy import deepcopy
 from itertools import chain
 
 from openqwq.config import Stage2Config
+from openqwq.data.files import write_atomically
 from openqwq.model.qwen2 import Qwen2
 from openqwq.tasks.instructions import TasteVerifier
 from openqwq.tasks.source import Source, Split, distinct, draw_tasks
 from openqwq.train.preferences import Pair, ranked_pairs, save_pairs
 from openqwq.train.reward_model import RewardModel, judge_pairs, report_json, train_reward_model
 from openqwq.train.rollout import Sampler
-from openqwq.train.run import Run, write_atomically
+from openqwq.train.run import Run
 from openqwq.types import OpenQwQError, SamplingParams, Verifier
 from openqwq.verify.instructions import InstructionVerifier
 from openqwq.verify.judge import RewardModelJudge

@@ -1,0 +1,1 @@
+"""What we measure: benchmarks, runs, statistics, scorecards and the reports of runs."""

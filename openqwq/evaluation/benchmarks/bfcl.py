@@ -1,0 +1,169 @@
+"""Berkeley Function Calling Leaderboard: single-turn calls, live ones, and multi-turn episodes.
+
+The figure is version 3's overall: the plain mean of non-live, live and multi-turn accuracy. Live
+weighs its items alike, the other two their categories; the three languages of `simple` are one.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from openqwq.evaluation.benchmarks.benchmark import Ask, Benchmark, one_question, weighted
+from openqwq.evaluation.benchmarks.bfcl_turns import play, turns_task
+from openqwq.evaluation.benchmarks.data import DataFile, Library, Row
+from openqwq.evaluation.chat import ChatReply
+from openqwq.evaluation.results import Record, item_values
+from openqwq.evaluation.statistics import Interval, mean_interval
+from openqwq.types import Message, OpenQwQError, Task
+
+REPOSITORY = "gorilla-llm/Berkeley-Function-Calling-Leaderboard"
+REVISION = "61fc0608cfd831fcfbbaa676ebdfef0ed963eeda"
+SIMPLE = ("simple_python", "simple_java", "simple_javascript")
+NON_LIVE = ("multiple", "parallel", "parallel_multiple", "irrelevance")
+LIVE = tuple(
+    f"live_{name}"
+    for name in ("simple", "multiple", "parallel", "parallel_multiple", "relevance", "irrelevance")
+)
+MULTI_TURN = tuple(
+    f"multi_turn_{name}" for name in ("base", "miss_func", "miss_param", "long_context")
+)
+HUB_NAMES = {
+    "simple_python": "simple",
+    "simple_java": "java",
+    "simple_javascript": "javascript",
+}  # version 4 renamed them, as local files are named
+DOCUMENTS = (
+    "gorilla_file_system", "math_api", "message_api", "posting_api", "ticket_api", "trading_bot",
+    "travel_booking", "vehicle_control",
+)  # fmt: skip
+LANGUAGES = {"simple_java": "java", "simple_javascript": "javascript"}
+JSON_TYPES = {
+    "dict": "object", "float": "number", "tuple": "array", "any": "string", "String": "string",
+    "Boolean": "boolean", "HashMap": "object", "ArrayList": "array", "Array": "array",
+    "long": "integer", "short": "integer", "byte": "integer", "double": "number",
+    "char": "string", "Bigint": "integer",
+}  # fmt: skip
+
+
+def load(library: Library) -> list[Task]:
+    """Every category's items."""
+    tasks = [
+        _single(category, row)
+        for category in (*SIMPLE, *NON_LIVE, *LIVE)
+        for row in _rows(library, category)
+    ]
+    documents = list(_documents(library))
+    for category in MULTI_TURN:
+        tasks += [turns_task(category, row, documents) for row in _rows(library, category)]
+    return tasks
+
+
+def _file(category: str, path: str = "{}") -> DataFile:
+    name = f"BFCL_v3_{HUB_NAMES.get(category, category)}.json"
+    return DataFile(f"bfcl-v4/{category}.jsonl.gz", REPOSITORY, path.format(name), REVISION)
+
+
+def _rows(library: Library, category: str) -> Iterator[Row]:
+    """Rows with their ground truth, which the hub keeps in files of their own."""
+    if library.directory:
+        yield from library.rows(_file(category))
+        return
+    answers = {}
+    if not category.endswith("relevance"):
+        file = replace(
+            _file(category, "possible_answer/{}"), local=f"bfcl-v4/{category} possible answers"
+        )
+        answers = {row["id"]: row["ground_truth"] for row in library.rows(file)}
+    for row in library.rows(_file(category)):
+        yield {**row, "ground_truth": answers.get(row["id"])}
+
+
+def _documents(library: Library) -> Iterator[Row]:
+    """Function documents of the multi-turn APIs, each with the name of its `api`."""
+    local = "bfcl-v4/multi_turn_function_docs.jsonl.gz"
+    if library.directory:
+        yield from library.rows(DataFile(local, REPOSITORY, "multi_turn_func_doc", REVISION))
+        return
+    for api in DOCUMENTS:
+        file = DataFile(f"{local} {api}", REPOSITORY, f"multi_turn_func_doc/{api}.json", REVISION)
+        for row in library.rows(file):
+            yield {**row, "api": api}
+
+
+def _single(category: str, row: Row) -> Task:
+    (messages,) = row["question"]
+    functions = row["function"] if isinstance(row["function"], list) else [row["function"]]
+    truth = row.get("ground_truth")
+    if category.endswith("irrelevance"):
+        truth = []
+    elif truth is None and not category.endswith("relevance"):
+        raise OpenQwQError(f"BFCL item {row['id']} has no ground truth: get its file again")
+    return Task(
+        f"bfcl/{row['id']}",
+        category,
+        tuple(Message(role=m["role"], content=m["content"]) for m in messages),
+        f"tool_calls_{LANGUAGES.get(category, 'python')}",
+        answer=json.dumps(truth),
+        tools=tuple(functions),
+    )
+
+
+async def conduct(task: Task, ask: Ask) -> ChatReply:
+    """One question, or an episode of several turns; tools are shown as JSON schemas."""
+    if task.kind in MULTI_TURN:
+        return await play(task, ask, [shown(tool, "python") for tool in task.tools])
+    tools = tuple(shown(tool, LANGUAGES.get(task.kind, "python")) for tool in task.tools)
+    return await one_question(replace(task, tools=tools), ask)
+
+
+def shown(document: Mapping[str, Any], language: str) -> dict[str, Any]:
+    """A function document as an OpenAI tool: BFCL's type names become JSON schema's.
+
+    Arguments in another language than Python are asked for as source text.
+    """
+    parameters = _schema(document["parameters"])
+    if language != "python":
+        for name, given in document["parameters"]["properties"].items():
+            kind = {"java": "Java", "javascript": "JavaScript"}[language]
+            text = f"{given.get('description', '')} This is {kind} {given['type']} source text."
+            parameters["properties"][name] = {"type": "string", "description": text.strip()}
+    function = {"name": document["name"], "description": document["description"]}
+    return {"type": "function", "function": {**function, "parameters": parameters}}
+
+
+def _schema(schema: Mapping[str, Any]) -> dict[str, Any]:
+    result = dict(schema)
+    if isinstance(kind := result.get("type"), str):
+        result["type"] = JSON_TYPES.get(kind, kind)
+    if isinstance(fields := result.get("properties"), dict):
+        result["properties"] = {name: _schema(each) for name, each in fields.items()}
+    if isinstance(items := result.get("items"), dict):
+        result["items"] = _schema(items)
+    return result
+
+
+def headline(records: Sequence[Record]) -> Interval:
+    """Version 3's overall over the categories that were run; only one: its own accuracy."""
+    values = {
+        kind: list(item_values(r for r in records if r.kind == kind).values())
+        for kind in dict.fromkeys(r.kind for r in records)
+    }
+
+    def plain(groups: Sequence[Interval]) -> Interval | None:
+        found = {str(i): (1.0, group) for i, group in enumerate(groups)}
+        return weighted(found) if found else None
+
+    def each(names: Sequence[str]) -> list[Interval]:
+        return [mean_interval(values[name]) for name in names if name in values]
+
+    simple = plain(each(SIMPLE))
+    non_live = plain([*([simple] if simple else []), *each(NON_LIVE)])
+    live = [value for name in LIVE for value in values.get(name, [])]
+    parts = [non_live, mean_interval(live) if live else None, plain(each(MULTI_TURN))]
+    total = plain([part for part in parts if part is not None])
+    assert total is not None  # every kind is in one of the three
+    return total
+
+
+BFCL = Benchmark("bfcl", "BFCL v3", 1, load, conduct, headline)

@@ -1,0 +1,310 @@
+"""Runs benchmarks: every reply is asked for, judged and saved by itself, so a run can always go on.
+
+A reply's seed depends on the run's seed, its item and its sample number alone. What a run needs to
+be the same run stands in run.json, and a resumed run that differs is refused.
+"""
+
+import asyncio
+import hashlib
+import json
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress, TaskID, TimeElapsedColumn
+
+from openqwq import __version__
+from openqwq.data.files import write_atomically
+from openqwq.evaluation.benchmarks.benchmark import Benchmark, seed_of
+from openqwq.evaluation.benchmarks.mathematics import read_answer
+from openqwq.evaluation.chat import Chat, ChatReply, Tools
+from openqwq.evaluation.results import (
+    Record,
+    RecordFile,
+    Summary,
+    item_values,
+    read_json,
+    summarise,
+    summary_from_json,
+    summary_json,
+)
+from openqwq.evaluation.statistics import Comparison, compare
+from openqwq.types import Message, OpenQwQError, SamplingParams, Score, Task, Verifier
+
+PRESETS = {
+    "qwq": SamplingParams(log_probs=False),  # the model card's own, 32,768 tokens
+    "greedy": SamplingParams(temperature=0.0, top_p=1.0, top_k=0, log_probs=False),
+}
+HOPELESS = 16  # failed replies without any success before them: the endpoint is not there
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a model is evaluated; `samples` and `limit` None mean the benchmark's own and all."""
+
+    model: str
+    preset: str
+    params: SamplingParams
+    seed: int = 0
+    samples: int | None = None
+    limit: int | None = None
+    concurrency: int = 8
+
+
+@dataclass(frozen=True)
+class Selection:
+    """A benchmark, or its items whose kind begins with `kind` (bfcl/live), as a run names it."""
+
+    benchmark: Benchmark
+    kind: str
+    tasks: Sequence[Task]
+
+    @property
+    def name(self) -> str:
+        """The name of its files: the benchmark and the kind."""
+        return "-".join(filter(None, [self.benchmark.name, self.kind.replace(" ", "_")]))
+
+
+def select(benchmark: Benchmark, kind: str, tasks: Sequence[Task], limit: int | None) -> Selection:
+    """The wanted items; a limit draws that many of them, the same ones each time.
+
+    Raises OpenQwQError where there are none.
+    """
+    wanted = [task for task in tasks if task.kind.startswith(kind)]
+    if not wanted:
+        kinds = ", ".join(dict.fromkeys(task.kind for task in tasks))
+        raise OpenQwQError(f"{benchmark.name} has no items of kind {kind!r}: use one of {kinds}")
+    if limit is not None and limit < len(wanted):
+        if limit < 1:
+            raise OpenQwQError(f"--limit is {limit}: it must be at least 1")
+        chosen = set(random.Random(0).sample(range(len(wanted)), limit))
+        wanted = [task for index, task in enumerate(wanted) if index in chosen]
+    return Selection(benchmark, kind, wanted)
+
+
+def open_run(
+    directory: Path,
+    plan: Plan,
+    selections: Sequence[Selection],
+    hashes: Mapping[str, str],
+    resume: bool,
+) -> None:
+    """Write run.json, or check with `resume` that it says the same.
+
+    Raises OpenQwQError naming each setting that differs, or a directory that holds a run already.
+    """
+    path = directory / "run.json"
+    settings = _settings(plan, selections, hashes)
+    if not path.exists():
+        write_atomically(path, json.dumps(settings, indent=1).encode())
+        return
+    if not resume:
+        raise OpenQwQError(f"{directory} holds a run: go on with --resume, or choose another --out")
+    before = read_json(path)
+    differing = [key for key in settings if before.get(key) != settings[key] and key != "version"]
+    if differing:
+        told = "; ".join(
+            f"{key} was {before.get(key)!r}, is {settings[key]!r}" for key in differing
+        )
+        raise OpenQwQError(
+            f"cannot go on with {directory}: {told:.600}; go on with the settings it was begun with"
+            " (--tasks, --limit, --lcb-window, ...), or choose another --out"
+        )
+
+
+def _settings(
+    plan: Plan, selections: Sequence[Selection], hashes: Mapping[str, str]
+) -> dict[str, Any]:
+    params = {k: v for k, v in asdict(plan.params).items() if k not in ("seed", "stop_token_ids")}
+    return {
+        "version": __version__,
+        "model": plan.model,
+        "preset": plan.preset,
+        "params": params,
+        "seed": plan.seed,
+        "tasks": {s.name: _drawn(s, plan) for s in selections},
+        "data": dict(sorted(hashes.items())),
+    }
+
+
+def _drawn(selection: Selection, plan: Plan) -> dict[str, Any]:
+    """How many items and samples, and which items: another window can hold as many."""
+    ids = "\n".join(task.id for task in selection.tasks)
+    return {
+        "items": len(selection.tasks),
+        "samples": plan.samples or selection.benchmark.samples,
+        "ids": hashlib.sha256(ids.encode()).hexdigest()[:12],
+    }
+
+
+async def evaluate(
+    directory: Path,
+    plan: Plan,
+    selections: Sequence[Selection],
+    chat: Chat,
+    judges: Mapping[str, Verifier],
+) -> dict[str, Summary]:
+    """Every missing reply of every selection, then scores.json; returns the summaries.
+
+    Raises OpenQwQError where not one of the first 16 replies could be had.
+    """
+    with Progress(
+        *Progress.get_default_columns(), TimeElapsedColumn(), MofNCompleteColumn(),
+        console=Console(stderr=True),
+    ) as progress:  # fmt: skip
+        for selection in selections:
+            await _Runner(directory, plan, selection, chat, judges, progress).run()
+    return score_run(directory, selections)
+
+
+async def rescore(
+    directory: Path, selections: Sequence[Selection], judges: Mapping[str, Verifier]
+) -> dict[str, Summary]:
+    """Judge the selections' saved replies again, without generating; returns the new summaries.
+
+    Replies to items outside a selection stay as they are. Raises OpenQwQError where it has none.
+    """
+    for selection in selections:
+        file = RecordFile(directory / f"{selection.name}.jsonl")
+        tasks = {task.id: task for task in selection.tasks}
+        records = file.read()
+        if not any(r.task_id in tasks for r in records):
+            raise OpenQwQError(f"{file.path} holds no replies to judge again: evaluate first")
+        slots = asyncio.Semaphore(32)
+
+        async def again(record: Record, task: Task, slots: asyncio.Semaphore = slots) -> Record:
+            async with slots:
+                return await _judged(record, task, judges)
+
+        wanted = [r for r in records if r.generated and r.task_id in tasks]
+        judged = await asyncio.gather(*(again(r, tasks[r.task_id]) for r in wanted))
+        newest = {r.key: r for r in judged}
+        file.replace(newest.get(r.key, r) for r in records)
+    return score_run(directory, selections)
+
+
+def score_run(directory: Path, selections: Sequence[Selection]) -> dict[str, Summary]:
+    """Summaries of what a run holds, also written to its scores.json (other tasks' are kept)."""
+    path = directory / "scores.json"
+    kept = read_json(path) if path.exists() else {}
+    for selection in selections:
+        records = RecordFile(directory / f"{selection.name}.jsonl").read()
+        if records:
+            summary = summarise(records, selection.benchmark.headline(records))
+            kept[selection.name] = summary_json(summary)
+    write_atomically(path, json.dumps(kept, indent=1).encode())
+    return {s.name: summary_from_json(kept[s.name]) for s in selections if s.name in kept}
+
+
+def compare_runs(a: Path, b: Path) -> dict[str, Comparison]:
+    """A paired test for each benchmark that both runs hold, on the items they share by name.
+
+    Raises OpenQwQError where their data or items differ, or nothing is shared.
+    """
+    first, second = read_json(a / "run.json"), read_json(b / "run.json")
+    shared = [name for name in first["tasks"] if name in second["tasks"]]
+    if not shared:
+        raise OpenQwQError(f"{a} and {b} share no benchmark: evaluate both on the same --tasks")
+    changed = [k for k, v in first["data"].items() if second["data"].get(k, v) != v]
+    if changed:
+        raise OpenQwQError(f"{a} and {b} used different data ({', '.join(changed)}): run one again")
+    result = {}
+    for name in shared:
+        values = [item_values(RecordFile(run / f"{name}.jsonl").read()) for run in (a, b)]
+        if values[0].keys() != values[1].keys():
+            apart = len(values[0].keys() ^ values[1].keys())
+            raise OpenQwQError(
+                f"{name}: {apart} items are in one run only; use the same --limit and --resume both"
+            )
+        result[name] = compare(*values)
+    return result
+
+
+class _Runner:
+    """One selection's missing replies, `concurrency` at a time."""
+
+    def __init__(
+        self,
+        directory: Path,
+        plan: Plan,
+        selection: Selection,
+        chat: Chat,
+        judges: Mapping[str, Verifier],
+        progress: Progress,
+    ) -> None:
+        self._plan, self._selection, self._chat, self._judges = plan, selection, chat, judges
+        self._file = RecordFile(directory / f"{selection.name}.jsonl")
+        self._progress, self._bar = progress, TaskID(0)
+        self._failures, self._any_reply = 0, False
+
+    async def run(self) -> None:
+        samples = self._plan.samples or self._selection.benchmark.samples
+        present = {r.key for r in self._file.read() if r.generated}
+        jobs = [
+            (task, sample)
+            for sample in range(samples)
+            for task in self._selection.tasks
+            if (task.id, sample) not in present
+        ]
+        total = samples * len(self._selection.tasks)
+        name = self._selection.name
+        self._bar = self._progress.add_task(name, total=total, completed=total - len(jobs))
+        waiting = iter(jobs)
+
+        async def work() -> None:
+            for task, sample in waiting:
+                await self._one(task, sample)
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(min(self._plan.concurrency, len(jobs))):
+                    group.create_task(work())
+        except ExceptionGroup as failures:
+            raise failures.exceptions[0] from None  # the first one ended the others
+
+    async def _one(self, task: Task, sample: int) -> None:
+        seed = seed_of(self._plan.seed, task.id, sample)
+        record = Record(task.id, task.kind, sample, seed, task.messages)
+        params = replace(self._plan.params, seed=seed)
+
+        async def ask(messages: Sequence[Message], tools: Tools) -> ChatReply:
+            return await self._chat.reply(messages, tools, params)
+
+        try:
+            reply = await self._selection.benchmark.conduct(task, ask)
+        except (OpenQwQError, OSError, TimeoutError) as error:
+            self._count_failure(error)
+            record = replace(record, detail=f"no reply: {error or repr(error)}")
+        else:
+            self._any_reply = True
+            record = replace(record, generated=True, **vars(reply))
+            record = await _judged(record, task, self._judges)
+        self._file.append(record)
+        self._progress.advance(self._bar)
+
+    def _count_failure(self, error: Exception) -> None:
+        self._failures += 1
+        if not self._any_reply and self._failures >= HOPELESS:
+            raise OpenQwQError(
+                f"{self._plan.model}: none of {self._failures} replies could be had ({error}); mend"
+                " that, then go on with --resume"
+            ) from error
+
+
+async def _judged(record: Record, task: Task, judges: Mapping[str, Verifier]) -> Record:
+    if record.answer is None:
+        score = Score(0.0, "truncated", detail="the thinking never ended")
+    else:
+        score = await judges[task.verifier].score(task, f"</think>{record.answer}")
+    voting = task.verifier == "math" and record.answer is not None
+    return replace(
+        record,
+        value=score.value,
+        status=score.status,
+        detail=score.detail,
+        parts=dict(score.parts),
+        prediction=read_answer(record.answer or "") if voting else None,
+    )
