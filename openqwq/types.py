@@ -1,5 +1,6 @@
 """Nouns and protocols that every room shares; imports nothing but the standard library."""
 
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NotRequired, Protocol, TypedDict
@@ -10,7 +11,8 @@ if TYPE_CHECKING:
 Precision = Literal["fp32", "bf16"]  # of our engine's weights and products
 Device = Literal["auto", "cpu", "cuda"]  # of our engine; auto: a GPU if there is one
 FinishReason = Literal["stop", "length", "cancelled", "loop"]
-ScoreStatus = Literal["correct", "wrong", "timeout", "truncated", "error"]
+# "scored": a reward was given, but nothing says whether the answer is right
+ScoreStatus = Literal["correct", "wrong", "scored", "timeout", "truncated", "error"]
 TestForm = Literal["stdin", "call", "script"]
 
 
@@ -187,26 +189,76 @@ class Rule:
 class Task:
     """One problem with everything that is needed to ask it and to judge an answer.
 
-    `kind` names the source ("addition", "gsm8k"), `verifier` who judges it ("math", "code", ...).
+    `kind` names the data table ("addition", "gsm8k"), `verifier` who judges it ("math", "code",
+    ...; empty: nobody), `environment` the world that answers its replies (empty: none).
+    `reference` is what the judge compares with where text, tests and rules do not say it, in a type
+    of the judge's own. `row` is the row that the task was made from.
+
     `solution` is a worked completion for cold starts; no verifier reads it. Where the environment
     would answer it, `continuation` is the same task after that answer, with the next solution.
+    `demonstration` are the turns that follow `messages` in a recorded conversation; its assistant
+    turns are there to be imitated.
     """
 
     id: str
     kind: str
     messages: tuple[Message, ...]
     verifier: str
+    environment: str = ""
     answer: str | None = None
+    reference: object = None
     tests: CodeTests | None = None
     rules: tuple[Rule, ...] = ()
     tools: tuple[Mapping[str, Any], ...] = ()
     solution: str | None = None
     continuation: "Task | None" = None
+    demonstration: tuple[Message, ...] = ()
+    row: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two whole chats, equal up to their last turn; a reader preferred `chosen`."""
+
+    chosen: tuple[Message, ...]
+    rejected: tuple[Message, ...]
+
+
+class CompletionText(str):
+    """What a policy said, thinking included, as your own rewards are given it.
+
+    It is the text itself; `thinking` and `answer` are its two parts (`answer` is None where the
+    thinking never ended), `messages` the whole conversation, prompt included.
+    """
+
+    thinking: str
+    answer: str | None
+    messages: tuple[Message, ...]
+    finish_reason: FinishReason
+
+    def __new__(
+        cls,
+        text: str,
+        thinking: str,
+        answer: str | None,
+        messages: Sequence[Message] = (),
+        finish_reason: FinishReason = "stop",
+    ) -> "CompletionText":
+        """See the class."""
+        made = super().__new__(cls, text)
+        made.thinking = thinking
+        made.answer = answer
+        made.messages = tuple(messages)
+        made.finish_reason = finish_reason
+        return made
 
 
 @dataclass(frozen=True)
 class Score:
-    """A verdict. `error` means that the judge failed: it is counted and dropped, never a zero."""
+    """A verdict. `error` means that the judge failed: it is counted and dropped, never a zero.
+
+    `value` is any finite number; accuracy counts `status == "correct"` and nothing else.
+    """
 
     value: float
     status: ScoreStatus
@@ -214,8 +266,8 @@ class Score:
     detail: str = ""
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.value <= 1.0:
-            raise ValueError(f"score value {self.value!r} is outside [0, 1]")
+        if not math.isfinite(self.value):
+            raise ValueError(f"score value {self.value!r} is not a finite number")
 
 
 class Verifier(Protocol):
@@ -273,7 +325,7 @@ class Episode(Protocol):
 class Environment(Protocol):
     """A world that answers replies: calculator, Python session, mock API, text game.
 
-    A task's `verifier` names its environment. What the world itself cannot do is an OpenQwQError.
+    A task names its environment. What the world itself cannot do is an OpenQwQError.
     """
 
     async def reset(self, task: Task, seed: int) -> Episode:
