@@ -84,11 +84,38 @@ $$\rule{99999em}{99999em} \fcolorbox{red}{blue}{z} \def\a{\a\a}\a$$
 )
 NESTED = ">" * 3000 + " deep\n\n" + "".join(f"{'  ' * n}- item\n" for n in range(300)) + "\n"
 BRACKETS = "[" * 12000 + "\n\n" + "*a_" * 5000 + "\n\n" + "x" + "`" * 9000 + "\n\n"
+RENDERING = r"""**注意：**这里要小心。**“引号”**也是。
+
+\boxed{\frac{1}{2}}
+
+\begin{align}
+a &= b + c \\
+
+d &= e
+\end{align}
+
+H<sub>2</sub>O and x<sup>2</sup><br>on the next line, but <b>this</b> stays.
+
+- [ ] to do
+- [x] done
+
+* שלום
+* עולם
+
+| a | b |
+| - | - |
+| one<br>two | \(x\) |
+"""
+ROWS = "".join(f"| {row} | a cell of row {row} with **bold** |\n" for row in range(2000))
 CONTENT = {
     "markdown": MARKDOWN,
+    "rendering": RENDERING,
+    "table": f"A table:\n| number | text |\n| -: | :- |\n{ROWS}\nAfter the table.",
+    "word": "W" * 24_000 + "\n\nAfter the word.",
     "hostile": HOSTILE + NESTED + BRACKETS + "THE END",
     "plain": "A short answer. It has two sentences.",
 }
+PIECES = {"hostile": 64, "table": 512, "word": 96}  # characters of a chunk; else 7
 WEATHER_CALL = {
     "index": 0,
     "id": "call_1",
@@ -184,7 +211,7 @@ def script(server: "MockServer", name: str, body: Json) -> Iterator[Json]:
         yield delta("stop")
     else:
         text = CONTENT.get(name, f"You said: {name}")
-        yield from (delta(content=part) for part in pieces(text, 64 if name == "hostile" else 7))
+        yield from (delta(content=part) for part in pieces(text, PIECES.get(name, 7)))
         yield delta("stop")
 
 

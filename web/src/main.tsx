@@ -2,6 +2,7 @@
 
 import { render } from "preact";
 import { Chat } from "./chat";
+import { copyFormulasAsTex } from "./markdown/copying";
 import { App } from "./ui/app";
 import "./styles/index.css";
 
@@ -22,4 +23,5 @@ function redraw(): void {
 
 const chat = new Chat(redraw, () => document.getElementById("announcer"));
 redraw();
+copyFormulasAsTex();
 void chat.start();

@@ -75,6 +75,62 @@ describe("answers", () => {
     names,
   );
 
+  flow("what reasoning models write is shown as they mean it", async (visit, name) => {
+    const { page, reply } = visit;
+    await visit.ask("rendering");
+    await page.locator(".math .katex").nth(2).waitFor();
+    assert.equal(await reply.locator("strong").first().textContent(), "注意：");
+    assert.equal(await reply.locator("strong").nth(1).textContent(), "“引号”");
+    assert.equal(await reply.locator(".katex .boxed, .katex .fbox").count(), 1);
+    assert.equal(await reply.locator(".math.display .katex-display").count(), 1);
+    assert.equal(await reply.locator("sub").textContent(), "2");
+    assert.equal(await reply.locator("p br").count(), 1);
+    assert.match(await reply.textContent(), /<b>this<\/b>/);
+    assert.equal(await reply.locator("li.task").count(), 2);
+    assert.match(await reply.locator("li.task").last().textContent(), /☑ done/);
+    const hebrew = reply.locator("ul", { hasText: "שלום" });
+    assert.equal(await hebrew.evaluate((list) => getComputedStyle(list).direction), "rtl");
+    assert.equal(await reply.locator("td br").count(), 1);
+    await visit.assertAccessible();
+    await visit.picture(`rendering-${name}`);
+  });
+
+  flow("a selection copies formulas as TeX", async (visit) => {
+    const { page } = visit;
+    await visit.ask("rendering");
+    await page.locator(".math.display .katex").waitFor();
+    await visit.reply.evaluate((reply) => getSelection().selectAllChildren(reply));
+    await page.evaluate(() => document.execCommand("copy"));
+    const copied = await page.evaluate(() => navigator.clipboard.readText());
+    assert.match(copied, /\$\\boxed\{\\frac\{1\}\{2\}\}\$/);
+    assert.match(copied, /\$\$\\begin\{align\}[^]*\\end\{align\}\$\$/);
+    assert.match(copied, /to do\n/);
+  });
+
+  flow("a table of 2,000 rows and a word of 24,000 letters stay fluent", async (visit) => {
+    const { page } = visit;
+    const gaps = await visit.watchFrames();
+    await visit.ask("table");
+    assert.equal(await visit.reply.locator("tbody tr").count(), 2000);
+    assert.equal(await visit.reply.locator("td.align-right").count(), 2000);
+    assert.match(await visit.reply.textContent(), /After the table\.$|After the table\./);
+    await visit.ask("word");
+    assert.equal((await visit.reply.locator(".overlong").textContent()).trim().length, 24_000);
+    assert.ok((await gaps()) < 4000, `${await gaps()} ms without a frame`);
+  });
+
+  flow("paper gets a document", async (visit, name) => {
+    const { page } = visit;
+    await visit.ask("markdown please");
+    await page.emulateMedia({ media: "print" });
+    assert.equal(await page.locator(".composer").isVisible(), false);
+    assert.equal(await page.locator(".top").isVisible(), false);
+    const pdf = await page.pdf({ format: "A4" });
+    assert.ok(pdf.length > 20_000);
+    await visit.picture(`print-${name}`);
+    await page.emulateMedia({ media: null });
+  });
+
   flow("what is settled is not drawn again", async ({ page, ...visit }, _name) => {
     void visit;
     await page.locator(".composer textarea").fill("markdown");
@@ -469,22 +525,13 @@ describe("hostile output", () => {
 
   flow("a megabyte of code leaves the page responsive", async (visit) => {
     const { page } = visit;
-    await page.evaluate(() => {
-      window.gaps = [];
-      let last = performance.now();
-      const frame = (now) => {
-        window.gaps.push(now - last);
-        last = now;
-        requestAnimationFrame(frame);
-      };
-      requestAnimationFrame(frame);
-    });
+    const gaps = await visit.watchFrames();
     await visit.send("big");
     await visit.composer.fill("I can still type");
     await page.locator("#app").getByText("After the block.").waitFor({ timeout: 40_000 });
     await visit.ended();
     assert.equal(await visit.composer.inputValue(), "I can still type");
-    const longest = Math.max(...(await page.evaluate(() => window.gaps)));
+    const longest = await gaps();
     // 250 ms where nothing else runs; the bound leaves room for a machine that is ten times busier.
     assert.ok(longest < 4000, `${longest} ms without a frame`);
     const length = await page.locator(".code code").evaluate((code) => code.textContent.length);

@@ -121,6 +121,21 @@ export class Visit {
     return (await (await fetch(`${this.url}mock/requests`)).json()).requests;
   }
 
+  /** Counts frames from now on; the function it gives tells the longest gap, in milliseconds. */
+  async watchFrames() {
+    await this.page.evaluate(() => {
+      window.longestGap = 0;
+      let last = performance.now();
+      const frame = (now) => {
+        window.longestGap = Math.max(window.longestGap, now - last);
+        last = now;
+        requestAnimationFrame(frame);
+      };
+      requestAnimationFrame(frame);
+    });
+    return () => this.page.evaluate(() => window.longestGap);
+  }
+
   async assertFits() {
     const wide = await this.page.evaluate(() =>
       [

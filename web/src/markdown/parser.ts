@@ -1,4 +1,4 @@
-/** Markdown as models write it: no HTML, no images, mathematics, links that are safe to follow. */
+/** Markdown as models write it: hardly any HTML, no images, mathematics, links that are safe to follow. */
 
 import MarkdownIt, {
   type RendererRule,
@@ -7,6 +7,9 @@ import MarkdownIt, {
   type StateInline,
   type Token,
 } from "markdown-it";
+import cjkFriendly from "markdown-it-cjk-friendly";
+import { modelWriting } from "./extensions";
+import { breakable } from "./words";
 
 const SAFE_LINK = /^(https?:|mailto:)/i;
 const MATH_PAIRS: [string, string, boolean][] = [
@@ -22,6 +25,8 @@ parser.validateLink = (url) => SAFE_LINK.test(url.trim());
 parser.linkify.set({ fuzzyEmail: false, fuzzyIP: false });
 parser.inline.ruler.before("escape", "math", inlineMath);
 parser.block.ruler.before("fence", "math", blockMath, { alt: ["paragraph", "blockquote", "list"] });
+parser.use(cjkFriendly);
+modelWriting(parser);
 parser.core.ruler.push("calm", (state) => {
   state.tokens.forEach(calmBlock);
   imagesToLinks(state);
@@ -36,6 +41,12 @@ const math =
   };
 parser.renderer.rules["math_inline"] = math("span");
 parser.renderer.rules["math_block"] = math("div");
+parser.renderer.rules["text"] = (tokens, index) =>
+  breakable(tokens[index]?.content ?? "")
+    .map((part) => parser.utils.escapeHtml(part))
+    .join("<wbr>");
+parser.renderer.rules["task_mark"] = (tokens, index) =>
+  `<span class="task-mark">${tokens[index]?.content ?? ""} </span>`;
 parser.renderer.rules["table_open"] = () => '<div class="table"><table>';
 parser.renderer.rules["table_close"] = () => "</table></div>";
 

@@ -82,13 +82,17 @@ function closeBold(text: string): string {
 
 /** Where a formula begins that is not closed yet: half of one would only flicker. */
 function unclosedMath(paragraph: string): number {
-  const opened = /\\\[|\\\(|\$\$/g;
+  const opened = /\\\[|\\\(|\$\$|\\boxed\{|\\begin\{[a-z]+\*?\}/g;
   paragraph = paragraph.replace(/`[^`\n]*`/g, (code) => " ".repeat(code.length));
   for (let match = opened.exec(paragraph); match; match = opened.exec(paragraph)) {
-    const close = { "\\[": "\\]", "\\(": "\\)", $$: "$$" }[match[0]] ?? "";
-    const end = paragraph.indexOf(close, match.index + 2);
+    const end = paragraph.indexOf(closingMark(match[0]), match.index + match[0].length);
     if (end < 0) return match.index;
     opened.lastIndex = end + 2;
   }
   return -1;
+}
+
+function closingMark(opening: string): string {
+  if (opening.startsWith("\\begin")) return opening.replace("begin", "end");
+  return { "\\[": "\\]", "\\(": "\\)", $$: "$$" }[opening] ?? "}";
 }

@@ -1,7 +1,7 @@
 /** Shows Markdown that is still being written: what is settled is never drawn again.
  *
- * A block is settled once the next one has begun. Only the last block is parsed and drawn anew;
- * top-level code fences and overlong paragraphs merely grow.
+ * A block is settled once the next one has begun. Only the last block is parsed and drawn again;
+ * top-level code fences, long tables and overlong paragraphs merely grow.
  */
 
 import DOMPurify from "dompurify";
@@ -10,9 +10,11 @@ import { CodeBlock } from "./code";
 import { typeset } from "./math";
 import { parser } from "./parser";
 import { finishUp, openingFence, overlongPart, type Fence } from "./source";
+import { TableBlock, tableStart } from "./table";
+import { appendBreakable } from "./words";
 
 const TAGS =
-  "a blockquote br code del div em h1 h2 h3 h4 h5 h6 hr li ol p pre s span strong table tbody td th thead tr ul";
+  "a blockquote br code del div em h1 h2 h3 h4 h5 h6 hr kbd li mark ol p pre s span strong sub sup table tbody td th thead tr u ul wbr";
 const SANITIZE = {
   ALLOWED_TAGS: TAGS.split(" "),
   ALLOWED_ATTR: ["class", "href", "start"],
@@ -21,12 +23,17 @@ const SANITIZE = {
   RETURN_DOM_FRAGMENT: true as const,
 };
 
+const FIRST_LETTER =
+  /(?<rtl>[\p{Script=Hebrew}\p{Script=Arabic}\p{Script=Syriac}\p{Script=Thaana}\p{Script=Nko}])|\p{L}/u;
+
 export class MarkdownView {
   /** Characters of the text whose blocks are final. */
   private settled = 0;
   private tail: ChildNode[] = [];
   private code: CodeBlock | null = null;
   private plain: HTMLPreElement | null = null;
+  private plainLength = 0;
+  private table: TableBlock | null = null;
   private env: Env = {};
 
   constructor(private readonly root: HTMLElement) {}
@@ -46,7 +53,7 @@ export class MarkdownView {
     this.root.replaceChildren();
     this.settled = 0;
     this.tail = [];
-    this.code = this.plain = null;
+    this.code = this.plain = this.table = null;
     this.env = {};
   }
 
@@ -72,17 +79,36 @@ export class MarkdownView {
     const overlong = overlongPart(markdown);
     if (!overlong) return this.writeBlocks(markdown, complete);
     if (overlong.start > 0) return this.writeBlocks(markdown.slice(0, overlong.start), true);
-    return this.writePlain(markdown.slice(0, overlong.end), complete || overlong.ended);
+    const part = markdown.slice(0, overlong.end);
+    const table = tableStart(part);
+    if (table > 0) return this.writeBlocks(part.slice(0, table), true);
+    if (table === 0) return this.writeTable(part, complete || overlong.ended);
+    return this.writePlain(part, complete || overlong.ended);
+  }
+
+  private writeTable(text: string, complete: boolean): boolean {
+    if (!this.table) {
+      this.table = new TableBlock(text, (rows) => this.draw(parser.parse(rows, this.env)));
+      this.replaceTail([]);
+      this.root.append(this.table.element);
+    }
+    this.table.write(text, complete);
+    if (!complete) return false;
+    this.table = null;
+    this.settled += text.length;
+    return true;
   }
 
   private writePlain(text: string, complete: boolean): boolean {
     if (!this.plain) {
       this.plain = document.createElement("pre");
       this.plain.className = "overlong";
+      this.plainLength = 0;
       this.replaceTail([]);
       this.root.append(this.plain);
     }
-    this.plain.append(text.slice(this.plain.textContent?.length ?? 0));
+    appendBreakable(this.plain, text.slice(this.plainLength));
+    this.plainLength = text.length;
     if (!complete) return false;
     this.plain = null;
     this.settled += text.length;
@@ -118,9 +144,14 @@ export class MarkdownView {
     for (const link of fragment.querySelectorAll("a")) {
       link.target = "_blank";
       link.rel = "noopener noreferrer nofollow";
+      if (link.textContent === link.getAttribute("href")) link.classList.add("bare");
     }
     for (const block of fragment.querySelectorAll("p, li, td, th, blockquote, h3, h4, h5, h6")) {
       block.setAttribute("dir", "auto");
+    }
+    // "auto" looks past children that have a direction of their own, as all items do.
+    for (const list of fragment.querySelectorAll<HTMLElement>("ul, ol, table")) {
+      if (FIRST_LETTER.exec(list.textContent ?? "")?.groups?.["rtl"]) list.dir = "rtl";
     }
     for (const table of fragment.querySelectorAll<HTMLElement>("div.table")) table.tabIndex = 0;
     for (const code of fragment.querySelectorAll("pre > code")) {
