@@ -7,14 +7,18 @@ report that compiling survived; only after it does hostile code run.
 
 import atexit
 import builtins
+import gc
+import io
 import json
 import linecache
 import os
+import site
 import sys
 import threading
 import traceback
 from ast import Expr, Expression, parse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from types import CodeType, ModuleType, SimpleNamespace
 from typing import Any
 
@@ -25,6 +29,7 @@ REPORT, INPUT, OUTPUT, CHANNEL = 3, 4, 5, 6
 FILE = "program.py"
 UNCOMPILABLE = (SyntaxError, ValueError, MemoryError, RecursionError, OverflowError)
 FAILED = ("compile_error", "runtime_error", "memory")
+BUFFERED = (io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom)
 Report = dict[str, Any]
 SUCCEEDED: Report = {"status": "ok", "value": None}
 SUCCESS = json.dumps(SUCCEEDED).encode()  # made once and not by each case
@@ -72,10 +77,25 @@ def open_streams() -> None:
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         mode, errors = "w" if number else "r", "backslashreplace" if number == 2 else "strict"
         buffering = 1 if number == 2 else -1
-        stream = open(number, mode, buffering, "utf-8", errors, closefd=False)  # noqa: SIM115
+        with as_pipe(number) if number else nullcontext():
+            stream = open(number, mode, buffering, "utf-8", errors, closefd=False)  # noqa: SIM115
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
     sys.argv = [FILE]
+    site.setquit()  # `exit` and `quit`, which -S leaves out
+    site.sethelper()
+
+
+@contextmanager
+def as_pipe(number: int) -> Iterator[None]:
+    """Make a descriptor a pipe for a while: a file asks once whether it can seek, and keeps it."""
+    original = os.dup(number)
+    reader, writer = os.pipe()
+    os.dup2(writer, number)
+    yield
+    os.dup2(original, number)
+    for descriptor in (original, reader, writer):
+        os.close(descriptor)
 
 
 def new_main() -> None:
@@ -147,9 +167,22 @@ def finish(report: Report) -> int:
     if threading.active_count() > 1 or threading._threading_atexits:  # type: ignore[attr-defined]
         threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
-    sys.stdout.flush()
+    flush_files()
     write(REPORT, SUCCESS if report == SUCCEEDED else json.dumps(report).encode())
     return int(report["status"] != "ok")
+
+
+def flush_files() -> None:
+    """Write out every open file, as the interpreter does when it clears its modules.
+
+    The program may have put another object in place of `sys.stdout`, closed it, or opened
+    descriptor 1 again.
+    """
+    opened = [item for item in gc.get_objects() if type(item) in BUFFERED]
+    texts = [item for item in opened if type(item) is io.TextIOWrapper]
+    for file in (sys.stdout, sys.__stdout__, *texts, *opened):
+        with suppress(Exception):  # closed, detached, or of a class without `flush`
+            file.flush()
 
 
 def entry(names: dict[str, Any], entry_point: str) -> Callable[..., Any]:

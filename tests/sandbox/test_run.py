@@ -75,6 +75,39 @@ async def test_a_program_reads_stdin_and_its_output_is_kept(sandbox: LocalSandbo
     assert (result.status, result.stderr) == ("runtime_error", "bye\n")
 
 
+@pytest.mark.parametrize(
+    "source",
+    [
+        "print(3); exit()",
+        "print(3); quit(0)",
+        "def main():\n    print(3)\n    exit()\nmain()",
+        "import sys, io; o = sys.stdout; sys.stdout = io.StringIO(); o.write('3\\n')",
+        "f = open(1, 'w'); f.write('3\\n')",
+        "import os; f = os.fdopen(1, 'wb'); f.write(b'3\\n')",
+        "import os\ndef main():\n    f = os.fdopen(os.dup(1), 'w'); f.write('3\\n'); g = [f, 0]; "
+        "g[1] = g\nmain()",
+        "import sys, io; sys.stdout = io.TextIOWrapper(sys.stdout.detach()); print(3)",
+        "import sys, io; b = io.BufferedWriter(io.FileIO(1, 'w')); b.write(b'3\\n')",
+        "import sys; print(3); sys.stdout.flush(); sys.stdout.close()",
+        "import sys; print(3); sys.stdout = None",
+        "import sys; print(3); sys.stdout = object()",
+        "import atexit; atexit.register(print, 3); exit()",
+    ],
+)
+async def test_output_is_complete_however_a_program_ends_or_writes(
+    sandbox: LocalSandbox, source: str
+) -> None:
+    result = await only(sandbox, source)
+    assert (result.status, result.stdout) == ("ok", "3\n"), result
+
+
+@pytest.mark.parametrize("source", ["exit(3)", "quit(3)", "exit(True)"])
+async def test_exit_with_a_status_is_an_error_as_in_a_plain_interpreter(
+    sandbox: LocalSandbox, source: str
+) -> None:
+    assert (await only(sandbox, source)).status == "runtime_error"
+
+
 async def test_output_that_is_not_text_comes_back_replaced(sandbox: LocalSandbox) -> None:
     result = await only(sandbox, r"import os; os.write(1, b'a\0\xff\n')")
     assert result.stdout == "a\0\N{REPLACEMENT CHARACTER}\n"
