@@ -92,5 +92,5 @@ def removed_on_failure(partial: Path) -> Iterator[None]:
     finally:
         if partial.is_dir():
             shutil.rmtree(partial, ignore_errors=True)
-        else:
-            partial.unlink(missing_ok=True)
+        elif partial.exists():
+            partial.unlink()

@@ -66,6 +66,7 @@ class Layer:
 
     input_norm: Tensor
     qkv: Matrix
+    head_norm: Tensor | None  # of each query and key head, (heads + kv_heads, head_dim)
     output: Matrix
     post_norm: Tensor
     gate: Matrix
@@ -106,7 +107,7 @@ class PackedModel:
 
     def _layer(self, given: dict[str, Tensor], number: int) -> Layer:
         def norm(name: str) -> Tensor:
-            full = f"model.layers.{number}.{name}_layernorm.weight"
+            full = f"model.layers.{number}.{name}.weight"
             return self._own(full, given[full], dtype=self.dtype)
 
         def matrix(*names: str) -> Matrix:
@@ -119,12 +120,21 @@ class PackedModel:
             )
 
         return Layer(
-            norm("input"),
+            norm("input_layernorm"),
             matrix("self_attn.q", "self_attn.k", "self_attn.v"),
+            self._head_norm(given, number),
             matrix("self_attn.o"),
-            norm("post_attention"),
+            norm("post_attention_layernorm"),
             *(matrix(f"mlp.{name}") for name in ("gate", "up", "down")),
         )
+
+    def _head_norm(self, given: dict[str, Tensor], number: int) -> Tensor | None:
+        if not self.config.qk_norm:
+            return None
+        name = f"model.layers.{number}.self_attn"
+        queries = given[f"{name}.q_norm.weight"].expand(self.config.num_attention_heads, -1)
+        keys = given[f"{name}.k_norm.weight"].expand(self.config.num_key_value_heads, -1)
+        return self._own(f"{name}.head_norm", queries, keys, dtype=self.dtype)
 
     def _own(self, name: str, *parts: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """A copy of one tensor, or of several end to end, on the device.
@@ -140,32 +150,54 @@ class PackedModel:
 
     def forward(self, token_ids: Tensor, position_ids: Tensor, attend: Attend) -> Tensor:
         """See `Qwen2.forward`."""
-        config = self.config
-        heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
         x = F.embedding(token_ids, self.embedding).to(self.dtype)
-        scale = attention_scale(config.yarn)
+        scale = attention_scale(self.config.rope_scaling)
         cos, sin = rotation(position_ids, self.frequencies, scale)
         for number, layer in enumerate(self.layers):
-            mixed = layer.qkv.product(self._normed(x, layer.input_norm)).to(self.dtype)
-            mixed = mixed.view(-1, heads + 2 * kv_heads, config.head_dim)
-            rotated, values = rotate(mixed[:, : heads + kv_heads], cos, sin), mixed[:, -kv_heads:]
-            attended = attend(number, rotated[:, :heads], rotated[:, heads:], values)
-            x = layer.output.combined(attended.flatten(1), x, "add")
-            normed = self._normed(x, layer.post_norm).to(layer.gate.weight.dtype)
-            gated = layer.up.combined(normed, layer.gate.product(normed, "swish"), "mul")
-            x = layer.down.combined(gated, x, "add")
+            x = self._mixed(number, layer, x, cos, sin, attend)
+            x = self._fed_forward(layer, x)
         return self._normed(x, self.norm)
+
+    def _mixed(
+        self, number: int, layer: Layer, x: Tensor, cos: Tensor, sin: Tensor, attend: Attend
+    ) -> Tensor:
+        """The residual stream (tokens, hidden) after a layer's attention."""
+        heads, kv_heads = self.config.num_attention_heads, self.config.num_key_value_heads
+        projected = layer.qkv.product(self._normed(x, layer.input_norm)).to(self.dtype)
+        projected = projected.view(-1, heads + 2 * kv_heads, self.config.head_dim)
+
+        turned = projected[:, : heads + kv_heads]
+        if layer.head_norm is not None:
+            turned = self._normed(turned, layer.head_norm)
+        turned = rotate(turned, cos, sin)
+
+        queries, keys = turned[:, :heads], turned[:, heads:]
+        attended = attend(number, queries, keys, projected[:, -kv_heads:])
+        return layer.output.combined(attended.flatten(1), x, "add")
+
+    def _fed_forward(self, layer: Layer, x: Tensor) -> Tensor:
+        """The residual stream (tokens, hidden) after a layer's SwiGLU."""
+        normed = self._normed(x, layer.post_norm).to(layer.gate.weight.dtype)
+        gate = layer.gate.product(normed, "swish")
+        gated = layer.up.combined(normed, gate, "mul")
+        return layer.down.combined(gated, x, "add")
 
     def logits(self, hidden: Tensor) -> Tensor:
         """See `Qwen2.logits`."""
         return self.head.product(hidden).float()
 
     def _normed(self, x: Tensor, weight: Tensor) -> Tensor:
-        """RMSNorm; on a CPU by lengths, which is twice as fast as `F.rms_norm` on few tokens."""
+        """RMSNorm of the last dimension; `weight` is (size,) or one row a head.
+
+        On a CPU by lengths, which is twice as fast as `F.rms_norm` on few tokens.
+        """
+        size = x.shape[-1]
         if self.device.type != "cpu":
-            return F.rms_norm(x, weight.shape, weight, self.config.rms_norm_eps)
-        wide, root = x.float(), math.sqrt(x.shape[1])
-        rms: Tensor = torch.linalg.vector_norm(wide, dim=1, keepdim=True).div_(root)
+            if weight.dim() == 1:
+                return F.rms_norm(x, weight.shape, weight, self.config.rms_norm_eps)
+            return F.rms_norm(x, (size,), None, self.config.rms_norm_eps) * weight
+        wide = x.float()
+        rms: Tensor = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).div_(math.sqrt(size))
         return (wide / rms.hypot_(self.least)).to(x.dtype) * weight
 
 

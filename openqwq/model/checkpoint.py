@@ -2,9 +2,7 @@
 
 import json
 import os
-import shutil
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +12,18 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from openqwq.model.qwen2 import ModelConfig, Qwen2
-from openqwq.model.rope import YarnScaling, attention_scale
+from openqwq.data.files import new_directory
+from openqwq.model.fields import Fields, checked
+from openqwq.model.qwen2 import Family, ModelConfig, Qwen2
+from openqwq.model.rope import Llama3Scaling, RopeScaling, YarnScaling, attention_scale
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.types import OpenQwQError
 
-ARCHITECTURES = {"Qwen2ForCausalLM": "qwen2", "LlamaForCausalLM": "llama"}
+ARCHITECTURES: dict[str, Family] = {
+    "Qwen2ForCausalLM": "qwen2",
+    "Qwen3ForCausalLM": "qwen3",
+    "LlamaForCausalLM": "llama",
+}
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 STORED_TYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 LLAMA_BUFFER = "rotary_emb.inv_freq"  # old Llama files store it; it follows from the config
@@ -35,7 +39,7 @@ def load(directory: Path | str, dtype: torch.dtype | None = torch.float32) -> Qw
     folder = Path(directory)
     config_path = folder / "config.json"
     if not folder.is_dir():
-        raise OpenQwQError(f"{folder} is no directory: name one that holds {config_path.name}")
+        raise OpenQwQError(f"{folder} is not a directory: name one that holds {config_path.name}")
     model = empty_model(parse_config(_read_json(config_path), str(config_path)))
     file_of = _tensor_files(folder)
     tied = model.config.tie_word_embeddings
@@ -63,32 +67,35 @@ def save(model: Qwen2, directory: Path | str, tokenizer: Tokenizer | None = None
 
     Raises OpenQwQError if `directory` holds anything, or cannot be written (a full disk).
     """
-    target = Path(directory).resolve()
-    partial = target.with_name(f".{target.name}.partial")
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise OpenQwQError(f"{target} exists already: save to a new directory, or remove it")
     # `named_parameters` gives a tied head once, as the embedding.
     tensors = {name: weight.detach() for name, weight in model.named_parameters()}
     dtype = model.model.embed_tokens.weight.dtype
-    description = json.dumps(config_json(model.config, dtype, tokenizer), indent=2) + "\n"
-    try:
-        shutil.rmtree(partial, ignore_errors=True)  # what a killed process left
-        partial.mkdir(parents=True)
-        (partial / "config.json").write_text(description)
-        save_file(tensors, partial / WEIGHTS, metadata={"format": "pt"})
-        shutil.copymode(partial / "config.json", partial / WEIGHTS)  # save_file's is 0600
+    description = config_json(model.config, dtype, tokenizer)
+    with new_directory(Path(directory).resolve()) as folder:
+        write_tensors(tensors, folder / WEIGHTS)
+        (folder / "config.json").write_text(json.dumps(description, indent=2) + "\n")
         if tokenizer:
-            tokenizer.save(partial)
-        for path in [*partial.iterdir(), partial]:
-            flush(path)
-        partial.rename(target)
-        flush(target.parent)
-    except (OSError, SafetensorError) as error:
-        raise OpenQwQError(
-            f"cannot save to {target} ({error}): free space or choose another"
-        ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+            tokenizer.save(folder)
+
+
+def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write a new safetensors file, straight from the tensors' own memory.
+
+    Raises OSError where it cannot be written.
+    """
+    contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    try:
+        save_file(contiguous, path, metadata={"format": "pt"})
+    except SafetensorError as error:
+        raise OSError(str(error)) from error
+    path.chmod(0o666 & ~_umask())  # save_file's is 0600
+
+
+def _umask() -> int:
+    """The process's mask of permissions, which can only be read by setting it."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
 
 
 def parse_config(config: Mapping[str, Any], source: str = "config.json") -> ModelConfig:
@@ -103,18 +110,20 @@ def parse_config(config: Mapping[str, Any], source: str = "config.json") -> Mode
         raise OpenQwQError(
             f"{source} has architectures = {names!r}: supported are {', '.join(ARCHITECTURES)}"
         )
-    is_qwen2 = ARCHITECTURES[names[0]] == "qwen2"
+    family = ARCHITECTURES[names[0]]
     fields.require("hidden_act", "silu")
     fields.require("quantization_config", None)
-    if is_qwen2:
-        fields.require("use_sliding_window", False)
-    else:
-        fields.require("attention_bias", False)  # Llama's would be on the output projection too
+    if family == "llama":
         fields.require("mlp_bias", False)
+    else:
+        fields.require("use_sliding_window", False)
+    if family != "qwen2":
+        fields.require("attention_bias", False)  # it would be on the output projection too
     for kind in config.get("layer_types") or ():
         Fields({"layer_types": kind}, source).require("layer_types", "full_attention")
     heads, hidden = fields.integer("num_attention_heads"), fields.integer("hidden_size")
-    theta, yarn = _rotary_embedding(fields)
+    usual_head_dim = 128 if family == "qwen3" else hidden // heads
+    theta, scaling = _rotary_embedding(fields)
     return checked(
         ModelConfig(
             vocab_size=fields.integer("vocab_size"),
@@ -123,13 +132,14 @@ def parse_config(config: Mapping[str, Any], source: str = "config.json") -> Mode
             num_hidden_layers=fields.integer("num_hidden_layers"),
             num_attention_heads=heads,
             num_key_value_heads=fields.integer("num_key_value_heads", heads),
-            head_dim=fields.integer("head_dim", hidden // heads),
+            head_dim=fields.integer("head_dim", usual_head_dim),
             rms_norm_eps=fields.number("rms_norm_eps", 1e-6),
             rope_theta=theta,
             max_position_embeddings=fields.integer("max_position_embeddings"),
             tie_word_embeddings=fields.boolean("tie_word_embeddings", False),
-            attention_bias=is_qwen2,
-            yarn=yarn,
+            attention_bias=family == "qwen2",
+            qk_norm=family == "qwen3",
+            rope_scaling=scaling,
         ),
         source,
     )
@@ -139,19 +149,14 @@ def config_json(
     config: ModelConfig, dtype: torch.dtype, tokenizer: Tokenizer | None
 ) -> dict[str, Any]:
     """The fields of a config.json, in the spelling that old and new transformers both read."""
-    kind = "qwen2" if config.attention_bias else "llama"
-    only_llama = {"attention_bias": False, "mlp_bias": False}
-    yarn = config.yarn and {
-        "rope_type": "yarn",
-        "type": "yarn",
-        "factor": config.yarn.factor,
-        "original_max_position_embeddings": config.yarn.original_max_position_embeddings,
-        "beta_fast": config.yarn.beta_fast,
-        "beta_slow": config.yarn.beta_slow,
-    }
+    own: dict[str, Any] = {"use_sliding_window": False}
+    if config.family == "llama":
+        own = {"mlp_bias": False}
+    if config.family != "qwen2":
+        own["attention_bias"] = False
     return {
-        "architectures": [name for name, value in ARCHITECTURES.items() if value == kind],
-        "model_type": kind,
+        "architectures": [name for name, value in ARCHITECTURES.items() if value == config.family],
+        "model_type": config.family,
         "vocab_size": config.vocab_size,
         "hidden_size": config.hidden_size,
         "intermediate_size": config.intermediate_size,
@@ -162,10 +167,10 @@ def config_json(
         "hidden_act": "silu",
         "rms_norm_eps": config.rms_norm_eps,
         "rope_theta": config.rope_theta,
-        "rope_scaling": yarn,
+        "rope_scaling": _scaling_json(config.rope_scaling),
         "max_position_embeddings": config.max_position_embeddings,
         "tie_word_embeddings": config.tie_word_embeddings,
-        **({"use_sliding_window": False} if config.attention_bias else only_llama),
+        **own,
         "initializer_range": 0.02,
         "use_cache": True,
         "torch_dtype": str(dtype).removeprefix("torch."),
@@ -173,58 +178,6 @@ def config_json(
         "eos_token_id": tokenizer and tokenizer.eos_ids[0],
         "pad_token_id": tokenizer and tokenizer.pad_id,
     }
-
-
-@dataclass(frozen=True)
-class Fields:
-    """Named values that describe a model; one that is missing or malformed raises OpenQwQError."""
-
-    values: Mapping[str, Any]
-    source: str
-
-    def integer(self, name: str, default: int | None = None) -> int:
-        """A positive integer; absent or null means `default`."""
-        value = self._get(name, default)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            self._refuse(name, value, "a positive integer")
-        return int(value)
-
-    def number(self, name: str, default: float | None = None) -> float:
-        """A positive number; absent or null means `default`."""
-        value = self._get(name, default)
-        if not isinstance(value, int | float) or isinstance(value, bool) or not value > 0:
-            self._refuse(name, value, "a positive number")
-        return float(value)
-
-    def boolean(self, name: str, default: bool) -> bool:
-        """True or false; absent or null means `default`."""
-        value = self._get(name, default)
-        if not isinstance(value, bool):
-            self._refuse(name, value, "true or false")
-        return bool(value)
-
-    def require(self, name: str, supported: Any) -> None:
-        """Refuse every value but the one that `Qwen2` computes, or none."""
-        if self._get(name, supported) != supported:
-            self._refuse(name, self.values[name], f"{supported!r}, all that is supported")
-
-    def _get(self, name: str, default: Any) -> Any:
-        value = self.values.get(name)
-        return default if value is None else value
-
-    def _refuse(self, name: str, value: Any, rule: str) -> None:
-        raise OpenQwQError(f"{self.source} has {name} = {value!r}: it must be {rule}")
-
-
-def checked(config: ModelConfig, source: str) -> ModelConfig:
-    """`config` itself; raises OpenQwQError if its sizes contradict one another."""
-    if config.num_attention_heads % config.num_key_value_heads or config.head_dim % 2:
-        raise OpenQwQError(
-            f"{source} has {config.num_attention_heads} attention heads, "
-            f"{config.num_key_value_heads} key-value heads and head_dim {config.head_dim}: the "
-            "second must divide the first, and the third be even"
-        )
-    return config
 
 
 def empty_model(config: ModelConfig) -> Qwen2:
@@ -274,33 +227,63 @@ def check_names(source: str, needed: Set[str], stored: Set[str]) -> None:
             )
 
 
-def _rotary_embedding(fields: Fields) -> tuple[float, YarnScaling | None]:
+def _scaling_json(scaling: RopeScaling | None) -> dict[str, Any] | None:
+    if scaling is None:
+        return None
+    kind = "yarn" if isinstance(scaling, YarnScaling) else "llama3"
+    return {"rope_type": kind, "type": kind, **vars(scaling)}
+
+
+def _rotary_embedding(fields: Fields) -> tuple[float, RopeScaling | None]:
     """Theta and scaling, from `rope_parameters` (transformers 5) or the two older fields."""
     values = fields.values
-    scaling = values.get("rope_parameters") or values.get("rope_scaling") or {}
-    if not isinstance(scaling, dict):
-        raise OpenQwQError(f"{fields.source} has rope scaling {scaling!r}: it must be an object")
-    rope = Fields({"rope_theta": values.get("rope_theta"), **scaling}, f"{fields.source}'s rope")
+    found = values.get("rope_parameters") or values.get("rope_scaling") or {}
+    if not isinstance(found, dict):
+        raise OpenQwQError(f"{fields.source} has rope scaling {found!r}: it must be an object")
+    rope = Fields({"rope_theta": values.get("rope_theta"), **found}, f"{fields.source}'s rope")
     theta = rope.number("rope_theta", 10_000.0)
-    kind = scaling.get("rope_type", scaling.get("type", "default"))
-    read = {"rope_type", "type", "rope_theta", "partial_rotary_factor"}
     rope.require("partial_rotary_factor", 1.0)
-    yarn = None
+    kind = found.get("rope_type", found.get("type", "default"))
+    read = {"rope_type", "type", "rope_theta", "partial_rotary_factor"}
+    scaling: RopeScaling | None = None
     if kind == "yarn":
-        length = fields.integer("max_position_embeddings")
-        original = rope.integer("original_max_position_embeddings", length)
-        factor = rope.number("factor", length / original)
-        fast, slow = rope.number("beta_fast", 32.0), rope.number("beta_slow", 1.0)
-        yarn = YarnScaling(factor, original, fast, slow)
+        scaling = _yarn(rope, fields.integer("max_position_embeddings"))
         rope.require("truncate", True)
-        rope.require("attention_factor", attention_scale(yarn))
-        read |= {"original_max_position_embeddings", "factor", "beta_fast", "beta_slow"}
-        read |= {"truncate", "attention_factor"}
+        rope.require("attention_factor", attention_scale(scaling))
+        read |= {*vars(scaling), "truncate", "attention_factor"}
+    elif kind == "llama3":
+        scaling = _llama3(rope)
+        read |= {*vars(scaling)}
     elif kind != "default":
-        raise OpenQwQError(f"{rope.source} has type {kind!r}: supported are default and yarn")
-    for name in sorted(scaling.keys() - read):
+        raise OpenQwQError(f"{rope.source} has type {kind!r}: supported are default, yarn, llama3")
+    for name in sorted(found.keys() - read):
         rope.require(name, None)
-    return theta, yarn
+    return theta, scaling
+
+
+def _yarn(rope: Fields, length: int) -> YarnScaling:
+    original = rope.integer("original_max_position_embeddings", length)
+    return YarnScaling(
+        rope.number("factor", length / original),
+        original,
+        rope.number("beta_fast", 32.0),
+        rope.number("beta_slow", 1.0),
+    )
+
+
+def _llama3(rope: Fields) -> Llama3Scaling:
+    scaling = Llama3Scaling(
+        rope.number("factor"),
+        rope.integer("original_max_position_embeddings"),
+        rope.number("low_freq_factor"),
+        rope.number("high_freq_factor"),
+    )
+    if scaling.low_freq_factor >= scaling.high_freq_factor:
+        raise OpenQwQError(
+            f"{rope.source} has low_freq_factor = {scaling.low_freq_factor} and high_freq_factor ="
+            f" {scaling.high_freq_factor}: the first must be below the second"
+        )
+    return scaling
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -334,7 +317,7 @@ def _tensor_files(folder: Path) -> dict[str, Path]:
 
 
 def _read_tensor(file: Path, name: str, shape: torch.Size, dtype: torch.dtype | None) -> Tensor:
-    # Opened anew for each tensor: pages that were read count as ours until the mapping goes.
+    # Opened again for each tensor: pages that were read count as ours until the mapping goes.
     try:
         with safe_open(file, "pt") as opened:
             stored = opened.get_tensor(name)
@@ -347,12 +330,3 @@ def _read_tensor(file: Path, name: str, shape: torch.Size, dtype: torch.dtype | 
             return tensor
     except (OSError, SafetensorError) as error:
         raise OpenQwQError(f"cannot read {name} from {file} ({error}): copy it again") from error
-
-
-def flush(path: Path) -> None:
-    """Wait until a file's content, or a directory's entries, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,26 +1,35 @@
-"""GGUF weights of Qwen2- and Llama-type models: dequantised on loading, quantised on saving."""
+"""GGUF weights of Qwen and Llama models: dequantised on loading, quantised on saving."""
 
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from io import BufferedWriter
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
-from gguf.gguf_writer import GGUFWriter
+from gguf.gguf_writer import GGUFWriter, WriterState
 from gguf.quants import dequantize, quantize
 from torch import Tensor
 
-from openqwq.model.checkpoint import check_names, empty_model, fill, flush, needed_names
-from openqwq.model.gguf_header import GgufTensor, model_config, read_header
+from openqwq.data.files import open_atomically
+from openqwq.model.checkpoint import check_names, empty_model, fill, needed_names
+from openqwq.model.gguf_header import (
+    ROPE_FACTORS,
+    GgufTensor,
+    model_config,
+    read_header,
+    rope_factors,
+)
 from openqwq.model.qwen2 import ModelConfig, Qwen2
+from openqwq.model.rope import Llama3Scaling, YarnScaling
 from openqwq.types import OpenQwQError
 
 WRITTEN_TYPES = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1")
 READ_TYPES = (*WRITTEN_TYPES, "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
+FP32 = np.dtype(np.float32)
 CHUNK = 2**16  # numbers dequantised at a time: what they pass through stays in the cache
 
 GGUF_NAMES = {
@@ -33,6 +42,8 @@ GGUF_NAMES = {
     "self_attn.k_proj": "attn_k",
     "self_attn.v_proj": "attn_v",
     "self_attn.o_proj": "attn_output",
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
     "mlp.gate_proj": "ffn_gate",
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
@@ -57,7 +68,7 @@ def load(path: Path | str, dtype: torch.dtype | None = torch.float32) -> Qwen2:
     model = empty_model(config)
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     stored = {gguf_name(name): name for name in needed_names(model)}
-    check_names(str(file.path), stored.keys(), file.tensors.keys())
+    check_names(str(file.path), stored.keys(), file.tensors.keys() - {ROPE_FACTORS})
     for name, shape in shapes.items():
         tensor = file.tensors[gguf_name(name)]
         if tensor.shape != shape or tensor.kind.name not in READ_TYPES:
@@ -107,7 +118,7 @@ def _reordered(name: str, weight: Tensor, config: ModelConfig, outer: int) -> Te
 
     llama.cpp rotates coordinates (2i, 2i + 1) of such a head together, we (i, i + head_dim / 2).
     """
-    if config.attention_bias or not name.endswith(("q_proj.weight", "k_proj.weight")):
+    if config.family != "llama" or not name.endswith(("q_proj.weight", "k_proj.weight")):
         return weight
     heads = weight.view(-1, outer, config.head_dim // outer, weight.shape[1])
     return heads.transpose(1, 2).reshape(weight.shape)
@@ -125,50 +136,59 @@ def save(
     file's `tokenizer.*` entries. Raises OpenQwQError if `path` exists or cannot be written, and for
     a `kind` or a shape that cannot be stored.
     """
-    target, config = Path(path), model.config
-    partial = target.with_name(f".{target.name}.partial")
+    target = Path(path)
     if target.exists():
         raise OpenQwQError(f"{target} exists already: name a new file, or remove it")
     if kind not in WRITTEN_TYPES:
         raise OpenQwQError(f"cannot write {kind}: supported are {', '.join(WRITTEN_TYPES)}")
-    if config.attention_bias and config.head_dim * config.num_attention_heads != config.hidden_size:
-        raise OpenQwQError(
-            f"{config.num_attention_heads} heads of {config.head_dim} do not make hidden_size "
-            f"{config.hidden_size}: llama.cpp cannot load such a Qwen2, so save safetensors instead"
-        )
-    writer = GGUFWriter(partial, "qwen2" if config.attention_bias else "llama")
-    for key, value in {**_metadata(writer.arch, config), **tokenizer_metadata}.items():
-        is_integer = isinstance(value, int) and not isinstance(value, bool)
-        value_type = GGUFValueType.UINT32 if is_integer else GGUFValueType.get_type(value)
-        writer.add_key_value(key, value, value_type)
-    kinds = {
-        name: _kind_of(weight, GGMLQuantizationType[kind])
-        for name, weight in model.named_parameters()
-    }
-    for name, weight in model.named_parameters():
+    _check_shape(model.config)
+    weights = dict(model.named_parameters())
+    kinds = {name: _kind_of(weight, GGMLQuantizationType[kind]) for name, weight in weights.items()}
+    writer = _writer(model.config, tokenizer_metadata)
+    for name, weight in weights.items():
         block, block_bytes = GGML_QUANT_SIZES[kinds[name]]
-        size, dtype = weight.numel() // block * block_bytes, np.dtype(np.float32)
-        writer.add_tensor_info(gguf_name(name), weight.shape, dtype, size, kinds[name])
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+        size = weight.numel() // block * block_bytes
+        writer.add_tensor_info(gguf_name(name), weight.shape, FP32, size, kinds[name])
+    factors = rope_factors(model.config)
+    if factors is not None:
+        writer.add_tensor_info(ROPE_FACTORS, factors.shape, FP32, 4 * factors.numel())
+
+    with open_atomically(target) as file:
+        writer.fout = [cast(BufferedWriter, file)]  # the library opens no file of its own
+        writer.state = WriterState.EMPTY
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
-        for name, weight in model.named_parameters():
-            numbers = _reordered(name, weight.detach().float(), config, 2).numpy(force=True)
+        for name, weight in weights.items():
+            numbers = _reordered(name, weight.detach().float(), model.config, 2).numpy(force=True)
             writer.write_tensor_data(quantize(numbers, kinds[name]))
-        writer.close()
-        flush(partial)
-        partial.rename(target)
-        flush(target.parent)
-    except OSError as error:
+        if factors is not None:
+            writer.write_tensor_data(factors.numpy())
+
+
+def _check_shape(config: ModelConfig) -> None:
+    """Raise OpenQwQError for a shape that llama.cpp cannot load."""
+    heads, hidden = config.num_attention_heads, config.hidden_size
+    if config.family == "qwen2" and config.head_dim * heads != hidden:
         raise OpenQwQError(
-            f"cannot save to {target} ({error}): free space or choose another"
-        ) from error
-    finally:
-        with suppress(OSError):  # buffered bytes that a full disk refuses a second time
-            writer.close()
-        partial.unlink(missing_ok=True)
+            f"{heads} heads of {config.head_dim} do not make hidden_size {hidden}: llama.cpp "
+            "cannot load such a Qwen2, so save safetensors instead"
+        )
+    if isinstance(config.rope_scaling, Llama3Scaling) and config.family != "llama":
+        raise OpenQwQError(
+            f"a {config.family} model has the rope scaling llama3: llama.cpp knows it for llama "
+            "models only, so save safetensors instead"
+        )
+
+
+def _writer(config: ModelConfig, tokenizer_metadata: Mapping[str, Any]) -> GGUFWriter:
+    """A writer that knows a file's metadata."""
+    writer = GGUFWriter(None, config.family)
+    for key, value in {**_metadata(config), **tokenizer_metadata}.items():
+        is_integer = isinstance(value, int) and not isinstance(value, bool)
+        value_type = GGUFValueType.UINT32 if is_integer else GGUFValueType.get_type(value)
+        writer.add_key_value(key, value, value_type)
+    return writer
 
 
 def _kind_of(weight: Tensor, kind: GGMLQuantizationType) -> GGMLQuantizationType:
@@ -177,7 +197,7 @@ def _kind_of(weight: Tensor, kind: GGMLQuantizationType) -> GGMLQuantizationType
     return kind if weight.shape[1] % GGML_QUANT_SIZES[kind][0] == 0 else GGMLQuantizationType.F16
 
 
-def _metadata(architecture: str, config: ModelConfig) -> dict[str, Any]:
+def _metadata(config: ModelConfig) -> dict[str, Any]:
     own: dict[str, Any] = {
         "vocab_size": config.vocab_size,
         "context_length": config.max_position_embeddings,
@@ -192,7 +212,8 @@ def _metadata(architecture: str, config: ModelConfig) -> dict[str, Any]:
         "rope.dimension_count": config.head_dim,
         "rope.freq_base": config.rope_theta,
     }
-    if yarn := config.yarn:
+    if isinstance(config.rope_scaling, YarnScaling):
+        yarn = config.rope_scaling
         own |= {
             "rope.scaling.type": "yarn",
             "rope.scaling.factor": yarn.factor,
@@ -200,4 +221,4 @@ def _metadata(architecture: str, config: ModelConfig) -> dict[str, Any]:
             "rope.scaling.yarn_beta_fast": yarn.beta_fast,
             "rope.scaling.yarn_beta_slow": yarn.beta_slow,
         }
-    return {f"{architecture}.{key}": value for key, value in own.items()}
+    return {f"{config.family}.{key}": value for key, value in own.items()}

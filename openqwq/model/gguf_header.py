@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
 
-from openqwq.model.checkpoint import Fields, checked
+from openqwq.model.fields import Fields, checked
 from openqwq.model.qwen2 import ModelConfig
-from openqwq.model.rope import YarnScaling
+from openqwq.model.rope import Llama3Scaling, YarnScaling, inverse_frequencies
 from openqwq.types import OpenQwQError
 
-ARCHITECTURES = ("qwen2", "llama")
+ARCHITECTURES = ("qwen2", "qwen3", "llama")
+ROPE_FACTORS = "rope_freqs.weight"  # what llama.cpp divides each pair's frequency by
 SCALARS = {
     GGUFValueType.UINT8: "<u1",
     GGUFValueType.INT8: "<i1",
@@ -58,7 +60,7 @@ class GgufFile:
 def read_header(path: Path | str) -> GgufFile:
     """Read everything but the weights.
 
-    Raises OpenQwQError if the file is missing, damaged, cut short or no GGUF of version 2 or 3.
+    Raises OpenQwQError if the file is missing, damaged, cut short or not a GGUF of version 2 or 3.
     """
     file = Path(path)
     try:
@@ -81,7 +83,9 @@ class _Header:
         """Magic, version, counts, metadata, tensor descriptions, then the aligned weights."""
         magic, version, tensor_count, metadata_count = self.take("4sIQQ")
         if magic != b"GGUF" or version not in (2, 3):
-            raise OpenQwQError(f"{self.path} is no GGUF file of version 2 or 3: convert it anew")
+            raise OpenQwQError(
+                f"{self.path} is not a GGUF file of version 2 or 3: convert it again"
+            )
         metadata = {}
         for _ in range(metadata_count):
             key, (kind,) = self.text(), self.take("I")
@@ -162,6 +166,7 @@ def model_config(file: GgufFile) -> ModelConfig:
     }.items():
         fields.require(name, supported)
     embedding = file.tensors.get("token_embd.weight")
+    theta = fields.number("rope.freq_base", 10_000.0)
     return checked(
         ModelConfig(
             vocab_size=fields.integer("vocab_size", embedding.shape[0] if embedding else None),
@@ -172,11 +177,12 @@ def model_config(file: GgufFile) -> ModelConfig:
             num_key_value_heads=fields.integer("attention.head_count_kv", heads),
             head_dim=head_dim,
             rms_norm_eps=fields.number("attention.layer_norm_rms_epsilon"),
-            rope_theta=fields.number("rope.freq_base", 10_000.0),
+            rope_theta=theta,
             max_position_embeddings=fields.integer("context_length"),
             tie_word_embeddings="output.weight" not in file.tensors,
             attention_bias=architecture == "qwen2",
-            yarn=_yarn(fields),
+            qk_norm=architecture == "qwen3",
+            rope_scaling=_llama3(file, theta, head_dim) or _yarn(fields),
         ),
         str(file.path),
     )
@@ -219,3 +225,58 @@ def _yarn(fields: Fields) -> YarnScaling | None:
         fields.number("rope.scaling.yarn_beta_fast", 32.0),
         fields.number("rope.scaling.yarn_beta_slow", 1.0),
     )
+
+
+def rope_factors(config: ModelConfig) -> torch.Tensor | None:
+    """What the scaling `llama3` divides each pair's frequency by, (head_dim / 2,); else None."""
+    if not isinstance(config.rope_scaling, Llama3Scaling):
+        return None
+    plain = inverse_frequencies(config.head_dim, config.rope_theta, None)
+    return plain / inverse_frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
+
+
+def _llama3(file: GgufFile, theta: float, head_dim: int) -> Llama3Scaling | None:
+    """The scaling behind a file's factors, which are all that llama.cpp's format keeps of it.
+
+    Raises OpenQwQError for factors that no such scaling has.
+    """
+    tensor = file.tensors.get(ROPE_FACTORS)
+    if tensor is None:
+        return None
+    if tensor.kind.name != "F32" or tensor.shape != (head_dim // 2,):
+        raise OpenQwQError(
+            f"{file.path} has {ROPE_FACTORS} as {tensor.kind.name} {list(tensor.shape)}: it must "
+            f"be F32 {[head_dim // 2]}"
+        )
+    stored = np.fromfile(file.path, np.float32, head_dim // 2, offset=tensor.offset)
+    factors = torch.from_numpy(stored)
+    plain = inverse_frequencies(head_dim, theta, None)
+    for scaling in _candidates(factors, plain):
+        found = plain / inverse_frequencies(head_dim, theta, scaling)
+        if torch.allclose(found, factors, rtol=1e-4):
+            return scaling
+    raise OpenQwQError(
+        f"{file.path} has a {ROPE_FACTORS} that no llama3 scaling gives: use the engine llamacpp"
+    )
+
+
+def _candidates(factors: torch.Tensor, plain: torch.Tensor) -> list[Llama3Scaling]:
+    """Scalings that may have these factors: those of the released models, then a fitted one.
+
+    Between the slow and the fast pairs 1 / factor is linear in a pair's frequency, which gives the
+    original length and `high_freq_factor` in terms of `low_freq_factor`, taken as 1.
+    """
+    factor = float(factors.max())
+    candidates = [Llama3Scaling(factor, 8192)]
+    between = (factors > 1.001) & (factors < 0.999 * factor)
+    if int(between.sum()) < 2:
+        return candidates
+    fast_share = (1 / factors.double() - 1 / factor) / (1 - 1 / factor)
+    turns = plain.double() / (2 * math.pi)  # per token
+    first, last = between.nonzero().squeeze(1)[[0, -1]]
+    slope = float((fast_share[first] - fast_share[last]) / (turns[first] - turns[last]))
+    offset = float(slope * turns[first] - fast_share[first])  # low / (high - low)
+    if slope > 0 and offset > 0:
+        high = round(1 + 1 / offset, 3)
+        candidates.append(Llama3Scaling(factor, round(slope / offset), 1.0, high))
+    return candidates

@@ -1,4 +1,7 @@
-"""The Qwen2 transformer (arXiv 2407.10671): RMSNorm, RoPE, grouped queries, QKV bias, SwiGLU.
+"""The transformer of Qwen2 (arXiv 2407.10671), Qwen3 (arXiv 2505.09388) and Llama 3.
+
+RMSNorm, RoPE, grouped queries and SwiGLU; Qwen2 has biases on q, k and v, and Qwen3 normalises
+every head of q and k.
 
 It works on a flat run of tokens that may belong to many sequences. Attention alone must know which
 token sees which, so it is passed in (`attention.py` for training, the engine's cache for decoding).
@@ -7,6 +10,7 @@ Parameter names are those of Hugging Face checkpoints.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +19,7 @@ from torch import Tensor, nn
 from openqwq.model.invariant import elementwise
 from openqwq.model.linear import Linear
 from openqwq.model.rope import (
-    YarnScaling,
+    RopeScaling,
     attention_scale,
     inverse_frequencies,
     rotate,
@@ -26,6 +30,9 @@ from openqwq.types import OpenQwQError
 # (layer, queries (tokens, heads, head_dim), keys and values (tokens, kv_heads, head_dim))
 # -> mixed values (tokens, heads, head_dim)
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+
+
+Family = Literal["qwen2", "qwen3", "llama"]
 
 
 @dataclass(frozen=True)
@@ -43,8 +50,16 @@ class ModelConfig:
     rope_theta: float = 1_000_000.0
     max_position_embeddings: int = 32768
     tie_word_embeddings: bool = False
-    attention_bias: bool = True  # on q, k and v: True for Qwen2, False for Llama
-    yarn: YarnScaling | None = None
+    attention_bias: bool = True  # on q, k and v: for Qwen2 only
+    qk_norm: bool = False  # of each head's queries and keys: for Qwen3 only
+    rope_scaling: RopeScaling | None = None
+
+    @property
+    def family(self) -> Family:
+        """The architecture that has these parts, by Hugging Face's `model_type`."""
+        if self.qk_norm:
+            return "qwen3"
+        return "qwen2" if self.attention_bias else "llama"
 
 
 class Attention(nn.Module):
@@ -60,13 +75,20 @@ class Attention(nn.Module):
         self.k_proj = Linear(config.hidden_size, key_size, bias=bias)
         self.v_proj = Linear(config.hidden_size, key_size, bias=bias)
         self.o_proj = Linear(query_size, config.hidden_size, bias=False)
+        self.q_norm: nn.Module = nn.Identity()
+        self.k_norm: nn.Module = nn.Identity()
+        if config.qk_norm:
+            self.q_norm = RMSNorm(config.head_dim, config.rms_norm_eps)
+            self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, attend: Attend) -> Tensor:
         """Mix `x` (tokens, hidden) over the tokens that `attend` lets each one see."""
         queries = self.q_proj(x).unflatten(-1, (-1, self.head_dim))  # (tokens, heads, head_dim)
         keys = self.k_proj(x).unflatten(-1, (-1, self.head_dim))  # (tokens, kv_heads, head_dim)
         values = self.v_proj(x).unflatten(-1, (-1, self.head_dim))
-        mixed = attend(self.layer, rotate(queries, cos, sin), rotate(keys, cos, sin), values)
+        queries = rotate(self.q_norm(queries), cos, sin)
+        keys = rotate(self.k_norm(keys), cos, sin)
+        mixed = attend(self.layer, queries, keys, values)
         output: Tensor = self.o_proj(mixed.flatten(1))
         return output
 
@@ -99,7 +121,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        """(tokens, hidden) to (tokens, hidden)."""
+        """(..., size) to (..., size)."""
         wide = x.float()
         normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
         return self.weight * normed.to(x.dtype)
@@ -144,7 +166,9 @@ class Qwen2(nn.Module):
         self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
         if config.tie_word_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
-        self.frequencies = inverse_frequencies(config.head_dim, config.rope_theta, config.yarn)
+        self.frequencies = inverse_frequencies(
+            config.head_dim, config.rope_theta, config.rope_scaling
+        )
 
     @property
     def device(self) -> torch.device:
@@ -154,7 +178,7 @@ class Qwen2(nn.Module):
     def forward(self, token_ids: Tensor, position_ids: Tensor, attend: Attend) -> Tensor:
         """Final hidden states (tokens, hidden); `token_ids` and `position_ids` are (tokens,)."""
         x = self.model.embed_tokens(token_ids)
-        scale = attention_scale(self.config.yarn)
+        scale = attention_scale(self.config.rope_scaling)
         cos, sin = rotation(position_ids, self.frequencies.to(x.device), scale)
         for block in self.model.layers:
             x = block(x, cos, sin, attend)

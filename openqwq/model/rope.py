@@ -1,4 +1,4 @@
-"""Rotary position embedding (RoFormer, arXiv 2104.09864), with optional YaRN (arXiv 2309.00071)."""
+"""Rotary position embedding (RoFormer, arXiv 2104.09864), stretched by YaRN or as Llama 3 does."""
 
 import math
 from dataclasses import dataclass
@@ -19,16 +19,35 @@ class YarnScaling:
     beta_slow: float = 1.0
 
 
-def inverse_frequencies(head_dim: int, theta: float, yarn: YarnScaling | None) -> Tensor:
-    """Rotation per position of each coordinate pair, in radians, (head_dim / 2,).
+@dataclass(frozen=True)
+class Llama3Scaling:
+    """The scaling that Llama 3.1 calls `llama3`, with its parameters as in `rope_scaling`."""
 
-    YaRN (section 3.2) divides the slow frequencies by `factor`, keeps the fast ones, and ramps
-    linearly between the pairs that turn `beta_fast` and `beta_slow` times over the original length.
-    """
+    factor: float
+    original_max_position_embeddings: int
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+
+
+RopeScaling = YarnScaling | Llama3Scaling
+
+
+def inverse_frequencies(head_dim: int, theta: float, scaling: RopeScaling | None) -> Tensor:
+    """Rotation per position of each coordinate pair, in radians, (head_dim / 2,)."""
     exponents = torch.arange(0, head_dim, 2, dtype=torch.float32, device="cpu") / head_dim
     frequencies = 1.0 / theta**exponents
-    if yarn is None:
-        return frequencies
+    if isinstance(scaling, YarnScaling):
+        return _yarn(frequencies, head_dim, theta, scaling)
+    if isinstance(scaling, Llama3Scaling):
+        return _llama3(frequencies, scaling)
+    return frequencies
+
+
+def _yarn(frequencies: Tensor, head_dim: int, theta: float, yarn: YarnScaling) -> Tensor:
+    """Slow frequencies divided by `factor`, fast ones kept (YaRN, arXiv 2309.00071, section 3.2).
+
+    Between the pairs that turn `beta_fast` and `beta_slow` times over the original length, a ramp.
+    """
 
     def pair_turning(turns: float) -> float:
         length = yarn.original_max_position_embeddings
@@ -41,9 +60,23 @@ def inverse_frequencies(head_dim: int, theta: float, yarn: YarnScaling | None) -
     return frequencies / yarn.factor * slow_share + frequencies * (1 - slow_share)
 
 
-def attention_scale(yarn: YarnScaling | None) -> float:
+def _llama3(frequencies: Tensor, scaling: Llama3Scaling) -> Tensor:
+    """Pairs that turn rarely over the original length slowed by `factor`, frequent ones kept.
+
+    Rarely means fewer than `low_freq_factor` turns, frequently more than `high_freq_factor`; in
+    between the two are mixed in proportion to the turns.
+    """
+    turns = scaling.original_max_position_embeddings * frequencies / (2 * math.pi)
+    span = scaling.high_freq_factor - scaling.low_freq_factor
+    fast_share = ((turns - scaling.low_freq_factor) / span).clamp(0, 1)
+    return frequencies / scaling.factor * (1 - fast_share) + frequencies * fast_share
+
+
+def attention_scale(scaling: RopeScaling | None) -> float:
     """YaRN's temperature, as a factor on cos and sin (so its square is on the scores)."""
-    return 1.0 if yarn is None or yarn.factor <= 1 else 0.1 * math.log(yarn.factor) + 1.0
+    if not isinstance(scaling, YarnScaling) or scaling.factor <= 1:
+        return 1.0
+    return 0.1 * math.log(scaling.factor) + 1.0
 
 
 def rotation(position_ids: Tensor, frequencies: Tensor, scale: float) -> tuple[Tensor, Tensor]:

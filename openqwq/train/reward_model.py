@@ -107,7 +107,9 @@ class RewardModel(nn.Module):
                 f"{path} has architectures = {config.get('architectures')!r}: a reward model's is "
                 f"[{ARCHITECTURE!r}]"
             )
-        as_policy = {**config, "architectures": ["Qwen2ForCausalLM"], "tie_word_embeddings": True}
+        families = {family: name for name, family in checkpoint.ARCHITECTURES.items()}
+        policy = families.get(config.get("model_type", "qwen2"), "Qwen2ForCausalLM")
+        as_policy = {**config, "architectures": [policy], "tie_word_embeddings": True}
         trunk = checkpoint.empty_model(checkpoint.parse_config(as_policy, str(path)))
         head = tensors.pop(HEAD, None)
         checkpoint.check_names(str(directory), checkpoint.needed_names(trunk), tensors.keys())

@@ -177,7 +177,7 @@ def test_a_tokenizer_of_another_model_is_refused(
 
 def test_a_file_that_is_no_gguf_is_named(tmp_path: Path) -> None:
     (tmp_path / "text.gguf").write_text("This is no model." * 9)
-    with pytest.raises(OpenQwQError, match=r"text.gguf is no GGUF file of version 2 or 3"):
+    with pytest.raises(OpenQwQError, match=r"text.gguf is not a GGUF file of version 2 or 3"):
         open_model(str(tmp_path / "text.gguf"))
 
 

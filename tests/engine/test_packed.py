@@ -11,7 +11,7 @@ from openqwq.engine.cache import CacheAttention, SlotCache
 from openqwq.engine.packed import Matrix, PackedModel, has_bf16
 from openqwq.model.attention import RaggedAttention, positions
 from openqwq.model.qwen2 import ModelConfig, Qwen2
-from openqwq.model.rope import YarnScaling
+from openqwq.model.rope import Llama3Scaling, YarnScaling
 from openqwq.types import OpenQwQError
 
 Build = Callable[..., Qwen2]
@@ -40,9 +40,11 @@ def random_model(config: ModelConfig, seed: int = 0, dtype: torch.dtype = torch.
         QWEN,
         replace(QWEN, attention_bias=False, tie_word_embeddings=True),
         replace(QWEN, num_key_value_heads=6, head_dim=6, rms_norm_eps=1e-5),
-        replace(QWEN, yarn=YarnScaling(4.0, 8), rope_theta=100.0),
+        replace(QWEN, rope_scaling=YarnScaling(4.0, 8), rope_theta=100.0),
+        replace(QWEN, attention_bias=False, qk_norm=True),
+        replace(QWEN, attention_bias=False, rope_scaling=Llama3Scaling(8.0, 8), rope_theta=100.0),
     ],
-    ids=["qwen2", "llama, tied", "as many keys as queries", "yarn"],
+    ids=["qwen2", "llama, tied", "as many keys as queries", "yarn", "qwen3", "llama3"],
 )
 def test_packed_and_plain_agree_but_for_rounding(config: ModelConfig) -> None:
     model = random_model(config)

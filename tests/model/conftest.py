@@ -8,7 +8,7 @@ import torch
 
 from openqwq.model.attention import RaggedAttention, positions
 from openqwq.model.qwen2 import ModelConfig, Qwen2
-from openqwq.model.rope import YarnScaling
+from openqwq.model.rope import Llama3Scaling, YarnScaling
 
 QWEN2 = ModelConfig(
     vocab_size=61,
@@ -26,7 +26,11 @@ SHAPES = {
     "as many key-value heads": replace(QWEN2, num_key_value_heads=4, rms_norm_eps=1e-5),
     "tied": replace(QWEN2, tie_word_embeddings=True, rope_theta=10_000.0),
     "wide heads": replace(QWEN2, head_dim=16),
-    "yarn": replace(QWEN2, yarn=YarnScaling(4.0, 32, beta_fast=16.0)),
+    "yarn": replace(QWEN2, rope_scaling=YarnScaling(4.0, 32, beta_fast=16.0)),
+    "qwen3": replace(QWEN2, attention_bias=False, qk_norm=True, head_dim=16),
+    "llama3": replace(
+        QWEN2, attention_bias=False, rope_theta=100.0, rope_scaling=Llama3Scaling(8.0, 64)
+    ),
     "llama": replace(QWEN2, attention_bias=False, rope_theta=10_000.0),
 }
 LENGTHS = [1, 7, 100, 3]

@@ -139,7 +139,7 @@ def test_a_full_disk_is_reported_and_leaves_nothing(qwen2: Qwen2, tmp_path: Path
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))  # the weights need 80,000 bytes
     try:
-        with pytest.raises(OpenQwQError, match=r"cannot save to .*/model .*: free space or choose"):
+        with pytest.raises(OpenQwQError, match=r"cannot write .*/model: .*; free space"):
             save(qwen2, tmp_path / "model")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -209,18 +209,18 @@ YARN = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
 @pytest.mark.parametrize(
     ("fields", "expected"),
     [
-        ({}, {"num_key_value_heads": 4, "head_dim": 16, "rope_theta": 1e4, "yarn": None}),
+        ({}, {"num_key_value_heads": 4, "head_dim": 16, "rope_theta": 1e4, "rope_scaling": None}),
         ({"rope_theta": 1e6, "rope_scaling": None}, {"rope_theta": 1e6}),
         ({"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}, {"rope_theta": 5e5}),
-        ({"rope_theta": 1e6, "rope_scaling": YARN}, {"yarn": YarnScaling(4, 32)}),
-        ({"rope_scaling": YARN | {"factor": None}}, {"yarn": YarnScaling(4, 32)}),
+        ({"rope_theta": 1e6, "rope_scaling": YARN}, {"rope_scaling": YarnScaling(4, 32)}),
+        ({"rope_scaling": YARN | {"factor": None}}, {"rope_scaling": YarnScaling(4, 32)}),
         (
             {"rope_scaling": {"rope_type": "yarn", "factor": 2, "beta_fast": 8, "beta_slow": 2}},
-            {"yarn": YarnScaling(2, 128, 8, 2)},
+            {"rope_scaling": YarnScaling(2, 128, 8, 2)},
         ),
         (
             {"rope_parameters": YARN | {"rope_theta": 2.0, "attention_factor": 1.138629436111989}},
-            {"rope_theta": 2.0, "yarn": YarnScaling(4, 32)},
+            {"rope_theta": 2.0, "rope_scaling": YarnScaling(4, 32)},
         ),
         ({"use_sliding_window": False, "sliding_window": 9}, {"attention_bias": True}),
         ({"architectures": ["LlamaForCausalLM"]}, {"attention_bias": False}),
@@ -237,7 +237,7 @@ LLAMA = {"architectures": ["LlamaForCausalLM"]}
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"architectures": ["MistralForCausalLM"]}, "supported are Qwen2ForCausalLM, LlamaForC"),
+        ({"architectures": ["MistralForCausalLM"]}, "supported are Qwen2ForCausalLM, Qwen3ForC"),
         ({"architectures": None}, "architectures = None"),
         ({"hidden_size": None}, "x.json has hidden_size = None: it must be a positive integer"),
         ({"vocab_size": "10"}, "vocab_size = '10': it must be a positive integer"),
@@ -254,7 +254,10 @@ LLAMA = {"architectures": ["LlamaForCausalLM"]}
         (LLAMA | {"attention_bias": True}, "attention_bias = True"),
         (LLAMA | {"mlp_bias": True}, "mlp_bias = True"),
         ({"rope_scaling": "yarn"}, "rope scaling 'yarn': it must be an object"),
-        ({"rope_scaling": {"type": "llama3"}}, "type 'llama3': supported are default and yarn"),
+        (
+            {"rope_scaling": {"type": "linear"}},
+            "type 'linear': supported are default, yarn, llama3",
+        ),
         ({"rope_scaling": YARN | {"mscale": 0.7}}, "mscale = 0.7: it must be None"),
         ({"rope_scaling": YARN | {"truncate": False}}, "truncate = False"),
         ({"rope_scaling": YARN | {"attention_factor": 1.0}}, "attention_factor = 1.0"),
@@ -353,5 +356,5 @@ def test_a_missing_shard_or_a_bad_index_is_named(saved: Path) -> None:
 
 
 def test_a_missing_directory_is_named(tmp_path: Path) -> None:
-    with pytest.raises(OpenQwQError, match=r"nowhere is no directory"):
+    with pytest.raises(OpenQwQError, match=r"nowhere is not a directory"):
         load(tmp_path / "nowhere")

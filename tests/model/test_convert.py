@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from openqwq.model.attention import RaggedAttention, positions
 from openqwq.model.convert import convert
 from openqwq.model.gguf_header import read_header
 from openqwq.model.qwen2 import Qwen2
-from openqwq.model.rope import YarnScaling
+from openqwq.model.rope import Llama3Scaling, YarnScaling
 from openqwq.text.gguf import from_metadata
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.types import OpenQwQError
@@ -25,6 +26,16 @@ SHAPE = {
     "intermediate_size": 96,
     "head_dim": 16,
     "max_position_embeddings": 256,
+}
+NO_BIAS = {"attention_bias": False}
+LLAMA3 = Llama3Scaling(8.0, 64)
+FAMILIES: dict[str, dict[str, Any]] = {
+    "qwen2": {},
+    "llama": NO_BIAS,
+    "qwen3": {**NO_BIAS, "qk_norm": True, "head_dim": 32},
+    "llama3": {**NO_BIAS, "rope_theta": 100.0, "rope_scaling": LLAMA3},
+    "tied": {"tie_word_embeddings": True},
+    "yarn": {"rope_scaling": YarnScaling(4.0, 64)},
 }
 PROMPT = [70, 200, 3, 120, 121, 90, 14]
 
@@ -55,7 +66,7 @@ def next_log_probs(model: Qwen2) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("kind", ["qwen2", "llama", "tied", "yarn"])
+@pytest.mark.parametrize("kind", ["qwen2", "llama", "qwen3", "llama3", "tied", "yarn"])
 def test_there_and_back_gives_the_same_numbers_tokenizer_and_config(
     kind: str,
     dtype: torch.dtype,
@@ -63,13 +74,7 @@ def test_there_and_back_gives_the_same_numbers_tokenizer_and_config(
     tokenizer: Tokenizer,
     tmp_path: Path,
 ) -> None:
-    changes = {
-        "qwen2": {},
-        "llama": {"attention_bias": False},
-        "tied": {"tie_word_embeddings": True},
-        "yarn": {"yarn": YarnScaling(4.0, 64)},
-    }
-    model = make_model(**SHAPE, **changes[kind]).to(dtype)
+    model = make_model(**SHAPE | FAMILIES[kind]).to(dtype)
     checkpoint.save(model, tmp_path / "source", tokenizer)
     there = convert(tmp_path / "source", tmp_path / "model.gguf")
     back = convert(tmp_path / "model.gguf", tmp_path / "back")
@@ -114,17 +119,17 @@ def test_transformers_loads_what_we_write(
     assert logit_gap(gguf.load(target), theirs) <= 1e-4
 
 
-@pytest.mark.parametrize("attention_bias", [True, False])
+@pytest.mark.parametrize("family", ["qwen2", "llama", "qwen3", "llama3"])
 @pytest.mark.parametrize("type_name", ["f32", "f16", "bf16", "q8_0"])
 def test_llama_cpp_computes_the_same_from_what_we_write(
-    attention_bias: bool,
+    family: str,
     type_name: str,
     make_model: Callable[..., Qwen2],
     tokenizer: Tokenizer,
     tmp_path: Path,
 ) -> None:
     xllamacpp = pytest.importorskip("xllamacpp", reason="needs llama.cpp, from xllamacpp")
-    model = make_model(**SHAPE, attention_bias=attention_bias)
+    model = make_model(**SHAPE | FAMILIES[family])
     checkpoint.save(model, tmp_path / "source", tokenizer)
     target = tmp_path / "model.gguf"
     convert(tmp_path / "source", target, type_name)

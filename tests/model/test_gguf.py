@@ -17,7 +17,7 @@ from openqwq.model.attention import RaggedAttention, positions
 from openqwq.model.gguf import READ_TYPES, WRITTEN_TYPES, gguf_name, load, save
 from openqwq.model.gguf_header import read_header
 from openqwq.model.qwen2 import Qwen2
-from openqwq.model.rope import YarnScaling
+from openqwq.model.rope import Llama3Scaling, YarnScaling
 from openqwq.types import OpenQwQError
 
 TOKENIZER = {
@@ -108,7 +108,7 @@ def test_every_quantisation_equals_the_reference_bit_for_bit(
 
 def test_what_is_saved_in_fp32_loads_unchanged(model: Qwen2, tmp_path: Path) -> None:
     path = tmp_path / "new" / "model.gguf"
-    if model.config.head_dim == 16:
+    if model.config.family == "qwen2" and model.config.head_dim == 16:
         with pytest.raises(OpenQwQError, match=r"llama.cpp cannot load such a Qwen2"):
             save(model, path, "F32", {})
         return
@@ -165,7 +165,7 @@ def test_a_real_llama_checkpoint_predicts_sensible_text(smollm2: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"general.architecture": "gemma"}, "'gemma': supported are qwen2, llama"),
+        ({"general.architecture": "gemma"}, "'gemma': supported are qwen2, qwen3, llama"),
         ({"qwen2.block_count": None}, "qwen2 metadata has block_count = None: it must be"),
         ({"qwen2.attention.layer_norm_rms_epsilon": "x"}, "layer_norm_rms_epsilon = 'x'"),
         ({"qwen2.attention.head_count_kv": 3}, "4 attention heads, 3 key-value heads"),
@@ -192,7 +192,40 @@ def test_metadata_that_we_cannot_honour_is_refused(
 def test_yarn_is_read_from_metadata(make_model: Callable[..., Qwen2], tmp_path: Path) -> None:
     yarn = {"qwen2.rope.scaling.type": "yarn", "qwen2.rope.scaling.factor": 2.0}
     path = write(tmp_path / "m.gguf", METADATA | yarn, tensors_of(make_model(**LARGE), "F16"))
-    assert load(path).config.yarn == YarnScaling(2.0, 64)
+    assert load(path).config.rope_scaling == YarnScaling(2.0, 64)
+
+
+@pytest.mark.parametrize(
+    "scaling",
+    [Llama3Scaling(8.0, 8192), Llama3Scaling(32.0, 8192), Llama3Scaling(4.0, 300, 1.0, 2.5)],
+)
+def test_llama3_scaling_survives_a_gguf_file(
+    scaling: Llama3Scaling, make_model: Callable[..., Qwen2], tmp_path: Path
+) -> None:
+    """The file holds a factor for each pair, from which the scaling is found again."""
+    model = make_model(**LARGE, attention_bias=False, rope_scaling=scaling, rope_theta=500_000.0)
+    save(model, tmp_path / "m.gguf", "F16", {})
+    assert load(tmp_path / "m.gguf").config.rope_scaling == scaling
+
+
+def test_rope_factors_that_no_scaling_gives_are_refused(
+    make_model: Callable[..., Qwen2], tmp_path: Path
+) -> None:
+    tensors = tensors_of(make_model(**LARGE, attention_bias=False), "F16")
+    rows = np.linspace(1, 8, 32, dtype=np.float32).view(np.uint8)[None]
+    tensors["rope_freqs.weight"] = GGMLQuantizationType.F32, rows.reshape(-1)
+    llama = {key.replace("qwen2", "llama"): value for key, value in METADATA.items()}
+    llama["general.architecture"] = "llama"
+    with pytest.raises(OpenQwQError, match=r"rope_freqs.weight that no llama3 scaling gives"):
+        load(write(tmp_path / "m.gguf", llama, tensors))
+
+
+def test_llama3_scaling_of_a_qwen_model_is_refused_as_gguf(
+    make_model: Callable[..., Qwen2], tmp_path: Path
+) -> None:
+    model = make_model(rope_scaling=Llama3Scaling(8.0, 64))
+    with pytest.raises(OpenQwQError, match=r"qwen2 model has the rope scaling llama3"):
+        save(model, tmp_path / "m.gguf", "F16", {})
 
 
 def test_a_quantisation_that_we_cannot_read_is_named(
@@ -218,8 +251,8 @@ def replaced(old: bytes, new: bytes) -> Callable[[bytes], bytes]:
 TENSOR = struct.pack("<Q", 18) + b"output_norm.weight" + struct.pack("<IQ", 1, 32)
 DAMAGE: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "empty": (lambda _: b"", "cannot read"),
-    "wrong magic": (replaced(b"GGUF", b"GGML"), "no GGUF file of version 2 or 3"),
-    "version 1": (replaced(b"GGUF\x03", b"GGUF\x01"), "no GGUF file of version 2 or 3"),
+    "wrong magic": (replaced(b"GGUF", b"GGML"), "not a GGUF file of version 2 or 3"),
+    "version 1": (replaced(b"GGUF\x03", b"GGUF\x01"), "not a GGUF file of version 2 or 3"),
     "cut in the magic": (lambda data: data[:10], "cannot read"),
     "cut in a string": (lambda data: data[:40], "cannot read"),
     "cut in the tokens": (lambda data: data[: data.index(b"\xc4\xa0b")], "cannot read"),
@@ -293,7 +326,7 @@ def test_a_full_disk_is_reported_and_leaves_nothing(
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
     try:
-        with pytest.raises(OpenQwQError, match=r"cannot save to .*: free space or choose another"):
+        with pytest.raises(OpenQwQError, match=r"cannot write .*: .*; free space"):
             save(qwen2, tmp_path / "model.gguf", "F32", {})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -1,4 +1,4 @@
-"""Our Qwen2 is transformers' Qwen2ForCausalLM and LlamaForCausalLM."""
+"""Our model is transformers' Qwen2ForCausalLM, Qwen3ForCausalLM and LlamaForCausalLM."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,13 @@ import transformers
 from openqwq.model.attention import RaggedAttention, positions
 from openqwq.model.checkpoint import config_json, empty_model, parse_config
 from openqwq.model.qwen2 import ModelConfig, Qwen2
-from openqwq.model.rope import YarnScaling, attention_scale, inverse_frequencies
+from openqwq.model.rope import (
+    Llama3Scaling,
+    RopeScaling,
+    YarnScaling,
+    attention_scale,
+    inverse_frequencies,
+)
 
 QWQ_32B = ModelConfig(152064, 5120, 27648, 64, 40, 8, 128, rms_norm_eps=1e-5)
 
@@ -41,16 +47,24 @@ def test_gradients_equal_transformers(model: Qwen2) -> None:
 
 
 @pytest.mark.parametrize(
-    "yarn",
-    [None, YarnScaling(4.0, 32768), YarnScaling(1.0, 4096), YarnScaling(40.0, 64, 4.0, 2.0)],
+    "scaling",
+    [
+        None,
+        YarnScaling(4.0, 32768),
+        YarnScaling(1.0, 4096),
+        YarnScaling(40.0, 64, 4.0, 2.0),
+        Llama3Scaling(8.0, 8192),
+        Llama3Scaling(32.0, 8192),
+        Llama3Scaling(4.0, 512, 2.0, 3.0),
+    ],
 )
-def test_rotation_frequencies_equal_transformers(yarn: YarnScaling | None) -> None:
-    shape = ModelConfig(8, 64, 8, 1, 1, 1, 64, yarn=yarn)
+def test_rotation_frequencies_equal_transformers(scaling: RopeScaling | None) -> None:
+    shape = ModelConfig(8, 64, 8, 1, 1, 1, 64, rope_scaling=scaling)
     settings = transformers.Qwen2Config(**config_json(shape, torch.float32, None))
     expected = transformers.models.qwen2.modeling_qwen2.Qwen2RotaryEmbedding(settings)
-    frequencies = inverse_frequencies(64, 1_000_000.0, yarn)
+    frequencies = inverse_frequencies(64, 1_000_000.0, scaling)
     torch.testing.assert_close(frequencies, expected.inv_freq, rtol=2e-7, atol=0)
-    assert attention_scale(yarn) == expected.attention_scaling
+    assert attention_scale(scaling) == expected.attention_scaling
 
 
 def test_a_token_sees_only_earlier_tokens_of_its_own_sequence(qwen2: Qwen2) -> None:

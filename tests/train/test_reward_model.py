@@ -150,3 +150,17 @@ def test_a_taste_for_length_shows() -> None:
 def test_nothing_to_count_is_null_in_json() -> None:
     report = report_json(preference_report([], []))
     assert json.loads(json.dumps(report, allow_nan=False))["accuracy"] is None
+
+
+async def test_a_reward_model_on_qwen3_is_read_back_and_rates_alike(tmp_path: Path) -> None:
+    shape = ModelConfig(
+        TOKENIZER.vocab_size, 16, 32, 2, 2, 1, 8, attention_bias=False, qk_norm=True
+    )
+    trunk = Qwen2(shape)
+    trunk.initialise(torch.Generator().manual_seed(0), std=0.2)
+    model = RewardModel(trunk, TOKENIZER)
+    torch.nn.init.normal_(model.score.weight)
+    model.save(tmp_path / "reward")
+    again = RewardModel.load(tmp_path / "reward")
+    task = Task("t", "k", (ASK,), "judge")
+    assert await again.rate(task, "sun moon") == await model.rate(task, "sun moon")
