@@ -20,7 +20,7 @@ from openqwq.evaluation.benchmarks.tables import read_table, same_table
 from openqwq.evaluation.results import Record, item_values
 from openqwq.evaluation.statistics import Interval, mean_interval
 from openqwq.types import Message, OpenQwQError, Rule, Score, Task, Verifier
-from openqwq.verify.answer import final_answer, last_program
+from openqwq.verify.answer import final_answer, last_block, last_program
 from openqwq.verify.instructions import check
 
 CATEGORIES = ("coding", "data_analysis", "instruction_following", "language", "math", "reasoning")
@@ -183,7 +183,7 @@ def _column_type(answer: str, truth: str) -> float:
 
 def _join(answer: str, truth: Any) -> float:
     """F1 of the pairs of columns."""
-    text = solution(answer) if "<solution>" in answer else last_program(answer)
+    text = solution(answer) if "<solution>" in answer else last_block(answer)
     start, end = text.find("{"), text.rfind("}")
     try:
         wanted = ast.literal_eval(truth) if isinstance(truth, str) else truth
@@ -203,7 +203,7 @@ def _reformat(question: str, answer: str, truth: str) -> float:
     wanted = read_table(truth, form)
     text = solution(answer) if "<solution>" in answer else answer
     try:
-        return float(same_table(read_table(last_program(text), form), wanted))
+        return float(same_table(read_table(last_block(text), form), wanted))
     except (ValueError, AttributeError, TypeError, RecursionError):
         return 0.0
 
