@@ -1,29 +1,23 @@
-"""Chat templates to token ids, keeping the template's own markers apart from message text.
+"""Chats to token ids: the template's own markers are markers, the text of messages never is.
 
-A template is parsed, and every added token (`<|im_start|>`, `<think>`, ...) inside its constants is
-wrapped in a guard character that no input holds. In the rendered text only guarded tokens become
-markers; whatever came from a message, a tool result or arguments is plain text. Constants that a
-template merely looks for in contents (`split('</think>')`, comparisons) stay unguarded. The guarded
-rendering without its guards must equal the ordinary one, so no other template can pass unnoticed.
+The guarded rendering without its guards (see `rendering`) must equal the ordinary one, so that no
+template whose markers cannot be told from message text passes unnoticed.
 """
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
-from functools import lru_cache, partial
 from typing import Any
 
-import jinja2
-from jinja2 import nodes
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-
+from openqwq.text.rendering import PROBE
 from openqwq.text.stream import parse_reply, starts_in_thinking
-from openqwq.text.tokenizer import QWQ_TEMPLATE, Tokenizer
+from openqwq.text.tokenizer import Tokenizer
 from openqwq.types import Message, OpenQwQError
 
 Tools = Sequence[Mapping[str, Any]]
+Unit = int | str  # a marker's id, or one character of text
+INLINE_THINKING = re.compile(r"\s*<think>(.*?)</think>\s*(.*)", re.DOTALL)
 
 
 def encode_chat(
@@ -36,23 +30,62 @@ def encode_chat(
 
     Raises OpenQwQError for a template that fails or whose markers cannot be told from such text.
     """
-    inputs = _inputs(messages, tools)
-    text = _render(tokenizer, inputs, add_generation_prompt)
-    guard = next(c for c in map(chr, range(0xF0000, 0xFFFFE)) if c not in inputs and c not in text)
-    guarded = _render(tokenizer, inputs, add_generation_prompt, guard)
-    pieces = guarded.split(guard)
-    markers, plain = pieces[1::2], pieces[::2]
-    added = tokenizer.added_tokens
-    built = [t for t in added if t not in inputs and any(t in piece for piece in plain)]
-    if built or "".join(pieces) != text or not added.keys() >= set(markers):
-        raise OpenQwQError(
-            f"the chat template of {tokenizer.source} mixes its markers {built} with message text:"
-            " write each marker as one constant, or remove the template to use QwQ's"
-        )
-    ids = tokenizer.encode(plain[0])
-    for marker, piece in zip(markers, plain[1:], strict=True):
-        ids += [added[marker], *tokenizer.encode(piece)]
+    ids: list[int] = []
+    for piece in _pieces(tokenizer, messages, tools, add_generation_prompt):
+        ids += [piece] if isinstance(piece, int) else tokenizer.encode(piece)
     return ids
+
+
+def end_of_turn_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
+    """Ids that end an assistant's turn; the first is the one to train on.
+
+    It is the marker that the chat template writes there (`<|im_end|>` of a ChatML template, though
+    a base model's eos is `<|endoftext|>`), or the tokenizer's own eos where it writes none.
+    """
+    return tokenizer.eos_ids
+
+
+def encode_reply(
+    tokenizer: Tokenizer, messages: Sequence[Message], reply: Message, tools: Tools = ()
+) -> tuple[list[int], list[int]]:
+    """Ids of the prompt for `messages`, and of `reply` as the model must produce it behind that.
+
+    The thinking is `reasoning_content` or stands in the content between `<think>` tags. The reply
+    opens it only where the prompt has not, and ends with the template's end of turn. Raises
+    OpenQwQError where the template would not show the content or a call.
+    """
+    reasoning, content = _thinking_apart(reply)
+    prompt = _pieces(tokenizer, messages, tools, True)
+    prompt_ids = _encode(tokenizer, prompt)
+
+    probed = Message(role="assistant", content=PROBE)
+    shown = _units(_pieces(tokenizer, [*messages, probed], tools, False))
+    header = _common_length(_units(prompt), shown)
+    if PROBE not in shown[header:]:
+        raise OpenQwQError(
+            f"the chat template of {tokenizer.source} does not show what an assistant says: use an"
+            " instruction-tuned checkpoint's"
+        )
+    lead = shown[header : shown.index(PROBE, header)]  # an empty thinking, where one is written
+
+    turn = Message(role="assistant", content=content)
+    if calls := reply.get("tool_calls"):
+        turn["tool_calls"] = calls
+    body = _units(_pieces(tokenizer, [*messages, turn], tools, False))[header:]
+    if body[: len(lead)] == lead:
+        body = body[len(lead) :]
+    ends = (place for place, unit in enumerate(body) if unit in tokenizer.eos_ids)
+    body = body[: next(ends, len(body))]
+    _require_shown(tokenizer, body, content, [call["name"] for call in calls or []])
+
+    in_thinking = starts_in_thinking(tokenizer, prompt_ids)
+    if reasoning:
+        opening = [] if in_thinking else [*_marker(tokenizer, "<think>"), "\n"]
+        closing = ["\n", *_marker(tokenizer, "</think>"), "\n", "\n"]
+        lead = [*opening, *reasoning, *closing]
+    elif in_thinking:
+        lead = ["\n", *_marker(tokenizer, "</think>"), "\n", "\n"]
+    return prompt_ids, [*_encode(tokenizer, [*lead, *body]), tokenizer.eos_ids[0]]
 
 
 def bridge(
@@ -74,17 +107,44 @@ def bridge(
     history = [*messages, reply.message()]
     past = encode_chat(tokenizer, history, tools, add_generation_prompt=False)
     full = encode_chat(tokenizer, [*history, *new_messages], tools)
-    markers = tokenizer.added_tokens.values()
-    ends = (i for i, token_id in enumerate(past[len(prompt) :], 1) if token_id in tokenizer.eos_ids)
-    turn = past[len(prompt) :][: next(ends, 0)]
-    shown, sampled = ([i for i in ids if i in markers] for ids in (turn, reply_ids))
-    unsampled = shown[len(sampled) :]  # the end, where the reply was truncated
-    # The template may space a call otherwise than the model did; what it says must be the same.
-    said = replace(parse_reply(tokenizer, turn, thinking), reasoning_tokens=reply.reasoning_tokens)
-    preserved = past[: len(prompt)] == prompt and full[: len(past)] == past and said == reply
-    if not (preserved and sampled + unsampled == shown and len(unsampled) <= 1):
+    if past[: len(prompt)] != prompt or full[: len(past)] != past:
         return None
-    return full[len(prompt) + len(turn) - len(unsampled) :]
+
+    turn = _until_end(tokenizer, past[len(prompt) :])
+    # The template may space a call otherwise than the model did; what it says must be the same.
+    shown = parse_reply(tokenizer, turn, thinking)
+    if replace(shown, reasoning_tokens=reply.reasoning_tokens) != reply:
+        return None
+
+    shown_markers = _markers_of(tokenizer, turn)
+    sampled_markers = _markers_of(tokenizer, reply_ids)
+    missing = shown_markers[len(sampled_markers) :]  # the end of turn, of a reply that was cut off
+    if sampled_markers + missing != shown_markers or len(missing) > 1:
+        return None
+    return full[len(prompt) + len(turn) - len(missing) :]
+
+
+def _pieces(
+    tokenizer: Tokenizer, messages: Sequence[Message], tools: Tools, generation: bool
+) -> list[Unit]:
+    """What the template writes: ids of its markers, and the texts between them."""
+    inputs = _inputs(messages, tools)
+    text = _render(tokenizer, inputs, generation)
+    guard = next(c for c in map(chr, range(0xF0000, 0xFFFFE)) if c not in inputs and c not in text)
+    parts = _render(tokenizer, inputs, generation, guard).split(guard)
+
+    added = tokenizer.added_tokens
+    plain, markers = parts[::2], parts[1::2]
+    built = [t for t in added if t not in inputs and any(t in piece for piece in plain)]
+    if built or "".join(parts) != text or not added.keys() >= set(markers):
+        # Whatever looks like a marker is the template's own where no message holds such text.
+        if any(marker in inputs for marker in added):
+            raise OpenQwQError(
+                f"the chat template of {tokenizer.source} mixes its markers {built} with message"
+                " text: write each marker as one constant, or remove the template to use QwQ's"
+            )
+        parts = tokenizer.template(bool(tools)).split(text)
+    return [added[part] if place % 2 else part for place, part in enumerate(parts)]
 
 
 def _inputs(messages: Sequence[Message], tools: Tools) -> str:
@@ -98,61 +158,88 @@ def _inputs(messages: Sequence[Message], tools: Tools) -> str:
 
 
 def _render(tokenizer: Tokenizer, inputs: str, generation: bool, guard: str = "") -> str:
-    source, added = tokenizer.chat_template, tokenizer.added_tokens
-    if source is None:
-        source = QWQ_TEMPLATE
-        if not {"<|im_start|>", "<|im_end|>", "<think>"} <= added.keys():
-            raise OpenQwQError(
-                f"{tokenizer.source} has neither a chat template nor QwQ's tokens: add a"
-                " chat_template to tokenizer_config.json, or use an instruction-tuned checkpoint"
-            )
+    variables = {**json.loads(inputs), "add_generation_prompt": generation}
+    template = tokenizer.template(bool(variables["tools"]))
     try:
-        template = _compile(source, tuple(added), tuple(tokenizer.named_tokens.items()), guard)
-        return template.render(**json.loads(inputs), add_generation_prompt=generation)
+        return template.render(variables, guard)
     except Exception as error:  # a template is foreign code and may raise anything
         raise OpenQwQError(
             f"the chat template of {tokenizer.source} failed on these messages: {error}"
         ) from error
 
 
-@lru_cache(maxsize=8)
-def _compile(
-    source: str, added: tuple[str, ...], named: tuple[tuple[str, str], ...], guard: str
-) -> jinja2.Template:
-    """Compile with what transformers offers to templates, `guard` around every added token."""
-    pattern = re.compile("|".join(map(re.escape, sorted(added, key=len, reverse=True))) or "(?!)")
-    mark = partial(pattern.sub, rf"{guard}\g<0>{guard}")
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-    )
-    environment.filters["tojson"] = partial(json.dumps, ensure_ascii=False)  # `<` stays `<`
-    environment.globals |= {name: mark(text) for name, text in named} | {
-        "raise_exception": _raise_exception,
-        "strftime_now": lambda pattern: datetime.now().strftime(pattern),
-        "documents": None,
-    }
-    tree = environment.parse(source)
-    _mark_constants(tree, mark)
-    return environment.from_string(tree)
+def _encode(tokenizer: Tokenizer, units: Sequence[Unit]) -> list[int]:
+    """Token ids; neighbouring texts are one text."""
+    ids: list[int] = []
+    text = ""
+    for unit in units:
+        if isinstance(unit, str):
+            text += unit
+            continue
+        ids += [*tokenizer.encode(text), unit]
+        text = ""
+    return ids + tokenizer.encode(text)
 
 
-def _mark_constants(node: nodes.Node, mark: Callable[[str], str]) -> None:
-    """Mark the constants that can reach the output; leave those that are only looked for."""
-    match node:
-        case nodes.TemplateData():
-            node.data = mark(node.data)
-        case nodes.Const(value=str(text)):
-            node.value = mark(text)
-        case nodes.Compare() | nodes.Test():
-            return
-        case nodes.Call(node=nodes.Getattr() as value):  # value(...), such as content.split(...)
-            _mark_constants(value, mark)
-        case nodes.Filter(node=nodes.Node() as value) | nodes.Getitem(node=value):
-            _mark_constants(value, mark)
-        case _:
-            for child in node.iter_child_nodes():
-                _mark_constants(child, mark)
+def _units(pieces: Sequence[Unit]) -> list[Unit]:
+    """The same with every character apart."""
+    units: list[Unit] = []
+    for piece in pieces:
+        units += [piece] if isinstance(piece, int) else piece
+    return units
 
 
-def _raise_exception(message: str) -> str:
-    raise jinja2.TemplateError(message)
+def _common_length(first: Sequence[Unit], second: Sequence[Unit]) -> int:
+    """How many units two renderings begin with alike."""
+    for place, (one, other) in enumerate(zip(first, second, strict=False)):
+        if one != other:
+            return place
+    return min(len(first), len(second))
+
+
+def _marker(tokenizer: Tokenizer, text: str) -> list[Unit]:
+    """A tag as its token, or as plain text where the checkpoint has no such token."""
+    token_id = tokenizer.added_tokens.get(text)
+    return list(text) if token_id is None else [token_id]
+
+
+def _thinking_apart(reply: Message) -> tuple[str, str]:
+    """The thinking of a turn and its content."""
+    content = reply["content"]
+    reasoning = reply.get("reasoning_content", "")
+    inline = INLINE_THINKING.fullmatch(content)
+    if inline and not reasoning:
+        reasoning, content = inline.groups()
+    elif not reasoning and content.lstrip().startswith("<think>"):
+        raise OpenQwQError(
+            f"an assistant's turn opens its thinking but never closes it ({content:.60}): add"
+            " </think>, or give the thinking as reasoning_content"
+        )
+    reasoning = reasoning.strip("\n")
+    return reasoning, content.lstrip("\n") if reasoning else content
+
+
+def _require_shown(
+    tokenizer: Tokenizer, body: Sequence[Unit], content: str, calls: Sequence[str]
+) -> None:
+    """Raise OpenQwQError where a turn as the template writes it lacks its content or a call."""
+    said = "".join(unit for unit in body if isinstance(unit, str))
+    missing = [text for text in (content.strip(), *calls) if text not in said]
+    if missing:
+        raise OpenQwQError(
+            f"the chat template of {tokenizer.source} does not show {missing[0]!r:.60} of an"
+            " assistant's turn: leave it out, or use another template"
+        )
+
+
+def _until_end(tokenizer: Tokenizer, ids: list[int]) -> list[int]:
+    """A turn up to the marker that ends it; nothing where there is none."""
+    for place, token_id in enumerate(ids):
+        if token_id in tokenizer.eos_ids:
+            return ids[: place + 1]
+    return []
+
+
+def _markers_of(tokenizer: Tokenizer, ids: Sequence[int]) -> list[int]:
+    markers = tokenizer.added_tokens.values()
+    return [token_id for token_id in ids if token_id in markers]

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, trainers
 
+from openqwq.text.rendering import ChatTemplate
 from openqwq.types import OpenQwQError
 
 Parsed = TypeVar("Parsed")
@@ -30,9 +31,12 @@ class Tokenizer:
     """Token ids of text and back, with the ids that the rest of OpenQwQ must know by name.
 
     `added_tokens` maps text to id; `special_ids` are those among them that readers never see.
-    `eos_ids` end a reply, the tokenizer's own first; `pad_id` falls back to it, as padding is
-    always masked. The think and tool ids are None where a checkpoint has no such token.
-    `vocab_size` is the highest id + 1. `chat_template` is the checkpoint's own Jinja, or None.
+    `eos_ids` end a reply: first the one that the chat template writes behind an assistant's turn
+    (a base model's own eos may be another), then the tokenizer's own. `pad_id` falls back to the
+    first, as padding is always masked. The think and tool ids are None where a checkpoint has no
+    such token.
+    `vocab_size` is the highest id + 1. `chat_template` is the checkpoint's own Jinja, or None;
+    `chat_templates` has all of them by name, where there are several.
     Raises OpenQwQError where text and markers cannot be kept apart or nothing ends a reply.
     """
 
@@ -42,7 +46,8 @@ class Tokenizer:
         """`config` holds the fields of tokenizer_config.json; errors name `source`."""
         self.source = source
         self.config = config
-        self.chat_template: str | None = config.get("chat_template")
+        self.chat_templates = _named_templates(config.get("chat_template"), source)
+        self.chat_template = self.chat_templates.get("default")
         added = backend.get_added_tokens_decoder()
         self.added_tokens = {token.content: token_id for token_id, token in added.items()}
         self.special_ids = frozenset(i for i, token in added.items() if token.special)
@@ -56,7 +61,8 @@ class Tokenizer:
         fields = {key: value for key, value in config.items() if key.endswith("_token")}
         texts = {k: v.get("content") if isinstance(v, dict) else v for k, v in fields.items()}
         self.named_tokens = {k: text for k, text in texts.items() if isinstance(text, str)}
-        own = [i for text, i in vocabulary.items() if text == self.named_tokens.get("eos_token")]
+        ends = [self._end_of_turn(), self.named_tokens.get("eos_token")]
+        own = [vocabulary[text] for text in ends if text in vocabulary]
         self.eos_ids = tuple(dict.fromkeys([*own, *eos_ids]))
         if not self.eos_ids or not set(self.eos_ids) <= added.keys():
             raise OpenQwQError(
@@ -78,6 +84,27 @@ class Tokenizer:
                 f"{source} is not a byte-level BPE whose added tokens stand apart from text"
                 f" {trims + mixes}: only tokenizers of Qwen2's and GPT-2's kind are supported"
             )
+
+    def template(self, with_tools: bool = False) -> ChatTemplate:
+        """The chat template; of several, the one named tool_use where there are tools.
+
+        QwQ's stands in where the checkpoint has QwQ's tokens. Raises OpenQwQError if it has not.
+        """
+        source = self.chat_template
+        if with_tools:
+            source = self.chat_templates.get("tool_use", source)
+        if source is None:
+            source = QWQ_TEMPLATE
+            if not {"<|im_start|>", "<|im_end|>", "<think>"} <= self.added_tokens.keys():
+                raise OpenQwQError(
+                    f"{self.source} has neither a chat template nor QwQ's tokens: add a"
+                    " chat_template to tokenizer_config.json, or use an instruction-tuned"
+                    " checkpoint"
+                )
+        return ChatTemplate(source, tuple(self.added_tokens), tuple(self.named_tokens.items()))
+
+    def _end_of_turn(self) -> str | None:
+        return self.template().end_of_turn() if self.chat_template else None
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int) -> "Tokenizer":
@@ -124,6 +151,10 @@ class Tokenizer:
         config = _read(folder / "tokenizer_config.json", _json_object)
         if (folder / "chat_template.jinja").exists():
             config["chat_template"] = _read(folder / "chat_template.jinja", str)
+        if more := sorted(folder.glob("additional_chat_templates/*.jinja")):
+            named = _named_templates(config.get("chat_template"), str(folder))
+            named |= {path.stem: _read(path, str) for path in more}
+            config["chat_template"] = [{"name": k, "template": v} for k, v in named.items()]
         paths = [folder / "generation_config.json", folder / "config.json"]  # the first one wins
         declared = [_read(p, _json_object).get("eos_token_id") for p in paths if p.exists()]
         ids: Any = next((ids for ids in declared if ids is not None), [])
@@ -190,6 +221,23 @@ def _bytes_of(token: str) -> bytes:
         return bytes(_BYTE_OF[character] for character in token)
     except KeyError:  # an added token is stored as text, not in the byte alphabet
         return token.encode()
+
+
+def _named_templates(given: Any, source: str) -> dict[str, str]:
+    """Chat templates by name: one text is the default one, a list names each of its own."""
+    match given:
+        case None:
+            return {}
+        case str():
+            return {"default": given}
+        case [*entries] if all(isinstance(entry, dict) for entry in entries):
+            texts = {str(entry.get("name")): entry.get("template") for entry in entries}
+            if all(isinstance(text, str) for text in texts.values()):
+                return texts
+    raise OpenQwQError(
+        f"{source} has a chat_template that is neither text nor a list of named templates"
+        f" ({given!s:.60}): copy tokenizer_config.json from the checkpoint"
+    )
 
 
 def _read(path: Path, parse: Callable[[str], Parsed]) -> Parsed:
