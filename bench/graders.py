@@ -226,7 +226,7 @@ async def our_math(jobs: list[Job]) -> list[Any]:
     from openqwq.verify.math import MathVerifier
 
     async with MathVerifier(thinking=False, workers=os.cpu_count() or 1) as verifier:
-        tasks = [Task("bench", "math", (), "math", job["gold"]) for job in jobs]
+        tasks = [Task("bench", "math", (), "math", answer=job["gold"]) for job in jobs]
         scores = await asyncio.gather(
             *(verifier.score(task, job["answer"]) for task, job in zip(tasks, jobs, strict=True))
         )

@@ -30,7 +30,7 @@ Pairs = list[tuple[str, str]]
 
 
 async def score(verifier: MathVerifier, pairs: Pairs) -> list[Score]:
-    tasks = [Task("bench", "math", (), "math", gold) for gold, _ in pairs]
+    tasks = [Task("bench", "math", (), "math", answer=gold) for gold, _ in pairs]
     return await asyncio.gather(*map(verifier.score, tasks, (answer for _, answer in pairs)))
 
 

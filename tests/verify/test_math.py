@@ -29,7 +29,7 @@ DIFFERENT = {
 
 
 def task(answer: str | None) -> Task:
-    return Task("one", "math", (), "math", answer)
+    return Task("one", "math", (), "math", answer=answer)
 
 
 @pytest.fixture(scope="module")
@@ -233,7 +233,7 @@ import asyncio
 from openqwq.types import Task
 from openqwq.verify.math import MathVerifier
 verifier = MathVerifier(thinking=False, workers=1)
-score = asyncio.run(verifier.score(Task("t", "k", (), "math", "$1/2$"), "0.5"))
+score = asyncio.run(verifier.score(Task("t", "k", (), "math", answer="$1/2$"), "0.5"))
 print(score.status, flush=True)
 input()
 import os

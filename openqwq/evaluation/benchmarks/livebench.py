@@ -81,7 +81,7 @@ def _task(category: str, row: Row) -> Task:
         )
     message = Message(role="user", content=question)
     name, answer = f"livebench/{row['question_id']}", json.dumps(facts)
-    return Task(name, f"{category}/{task}", (message,), "livebench", answer, rules=rules)
+    return Task(name, f"{category}/{task}", (message,), "livebench", answer=answer, rules=rules)
 
 
 def solution(answer: str, stars: int = 2) -> str:
