@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from openqwq import __version__
 from openqwq.engine.verbs import add_convert_verb, add_fit_verb, add_model_options
+from openqwq.sandbox.verbs import add_sandbox_verb
 from openqwq.serve.settings import add_serve_options, add_talk_options, apply_settings
 from openqwq.types import OpenQwQError
 
@@ -92,7 +93,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     add_convert_verb(verbs.add_parser("convert", help="a checkpoint to GGUF, and back"))
     _add_agent_verb(verbs.add_parser("agent", help="a model that uses tools, in the terminal"))
     _add_mcp_verb(verbs.add_parser("mcp", help="our tools for any MCP client, on standard streams"))
-    _add_sandbox_verb(verbs.add_parser("sandbox", help="the code execution sandbox"))
+    add_sandbox_verb(verbs.add_parser("sandbox", help="the code execution sandbox"))
     return parser, verbs.choices
 
 
@@ -125,23 +126,6 @@ def _add_mcp_verb(parser: argparse.ArgumentParser) -> None:
     add_model_options(parser, "--model", "offer the tool ask too, answered by this model")
     parser.add_argument("--http", type=int, metavar="PORT", help="at http://127.0.0.1:PORT/mcp")
     parser.set_defaults(verb=mcp_verb)
-
-
-def _add_sandbox_verb(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("action", choices=["doctor", "serve"], help="which layers hold; a server")
-    parser.add_argument("--level", default="full", help="the layers to insist on")
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=8182)
-    parser.add_argument(
-        "--workers", type=int, help="programs that run at once; default: one a core"
-    )
-    parser.add_argument("--queue", type=int, default=1024, help="requests that may wait or run")
-    parser.add_argument("--sessions", type=int, default=16, help="sessions that may be open")
-    parser.add_argument("--packages", default="", help="a directory of packages to be importable")
-    parser.add_argument("--maximum", action="append", default=[], metavar="LIMIT=VALUE")
-    parser.add_argument("--api-key", default=os.environ.get("QWQ_SANDBOX_KEY", ""))
-    parser.add_argument("--insecure", action="store_true", help="listen in public without a key")
-    parser.set_defaults(verb=sandbox_verb)
 
 
 def _add_eval_verb(parser: argparse.ArgumentParser) -> None:
@@ -365,22 +349,6 @@ def mcp_verb(options: argparse.Namespace) -> None:
     from openqwq.serve.mcp import serve_tools
 
     asyncio.run(serve_tools(options))
-
-
-def sandbox_verb(options: argparse.Namespace) -> None:
-    """`qwq sandbox`: every isolation layer, tried; or the execution server."""
-    if options.action == "doctor":
-        from openqwq.sandbox.doctor import report, require
-        from openqwq.sandbox.local import doctor
-
-        found = asyncio.run(doctor())
-        print(report(found), flush=True)
-        require(options.level, found)
-    else:
-        from openqwq.sandbox.server import serve
-
-        settings = {k: v for k, v in vars(options).items() if k not in ("verb", "action")}
-        serve(**settings)
 
 
 if __name__ == "__main__":

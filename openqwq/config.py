@@ -153,10 +153,20 @@ class EngineConfig:
 
 @dataclass(frozen=True)
 class SandboxConfig:
-    """Where programs run: on this machine, at an isolation level that must be named to be lower."""
+    """Where programs run: on this machine, at an isolation level that must be named to be lower.
+
+    A program that a task gives no limits of its own may use these, for each test: seconds, and
+    bytes of address space and of output. `packages` are installed ones that it may import, or
+    directories of packages.
+    """
 
     workers: int = 2
     level: str = "full"
+    wall_seconds: float = 10.0
+    cpu_seconds: float = 10.0
+    memory_bytes: int = 512 * 2**20
+    output_bytes: int = 2**20
+    packages: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -236,7 +246,8 @@ def _check_ranges(table: Any, path: str) -> None:
             _check_ranges(value, f"{full}.")
         elif isinstance(value, tuple):
             for index, item in enumerate(value):
-                _check_ranges(item, f"{full}.{index}.")
+                if dataclasses.is_dataclass(item):
+                    _check_ranges(item, f"{full}.{index}.")
         elif entry.type in (int, float):
             low, high = RANGES.get(entry.name, (int(entry.type is int), inf))
             if not low <= value <= high:
@@ -350,7 +361,7 @@ def _dump(tree: Mapping[str, Any], path: str) -> list[str]:
         full = f"{path}.{key}".lstrip(".")
         if isinstance(value, Mapping) and key != "options":
             tables += ["", f"[{full}]", *_dump(value, full)]
-        elif isinstance(value, (tuple, list)):
+        elif isinstance(value, (tuple, list)) and all(isinstance(item, Mapping) for item in value):
             for item in value:
                 tables += ["", f"[[{full}]]", *_dump(item, full)]
         else:

@@ -167,6 +167,7 @@ class CodeTests:
 
     `stdin`: a whole program, text in and text out. `call`: `entry_point` is called with each
     case's argument list. `script`: `script` is trusted test code that calls `entry_point`.
+    `limits` are fields of the sandbox's `Limits` that this task sets for itself.
     """
 
     form: TestForm
@@ -175,6 +176,8 @@ class CodeTests:
     script: str | None = None
     setup: str = ""  # trusted code put before the program (imports the problem statement grants)
     float_tolerance: float | None = None  # absolute or relative, where the statement grants it
+    limits: Mapping[str, float] = field(default_factory=dict)  # {"wall_seconds": 2.0, ...}
+    packages: tuple[str, ...] = ()  # which the program may need, "numpy"
 
 
 @dataclass(frozen=True)

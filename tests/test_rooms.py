@@ -40,6 +40,7 @@ ONLY_IN_FILE = {
     "engine/hub.py": {"huggingface_hub"},
     "engine/remote.py": {"httpx"},
     "sandbox/client.py": {"httpx"},
+    "sandbox/packages.py": {"numpy"},
     "sandbox/server.py": {"sse_starlette", "starlette", "uvicorn"},
     "evaluation/benchmarks/data.py": {"huggingface_hub", "pyarrow"},
 }

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, Self
 
 import httpx
@@ -14,21 +14,27 @@ from openqwq.types import OpenQwQError
 class RemoteSandbox:
     """A client of one server; waits up to `patience` seconds while the server is full.
 
-    `api_key` is the server's, where it asks for one.
+    `api_key` is the server's, where it asks for one. `limits` are those of requests that name
+    none; without them the server's own hold.
 
     A refused request is an OpenQwQError; a server that cannot be reached or fails is a result
     with the status `error`. Use as an async context manager.
     """
 
     def __init__(
-        self, url: str, patience: float = 600.0, connections: int = 64, api_key: str = ""
+        self,
+        url: str,
+        patience: float = 600.0,
+        connections: int = 64,
+        api_key: str = "",
+        limits: Limits | None = None,
     ) -> None:
-        limits = httpx.Limits(max_connections=connections)
+        pool = httpx.Limits(max_connections=connections)
         timeout = httpx.Timeout(3600.0, connect=10.0)
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        self.client = httpx.AsyncClient(
-            base_url=url, headers=headers, limits=limits, timeout=timeout
-        )
+        self.client = httpx.AsyncClient(base_url=url, headers=headers, limits=pool, timeout=timeout)
+        self.limits = limits or DEFAULT
+        self._limits = limits  # sent, unless a request has its own
         self.patience = patience
 
     async def __aenter__(self) -> Self:
@@ -39,6 +45,7 @@ class RemoteSandbox:
 
     async def run(self, request: RunRequest) -> RunResult:
         """Run every case on the server, once more where the connection breaks."""
+        request = replace(request, limits=request.limits or self._limits)
         reason = ""
         for _ in range(2):
             try:
@@ -47,9 +54,11 @@ class RemoteSandbox:
                 reason = f"sandbox server: {error!r}"
         return RunResult("error", error=reason)
 
-    async def session(self, limits: Limits = DEFAULT) -> "RemoteSession":
+    async def session(self, limits: Limits | None = None) -> "RemoteSession":
         """Open a session on the server."""
-        answer = await self.ask("POST", "/sessions", {"limits": asdict(limits)})
+        limits = limits or self._limits
+        body = {"limits": asdict(limits)} if limits else {}
+        answer = await self.ask("POST", "/sessions", body)
         return RemoteSession(self, answer["id"])
 
     async def ask(self, method: str, path: str, data: Any = None) -> Any:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 from openqwq.sandbox import linux
+from openqwq.sandbox.packages import THREADS
 from openqwq.sandbox.protocol import Limits
 from openqwq.types import OpenQwQError
 
@@ -62,7 +63,7 @@ def inspect(steps: Mapping[str, Callable[[list[int]], None]], files: list[int]) 
         except OSError as error:
             failed[layer] = str(error)
     linux.set_limits(Limits(open_files=50))
-    variables = {"PYTHONHASHSEED", "LANG", "LC_CTYPE", "HOME"}
+    variables = {"PYTHONHASHSEED", "LANG", "LC_CTYPE", "HOME", *THREADS}
     holds = {
         "namespaces": lonely and os.getppid() == 1,
         "root": _refused(partial(os.mkdir, "/x")),
@@ -74,7 +75,8 @@ def inspect(steps: Mapping[str, Callable[[list[int]], None]], files: list[int]) 
         "environment": variables >= set(os.environ),
     }
     return {
-        layer: failed.get(layer) or ("" if holds[layer] else "tried in vain") for layer in holds
+        layer: failed.get(layer) or ("" if holds[layer] else "what it forbids was possible")
+        for layer in holds
     }
 
 

@@ -16,7 +16,8 @@ from types import CodeType
 
 from openqwq.sandbox import linux, program
 from openqwq.sandbox.doctor import inspect
-from openqwq.sandbox.protocol import RunRequest
+from openqwq.sandbox.protocol import DEFAULT, RunRequest
+from openqwq.sandbox.seccomp import confine, seccomp_program
 
 FILES = 8  # the most that an order brings, Landlock's rules among them
 KILL: int = signal.SIGKILL
@@ -35,6 +36,7 @@ class Zygote:
         linux.checked("prctl", linux.PDEATHSIG, KILL, 0, 0, 0)
         linux.gain_no_privileges()
         occupy()
+        null = os.open("/dev/null", os.O_RDWR)
         self.rehearse()
         gc.collect()
         gc.freeze()
@@ -42,6 +44,7 @@ class Zygote:
             pid = linux.fork(linux.NEWPID)
             if pid == 0:
                 linux.system_call(linux.PRCTL, linux.PDEATHSIG, KILL, 0, 0, 0)
+                os.dup2(null, 2)  # compiling a program may print its text: never on the host's
                 with suppress(ConnectionError, EOFError):  # the supervisor was killed
                     Init(self, *files).serve()
                 os._exit(0)
@@ -65,18 +68,19 @@ class Init:
 
     def __init__(self, zygote: Zygote, request: int, orders: int) -> None:
         self.request = RunRequest.known_good(program.receive(request))
+        self.limits = self.request.limits or DEFAULT
         program.remember(self.request.source)
-        linux.set_common_limits(self.request.limits)
+        linux.set_common_limits(self.limits)
         os.setpgid(0, 0)  # kill(0) must not reach the zygote, whose group we were born in
         self.orders, self.last_pid = socket.socket(fileno=orders), zygote.last_pid
         self.poll = select.poll()
         self.poll.register(orders, select.POLLIN)
-        calls = linux.seccomp_program(self.request.limits.processes > 1)
+        calls = seccomp_program(self.limits.processes > 1)
         steps: dict[str, Callable[[list[int]], None]] = {
             "privileges": lambda _: linux.drop_capabilities(),
             "landlock": lambda files: linux.landlock(files[-1]),
             "descriptors": descriptors,
-            "seccomp": lambda _: linux.seccomp(calls),
+            "seccomp": lambda _: confine(calls),
         }
         self.steps = {name: step for name, step in steps.items() if name in zygote.layers}
         self.code: CodeType | None = None
@@ -130,13 +134,14 @@ class Init:
         """Confine this process and do the job in it; never returns."""
         status, request = 1, self.request
         try:
+            os.dup2(files[2], 2)  # what went wrong is told where the program's errors are
             if job == b"probe":
                 program.send(program.REPORT, inspect(self.steps, files))
                 return
             for step in self.steps.values():
                 step(files)
             os.write(program.OUTPUT if job == b"serve" else program.REPORT, b"\n")
-            linux.set_limits(request.limits)
+            linux.set_limits(self.limits)
             if job == b"run":
                 status = program.run(request, request.cases[case], self.code)
             elif job == b"serve":

@@ -2,25 +2,34 @@
 
 import asyncio
 import json
+import logging
 import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
+from openqwq.config import SandboxConfig
 from openqwq.sandbox import program
 from openqwq.sandbox.doctor import LEVELS, REMEDIES, require
+from openqwq.sandbox.installed import find_packages, modules
+from openqwq.sandbox.packages import THREADS
 from openqwq.sandbox.protocol import DEFAULT, MAXIMUM, CaseResult, Limits, RunRequest, RunResult
 from openqwq.types import OpenQwQError
 
 MAIN = (
     "import sys; sys.path.append({root!r}); from openqwq.sandbox.worker import main; "
-    "sys.path.remove({root!r}); main({descriptor}, frozenset({layers!r}), {packages!r})"
+    "sys.path.remove({root!r}); "
+    "main({descriptor}, frozenset({layers!r}), {packages!r}, {imports!r})"
 )
 LASTING = ("ok", "compile_error", "runtime_error", "memory")  # a session outlives these
+MESSAGE_BYTES = 2000  # of a dead worker's last words
+LOG = logging.getLogger(__name__)
 SLACK_SECONDS = 15.0  # beyond its wall limit, what a case may take before its worker counts as hung
 
 
@@ -31,14 +40,21 @@ class WorkerDiedError(Exception):
 class Worker:
     """One warm interpreter and the socket to it; killed on any trouble, never repaired."""
 
-    def __init__(self, layers: Collection[str], packages: str, core: int | None = None) -> None:
+    def __init__(
+        self, layers: Collection[str], packages: Sequence[str] = (), core: int | None = None
+    ) -> None:
         ours, theirs = socket.socketpair()
+        environment = {"PYTHONHASHSEED": "0", "LANG": "C.UTF-8", "LD_BIND_NOW": "1"}
+        if packages:
+            environment |= THREADS
         code = MAIN.format(
             root=str(Path(__file__).parents[2]),
             descriptor=theirs.fileno(),
             layers=sorted(layers),
-            packages=packages,
+            packages=find_packages(packages),
+            imports=modules(packages),
         )
+        self._messages = tempfile.TemporaryFile()  # noqa: SIM115  # no text of it on our stderr
         self._socket = ours
         self._writer: asyncio.StreamWriter | None = None
         with theirs:
@@ -46,8 +62,9 @@ class Worker:
                 [sys.executable, "-s", "-S", "-P", "-c", code],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
+                stderr=self._messages,
                 pass_fds=[theirs.fileno()],
-                env={"PYTHONHASHSEED": "0", "LANG": "C.UTF-8", "LD_BIND_NOW": "1"},
+                env=environment,
                 cwd="/",
                 start_new_session=True,
             )
@@ -55,9 +72,17 @@ class Worker:
             os.sched_setaffinity(self._process.pid, {core})
 
     async def start(self) -> dict[str, str]:
-        """Connect and return what the worker could not set up, by layer."""
+        """Connect and return what the worker could not set up, by layer.
+
+        Raises OpenQwQError for a package that cannot be imported in the sandbox.
+        """
         self._reader, self._writer = await asyncio.open_unix_connection(sock=self._socket)
         failed: dict[str, str] = await self._receive(60.0)
+        if "packages" in failed:
+            raise OpenQwQError(
+                f"packages cannot be imported in the sandbox: {failed['packages']}; leave it out, "
+                "or install it so that `python -c 'import …'` works here"
+            )
         return failed
 
     @property
@@ -70,6 +95,7 @@ class Worker:
         (self._writer or self._socket).close()
         self._process.kill()
         self._process.wait()
+        self._messages.close()
 
     async def ask(self, *frames: Any, seconds: float) -> Any:
         """Send frames and return the next answer; raise WorkerDiedError where there is none."""
@@ -86,10 +112,17 @@ class Worker:
         except TimeoutError as error:
             raise WorkerDiedError(f"a sandbox worker gave no answer in {seconds} s") from error
         except (EOFError, OSError) as error:
-            raise WorkerDiedError("a sandbox worker died; its message is on stderr") from error
+            raise WorkerDiedError(f"a sandbox worker died: {self._last_words()}") from error
+
+    def _last_words(self) -> str:
+        """Return the end of what the worker wrote to stderr, with every odd character escaped."""
+        size = os.fstat(self._messages.fileno()).st_size
+        written = os.pread(self._messages.fileno(), MESSAGE_BYTES, max(0, size - MESSAGE_BYTES))
+        text = written.decode("ascii", "backslashreplace").strip()
+        return text.encode("unicode_escape").decode("ascii") or "it was killed, and said nothing"
 
 
-async def doctor(level: str = "full", packages: str = "") -> dict[str, str]:
+async def doctor(level: str = "full", packages: Sequence[str] = ()) -> dict[str, str]:
     """Try each layer of `level` here; return "" for one that holds, else why it does not."""
     worker = Worker(LEVELS[level], packages)
     try:
@@ -103,8 +136,9 @@ async def doctor(level: str = "full", packages: str = "") -> dict[str, str]:
 class LocalSandbox:
     """A `Sandbox` on this machine; use as an async context manager, in one event loop.
 
-    `packages` is a directory of further importable packages. Requests above `maximum` and more
-    than `sessions` open sessions are OpenQwQErrors, as is a `level` that does not hold here.
+    `limits` are those of requests that name none. Every program may import `packages`: installed
+    ones by name, and all that a directory holds. Requests above `maximum` and more than
+    `sessions` open sessions are OpenQwQErrors, as is a `level` that does not hold here.
     """
 
     def __init__(
@@ -112,22 +146,38 @@ class LocalSandbox:
         workers: int | None = None,
         level: str = "full",
         maximum: Limits = MAXIMUM,
-        packages: str = "",
+        packages: Sequence[str] = (),
         sessions: int = 16,
         idle_seconds: float = 600.0,
+        limits: Limits | None = None,
     ) -> None:
         if level not in LEVELS:
             raise OpenQwQError(f"level is {level!r}: it must be one of {', '.join(LEVELS)}")
-        if packages and not (Path(packages).is_dir() and not packages.startswith("/tmp")):
-            raise OpenQwQError(f"packages is {packages!r}: it must be a directory outside /tmp")
         self.workers = workers or os.cpu_count() or 1
-        self.level, self.maximum, self.packages = level, maximum, packages
+        self.level = level
+        self.maximum = maximum
+        self.packages = (packages,) if isinstance(packages, str) else tuple(packages)
+        self._importable = {*self.packages, *find_packages(self.packages)}
+        if limits:
+            limits.check(maximum)
+        self.limits = limits or DEFAULT.at_most(maximum)
         self.sessions, self.idle_seconds = sessions, idle_seconds
         self.open_sessions: set[LocalSession] = set()
         self.deaths = 0
         self._opening = asyncio.Lock()
         self._slots: asyncio.Queue[tuple[Worker | None, int | None]] = asyncio.Queue()
         self._alive: set[Worker] = set()
+
+    @classmethod
+    def configured(cls, config: SandboxConfig) -> Self:
+        """Make the sandbox that a config's table [sandbox] describes."""
+        limits = Limits(
+            wall_seconds=config.wall_seconds,
+            cpu_seconds=config.cpu_seconds,
+            memory_bytes=config.memory_bytes,
+            output_bytes=config.output_bytes,
+        )
+        return cls(config.workers, config.level, packages=config.packages, limits=limits)
 
     async def start(self) -> None:
         """Check every layer of the level, then start the workers."""
@@ -156,8 +206,14 @@ class LocalSandbox:
         await self.close()
 
     async def run(self, request: RunRequest) -> RunResult:
-        """Run every case; a dead worker is replaced and its request tried once more."""
-        request.limits.check(self.maximum)
+        """Run every case; a dead worker is replaced and its request tried once more.
+
+        Raises OpenQwQError for limits above the maximum and for packages that are not here.
+        """
+        limits = request.limits or self.limits
+        limits.check(self.maximum)
+        self._check_packages(request.packages)
+        request = replace(request, limits=limits)
         started, error = time.monotonic(), ""
         for _ in range(2):
             try:
@@ -165,14 +221,25 @@ class LocalSandbox:
             except (WorkerDiedError, OSError) as failure:  # OSError: no process could be started
                 self.deaths += 1
                 error = str(failure)
+                LOG.warning("%s", error)
             else:
                 bad = [case for case in cases if case.status not in ("ok", "skipped")]
                 status = bad[0].status if bad else "ok"
                 return RunResult(status, tuple(cases), "", time.monotonic() - started)
         return RunResult("error", (), error, time.monotonic() - started)
 
-    async def session(self, limits: Limits = DEFAULT) -> "LocalSession":
+    def _check_packages(self, needed: Sequence[str]) -> None:
+        for name in needed:
+            if name not in self._importable:
+                offered = ", ".join(self.packages) or "none"
+                raise OpenQwQError(
+                    f"packages holds {name!r}, and this sandbox has {offered}: start it with "
+                    "that package too ([sandbox] packages, qwq sandbox serve --packages)"
+                )
+
+    async def session(self, limits: Limits | None = None) -> "LocalSession":
         """Open a session with a new worker; raise OpenQwQError where too many are open."""
+        limits = limits or self.limits
         limits.check(self.maximum)
         async with self._opening:
             if len(self.open_sessions) >= self.sessions:
@@ -187,7 +254,7 @@ class LocalSandbox:
         (worker, core), healthy = await self._slots.get(), False
         try:
             worker = worker or await self._worker(core)
-            seconds = request.limits.wall_seconds + SLACK_SECONDS
+            seconds = (request.limits or self.limits).wall_seconds + SLACK_SECONDS
             data, cases = request.to_json(), list[CaseResult]()
             frames = [data]
             if request.form == "script":  # apart, so that the program's process never holds it

@@ -1,7 +1,7 @@
 """What goes into the sandbox and what comes out: data only, never an expected output or verdict."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, Protocol, Self, TypeVar, get_args, get_origin
 
 from openqwq.sandbox.data import decode, encode
@@ -76,6 +76,11 @@ class Limits:
                 rule = f"above the maximum {getattr(maximum, name)}: ask for less"
                 raise OpenQwQError(f"limits.{name} is {value}, {rule} or raise the maximum")
 
+    def at_most(self, maximum: "Limits") -> "Limits":
+        """Return these limits, each lowered to `maximum` where it is above it."""
+        highest = vars(maximum)
+        return replace(self, **{name: min(own, highest[name]) for name, own in vars(self).items()})
+
     @classmethod
     def from_json(cls, data: Any) -> Self:
         """Read limits; a mistake is an OpenQwQError naming the field."""
@@ -106,17 +111,19 @@ class RunRequest:
     with each case's arguments. `script`: the trusted test code `script` runs in a process of its
     own, where `candidate` and the entry point's name reach the program over a pipe of plain data;
     it makes one case result, `ok` if it ran to its end. `setup` is trusted code that both see.
-    `stop_early` skips the cases after the first that is not ok.
+    `stop_early` skips the cases after the first that is not ok. Without `limits` the sandbox's own
+    hold. `packages` are those that the program needs: a sandbox without them refuses the request.
     """
 
     source: str
     form: TestForm = "stdin"
     cases: tuple[Case, ...] = (Case(),)
-    limits: Limits = DEFAULT
+    limits: Limits | None = None
     entry_point: str | None = None
     script: str | None = None
     setup: str = ""
     stop_early: bool = False
+    packages: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _check(self)
@@ -134,15 +141,18 @@ class RunRequest:
     def to_json(self) -> dict[str, Any]:
         """Return what `from_json` reads."""
         cases = [{"stdin": c.stdin, "arguments": encode(c.arguments)} for c in self.cases]
-        return {**vars(self), "limits": asdict(self.limits), "cases": cases}
+        limits = asdict(self.limits) if self.limits else None
+        return {**vars(self), "limits": limits, "cases": cases}
 
     @classmethod
     def from_json(cls, data: Any) -> Self:
         """Read a request; every mistake in it is an OpenQwQError naming the field."""
         given = _known(cls, data)
         try:
-            if "limits" in given:
+            if given.get("limits") is not None:
                 given["limits"] = Limits.from_json(given["limits"])
+            if isinstance(given.get("packages"), list):
+                given["packages"] = tuple(given["packages"])
             cases = [_known(Case, case) for case in given.get("cases", [{}])]
             for case in cases:
                 case["arguments"] = decode(case.get("arguments", encode(())))
@@ -154,8 +164,8 @@ class RunRequest:
     def known_good(cls, data: dict[str, Any]) -> Self:
         """Read what `from_json` has read before, without its checks."""
         cases = [_filled(Case, {**c, "arguments": decode(c["arguments"])}) for c in data["cases"]]
-        own = {"limits": _filled(Limits, data["limits"]), "cases": tuple(cases)}
-        return _filled(cls, {**data, **own})
+        limits = _filled(Limits, data["limits"]) if data["limits"] else None
+        return _filled(cls, {**data, "limits": limits, "cases": tuple(cases)})
 
 
 def _filled(kind: type[T], fields: dict[str, Any]) -> T:
@@ -220,10 +230,15 @@ class Session(Protocol):
 class Sandbox(Protocol):
     """Where programs run: `LocalSandbox` or `RemoteSandbox`, both async context managers."""
 
+    @property
+    def limits(self) -> Limits:
+        """The limits of requests and sessions that name none."""
+        ...
+
     async def run(self, request: RunRequest) -> RunResult:
         """Run every case; concurrent calls wait their turn."""
         ...
 
-    async def session(self, limits: Limits = DEFAULT) -> Session:
+    async def session(self, limits: Limits | None = None) -> Session:
         """Open a stateful session under `limits` per call."""
         ...

@@ -111,7 +111,9 @@ class Server:
         """GET /health."""
         sandbox = self.sandbox
         state = {"level": sandbox.level, "workers": sandbox.workers, "pending": self.pending}
-        return Answer({"status": "ok", **state, "sessions": len(sandbox.open_sessions)})
+        settings = {"limits": vars(sandbox.limits), "packages": sandbox.packages}
+        sessions = len(sandbox.open_sessions)
+        return Answer({"status": "ok", **state, "sessions": sessions, **settings})
 
     async def metrics(self, _: Request) -> Response:
         """GET /metrics: the Prometheus text format."""
@@ -130,12 +132,12 @@ class Server:
         return PlainTextResponse("\n".join(lines) + "\n", media_type="text/plain; version=0.0.4")
 
     def _limited(self, data: Any) -> Any:
-        """Fill in the limits that a request does not name: the defaults, or what is allowed."""
+        """Fill in the limits that a request does not name: the sandbox's own."""
+        if isinstance(data, dict) and data.get("limits", {}) is None:
+            data = {**data, "limits": {}}
         if not isinstance(data, dict) or not isinstance(data.get("limits", {}), dict):
             return data  # malformed, as its reader will say
-        maximum = vars(self.sandbox.maximum)
-        allowed = {name: min(value, maximum[name]) for name, value in vars(DEFAULT).items()}
-        return {**data, "limits": {**allowed, **data.get("limits", {})}}
+        return {**data, "limits": {**vars(self.sandbox.limits), **data.get("limits", {})}}
 
     def _session(self, request: Request) -> LocalSession:
         try:
@@ -192,9 +194,9 @@ async def _refuse(_: Request, error: Exception) -> Response:
     return Answer({"error": text}, status, headers)
 
 
-def limits_from(settings: Sequence[str]) -> Limits:
-    """Read "name=value" settings over MAXIMUM; raise OpenQwQError for one that is no limit."""
-    found = MAXIMUM
+def limits_from(settings: Sequence[str], base: Limits = MAXIMUM) -> Limits:
+    """Read "name=value" settings over `base`; raise OpenQwQError for one that is no limit."""
+    found = base
     for setting in settings:
         name, _, text = setting.partition("=")
         if name not in vars(MAXIMUM):
@@ -211,12 +213,16 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8182,
     maximum: Sequence[str] = (),
+    limit: Sequence[str] = (),
     queue: int = 1024,
     api_key: str = "",
     insecure: bool = False,
     **options: Any,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then let running requests finish (`options`: LocalSandbox).
+
+    `maximum` and `limit` are "name=value": the most that a request may ask for, and what holds
+    where it asks for nothing.
 
     Raises OpenQwQError for a public address without a key, and where the level does not hold.
     """
@@ -225,7 +231,9 @@ def serve(
             f"host is {host!r}: others could run programs here; give --api-key (or the variable "
             "QWQ_SANDBOX_KEY), listen on 127.0.0.1, or say --insecure"
         )
-    sandbox = LocalSandbox(maximum=limits_from(maximum), **options)
+    most = limits_from(maximum)
+    limits = limits_from(limit, DEFAULT.at_most(most))
+    sandbox = LocalSandbox(maximum=most, limits=limits, **options)
     require(sandbox.level, asyncio.run(doctor(sandbox.level, sandbox.packages)))
     app = Server(sandbox, queue, api_key=api_key)
     # kept longer than clients keep a connection, so that none is closed under a request

@@ -18,7 +18,9 @@ from typing import Any
 
 from openqwq.sandbox import linux, program
 from openqwq.sandbox.init import KILL, Zygote, occupy
-from openqwq.sandbox.protocol import Limits, RunRequest
+from openqwq.sandbox.packages import PACKAGES, import_packages
+from openqwq.sandbox.protocol import DEFAULT, Limits, RunRequest
+from openqwq.sandbox.seccomp import seccomp_program
 
 LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64")
 DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom")
@@ -32,28 +34,41 @@ REASONS = {"timeout": "the wall time ran out", "output_limit": "wrote more than 
 Report = dict[str, Any]
 
 
-def main(descriptor: int, layers: frozenset[str], packages: str) -> None:
-    """Enter the namespaces, fork the zygote, then serve one run or session at a time."""
+def main(
+    descriptor: int, layers: frozenset[str], packages: dict[str, str], imports: list[str]
+) -> None:
+    """Enter the namespaces, fork the zygote, then serve one run or session at a time.
+
+    `packages` are the entries of /packages with their sources; `imports` the modules to import.
+    """
     channel = socket.socket(fileno=descriptor)
     occupy()
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # pid 1 is immune to signals it does not handle
     sys.path[:] = [path for path in sys.path if os.path.isdir(path)]
-    sys.path += [packages] if packages else []
     paths = {*LIBRARIES, os.path.join(sys.base_prefix, "lib"), *sys.path}
     tops = [path for path in paths if not any(path.startswith(other + "/") for other in paths)]
     readable, last_pid = sorted(filter(os.path.exists, tops)), None
 
     with suppress(OSError):  # a read-only /proc/sys, or a kernel without it
         last_pid = os.open("/proc/sys/kernel/ns_last_pid", os.O_WRONLY)
+    places = {path: path for path in (*readable, *DEVICES)}
+    if packages:
+        places |= {f"{PACKAGES}/{name}": source for name, source in packages.items()}
+        readable.append(PACKAGES)
+        sys.path.append(PACKAGES)
     try:
-        enter([*readable, *DEVICES])
+        enter(places)
     except OSError as error:
         return program.send(descriptor, {"namespaces": str(error)})
     linux.checked("prctl", linux.PDEATHSIG, KILL, 0, 0, 0)
     for name in COMMON.split():
         import_module(name)  # what programs import most, once for all
+    try:
+        import_packages(imports)
+    except ImportError as error:
+        return program.send(descriptor, {"packages": str(error)})
     for children in (False, True):
-        linux.seccomp_program(children)
+        seccomp_program(children)
     program.open_streams()
     os.environ["HOME"] = "/tmp"
     os.environ.pop("LD_BIND_NOW", None)  # has had its effect: forks need not look up functions
@@ -74,7 +89,7 @@ def main(descriptor: int, layers: frozenset[str], packages: str) -> None:
     return None
 
 
-def enter(paths: list[str]) -> None:
+def enter(paths: dict[str, str]) -> None:
     """Take the minimal root, an unprivileged host user, and empty namespaces of every kind."""
     process = os.open("/proc/self", os.O_PATH)
     with open("/proc/self/oom_score_adj", "w") as score:
@@ -198,7 +213,7 @@ class Supervisor:
 
     def case(self, request: RunRequest, number: int, compiled: bool) -> tuple[Report, bool]:
         """Run one case; also say whether the program was compiled without harm."""
-        limits, scripted = request.limits, request.form == "script"
+        limits, scripted = request.limits or DEFAULT, request.form == "script"
         pipes, (out_end, err_end, report_end) = outlets(limits)
         _, err, report = pipes
         file = self.fresh(request.cases[number].stdin, limits)
@@ -223,7 +238,7 @@ class Supervisor:
         # What floods ran, so it was confined, though the script that is to judge it had not begun.
         flooded = scripted and reason == "output_limit"
         if not flooded and not texts[report].startswith(b"\n"):
-            raise OSError(f"a process could not be confined: {texts[err].decode()}")
+            raise OSError(f"a process could not be confined: {texts[err].decode(errors='replace')}")
         result = output(texts, pipes)
         result |= {"seconds": time.monotonic() - started, "cpu_seconds": cpu}
         if reason == "exited":
@@ -365,7 +380,7 @@ def parse(text: bytearray) -> Report:
 
 def verdict(report: Report, code: int, own: int, request: RunRequest, cpu: float) -> Report:
     """Say how a case ended: by its report, its wait status, and the program's `own`."""
-    status, limit = report.get("status"), ceil(request.limits.cpu_seconds)
+    status, limit = report.get("status"), ceil((request.limits or DEFAULT).cpu_seconds)
     if request.form == "script" and status == "unconfined":
         raise OSError("the program's process could not be confined")
     if status == "ended":

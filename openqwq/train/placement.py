@@ -91,9 +91,7 @@ def local_engine(model: Qwen2, tokenizer: Tokenizer, config: Config) -> Iterator
 
 async def open_verifiers(config: Config, stack: AsyncExitStack) -> dict[str, Verifier]:
     """Every judge that a run may ask, by the name tasks ask for; `stack` closes them."""
-    sandbox = await stack.enter_async_context(
-        LocalSandbox(config.sandbox.workers, config.sandbox.level)
-    )
+    sandbox = await stack.enter_async_context(LocalSandbox.configured(config.sandbox))
     math = await stack.enter_async_context(MathVerifier())
     verifiers: dict[str, Verifier] = {
         "math": math,

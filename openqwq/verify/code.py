@@ -1,10 +1,12 @@
 """The code verifier: the sandbox runs the program; the verdict falls here, out of its reach."""
 
 from contextlib import suppress
+from dataclasses import replace
 from decimal import Decimal, DecimalException
 from typing import Any
 
 from openqwq.sandbox.protocol import (
+    DEFAULT,
     SOURCE_CHARACTERS,
     Case,
     CaseResult,
@@ -23,13 +25,16 @@ class CodeVerifier:
     is none. Standard output is compared token by token, a call's result as data. The status
     `timeout` or `wrong` is that of the first failure; after a test that does not run to its end
     the rest count as failed. `parts["passed"]` is the fraction passed. `error`: the sandbox
-    failed or the task cannot be run.
+    failed or the task cannot be run. Without `limits` those of the sandbox hold; a task's own
+    limits come before either.
     """
 
     def __init__(
         self, sandbox: Sandbox, thinking: bool = True, limits: Limits | None = None
     ) -> None:
-        self._sandbox, self._thinking, self._limits = sandbox, thinking, limits or Limits()
+        self._sandbox = sandbox
+        self._thinking = thinking
+        self._limits = limits
 
     async def score(self, task: Task, completion: str) -> Score:
         """See the class."""
@@ -49,11 +54,12 @@ class CodeVerifier:
                 program,
                 tests.form,
                 tuple(cases) or (Case(),),
-                self._limits,
+                self._limits_of(tests),
                 tests.entry_point,
                 tests.script,
                 tests.setup,
                 stop_early=True,
+                packages=tests.packages,
             )
             result = await self._sandbox.run(request)
         except (OpenQwQError, OSError) as error:
@@ -70,6 +76,17 @@ class CodeVerifier:
             return Score(1.0, "correct", passed)
         status, detail = failures[0]
         return Score(0.0, "timeout" if status == "timeout" else "wrong", passed, detail)
+
+    def _limits_of(self, tests: CodeTests) -> Limits | None:
+        """Return the verifier's limits, or the sandbox's own (None), with those of the task."""
+        if not tests.limits:
+            return self._limits
+        unknown = set(tests.limits) - set(vars(DEFAULT))
+        if unknown:
+            raise OpenQwQError(
+                f"limits holds {min(unknown)!r}: it must be one of {', '.join(vars(DEFAULT))}"
+            )
+        return replace(self._limits or self._sandbox.limits, **tests.limits)  # type: ignore[arg-type]
 
 
 def _right(tests: CodeTests, number: int, case: CaseResult) -> bool:

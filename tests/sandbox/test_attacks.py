@@ -22,12 +22,13 @@ import re
 import secrets
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, replace
-from fcntl import LOCK_EX, LOCK_NB, flock
+from fcntl import F_GETLK, F_UNLCK, F_WRLCK, LOCK_EX, LOCK_NB, fcntl, flock
 from pathlib import Path
 from typing import Any
 
@@ -241,6 +242,9 @@ async def outside(host: Host, attack: Attack) -> None:
     path = "/usr/lib/os-release"
     with open(path if os.path.exists(path) else os.__file__) as file:
         flock(file, LOCK_EX | LOCK_NB)
+        record = struct.pack("hhqqi4x", F_WRLCK, 0, 0, 0, 0)  # of the whole file
+        kind = struct.unpack_from("h", fcntl(file, F_GETLK, record))
+        assert kind == (F_UNLCK,), "a record lock of a program is on the host's file"
 
 
 async def judge(host: Host, attack: Attack, form: str) -> None:

@@ -128,6 +128,8 @@ async def test_an_unknown_level_is_refused() -> None:
         ("import os; os.setuid(0)", "Operation not permitted"),
         ("import os; os.sched_setaffinity(1, {0})", "Operation not permitted"),
         ("import os; os.memfd_create('x')", "Operation not permitted"),
+        ("import os; os.statvfs('/usr/lib')", "Operation not permitted"),
+        ("import os; print(os.sysconf('SC_AVPHYS_PAGES')); os.fstatvfs(0)", "not permitted"),
         ("import resource; resource.prlimit(1, resource.RLIMIT_CPU, (1, 1))", "not permitted"),
         ("import termios; termios.tcgetwinsize(0)", "Operation not permitted"),
         ("import os; os.mkfifo('/tmp/x'); os.mknod('/tmp/y', 0o20600, 5)", "not permitted"),
@@ -148,6 +150,19 @@ async def test_what_programs_may_not_do_fails(
     result = await sandbox.run(RunRequest(source, limits=limits))
     assert result.status in ("runtime_error", "timeout")
     assert refusal in result.cases[0].stderr
+
+
+async def test_a_database_in_a_file_works_without_the_locks_of_the_host(
+    sandbox: LocalSandbox,
+) -> None:
+    source = (
+        "import fcntl, sqlite3\nbase = sqlite3.connect('x.db')\n"
+        "base.execute('create table t (a)')\nbase.execute('insert into t values (7)')\n"
+        "base.commit()\nprint(*sqlite3.connect('x.db').execute('select a from t'))\n"
+        "fcntl.lockf(open('lock', 'w'), fcntl.LOCK_EX)"
+    )
+    result = await sandbox.run(RunRequest(source))
+    assert (result.status, result.cases[0].stdout) == ("ok", "(7,)\n"), result
 
 
 async def test_a_program_sees_no_variable_file_or_descriptor_of_ours(sandbox: LocalSandbox) -> None:

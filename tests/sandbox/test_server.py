@@ -4,36 +4,17 @@ import asyncio
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
 import pytest
-import uvicorn
+from serving import serving
 
 from openqwq.sandbox.client import RemoteSandbox
 from openqwq.sandbox.local import LocalSandbox
 from openqwq.sandbox.protocol import DEFAULT, MAXIMUM, Case, RunRequest
 from openqwq.sandbox.server import Server, limits_from, serve
 from openqwq.types import OpenQwQError
-
-
-@asynccontextmanager
-async def serving(
-    server: Server, **options: Any
-) -> AsyncIterator[tuple[RemoteSandbox, uvicorn.Server]]:
-    config = uvicorn.Config(server, port=0, log_level="warning", lifespan="on")
-    running = uvicorn.Server(config)
-    task = asyncio.create_task(running.serve())
-    while not running.started:
-        await asyncio.sleep(0.01)
-        assert not task.done()
-    port = running.servers[0].sockets[0].getsockname()[1]
-    async with RemoteSandbox(f"http://127.0.0.1:{port}", **options) as client:
-        yield client, running
-    running.should_exit = True
-    await task
 
 
 @pytest.fixture
@@ -179,8 +160,10 @@ async def test_limits_that_a_request_does_not_name_fit_the_server(
         ({"maximum": ["seconds=1"]}, "limit is 'seconds=1'.*wall_seconds"),
         ({"maximum": ["processes=many"]}, "limit processes is 'many': it must be a number"),
         ({"maximum": ["processes=0"]}, "limits.processes is 0"),
+        ({"limit": ["processes=99"]}, "limits.processes is 99, above the maximum 16"),
+        ({"packages": ["no_such_package"]}, "'no_such_package', which is not installed here"),
         ({"level": "none"}, "full, no-landlock"),
-        ({"packages": "/nowhere"}, "packages is '/nowhere'"),
+        ({"packages": ["/nowhere"]}, "packages is '/nowhere'"),
     ],
 )
 def test_a_server_with_a_mistake_in_its_settings_does_not_start(

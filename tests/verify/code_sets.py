@@ -10,8 +10,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import sortedcontainers
-
 from openqwq.sandbox.local import LocalSandbox
 from openqwq.sandbox.protocol import Limits
 from openqwq.types import CodeTests, Score, Task, TestCase
@@ -235,8 +233,8 @@ def oracle(tests: CodeTests, shift: str = "") -> str:
 
 async def verdicts(jobs: list[tuple[Task, str]], seconds: float = 10.0) -> list[Score]:
     limits = Limits(wall_seconds=seconds, cpu_seconds=seconds)
-    packages = str(Path(sortedcontainers.__file__).parents[1])  # two LeetCode references use it
-    async with LocalSandbox(packages=packages) as sandbox:
+    # two LeetCode references use it
+    async with LocalSandbox(packages=["sortedcontainers"]) as sandbox:
         verifier = CodeVerifier(sandbox, thinking=False, limits=limits)
         fenced = [(task, f"```python\n{source}\n```") for task, source in jobs]
         return list(await asyncio.gather(*(verifier.score(*job) for job in fenced)))
