@@ -51,6 +51,10 @@ class SamplingParams:
     Without `log_probs` an engine that works more for them may report NaN; `top_log_probs`
     alternatives are reported with each token. `stop_loops` ends a reply that
     repeats itself with the finish reason "loop".
+    `presence_penalty` is taken from the logit of each token drawn so far, `frequency_penalty` for
+    each time it was; `repetition_penalty` divides positive logits of tokens in prompt or reply, and
+    multiplies negative ones (Keskar et al., arXiv 1909.05858); `logit_bias` holds (token id, what
+    is added to its logit). Log-probs are of the distribution that results.
     """
 
     temperature: float = 0.6
@@ -65,6 +69,10 @@ class SamplingParams:
     log_probs: bool = True
     top_log_probs: int = 0
     stop_loops: bool = False
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
 
     def __post_init__(self) -> None:
         limits = {
@@ -80,6 +88,7 @@ class SamplingParams:
                 0 <= self.top_log_probs <= 20 and (self.log_probs or not self.top_log_probs),
                 "from 0 to 20, and 0 without log_probs",
             ),
+            "repetition_penalty": (self.repetition_penalty > 0, "above 0 (1 switches it off)"),
             "thinking_budget": (
                 self.thinking_budget is None or 0 <= self.thinking_budget < self.max_tokens,
                 "none, or at least 0 and below max_tokens so that an answer fits",
@@ -88,6 +97,12 @@ class SamplingParams:
         for name, (holds, rule) in limits.items():
             if not holds:
                 raise OpenQwQError(f"{name} is {getattr(self, name)!r}: it must be {rule}")
+
+    @property
+    def penalises(self) -> bool:
+        """Whether logits depend on more than the model: on tokens so far, or on a bias."""
+        penalties = self.presence_penalty or self.frequency_penalty or self.logit_bias
+        return bool(penalties) or self.repetition_penalty != 1
 
     @classmethod
     def for_training(

@@ -14,7 +14,7 @@ from torch import Tensor
 from openqwq.engine.cache import CacheAttention, DecodeAttention, SlotCache
 from openqwq.engine.graphs import WITHOUT_PADDING, DecodeGraphs
 from openqwq.engine.packed import PackedModel, PlainModel
-from openqwq.engine.sampler import alternatives, mask_logits, sample
+from openqwq.engine.sampler import alternatives, mask_logits, penalised, sample
 from openqwq.engine.scheduler import Group, Scheduler
 from openqwq.engine.sequence import Sequence
 from openqwq.model.device import without_memory
@@ -238,6 +238,11 @@ class Engine:
                 f"the prompt has token ids from {min(prompt_ids)} to {max(prompt_ids)}, but the "
                 f"model knows 0 to {vocab_size - 1}: encode it with the model's own tokenizer"
             )
+        for token_id, _ in params.logit_bias:
+            if not 0 <= token_id < vocab_size:
+                raise OpenQwQError(
+                    f"logit_bias names token {token_id}, but the model knows 0 to {vocab_size - 1}"
+                )
         budget, closing = params.thinking_budget, len(self.closing_ids)
         if budget is not None and params.max_tokens - budget <= closing:
             raise OpenQwQError(
@@ -328,9 +333,11 @@ class Engine:
         masks = [
             None if f is not None else _mask(s) for s, f in zip(sequences, forced, strict=True)
         ]
-        masked = mask_logits(logits, masks)
-        plainly = plainly if masked is logits else None
         params = [s.params for s in sequences]
+        prompts = [s.prompt_ids for s in sequences]
+        replies = [s.token_ids for s in sequences]
+        masked = mask_logits(penalised(logits, params, prompts, replies), masks)
+        plainly = plainly if masked is logits else None
         steps = [len(s.token_ids) for s in sequences]
         token_ids, log_probs = sample(masked, params, [s.seed for s in sequences], steps, plainly)
         tokens = zip(

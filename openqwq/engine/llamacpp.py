@@ -22,7 +22,7 @@ from openqwq.engine.sequence import Sequence
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.types import OpenQwQError
 
-FILTERS = ["temperature", "top_k", "top_p", "min_p"]  # llama.cpp's own order ends with the first
+FILTERS = ["penalties", "temperature", "top_k", "top_p", "min_p"]  # transformers' order
 PROGRESS = b'"prompt_progress":'  # in the events before the first token
 TOGETHER_SECONDS = 0.05  # tokens that come so close share one waking of the event loop: it costs
 # llama.cpp's threads more than the tokens themselves, and no reader sees the difference
@@ -168,6 +168,12 @@ def request(sequences: Ids[Sequence]) -> dict[str, Any]:
         "top_k": 1 if alone else params.top_k,
         "top_p": params.top_p,
         "min_p": params.min_p,
+        # llama.cpp counts the prompt's tokens too, for each of the three.
+        "presence_penalty": params.presence_penalty,
+        "frequency_penalty": params.frequency_penalty,
+        "repeat_penalty": params.repetition_penalty,
+        "repeat_last_n": len(first.prompt_ids) + first.max_tokens if params.penalises else 0,
+        "logit_bias": [list(pair) for pair in params.logit_bias],
         "n_probs": max(1, params.top_log_probs),
         # Greedy: log-probs at temperature 1, for which it sorts the vocabulary.
         "post_sampling_probs": alone or params.temperature > 0,

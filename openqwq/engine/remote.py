@@ -136,6 +136,10 @@ def _vllm_request(sequences: Ids[Sequence]) -> dict[str, Any]:
         "top_p": params.top_p,
         "top_k": params.top_k or -1,
         "min_p": params.min_p,
+        "presence_penalty": params.presence_penalty,
+        "frequency_penalty": params.frequency_penalty,
+        "repetition_penalty": params.repetition_penalty,
+        "logit_bias": {str(token_id): bias for token_id, bias in params.logit_bias},
         "stop_token_ids": list(params.stop_token_ids),
         "ignore_eos": True,  # our stop ids alone end a reply
         "logprobs": params.top_log_probs,
@@ -201,6 +205,9 @@ class RemoteChat:
             "top_p": params.top_p,
             "max_tokens": params.max_tokens,
             "seed": params.seed,
+            "presence_penalty": params.presence_penalty,
+            "frequency_penalty": params.frequency_penalty,
+            "logit_bias": {str(token_id): bias for token_id, bias in params.logit_bias},
         }
         if self.server.kind != "openai":
             body |= {"top_k": params.top_k or -1, "min_p": params.min_p}

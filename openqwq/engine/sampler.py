@@ -1,5 +1,6 @@
 """Drawing tokens: filters, seeded inverse-transform sampling, exact log-probs."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -100,6 +101,41 @@ def mask_logits(logits: Tensor, masks: Sequence[bytes | None]) -> Tensor:
     masked = logits.clone()
     masked[rows] = logits[rows].masked_fill(~allowed.to(logits.device), float("-inf"))
     return masked
+
+
+def penalised(
+    logits: Tensor,
+    params: Sequence[SamplingParams],
+    prompts: Sequence[Sequence[int]],
+    replies: Sequence[Sequence[int]],
+) -> Tensor:
+    """`logits` (rows, vocab) after each row's penalties and bias; see `SamplingParams`.
+
+    `prompts` and `replies` are the token ids before a row's next token. The repetition penalty
+    comes first, as in transformers and vLLM.
+    """
+    rows = [row for row, own in enumerate(params) if own.penalises]
+    if not rows:
+        return logits
+    changed = logits.clone()
+    for row in rows:
+        own = params[row]
+        values = changed[row]  # a view
+        if own.repetition_penalty != 1:
+            ids = torch.tensor(list({*prompts[row], *replies[row]}), device=logits.device)
+            seen = values[ids]
+            lowered = torch.where(
+                seen > 0, seen / own.repetition_penalty, seen * own.repetition_penalty
+            )
+            values[ids] = lowered
+        if (own.presence_penalty or own.frequency_penalty) and replies[row]:
+            counted = Counter(replies[row])
+            ids = torch.tensor(list(counted), device=logits.device)
+            counts = torch.tensor(list(counted.values()), device=logits.device)
+            values[ids] -= own.presence_penalty + own.frequency_penalty * counts
+        for token_id, bias in own.logit_bias:
+            values[token_id] += bias
+    return changed
 
 
 def alternatives(

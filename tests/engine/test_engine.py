@@ -280,3 +280,17 @@ def test_a_thread_that_ends_brings_back_values_and_errors() -> None:
     assert on_a_thread(threading.get_ident) != threading.get_ident()
     with pytest.raises(ZeroDivisionError):
         on_a_thread(lambda: 1 / 0)
+
+
+async def test_penalties_and_a_bias_change_what_is_drawn_and_its_log_probs(
+    start: Start, plain: Plain, prompt: Prompt
+) -> None:
+    engine = start()
+    forced = plain(5, temperature=0.0, logit_bias=((7, 100.0),))
+    (biased,) = await engine.generate(prompt(3, 0), forced)
+    assert biased.token_ids == [7] * 5 and max(biased.log_probs) == pytest.approx(0, abs=1e-3)
+    fair = {"logit_bias": ((7, 100.0), (8, 99.0)), "frequency_penalty": 2.0}
+    (turns,) = await engine.generate(prompt(3, 0), plain(6, temperature=0.0, **fair))
+    assert turns.token_ids.count(7) == 3 and turns.token_ids.count(8) == 3
+    with pytest.raises(OpenQwQError, match="logit_bias names token 99999"):
+        await engine.generate(prompt(3, 0), plain(5, logit_bias=((99_999, 1.0),)))

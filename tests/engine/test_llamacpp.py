@@ -108,6 +108,20 @@ async def test_log_probs_are_of_the_filtered_distribution(
         assert sum(map(math.exp, shown.values())) == pytest.approx(1, abs=1e-4)
 
 
+async def test_penalties_and_a_bias_change_what_is_drawn(
+    real: OpenedModel, question: list[int]
+) -> None:
+    greedy = SamplingParams(temperature=0, max_tokens=24)
+    plain = [event.token_id for event in await collect(real, question, greedy)]
+    banned = replace(greedy, logit_bias=((plain[0], -100.0),))
+    forced = replace(greedy, logit_bias=((1000, 100.0),), max_tokens=4)
+    scarce = replace(greedy, frequency_penalty=2.0, presence_penalty=2.0)
+    assert plain[0] not in [event.token_id for event in await collect(real, question, banned)]
+    assert [event.token_id for event in await collect(real, question, forced)] == [1000] * 4
+    varied = [event.token_id for event in await collect(real, question, scarce)]
+    assert len(set(varied)) > len(set(plain)) or varied != plain
+
+
 async def test_nobody_pays_for_log_probs_that_nobody_wants(
     real: OpenedModel, question: list[int]
 ) -> None:

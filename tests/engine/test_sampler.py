@@ -7,13 +7,14 @@ from torch import Tensor
 from transformers.generation.logits_process import (
     LogitsProcessorList,
     MinPLogitsWarper,
+    RepetitionPenaltyLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
 )
 
 from openqwq.engine import sampler
-from openqwq.engine.sampler import log_distribution, sample, uniforms
+from openqwq.engine.sampler import log_distribution, penalised, sample, uniforms
 from openqwq.types import OpenQwQError, SamplingParams
 
 
@@ -212,3 +213,25 @@ def test_a_temperature_that_would_leave_no_number_is_refused() -> None:
             SamplingParams(temperature)
     logits = torch.tensor([[3.0, -2.0, 1e4]])
     assert sample(logits, [SamplingParams(0.0001)], [0], [0])[0].tolist() == [2]
+
+
+def test_a_repetition_penalty_equals_transformers_and_the_others_openais_formula() -> None:
+    logits = torch.randn(3, 50, generator=torch.Generator().manual_seed(0))
+    prompts, replies = [[1, 2, 2], [3], [4]], [[5, 1], [6, 6, 7], [8]]
+    repeated = SamplingParams(repetition_penalty=1.3)
+    openai = SamplingParams(presence_penalty=0.5, frequency_penalty=0.25, logit_bias=((9, -100.0),))
+    before = logits.clone()
+    got = penalised(logits, [repeated, openai, SamplingParams()], prompts, replies)
+    ids = torch.tensor([prompts[0] + replies[0]])
+    theirs = RepetitionPenaltyLogitsProcessor(1.3)(ids, logits[:1])  # type: ignore[arg-type]
+    torch.testing.assert_close(got[:1], theirs)
+    changes = {6: -0.5 - 2 * 0.25, 7: -0.5 - 0.25, 9: -100.0}  # the prompt's 3 is left alone
+    for token_id in range(50):
+        expected = logits[1, token_id] + changes.get(token_id, 0.0)
+        torch.testing.assert_close(got[1, token_id], expected)
+    assert torch.equal(got[2], logits[2]) and torch.equal(logits, before)
+
+
+def test_a_repetition_penalty_of_nothing_is_refused() -> None:
+    with pytest.raises(OpenQwQError, match="repetition_penalty"):
+        SamplingParams(repetition_penalty=0)

@@ -1,0 +1,101 @@
+"""A continuation in the form of /v1/completions."""
+
+import time
+from dataclasses import dataclass, field, replace
+
+from openqwq import __version__
+from openqwq.serve.format import Json, ending, finite, usage
+from openqwq.serve.protocol import ApiError
+from openqwq.serve.reply import Ask, Finish, Piece
+from openqwq.text.tokenizer import Tokenizer
+from openqwq.types import TokenEvent
+
+
+@dataclass
+class _Choice:
+    text: str = ""
+    length: int = 0  # of all tokens' own texts, for `text_offset`
+    tokens: list[TokenEvent] = field(default_factory=list)
+    offsets: list[int] = field(default_factory=list)
+    finish: Finish | None = None
+
+
+class CompletionFormat:
+    """See `Format`; choice i answers prompt i // n."""
+
+    done: str | None = "[DONE]"
+
+    def __init__(
+        self, reply_id: str, model: str, tokenizer: Tokenizer, asks: list[Ask], body: Json
+    ) -> None:
+        self._tokenizer, self._asks = tokenizer, asks
+        head = {"id": reply_id, "object": "text_completion", "created": int(time.time())}
+        self._head = {**head, "model": model, "system_fingerprint": f"openqwq-{__version__}"}
+        self._usage = bool(body.get("stream_options", {}).get("include_usage"))
+        self._choices = [_Choice() for ask in asks for _ in range(ask.n)]
+        self.finishes: list[Finish] = []
+
+    def start(self) -> list[Json]:
+        """Nothing."""
+        return []
+
+    def feed(self, number: int, piece: Piece) -> list[Json]:
+        """The chunk of a piece."""
+        choice, first = self._choices[number], len(self._choices[number].tokens)
+        choice.text += piece.text
+        for token in piece.tokens:
+            choice.tokens.append(token)
+            choice.offsets.append(choice.length)
+            choice.length += len(self._text(token.token_id))
+        if piece.finish:
+            choice.finish = piece.finish
+            self.finishes.append(piece.finish)
+        elif not piece.text and not self._asks[0].params.log_probs:
+            return []
+        fields = {"index": number, "text": piece.text, "logprobs": self._log_probs(choice, first)}
+        chunk = {**self._head, "choices": [{**fields, **ending(piece.finish)}]}
+        return [{**chunk, "usage": None} if self._usage else chunk]
+
+    def end(self) -> list[Json]:
+        """The chunk with the usage, where it was asked for."""
+        if not self._usage:
+            return []
+        return [{**self._head, "choices": [], "usage": self._counts()}]
+
+    def fail(self, error: ApiError) -> list[Json]:
+        """The error as clients of this API look for it: under its own key."""
+        return [error.body()]
+
+    def whole(self) -> Json:
+        """The completion."""
+        choices = [
+            {
+                "index": i,
+                "text": choice.text,
+                "logprobs": self._log_probs(choice, 0),
+                **ending(choice.finish),
+            }
+            for i, choice in enumerate(self._choices)
+        ]
+        return {**self._head, "choices": choices, "usage": self._counts()}
+
+    def _counts(self) -> Json:
+        prompts = [token_id for ask in self._asks for token_id in ask.prompt_ids]
+        return usage(replace(self._asks[0], prompt_ids=prompts), self.finishes)
+
+    def _text(self, token_id: int) -> str:
+        return self._tokenizer.decode([token_id])
+
+    def _log_probs(self, choice: _Choice, first: int) -> Json | None:
+        if not self._asks[0].params.log_probs:
+            return None
+        tokens = choice.tokens[first:]
+        return {
+            "tokens": [self._text(token.token_id) for token in tokens],
+            "token_logprobs": [finite(token.log_prob) for token in tokens],
+            "top_logprobs": [
+                {self._text(i): finite(value) for i, value in token.alternatives}
+                for token in tokens
+            ],
+            "text_offset": choice.offsets[first:],
+        }
