@@ -303,8 +303,8 @@ def ask_verb(options: argparse.Namespace) -> None:
 def serve_verb(options: argparse.Namespace) -> None:
     """`qwq serve`: OpenAI's API and a web chat."""
     from openqwq.serve.guard import Access
+    from openqwq.serve.opening import open_catalogue, store_path
     from openqwq.serve.server import ServerOptions, serve
-    from openqwq.serve.terminal import opened
     from openqwq.serve.tool_steps import ServerTools
 
     hosts, origins, connect, names = (
@@ -314,8 +314,11 @@ def serve_verb(options: argparse.Namespace) -> None:
     access = Access(options.api_key, hosts, origins)
     access.require_safe(options.host, options.insecure)
     tools = ServerTools.opened(names, options.mcp)
-    limits = ServerOptions(access, options.slots, options.queue, options.drain, connect, tools)
-    serve(opened(options, options.slots), limits, options.host, options.port)
+    limits = ServerOptions(
+        access, options.slots, options.queue, options.drain, connect, tools,
+        store_path(options.store),
+    )  # fmt: skip
+    serve(open_catalogue(options), limits, options.host, options.port)
 
 
 def models_verb(options: argparse.Namespace) -> None:

@@ -1,6 +1,5 @@
 """From a checked chat request to what the model is asked: messages, tools, budgets, grammar."""
 
-import json
 import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,29 +7,32 @@ from typing import Any
 import jsonschema_rs
 
 from openqwq.engine.open import OpenedModel
+from openqwq.serve.history import messages
 from openqwq.serve.protocol import ApiError
 from openqwq.serve.reply import Ask
 from openqwq.serve.schemas import require_usable
+from openqwq.serve.thinking import thinking_budget
 from openqwq.text.grammar import AnswerGrammar, json_grammar, tool_call_grammar
 from openqwq.text.template import encode_chat
-from openqwq.types import Message, SamplingParams, ToolCall
+from openqwq.types import SamplingParams
 
-EFFORTS = {"none": 0, "low": 1024, "medium": 8192, "high": 2**31}  # thinking tokens
-LEAST_ANSWER = 8  # tokens to close the thinking and to say something
-ANSWER_TOKENS = 1024  # kept for the answer beside a thinking budget, or a quarter of a small limit
+LEAST_TEMPERATURE = 0.0001  # below it the draws are greedy
+_SAME = (
+    *("temperature", "top_p", "top_k", "min_p"),
+    *("presence_penalty", "frequency_penalty", "repetition_penalty"),
+)  # sampling parameters that requests and engines call by the same name
 
 
 def ask_chat(model: OpenedModel, body: Mapping[str, Any]) -> Ask:
     """The ask of a ChatRequest; raises ApiError or OpenQwQError for what does not fit together."""
     tools, choice, forced = _tools(body)
-    prompt_ids = encode_chat(model.tokenizer, messages(body["messages"]), tools)
+    turns = messages(body["messages"])
+    prompt_ids = encode_chat(model.tokenizer, turns, tools)
     older, newer = body.get("max_tokens"), body.get("max_completion_tokens")
     if older and newer and older != newer:
         raise ApiError(400, "max_tokens and max_completion_tokens differ: give one", "max_tokens")
     if body.get("top_logprobs") is not None and not body.get("logprobs"):
         raise ApiError(400, "top_logprobs needs logprobs: true", "top_logprobs")
-    if "parallel_tool_calls" in body and not body.get("tools"):
-        raise ApiError(400, "parallel_tool_calls needs tools", "parallel_tool_calls")
     max_tokens = require_room(model, len(prompt_ids), newer or older)
     parallel = body.get("parallel_tool_calls", True)
     grammar = _grammar(body, tools, choice, forced, parallel)
@@ -42,7 +44,7 @@ def ask_chat(model: OpenedModel, body: Mapping[str, Any]) -> Ask:
         model,
         body,
         max_tokens,
-        thinking_budget=_thinking_budget(model, body, max_tokens),
+        thinking_budget=thinking_budget(body, max_tokens),
         grammar=grammar,
         log_probs=body.get("logprobs", False),
         top_log_probs=body.get("top_logprobs", 0),
@@ -56,7 +58,13 @@ def sampling(
     model: OpenedModel, body: Mapping[str, Any], max_tokens: int, **more: Any
 ) -> SamplingParams:
     """The sampling parameters that every API spells the same way."""
-    given = {k: body[k] for k in ("temperature", "top_p", "top_k", "min_p") if k in body}
+    given = {name: body[name] for name in _SAME if name in body}
+    if given.get("temperature", 1) < LEAST_TEMPERATURE:
+        given["temperature"] = 0  # clients that want greedy draws and may not say 0 ask so
+    given["top_k"] = max(0, given.get("top_k", SamplingParams.top_k))  # -1 is off elsewhere
+    bias = body.get("logit_bias", {})
+    given["logit_bias"] = tuple((int(token_id), value) for token_id, value in bias.items())
+    require_known(model, [token_id for token_id, _ in given["logit_bias"]], "logit_bias")
     seed = body.get("seed", secrets.randbits(62))
     endless = body.get("ignore_eos", False)
     loops = body.get("stop_loops", not endless)
@@ -73,19 +81,21 @@ def stops(body: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def require_room(model: OpenedModel, prompt_tokens: int, max_tokens: int | None) -> int:
-    """The most tokens a reply may have; ApiError says how many tokens are too many."""
+    """The most tokens a reply may have: as many as it asks for, or the context leaves.
+
+    Raises ApiError where the prompt leaves none, saying how many tokens are too many.
+    """
     context = model.context_length
-    wanted = prompt_tokens + (max_tokens or 1)
-    if wanted > context:
-        asked = f" and max_tokens {max_tokens}" if max_tokens else " and a reply at least 1"
+    room = context - prompt_tokens
+    if room < 1:
         raise ApiError(
             400,
-            f"{wanted - context} tokens too many for a context of {context}: the prompt has "
-            f"{prompt_tokens}{asked}; shorten the prompt or lower max_tokens",
+            f"{1 - room} tokens too many for a context of {context}: the prompt has "
+            f"{prompt_tokens} and a reply at least 1; shorten the prompt",
             "messages",
             "context_length_exceeded",
         )
-    return max_tokens or context - prompt_tokens
+    return room if max_tokens is None else min(max_tokens, room)
 
 
 def require_known(model: OpenedModel, ids: Sequence[int], param: str) -> None:
@@ -127,7 +137,7 @@ def _tools(body: Mapping[str, Any]) -> tuple[list[dict[str, Any]], str, str | No
             raise ApiError(
                 400, f"tool_choice names {forced!r}, not a tool of {names}", "tool_choice"
             )
-    elif choice != "none" and not tools and "tool_choice" in body:
+    elif choice == "required" and not tools:
         raise ApiError(400, f"tool_choice is {choice!r} but there are no tools", "tool_choice")
     return ([] if choice == "none" else tools), choice, forced
 
@@ -155,87 +165,3 @@ def _grammar(
         require_usable(tool["function"].get("parameters") or {}, "tools")
     answer = None if choice == "required" else schema
     return tool_call_grammar(named, parallel and forced is None, answer)
-
-
-def _thinking_budget(model: OpenedModel, body: Mapping[str, Any], max_tokens: int) -> int | None:
-    effort, budget = body.get("reasoning_effort"), body.get("thinking_budget")
-    if effort is None and budget is None:
-        return None
-    if effort is not None and budget is not None:
-        raise ApiError(400, "reasoning_effort and thinking_budget: give one", "thinking_budget")
-    if model.tokenizer.think_close_id is None:
-        if budget or effort != "none":
-            raise ApiError(400, f"{model.name} does not think: leave it out", "reasoning_effort")
-        return None
-    if max_tokens <= LEAST_ANSWER:
-        text = f"max_tokens is {max_tokens}: a thinking budget needs more than {LEAST_ANSWER}"
-        raise ApiError(400, text, "max_tokens")
-    reserved = max(LEAST_ANSWER, min(ANSWER_TOKENS, max_tokens // 4))
-    return min(EFFORTS[effort] if effort else budget or 0, max_tokens - reserved)
-
-
-def messages(raw: Sequence[Mapping[str, Any]]) -> list[Message]:
-    """Chat turns in the templates' form; tool results in the order of their calls.
-
-    Templates show results without ids, so the order is all that tells them apart. Raises ApiError
-    where calls and results do not match or arguments are no JSON object.
-    """
-    turns: list[Message] = []
-    open_calls: list[str] = []
-    results: dict[str, Message] = {}
-    for place, message in enumerate(raw):
-        where = f"messages[{place}]"
-        if message["role"] == "tool":
-            name = message["tool_call_id"]
-            if name not in open_calls or name in results:
-                text = f"{where}.tool_call_id is {name!r}: no unanswered call before it has that id"
-                raise ApiError(400, text, f"{where}.tool_call_id")
-            results[name] = {"role": "tool", "content": _text(message["content"])}
-            if len(results) == len(open_calls):
-                turns += [results[name] for name in open_calls]
-                open_calls, results = [], {}
-            continue
-        if open_calls:
-            missing = [name for name in open_calls if name not in results]
-            raise ApiError(400, f"{where} comes before the results of calls {missing}", where)
-        turn = _turn(message, where)
-        turns.append(turn)
-        if message["role"] == "assistant":
-            open_calls = [call["id"] for call in message.get("tool_calls") or []]
-            if len(set(open_calls)) < len(open_calls):
-                raise ApiError(400, f"{where}.tool_calls share an id", f"{where}.tool_calls")
-    if open_calls:
-        missing = [name for name in open_calls if name not in results]
-        raise ApiError(400, f"the results of calls {missing} are missing", "messages")
-    return turns
-
-
-def _turn(message: Mapping[str, Any], where: str) -> Message:
-    content = _text(message.get("content"))
-    if message["role"] != "assistant":
-        return {"role": "user" if message["role"] == "user" else "system", "content": content}
-    turn: Message = {"role": "assistant", "content": content}
-    thinking = message.get("reasoning_content") or message.get("reasoning")
-    if thinking:
-        turn["reasoning_content"] = thinking
-    calls = [_call(call["function"], where) for call in message.get("tool_calls") or []]
-    if calls:
-        turn["tool_calls"] = calls
-    return turn
-
-
-def _call(function: Mapping[str, Any], where: str) -> ToolCall:
-    try:
-        arguments = json.loads(function["arguments"])
-    except (ValueError, RecursionError):
-        arguments = None
-    if not isinstance(arguments, dict):
-        text = f"{where}: the arguments of {function['name']!r} are no JSON object"
-        raise ApiError(400, text, f"{where}.tool_calls")
-    return {"name": function["name"], "arguments": arguments}
-
-
-def _text(content: Any) -> str:
-    if content is None or isinstance(content, str):
-        return content or ""
-    return "".join(part["text"] for part in content)

@@ -10,6 +10,7 @@ from openqwq import __version__
 from openqwq.serve.format import Json, ending, finite, usage
 from openqwq.serve.protocol import ApiError
 from openqwq.serve.reply import Ask, Finish, Piece
+from openqwq.serve.thinking import hides_thinking
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.types import TokenEvent
 
@@ -37,7 +38,8 @@ class ChatFormat:
         self._id, self._tokenizer, self._ask = reply_id, tokenizer, ask
         self._head: Json = {"id": reply_id, "created": int(time.time()), "model": model}
         self._head["system_fingerprint"] = f"openqwq-{__version__}"
-        self._reasoning = body.get("reasoning_format", "reasoning_content")
+        hidden = "hidden" if hides_thinking(body) else "reasoning_content"
+        self._reasoning = body.get("reasoning_format", hidden)
         self._usage = bool(body.get("stream_options", {}).get("include_usage"))
         self._choices = [Choice() for _ in range(ask.n)]
         self.finishes: list[Finish] = []

@@ -73,12 +73,20 @@ def _validator(schema: str) -> Any:
 
 
 def check(body: Any, schema: str) -> dict[str, Any]:
-    """`body` without its null fields, once the document's `schema` accepts it; else ApiError."""
+    """`body` without its null fields, once the document's `schema` accepts it; else ApiError.
+
+    A null asks for nothing, so that it may stand in a field that nobody knows.
+    """
     if not isinstance(body, dict):
         raise ApiError(400, "the body must be a JSON object")
-    error = next(iter(_validator(schema).iter_errors(body)), None)
-    if error is None:
-        return {key: value for key, value in body.items() if value is not None}
+    given = _without_nulls(body)
+    for key, value in given.items():
+        if isinstance(value, dict):
+            given[key] = _without_nulls(value)
+    errors = list(_validator(schema).iter_errors(given))
+    if not errors:
+        return given
+    error = (_of_wrong_kind(errors) or errors)[0]
     error = _at_fault(error)
     path = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in error.instance_path)
     match error.kind:
@@ -94,6 +102,10 @@ def check(body: Any, schema: str) -> dict[str, Any]:
         text = error.message
     at = path.lstrip(".") or None
     raise ApiError(400, f"{at or 'the body'}: {text}", at, "invalid_value")
+
+
+def _without_nulls(value: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: inner for key, inner in value.items() if inner is not None}
 
 
 def _at_fault(error: Any) -> Any:
@@ -112,9 +124,13 @@ def _at_fault(error: Any) -> Any:
         if not meant:
             return error
         faults = min(meant, key=len)
-        tagged = [f for f in faults if list(f.instance_path)[-1:] in (["role"], ["type"])]
-        error = (tagged or faults)[0]
+        error = (_of_wrong_kind(faults) or faults)[0]
     return error
+
+
+def _of_wrong_kind(faults: list[Any]) -> list[Any]:
+    """Those that say what a value is: what else such a value lacks is beside the point."""
+    return [fault for fault in faults if list(fault.instance_path)[-1:] in (["role"], ["type"])]
 
 
 async def read_json(request: Request, limit: int = BODY_BYTES) -> Any:

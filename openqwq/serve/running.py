@@ -4,8 +4,9 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import ExitStack, aclosing, contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -15,14 +16,29 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from openqwq.serve.chat import Form
+from openqwq.serve.format import Format, Json
 from openqwq.serve.protocol import Answer, ApiError, as_api_error
 from openqwq.serve.reply import Finish, Piece, merged
 from openqwq.types import OpenQwQError, Steering
 
-Replies = Callable[[Steering], Sequence[AsyncGenerator[Piece, None]]]
+Pieces = AsyncGenerator[tuple[int, Piece], None]
 SEND_SECONDS = 60.0  # a reader that takes nothing for so long is given up
 LOG = logging.getLogger("uvicorn.error")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A request that may run: `replies` makes its `n` replies, `format` writes them.
+
+    `keep` is awaited once the reply is whole, before its reader learns that it is.
+    """
+
+    route: str
+    id: str
+    n: int
+    format: Format
+    replies: Callable[[Steering], Sequence[AsyncGenerator[Piece, None]]]
+    keep: Callable[[], Awaitable[None]] | None = None
 
 
 class Running:
@@ -50,21 +66,32 @@ class Running:
             raise ApiError(404, f"no reply {reply_id!r} is running", "id", "not_found")
         self.steering[reply_id].answer_now = True
 
-    async def respond(
-        self, request: Request, reply_id: str, form: Form, replies: Replies, n: int, stream: bool
-    ) -> Response:
-        """The response of `n` replies; ApiError 429 where there is no place for them."""
-        route, place = request.scope["route"].path, ExitStack()
-        try:
-            steering = place.enter_context(self._place(reply_id, n))
-        except ApiError:
-            self._requests.labels(route, "refused").inc()
-            raise
-        pieces = self._counted(route, form, merged(replies(steering)))
+    async def respond(self, request: Request, job: Job, stream: bool, place: ExitStack) -> Response:
+        """The response to a request; ApiError 429 where there is no place for its replies.
+
+        What `place` holds, such as the model, is freed by the caller or, of a stream, at its end.
+        """
+        pieces = self._begin(job, place)
         if stream:
-            return _Stream(_events(form, pieces), place, self._drain)
+            events = written(job, pieces)
+            return EventStream(sent(events, job.format.done), self._drain, place.pop_all())
+        return await _unless_disconnected(request, _whole(job, pieces))
+
+    async def events(self, job: Job, place: ExitStack) -> AsyncGenerator[Json, None]:
+        """The events of a job that has no reader; ApiError 429 where there is no place for it."""
         with place:
-            return await _unless_disconnected(request, _whole(form, pieces))
+            async with aclosing(written(job, self._begin(job, place))) as events:
+                async for event in events:
+                    yield event
+
+    def _begin(self, job: Job, place: ExitStack) -> Pieces:
+        """The pieces of a job's replies, which hold places until `place` is closed."""
+        try:
+            steering = place.enter_context(self._place(job.id, job.n))
+        except ApiError:
+            self._requests.labels(job.route, "refused").inc()
+            raise
+        return self._counted(job, merged(job.replies(steering)))
 
     @contextmanager
     def _place(self, reply_id: str, n: int) -> Iterator[Steering]:
@@ -82,11 +109,11 @@ class Running:
             self.admitted -= n
             del self.steering[reply_id]
 
-    async def _counted(
-        self, route: str, form: Form, pieces: AsyncGenerator[tuple[int, Piece], None]
-    ) -> AsyncGenerator[tuple[int, Piece], None]:
+    async def _counted(self, job: Job, pieces: Pieces) -> Pieces:
         """`pieces`, with what they cost added to the metrics however they end."""
-        started, first, outcome = time.perf_counter(), True, "aborted"
+        started = time.perf_counter()
+        first = True
+        outcome = "aborted"
         try:
             async with aclosing(pieces):
                 async for item in pieces:
@@ -104,8 +131,8 @@ class Running:
             raise
         finally:
             self._whole.observe(time.perf_counter() - started)
-            self._requests.labels(route, outcome).inc()
-            self._count_tokens(form.finishes)
+            self._requests.labels(job.route, outcome).inc()
+            self._count_tokens(job.format.finishes)
 
     def _count_tokens(self, finishes: Sequence[Finish]) -> None:
         for finish in finishes:
@@ -113,16 +140,19 @@ class Running:
             self._tokens.labels("reasoning").inc(finish.reasoning_tokens)
 
 
-class _Stream(EventSourceResponse):
-    """Server-sent events that free their place when they end, however they end."""
+class EventStream(EventSourceResponse):
+    """Server-sent events that free what `place` holds when they end, however they end."""
 
     def __init__(
-        self, events: AsyncGenerator[ServerSentEvent, None], place: ExitStack, drain: float
+        self,
+        events: AsyncGenerator[ServerSentEvent, None],
+        drain: float,
+        place: ExitStack | None = None,
     ) -> None:
         super().__init__(
             events, ping=30, sep="\n", send_timeout=SEND_SECONDS, shutdown_grace_period=drain
         )
-        self._place = place
+        self._place = place or ExitStack()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the events; a reader that has stopped reading is left, not an error."""
@@ -130,43 +160,46 @@ class _Stream(EventSourceResponse):
             await super().__call__(scope, receive, send)
 
 
-async def _events(
-    form: Form, pieces: AsyncGenerator[tuple[int, Piece], None]
+async def written(job: Job, pieces: Pieces) -> AsyncGenerator[Json, None]:
+    """The events of a reply; what breaks it off is an event too, since the headers are out."""
+    try:
+        for event in job.format.start():
+            yield event
+        async with aclosing(pieces):
+            async for number, piece in pieces:
+                for event in job.format.feed(number, piece):
+                    yield event
+        last = job.format.end()
+    except Exception as error:
+        last = job.format.fail(_as_api_error(error))
+    if job.keep:
+        await job.keep()
+    for event in last:
+        yield event
+
+
+async def sent(
+    events: AsyncGenerator[Json, None], done: str | None
 ) -> AsyncGenerator[ServerSentEvent, None]:
-    named = False
-    try:
-        for event in form.start():
-            named = "type" in event
-            yield _sent(event)
-        async with aclosing(pieces):
-            async for number, piece in pieces:
-                for event in form.feed(number, piece):
-                    yield _sent(event)
-        for event in form.end():
-            yield _sent(event)
-    except Exception as error:  # the headers are out: the reader learns of it by an event
-        yield _event(json.dumps(_as_api_error(error).body()), "error" if named else None)
-    if not named:
-        yield _event("[DONE]")
+    """Events in their plainest form: some clients look for bare newlines between them."""
+    async with aclosing(events):
+        async for event in events:
+            yield ServerSentEvent(json.dumps(event), event=event.get("type"), sep="\n")
+    if done:
+        yield ServerSentEvent(done, sep="\n")
 
 
-def _sent(event: dict[str, Any]) -> ServerSentEvent:
-    return _event(json.dumps(event), event.get("type"))
-
-
-def _event(data: str, name: str | None = None) -> ServerSentEvent:
-    """An event in the plainest form: some clients look for bare newlines between events."""
-    return ServerSentEvent(data, event=name, sep="\n")
-
-
-async def _whole(form: Form, pieces: AsyncGenerator[tuple[int, Piece], None]) -> Response:
+async def _whole(job: Job, pieces: Pieces) -> Response:
     try:
         async with aclosing(pieces):
             async for number, piece in pieces:
-                form.feed(number, piece)
+                job.format.feed(number, piece)
+        answer = job.format.whole()
     except Exception as error:
         raise _as_api_error(error) from error
-    return Answer(form.whole())
+    if job.keep:
+        await job.keep()
+    return Answer(answer)
 
 
 def _as_api_error(error: Exception) -> ApiError:

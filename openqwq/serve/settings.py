@@ -12,6 +12,8 @@ from openqwq.types import OpenQwQError
 
 FILES = (Path("~/.config/openqwq/config.toml"), Path("qwq.toml"))  # the later one wins
 
+_ALIAS = "a further name of a model, of the first if none is given; * is every other name"
+
 
 def port(text: str) -> int:
     """A port to listen on, 0 for any free one. Raises OpenQwQError for a number that is none."""
@@ -38,6 +40,10 @@ def add_talk_options(parser: argparse.ArgumentParser, model: str = "model") -> N
 def add_serve_options(parser: argparse.ArgumentParser) -> None:
     """The options of `qwq serve`."""
     add_model_options(parser)
+    parser.add_argument("more", nargs="*", metavar="MODEL", help="further models, by name")
+    parser.add_argument("--alias", action="append", default=[], metavar="NAME[=MODEL]", help=_ALIAS)
+    parser.add_argument("--loaded", type=int, default=0, help="models in memory at once; 0: as fit")
+    parser.add_argument("--store", metavar="FILE", help="where responses are kept, or none")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=port, default=8000, help="0: any free one")
     parser.add_argument("--api-key", help="needed on every route but /health; or QWQ_API_KEY")

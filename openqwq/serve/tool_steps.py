@@ -14,7 +14,7 @@ from openqwq.agent.call import CallResult
 from openqwq.agent.loop import Agent, Budgets, Called, Content, Ended, Event, Returned, Thinking
 from openqwq.agent.toolbox import toolbox
 from openqwq.engine.open import OpenedModel
-from openqwq.serve.asking import messages
+from openqwq.serve.history import messages
 from openqwq.serve.protocol import ApiError
 from openqwq.serve.reply import Ask, Finish, Piece
 from openqwq.text.stream import ThinkTracker, starts_in_thinking

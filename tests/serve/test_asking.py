@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 
 from openqwq.engine.open import OpenedModel
-from openqwq.serve.asking import ANSWER_TOKENS, EFFORTS, ask_chat, messages
+from openqwq.serve.asking import ask_chat
+from openqwq.serve.history import messages
 from openqwq.serve.protocol import ApiError
+from openqwq.serve.thinking import ANSWER_TOKENS, EFFORTS
 from openqwq.text.template import encode_chat
 
 Build = Callable[..., OpenedModel]
@@ -50,13 +52,60 @@ def test_the_default_limit_is_what_the_context_leaves(scripted: Build) -> None:
     assert ask.params.max_tokens == 500 - len(ask.prompt_ids)
 
 
-@pytest.mark.parametrize(("limit", "over"), [(None, "1 tokens"), (30, "30 tokens")])
-def test_overflow_says_how_many_tokens_over(scripted: Build, limit: int, over: str) -> None:
+@pytest.mark.parametrize("limit", [None, 30])
+def test_overflow_says_how_many_tokens_over(scripted: Build, limit: int | None) -> None:
     prompt = encode_chat(scripted().tokenizer, [USER])  # type: ignore[list-item]
     body = {"messages": [USER], "max_tokens": limit}
-    with pytest.raises(ApiError, match=rf"^{over} too many for a context of {len(prompt)}") as got:
-        ask_chat(scripted(context=len(prompt)), body)
+    with pytest.raises(
+        ApiError, match=rf"^4 tokens too many for a context of {len(prompt) - 3}"
+    ) as got:
+        ask_chat(scripted(context=len(prompt) - 3), body)
     assert got.value.code == "context_length_exceeded"
+
+
+def test_a_limit_above_the_room_is_cut_to_it(scripted: Build) -> None:
+    ask = ask_chat(scripted(context=500), {"messages": [USER], "max_tokens": 32_000})
+    assert ask.params.max_tokens == 500 - len(ask.prompt_ids)
+
+
+SPELLINGS: list[tuple[dict[str, Any], int | None]] = [
+    ({"reasoning_effort": "minimal"}, 256),
+    ({"reasoning": {"effort": "low"}}, 1024),
+    ({"reasoning": {"max_tokens": 77}}, 77),
+    ({"reasoning": {"enabled": False}}, 0),
+    ({"reasoning": {"enabled": True}}, None),
+    ({"thinking": {"type": "enabled", "budget_tokens": 99}}, 99),
+    ({"thinking": {"type": "disabled"}}, 0),
+    ({"thinking": {"type": "adaptive"}}, None),
+    ({"enable_thinking": False}, 0),
+    ({"enable_thinking": True, "thinking_budget": 50}, 50),
+    ({"chat_template_kwargs": {"enable_thinking": False}}, 0),
+    ({"chat_template_kwargs": {"thinking": False}}, 0),
+    ({"reasoning_effort": "low", "thinking_budget": 1024}, 1024),
+]
+
+
+@pytest.mark.parametrize(("more", "budget"), SPELLINGS, ids=str)
+def test_a_thinking_budget_is_understood_in_every_spelling(
+    scripted: Build, more: dict[str, Any], budget: int | None
+) -> None:
+    ask = ask_chat(scripted(context=20_000), {"messages": [USER], **more})
+    assert ask.params.thinking_budget == budget
+
+
+@pytest.mark.parametrize("given", [0, 1e-6, 1e-40])
+def test_a_temperature_next_to_nothing_is_greedy(scripted: Build, given: float) -> None:
+    body = {"messages": [USER], "temperature": given, "top_k": -1}
+    params = ask_chat(scripted(), body).params
+    assert (params.temperature, params.top_k) == (0, 0)
+
+
+def test_penalties_and_a_bias_reach_the_engine(scripted: Build) -> None:
+    body = {"presence_penalty": 0.5, "frequency_penalty": -0.5, "repetition_penalty": 1.1}
+    ask = ask_chat(scripted(), {"messages": [USER], **body, "logit_bias": {"5": -100, "6": 1}})
+    for name, value in body.items():
+        assert getattr(ask.params, name) == value
+    assert ask.params.logit_bias == ((5, -100), (6, 1))
 
 
 @pytest.mark.parametrize(

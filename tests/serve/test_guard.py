@@ -10,8 +10,9 @@ import pytest
 
 from openqwq.engine.open import OpenedModel
 from openqwq.serve.guard import Access
+from openqwq.serve.page import page_routes
 from openqwq.serve.protocol import document
-from openqwq.serve.server import Server, ServerOptions, page_routes
+from openqwq.serve.server import Server, ServerOptions
 from openqwq.types import OpenQwQError
 
 KEY = "sécret-key"

@@ -236,7 +236,7 @@ def test_mistakes_raise_the_clients_own_errors(client: openai.OpenAI) -> None:
     with pytest.raises(openai.NotFoundError, match="not served"):
         create(model="gpt-4", messages=ASKED)
     with pytest.raises(openai.BadRequestError, match="frequency_penalty") as got:
-        create(model="tiny", messages=ASKED, frequency_penalty=1)
+        create(model="tiny", messages=ASKED, frequency_penalty=3)
     assert got.value.param == "frequency_penalty"
     with pytest.raises(openai.BadRequestError, match="tokens too many") as long:
         create(model="tiny", messages=[{"role": "user", "content": "x" * 3000}])

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from openqwq.serve.chat import ChatForm
+from openqwq.serve.format_chat import ChatFormat
 from openqwq.serve.reply import Ask, Assembler, Finish, Piece, StopSearch, merged
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.types import FinishReason, SamplingParams, Steering, TokenEvent
@@ -53,7 +53,7 @@ def told(
     ids: Sequence[int], asked: Ask, reason: FinishReason = "stop", **body: Any
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """The chunks of a reply and the whole of it."""
-    form = ChatForm("chatcmpl-x", "m", TOKENIZER, asked, body)
+    form = ChatFormat("chatcmpl-x", "m", TOKENIZER, asked, body)
     assembler = Assembler(TOKENIZER, asked)
     chunks = form.start()
     for token_id in ids:

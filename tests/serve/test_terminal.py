@@ -144,7 +144,7 @@ def test_an_endpoint_answers_like_a_model_here(
         with pytest.raises(OpenQwQError, match="API key"):
             ask(RemoteTalker(server.url, None, {}), HELLO, False, False)
         with pytest.raises(OpenQwQError, match="frequency_penalty"):
-            ask(RemoteTalker(server.url, "key", {"frequency_penalty": 2}), HELLO, False, False)
+            ask(RemoteTalker(server.url, "key", {"frequency_penalty": 3}), HELLO, False, False)
     with pytest.raises(OpenQwQError, match="cannot be talked to"):
         ask(RemoteTalker(server.url, "key", {}), HELLO, False, False)
 

@@ -1,0 +1,58 @@
+"""/v1/completions: raw text or token ids in, raw text out; markers are text here."""
+
+import codecs
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from dataclasses import replace
+from typing import Any
+
+from openqwq.engine.open import OpenedModel
+from openqwq.serve.asking import require_known, require_room, sampling, stops
+from openqwq.serve.protocol import ApiError
+from openqwq.serve.reply import Ask, Finish, Piece, StopSearch
+
+DEFAULT_TOKENS = 16  # OpenAI's
+
+
+def ask_completion(model: OpenedModel, body: Mapping[str, Any]) -> list[Ask]:
+    """One ask a prompt of a CompletionRequest."""
+    prompt = body["prompt"]
+    prompts = prompt if isinstance(prompt, list) and not isinstance(prompt[0], int) else [prompt]
+    encode = model.tokenizer.encode
+    ids = [encode(p, allow_special=True) if isinstance(p, str) else p for p in prompts]
+    if not all(ids):
+        raise ApiError(400, "the prompt is empty: give at least one token", "prompt")
+    tokens = body.get("max_tokens", DEFAULT_TOKENS)
+    for prompt_ids in ids:
+        require_known(model, prompt_ids, "prompt")
+        require_room(model, len(prompt_ids), tokens)
+    wanted = body.get("logprobs")
+    params = sampling(model, body, tokens, log_probs=wanted is not None, top_log_probs=wanted or 0)
+    n, stop = body.get("n", 1), stops(body)
+    return [Ask(prompt_ids, params, n, stop) for prompt_ids in ids]
+
+
+async def continuation(model: OpenedModel, ask: Ask, number: int) -> AsyncGenerator[Piece, None]:
+    """Like `reply`, but everything is content; special tokens that readers never see have none."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    search, tokenizer, count = StopSearch(ask.stop), model.tokenizer, 0
+    params = replace(ask.params, seed=ask.params.seed + number)
+    events = model.generate.stream(ask.prompt_ids, params)
+    reason = "stop"
+    async with aclosing(events):  # type: ignore[type-var]  # every back end's is a generator
+        async for event in events:
+            count += 1
+            silent = event.token_id in tokenizer.special_ids or event.token_id in tokenizer.eos_ids
+            data = b"" if silent else tokenizer.token_bytes(event.token_id)
+            text = search.feed(decoder.decode(data))
+            if not silent:
+                yield Piece("content", text, tokens=(event,))
+            if search.found:
+                break
+            reason = event.finish_reason or reason
+    rest = search.feed(decoder.decode(b"", final=True)) + search.rest()
+    if rest:
+        yield Piece("content", rest)
+    cut = reason in ("length", "loop") and not search.found
+    loop = ("loop", "the text repeated itself and was ended") if cut and reason == "loop" else None
+    yield Piece("end", finish=Finish("length" if cut else "stop", loop, count, 0))

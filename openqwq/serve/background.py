@@ -1,0 +1,122 @@
+"""Replies that run without a reader: recorded as they come, read from any place, cancelled by id.
+
+What has been recorded goes to the store twice a second, so that little is lost with the server.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from openqwq.serve.format import Json
+from openqwq.serve.format_responses import ResponsesFormat
+from openqwq.serve.protocol import ApiError
+from openqwq.serve.store import ResponseStore
+
+FLUSH_SECONDS = 0.5
+
+
+class Recording:
+    """The events of one reply so far; readers wait for more."""
+
+    def __init__(self, response: ResponsesFormat, input_items: list[Json]) -> None:
+        self.response, self.input_items = response, input_items
+        self.events: list[Json] = []
+        self.ended = False
+        self.task: asyncio.Task[None] | None = None
+        self._grown = asyncio.Event()
+
+    def add(self, events: list[Json], ended: bool = False) -> None:
+        """Append events and wake the readers."""
+        self.events += events
+        self.ended = ended
+        self._grown.set()
+        self._grown = asyncio.Event()
+
+    async def read(self, after: int) -> AsyncGenerator[Json, None]:
+        """The events whose sequence number is above `after`, as they come."""
+        place = after + 1  # numbers count from 0 without gaps
+        while True:
+            grown = self._grown
+            while place < len(self.events):
+                yield self.events[place]
+                place += 1
+            if self.ended:
+                return
+            await grown.wait()
+
+
+class Background:
+    """The background responses that run now, by id."""
+
+    def __init__(self, store: ResponseStore) -> None:
+        self._store = store
+        self.running: dict[str, Recording] = {}
+
+    async def start(
+        self,
+        response: ResponsesFormat,
+        input_items: list[Json],
+        events: AsyncGenerator[Json, None],
+    ) -> Recording:
+        """Write `events` down from now on; raises what keeps the first from coming."""
+        recording = Recording(response, input_items)
+        recording.add([await anext(events)])
+        try:
+            await self._save(recording, [])
+        except BaseException:
+            await events.aclose()
+            raise
+        name = response.snapshot()["id"]
+        self.running[name] = recording
+        recording.task = asyncio.create_task(self._record(name, recording, events))
+        return recording
+
+    async def cancel(self, name: str) -> None:
+        """End a response that runs; nothing where it has ended already."""
+        recording = self.running.get(name)
+        if recording and recording.task:
+            recording.task.cancel()
+            await asyncio.wait({recording.task})
+
+    async def close(self) -> None:
+        """End every response that runs, as a server does that stops."""
+        for name in list(self.running):
+            await self.cancel(name)
+
+    async def _record(
+        self, name: str, recording: Recording, events: AsyncGenerator[Json, None]
+    ) -> None:
+        saved = 0  # events in the store
+        flushed = time.monotonic()
+        last: list[Json] = []
+        try:
+            async with aclosing(events):
+                async for event in events:
+                    # The end is shown only once it is stored: readers may go on from it at once.
+                    if event["type"].startswith("response.") and _is_last(event):
+                        last = [event]
+                        continue
+                    recording.add([event])
+                    if time.monotonic() - flushed > FLUSH_SECONDS:
+                        fresh = recording.events[saved:]
+                        saved += len(fresh)
+                        await self._save(recording, fresh)
+                        flushed = time.monotonic()
+        except asyncio.CancelledError:
+            last = recording.response.cancel()
+        except ApiError as error:
+            last = recording.response.fail(error)
+        finally:
+            del self.running[name]
+            await asyncio.shield(self._save(recording, recording.events[saved:] + last))
+            recording.add(last, ended=True)
+
+    async def _save(self, recording: Recording, events: list[Json]) -> None:
+        snapshot = recording.response.snapshot()
+        await asyncio.to_thread(self._store.save, snapshot, recording.input_items, events)
+
+
+def _is_last(event: Json) -> bool:
+    kinds = ("completed", "incomplete", "failed", "cancelled")
+    return event["type"] in {f"response.{kind}" for kind in kinds}

@@ -1,0 +1,49 @@
+"""The web chat's files, each with a policy that lets no other code in."""
+
+import mimetypes
+from pathlib import Path
+
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+from starlette.routing import Route
+
+STATIC = Path(__file__).with_name("static")
+NO_PAGE = (
+    "<!doctype html><title>OpenQwQ</title><h1>OpenQwQ is running</h1><p>The web chat is not built"
+    " here: run <code>npm ci &amp;&amp; npm run build</code> in <code>web/</code>. The API is at"
+    " <code>/v1</code>, its document at <code>/openapi.json</code>.</p>"
+)
+
+
+def page_routes(connect: tuple[str, ...], folder: Path = STATIC) -> list[Route]:
+    """One route a file of the web chat, each with a policy that lets no other code in."""
+    origins = " ".join(("'self'", *connect))
+    policy = (
+        "default-src 'none'; script-src 'self'; style-src 'self'; font-src 'self';"
+        f" img-src 'self' data:; connect-src {origins}; base-uri 'none';"
+        " form-action 'none'; frame-ancestors 'none'"
+    )
+    headers = {
+        "Content-Security-Policy": policy,
+        "Referrer-Policy": "no-referrer",
+        "Cache-Control": "no-cache",
+    }
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    bodies = {f"/{path.relative_to(folder).as_posix()}": path for path in files}
+    if "/index.html" in bodies:
+        bodies["/"] = bodies["/index.html"]
+
+    def route(path: str, file: Path) -> Route:
+        kind = mimetypes.guess_type(file.name)[0] or "application/octet-stream"
+
+        async def send(_: Request) -> Response:
+            return Response(file.read_bytes(), headers=headers, media_type=kind)
+
+        return Route(path, send, methods=["GET"])
+
+    routes = [route(path, file) for path, file in bodies.items()]
+    return routes or [Route("/", _no_page, methods=["GET"])]
+
+
+async def _no_page(_: Request) -> Response:
+    return HTMLResponse(NO_PAGE)

@@ -1,0 +1,119 @@
+"""The routes of chats and plain texts: /v1/chat/completions, /v1/completions, the tokenizer's."""
+
+import asyncio
+import secrets
+from contextlib import ExitStack
+from functools import partial
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from openqwq.serve.asking import ask_chat, require_known
+from openqwq.serve.asking_completions import ask_completion, continuation
+from openqwq.serve.catalogue import Entry
+from openqwq.serve.format_chat import ChatFormat
+from openqwq.serve.format_completions import CompletionFormat
+from openqwq.serve.history import messages
+from openqwq.serve.protocol import Answer
+from openqwq.serve.running import Job
+from openqwq.serve.service import Service
+from openqwq.text.template import encode_chat
+
+
+class ChatRoutes:
+    """The routes."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    def routes(self) -> list[Route]:
+        """The routes, by path and method."""
+        return [
+            Route("/v1/chat/completions", self.chat, methods=["POST"]),
+            Route("/v1/completions", self.complete, methods=["POST"]),
+            Route("/v1/models", self.models, methods=["GET"]),
+            Route("/v1/models/{model:path}", self.one_model, methods=["GET"]),
+            Route("/tokenize", self.tokenize, methods=["POST"]),
+            Route("/detokenize", self.detokenize, methods=["POST"]),
+        ]
+
+    async def chat(self, request: Request) -> Response:
+        """POST /v1/chat/completions."""
+        service = self._service
+        body = await service.body(request, "ChatRequest")
+        tools = service.options.tools
+        own = tools.wanted(body)
+        shown = {**body, "tools": tools.specifications} if own else body
+        with ExitStack() as place:
+            model = await service.lend(body, place)
+            ask = await asyncio.to_thread(ask_chat, model, shown)
+            reply_id = f"chatcmpl-{secrets.token_hex(12)}"
+            reply_format = ChatFormat(reply_id, model.name, model.tokenizer, ask, body)
+            replies = service.replies(model, body, ask, own)
+            job = Job(request.scope["route"].path, reply_id, ask.n, reply_format, replies)
+            return await service.running.respond(request, job, body.get("stream", False), place)
+
+    async def complete(self, request: Request) -> Response:
+        """POST /v1/completions."""
+        service = self._service
+        body = await service.body(request, "CompletionRequest")
+        with ExitStack() as place:
+            model = await service.lend(body, place)
+            asks = await asyncio.to_thread(ask_completion, model, body)
+            reply_id = f"cmpl-{secrets.token_hex(12)}"
+            reply_format = CompletionFormat(reply_id, model.name, model.tokenizer, asks, body)
+            streams = [continuation(model, ask, i) for ask in asks for i in range(ask.n)]
+            route = request.scope["route"].path
+            job = Job(route, reply_id, len(streams), reply_format, lambda _: streams)
+            return await service.running.respond(request, job, body.get("stream", False), place)
+
+    async def models(self, _: Request) -> Response:
+        """GET /v1/models."""
+        entries = self._service.catalogue.entries.values()
+        return Answer({"object": "list", "data": [self._described(entry) for entry in entries]})
+
+    async def one_model(self, request: Request) -> Response:
+        """GET /v1/models/{model}."""
+        entry = self._service.catalogue.entry(request.path_params["model"])
+        return Answer(self._described(entry))
+
+    async def tokenize(self, request: Request) -> Response:
+        """POST /tokenize: a text, or a chat as the template writes it."""
+        body = await self._service.body(request, "TokenizeRequest")
+        with ExitStack() as place:
+            model = await self._service.lend(body, place)
+            tokenizer = model.tokenizer
+            if "text" in body:
+                allow = body.get("allow_special", False)
+                encode = partial(tokenizer.encode, body["text"], allow)
+            else:
+                turns = messages(body["messages"])
+                encode = partial(encode_chat, tokenizer, turns, body.get("tools", ()))
+            ids = await asyncio.to_thread(encode)
+        return Answer({"tokens": ids, "count": len(ids), "context_length": model.context_length})
+
+    async def detokenize(self, request: Request) -> Response:
+        """POST /detokenize."""
+        body = await self._service.body(request, "DetokenizeRequest")
+        with ExitStack() as place:
+            model = await self._service.lend(body, place)
+            require_known(model, body["tokens"], "tokens")
+            return Answer({"text": model.tokenizer.decode(body["tokens"])})
+
+    def _described(self, entry: Entry) -> dict[str, Any]:
+        service, model = self._service, entry.model
+        tools = [tool["function"]["name"] for tool in service.options.tools.specifications]
+        aliases = [name for name, own in service.catalogue.aliases.items() if own == entry.name]
+        return {
+            "id": entry.name,
+            "object": "model",
+            "created": service.started,
+            "owned_by": "openqwq",
+            "context_length": model.context_length if model else None,
+            "engine": model.engine if model else None,
+            "loaded": model is not None,
+            "aliases": aliases,
+            "tools": tools,
+        }

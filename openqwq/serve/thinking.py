@@ -1,0 +1,81 @@
+"""How much a request lets the model think, in every spelling that clients have for it."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from openqwq.serve.protocol import ApiError
+
+MOST = 2**31  # tokens: as much as leaves room for the answer
+EFFORTS = {
+    "none": 0,
+    "minimal": 256,
+    "low": 1024,
+    "medium": 8192,
+    "high": MOST,
+    "xhigh": MOST,
+    "max": MOST,
+}  # thinking tokens
+LEAST_ANSWER = 8  # tokens to close the thinking and to say something
+ANSWER_TOKENS = 1024  # kept for the answer beside a thinking budget, or a quarter of a small limit
+
+
+def thinking_budget(body: Mapping[str, Any], max_tokens: int) -> int | None:
+    """Thinking tokens after which the thinking is closed; None where the request sets no limit.
+
+    Raises ApiError where two spellings disagree, or no room is left for an answer.
+    """
+    wanted = dict(_spelled(body))
+    if len(set(wanted.values())) > 1:
+        fields = " and ".join(wanted)
+        raise ApiError(400, f"{fields} ask for different amounts of thinking: give one", fields)
+    if not wanted:
+        return None
+    if max_tokens <= LEAST_ANSWER:
+        text = f"max_tokens is {max_tokens}: a thinking budget needs more than {LEAST_ANSWER}"
+        raise ApiError(400, text, "max_tokens")
+    (budget,) = set(wanted.values())
+    reserved = max(LEAST_ANSWER, min(ANSWER_TOKENS, max_tokens // 4))
+    return min(budget, max_tokens - reserved)
+
+
+def hides_thinking(body: Mapping[str, Any]) -> bool:
+    """Whether the thinking is to be left out of the reply."""
+    if body.get("include_reasoning") is False:
+        return True
+    return bool((body.get("reasoning") or {}).get("exclude"))
+
+
+def template_options(body: Mapping[str, Any]) -> dict[str, Any]:
+    """The variables that the request sets for the chat template."""
+    options = dict(body.get("chat_template_kwargs") or {})
+    if "enable_thinking" in body:
+        options.setdefault("enable_thinking", body["enable_thinking"])
+    elif dict(_spelled(body)) and set(dict(_spelled(body)).values()) == {0}:
+        options.setdefault("enable_thinking", False)  # templates of Qwen3's kind write it so
+    return options
+
+
+def _spelled(body: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
+    """Each (field, thinking tokens) that the request gives."""
+    if (effort := body.get("reasoning_effort")) is not None:
+        yield "reasoning_effort", EFFORTS[effort]
+    if (budget := body.get("thinking_budget")) is not None:
+        yield "thinking_budget", budget
+    reasoning = body.get("reasoning") or {}
+    if reasoning.get("effort") is not None:
+        yield "reasoning.effort", EFFORTS[reasoning["effort"]]
+    if reasoning.get("max_tokens") is not None:
+        yield "reasoning.max_tokens", reasoning["max_tokens"]
+    if reasoning.get("enabled") is False:
+        yield "reasoning.enabled", 0
+    thinking = body.get("thinking") or {}
+    if thinking.get("type") == "disabled":
+        yield "thinking.type", 0
+    elif thinking.get("budget_tokens") is not None:
+        yield "thinking.budget_tokens", thinking["budget_tokens"]
+    if body.get("enable_thinking") is False:
+        yield "enable_thinking", 0
+    options = body.get("chat_template_kwargs") or {}
+    for name in ("enable_thinking", "thinking"):
+        if options.get(name) is False:
+            yield f"chat_template_kwargs.{name}", 0

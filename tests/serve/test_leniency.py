@@ -1,0 +1,168 @@
+"""What clients send beside the point is let pass; what asks for something unknown is refused."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from openqwq.engine.open import OpenedModel
+
+Build = Callable[..., OpenedModel]
+CHAT, RESPONSES = "/v1/chat/completions", "/v1/responses"
+USER = {"role": "user", "content": "hi"}
+CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+RESULT = {"role": "tool", "tool_call_id": "c1", "content": "sunny"}
+NOTHING_CALLED = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+
+# Bodies that well-known clients send, in our own words; each must be answered.
+HISTORIES: dict[str, list[Any]] = {
+    "litellm's provider fields": [
+        USER,
+        {"role": "assistant", "content": "", "tool_calls": [CALL], "provider_specific_fields": {}},
+        RESULT,
+    ],
+    "annotations of a part": [
+        USER,
+        {"role": "assistant", "content": [{"type": "text", "text": "x", "annotations": []}]},
+        USER,
+    ],
+    "autogen's names": [{**USER, "name": "user"}],
+    "empty arguments": [
+        USER,
+        {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [{**CALL, "function": {"name": "f", "arguments": ""}}],
+        },
+        RESULT,
+    ],
+    "a parsed answer": [USER, {"role": "assistant", "content": "{}", "parsed": {}}, USER],
+    "a cache mark": [{**USER, "cache_control": {"type": "ephemeral"}}],
+    "a cache mark of a part": [
+        {"role": "user", "content": [{"type": "text", "text": "x", "cache_control": {"a": 1}}]}
+    ],
+    "our own tool steps": [
+        USER,
+        {"role": "assistant", "content": "x", "tool_steps": [{"id": "s"}]},
+        USER,
+    ],
+    "a phase and a name": [USER, {"role": "assistant", "content": "x", "phase": "final"}, USER],
+    "a refusal": [USER, {"role": "assistant", "content": None, "refusal": "no"}, USER],
+    "empty parts": [USER, {"role": "assistant", "content": [], "tool_calls": [CALL]}, RESULT],
+    "annotations of a message": [USER, {"role": "assistant", "content": "x", "annotations": [1]}],
+}
+CHAT_EXTRAS: list[dict[str, Any]] = [
+    {"metadata": {"a": "b"}},
+    {"safety_identifier": "me"},
+    {"verbosity": "low"},
+    {"reasoning_effort": "minimal"},
+    {"reasoning_effort": "xhigh"},
+    {"top_k": -1},
+    {"temperature": 1e-6},
+    {"chat_template_kwargs": {"enable_thinking": False}},
+    {"max_tokens": 32_000},
+    {"prompt_cache_key": "k"},
+    {"service_tier": "flex"},
+    {"tool_choice": "auto", "parallel_tool_calls": True},
+    {"an_unknown_null": None},
+    {"stream": True, "stream_options": {"include_usage": True, "include_obfuscation": False}},
+    {"reasoning": {"effort": "low", "exclude": True}},
+    {"thinking": {"type": "enabled", "budget_tokens": 100}},
+    {"include_reasoning": False},
+]
+RESPONSES_EXTRAS: list[dict[str, Any]] = [
+    {"include": []},
+    {"include": ["reasoning.encrypted_content"], "store": False},
+    {"reasoning": {"effort": "medium", "summary": "auto"}},
+    {"prompt_cache_key": "k"},
+    {"text": {"verbosity": "low"}},
+    {"text": {"format": {"type": "text"}, "verbosity": None}},
+    {"stream": True, "stream_options": {"include_obfuscation": False}},
+    {"background": False},
+    {"tool_choice": "auto", "parallel_tool_calls": True},
+    {"tools": [], "tool_choice": "auto"},
+    {"conversation": None, "max_tool_calls": None},
+]
+REFUSED: list[tuple[str, dict[str, Any], str]] = [
+    (CHAT, {"frobnicate": 1}, "frobnicate"),
+    (CHAT, {"web_search_options": {}}, "web_search_options"),
+    (CHAT, {"modalities": ["audio"]}, "modalities"),
+    (CHAT, {"tool_choice": "required"}, "tool_choice"),
+    (CHAT, {"reasoning": {"frobnicate": 1}}, "reasoning.frobnicate"),
+    (CHAT, {"store": True}, "store"),
+    (RESPONSES, {"tools": [{"type": "web_search"}]}, "tools[0].type"),
+    (RESPONSES, {"truncation": "auto"}, "truncation"),
+    (RESPONSES, {"include": ["frobnicate"]}, "include[0]"),
+    (RESPONSES, {"conversation": "c"}, "conversation"),
+]
+
+
+@pytest.fixture
+def server(scripted: Build, serve: Any) -> Any:
+    with serve(scripted("so</think>\n\nyes")) as running:
+        yield running
+
+
+def send(server: Any, path: str, **more: Any) -> httpx.Response:
+    body: dict[str, Any] = {"model": "scripted", **more}
+    body.setdefault("messages" if path == CHAT else "input", [USER])
+    return httpx.post(server.url + path, json=body, timeout=60)
+
+
+@pytest.mark.parametrize("name", HISTORIES)
+def test_unknown_fields_inside_a_history_are_ignored(server: Any, name: str) -> None:
+    answer = send(server, CHAT, messages=HISTORIES[name])
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["choices"][0]["message"]["content"] == "yes"
+
+
+@pytest.mark.parametrize("more", CHAT_EXTRAS, ids=json.dumps)
+def test_what_changes_nothing_or_is_spelled_otherwise_is_accepted(server: Any, more: Any) -> None:
+    answer = send(server, CHAT, **more)
+    assert answer.status_code == 200 and "error" not in answer.text, answer.text
+
+
+@pytest.mark.parametrize("more", RESPONSES_EXTRAS, ids=json.dumps)
+def test_what_agents_send_to_responses_is_accepted(server: Any, more: Any) -> None:
+    answer = send(server, RESPONSES, **more)
+    assert answer.status_code == 200 and "response.failed" not in answer.text, answer.text
+
+
+@pytest.mark.parametrize(("path", "more", "param"), REFUSED, ids=str)
+def test_what_asks_for_something_unknown_is_refused(
+    server: Any, path: str, more: Any, param: str
+) -> None:
+    answer = send(server, path, **more)
+    assert answer.status_code == 400 and answer.json()["error"]["param"] == param, answer.text
+
+
+def test_items_may_hold_what_other_servers_put_into_them(server: Any) -> None:
+    items = [
+        {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "a"}]},
+        {"type": "reasoning", "id": "rs_1", "summary": [{"type": "summary_text", "text": "b"}],
+         "encrypted_content": "zzz", "content": None},
+        {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}", "namespace": "n"},
+        {"type": "function_call_output", "call_id": "c",
+         "output": [{"type": "input_text", "text": "so"}]},
+        {"type": "message", "role": "assistant", "phase": "final", "id": "msg_1",
+         "content": [{"type": "output_text", "text": "c", "annotations": [{"a": 1}]}]},
+        {"role": "user", "content": "again"},
+    ]  # fmt: skip
+    answer = send(server, RESPONSES, input=items)
+    assert answer.status_code == 200, answer.text
+
+
+def test_every_shared_case_is_answered_as_it_should_be(server: Any) -> None:
+    folder = Path(__file__).parents[3] / "shared" / "cases" / "api"
+    if not folder.is_dir():
+        pytest.skip(f"needs {folder}")
+    for file in sorted(folder.glob("*.json")):
+        case = json.loads(file.read_text())
+        answer = httpx.post(
+            server.url + case["path"], json={**case["body"], "model": "scripted"}, timeout=60
+        )
+        expected = 404 if "item_reference" in file.name else 200
+        assert answer.status_code == expected, (file.name, answer.text)
