@@ -6,13 +6,14 @@ output and the thinking on standard error.
 
 import asyncio
 import json
-import re
+import os
 import signal
+import stat
 import sys
 import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
@@ -21,16 +22,25 @@ from openqwq.serve.asking import ask_chat
 from openqwq.serve.client import RemoteTalker
 from openqwq.serve.protocol import check
 from openqwq.serve.reply import Finish, Piece, reply
+from openqwq.serve.terminal_commands import COMMANDS, Dialogue, fenced
+from openqwq.serve.terminal_lines import Lines, open_lines
+from openqwq.serve.terminal_markdown import CONTROL, MarkdownWriter
 from openqwq.types import OpenQwQError, Steering
 
 DIM, PLAIN = "\x1b[2m", "\x1b[0m"
-# What a terminal would obey rather than show; a model's text may hold any of it.
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 Messages = Sequence[dict[str, Any]]
 
 
 class Talker(Protocol):
-    """Whatever answers a chat: a model here or a server elsewhere."""
+    """Whatever answers a chat: a model here or a server elsewhere.
+
+    `body` holds the fields of a ChatRequest beside its messages; `/set` changes them.
+    """
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """The options sent along."""
+        ...
 
     def reply(self, messages: Messages, steering: Steering) -> AsyncGenerator[Piece, None]:
         """Stream one reply; `steering` may end its thinking."""
@@ -39,7 +49,7 @@ class Talker(Protocol):
 
 @dataclass(frozen=True)
 class LocalTalker:
-    """A model in this process; `body` holds the fields of a ChatRequest beside its messages."""
+    """A model in this process."""
 
     model: OpenedModel
     body: dict[str, Any]
@@ -85,7 +95,7 @@ class Writer:
 
     def _print(self, text: str, stream: TextIO) -> None:
         if not self.quiet:
-            shown = _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text) if stream.isatty() else text
+            shown = CONTROL.sub("\N{REPLACEMENT CHARACTER}", text) if stream.isatty() else text
             print(shown, end="", flush=True, file=stream)
 
     def _switch(self, thinking: bool) -> None:
@@ -100,7 +110,7 @@ def _thinking_stream() -> TextIO:
     return sys.stdout if sys.stdout.isatty() else sys.stderr
 
 
-async def _say(talker: Talker, messages: Messages, writer: Writer) -> bool:
+async def _say(talker: Talker, messages: Messages, writer: Writer | MarkdownWriter) -> bool:
     """Write one reply; whether it came to its end. Ctrl-C first ends the thinking."""
     steering = Steering()
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
@@ -125,49 +135,72 @@ async def _say(talker: Talker, messages: Messages, writer: Writer) -> bool:
     return True
 
 
-def say(talker: Talker, messages: Messages, writer: Writer) -> bool:
+def say(talker: Talker, messages: Messages, writer: Writer | MarkdownWriter) -> bool:
     """One reply, written as it comes; False if Ctrl-C stopped it."""
     return asyncio.run(_say(talker, messages, writer))
 
 
-@dataclass
 class Chat:
     """One conversation."""
 
-    talker: Talker
-    system: str | None = None
-    hide_thinking: bool = False
-    messages: list[dict[str, Any]] = field(default_factory=list)
+    def __init__(
+        self, talker: Talker, system: str | None = None, hide_thinking: bool = False
+    ) -> None:
+        self._talker = talker
+        self._hide_thinking = hide_thinking
+        self.dialogue = Dialogue(self._apply, dict(talker.body), FIELDS, system)
 
-    def run(self) -> None:
-        """Read questions from standard input until it ends."""
-        interactive = sys.stdin.isatty()
-        if interactive:
-            print("/new starts a new conversation; Ctrl-C: answer now, again: stop; Ctrl-D ends.")
+    def run(self, lines: Lines | None = None) -> None:
+        """Answer what `lines` (default: standard input) ask until they end."""
+        lines = lines or open_lines(COMMANDS)
+        if lines.interactive:
+            print("/help lists the commands. Ctrl-C: answer now, again: stop. Ctrl-D ends.")
         while True:
             try:
-                question = input("you> " if interactive else "").strip()
+                line = lines.read(self.dialogue.to_edit).strip()
             except EOFError:
                 return
-            if question == "/new":
-                self.messages.clear()
-            elif question:
-                self._turn(question)
+            if line:
+                self._take(line)
+            elif self.dialogue.to_edit:  # an emptied question stays as it was
+                self.dialogue.to_edit = ""
+                self.dialogue.restore()
 
-    def _turn(self, question: str) -> None:
-        asked = [*self.messages, {"role": "user", "content": question}]
-        first = [{"role": "system", "content": self.system}] if self.system else []
-        writer = Writer(self.hide_thinking)
+    def _take(self, line: str) -> None:
         try:
-            finished = say(self.talker, first + asked, writer)
+            question = self.dialogue.run(line)
+            if question is not None:
+                self._turn(question)
         except OpenQwQError as error:
             print(f"qwq: {error}", file=sys.stderr)
-            return
-        if not finished:
+
+    def _turn(self, question: str) -> None:
+        messages = self.dialogue.messages
+        messages.append({"role": "user", "content": question})
+        writer: Writer | MarkdownWriter = Writer(self._hide_thinking)
+        if sys.stdout.isatty():
+            writer = MarkdownWriter(self._hide_thinking)
+            writer.begin()
+        answered = False
+        try:
+            answered = say(self._talker, self.dialogue.sent(), writer)
+        finally:
+            if not answered:
+                messages.pop()
+                self.dialogue.restore()
+        if not answered:
             print("(stopped)", file=sys.stderr)
             return
         _warn(writer.finish)
-        self.messages = [*asked, {"role": "assistant", "content": writer.content}]
+        self.dialogue.taken_back.clear()
+        messages.append({"role": "assistant", "content": writer.content})
+
+    def _apply(self, options: dict[str, Any]) -> None:
+        check_options(options)
+        body = self._talker.body
+        for name in FIELDS:
+            body.pop(name, None)
+        body.update(options)
 
 
 FIELDS = (
@@ -181,7 +214,7 @@ def talker(options: Any) -> Iterator[Talker]:
     """Who answers, by the command line's `options`: a model opened here, or an endpoint."""
     body = {name: getattr(options, name) for name in FIELDS}
     body = {name: value for name, value in body.items() if value is not None}
-    check({"model": "", "messages": [{"role": "user", "content": ""}], **body}, "ChatRequest")
+    check_options(body)
     if options.url:
         yield RemoteTalker(options.url, options.api_key, {**body, "model": options.model})
         return
@@ -190,6 +223,11 @@ def talker(options: Any) -> Iterator[Talker]:
         yield LocalTalker(model, body)
     finally:
         model.close()
+
+
+def check_options(body: dict[str, Any]) -> None:
+    """Raise OpenQwQError for options that no chat request may have."""
+    check({"model": "", "messages": [{"role": "user", "content": ""}], **body}, "ChatRequest")
 
 
 def opened(options: Any, slots: int) -> OpenedModel:
@@ -238,20 +276,37 @@ def _warn(finish: Finish | None) -> None:
 def question(
     words: Sequence[str], files: Sequence[Path], system: str | None
 ) -> list[dict[str, Any]]:
-    """The messages of `qwq ask`: files as named blocks, `-` and a missing question from stdin.
+    """The messages of `qwq ask`: files as named blocks, what is piped in, the question.
 
+    `-` among the files is standard input; so is what is piped in, before the question or as it.
     Raises OpenQwQError for a file that cannot be read as text and where nothing is asked.
     """
-    parts = [f"```{file if str(file) != '-' else 'stdin'}\n{_read(file)}\n```" for file in files]
     if len(words) > 1:
         raise OpenQwQError(f"the question has several parts {list(words)}: put it in quotes")
-    if not words and Path("-") not in files:
-        words = [_read(Path("-"))]
+    parts = []
+    for file in files:
+        name = "stdin" if str(file) == "-" else str(file)
+        parts.append(fenced(_read(file), name))
+    if Path("-") not in files and (not words or _is_piped()):
+        piped = _read(Path("-"))
+        if words and piped.strip():
+            parts.append(fenced(piped, "stdin"))
+        elif not words:
+            parts.append(piped)
     text = "\n\n".join([*parts, *words]).strip()
     if not text:
         raise OpenQwQError("nothing is asked: give a question, a file with -f, or pipe one in")
     first = [{"role": "system", "content": system}] if system else []
     return [*first, {"role": "user", "content": text}]
+
+
+def _is_piped() -> bool:
+    """Whether standard input is a pipe or a file: one inherited from a service may never end."""
+    try:
+        mode = os.fstat(sys.stdin.fileno()).st_mode
+    except (OSError, ValueError, AttributeError):
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISREG(mode)
 
 
 def _read(file: Path) -> str:

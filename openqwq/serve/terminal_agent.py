@@ -7,7 +7,7 @@ import signal
 import sys
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +30,13 @@ from openqwq.agent.loop import (
 )
 from openqwq.agent.toolbox import toolbox
 from openqwq.agent.transcript import Asked, Transcript, read_transcript
-from openqwq.serve.terminal import opened
+from openqwq.serve.terminal import check_options, opened
+from openqwq.serve.terminal_commands import COMMANDS, Dialogue
+from openqwq.serve.terminal_lines import Lines, open_lines
 from openqwq.types import Message, OpenQwQError, PromptTooLongError, SamplingParams, Tool
 
 CARD_LINES = 20
+OPTIONS = ("temperature", "top_p", "min_p", "top_k", "max_tokens", "seed", "thinking_budget")
 _INVISIBLE = re.compile("[\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
 ENDS = {
     "steps": "the limit of steps (--steps) is reached",
@@ -183,34 +186,54 @@ class Conversation:
     screen: Screen
     transcript: Transcript
     messages: list[Message] = field(default_factory=list)
+    dialogue: Dialogue = field(init=False)
 
-    def talk(self, runner: asyncio.Runner) -> None:
-        """Read questions until standard input ends."""
-        interactive = sys.stdin.isatty()
-        if interactive:
+    def __post_init__(self) -> None:
+        descriptions = {name: tool.description for name, tool in self.agent.tools.items()}
+        start = self.params
+
+        def apply(options: dict[str, Any]) -> None:
+            check_options(options)
+            self.params = replace(start, **options)
+
+        self.dialogue = Dialogue(apply, {}, OPTIONS, messages=self.messages, tools=descriptions)
+
+    def talk(self, runner: asyncio.Runner, lines: Lines | None = None) -> None:
+        """Answer what `lines` (default: standard input) ask until they end."""
+        lines = lines or open_lines(COMMANDS)
+        if lines.interactive:
             names = ", ".join(self.agent.tools) or "none"
-            self.screen.note(f"tools: {names}. Ctrl-C stops a run, Ctrl-D ends.")
+            self.screen.note(f"tools: {names}. /help; Ctrl-C stops a run, Ctrl-D ends.")
         while True:
             try:
-                question = input("you> " if interactive else "").strip()
+                line = lines.read(self.dialogue.to_edit).strip()
             except EOFError:
                 return
-            if not question:
-                continue
+            if line:
+                self._take(line, runner)
+            elif self.dialogue.to_edit:  # an emptied question stays as it was
+                self.dialogue.to_edit = ""
+                self.dialogue.restore()
+
+    def _take(self, line: str, runner: asyncio.Runner) -> None:
+        try:
+            question = self.dialogue.run(line)
+            if question is None:
+                return
             self.transcript.add(Asked(question))
-            try:
-                runner.run(self.answer(question))
-            except asyncio.CancelledError:
-                self.screen.note("stopped by Ctrl-C; once more ends the conversation")
-            except OpenQwQError as error:
-                self.screen.note(f"qwq: {error}")
-            self.transcript.save()
+            runner.run(self.answer(question))
+            self.dialogue.taken_back.clear()
+        except asyncio.CancelledError:
+            self.screen.note("stopped by Ctrl-C; once more ends the conversation")
+        except OpenQwQError as error:
+            self.screen.note(f"qwq: {error}")
+        self.transcript.save()
 
     async def answer(self, question: str) -> None:
         """One run; its whole steps stay in the history even if it is stopped."""
         asked = len(self.messages)
         self.messages.append({"role": "user", "content": question})
-        run = self.agent.run(list(self.messages), self.params)
+        run = self.agent.run(self.dialogue.sent(), self.params)
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         assert task is not None
         # Not the runner's own handler: a signal just before the loop waits would not wake it.

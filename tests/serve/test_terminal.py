@@ -80,12 +80,12 @@ def test_a_conversation_keeps_its_turns_until_new(
     talk = Chat(LocalTalker(model, {}), "be brief")
     monkeypatch.setattr(sys, "stdin", io.StringIO("first\n\nsecond\n"))
     talk.run()
-    assert [m["content"] for m in talk.messages] == ["first", "one", "second", "two"]
+    assert [m["content"] for m in talk.dialogue.messages] == ["first", "one", "second", "two"]
     prompt = model.tokenizer.decode(model.generate.asked[1][0])  # type: ignore[attr-defined]
     assert "be brief" in prompt and "one" in prompt
     monkeypatch.setattr(sys, "stdin", io.StringIO("/new\nthird\n"))
     talk.run()
-    assert [m["content"] for m in talk.messages] == ["third", "one"]
+    assert [m["content"] for m in talk.dialogue.messages] == ["third", "one"]
     assert capsys.readouterr().out.split() == ["one", "two", "one"]
 
 
@@ -96,7 +96,7 @@ def test_a_question_that_is_too_long_is_refused_and_the_chat_goes_on(
     monkeypatch.setattr(sys, "stdin", io.StringIO(f"{'x' * 200}\nshort\n"))
     talk.run()
     assert "too many for a context of 64" in capsys.readouterr().err
-    assert [m["content"] for m in talk.messages] == ["short", "ok"]
+    assert [m["content"] for m in talk.dialogue.messages] == ["short", "ok"]
 
 
 def interrupted(talker: Any, times: int, writer: Writer) -> bool:
