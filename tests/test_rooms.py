@@ -30,7 +30,8 @@ ROOMS: dict[str, frozenset[str]] = {
         "evaluation": "jinja2 matplotlib rich",
         "train": "numpy rich safetensors torch",
         "cluster": "numpy ray safetensors torch vllm",
-        "serve": "httpx jsonschema_rs prometheus_client rich sse_starlette starlette uvicorn",
+        "serve": "httpx jsonschema_rs prometheus_client prompt_toolkit rich sse_starlette"
+        " starlette uvicorn",
         "cli": "rich shtab",
     }.items()
 }
