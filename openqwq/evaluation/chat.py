@@ -13,13 +13,6 @@ from openqwq.types import Generate, Message, OpenQwQError, SamplingParams, ToolC
 
 Tools = Sequence[Mapping[str, Any]]
 FIRST_PAUSE = 1.0  # seconds
-TOOLS_PROMPT = (
-    "# Tools\n\nYou may call one or more functions to assist with the user query.\n\nYou are"
-    " provided with function signatures within <tools></tools> XML tags:\n<tools>\n{tools}\n"
-    "</tools>\n\nFor each function call, return a json object with function name and arguments"
-    ' within <tool_call></tool_call> XML tags:\n<tool_call>\n{{"name": <function-name>,'
-    ' "arguments": <args-json-object>}}\n</tool_call>'
-)  # Qwen's own words, for models whose template knows no tools
 
 
 @dataclass(frozen=True)
@@ -59,7 +52,7 @@ class LocalChat:
         self, messages: Sequence[Message], tools: Tools, params: SamplingParams
     ) -> ChatReply:
         """One sampled reply; the same seed gives the same text."""
-        prompt = self._prompt(messages, tools)
+        prompt = encode_chat(self.tokenizer, messages, tools)
         room = self.context_length - len(prompt)
         if room < 1:
             raise OpenQwQError(
@@ -89,14 +82,6 @@ class LocalChat:
             completion.reasoning_tokens,
             len(completion.token_ids),
         )
-
-    def _prompt(self, messages: Sequence[Message], tools: Tools) -> list[int]:
-        prompt = encode_chat(self.tokenizer, messages, tools)
-        if tools and prompt == encode_chat(self.tokenizer, messages):  # the template ignores them
-            listed = "\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools)
-            system = Message(role="system", content=TOOLS_PROMPT.format(tools=listed))
-            prompt = encode_chat(self.tokenizer, [system, *map(_without_calls, messages)])
-        return prompt
 
 
 class EndpointReply(Protocol):
@@ -176,12 +161,3 @@ def answer_text(content: str, calls: Sequence[ToolCall], malformed: Sequence[str
     texts = [*(json.dumps(call, ensure_ascii=False) for call in calls), *map(str.strip, malformed)]
     blocks = [f"<tool_call>\n{text}\n</tool_call>" for text in texts]
     return "\n".join([*filter(None, [content]), *blocks])
-
-
-def _without_calls(message: Message) -> Message:
-    """A turn in plain text, for templates that know neither calls nor tool results."""
-    content = answer_text(message["content"], message.get("tool_calls", []))
-    if message["role"] == "tool":
-        content = f"<tool_response>\n{content}\n</tool_response>"
-        return Message(role="user", content=content)
-    return Message(role=message["role"], content=content)

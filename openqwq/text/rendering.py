@@ -23,6 +23,10 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 PROBE = "\uf8d7"  # a character of private use: it stands for a text whose place is looked for
 
 
+class TemplateRefusal(jinja2.TemplateError):
+    """What a template says of messages that it does not take."""
+
+
 @dataclass(frozen=True)
 class ChatTemplate:
     """A template's Jinja source, the tokenizer's added tokens, and its tokens by name."""
@@ -112,4 +116,4 @@ def _mark_constants(node: nodes.Node, mark: Callable[[str], str]) -> None:
 
 
 def _raise_exception(message: str) -> str:
-    raise jinja2.TemplateError(message)
+    raise TemplateRefusal(message)

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from openqwq.text.rendering import PROBE
+from openqwq.text.history import history_form
+from openqwq.text.rendering import PROBE, TemplateRefusal
 from openqwq.text.stream import parse_reply, starts_in_thinking
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.types import Message, OpenQwQError
@@ -128,7 +129,7 @@ def _pieces(
     tokenizer: Tokenizer, messages: Sequence[Message], tools: Tools, generation: bool
 ) -> list[Unit]:
     """What the template writes: ids of its markers, and the texts between them."""
-    inputs = _inputs(messages, tools)
+    inputs = _inputs(tokenizer, messages, tools)
     text = _render(tokenizer, inputs, generation)
     guard = next(c for c in map(chr, range(0xF0000, 0xFFFFE)) if c not in inputs and c not in text)
     parts = _render(tokenizer, inputs, generation, guard).split(guard)
@@ -147,12 +148,15 @@ def _pieces(
     return [added[part] if place % 2 else part for place, part in enumerate(parts)]
 
 
-def _inputs(messages: Sequence[Message], tools: Tools) -> str:
+def _inputs(tokenizer: Tokenizer, messages: Sequence[Message], tools: Tools) -> str:
     """What the template sees, as JSON: plain data only, and one text to search for markers."""
     if not messages:
         raise OpenQwQError("a chat has no messages: give at least one")
+    form = history_form(tokenizer.template(bool(tools)))
+    listed = tools if form.lists_tools else ()
     try:
-        return json.dumps({"messages": messages, "tools": tools or None}, ensure_ascii=False)
+        turns = form.messages(messages, tools)
+        return json.dumps({"messages": turns, "tools": listed or None}, ensure_ascii=False)
     except (TypeError, ValueError) as error:
         raise OpenQwQError(f"messages or tools are not JSON ({error}): use plain data") from error
 
@@ -162,6 +166,10 @@ def _render(tokenizer: Tokenizer, inputs: str, generation: bool, guard: str = ""
     template = tokenizer.template(bool(variables["tools"]))
     try:
         return template.render(variables, guard)
+    except TemplateRefusal as error:
+        raise OpenQwQError(
+            f"the chat template of {tokenizer.source} refuses these messages: {error}"
+        ) from error
     except Exception as error:  # a template is foreign code and may raise anything
         raise OpenQwQError(
             f"the chat template of {tokenizer.source} failed on these messages: {error}"

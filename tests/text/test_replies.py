@@ -111,8 +111,9 @@ def test_text_like_a_marker_is_taught_as_text(tokenizer: Tokenizer) -> None:
 
 
 def test_what_a_template_would_drop_is_not_taught_unseen(tokenizer: Tokenizer) -> None:
-    with pytest.raises(OpenQwQError, match="does not show 'add'"):
-        encode_reply(with_template(tokenizer, CHATML), [HI], said("ok", tool_calls=[CALL]))
+    quiet = CHATML.replace("{{ message.content }}", "{{ message.content | replace('k', '') }}")
+    with pytest.raises(OpenQwQError, match="does not show 'ok'"):
+        encode_reply(with_template(tokenizer, quiet), [HI], said("ok"))
     mute = with_template(tokenizer, "{{ messages[0].content }}<|im_end|>")
     with pytest.raises(OpenQwQError, match="does not show what an assistant says"):
         encode_reply(mute, [HI], said("ok"))
@@ -134,11 +135,11 @@ def test_of_named_templates_the_one_for_tools_serves_tools(
 ) -> None:
     named = [
         {"name": "default", "template": CHATML},
-        {"name": "tool_use", "template": "{{ tools[0].name }}<|im_end|>"},
+        {"name": "tool_use", "template": "{{ tools[0].function.name }}<|im_end|>"},
     ]
     own = with_template(tokenizer, named)
     assert own.eos_ids[0] == 505
-    assert own.decode(encode_chat(own, [HI], [{"name": "f"}])) == "f<|im_end|>"
+    assert own.decode(encode_chat(own, [HI], [{"function": {"name": "f"}}])) == "f<|im_end|>"
     assert own.decode(encode_chat(own, [HI])).startswith("<|im_start|>user\nHi")
     own.save(tmp_path)
     assert Tokenizer.load(tmp_path).chat_templates == own.chat_templates

@@ -224,7 +224,7 @@ KEEPING = """{% macro open(marker='<|im_start|>') %}{{ marker }}{% endmacro %}
 {% endif %}
 {{ message.content }}
 {%- for call in message.tool_calls or [] %}
-{{ '\n<tool_call>\n' ~ call | tojson ~ '\n</tool_call>' }}
+{{ '\n<tool_call>\n' ~ (call.function or call) | tojson ~ '\n</tool_call>' }}
 {%- endfor %}<|im_end|>
 {% if '<tool_call>' in message.content %}{% continue %}{% endif %}
 {% endfor %}
@@ -238,7 +238,9 @@ def test_a_checkpoints_own_template_is_used(
     tokenizer: Tokenizer, saved: Path, template: str
 ) -> None:
     own = _with_template(tokenizer, template)
-    chat = [user("Hi"), assistant("a", reasoning_content="b", tool_calls=[CALL]), tool("c")]
+    chat = [user("Hi"), assistant("a", reasoning_content="b"), user("c")]
+    if template is KEEPING:
+        chat = [user("Hi"), assistant("a", reasoning_content="b", tool_calls=[CALL]), tool("c")]
     theirs = _theirs(saved, chat, None, True, chat_template=template)
     assert encode_chat(own, chat) == theirs
 
@@ -311,7 +313,7 @@ def test_qwqs_template_stands_in_where_its_tokens_exist(tokenizer: Tokenizer) ->
 @pytest.mark.parametrize(
     ("template", "message"),
     [
-        ("{{ raise_exception('no system turn') }}", "other failed.*no system turn"),
+        ("{{ raise_exception('no system turn') }}", "other refuses.*no system turn"),
         ("{% if %}", "other failed"),
         ("{{ messages.__class__.__mro__ }}", "other failed.*unsafe"),
         ("{{ messages.append(1) }}", "other failed.*unsafe"),

@@ -38,7 +38,7 @@ KEEPING = (
     "{% for m in messages %}{% if m.role == 'tool' %}<|im_start|>tool\n{{ m.content }}<|im_end|>\n"
     "{% elif m.role == 'assistant' %}<|im_start|>assistant\n{{ m.content }}"
     "{% for c in m.tool_calls or [] %}\n<tool_call>\n"
-    '{"name": "{{ c.name }}", "arguments": {{ c.arguments | tojson }}}'
+    '{"name": "{{ c.function.name }}", "arguments": {{ c.function.arguments | tojson }}}'
     "\n</tool_call>{% endfor %}<|im_end|>\n"
     "{% else %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endif %}{% endfor %}"
     "{{ '<|im_start|>assistant\n' if add_generation_prompt }}"

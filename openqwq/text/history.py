@@ -1,0 +1,227 @@
+"""Messages in the form that a chat template reads, found by trying it on a small conversation.
+
+transformers hands templates OpenAI's form: calls under `function`, and no content where a turn only
+calls. Templates differ: some fail without content, some want it to be None, some want arguments as
+JSON text, some show a call only where there is no content, many know no tools at all. What a
+template cannot show is written into the text of the conversation, as Hermes' `<tool_call>` and
+`<tool_response>` blocks.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Literal
+
+from openqwq.text.rendering import ChatTemplate
+from openqwq.types import Message
+
+EmptyContent = Literal["left out", "none", "empty"]
+EMPTY_CONTENTS: tuple[EmptyContent, ...] = ("left out", "none", "empty")
+NAME, VALUE, RESULT, SAID = "probe_tool", "probe_value", "probe_result", "probe_text"
+ARGUMENTS = {"probe_key": VALUE}
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "probe_listed",
+        "description": "Probes.",
+        "parameters": {"type": "object", "properties": {}},
+    },
+}
+TOOLS_PROMPT = """# Tools
+
+You may call one or more functions to assist with the user query.
+
+You are provided with function signatures within <tools></tools> XML tags:
+<tools>
+{tools}
+</tools>
+
+For each function call, return a json object with function name and arguments within \
+<tool_call></tool_call> XML tags:
+<tool_call>
+{{"name": <function-name>, "arguments": <args-json-object>}}
+</tool_call>"""  # Qwen's own words
+
+
+@dataclass(frozen=True)
+class HistoryForm:
+    """What a template can show, and the form in which it must be given."""
+
+    lists_tools: bool = True
+    shows_calls: bool = True
+    shows_results: bool = True
+    shows_system: bool = True
+    no_content: EmptyContent = "left out"  # of a turn that only calls
+    arguments_as_text: bool = False
+    calls_apart: bool = False  # calls need a turn without content
+    one_call_a_turn: bool = False
+
+    def messages(self, messages: Sequence[Message], tools: Sequence[Any]) -> list[dict[str, Any]]:
+        """The conversation as the template must be given it."""
+        turns: list[dict[str, Any]] = []
+        waiting: list[dict[str, Any]] = []  # calls without a result so far
+        unshown: list[dict[str, Any]] = []  # calls for turns of their own
+        for message in messages:
+            if message["role"] == "tool":
+                call = waiting.pop(0) if waiting else None
+                self._add_result(turns, message, call)
+                if unshown:
+                    empty = Message(role="assistant", content="")
+                    turns += self._calling(empty, [unshown.pop(0)])
+            elif calls := message.get("tool_calls"):
+                given = [_openai_call(call, len(turns), i) for i, call in enumerate(calls)]
+                shown = given[:1] if self.one_call_a_turn else given
+                turns += self._calling(message, shown)
+                unshown = given[len(shown) :]
+                waiting = list(given)
+            else:
+                turns.append({k: v for k, v in message.items() if k != "tool_calls"})
+            if thinking := message.get("reasoning_content"):
+                turns[-1].setdefault("thinking", thinking)  # gpt-oss' name for it
+        listed = () if self.lists_tools else tools
+        return self._with_system(turns, listed)
+
+    def _add_result(
+        self, turns: list[dict[str, Any]], message: Message, call: Mapping[str, Any] | None
+    ) -> None:
+        if self.shows_results:
+            known = {"tool_call_id": call["id"], "name": call["function"]["name"]} if call else {}
+            turns.append({**message, **known})
+            return
+        text = f"<tool_response>\n{message['content']}\n</tool_response>"
+        if turns and turns[-1]["role"] == "user":
+            turns[-1] = {**turns[-1], "content": f"{turns[-1]['content']}\n{text}"}
+        else:
+            turns.append({"role": "user", "content": text})
+
+    def _calling(self, message: Message, calls: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """An assistant's turn with calls, which may take two."""
+        content = message["content"]
+        if not self.shows_calls:
+            functions = [call["function"] for call in calls]
+            blocks = [f"<tool_call>\n{_json(function)}\n</tool_call>" for function in functions]
+            text = "\n".join([content, *blocks] if content else blocks)
+            kept = {k: v for k, v in message.items() if k != "tool_calls"}
+            return [{**kept, "content": text}]
+        if self.arguments_as_text:
+            for call in calls:
+                function = call["function"]
+                if not isinstance(function["arguments"], str):
+                    function["arguments"] = _json(function["arguments"])
+        turn: dict[str, Any] = {**message, "tool_calls": calls}
+        if not content:
+            return [_without_content(turn, self.no_content)]
+        if not self.calls_apart:
+            return [turn]
+        said = {k: v for k, v in message.items() if k != "tool_calls"}
+        calling = {"role": "assistant", "tool_calls": calls}
+        return [said, _without_content(calling, self.no_content)]
+
+    def _with_system(
+        self, turns: list[dict[str, Any]], listed: Sequence[Any]
+    ) -> list[dict[str, Any]]:
+        """Tools that the template does not list, and a system turn that it does not show."""
+        texts = []
+        if turns and turns[0]["role"] == "system" and (listed or not self.shows_system):
+            texts.append(str(turns[0]["content"]))
+            turns = turns[1:]
+        if listed:
+            texts.append(TOOLS_PROMPT.format(tools="\n".join(map(_json, listed))))
+        if not texts:
+            return turns
+        text = "\n\n".join(texts)
+        if self.shows_system:
+            return [{"role": "system", "content": text}, *turns]
+        if turns and turns[0]["role"] == "user":
+            text = f"{text}\n\n{turns[0]['content']}"
+            turns = turns[1:]
+        return [{"role": "user", "content": text}, *turns]
+
+
+@lru_cache(maxsize=64)
+def history_form(template: ChatTemplate) -> HistoryForm:
+    """The form that a template shows everything of, as far as it can."""
+    lists_tools = "probe_listed" in _shown(template, [_user("a")], [TOOL])
+    tools = [TOOL] if lists_tools else []
+    system = [{"role": "system", "content": SAID}, _user("a")]
+    shows_system = SAID in _shown(template, system, [])
+    usual = _shown(template, [_user("a")], tools)
+    for arguments_as_text in (False, True):
+        for no_content in EMPTY_CONTENTS:
+            turn = _without_content(_call_turn(SAID, arguments_as_text), no_content)
+            alone = _shown(template, [_user("a"), turn], tools)
+            if not _shows_call(alone) or alone.count("None") > usual.count("None"):
+                continue
+            answered = [_user("a"), turn, _result()]
+            shows_results = RESULT in _shown(template, answered, tools)
+            both = _shown(template, [_user("a"), _call_turn(SAID, arguments_as_text)], tools)
+            several = {**turn, "tool_calls": turn["tool_calls"] * 2}
+            twice = _shown(template, [_user("a"), several], tools)
+            return HistoryForm(
+                lists_tools,
+                True,
+                shows_results,
+                shows_system,
+                no_content,
+                arguments_as_text,
+                calls_apart=not _shows_call(both),
+                one_call_a_turn=twice.count(VALUE) < 2,
+            )
+    return HistoryForm(lists_tools, False, False, shows_system)
+
+
+def tools_note(template: ChatTemplate) -> str:
+    """What a user should know of tools with this template; empty where it lists them itself."""
+    if history_form(template).lists_tools:
+        return ""
+    return "the chat template knows no tools: they are described in the system message"
+
+
+def _shows_call(text: str) -> bool:
+    """Whether a call is there by name, with arguments that are no Python literal."""
+    return NAME in text and VALUE in text and repr(ARGUMENTS) not in text
+
+
+def _shown(template: ChatTemplate, turns: Sequence[Mapping[str, Any]], tools: Sequence[Any]) -> str:
+    """The rendering, empty where the template refuses."""
+    variables = {"messages": turns, "tools": tools or None, "add_generation_prompt": False}
+    try:
+        return template.render(variables)
+    except Exception:  # a template is foreign code and may raise anything
+        return ""
+
+
+def _user(content: str) -> dict[str, Any]:
+    return {"role": "user", "content": content}
+
+
+def _result() -> dict[str, Any]:
+    return {"role": "tool", "content": RESULT, "tool_call_id": "call00000", "name": NAME}
+
+
+def _call_turn(content: str, arguments_as_text: bool) -> dict[str, Any]:
+    arguments = _json(ARGUMENTS) if arguments_as_text else ARGUMENTS
+    call = _openai_call({"name": NAME, "arguments": arguments}, 0, 0)
+    return {"role": "assistant", "content": content, "tool_calls": [call]}
+
+
+def _openai_call(call: Mapping[str, Any], turn: int, number: int) -> dict[str, Any]:
+    """OpenAI's form, with an id of nine characters as Mistral's templates demand."""
+    function = call.get("function", call)
+    kept = {"name": function["name"], "arguments": function["arguments"]}
+    return {"id": f"call{turn % 1000:03}{number % 100:02}", "type": "function", "function": kept}
+
+
+def _without_content(turn: Mapping[str, Any], how: EmptyContent) -> dict[str, Any]:
+    """The turn with no content, in one of the ways in which templates expect that."""
+    kept = {k: v for k, v in turn.items() if k != "content"}
+    if how == "none":
+        kept["content"] = None
+    elif how == "empty":
+        kept["content"] = ""
+    return kept
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
