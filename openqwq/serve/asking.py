@@ -11,7 +11,7 @@ from openqwq.serve.history import messages
 from openqwq.serve.protocol import ApiError
 from openqwq.serve.reply import Ask
 from openqwq.serve.schemas import require_usable
-from openqwq.serve.thinking import thinking_budget
+from openqwq.serve.thinking import template_options, thinking_budget
 from openqwq.text.grammar import AnswerGrammar, json_grammar, tool_call_grammar
 from openqwq.text.template import encode_chat
 from openqwq.types import SamplingParams
@@ -26,8 +26,8 @@ _SAME = (
 def ask_chat(model: OpenedModel, body: Mapping[str, Any]) -> Ask:
     """The ask of a ChatRequest; raises ApiError or OpenQwQError for what does not fit together."""
     tools, choice, forced = _tools(body)
-    turns = messages(body["messages"])
-    prompt_ids = encode_chat(model.tokenizer, turns, tools)
+    turns, options = messages(body["messages"]), template_options(body)
+    prompt_ids = encode_chat(model.tokenizer, turns, tools, options=options)
     older, newer = body.get("max_tokens"), body.get("max_completion_tokens")
     if older and newer and older != newer:
         raise ApiError(400, "max_tokens and max_completion_tokens differ: give one", "max_tokens")

@@ -76,12 +76,12 @@ class Guard:
             self._require_host(headers.get("host", ""))
             if origin is not None and not shared:
                 self._require_same_origin(origin, headers.get("host", ""))
-            if shared and scope["method"] == "OPTIONS":
+            if shared and _is_preflight(scope["method"], headers):
                 response = _preflight(headers.get("access-control-request-headers", ""))
             elif scope["path"] != "/health":
-                self._require_key(headers.get("authorization", ""), scope["path"])
+                self._require_key(headers, scope["path"])
         except ApiError as error:
-            response = refusal(error)
+            response = refusal(error, scope["path"])
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -109,17 +109,11 @@ class Guard:
             text = f"origin {origin!r} may not use this server: start with --allow-origin {origin}"
             raise ApiError(403, text, code="origin_not_allowed")
 
-    def _require_key(self, authorization: str, path: str) -> None:
+    def _require_key(self, headers: Headers, path: str) -> None:
         key = self._access.api_key
         if key is None:
             return
-        scheme, _, text = authorization.partition(" ")
-        given = text.strip().encode("latin-1")  # the bytes that came
-        if scheme.lower() == "basic":  # what a browser sends once a person typed the key
-            try:
-                given = base64.b64decode(given, validate=True).partition(b":")[2]
-            except binascii.Error:
-                given = b""
+        given = _given_key(headers)
         if not secrets.compare_digest(given, key.encode()):
             what = "is wrong" if given else "is missing: send Authorization: Bearer KEY"
             ask = "Bearer" if path.startswith("/v1/") else 'Basic realm="API key as password"'
@@ -131,9 +125,28 @@ class Guard:
             )
 
 
+def _given_key(headers: Headers) -> bytes:
+    """The key that came with a request, in the bytes that came; nothing if none did."""
+    if "x-api-key" in headers:  # Anthropic's clients
+        return headers["x-api-key"].strip().encode("latin-1")
+    scheme, _, text = headers.get("authorization", "").partition(" ")
+    given = text.strip().encode("latin-1")
+    if scheme.lower() != "basic":
+        return given
+    try:  # what a browser sends once a person typed the key
+        return base64.b64decode(given, validate=True).partition(b":")[2]
+    except binascii.Error:
+        return b""
+
+
+def _is_preflight(method: str, headers: Headers) -> bool:
+    """Whether a browser asks what it may send; it never has a key, and nothing is done for it."""
+    return method == "OPTIONS" and "access-control-request-method" in headers
+
+
 def _preflight(wanted: str) -> Response:
     headers = {
-        "Access-Control-Allow-Methods": "GET, POST",
+        "Access-Control-Allow-Methods": "GET, POST, DELETE",
         "Access-Control-Allow-Headers": wanted,
         "Access-Control-Max-Age": "600",
     }

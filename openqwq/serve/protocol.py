@@ -19,8 +19,9 @@ from starlette.responses import JSONResponse
 from openqwq.types import OpenQwQError
 
 PATH = Path(__file__).with_name("openapi.json")
+ANTHROPIC = "/v1/messages"  # and what is below it
 BODY_BYTES, BODY_SECONDS = 16 * 2**20, 60.0
-_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}  # OpenAI's
 
 
 class ApiError(OpenQwQError):
@@ -54,9 +55,12 @@ class Answer(JSONResponse):
         return json.dumps(content).encode()
 
 
-def refusal(error: ApiError) -> Answer:
-    """The response to a request that is refused."""
-    return Answer(error.body(), error.status, error.headers)
+def refusal(error: ApiError, path: str) -> Answer:
+    """The response to a request for `path` that is refused, in the shape of its API."""
+    body = error.body()
+    if path.startswith(ANTHROPIC):
+        body = {"type": "error", **body}
+    return Answer(body, error.status, error.headers)
 
 
 @cache

@@ -83,15 +83,17 @@ class Server:
         self.service.store.close()
 
 
-async def _refuse(_: Request, error: Exception) -> Response:
+async def _refuse(request: Request, error: Exception) -> Response:
     match error:
         case ApiError():
-            return refusal(error)
+            refused = error
         case OpenQwQError():
-            return refusal(as_api_error(error))
+            refused = as_api_error(error)
         case HTTPException(status_code=status, detail=text, headers=headers):
-            return refusal(ApiError(status, text, headers=headers))
-    return refusal(ApiError(500, f"the server failed: {error!r:.500}"))
+            refused = ApiError(status, text, headers=headers)
+        case _:
+            refused = ApiError(500, f"the server failed: {error!r:.500}")
+    return refusal(refused, request.scope["path"])
 
 
 def serve(catalogue: Catalogue, options: ServerOptions, host: str, port: int) -> None:

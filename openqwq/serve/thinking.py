@@ -15,6 +15,7 @@ EFFORTS = {
     "xhigh": MOST,
     "max": MOST,
 }  # thinking tokens
+_OURS = {"messages", "tools", "add_generation_prompt"}  # variables of every chat template
 LEAST_ANSWER = 8  # tokens to close the thinking and to say something
 ANSWER_TOKENS = 1024  # kept for the answer beside a thinking budget, or a quarter of a small limit
 
@@ -46,12 +47,19 @@ def hides_thinking(body: Mapping[str, Any]) -> bool:
 
 
 def template_options(body: Mapping[str, Any]) -> dict[str, Any]:
-    """The variables that the request sets for the chat template."""
+    """The variables that the request sets for the chat template, `enable_thinking` above all.
+
+    Raises ApiError for one that the server itself sets.
+    """
     options = dict(body.get("chat_template_kwargs") or {})
-    if "enable_thinking" in body:
-        options.setdefault("enable_thinking", body["enable_thinking"])
-    elif dict(_spelled(body)) and set(dict(_spelled(body)).values()) == {0}:
-        options.setdefault("enable_thinking", False)  # templates of Qwen3's kind write it so
+    for name in _OURS & options.keys():
+        where = f"chat_template_kwargs.{name}"
+        raise ApiError(400, f"{where} is set by the server: leave it out", where)
+    amounts = {tokens for _, tokens in _spelled(body)}
+    if amounts == {0}:
+        options.setdefault("enable_thinking", False)
+    elif body.get("enable_thinking"):
+        options.setdefault("enable_thinking", True)
     return options
 
 

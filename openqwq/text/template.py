@@ -26,13 +26,15 @@ def encode_chat(
     messages: Sequence[Message],
     tools: Tools = (),
     add_generation_prompt: bool = True,
+    options: Mapping[str, Any] | None = None,
 ) -> list[int]:
     """The prompt as token ids: transformers' own unless message text looks like a marker.
 
+    `options` are further variables for the template, such as Qwen3's `enable_thinking`.
     Raises OpenQwQError for a template that fails or whose markers cannot be told from such text.
     """
     ids: list[int] = []
-    for piece in _pieces(tokenizer, messages, tools, add_generation_prompt):
+    for piece in _pieces(tokenizer, messages, tools, add_generation_prompt, options):
         ids += [piece] if isinstance(piece, int) else tokenizer.encode(piece)
     return ids
 
@@ -126,10 +128,14 @@ def bridge(
 
 
 def _pieces(
-    tokenizer: Tokenizer, messages: Sequence[Message], tools: Tools, generation: bool
+    tokenizer: Tokenizer,
+    messages: Sequence[Message],
+    tools: Tools,
+    generation: bool,
+    options: Mapping[str, Any] | None = None,
 ) -> list[Unit]:
     """What the template writes: ids of its markers, and the texts between them."""
-    inputs = _inputs(tokenizer, messages, tools)
+    inputs = _inputs(tokenizer, messages, tools, options or {})
     text = _render(tokenizer, inputs, generation)
     guard = next(c for c in map(chr, range(0xF0000, 0xFFFFE)) if c not in inputs and c not in text)
     parts = _render(tokenizer, inputs, generation, guard).split(guard)
@@ -148,7 +154,9 @@ def _pieces(
     return [added[part] if place % 2 else part for place, part in enumerate(parts)]
 
 
-def _inputs(tokenizer: Tokenizer, messages: Sequence[Message], tools: Tools) -> str:
+def _inputs(
+    tokenizer: Tokenizer, messages: Sequence[Message], tools: Tools, options: Mapping[str, Any]
+) -> str:
     """What the template sees, as JSON: plain data only, and one text to search for markers."""
     if not messages:
         raise OpenQwQError("a chat has no messages: give at least one")
@@ -156,7 +164,8 @@ def _inputs(tokenizer: Tokenizer, messages: Sequence[Message], tools: Tools) -> 
     listed = tools if form.lists_tools else ()
     try:
         turns = form.messages(messages, tools)
-        return json.dumps({"messages": turns, "tools": listed or None}, ensure_ascii=False)
+        variables = {**options, "messages": turns, "tools": listed or None}
+        return json.dumps(variables, ensure_ascii=False)
     except (TypeError, ValueError) as error:
         raise OpenQwQError(f"messages or tools are not JSON ({error}): use plain data") from error
 

@@ -2,9 +2,11 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
+import tokenizers
 
 from openqwq.engine.open import OpenedModel
 from openqwq.serve.asking import ask_chat
@@ -12,6 +14,7 @@ from openqwq.serve.history import messages
 from openqwq.serve.protocol import ApiError
 from openqwq.serve.thinking import ANSWER_TOKENS, EFFORTS
 from openqwq.text.template import encode_chat
+from openqwq.text.tokenizer import Tokenizer
 
 Build = Callable[..., OpenedModel]
 USER = {"role": "user", "content": "hi"}
@@ -218,3 +221,39 @@ def test_a_schema_that_cannot_be_enforced_is_refused(scripted: Build) -> None:
     with pytest.raises(Exception, match="not usable"):
         ask_chat(scripted(), {"messages": [USER], "response_format": form})
     assert json.dumps(form)
+
+
+QWEN3 = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "<|im_start|>assistant\n"
+    "{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n{% endif %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("more", "closed"),
+    [
+        ({}, False),
+        ({"chat_template_kwargs": {"enable_thinking": False}}, True),
+        ({"chat_template_kwargs": {"enable_thinking": True}}, False),
+        ({"reasoning_effort": "none"}, True),
+        ({"reasoning_effort": "low"}, False),
+        ({"thinking": {"type": "disabled"}}, True),
+    ],
+    ids=str,
+)
+def test_a_template_that_can_switch_the_thinking_off_is_told(
+    scripted: Build, more: dict[str, Any], closed: bool
+) -> None:
+    model = scripted(context=20_000)
+    config = {**model.tokenizer.config, "chat_template": QWEN3}
+    backend = tokenizers.Tokenizer.from_str(model.tokenizer.backend_json())
+    tokenizer = Tokenizer(backend, config, list(model.tokenizer.eos_ids), "a test")
+    ask = ask_chat(replace(model, tokenizer=tokenizer), {"messages": [USER], **more})
+    assert tokenizer.decode(ask.prompt_ids).endswith("</think>\n\n") == closed
+
+
+def test_a_template_variable_of_ours_cannot_be_set(scripted: Build) -> None:
+    body = {"messages": [USER], "chat_template_kwargs": {"messages": []}}
+    with pytest.raises(ApiError, match="set by the server"):
+        ask_chat(scripted(), body)

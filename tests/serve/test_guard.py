@@ -98,6 +98,29 @@ def test_pages_of_other_origins_are_refused_and_friends_get_cors(locked: Any) ->
     assert httpx.options(locked.url + "/v1/models", headers=asked).status_code == 403
 
 
+PREFLIGHT = {"origin": FRIEND, "access-control-request-method": "POST"}
+
+
+@pytest.mark.parametrize(
+    ("left_out", "status"),
+    [((), 204), (("origin",), 401), (("access-control-request-method",), 401), (PREFLIGHT, 401)],
+)
+def test_only_a_friends_preflight_needs_no_key(locked: Any, left_out: Any, status: int) -> None:
+    headers = {name: value for name, value in PREFLIGHT.items() if name not in left_out}
+    answer = httpx.options(locked.url + "/v1/chat/completions", headers=headers)
+    assert answer.status_code == status and not answer.content.startswith(b'{"object"')
+    other = httpx.request("GET", locked.url + "/v1/models", headers=headers)
+    assert other.status_code == 401
+
+
+def test_anthropics_clients_send_the_key_in_a_header_of_their_own(locked: Any) -> None:
+    for key, status in ((KEY.encode(), 200), (b"wrong", 401)):
+        answer = httpx.get(locked.url + "/v1/models", headers={b"x-api-key": key})
+        assert answer.status_code == status
+    refused = httpx.post(locked.url + "/v1/messages", json={}).json()
+    assert refused["type"] == "error" and refused["error"]["type"] == "authentication_error"
+
+
 @pytest.mark.parametrize(
     ("host", "key", "insecure", "refused"),
     [
