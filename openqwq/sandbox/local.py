@@ -118,8 +118,8 @@ class Worker:
         """Return the end of what the worker wrote to stderr, with every odd character escaped."""
         size = os.fstat(self._messages.fileno()).st_size
         written = os.pread(self._messages.fileno(), MESSAGE_BYTES, max(0, size - MESSAGE_BYTES))
-        text = written.decode("ascii", "backslashreplace").strip()
-        return text.encode("unicode_escape").decode("ascii") or "it was killed, and said nothing"
+        text = one_line(written.decode("ascii", "backslashreplace").strip())
+        return text or "it was killed, and said nothing"
 
 
 async def doctor(level: str = "full", packages: Sequence[str] = ()) -> dict[str, str]:
@@ -338,8 +338,20 @@ class LocalSession:
 
 
 def _result(data: dict[str, Any]) -> CaseResult:
+    told = one_line(data.get("error", ""))
     try:
         value = json.loads(data.get("value") or "null")
-        return CaseResult.from_json({**data, "value": value})
+        return CaseResult.from_json({**data, "value": value, "error": told})
     except (ValueError, RecursionError) as error:  # only the program can have written it
-        return CaseResult("runtime_error", data["stdout"], data["stderr"], error=str(error))
+        told = one_line(str(error))
+        return CaseResult("runtime_error", data["stdout"], data["stderr"], error=told)
+
+
+def one_line(text: str) -> str:
+    """Return text that is fit for a log: at most `MESSAGE_BYTES` characters, odd ones escaped."""
+    shown = []
+    for character in text[:MESSAGE_BYTES]:
+        if not character.isprintable():
+            character = character.encode("unicode_escape").decode("ascii")
+        shown.append(character)
+    return "".join(shown)

@@ -176,7 +176,10 @@ def _filled(kind: type[T], fields: dict[str, Any]) -> T:
 
 @dataclass(frozen=True)
 class CaseResult:
-    """What one case did. `value` is what a call returned; seconds are wall and CPU time."""
+    """What one case did. `value` is what a call returned; seconds are wall and CPU time.
+
+    `error` is fit for a log: one line, with odd characters escaped; `stdout` and `stderr` are raw.
+    """
 
     status: Status
     stdout: str = ""

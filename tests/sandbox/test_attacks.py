@@ -49,6 +49,7 @@ SETUP = (
     "class Box:\n    def __init__(self, v): self.v = v\n    def same(self, o): return self.v == o"
 )
 SCRIPT = f"""
+import colorsys  # a module that nothing has imported before
 class Lenient:
     def __eq__(self, other): return True
 for number, expected in (1, {FIRST!r}), (2, {SECOND!r}):

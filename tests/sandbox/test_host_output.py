@@ -72,6 +72,27 @@ async def test_the_last_words_of_a_worker_are_told_with_odd_characters_escaped(
     assert "\x1b" not in caplog.text
 
 
+@pytest.mark.parametrize(
+    "source",
+    [
+        r"raise ValueError('\x1b[2J\n\u202efake log line\ud800')",
+        "x = (  # \x1b[2J\n\u202e",
+        r"import sys; sys.exit('\x1b[2J\n')",
+        r"import os; os.write(3, b'\n\n{\"status\": \"memory\", \"error\": \"\\u001b[2J\"}')",
+        "import os\nreport = {'status': 'memory', 'error': '\\x07' * 10 ** 5}\n"
+        "import json; os.write(3, json.dumps(report).encode()); os._exit(1)",
+    ],
+)
+async def test_what_is_told_of_a_failure_is_one_line_fit_for_a_log(
+    sandbox: LocalSandbox, source: str
+) -> None:
+    case = (await sandbox.run(RunRequest(source))).cases[0]
+    assert case.error.isprintable()
+    assert len(case.error) <= 8000
+    session = await sandbox.session()
+    assert (await session.run(source.replace("write(3", "write(9"))).error.isprintable()
+
+
 async def test_a_worker_that_dies_without_a_word_says_so(sandbox: LocalSandbox) -> None:
     (worker,) = sandbox._alive
     worker._process.kill()
