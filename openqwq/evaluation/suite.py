@@ -36,6 +36,7 @@ from openqwq.sandbox.local import LocalSandbox
 from openqwq.tasks.mix import training_texts
 from openqwq.types import OpenQwQError, Verifier
 from openqwq.verify.code import CodeVerifier
+from openqwq.verify.contest import ContestVerifier
 from openqwq.verify.instructions import InstructionVerifier
 from openqwq.verify.math import MathVerifier
 from openqwq.verify.toolcalls import ToolCallVerifier
@@ -74,11 +75,13 @@ async def open_judges(
     if wanted & {"math", "livebench"}:
         judges["math"] = await stack.enter_async_context(MathVerifier(workers=workers))
     if wanted & {"code", "livecodebench", "livebench"}:
-        sandbox = await stack.enter_async_context(LocalSandbox(workers))
+        packages = ("numpy",) if wanted & {"livecodebench", "livebench"} else ()
+        sandbox = await stack.enter_async_context(LocalSandbox(workers, packages=packages))
+        contest = ContestVerifier(sandbox)
         judges["code"] = CodeVerifier(sandbox)
-        judges["livecodebench"] = LiveCodeVerifier(judges["code"])
-    if "livebench" in wanted:
-        judges["livebench"] = LiveBenchVerifier(judges["math"], judges["code"])
+        judges["livecodebench"] = LiveCodeVerifier(contest)
+        if "livebench" in wanted:
+            judges["livebench"] = LiveBenchVerifier(judges["math"], contest)
     return judges
 
 

@@ -21,6 +21,7 @@ from openqwq.evaluation.results import Record, item_values
 from openqwq.evaluation.statistics import Interval, mean_interval
 from openqwq.types import Message, OpenQwQError, Rule, Score, Task, Verifier
 from openqwq.verify.answer import final_answer, last_block, last_program
+from openqwq.verify.contest import ContestVerifier
 from openqwq.verify.instructions import check
 
 CATEGORIES = ("coding", "data_analysis", "instruction_following", "language", "math", "reasoning")
@@ -225,14 +226,21 @@ KNOWN = ", ".join([*JUDGES, "AMPS_Hard", "tablereformat", *CODING, *INSTRUCTIONS
 
 
 class LiveBenchVerifier:
-    """Judges an answer by its task's rule; mathematics and programs go to their verifiers."""
+    """Judges an answer by its task's rule; mathematics and programs go to their verifiers.
 
-    def __init__(self, mathematics: Verifier, code: Verifier) -> None:
-        self._mathematics, self._code = mathematics, code
+    Its programs are LiveCodeBench's, so the contest verifier judges them.
+    """
+
+    def __init__(self, mathematics: Verifier, contest: ContestVerifier) -> None:
+        self._mathematics = mathematics
+        self._contest = contest
 
     async def score(self, task: Task, completion: str) -> Score:
         """A value in [0, 1], often with partial credit; `error`: the question is at fault."""
-        facts, answer = json.loads(task.answer or "{}"), final_answer(completion) or ""
+        facts = json.loads(task.answer or "{}")
+        answer = final_answer(completion)
+        if answer is None:
+            return Score(0.0, "truncated", detail="no </think>")
         name, truth = facts["task"], facts["truth"]
         question = task.messages[0]["content"]
         try:
@@ -240,12 +248,11 @@ class LiveBenchVerifier:
                 ready = Task(task.id, task.kind, task.messages, "math", answer=f"${truth}$")
                 return await self._mathematics.score(ready, completion)
             if name in CODING:
-                tests = code_tests(facts, question)
+                tests = code_tests(facts)
                 program = last_program(answer)
                 if facts["begin"] and not program.startswith(facts["begin"].strip()[:40]):
                     program = facts["begin"] + "\n" + program
-                ready = Task(task.id, task.kind, task.messages, "code", tests=tests)
-                return await self._code.score(ready, f"</think>```python\n{program}\n```")
+                return await self._contest.judge(program, tests, task.id)
             if name in INSTRUCTIONS:
                 held = [check(rule.id, rule.arguments, answer.strip("\n")) for rule in task.rules]
                 value = (fmean(held) + all(held)) / 2

@@ -2,16 +2,16 @@
 
 QwQ's published 63.4 is release v5 from August 2024 to February 2025. Hidden tests stay packed until
 they are needed: they are many gigabytes. Unpacking them never makes objects other than plain text.
+`verify/contest.py` judges by the rules of the benchmark's own grader.
 """
 
 import base64
 import io
 import json
 import pickle
-import re
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from openqwq.evaluation.benchmarks.benchmark import Benchmark
@@ -36,7 +36,6 @@ SAMPLES_V5 = DataFile(
     local_sha256="43203f2c1c800e4deded7ccd4b450122a5dc673a9506b3288e565d1b1343ed60",
 )
 MAX_BYTES = 2**30  # unpacked tests of one problem
-TOLERANCE = re.compile(r"(?:absolute|relative) error[^.]*?10\^\{-(\d+)\}")
 TASK = (
     "You will be given a question (problem specification) and will generate a correct Python"
     " program that matches the specification and passes all tests.\n\nQuestion: {question}\n\n"
@@ -51,11 +50,6 @@ STARTER = (
     "You will use the following starter code to write the solution to the problem and enclose your"
     " code within delimiters.\n```python\n{starter}\n```\n\n"
 )
-SETUP = (
-    "import bisect, collections, functools, heapq, itertools, math, re, string\n"
-    "from bisect import *\nfrom collections import *\nfrom functools import *\n"
-    "from heapq import *\nfrom itertools import *\nfrom math import *\nfrom typing import *\n"
-)  # what the contest's own judge grants to programs that complete starter code
 
 
 @dataclass(frozen=True)
@@ -139,36 +133,31 @@ def unpack(text: str) -> list[dict[str, Any]]:
         raise ValueError(f"hidden tests cannot be unpacked: {error}") from error
 
 
-def code_tests(packed: dict[str, Any], question: str) -> CodeTests:
-    """Public and hidden tests as the code verifier takes them; ValueError if malformed."""
+def code_tests(packed: dict[str, Any]) -> CodeTests:
+    """Public and hidden tests as the contest verifier takes them; ValueError if malformed."""
     given = [*packed["public"], *(unpack(packed["hidden"]) if packed["hidden"] else [])]
-    found = TOLERANCE.search(question)
-    tolerance = 10.0 ** -int(found[1]) if found else None
-    if packed["name"]:
-        cases = tuple(
-            TestCase([json.loads(line) for line in t["input"].split("\n")], json.loads(t["output"]))
-            for t in given
-        )
-        point = f"Solution.{packed['name']}"
-        return CodeTests("call", cases, point, setup=SETUP, float_tolerance=tolerance)
-    cases = tuple(TestCase(t["input"], t["output"]) for t in given)
-    return CodeTests("stdin", cases, float_tolerance=tolerance)
+    if not packed["name"]:
+        return CodeTests("stdin", tuple(TestCase(t["input"], t["output"]) for t in given))
+    cases = []
+    for test in given:
+        arguments = [json.loads(line) for line in test["input"].split("\n")]
+        cases.append(TestCase(arguments, json.loads(test["output"])))
+    return CodeTests("call", tuple(cases), packed["name"])
 
 
 class LiveCodeVerifier:
-    """Unpacks a problem's tests and has the code verifier run them; all must pass."""
+    """Unpacks a problem's tests and judges by them as LiveCodeBench's own grader does."""
 
-    def __init__(self, code: Verifier) -> None:
-        self._code = code
+    def __init__(self, contest: Verifier) -> None:
+        self._contest = contest
 
     async def score(self, task: Task, completion: str) -> Score:
-        """The code verifier's verdict; `error` where the tests cannot be read."""
+        """The verdict of the contest verifier; `error` where the tests cannot be read."""
         try:
-            tests = code_tests(json.loads(task.answer or ""), task.messages[0]["content"])
+            tests = code_tests(json.loads(task.answer or ""))
         except (ValueError, KeyError, TypeError) as error:
             return Score(0.0, "error", detail=f"tests of {task.id!r}: {error}")
-        ready = Task(task.id, task.kind, task.messages, "code", tests=tests)
-        return await self._code.score(ready, completion)
+        return await self._contest.score(replace(task, tests=tests), completion)
 
 
 def livecodebench(window: Window) -> Benchmark:
