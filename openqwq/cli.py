@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from openqwq import __version__
 from openqwq.engine.verbs import add_convert_verb, add_fit_verb, add_model_options
 from openqwq.sandbox.verbs import add_sandbox_verb
+from openqwq.serve.feedback import add_feedback_verb
 from openqwq.serve.settings import add_serve_options, add_talk_options, apply_settings
 from openqwq.types import OpenQwQError
 
@@ -93,6 +94,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     add_convert_verb(verbs.add_parser("convert", help="a checkpoint to GGUF, and back"))
     _add_agent_verb(verbs.add_parser("agent", help="a model that uses tools, in the terminal"))
     _add_mcp_verb(verbs.add_parser("mcp", help="our tools for any MCP client, on standard streams"))
+    add_feedback_verb(verbs.add_parser("feedback", help="ratings of answers as training rows"))
     add_sandbox_verb(verbs.add_parser("sandbox", help="the code execution sandbox"))
     return parser, verbs.choices
 
@@ -316,7 +318,7 @@ def serve_verb(options: argparse.Namespace) -> None:
     tools = ServerTools.opened(names, options.mcp)
     limits = ServerOptions(
         access, options.slots, options.queue, options.drain, connect, tools,
-        store_path(options.store),
+        store_path(options.store), options.feedback,
     )  # fmt: skip
     serve(open_catalogue(options), limits, options.host, options.port)
 

@@ -116,4 +116,5 @@ class ChatRoutes:
             "loaded": model is not None,
             "aliases": aliases,
             "tools": tools,
+            "feedback": service.feedback is not None,
         }

@@ -21,6 +21,7 @@ from openqwq.serve.guard import Guard
 from openqwq.serve.page import page_routes
 from openqwq.serve.protocol import Answer, ApiError, as_api_error, document, refusal
 from openqwq.serve.routes_chat import ChatRoutes
+from openqwq.serve.routes_page import PageRoutes
 from openqwq.serve.routes_responses import ResponsesRoutes
 from openqwq.serve.service import ServerOptions, Service
 from openqwq.types import OpenQwQError
@@ -64,6 +65,7 @@ class Server:
         routes = [
             *ChatRoutes(self.service).routes(),
             *ResponsesRoutes(self.service).routes(),
+            *PageRoutes(self.service).routes(),
             Route("/v1/chat/completions/{id}/answer_now", self.answer_now, methods=["POST"]),
             Route("/v1/responses/{id}/answer_now", self.answer_now, methods=["POST"]),
             Route("/health", self.health, methods=["GET"]),
@@ -81,6 +83,8 @@ class Server:
         yield
         await self.service.background.close()
         self.service.store.close()
+        if self.service.feedback:
+            self.service.feedback.close()
 
 
 async def _refuse(request: Request, error: Exception) -> Response:

@@ -13,6 +13,7 @@ from starlette.requests import Request
 from openqwq.engine.open import OpenedModel
 from openqwq.serve.background import Background
 from openqwq.serve.catalogue import Catalogue
+from openqwq.serve.feedback import FeedbackStore
 from openqwq.serve.guard import Access
 from openqwq.serve.protocol import ApiError, check, read_json
 from openqwq.serve.reply import Ask, Piece, reply
@@ -28,7 +29,8 @@ Replies = Callable[[Steering], Sequence[AsyncGenerator[Piece, None]]]
 class ServerOptions:
     """How a server runs. `connect` are origins other than its own that the web chat may call.
 
-    `store` is the file of stored responses; without one they end with the server.
+    `store` is the file of stored responses; without one they end with the server. `feedback` is
+    the file of readers' ratings; without one none are kept.
     """
 
     access: Access = field(default_factory=Access)
@@ -38,6 +40,7 @@ class ServerOptions:
     connect: tuple[str, ...] = ()
     tools: ServerTools = field(default_factory=ServerTools)
     store: Path | None = None
+    feedback: Path | None = None
 
     def __post_init__(self) -> None:
         for name, least in (("slots", 1), ("queue", 0), ("drain_seconds", 0)):
@@ -53,6 +56,7 @@ class Service:
         self.running = Running(options.slots, options.queue, options.drain_seconds)
         self.store = ResponseStore(options.store)
         self.background = Background(self.store)
+        self.feedback = FeedbackStore(options.feedback) if options.feedback else None
         self.tool_places = asyncio.Semaphore(options.slots)
         self.started = int(time.time())
 

@@ -43,6 +43,7 @@ def add_serve_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("more", nargs="*", metavar="MODEL", help="further models, by name")
     parser.add_argument("--alias", action="append", default=[], metavar="NAME[=MODEL]", help=_ALIAS)
     parser.add_argument("--loaded", type=int, default=0, help="models in memory at once; 0: as fit")
+    parser.add_argument("--feedback", type=Path, metavar="FILE.db", help="keep readers' ratings")
     parser.add_argument("--store", metavar="FILE", help="where responses are kept, or none")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=port, default=8000, help="0: any free one")
