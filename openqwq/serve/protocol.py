@@ -21,7 +21,9 @@ from openqwq.types import OpenQwQError
 PATH = Path(__file__).with_name("openapi.json")
 ANTHROPIC = "/v1/messages"  # and what is below it
 BODY_BYTES, BODY_SECONDS = 16 * 2**20, 60.0
-_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}  # OpenAI's
+_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+
+_ANTHROPIC_TYPES = {404: "not_found_error", 413: "request_too_large"}
 
 
 class ApiError(OpenQwQError):
@@ -57,10 +59,16 @@ class Answer(JSONResponse):
 
 def refusal(error: ApiError, path: str) -> Answer:
     """The response to a request for `path` that is refused, in the shape of its API."""
-    body = error.body()
-    if path.startswith(ANTHROPIC):
-        body = {"type": "error", **body}
+    body = anthropic_error(error) if path.startswith(ANTHROPIC) else error.body()
     return Answer(body, error.status, error.headers)
+
+
+def anthropic_error(error: ApiError) -> dict[str, Any]:
+    """The JSON that Anthropic's clients read."""
+    body = error.body()
+    kind = "api_error" if error.status >= 500 else body["error"]["type"]
+    body["error"]["type"] = _ANTHROPIC_TYPES.get(error.status, kind)
+    return {"type": "error", **body}
 
 
 @cache

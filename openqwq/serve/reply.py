@@ -44,6 +44,7 @@ class Finish:
     completion_tokens: int
     reasoning_tokens: int
     more_prompt_tokens: int = 0  # of the further turns, where the server runs tools itself
+    stop_text: str | None = None  # the stop text that ended the answer
 
 
 @dataclass(frozen=True)
@@ -65,17 +66,20 @@ class StopSearch:
     def __init__(self, stop: Sequence[str]) -> None:
         self._stop = stop
         self._held = ""
-        self.found = False
+        self.found: str | None = None
 
     def feed(self, text: str) -> str:
         """What may be shown by now; nothing after a stop text."""
-        if not self._stop or self.found:
-            return "" if self.found else text
+        if self.found is not None:
+            return ""
         text = self._held + text
-        ends = [place for stop in self._stop if (place := text.find(stop)) >= 0]
+        ends = [(place, stop) for stop in self._stop if (place := text.find(stop)) >= 0]
         if ends:
-            self.found, self._held = True, ""
-            return text[: min(ends)]
+            place, self.found = min(ends)
+            self._held = ""
+            return text[:place]
+        if not self._stop:
+            return text
         keep = max(_overlap(text, stop) for stop in self._stop)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]
@@ -132,7 +136,13 @@ class Assembler:
             detail = detail or ("thinking_loop", "the thinking repeated itself and was ended")
         elif reason == "stop" and self._parser.in_thinking:
             detail = ("no_answer", "the model ended its reply inside its thinking")
-        finish = Finish(ending, detail or None, self._tokens, self._parser.reasoning_tokens)
+        finish = Finish(
+            ending,
+            detail or None,
+            self._tokens,
+            self._parser.reasoning_tokens,
+            stop_text=self._stop.found,
+        )
         return [*pieces, Piece("end", tokens=self._take_logged(), finish=finish)]
 
     def _is_answer(self, token_id: int) -> bool:
@@ -167,7 +177,7 @@ class Assembler:
             else:
                 self._malformed = fault or self._malformed
                 pieces += self._content(self._stop.feed(text))
-                self.ended = self._stop.found
+                self.ended = self._stop.found is not None
         return pieces
 
     def _fault(self, call: ToolCall | None) -> str:

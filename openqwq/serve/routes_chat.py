@@ -3,6 +3,7 @@
 import asyncio
 import secrets
 from contextlib import ExitStack
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -70,9 +71,11 @@ class ChatRoutes:
             return await service.running.respond(request, job, body.get("stream", False), place)
 
     async def models(self, _: Request) -> Response:
-        """GET /v1/models."""
+        """GET /v1/models, with what Anthropic's clients read in it."""
         entries = self._service.catalogue.entries.values()
-        return Answer({"object": "list", "data": [self._described(entry) for entry in entries]})
+        listed = [self._described(entry) for entry in entries]
+        page = {"has_more": False, "first_id": listed[0]["id"], "last_id": listed[-1]["id"]}
+        return Answer({"object": "list", "data": listed, **page})
 
     async def one_model(self, request: Request) -> Response:
         """GET /v1/models/{model}."""
@@ -109,7 +112,10 @@ class ChatRoutes:
         return {
             "id": entry.name,
             "object": "model",
+            "type": "model",
+            "display_name": entry.name,
             "created": service.started,
+            "created_at": datetime.fromtimestamp(service.started, UTC).isoformat(),
             "owned_by": "openqwq",
             "context_length": model.context_length if model else None,
             "engine": model.engine if model else None,

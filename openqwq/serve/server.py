@@ -22,6 +22,7 @@ from openqwq.serve.page import page_routes
 from openqwq.serve.protocol import Answer, ApiError, as_api_error, document, refusal
 from openqwq.serve.routes_chat import ChatRoutes
 from openqwq.serve.routes_page import PageRoutes
+from openqwq.serve.routes_messages import MessagesRoutes
 from openqwq.serve.routes_responses import ResponsesRoutes
 from openqwq.serve.service import ServerOptions, Service
 from openqwq.types import OpenQwQError
@@ -66,6 +67,7 @@ class Server:
             *ChatRoutes(self.service).routes(),
             *ResponsesRoutes(self.service).routes(),
             *PageRoutes(self.service).routes(),
+            *MessagesRoutes(self.service).routes(),
             Route("/v1/chat/completions/{id}/answer_now", self.answer_now, methods=["POST"]),
             Route("/v1/responses/{id}/answer_now", self.answer_now, methods=["POST"]),
             Route("/health", self.health, methods=["GET"]),

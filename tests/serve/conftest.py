@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from openqwq.engine.engine import Engine, EngineLimits
 from openqwq.engine.open import OpenedModel
 from openqwq.model import checkpoint
 from openqwq.model.qwen2 import ModelConfig, Qwen2
+from openqwq.serve.catalogue import Catalogue
 from openqwq.serve.server import Server, ServerOptions
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.types import Completion, SamplingParams, Steering, TokenEvent
@@ -95,7 +97,7 @@ class Running:
     url: str
     port: int
     server: Server
-    model: OpenedModel
+    model: Any
 
     def metric(self, name: str) -> float:
         return self.server.running.registry.get_sample_value(name) or 0.0
@@ -109,7 +111,9 @@ class Running:
 
 
 @contextmanager
-def running(model: OpenedModel, options: ServerOptions | None = None) -> Iterator[Running]:
+def running(
+    model: OpenedModel | Catalogue, options: ServerOptions | None = None
+) -> Iterator[Running]:
     server = Server(model, options or ServerOptions(slots=4))
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]

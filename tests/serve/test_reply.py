@@ -115,7 +115,7 @@ def test_a_stop_text_is_found_across_pieces_and_left_out(
     shown += search.rest()
     text = "".join(pieces)
     first = min((text.find(s) for s in stop if s in text), default=None)
-    assert search.found == (first is not None)
+    assert (search.found is not None) == (first is not None)
     if first is None:
         assert shown == text
     else:  # the stop text that is complete first ends it

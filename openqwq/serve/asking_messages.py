@@ -1,0 +1,127 @@
+"""An Anthropic MessagesRequest as the chat request that says the same."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from openqwq.serve.protocol import ApiError
+from openqwq.serve.thinking import MOST
+
+Json = dict[str, Any]
+_SAME = ("temperature", "top_p", "top_k", "chat_template_kwargs", "stream")
+_CHOICES = {"auto": "auto", "any": "required", "none": "none"}
+
+
+def shows_thinking(body: Mapping[str, Any]) -> bool:
+    """Whether the reply has thinking blocks; a client that does not ask for them expects none."""
+    thinking = body.get("thinking") or {"type": "disabled"}
+    return thinking["type"] != "disabled" and thinking.get("display") != "omitted"
+
+
+def chat_body(body: Mapping[str, Any]) -> Json:
+    """The ChatRequest; raises ApiError for what the chat API has no words for."""
+    chat: Json = {"messages": _messages(body.get("system"), body["messages"])}
+    chat |= {name: body[name] for name in _SAME if name in body}
+    if "max_tokens" in body:
+        chat["max_tokens"] = body["max_tokens"]
+        chat["thinking_budget"] = _budget(body)
+    if body.get("stop_sequences"):
+        chat["stop"] = body["stop_sequences"]
+    if body.get("tools"):
+        chat["tools"] = [_tool(tool) for tool in body["tools"]]
+    if choice := body.get("tool_choice"):
+        named = {"type": "function", "function": {"name": choice.get("name")}}
+        chat["tool_choice"] = _CHOICES.get(choice["type"], named)
+        chat["parallel_tool_calls"] = not choice.get("disable_parallel_tool_use", False)
+    output = body.get("output_config") or {}
+    if form := output.get("format") or body.get("output_format"):
+        schema = {"name": "output", "schema": form["schema"]}
+        chat["response_format"] = {"type": "json_schema", "json_schema": schema}
+    if effort := output.get("effort"):
+        del chat["thinking_budget"]
+        chat["reasoning_effort"] = effort
+    return chat
+
+
+def _budget(body: Mapping[str, Any]) -> int:
+    """Thinking tokens; a model that always thinks must at least leave room for its answer."""
+    thinking = body.get("thinking") or {}
+    if thinking.get("type") == "disabled":
+        return 0
+    return int(thinking.get("budget_tokens", MOST))
+
+
+def _tool(tool: Mapping[str, Any]) -> Json:
+    function = {"name": tool["name"], "parameters": tool["input_schema"]}
+    function |= {name: tool[name] for name in ("description", "strict") if name in tool}
+    return {"type": "function", "function": function}
+
+
+def _messages(system: Any, given: Sequence[Mapping[str, Any]]) -> list[Json]:
+    turns: list[Json] = []
+    if system:
+        turns.append({"role": "system", "content": _text(system, "system")})
+    for place, message in enumerate(given):
+        where = f"messages[{place}]"
+        content = message["content"]
+        if isinstance(content, str):
+            turns.append({"role": message["role"], "content": content})
+        elif message["role"] == "assistant":
+            turns.append(_assistant(content))
+        else:
+            turns += _from_user(message["role"], content, where)
+    if turns[-1]["role"] == "assistant":
+        text = (
+            "the last message is the assistant's: a reply cannot be begun for it, so leave it out"
+        )
+        raise ApiError(400, text, "messages")
+    return turns
+
+
+def _assistant(blocks: Sequence[Mapping[str, Any]]) -> Json:
+    turn: Json = {"role": "assistant", "content": ""}
+    calls: list[Json] = []
+    for block in blocks:
+        match block["type"]:
+            case "text":
+                turn["content"] += block["text"]
+            case "thinking":
+                turn["reasoning_content"] = turn.get("reasoning_content", "") + block["thinking"]
+            case "tool_use":
+                function = {"name": block["name"], "arguments": json.dumps(block["input"])}
+                calls.append({"id": block["id"], "type": "function", "function": function})
+    if calls:
+        turn["tool_calls"] = calls
+    return turn
+
+
+def _from_user(role: str, blocks: Sequence[Mapping[str, Any]], where: str) -> list[Json]:
+    """Results of calls, then what the user says beside them."""
+    turns: list[Json] = []
+    text = ""
+    for place, block in enumerate(blocks):
+        if block["type"] == "tool_result":
+            said = _text(block.get("content") or "", f"{where}.content[{place}].content")
+            if block.get("is_error"):
+                said = f"error: {said}"
+            name = block["tool_use_id"]
+            turns.append({"role": "tool", "tool_call_id": name, "content": said})
+        elif block["type"] == "text":
+            text += block["text"]
+        else:
+            kind = block["type"]
+            raise ApiError(400, f"{where}: a {kind} block cannot come from a {role}", where)
+    if text or not turns:
+        turns.append({"role": role, "content": text})
+    return turns
+
+
+def _text(content: Any, where: str) -> str:
+    if isinstance(content, str):
+        return content
+    parts = []
+    for block in content:
+        if block["type"] != "text":
+            raise ApiError(400, f"{where}: the model reads text, not {block['type']}", where)
+        parts.append(block["text"])
+    return "\n\n".join(parts)
