@@ -21,8 +21,8 @@ from openqwq.serve.guard import Guard
 from openqwq.serve.page import page_routes
 from openqwq.serve.protocol import Answer, ApiError, as_api_error, document, refusal
 from openqwq.serve.routes_chat import ChatRoutes
-from openqwq.serve.routes_page import PageRoutes
 from openqwq.serve.routes_messages import MessagesRoutes
+from openqwq.serve.routes_page import PageRoutes
 from openqwq.serve.routes_responses import ResponsesRoutes
 from openqwq.serve.service import ServerOptions, Service
 from openqwq.types import OpenQwQError
