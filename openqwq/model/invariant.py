@@ -4,20 +4,28 @@ Ordinary kernels choose their blocks, and so the order of their sums, by the sha
 Here every product is a call of one fixed shape, a tile of rows filled up with zeros; attention
 reads keys in tiles counted from position 0 and adds the tiles up in order, those out of sight as
 exact zeros; and functions of single elements see whole vectors only, because a kernel rounds what
-is left over otherwise. What remains to the kernels is that the rows of one product are computed
-alike, wherever they stand in the tile: `tests/model/test_invariant.py` tries it on the machine.
+is left over otherwise.
+
+What remains to the kernels is that one product gives the same bits for any number of threads and
+for a row wherever it stands in the tile. MKL keeps neither on Intel processors, so products are
+oneDNN's, whose threads share out the outputs and, of a long product only, the inputs: longer ones
+are cut. `require_exact_kernels` tries it on the machine at hand.
 
 The idea is that of "Defeating Nondeterminism in LLM Inference" (Thinking Machines, 2025). fp32 on
 the CPU.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from openqwq.types import OpenQwQError
+
 ROWS = 32  # of a product
+INPUTS = 1024  # of a product: oneDNN may divide the sum over more among its threads
 PAIRS, QUERIES, KEYS = 8, 16, 64  # (sequence, head) pairs, queries and keys in attention's tile
 ELEMENTS = 2**14  # of an element-wise call: whole vectors, and too few to be split among threads
 VECTOR = 64  # elements; a multiple of every vector's length
@@ -34,9 +42,52 @@ def product(x: Tensor, weight: Tensor) -> Tensor:
     """x Wᵀ: (tokens, inputs) and (outputs, inputs) to (tokens, outputs)."""
     rows = _fill(x, 0, ROWS)
     output = x.new_empty(len(rows), len(weight))
+    weights = [part.contiguous() for part in torch.split(weight, INPUTS, 1)]
     for tile, target in zip(torch.split(rows, ROWS), torch.split(output, ROWS), strict=True):
-        torch.mm(tile, weight.t(), out=target)
+        tiles = [part.contiguous() for part in torch.split(tile, INPUTS, 1)]
+        target.copy_(onednn_product(tiles[0], weights[0]))
+        for inputs, part in zip(tiles[1:], weights[1:], strict=True):
+            target.add_(onednn_product(inputs, part))
     return output[: len(x)]
+
+
+def onednn_product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x Wᵀ + b by one call of oneDNN: (tokens, inputs) to (tokens, outputs)."""
+    output: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return output
+
+
+def require_exact_kernels(weights: Iterable[Tensor], head_dim: int) -> None:
+    """Try on this CPU what the module leaves to the kernels, once for each shape of weight.
+
+    `weights` are (outputs, inputs). A tile of equal rows must give equal rows, and one thread the
+    bits of as many as PyTorch uses now. Raises OpenQwQError where they do not.
+    """
+    generator = torch.Generator().manual_seed(0)
+    for (outputs, inputs), weight in {weight.shape: weight.detach() for weight in weights}.items():
+        rows = torch.randn(1, inputs, generator=generator).expand(ROWS, -1)
+        _require_exact(f"a product of {inputs} by {outputs}", partial(product, rows, weight))
+    query = torch.randn(head_dim, generator=generator)
+    pair = torch.randn(1, KEYS, head_dim, generator=generator)
+    queries, keys = query.expand(PAIRS, QUERIES, -1).contiguous(), pair.repeat(PAIRS, 1, 1)
+    unseen = queries.new_zeros(PAIRS, QUERIES, KEYS)
+    name = f"attention of heads of {head_dim}"
+    _require_exact(name, lambda: _attend(queries, unseen, keys, keys).flatten(0, 1))
+
+
+def _require_exact(name: str, rows: Callable[[], Tensor]) -> None:
+    """Raise OpenQwQError unless all of `rows()` are equal, and the same with one thread."""
+    threads, found = torch.get_num_threads(), rows()
+    torch.set_num_threads(1)
+    alone = rows()
+    torch.set_num_threads(threads)
+    if torch.equal(found, found[:1].expand_as(found)) and torch.equal(found, alone):
+        return
+    reason = f"is not the same at every place of a tile, or not with 1 and {threads} threads"
+    raise OpenQwQError(
+        f"deterministic mode: on this CPU ({torch.backends.cpu.get_cpu_capability()}) {name} "
+        f"{reason}; run with deterministic = false, and please report the CPU"
+    )
 
 
 def attention(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None = None) -> Tensor:

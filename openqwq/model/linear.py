@@ -24,7 +24,7 @@ class Linear(nn.Linear):
         if self.invariant:
             return invariant_linear(x, self.weight, self.bias)
         if torch.is_grad_enabled() and _onednn_serves(x) and _onednn_serves(self.weight):
-            output: Tensor = _Product.apply(x, self.weight, self.bias, _multiply)  # type: ignore[no-untyped-call]
+            output: Tensor = _Product.apply(x, self.weight, self.bias, invariant.onednn_product)  # type: ignore[no-untyped-call]
             return output
         return F.linear(x, self.weight, self.bias)
 
@@ -63,14 +63,11 @@ class _Product(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor, Tensor | None, None]:
         (gradient,) = gradients
         x, weight = ctx.saved_tensors
-        to_input = _multiply(gradient, weight.t()) if ctx.needs_input_grad[0] else None
+        to_input = (
+            invariant.onednn_product(gradient, weight.t()) if ctx.needs_input_grad[0] else None
+        )
         to_bias = gradient.sum(0) if ctx.has_bias else None
         return to_input, gradient.t() @ x, to_bias, None
-
-
-def _multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-    return product
 
 
 def _multiply_in_tiles(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from openqwq.model.invariant import elementwise
+from openqwq.model.invariant import elementwise, require_exact_kernels
 from openqwq.model.linear import Linear
 from openqwq.model.rope import (
     RopeScaling,
@@ -194,7 +194,8 @@ class Qwen2(nn.Module):
         """From now on no token's values depend on what else is in the batch (`invariant.py`).
 
         Attention must not either: `RaggedAttention` and the engine's cache have the same switch.
-        Raises OpenQwQError for weights that are not fp32 on the CPU.
+        Raises OpenQwQError for weights that are not fp32 on the CPU, and on a CPU whose kernels
+        are not exact.
         """
         weight = self.lm_head.weight
         if weight.dtype != torch.float32 or weight.device.type != "cpu":
@@ -202,6 +203,8 @@ class Qwen2(nn.Module):
                 f"deterministic mode with {weight.dtype} on {weight.device}: it needs "
                 "torch.float32 on the CPU"
             )
+        products = [module.weight for module in self.modules() if isinstance(module, Linear)]
+        require_exact_kernels(products, self.config.head_dim)
         self.invariant = True
         for module in self.modules():
             if isinstance(module, Linear | MLP):

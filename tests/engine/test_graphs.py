@@ -63,11 +63,12 @@ def test_a_padded_step_gives_the_states_of_an_exact_one_and_writes_only_its_own_
         inputs, slots, positions = torch.tensor([ids, range(rows), starts])
         attend = DecodeAttention(other, slots, positions, max(starts) + 1)
         expected = model.logits(model.forward(inputs, positions, attend))
+    # A padded product has another shape, whose sums round in another order: fp32's last bits.
     torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
     drawn_ids, drawn_log_probs = draw_plainly(expected, draws)
     assert torch.equal(token_ids, drawn_ids)
     torch.testing.assert_close(log_probs, drawn_log_probs, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(cache.keys[:, :ROWS], other.keys[:, :ROWS], atol=1e-6, rtol=0)
+    torch.testing.assert_close(cache.keys[:, :ROWS], other.keys[:, :ROWS], atol=1e-5, rtol=1e-5)
     assert torch.equal(cache.keys[:, rows:ROWS], before[:, rows:ROWS])
 
 

@@ -13,7 +13,7 @@ from openqwq.model.attention import RaggedAttention, positions
 from openqwq.model.qwen2 import Qwen2
 from openqwq.types import OpenQwQError
 
-WIDTHS = [(13, 52), (61, 32), (100, 77), (352, 128), (96, 1000), (1536, 576)]
+WIDTHS = [(13, 52), (61, 32), (100, 77), (352, 128), (96, 1000), (1536, 576), (20_000, 64)]
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -27,7 +27,8 @@ def test_a_row_of_a_product_is_the_same_alone_and_anywhere_among_others(
     weight = torch.randn(outputs, inputs, generator=generator)
     x = torch.randn(70, inputs, generator=generator)
     whole = invariant.product(x, weight)
-    assert torch.allclose(whole, F.linear(x, weight), atol=1e-3)
+    # sums of this many terms of about 1, each rounded to 24 bits
+    assert torch.allclose(whole, F.linear(x, weight), atol=inputs * 2**-22)
     for row in (0, 1, 31, 32, 69):
         assert torch.equal(invariant.product(x[row : row + 1], weight)[0], whole[row])
     order = torch.randperm(70, generator=generator)[:41]
@@ -94,15 +95,46 @@ def test_logits_of_a_sequence_are_the_same_in_every_packing(model: Qwen2) -> Non
             assert torch.equal(together[end - len(own) : end], expected[-len(own) :])
 
 
+@pytest.mark.parametrize(("inputs", "outputs"), WIDTHS)
+def test_threads_change_no_product(inputs: int, outputs: int) -> None:
+    """Not even a sum that oneDNN would divide among them (20,000 inputs, 64 outputs)."""
+    generator = torch.Generator().manual_seed(inputs)
+    weight = torch.randn(outputs, inputs, generator=generator)
+    x = torch.randn(33, inputs, generator=generator)
+    alone = invariant.product(x, weight)
+    for threads in (2, 3, 8):
+        torch.set_num_threads(threads)
+        assert torch.equal(invariant.product(x, weight), alone)
+
+
 def test_threads_change_nothing(make_model: Callable[..., Qwen2]) -> None:
     model = make_model(hidden_size=256, intermediate_size=1100)
     model.make_invariant()
     sequences = [(0, torch.arange(n) % 61) for n in (90, 33)]
-    found = []
-    for threads in (1, 2):
+    alone = shared_logits(model, [torch.arange(3)], sequences)
+    for threads in (2, 5):
         torch.set_num_threads(threads)
-        found.append(shared_logits(model, [torch.arange(3)], sequences))
-    assert torch.equal(*found)
+        assert torch.equal(shared_logits(model, [torch.arange(3)], sequences), alone)
+
+
+def rounds_by_place(x: Tensor, weight: Tensor) -> Tensor:
+    return F.linear(x, weight) * (1 + torch.arange(len(x))[:, None] * 2**-23)
+
+
+def rounds_by_threads(x: Tensor, weight: Tensor) -> Tensor:
+    return F.linear(x, weight) * (1 + torch.get_num_threads() * 2**-23)
+
+
+@pytest.mark.parametrize("kernel", [rounds_by_place, rounds_by_threads])
+def test_kernels_that_are_not_exact_are_refused(
+    model: Qwen2, monkeypatch: pytest.MonkeyPatch, kernel: Callable[[Tensor, Tensor], Tensor]
+) -> None:
+    monkeypatch.setattr(invariant, "onednn_product", kernel)
+    torch.set_num_threads(2)
+    with pytest.raises(OpenQwQError, match=r"on this CPU .* a product of 32 by .* is not the same"):
+        model.make_invariant()
+    assert torch.get_num_threads() == 2
+    assert not model.invariant
 
 
 def test_results_and_gradients_are_those_of_the_ordinary_mode_but_for_rounding(
