@@ -1,9 +1,13 @@
-"""Plain data across a trust boundary: a flat JSON table, without recursion, classes or code."""
+"""Plain data across a trust boundary: a flat JSON table, without classes or code.
+
+A value is `[reference, table]`. A reference is a JSON scalar, or `[index]` of a row of the table;
+a row is a tag and the parts of one item, so shared parts and cycles are kept.
+"""
 
 import math
 import re
 from collections import Counter, deque
-from collections.abc import Callable, ItemsView, Iterator, KeysView, Mapping, ValuesView
+from collections.abc import Callable, ItemsView, Iterator, KeysView, Mapping, Sequence, ValuesView
 from itertools import islice
 from typing import Any
 
@@ -12,8 +16,12 @@ HEX_DIGITS = 2**16  # of an integer; to make a decimal of more takes seconds
 SAME_HASH = 100  # more keys of one hash than this are an attack on the reader's tables
 HASHING = 2**20  # parts hashed, beyond the data's own size: nested tuples are hashed as often as
 # they are shared, which may be exponential
+GREATEST_COST = 2**60
 SEQUENCES = {list: "list", tuple: "tuple", set: "set", frozenset: "frozenset", deque: "deque"}
 SHELLS = {"list": list, "set": set, "dict": dict, "deque": deque, "iterator": list}
+TYPES: dict[str, type] = {
+    kind.__name__: kind for kind in (bool, int, float, str, bytes, list, tuple, set, dict)
+}
 
 
 def _integer(text: str) -> int:
@@ -22,14 +30,15 @@ def _integer(text: str) -> int:
     return int(text, 16)
 
 
-TYPES: dict[str, type] = {
-    kind.__name__: kind for kind in (bool, int, float, str, bytes, list, tuple, set, dict)
-}
+def _complex(real: str, imaginary: str) -> complex:
+    return complex(float(real), float(imaginary))
+
+
 SCALARS: Mapping[str, Callable[..., Any]] = {
     "int": _integer,
     "str": str,
     "float": float,
-    "complex": lambda real, imag: complex(float(real), float(imag)),
+    "complex": _complex,
     "bytes": bytes.fromhex,
     "bytearray": bytearray.fromhex,
     "range": range,
@@ -40,61 +49,85 @@ SCALARS: Mapping[str, Callable[..., Any]] = {
 def encode(value: Any) -> list[Any]:
     """Return `[reference, table]`, JSON that keeps types, shared parts and cycles.
 
-    A reference is a JSON scalar or `[index into table]`. Instances of the program's own classes
-    cross as class name and attributes, an `re.Match` as the tuple of its texts; anything else
-    raises TypeError naming its type.
+    Instances of the program's own classes cross as class name and attributes, an `re.Match` as
+    the tuple of its texts; anything else raises TypeError naming its type.
     """
-    found: dict[int, int] = {}
-    items: list[Any] = []
-
-    def refer(item: Any) -> Any:
-        kind = type(item)
-        if item is None or kind in (bool, str) or (kind is int and -(2**63) < item < 2**63):
-            return item
-        if kind is float and math.isfinite(item):
-            return item
-        if id(item) not in found:
-            found[id(item)] = len(items)
-            items.append(item)
-        return [found[id(item)]]
-
-    root, table = refer(value), []
-    for item in items:  # grows while we walk it; item i becomes row i
-        table.append(_row(item, refer))  # noqa: PERF401
+    writer = _Writer()
+    root = writer.refer(value)
+    table = []
+    for item in writer.items:  # grows while we walk it; item i becomes row i
+        table.append(writer.row(item))  # noqa: PERF401
     return [root, table]
 
 
-def _row(item: Any, refer: Callable[[Any], Any]) -> list[Any]:
-    match item:
-        case int():
-            return ["int", format(int(item), "x")]
-        case float():
-            return ["float", float.__repr__(item)]
-        case complex():
-            return ["complex", repr(item.real), repr(item.imag)]
-        case str():
-            return ["str", str.__str__(item)]
-        case bytes() | bytearray():
-            return ["bytes" if isinstance(item, bytes) else "bytearray", item.hex()]
-        case re.Match():
-            return ["tuple", refer(item[0]), *map(refer, item.groups())]
-        case range():
-            return ["range", item.start, item.stop, item.step]
-        case dict():
-            return ["dict", *(refer(part) for pair in item.items() for part in pair)]
-    for kind, name in SEQUENCES.items():
-        if isinstance(item, kind):
-            return [name, *map(refer, item)]
-    if isinstance(item, type) and TYPES.get(item.__name__) is item:
-        return ["type", item.__name__]
-    if isinstance(item, KeysView | ValuesView | ItemsView):
-        return ["list", *map(refer, item)]
-    if isinstance(item, Iterator):
-        return ["iterator", *map(refer, islice(item, ITERATOR_ITEMS))]
-    if type(item).__module__ == "__main__" and hasattr(item, "__dict__"):
-        attributes = (refer(part) for pair in vars(item).items() for part in pair)
-        return ["object", type(item).__name__, *attributes]
-    raise TypeError(f"a value of type {type(item).__name__!r} is not plain data")
+class _Writer:
+    """Gives each item that is no JSON scalar a row of its own."""
+
+    def __init__(self) -> None:
+        self.items: list[Any] = []
+        self._rows: dict[int, int] = {}  # by the item's id
+
+    def refer(self, item: Any) -> Any:
+        """Return a reference to an item; a new one is put at the end of the items."""
+        if _is_json_scalar(item):
+            return item
+        if id(item) not in self._rows:
+            self._rows[id(item)] = len(self.items)
+            self.items.append(item)
+        return [self._rows[id(item)]]
+
+    def row(self, item: Any) -> list[Any]:
+        """Return the tag and the parts of an item."""
+        match item:
+            case int():
+                return ["int", format(int(item), "x")]
+            case float():
+                return ["float", float.__repr__(item)]
+            case complex():
+                return ["complex", repr(item.real), repr(item.imag)]
+            case str():
+                return ["str", str.__str__(item)]
+            case bytes():
+                return ["bytes", item.hex()]
+            case bytearray():
+                return ["bytearray", item.hex()]
+            case re.Match():
+                return ["tuple", self.refer(item[0]), *map(self.refer, item.groups())]
+            case range():
+                return ["range", item.start, item.stop, item.step]
+            case dict():
+                return ["dict", *self._pairs(item)]
+        for kind, name in SEQUENCES.items():
+            if isinstance(item, kind):
+                return [name, *map(self.refer, item)]
+        return self._other_row(item)
+
+    def _other_row(self, item: Any) -> list[Any]:
+        if isinstance(item, type) and TYPES.get(item.__name__) is item:
+            return ["type", item.__name__]
+        if isinstance(item, KeysView | ValuesView | ItemsView):
+            return ["list", *map(self.refer, item)]
+        if isinstance(item, Iterator):
+            return ["iterator", *map(self.refer, islice(item, ITERATOR_ITEMS))]
+        if type(item).__module__ == "__main__" and hasattr(item, "__dict__"):
+            return ["object", type(item).__name__, *self._pairs(vars(item))]
+        raise TypeError(f"a value of type {type(item).__name__!r} is not plain data")
+
+    def _pairs(self, mapping: Mapping[Any, Any]) -> Iterator[Any]:
+        """Return references to keys and values, by turns."""
+        for key, value in mapping.items():
+            yield self.refer(key)
+            yield self.refer(value)
+
+
+def _is_json_scalar(item: Any) -> bool:
+    """Whether JSON holds an item as it is, of exactly its type."""
+    kind = type(item)
+    if item is None or kind is bool or kind is str:
+        return True
+    if kind is int:
+        return bool(-(2**63) < item < 2**63)
+    return kind is float and math.isfinite(item)
 
 
 def decode(data: Any, classes: Mapping[str, type] | None = None) -> Any:
@@ -103,61 +136,109 @@ def decode(data: Any, classes: Mapping[str, type] | None = None) -> Any:
     Raises ValueError on anything malformed: the writer may be hostile.
     """
     try:
-        return _read(data[0], data[1], classes or {})
+        root, table = data[0], data[1]
+        return _Reader(table, classes or {}).read(root)
     except (LookupError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         raise ValueError(f"malformed data: {error}") from error
 
 
-def _read(root: Any, table: list[list[Any]], classes: Mapping[str, type]) -> Any:
-    """Make mutable parts empty, immutable ones from their parts, then fill the empty ones."""
-    built: dict[int, Any] = {}
-    empty: dict[int, Any] = {}
-    cost: dict[int, int] = {}  # of hashing a row once, where it is more than 1
-    left = HASHING + sum(map(len, table))
+class _Reader:
+    """Makes mutable items empty, immutable ones from their parts, then fills the empty ones."""
 
-    def get(reference: Any) -> Any:
+    def __init__(self, table: list[list[Any]], classes: Mapping[str, type]) -> None:
+        self.table = table
+        self.classes = classes
+        self.built: dict[int, Any] = {}
+        self.empty: dict[int, Any] = {}
+        self.cost: dict[int, int] = {}  # of hashing a row once, where it is more than 1
+        self.hashing_left = HASHING + sum(map(len, table))
+
+    def read(self, root: Any) -> Any:
+        """Return the value that `root` refers to."""
+        value = self.get(root)
+        for index in range(len(self.table)):
+            self.get([index])
+        for index, item in self.empty.items():
+            self.fill(item, *self.table[index])
+        return value
+
+    def get(self, reference: Any) -> Any:
+        """Return what a reference stands for, which may still be empty."""
         if not isinstance(reference, list):
             return reference
         (index,) = reference
-        if index not in built:
-            built[index] = make(index, *table[index])
-        return built[index]
+        if index not in self.built:
+            tag, *parts = self.table[index]
+            self.built[index] = self.make(index, tag, parts)
+        return self.built[index]
 
-    def total(references: list[Any]) -> int:
-        return sum(cost.get(r[0], 1) if isinstance(r, list) else 1 for r in references)
+    def make(self, index: int, tag: str, parts: list[Any]) -> Any:
+        """Return a scalar or an immutable item whole, any other one empty."""
+        if tag in SCALARS:
+            return self.make_scalar(index, tag, parts)
+        if tag == "tuple":
+            items = [self.get(part) for part in parts]
+            self.cost[index] = self.cost_of_all(parts)
+            return tuple(items)
+        if tag == "frozenset":
+            keys = self.keys(parts)
+            self.cost[index] = self.cost_of_all(parts)
+            return frozenset(keys)
+        if tag == "object":
+            self.empty[index] = object.__new__(self.classes[parts[0]])
+        else:
+            self.empty[index] = SHELLS[tag]()
+        if tag == "iterator":
+            return iter(self.empty[index])
+        return self.empty[index]
 
-    def keys(references: list[Any]) -> list[Any]:
-        nonlocal left
-        found = [get(reference) for reference in references]
-        left -= total(references)
-        if left < 0 or (
-            len(found) > SAME_HASH and max(Counter(map(hash, found)).values()) > SAME_HASH
-        ):
-            raise ValueError("keys that take too long to hash or to tell apart")
+    def make_scalar(self, index: int, tag: str, parts: list[Any]) -> Any:
+        """Return a scalar; a long integer takes longer to hash."""
+        self.cost[index] = 1
+        if tag == "int":
+            self.cost[index] += len(str(parts[0])) // 16
+        return SCALARS[tag](*parts)
+
+    def fill(self, item: Any, tag: str, *parts: Any) -> None:
+        """Put its parts into an item that was made empty."""
+        if tag == "object":
+            name, *pairs = parts
+            self.set_attributes(item, name, pairs)
+        elif tag == "dict":
+            keys = self.keys(parts[::2])
+            item.update(zip(keys, map(self.get, parts[1::2]), strict=True))
+        elif tag == "set":
+            item.update(self.keys(parts))
+        else:
+            item.extend(map(self.get, parts))
+
+    def set_attributes(self, item: Any, name: str, pairs: Sequence[Any]) -> None:
+        """Set an instance's attributes; raise ValueError where one would hide a method."""
+        for attribute in pairs[::2]:
+            if callable(getattr(type(item), attribute, None)):
+                raise ValueError(f"attributes of {name!r} hide its methods")
+        values = map(self.get, pairs[1::2])
+        vars(item).update(zip(pairs[::2], values, strict=True))
+
+    def keys(self, references: Sequence[Any]) -> list[Any]:
+        """Return the keys of a table; raise ValueError where they would keep the reader busy."""
+        found = [self.get(reference) for reference in references]
+        self.hashing_left -= self.cost_of(references)
+        if self.hashing_left < 0:
+            raise ValueError("keys that take too long to hash")
+        if len(found) > SAME_HASH:
+            (_, most), *_ = Counter(map(hash, found)).most_common(1)
+            if most > SAME_HASH:
+                raise ValueError("keys that take too long to tell apart")
         return found
 
-    def make(index: int, tag: str, *parts: Any) -> Any:
-        if tag in SCALARS:
-            cost[index] = 1 + len(str(parts[0])) // 16 if tag == "int" else 1
-            return SCALARS[tag](*parts)
-        if tag in ("tuple", "frozenset"):
-            items = [get(part) for part in parts] if tag == "tuple" else keys([*parts])
-            cost[index] = min(1 + total([*parts]), 2**60)
-            return tuple(items) if tag == "tuple" else frozenset(items)
-        empty[index] = object.__new__(classes[parts[0]]) if tag == "object" else SHELLS[tag]()
-        return iter(empty[index]) if tag == "iterator" else empty[index]
+    def cost_of(self, references: Sequence[Any]) -> int:
+        """Return what hashing all of these once takes."""
+        total = 0
+        for reference in references:
+            total += self.cost.get(reference[0], 1) if isinstance(reference, list) else 1
+        return total
 
-    value, _ = get(root), [get([index]) for index in range(len(table))]
-    for index, part in empty.items():
-        tag, *parts = table[index]
-        if tag == "object":
-            if any(callable(getattr(type(part), name, None)) for name in parts[1::2]):
-                raise ValueError(f"attributes of {parts[0]!r} hide its methods")
-            vars(part).update(zip(parts[1::2], map(get, parts[2::2]), strict=True))
-        elif tag == "dict":
-            part.update(zip(keys(parts[::2]), map(get, parts[1::2]), strict=True))
-        elif tag == "set":
-            part.update(keys(parts))
-        else:
-            part.extend(map(get, parts))
-    return value
+    def cost_of_all(self, parts: Sequence[Any]) -> int:
+        """Return what hashing an item of these parts takes."""
+        return min(1 + self.cost_of(parts), GREATEST_COST)

