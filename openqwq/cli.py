@@ -13,7 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from openqwq import __version__
-from openqwq.engine.verbs import add_convert_verb, add_fit_verb, add_model_options
+from openqwq.engine.verbs import (
+    add_convert_verb,
+    add_fit_verb,
+    add_merge_verb,
+    add_model_options,
+    chosen_adapter,
+)
 from openqwq.sandbox.verbs import add_sandbox_verb
 from openqwq.serve.feedback import add_feedback_verb
 from openqwq.serve.settings import add_serve_options, add_talk_options, apply_settings
@@ -92,6 +98,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     completion.set_defaults(verb=completion_verb)
     add_fit_verb(verbs.add_parser("fit", help="whether a model fits here, before any download"))
     add_convert_verb(verbs.add_parser("convert", help="a checkpoint to GGUF, and back"))
+    add_merge_verb(verbs.add_parser("merge", help="a checkpoint with a LoRA adapter merged in"))
     _add_agent_verb(verbs.add_parser("agent", help="a model that uses tools, in the terminal"))
     _add_mcp_verb(verbs.add_parser("mcp", help="our tools for any MCP client, on standard streams"))
     add_feedback_verb(verbs.add_parser("feedback", help="ratings of answers as training rows"))
@@ -248,9 +255,10 @@ def eval_verb(options: argparse.Namespace) -> None:
     settings = ("max_tokens", "top_k", "thinking_budget", "temperature", "top_p", "min_p")
     changes = {n: v for n in settings if (v := getattr(options, n)) is not None}
     params = replace(PRESETS[options.preset], **changes)
+    adapted = [f" with {adapter}" for adapter in options.adapter[-1:]]
     precision = "" if options.precision == "fp32" else f" in {options.precision}"
     plan = Plan(
-        f"{options.model}{precision}", options.preset, params, options.seed,
+        f"{options.model}{''.join(adapted)}{precision}", options.preset, params, options.seed,
         options.samples, options.limit, options.concurrency,
     )  # fmt: skip
     window = Window(options.lcb_release, *options.lcb_window)
@@ -267,14 +275,14 @@ def _open_chat(options: argparse.Namespace) -> Iterator["Chat"]:
     from openqwq.evaluation.chat import EndpointChat, LocalChat, PatientChat
 
     if options.model.startswith(("http://", "https://")):
-        require_own_engine("remote", options.precision, options.device)
+        require_own_engine("remote", options.precision, options.device, options.adapter)
         from openqwq.engine.remote import RemoteChat
 
         yield PatientChat(EndpointChat(RemoteChat(options.model)))
         return
     opened = open_model(
         options.model, options.engine, options.concurrency, options.context_length,
-        precision=options.precision, device=options.device,
+        precision=options.precision, device=options.device, **chosen_adapter(options.adapter),
     )  # fmt: skip
     try:
         yield LocalChat(opened.generate, opened.tokenizer, opened.context_length)

@@ -55,6 +55,7 @@ class SamplingParams:
     each time it was; `repetition_penalty` divides positive logits of tokens in prompt or reply, and
     multiplies negative ones (Keskar et al., arXiv 1909.05858); `logit_bias` holds (token id, what
     is added to its logit). Log-probs are of the distribution that results.
+    `adapter` names one that the engine was opened with; empty: what it uses by default.
     """
 
     temperature: float = 0.6
@@ -73,6 +74,7 @@ class SamplingParams:
     frequency_penalty: float = 0.0
     repetition_penalty: float = 1.0
     logit_bias: tuple[tuple[int, float], ...] = ()
+    adapter: str = ""
 
     def __post_init__(self) -> None:
         limits = {

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from openqwq.engine.adapters import NO_ADAPTER
 from openqwq.model import invariant as batch_invariant
 from openqwq.model.qwen2 import ModelConfig
 
@@ -16,8 +17,9 @@ class SlotCache:
 
     Time grows in doubling steps up to `max_length`, so short sequences do not pay for long ones.
     `token_ids` (slots, time) says whose they are, `held` (slots,) how many tokens there are, and
-    `fresh` (slots,) whether today's weights computed them: a new prompt may then start from the
-    slot that shares most with it. All are indexed by slot and kept on the CPU.
+    `fresh` (slots,) whether today's weights computed them, with the adapter `adapters` (slots,): a
+    new prompt for that adapter may then start from the slot that shares most with it. All are
+    indexed by slot and kept on the CPU.
     """
 
     FIRST_LENGTH = 128
@@ -39,6 +41,7 @@ class SlotCache:
         self.token_ids = np.full((slots, length), -1, dtype=np.int32)
         self.held = np.zeros(slots, dtype=np.int64)
         self.fresh = np.zeros(slots, dtype=bool)
+        self.adapters = np.full(slots, NO_ADAPTER, dtype=np.int64)
         self.last_use = np.zeros(slots, dtype=np.int64)
         self.before_moving: Callable[[], None] = lambda: None  # called before they lie elsewhere
         self._uses = 0
@@ -85,15 +88,18 @@ class SlotCache:
             store[:, destinations, :, :length] = store[:, sources, :, :length]
         self.token_ids[destinations, :length] = self.token_ids[sources, :length]
         self.fresh[destinations] = self.fresh[sources]
+        self.adapters[destinations] = self.adapters[sources]
         self.last_use[destinations] = self.last_use[sources]
 
-    def start(self, slot: int, source: int, length: int) -> None:
+    def start(self, slot: int, source: int, length: int, adapter: int = NO_ADAPTER) -> None:
         """Begin a prompt in `slot` with the first `length` tokens of `source`."""
         if length:
             self._use([source])
             self.copy(source, [slot], length)
         else:
-            self.held[slot], self.fresh[slot] = 0, True
+            self.held[slot] = 0
+            self.fresh[slot] = True
+            self.adapters[slot] = adapter
 
     def record(
         self, slots: Sequence[int], starts: Sequence[int], counts: Sequence[int], ids: Sequence[int]
@@ -105,7 +111,9 @@ class SlotCache:
         self.token_ids[np.repeat(rows, number), np.repeat(first, number) + columns] = ids
         self._use(rows)
 
-    def longest_prefix(self, prompt_ids: Sequence[int]) -> tuple[int, int]:
+    def longest_prefix(
+        self, prompt_ids: Sequence[int], adapter: int = NO_ADAPTER
+    ) -> tuple[int, int]:
         """The slot that shares most with a prompt, and how many tokens.
 
         At least one token of the prompt is left over, for its logits; 0 if too few are shared.
@@ -113,7 +121,7 @@ class SlotCache:
         wanted = np.asarray(prompt_ids[: min(len(prompt_ids) - 1, self.token_ids.shape[1])])
         same = self.token_ids[:, : len(wanted)] == wanted
         shared = np.where(same.all(1), len(wanted), (~same).argmax(1) if len(wanted) else 0)
-        shared = np.minimum(shared, self.held) * self.fresh
+        shared = np.minimum(shared, self.held) * (self.fresh & (self.adapters == adapter))
         slot = int(shared.argmax())
         return slot, int(shared[slot]) if shared[slot] >= self.REUSE_FROM else 0
 
@@ -121,9 +129,15 @@ class SlotCache:
         """Whether a slot holds what a later prompt could start from."""
         return bool(self.fresh[slot] and self.held[slot] >= self.REUSE_FROM)
 
-    def outdate(self) -> None:
-        """No new prompt may start from what is held now: the weights have changed."""
-        self.fresh[:] = False
+    def outdate(self, adapter: int | None = None) -> None:
+        """No new prompt may start from what is held now: the weights have changed.
+
+        With an `adapter`, only what it computed is out of date.
+        """
+        if adapter is None:
+            self.fresh[:] = False
+        else:
+            self.fresh[self.adapters == adapter] = False
 
     def _use(self, slots: Sequence[int] | np.ndarray) -> None:
         self._uses += 1
@@ -173,13 +187,20 @@ class CacheAttention:
         cache.write(layer, self.token_slots, self.position_ids, keys, values)
         past_keys = cache.keys[layer, self.rows, :, : self.length]  # (rows, kv_heads, time, dim)
         past_values = cache.values[layer, self.rows, :, : self.length]
-        share = queries.shape[1] // keys.shape[1]
-        grouped = queries.view(-1, keys.shape[1], share, queries.shape[2])
-        padded = grouped[self.padded_index].transpose(1, 2).flatten(2, 3)
+
+        _, heads, head_dim = queries.shape
+        kv_heads = keys.shape[1]
+        share = heads // kv_heads
+        grouped = queries.view(-1, kv_heads, share, head_dim)
+        rows = grouped[self.padded_index]  # (rows, longest, kv_heads, share, head_dim)
+        folded = rows.transpose(1, 2).flatten(2, 3)  # (rows, kv_heads, longest * share, head_dim)
         bias = self.bias.repeat_interleave(share, dim=2)  # (rows, 1, longest * share, time)
-        mixed = self.attention(padded, past_keys, past_values, bias)
-        mixed = mixed.reshape(*mixed.shape[:2], -1, share, mixed.shape[3]).transpose(1, 2)
-        return mixed.flatten(0, 1)[self.flat_index].flatten(1, 2)  # from (rows, longest, ...)
+
+        mixed = self.attention(folded, past_keys, past_values, bias)
+
+        unfolded = mixed.reshape(len(mixed), kv_heads, -1, share, head_dim)
+        padded = unfolded.transpose(1, 2).flatten(0, 1)  # (rows * longest, kv_heads, share, dim)
+        return padded[self.flat_index].flatten(1, 2)
 
 
 class DecodeAttention:

@@ -11,13 +11,16 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from openqwq.engine.adapters import NO_ADAPTER
 from openqwq.engine.cache import CacheAttention, DecodeAttention, SlotCache
 from openqwq.engine.graphs import WITHOUT_PADDING, DecodeGraphs
 from openqwq.engine.packed import PackedModel, PlainModel
 from openqwq.engine.sampler import alternatives, mask_logits, penalised, sample
 from openqwq.engine.scheduler import Group, Scheduler
-from openqwq.engine.sequence import Sequence
+from openqwq.engine.sequence import Sequence, check_request, room_after
+from openqwq.model import lora
 from openqwq.model.device import without_memory
+from openqwq.model.lora import Adapter
 from openqwq.model.qwen2 import Qwen2
 from openqwq.text.grammar import AnswerGrammar
 from openqwq.text.stream import CLOSING_TEXT, ThinkTracker, starts_in_thinking
@@ -25,7 +28,6 @@ from openqwq.text.tokenizer import Tokenizer
 from openqwq.types import (
     Completion,
     OpenQwQError,
-    PromptTooLongError,
     SamplingParams,
     Steering,
     TokenEvent,
@@ -92,6 +94,7 @@ class EngineStatistics:
 class Engine:
     """Samples from a copy of `model` in its own layout; `push` brings later weights.
 
+    The base of a model that an adapter hangs on is not copied: learner and engine share it.
     A model that is `invariant` makes the engine so: its layout is kept, and a request's tokens and
     log-probs are the same, bit by bit, in any company and at any stage of the cache.
 
@@ -172,15 +175,34 @@ class Engine:
     ) -> None:
         """Copy new weights in (see `WeightLink`). Refused while sequences run on the old ones.
 
+        Of a model with an adapter they are the adapter's alone: its base is frozen and shared.
         With `in_flight` they go on between two steps: tokens drawn from then on bear the new
         version, keys and values that they have already are kept (PipelineRL, arXiv 2509.19128).
         """
+        given = dict(named_params)
         with self._lock:
             if self.scheduler.unfinished() and not in_flight:
                 raise RuntimeError("weights pushed while sequences are running")
-            self.model.load(named_params)
-            self.scheduler.cache.outdate()
+            if lora.names_adapter(given):
+                number = self.model.load_adapter(given)
+                self.scheduler.cache.outdate(number)
+            else:
+                self.model.load(given.items())
+                self.scheduler.cache.outdate()
             self.version = version
+
+    def add_adapter(self, name: str, adapter: Adapter, default: bool = False) -> None:
+        """Serve an adapter of the engine's base to requests that name it.
+
+        With `default` also to those that name none. Raises OpenQwQError for a name that is taken,
+        and in deterministic mode.
+        """
+        if self.invariant:
+            raise OpenQwQError(f"deterministic mode cannot serve the adapter {name!r}: merge it")
+        with self._lock:
+            self.model.adapters.add(name, adapter.layers, default)
+            if self.graphs:
+                self.graphs.forget()
 
     def statistics(self) -> EngineStatistics:
         """For metrics; may be asked at any time from any thread."""
@@ -200,8 +222,11 @@ class Engine:
         n: int,
         steering: Steering | None = None,
     ) -> list[Sequence]:
-        self._check(prompt_ids, params)
-        limit = min(params.max_tokens, self.limits.max_length - len(prompt_ids))
+        room = room_after(prompt_ids, self.limits.max_length)
+        vocab_size = self.model.config.vocab_size
+        check_request(prompt_ids, params, vocab_size, len(self.closing_ids))
+        limit = min(params.max_tokens, room)
+        adapter = self.model.adapters.number_of(params.adapter)
         markers = self.tokenizer.think_open_id, self.tokenizer.think_close_id
         thinking = starts_in_thinking(self.tokenizer, prompt_ids)
         grammar = AnswerGrammar(self.tokenizer, params.grammar) if params.grammar else None
@@ -216,39 +241,12 @@ class Engine:
                 self.closing_ids,
                 grammar and grammar.fork(),
                 steering,
+                adapter,
             )
             for i in range(n)
         ]
         self.scheduler.waiting.append(Group(list(sequences)))
         return sequences
-
-    def _check(self, prompt_ids: Ids[int], params: SamplingParams) -> None:
-        """Raise OpenQwQError for a request that cannot run."""
-        if not prompt_ids:
-            raise OpenQwQError("the prompt is empty: give at least one token")
-        room = self.limits.max_length - len(prompt_ids)
-        if room < 1:
-            raise PromptTooLongError(
-                f"the prompt has {len(prompt_ids)} tokens, {1 - room} too many for a context of "
-                f"{self.limits.max_length}: shorten it or raise engine.max_length"
-            )
-        vocab_size = self.model.config.vocab_size
-        if not 0 <= min(prompt_ids) <= max(prompt_ids) < vocab_size:
-            raise OpenQwQError(
-                f"the prompt has token ids from {min(prompt_ids)} to {max(prompt_ids)}, but the "
-                f"model knows 0 to {vocab_size - 1}: encode it with the model's own tokenizer"
-            )
-        for token_id, _ in params.logit_bias:
-            if not 0 <= token_id < vocab_size:
-                raise OpenQwQError(
-                    f"logit_bias names token {token_id}, but the model knows 0 to {vocab_size - 1}"
-                )
-        budget, closing = params.thinking_budget, len(self.closing_ids)
-        if budget is not None and params.max_tokens - budget <= closing:
-            raise OpenQwQError(
-                f"thinking_budget is {budget} of max_tokens {params.max_tokens}: leave at least "
-                f"{closing + 1} tokens, {closing} to close the thinking and 1 to answer"
-            )
 
     async def _step_done(self) -> None:
         """Wait for the end of a step, starting the pump if it is not running."""
@@ -286,13 +284,20 @@ class Engine:
         if not plan:
             return
         counts = [count for _, count in plan]
-        lanes, starts = [g.lane for g, _ in plan], [g.cached for g, _ in plan]
-        token_ids = [i for g, n in plan for i in g.members[0].prompt_ids[g.cached : g.cached + n]]
+        lanes = [group.lane for group, _ in plan]
+        starts = [group.cached for group, _ in plan]
+        token_ids: list[int] = []
+        adapters: list[int] = []
+        for group, count in plan:
+            token_ids += group.token_ids[group.cached : group.cached + count]
+            adapters += [group.adapter] * count
+
         cache = self.scheduler.cache
         attend = CacheAttention(cache, lanes, starts, counts, self.invariant)
         ids = torch.tensor(token_ids, device=self.device)
-        hidden = self.model.forward(ids, attend.position_ids, attend)
+        hidden = self.model.forward(ids, attend.position_ids, attend, self._numbers(adapters))
         cache.record(lanes, starts, counts, token_ids)
+
         lasts = torch.tensor(counts).cumsum(0) - 1
         drawn: list[Sequence] = []
         rows: list[int] = []
@@ -311,14 +316,16 @@ class Engine:
             return
         token_ids = [s.token_ids[-1] for s in running]
         starts = [len(s.prompt_ids) + len(s.token_ids) - 1 for s in running]
+        adapters = [s.adapter for s in running]
         cache, rows = self.scheduler.cache, range(len(running))
         if self.graphs:
-            logits = self.graphs.logits(token_ids, starts)
+            logits = self.graphs.logits(token_ids, starts, adapters)
         else:
             cache.reserve(max(starts) + 1)
             ids, slots, positions = torch.tensor([token_ids, rows, starts], device=self.device)
             attend = DecodeAttention(cache, slots, positions, max(starts) + 1, self.invariant)
-            logits = self.model.logits(self.model.forward(ids, positions, attend))
+            hidden = self.model.forward(ids, positions, attend, self._numbers(adapters))
+            logits = self.model.logits(hidden)
         cache.record(rows, starts, [1] * len(running), token_ids)
         self._draw(running, logits, self.graphs.draw if self.graphs else None)
 
@@ -329,33 +336,44 @@ class Engine:
         plainly: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None,
     ) -> None:
         """Append a sampled or forced token to each sequence from its row of `logits`."""
-        forced = [s.next_forced() for s in sequences]
-        masks = [
-            None if f is not None else _mask(s) for s, f in zip(sequences, forced, strict=True)
-        ]
+        forced: list[int | None] = []
+        masks: list[bytes | None] = []
+        for sequence in sequences:
+            token_id = sequence.next_forced()
+            forced.append(token_id)
+            masks.append(_mask(sequence) if token_id is None else None)
+
         params = [s.params for s in sequences]
         prompts = [s.prompt_ids for s in sequences]
         replies = [s.token_ids for s in sequences]
         masked = mask_logits(penalised(logits, params, prompts, replies), masks)
-        plainly = plainly if masked is logits else None
+        if masked is not logits:
+            plainly = None
+
+        seeds = [s.seed for s in sequences]
         steps = [len(s.token_ids) for s in sequences]
-        token_ids, log_probs = sample(masked, params, [s.seed for s in sequences], steps, plainly)
-        tokens = zip(
-            token_ids.tolist(), log_probs.tolist(), alternatives(masked, params), strict=True
-        )
+        drawn, drawn_log_probs = sample(masked, params, seeds, steps, plainly)
+        others = alternatives(masked, params)
+        token_ids, log_probs = drawn.tolist(), drawn_log_probs.tolist()
         self._drawn_tokens += len(sequences)
-        for sequence, put, (token_id, log_prob, others) in zip(
-            sequences, forced, tokens, strict=True
-        ):
+
+        for row, sequence in enumerate(sequences):
+            token_id = forced[row]
             if sequence.failure:
                 continue
-            if put is not None:
-                sequence.append(put, 0.0, False, self.version)
+            if token_id is not None:
+                sequence.append(token_id, 0.0, False, self.version)
                 continue
             try:
-                sequence.append(token_id, log_prob, True, self.version, others)
+                sequence.append(token_ids[row], log_probs[row], True, self.version, others[row])
             except OpenQwQError as error:  # of its grammar: it ends alone
                 sequence.cancel(error)
+
+    def _numbers(self, adapters: list[int]) -> Tensor | None:
+        """Each token's adapter for the model; None where all use the base."""
+        if all(number == NO_ADAPTER for number in adapters):
+            return None
+        return torch.tensor(adapters, device=self.device)
 
 
 def _mask(sequence: Sequence) -> bytes | None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from openqwq.engine.adapters import NO_ADAPTER
 from openqwq.engine.cache import DecodeAttention, SlotCache
 from openqwq.engine.packed import PackedModel, PlainModel
 from openqwq.engine.sampler import draw_plainly
@@ -44,17 +45,20 @@ class DecodeGraphs:
     ) -> None:
         self.model, self.cache, self.recorder = model, cache, recorder or CudaRecorder
         rows, device = rounded(slots), model.device
-        self.inputs = torch.zeros(3, rows, dtype=torch.long, device=device)
+        self.inputs = torch.zeros(4, rows, dtype=torch.long, device=device)
         self.draws = torch.zeros(rows, dtype=torch.float64, device=device)
         self.outputs = torch.zeros(rows, model.config.vocab_size, device=device)
         self.token_ids, self.log_probs = self.inputs[0].clone(), torch.zeros(rows, device=device)
-        self.cache.before_moving = self._forget
-        self._forget()
+        self.cache.before_moving = self.forget
+        self.forget()
 
-    def logits(self, token_ids: Sequence[int], starts: Sequence[int]) -> Tensor:
+    def logits(
+        self, token_ids: Sequence[int], starts: Sequence[int], adapters: Sequence[int] = ()
+    ) -> Tensor:
         """Logits (rows, vocab) after each row's token, which follows the `starts` it has.
 
-        They are good until the next call.
+        `adapters` are their numbers in the model's bank, for none of them if empty. The logits are
+        good until the next call.
         """
         count, longest = len(token_ids), max(starts) + 1
         self.cache.reserve(longest)
@@ -62,7 +66,8 @@ class DecodeGraphs:
         length = min(rounded(max(longest, LEAST_LENGTH)), self.cache.keys.shape[3])
         pad = [0] * (rows - count)
         slots = [*range(count), *[self.cache.keys.shape[1] - 1] * len(pad)]
-        inputs = torch.tensor([[*token_ids, *pad], slots, [*starts, *pad]])
+        numbers = [*(adapters or [NO_ADAPTER] * count), *([NO_ADAPTER] * len(pad))]
+        inputs = torch.tensor([[*token_ids, *pad], slots, [*starts, *pad], numbers])
         self.inputs[:, :rows].copy_(inputs)
         if (rows, length) not in self.steps:
             self.steps[rows, length] = self.record(self._forward(rows, length))
@@ -79,16 +84,17 @@ class DecodeGraphs:
         self.steps[rows, 0]()
         return self.token_ids[:count], self.log_probs[:count]
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
+        """Drop what was recorded: tensors that it knows now lie elsewhere."""
         self.record = self.recorder()
         self.steps: dict[tuple[int, int], Step] = {}  # by rows and length; 0: the draw
 
     def _forward(self, rows: int, length: int) -> Step:
-        token_ids, slots, position_ids = self.inputs[:, :rows]
+        token_ids, slots, position_ids, adapters = self.inputs[:, :rows]
 
         def step() -> None:
             attend = DecodeAttention(self.cache, slots, position_ids, length)
-            hidden = self.model.forward(token_ids, position_ids, attend)
+            hidden = self.model.forward(token_ids, position_ids, attend, adapters)
             self.outputs[:rows] = self.model.logits(hidden)
 
         return step

@@ -2,7 +2,7 @@
 
 import ctypes
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,7 +15,7 @@ from openqwq.engine import hub, llamacpp
 from openqwq.engine.engine import Engine, EngineLimits, on_a_thread
 from openqwq.engine.packed import has_bf16
 from openqwq.engine.relay import fitting_context
-from openqwq.model import checkpoint, gguf
+from openqwq.model import checkpoint, gguf, lora
 from openqwq.model.device import chosen_device, without_memory
 from openqwq.model.gguf_header import ARCHITECTURES, GgufFile, cache_shape, read_header
 from openqwq.model.qwen2 import Qwen2
@@ -45,6 +45,7 @@ class OpenedModel:
     context_length: int  # prompt and completion together, tokens
     engine: EngineName
     why: str
+    adapters: tuple[str, ...] = ()  # the names that `SamplingParams.adapter` may have
 
     def close(self) -> None:
         """Free what the engine holds."""
@@ -59,18 +60,23 @@ def open_model(
     tokenizer: str | None = None,
     precision: Precision = "fp32",
     device: Device = "auto",
+    adapters: Mapping[str, Path] | None = None,
+    default_adapter: str = "",
 ) -> OpenedModel:
     """Load `model` for up to `slots` sequences at once of at most `context_length` tokens.
 
     `model` is a checkpoint directory, a GGUF file, a hub id (owner/name or owner/name:PART) or the
     URL of a server, whose tokenizer is then `tokenizer` (directory, GGUF file or hub id) or, if
     that is None, the one of the model that the server names. `precision` is that of our own
-    engine's weights and products, `device` where it computes; the others have their own. Raises
-    OpenQwQError naming what is missing, broken or does not fit the engine.
+    engine's weights and products, `device` where it computes; the others have their own.
+    `adapters` are PEFT directories by the names that `SamplingParams.adapter` may have; requests
+    that name none use `default_adapter`, or the model alone. Raises OpenQwQError naming what is
+    missing, broken or does not fit the engine.
     """
+    adapters = adapters or {}
     if model.startswith(("http://", "https://")):
         _require(engine, "remote", model, "a URL is asked through the engine remote")
-        require_own_engine("remote", precision, device)
+        require_own_engine("remote", precision, device, adapters)
         try:
             from openqwq.engine.remote import open_remote
         except ImportError as error:
@@ -87,13 +93,14 @@ def open_model(
     if engine == "remote":
         raise OpenQwQError(f"{model} is no URL: the engine remote needs one, http://HOST:PORT")
     path = locate(model)
-    place = Place(device, precision)
+    place = Place(device, precision, adapters, default_adapter)
     opened = (_open_gguf if path.is_file() else _open_directory)(
         path, engine, slots, context_length, place
     )
     on_gpu = isinstance(opened.generate, Engine) and opened.generate.graphs
     why = f"{opened.why}, on {torch.cuda.get_device_name()}" if on_gpu else opened.why
-    return replace(opened, name=opened.name if Path(model).exists() else model, why=why)
+    name = opened.name if Path(model).exists() else model
+    return replace(opened, name=name, why=why, adapters=tuple(adapters))
 
 
 def locate(model: str, weights: bool = True) -> Path:
@@ -140,8 +147,18 @@ def _require(engine: EngineName, possible: EngineName, model: str, remedy: str) 
         raise OpenQwQError(f"the engine {engine} cannot run {model}: {remedy}")
 
 
-def require_own_engine(engine: EngineName, precision: Precision, device: Device = "auto") -> None:
-    """Raise OpenQwQError where an `engine` that is not ours is told how or where to compute."""
+def require_own_engine(
+    engine: EngineName,
+    precision: Precision,
+    device: Device = "auto",
+    adapters: Iterable[str] = (),
+) -> None:
+    """Raise OpenQwQError where an `engine` that is not ours is told what only ours can do."""
+    if engine != "torch" and (names := ", ".join(adapters)):
+        raise OpenQwQError(
+            f"the adapter {names} is for the engine torch: the engine {engine} cannot load it; "
+            "merge it into the model first (qwq merge)"
+        )
     for name, value, usual in (("precision", precision, "fp32"), ("device", device, "auto")):
         if value != usual and engine != "torch":
             raise OpenQwQError(
@@ -151,10 +168,12 @@ def require_own_engine(engine: EngineName, precision: Precision, device: Device 
 
 
 class Place(NamedTuple):
-    """Where and in what our engine computes."""
+    """Where and in what our engine computes, and with which adapters."""
 
     device: Device
     precision: Precision
+    adapters: Mapping[str, Path]
+    default_adapter: str
 
     def chosen(self) -> tuple[torch.device, torch.dtype]:
         """As PyTorch names them; raises OpenQwQError where the machine has no such thing."""
@@ -211,7 +230,11 @@ def _torch_engine(
         weights = load(dtype)
         context = fitting_context(length, weights.config.max_position_embeddings)
         limits = EngineLimits(slots, context, 2048, min(slots, 16))
-        return Engine(weights, tokenizer, limits, device=device), context
+        adapters = {name: lora.load(folder, weights) for name, folder in place.adapters.items()}
+        engine = Engine(weights, tokenizer, limits, device=device)
+        for name, adapter in adapters.items():
+            engine.add_adapter(name, adapter, default=name == place.default_adapter)
+        return engine, context
 
     try:
         with _memory_returned():
@@ -233,7 +256,7 @@ def _open_gguf(
         load = partial(gguf.load, path)
         generate, length = _torch_engine(load, place, tokenizer, slots, length)
     else:
-        require_own_engine("llamacpp", place.precision, place.device)
+        require_own_engine("llamacpp", place.precision, place.device, place.adapters)
         shape = cache_shape(file)
         length = fitting_context(length, shape.context_length)
         tokens = _cache_tokens(shape.bytes_per_token, slots, length)

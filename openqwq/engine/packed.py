@@ -8,7 +8,7 @@ PyTorch's other operations gain nothing from bf16, and so only products round.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 
@@ -16,19 +16,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from openqwq.engine.adapters import NO_ADAPTER, AdapterBank
+from openqwq.model import lora
 from openqwq.model.qwen2 import Attend, ModelConfig, Qwen2
 from openqwq.model.rope import attention_scale, rotate, rotation
 from openqwq.types import OpenQwQError
 
 
 class Matrix:
-    """One projection, packed where that helps; the plain form is not kept."""
+    """One projection, packed where that helps; the plain form is then not kept."""
 
-    def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None = None, pack: bool = True) -> None:
         self.bias = bias
         fast = {torch.float32, torch.bfloat16} if has_bf16() else {torch.float32}
         cpu = weight.device.type == "cpu" and weight.dtype in fast
-        self.packed = cpu and bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
+        self.fused = cpu and bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
+        self.packed = self.fused and pack
         if self.packed:
             weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), None)
         self.weight = weight
@@ -36,7 +39,7 @@ class Matrix:
     def product(self, x: Tensor, activation: str = "none") -> Tensor:
         """(tokens, inputs) to (tokens, outputs), in the weight's dtype; "swish" is silu."""
         x = x.to(self.weight.dtype)
-        if self.packed:
+        if self.fused:
             pointwise = torch.ops.mkldnn._linear_pointwise.default
             output: Tensor = pointwise(x, self.weight, self.bias, activation, [], "")
             return output
@@ -45,7 +48,7 @@ class Matrix:
 
     def combined(self, x: Tensor, other: Tensor, operation: str) -> Tensor:
         """The product of `x` "add" or "mul" `other` (tokens, outputs), in the wider dtype."""
-        if self.packed and other.dtype == self.weight.dtype:
+        if self.fused and other.dtype == self.weight.dtype:
             pointwise = torch.ops.mkldnn._linear_pointwise.binary
             output: Tensor = pointwise(x.to(other.dtype), other, self.weight, self.bias, operation)
             return output
@@ -74,58 +77,100 @@ class Layer:
     down: Matrix
 
 
+# The projections that make up each of a layer's matrices, in the order of `Layer`.
+PROJECTIONS = (
+    ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    ("self_attn.o_proj",),
+    ("mlp.gate_proj",),
+    ("mlp.up_proj",),
+    ("mlp.down_proj",),
+)
+
+
 class PackedModel:
     """A `Qwen2` to sample from, on `device`: `forward` and `logits` as there, but for rounding.
 
-    `dtype` is that of all but the products: of keys and values, too.
+    `dtype` is that of all but the products: of keys and values, too. The weights are copies, but
+    where an adapter hangs on the model they are its own, frozen and in its own layout; queries,
+    keys and values of a layer are then laid end to end, of which the model keeps views.
     """
 
     def __init__(self, model: Qwen2, device: torch.device | None = None) -> None:
         self.config, self.device = model.config, device or model.device
+        self.own_layers = lora.attached(model)
+        self.shared = bool(self.own_layers) and self.device == model.device
         self.frequencies = model.frequencies.to(self.device)
         cpu = self.device.type == "cpu"
         dtype = model.lm_head.weight.dtype
         self.dtype = torch.promote_types(dtype, torch.float32) if cpu else dtype
         self.least = torch.tensor(math.sqrt(model.config.rms_norm_eps))
         self.names = {name for name, _ in model.named_parameters()}
+        self.adapters = AdapterBank(_projections(model), self.device)
+        if self.own_layers:
+            self.adapters.add("", self.own_layers)
         self._places: dict[str, Tensor] = {}
         with torch.no_grad():
-            self.load(model.named_parameters())
+            if self.shared:
+                _lay_end_to_end(model)
+            self._load(dict(model.named_parameters()))
 
     def load(self, named_params: Iterable[tuple[str, Tensor]]) -> None:
         """Take copies of all parameters, by their checkpoint names, one layer at a time.
 
-        Raises OpenQwQError where a parameter is missing or unknown, with nothing changed.
+        Raises OpenQwQError where a parameter is missing or unknown, with nothing changed, and
+        where the weights are shared.
         """
-        given = _all_of(self.names, named_params, self.config)
-        given = {name: weight.detach() for name, weight in given.items()}
+        if self.shared:
+            raise OpenQwQError("the base is frozen and shared with the learner: push its adapter")
+        self._load(_all_of(self.names, named_params, self.config))
+
+    def load_adapter(self, tensors: Mapping[str, Tensor]) -> int:
+        """Take new weights of the model's own adapter; its number.
+
+        Raises OpenQwQError for tensors that do not match it.
+        """
+        lora.copy_into(self.own_layers, tensors)
+        number = self.adapters.number_of("")
+        self.adapters.load(number, self.own_layers)
+        return number
+
+    def _load(self, parameters: dict[str, Tensor]) -> None:
+        given = {name: weight.detach() for name, weight in parameters.items()}
         self.embedding = self._own("embedding", given["model.embed_tokens.weight"])
         self.layers = [self._layer(given, i) for i in range(self.config.num_hidden_layers)]
         self.norm = self._own("norm", given["model.norm.weight"], dtype=self.dtype)
-        tied = self.config.tie_word_embeddings
-        self.head = Matrix(self.embedding if tied else self._own("head", given["lm_head.weight"]))
+        head = self.embedding
+        if not self.config.tie_word_embeddings:
+            head = self._own("head", given["lm_head.weight"])
+        self.head = Matrix(head, pack=not self.shared)
 
     def _layer(self, given: dict[str, Tensor], number: int) -> Layer:
+        prefix = f"model.layers.{number}."
+
         def norm(name: str) -> Tensor:
-            full = f"model.layers.{number}.{name}.weight"
+            full = f"{prefix}{name}.weight"
             return self._own(full, given[full], dtype=self.dtype)
 
-        def matrix(*names: str) -> Matrix:
-            full = [f"model.layers.{number}.{name}_proj" for name in names]
+        def matrix(names: tuple[str, ...]) -> Matrix:
+            full = [prefix + name for name in names]
             weights = [given[f"{name}.weight"] for name in full]
             biases = [given[f"{name}.bias"] for name in full if f"{name}.bias" in given]
-            return Matrix(
-                self._own(f"{full[0]}.weight", *weights),
-                self._own(f"{full[0]}.bias", *biases) if biases else None,
-            )
+            weight = self._own(f"{full[0]}.weight", *weights)
+            bias = None
+            if biases:
+                bias = self._own(f"{full[0]}.bias", *biases, dtype=weight.dtype)
+            return Matrix(weight, bias, pack=not self.shared)
 
+        qkv, output, gate, up, down = (matrix(names) for names in PROJECTIONS)
         return Layer(
             norm("input_layernorm"),
-            matrix("self_attn.q", "self_attn.k", "self_attn.v"),
+            qkv,
             self._head_norm(given, number),
-            matrix("self_attn.o"),
+            output,
             norm("post_attention_layernorm"),
-            *(matrix(f"mlp.{name}") for name in ("gate", "up", "down")),
+            gate,
+            up,
+            down,
         )
 
     def _head_norm(self, given: dict[str, Tensor], number: int) -> Tensor | None:
@@ -139,31 +184,53 @@ class PackedModel:
     def _own(self, name: str, *parts: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """A copy of one tensor, or of several end to end, on the device.
 
-        On a GPU it is always at the same address, by which graphs know it.
+        On a GPU it is always at the same address, by which graphs know it. Shared weights of one
+        type are not copied.
         """
+        dtype = dtype or parts[0].dtype
+        if self.shared and parts[0].dtype == dtype:
+            together = _one_view(parts)
+            if together is not None:
+                return together
         weight = parts[0] if len(parts) == 1 else torch.cat(parts)
         if self.device.type == "cpu":
-            return weight.to(self.device, dtype or weight.dtype, copy=len(parts) == 1)
+            return weight.to(self.device, dtype, copy=len(parts) == 1)
         if name not in self._places:
-            self._places[name] = torch.empty_like(weight, device=self.device)
+            self._places[name] = torch.empty_like(weight, dtype=dtype, device=self.device)
         return self._places[name].copy_(weight)
 
-    def forward(self, token_ids: Tensor, position_ids: Tensor, attend: Attend) -> Tensor:
-        """See `Qwen2.forward`."""
+    def forward(
+        self,
+        token_ids: Tensor,
+        position_ids: Tensor,
+        attend: Attend,
+        adapters: Tensor | None = None,
+    ) -> Tensor:
+        """See `Qwen2.forward`; `adapters` (tokens,) are numbers in the bank, None: the base."""
         x = F.embedding(token_ids, self.embedding).to(self.dtype)
         scale = attention_scale(self.config.rope_scaling)
         cos, sin = rotation(position_ids, self.frequencies, scale)
+        mask = None if adapters is None else self.adapters.mask(adapters)
         for number, layer in enumerate(self.layers):
-            x = self._mixed(number, layer, x, cos, sin, attend)
-            x = self._fed_forward(layer, x)
+            x = self._mixed(number, x, cos, sin, attend, mask)
+            x = self._fed_forward(number, layer, x, mask)
         return self._normed(x, self.norm)
 
     def _mixed(
-        self, number: int, layer: Layer, x: Tensor, cos: Tensor, sin: Tensor, attend: Attend
+        self,
+        number: int,
+        x: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        attend: Attend,
+        mask: Tensor | None,
     ) -> Tensor:
         """The residual stream (tokens, hidden) after a layer's attention."""
+        layer = self.layers[number]
         heads, kv_heads = self.config.num_attention_heads, self.config.num_key_value_heads
-        projected = layer.qkv.product(self._normed(x, layer.input_norm)).to(self.dtype)
+        normed = self._normed(x, layer.input_norm)
+        projected = layer.qkv.product(normed).to(self.dtype)
+        self._adapt(number, 0, projected, normed, mask)
         projected = projected.view(-1, heads + 2 * kv_heads, self.config.head_dim)
 
         turned = projected[:, : heads + kv_heads]
@@ -172,15 +239,35 @@ class PackedModel:
         turned = rotate(turned, cos, sin)
 
         queries, keys = turned[:, :heads], turned[:, heads:]
-        attended = attend(number, queries, keys, projected[:, -kv_heads:])
-        return layer.output.combined(attended.flatten(1), x, "add")
+        attended = attend(number, queries, keys, projected[:, -kv_heads:]).flatten(1)
+        x = layer.output.combined(attended, x, "add")
+        self._adapt(number, 1, x, attended, mask)
+        return x
 
-    def _fed_forward(self, layer: Layer, x: Tensor) -> Tensor:
+    def _fed_forward(self, number: int, layer: Layer, x: Tensor, mask: Tensor | None) -> Tensor:
         """The residual stream (tokens, hidden) after a layer's SwiGLU."""
-        normed = self._normed(x, layer.post_norm).to(layer.gate.weight.dtype)
-        gate = layer.gate.product(normed, "swish")
-        gated = layer.up.combined(normed, gate, "mul")
-        return layer.down.combined(gated, x, "add")
+        normed = self._normed(x, layer.post_norm)
+        if mask is None:
+            narrow = normed.to(layer.gate.weight.dtype)
+            gated = layer.up.combined(narrow, layer.gate.product(narrow, "swish"), "mul")
+            return layer.down.combined(gated, x, "add")
+
+        gate = layer.gate.product(normed).to(self.dtype)
+        self._adapt(number, 2, gate, normed, mask)
+        up = layer.up.product(normed).to(self.dtype)
+        self._adapt(number, 3, up, normed, mask)
+        gated = F.silu(gate, inplace=True).mul_(up)
+        x = layer.down.combined(gated, x, "add")
+        self._adapt(number, 4, x, gated, mask)
+        return x
+
+    def _adapt(
+        self, number: int, matrix: int, output: Tensor, x: Tensor, mask: Tensor | None
+    ) -> None:
+        """Add to a matrix's output what the adapters do to its input."""
+        stack = self.adapters.stacks[len(PROJECTIONS) * number + matrix]
+        if mask is not None and stack is not None:
+            stack.add_to(output, x, mask)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """See `Qwen2.logits`."""
@@ -201,10 +288,49 @@ class PackedModel:
         return (wide / rms.hypot_(self.least)).to(x.dtype) * weight
 
 
+def _projections(model: Qwen2) -> list[dict[str, torch.Size]]:
+    """What each matrix of each layer holds, by name, with its shape (outputs, inputs)."""
+    matrices = []
+    for number in range(model.config.num_hidden_layers):
+        for names in PROJECTIONS:
+            full = [f"model.layers.{number}.{name}" for name in names]
+            matrices.append({name: model.get_parameter(f"{name}.weight").shape for name in full})
+    return matrices
+
+
+def _lay_end_to_end(model: Qwen2) -> None:
+    """Move what one product multiplies together into one tensor; the model's are views of it."""
+    for block in model.model.layers:
+        attention = block.get_submodule("self_attn")
+        projections = [attention.get_submodule(f"{name}_proj") for name in "qkv"]
+        for attribute in ("weight", "bias"):
+            parts = [getattr(projection, attribute) for projection in projections]
+            if parts[0] is None:
+                continue
+            sizes = [len(part) for part in parts]
+            together = torch.cat([part.detach() for part in parts])
+            views = torch.split(together, sizes)
+            for part, view in zip(parts, views, strict=True):
+                part.data = view
+
+
+def _one_view(parts: Sequence[Tensor]) -> Tensor | None:
+    """The tensor whose consecutive rows the parts are; None where they lie apart."""
+    first, end = parts[0], parts[0].storage_offset()
+    for part in parts:
+        same = part.untyped_storage().data_ptr() == first.untyped_storage().data_ptr()
+        if not same or part.storage_offset() != end or not part.is_contiguous():
+            return None
+        end += part.numel()
+    rows = sum(len(part) for part in parts)
+    return first.as_strided((rows, *first.shape[1:]), first.stride())
+
+
 class PlainModel:
     """A `Qwen2` to sample from as it is: in deterministic mode the learner's code is the only one.
 
-    `dtype`, `device`, `load`, `forward` and `logits` as in `PackedModel`.
+    `dtype`, `device`, `load`, `forward` and `logits` as in `PackedModel`. Of adapters it knows the
+    one that hangs on the model, which every token then uses.
     """
 
     dtype = torch.float32
@@ -212,7 +338,19 @@ class PlainModel:
     def __init__(self, model: Qwen2) -> None:
         self.config, self.copy = model.config, deepcopy(model)
         self.device = model.device
-        self.forward, self.logits = self.copy.forward, self.copy.logits
+        self.adapters = AdapterBank([], model.device)
+        self.logits = self.copy.logits
+
+    def forward(
+        self,
+        token_ids: Tensor,
+        position_ids: Tensor,
+        attend: Attend,
+        adapters: Tensor | None = None,
+    ) -> Tensor:
+        """See `Qwen2.forward`."""
+        hidden: Tensor = self.copy(token_ids, position_ids, attend)
+        return hidden
 
     def load(self, named_params: Iterable[tuple[str, Tensor]]) -> None:
         """See `PackedModel.load`."""
@@ -221,6 +359,11 @@ class PlainModel:
         with torch.no_grad():
             for name, parameter in own.items():
                 parameter.copy_(given[name])
+
+    def load_adapter(self, tensors: Mapping[str, Tensor]) -> int:
+        """See `PackedModel.load_adapter`."""
+        lora.copy_into(lora.attached(self.copy), tensors)
+        return NO_ADAPTER
 
 
 def _all_of(

@@ -10,13 +10,12 @@ from collections.abc import Sequence as Ids
 from contextlib import aclosing
 from dataclasses import dataclass
 
-from openqwq.engine.sequence import Sequence
+from openqwq.engine.sequence import Sequence, room_after
 from openqwq.text.stream import CLOSING_TEXT, ThinkTracker, starts_in_thinking
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.types import (
     Completion,
     OpenQwQError,
-    PromptTooLongError,
     SamplingParams,
     Steering,
     TokenEvent,
@@ -109,14 +108,12 @@ class Relay:
                 f"the engine {self.name} cannot follow a grammar: use the engine torch, or ask"
                 " without one"
             )
-        if not prompt_ids:
-            raise OpenQwQError("the prompt is empty: give at least one token")
-        room = self.context_length - len(prompt_ids)
-        if room < 1:
-            raise PromptTooLongError(
-                f"the prompt has {len(prompt_ids)} tokens, {1 - room} too many for a context of "
-                f"{self.context_length}: shorten it or raise the context length"
+        if params.adapter:
+            raise OpenQwQError(
+                f"the engine {self.name} has no adapter {params.adapter!r}: use the engine torch, "
+                "or name the adapter's own model on the server"
             )
+        room = room_after(prompt_ids, self.context_length)
         markers = self.tokenizer.think_open_id, self.tokenizer.think_close_id
         think = ThinkTracker(*markers, starts_in_thinking(self.tokenizer, prompt_ids))
         limit = min(params.max_tokens, room)

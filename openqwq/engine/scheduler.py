@@ -16,9 +16,20 @@ class Group:
     cached: int = 0
 
     @property
+    def token_ids(self) -> list[int]:
+        """What is prefilled: the prompt, and what a lone member has drawn already."""
+        first = self.members[0]
+        return first.prompt_ids + first.token_ids
+
+    @property
+    def adapter(self) -> int:
+        """The adapter of all members."""
+        return self.members[0].adapter
+
+    @property
     def remaining(self) -> int:
-        """Prompt tokens still to be prefilled."""
-        return len(self.members[0].prompt_ids) - self.cached
+        """Tokens still to be prefilled."""
+        return len(self.token_ids) - self.cached
 
 
 class Scheduler:
@@ -66,15 +77,16 @@ class Scheduler:
 
     def _start(self, group: Group) -> bool:
         """Give a group a lane, unless a prompt that is being prefilled will soon spare it more."""
-        prompt = group.members[0].prompt_ids
-        row, length = self.cache.longest_prefix(prompt)
+        prompt = group.token_ids
+        row, length = self.cache.longest_prefix(prompt, group.adapter)
         worth = length + self.cache.REUSE_FROM
-        others = (g.members[0].prompt_ids for g in self.prefilling)
-        if any(prompt[:worth] == other[:worth] for other in others) and len(prompt) > worth:
-            return False
+        for other in self.prefilling:
+            alike = other.adapter == group.adapter and other.token_ids[:worth] == prompt[:worth]
+            if alike and len(prompt) > worth:
+                return False
         group.lane, group.cached = self.free_lanes.pop(0), length
         superseded = length == self.cache.held[row] and len(self.running) <= row < self.slots
-        self.cache.start(group.lane, row, length)
+        self.cache.start(group.lane, row, length, group.adapter)
         if superseded:  # its content lives on in the lane
             self.cache.held[row] = 0
         self.prompt_tokens += len(prompt)
@@ -127,14 +139,22 @@ class Scheduler:
             group.members = _unfinished(group.members)
             if not group.members:
                 self.drop_prefill(group)
+
         ended = [bool(s.finish_reason) for s in self.running]
         left = ended.count(False)
         gaps = [slot for slot in range(left) if ended[slot]]
         movers = [slot for slot in range(left, len(ended)) if not ended[slot]]
-        kept = [(g, m) for g, m in zip(gaps, movers, strict=True) if self.cache.worth_keeping(g)]
-        self.cache.move(movers + [g for g, _ in kept], gaps + [m for _, m in kept])
+
+        sources: list[int] = []
+        destinations: list[int] = []
         for gap, mover in zip(gaps, movers, strict=True):
             self.running[gap] = self.running[mover]
+            sources.append(mover)
+            destinations.append(gap)
+            if self.cache.worth_keeping(gap):  # the finished one goes where the mover was
+                sources.append(gap)
+                destinations.append(mover)
+        self.cache.move(sources, destinations)
         del self.running[left:]
 
 

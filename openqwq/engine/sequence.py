@@ -1,10 +1,20 @@
 """One running completion: its tokens, its budget, its grammar, why it ended."""
 
+from collections.abc import Sequence as Ids
 from dataclasses import dataclass, field
 
+from openqwq.engine.adapters import NO_ADAPTER
 from openqwq.text.grammar import AnswerGrammar
 from openqwq.text.stream import ThinkTracker
-from openqwq.types import Completion, FinishReason, SamplingParams, Steering, TokenEvent
+from openqwq.types import (
+    Completion,
+    FinishReason,
+    OpenQwQError,
+    PromptTooLongError,
+    SamplingParams,
+    Steering,
+    TokenEvent,
+)
 
 LONGEST_CYCLE, LEAST_REPEATS, LEAST_SPAN = 64, 6, 192  # tokens, times, tokens
 
@@ -25,6 +35,41 @@ def repeats_itself(token_ids: list[int], start: int = 0) -> bool:
     return False
 
 
+def room_after(prompt_ids: Ids[int], context_length: int) -> int:
+    """How many tokens may follow a prompt; raises OpenQwQError where there is none, or no room."""
+    if not prompt_ids:
+        raise OpenQwQError("the prompt is empty: give at least one token")
+    room = context_length - len(prompt_ids)
+    if room < 1:
+        raise PromptTooLongError(
+            f"the prompt has {len(prompt_ids)} tokens, {1 - room} too many for a context of "
+            f"{context_length}: shorten it or raise the context length"
+        )
+    return room
+
+
+def check_request(
+    prompt_ids: Ids[int], params: SamplingParams, vocab_size: int, closing: int
+) -> None:
+    """Raise OpenQwQError for unknown tokens, or no room after `closing` ones for an answer."""
+    if not 0 <= min(prompt_ids) <= max(prompt_ids) < vocab_size:
+        raise OpenQwQError(
+            f"the prompt has token ids from {min(prompt_ids)} to {max(prompt_ids)}, but the model "
+            f"knows 0 to {vocab_size - 1}: encode it with the model's own tokenizer"
+        )
+    for token_id, _ in params.logit_bias:
+        if not 0 <= token_id < vocab_size:
+            raise OpenQwQError(
+                f"logit_bias names token {token_id}, but the model knows 0 to {vocab_size - 1}"
+            )
+    budget = params.thinking_budget
+    if budget is not None and params.max_tokens - budget <= closing:
+        raise OpenQwQError(
+            f"thinking_budget is {budget} of max_tokens {params.max_tokens}: leave at least "
+            f"{closing + 1} tokens, {closing} to close the thinking and 1 to answer"
+        )
+
+
 @dataclass(eq=False)
 class Sequence:
     """A prompt and what has been drawn after it.
@@ -42,6 +87,7 @@ class Sequence:
     closing_ids: list[int]
     grammar: AnswerGrammar | None = None
     steering: Steering | None = None
+    adapter: int = NO_ADAPTER
     token_ids: list[int] = field(default_factory=list)
     weight_version: list[int] = field(default_factory=list)
     log_probs: list[float] = field(default_factory=list)
@@ -103,6 +149,16 @@ class Sequence:
         self.weight_version.append(version)
         if reason:
             self.finish_reason = reason
+
+    def go_on_from(self, begun: Completion) -> None:
+        """Take over the tokens of a completion of the same request that was cut short."""
+        for i, token_id in enumerate(begun.token_ids):
+            sampled = begun.sampled_mask[i]
+            if not sampled and self.forced:
+                self.forced.pop(0)
+            elif not sampled:
+                self.next_forced()
+            self.append(token_id, begun.log_probs[i], sampled, begun.weight_version[i])
 
     def event(self, index: int) -> TokenEvent | None:
         """The streamed form of one token; None where it has not been drawn yet."""

@@ -1,10 +1,12 @@
-"""`qwq fit` and `qwq convert`: what can be known of a checkpoint, or made of it, unrun.
+"""`qwq fit`, `qwq convert` and `qwq merge`: what can be known or made of a checkpoint, unrun.
 
 Imported for every `qwq --help`: what is heavy is imported where it runs.
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TypedDict
 
 
 def add_model_options(
@@ -19,6 +21,58 @@ def add_model_options(
     parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"], help="torch's")
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"], help="torch's")
     parser.add_argument(context, type=int, help="tokens of prompt and reply together")
+    parser.add_argument(
+        "--adapter", action="append", default=[], metavar="NAME=DIR",
+        help="a LoRA adapter in PEFT's form; of several, the last answers",
+    )  # fmt: skip
+
+
+def adapters_named(texts: Sequence[str]) -> dict[str, Path]:
+    """The adapters of `--adapter NAME=DIR`; raises OpenQwQError for one without name or place."""
+    from openqwq.types import OpenQwQError
+
+    adapters: dict[str, Path] = {}
+    for text in texts:
+        name, _, folder = text.partition("=")
+        if not name or not folder:
+            raise OpenQwQError(f"--adapter is {text!r}: write NAME=DIR, e.g. maths=runs/rl/adapter")
+        if name in adapters:
+            raise OpenQwQError(f"--adapter names {name!r} twice: give each its own name")
+        adapters[name] = Path(folder).expanduser()
+    return adapters
+
+
+class ChosenAdapter(TypedDict):
+    """What `open_model` is told of adapters."""
+
+    adapters: dict[str, Path]
+    default_adapter: str
+
+
+def chosen_adapter(texts: Sequence[str]) -> ChosenAdapter:
+    """The adapters of `--adapter NAME=DIR`, of which the last answers."""
+    adapters = adapters_named(texts)
+    return ChosenAdapter(adapters=adapters, default_adapter=list(adapters)[-1] if adapters else "")
+
+
+def add_merge_verb(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `qwq merge`."""
+    parser.add_argument("base", help="the directory, GGUF file or hub id it was trained on")
+    parser.add_argument("adapter", type=Path, help="a directory that PEFT or qwq train wrote")
+    parser.add_argument("out", type=Path, help="a new directory")
+    parser.set_defaults(verb=merge_verb)
+
+
+def merge_verb(options: argparse.Namespace) -> None:
+    """Write a checkpoint whose weights contain an adapter."""
+    from openqwq.engine.open import load_tokenizer, locate
+    from openqwq.model import checkpoint, gguf, lora
+
+    path = locate(options.base)
+    model = gguf.load(path, None) if path.is_file() else checkpoint.load(path, None)
+    lora.merge(model, lora.load(options.adapter, model))
+    checkpoint.save(model, options.out, load_tokenizer(path))
+    print(f"{options.out}: {options.base} with {options.adapter} merged in")
 
 
 def add_fit_verb(parser: argparse.ArgumentParser) -> None:

@@ -78,14 +78,16 @@ def save(model: Qwen2, directory: Path | str, tokenizer: Tokenizer | None = None
             tokenizer.save(folder)
 
 
-def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+def write_tensors(
+    tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None
+) -> None:
     """Write a new safetensors file, straight from the tensors' own memory.
 
     Raises OSError where it cannot be written.
     """
     contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
     try:
-        save_file(contiguous, path, metadata={"format": "pt"})
+        save_file(contiguous, path, metadata={"format": "pt", **(metadata or {})})
     except SafetensorError as error:
         raise OSError(str(error)) from error
     path.chmod(0o666 & ~_umask())  # save_file's is 0600

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from openqwq.engine.open import OpenedModel, locate, open_model
+from openqwq.engine.verbs import adapters_named
 from openqwq.serve.catalogue import Catalogue, Entry
 from openqwq.types import OpenQwQError
 
@@ -39,6 +40,7 @@ def _load(model: str, name: str, options: Any) -> OpenedModel:
         options.context,
         precision=options.precision,
         device=options.device,
+        adapters=adapters_named(options.adapter),
     )
     return replace(opened, name=name)
 

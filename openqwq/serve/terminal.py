@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 from openqwq.engine.open import OpenedModel, open_model
+from openqwq.engine.verbs import chosen_adapter
 from openqwq.serve.asking import ask_chat
 from openqwq.serve.client import RemoteTalker
 from openqwq.serve.protocol import check
@@ -241,6 +242,7 @@ def opened(options: Any, slots: int) -> OpenedModel:
         options.context,
         precision=options.precision,
         device=options.device,
+        **chosen_adapter(options.adapter),
     )
 
 

@@ -144,7 +144,7 @@ async def test_max_tokens_and_the_end_of_the_context_finish_by_length(
     ("prompt_ids", "message"),
     [
         ([], "the prompt is empty"),
-        ([1] * 10, "10 tokens, 1 too many for a context of 10: .*engine.max_length"),
+        ([1] * 10, "10 tokens, 1 too many for a context of 10: .*raise the context length"),
         ([1] * 13, "13 tokens, 4 too many"),
         ([1, 300, 2], "from 1 to 300, but the model knows 0 to 299"),
         ([1, -1], "from -1 to 1"),
