@@ -30,6 +30,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "verify"))
 
 from code_sets import SETS, Loader, faulty, gutted, oracle, stdin_sets, verdicts
+from set_rows import WHOLE
 
 from openqwq.types import Score, Task
 
@@ -72,7 +73,7 @@ def chosen(jobs: Iterable[tuple[Task, str]], sample: int) -> Jobs:
 
 def sweep(load: Loader, mutants: int, sample: int) -> bool:
     """Print one line for a set with solutions; return whether it is as it must be."""
-    started, references = time.monotonic(), chosen(load(), sample)
+    started, references = time.monotonic(), chosen(load(WHOLE), sample)
     hollow = [
         (t, m) for t, s in references for m in gutted(s, (t.tests and t.tests.entry_point) or "")
     ]
@@ -97,7 +98,7 @@ def sweep(load: Loader, mutants: int, sample: int) -> bool:
 
 def sweep_oracles(sample: int) -> bool:
     """Print one line for the sets without solutions; return whether they are as they must be."""
-    tasks = [(task, task.tests) for task, _ in chosen(((t, "") for t in stdin_sets()), sample)]
+    tasks = [(task, task.tests) for task, _ in chosen(((t, "") for t in stdin_sets(WHOLE)), sample)]
     good = judged([(task, oracle(tests)) for task, tests in tasks if tests], 20.0)
     bad = judged([(task, oracle(tests, "7")) for task, tests in tasks if tests], 20.0)
     kinds = dict(Counter(task.kind for task, _ in tasks))

@@ -16,6 +16,9 @@ from openqwq.sandbox.local import LocalSandbox, doctor
 os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 os.environ |= {"HF_HUB_OFFLINE": "1", "MPLBACKEND": "Agg"}
 
+SAMPLES, WHOLE = Path(__file__).parent / "data", Path(__file__).parents[2] / "shared" / "data"
+SETS = {"samples": SAMPLES} | ({"whole": WHOLE} if WHOLE.is_dir() else {})
+
 # The same examples in every run, and no failure because a busy machine was slow.
 settings.register_profile("openqwq", derandomize=True, deadline=None)
 settings.load_profile("openqwq")
@@ -23,11 +26,14 @@ settings.load_profile("openqwq")
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The data sets beside the checkout; tests that need them are skipped where they are absent."""
-    path = Path(__file__).parents[2] / "shared" / "data"
-    if not path.is_dir():
-        pytest.skip(f"needs the shared data sets, and {path} is not a directory")
-    return path
+    """The whole data sets beside the checkout; without them their tests are not collected."""
+    return WHOLE
+
+
+@pytest.fixture(scope="session", params=SETS, ids=SETS.keys())
+def data_sets(request: pytest.FixtureRequest) -> Path:
+    """Samples of the public data sets, which ship with the tests; then the whole sets, if here."""
+    return SETS[request.param]
 
 
 @pytest.fixture(scope="session")
@@ -66,8 +72,12 @@ async def sandbox(layers: dict[str, str]) -> AsyncIterator[LocalSandbox]:
         yield running
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """`-n` keeps a file's tests, and everything about the sandbox, in one process each."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what needs absent data; `-n` keeps a file, and the sandbox, in one process each."""
+    if not WHOLE.is_dir():
+        absent = [item for item in items if "shared_data" in getattr(item, "fixturenames", ())]
+        config.hook.pytest_deselected(items=absent)
+        items[:] = [item for item in items if item not in absent]
     for item in items:
         room = item.path.relative_to(Path(__file__).parent).parts[0]
         group = room if room == "sandbox" else str(item.path)

@@ -62,8 +62,8 @@ def test_tricks_score_low(trick: str) -> None:
     assert sum(values) / len(values) <= 0.02
 
 
-def test_prompts_are_none_of_ifevals(shared_data: Path) -> None:
-    with gzip.open(shared_data / "ifeval" / "prompts.jsonl.gz", "rt") as lines:
+def test_prompts_are_none_of_ifevals(data_sets: Path) -> None:
+    with gzip.open(data_sets / "ifeval" / "prompts.jsonl.gz", "rt") as lines:
         theirs = {json.loads(line)["prompt"] for line in lines}
     assert theirs and not theirs & {t.messages[-1]["content"] for t in tasks(ASKED, 1000)}
 

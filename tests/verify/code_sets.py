@@ -2,7 +2,6 @@
 
 import ast
 import asyncio
-import gzip
 import json
 import random
 import re
@@ -10,12 +9,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from set_rows import rows
+
 from openqwq.sandbox.local import LocalSandbox
 from openqwq.sandbox.protocol import Limits
 from openqwq.types import CodeTests, Score, Task, TestCase
 from openqwq.verify.code import CodeVerifier
-
-DATA = Path(__file__).parents[2].parent / "shared/data"
 
 LEETCODE_SETUP = """
 import bisect, collections, functools, heapq, itertools, math, operator, random, re, string
@@ -80,13 +79,8 @@ def is_same_tree(a, b):
 """
 
 
-def rows(name: str) -> list[dict[str, Any]]:
-    with gzip.open(DATA / name, "rt", encoding="utf-8") as file:
-        return [json.loads(line) for line in file]
-
-
-def humaneval() -> Iterator[tuple[Task, str]]:
-    for row in rows("humaneval/HumanEval.jsonl.gz"):
+def humaneval(data: Path) -> Iterator[tuple[Task, str]]:
+    for row in rows(data, "humaneval/HumanEval"):
         head = row["prompt"][: row["prompt"].index(f"def {row['entry_point']}(")]
         script = f"{row['test']}\ncheck({row['entry_point']})"
         tests = CodeTests("script", entry_point=row["entry_point"], script=script, setup=head)
@@ -96,8 +90,8 @@ def humaneval() -> Iterator[tuple[Task, str]]:
         )
 
 
-def mbpp(name: str = "mbpp/mbpp.jsonl.gz") -> Iterator[tuple[Task, str]]:
-    for row in rows(name):
+def mbpp(data: Path, name: str = "mbpp/mbpp") -> Iterator[tuple[Task, str]]:
+    for row in rows(data, name):
         asserts = "\n".join(row["test_list"])
         tree = ast.parse(row["code"])
         called = set(re.findall(r"(\w+)\s*\(", asserts))
@@ -111,12 +105,12 @@ def mbpp(name: str = "mbpp/mbpp.jsonl.gz") -> Iterator[tuple[Task, str]]:
         yield Task(f"mbpp-{row['task_id']}", "mbpp", (), "code", tests=tests), row["code"]
 
 
-def sanitized_mbpp() -> Iterator[tuple[Task, str]]:
-    return mbpp("mbpp/sanitized-mbpp.jsonl.gz")
+def sanitized_mbpp(data: Path) -> Iterator[tuple[Task, str]]:
+    return mbpp(data, "mbpp/sanitized-mbpp")
 
 
-def leetcode() -> Iterator[tuple[Task, str]]:
-    for row in rows("code-rl/leetcode.jsonl.gz"):
+def leetcode(data: Path) -> Iterator[tuple[Task, str]]:
+    for row in rows(data, "code-rl/leetcode"):
         method = re.findall(r"check\((Solution\(\)\.\w+)\)", row["test"])[-1]
         tests = CodeTests(
             "script",
@@ -127,15 +121,15 @@ def leetcode() -> Iterator[tuple[Task, str]]:
         yield Task(row["id"], "leetcode", (), "code", tests=tests), row["solution"]
 
 
-def stdin_sets() -> Iterator[Task]:
+def stdin_sets(data: Path) -> Iterator[Task]:
     """CodeContests and LiveCodeBench, which come without solutions."""
     tolerance = re.compile(r"(?:absolute|relative) error[^.]*?10\^\{-(\d+)\}")
-    for row in rows("code-rl/code-contests.jsonl.gz"):
+    for row in rows(data, "code-rl/code-contests"):
         found = tolerance.search(row["problem"])
         cases = tuple(TestCase(test["input"], test["output"]) for test in row["tests"])
         tests = CodeTests("stdin", cases, float_tolerance=10.0 ** -int(found[1]) if found else None)
         yield Task(row["id"], "code-contests", (), "code", tests=tests)
-    for row in rows("livecodebench-v5/problems.jsonl.gz"):
+    for row in rows(data, "livecodebench-v5/problems"):
         found = tolerance.search(row["prompt"])
         allowed = 10.0 ** -int(found[1]) if found else None
         pairs = [(test["input"], test["output"]) for test in row["public_tests"]]
@@ -212,7 +206,7 @@ def gutted(source: str, entry_point: str) -> list[str]:
     return mutants
 
 
-Loader = Callable[[], Iterator[tuple[Task, str]]]
+Loader = Callable[[Path], Iterator[tuple[Task, str]]]
 SETS: list[Loader] = [humaneval, mbpp, sanitized_mbpp, leetcode]
 
 

@@ -1,11 +1,10 @@
 """Our verdicts on IFEval's published responses beside the published ones, by instruction."""
 
-import gzip
-import json
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+
+from set_rows import rows
 
 from openqwq.verify.instructions import check
 
@@ -25,16 +24,11 @@ class Agreement:
     differing: list[tuple[int, str]] = field(default_factory=list)  # prompt and model
 
 
-def rows(data: Path, name: str) -> list[dict[str, Any]]:
-    with gzip.open(data / "ifeval" / f"{name}.jsonl.gz", "rt", encoding="utf-8") as lines:
-        return [json.loads(line) for line in lines]
-
-
 def agreement(data: Path, criterion: str) -> dict[str, Agreement]:
     """Judge every response; prompts of DIFFERENT count only in `differing`."""
-    prompts = {prompt["key"]: prompt for prompt in rows(data, "prompts")}
+    prompts = {prompt["key"]: prompt for prompt in rows(data, "ifeval/prompts")}
     found: defaultdict[str, Agreement] = defaultdict(Agreement)
-    for row in rows(data, "responses"):
+    for row in rows(data, "ifeval/responses"):
         prompt = prompts[row["key"]]
         if row["response"] is None or row[criterion] is None:  # the model gave none
             continue

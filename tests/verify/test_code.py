@@ -1,4 +1,4 @@
-"""The code verifier: comparison rules on a fake sandbox, then whole data sets in the real one.
+"""The code verifier: comparison rules on a fake sandbox, then data sets in the real one.
 
 Every reference solution must pass and no gutted one may, here of a sample; `bench/verify_code.py`
 judges all of them with ten mutants each.
@@ -7,10 +7,11 @@ judges all of them with ten mutants each.
 import random
 import sys
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
-from code_sets import DATA, SETS, Loader, faulty, gutted, oracle, stdin_sets, verdicts
+from code_sets import SETS, Loader, faulty, gutted, oracle, stdin_sets, verdicts
 
 from openqwq.sandbox.protocol import CaseResult, Limits, RunRequest, RunResult
 from openqwq.types import CodeTests, OpenQwQError, Score, Task, TestCase
@@ -18,7 +19,6 @@ from openqwq.verify.code import CodeVerifier, agrees
 
 SAMPLE = 8  # of each set
 pytestmark = pytest.mark.filterwarnings("ignore:invalid escape sequence")  # MBPP's references
-with_data = pytest.mark.skipif(not DATA.exists(), reason=f"{DATA} is not here")
 outside_tmp = pytest.mark.skipif(
     sys.prefix.startswith("/tmp"), reason="programs see packages that lie outside /tmp only"
 )
@@ -157,30 +157,28 @@ def test_results_agree_exactly_or_within_the_tolerance(
     assert agrees(found, expected, tolerance) is equal
 
 
-# Whole data sets in the real sandbox.
+# Data sets in the real sandbox.
 
 
-def references(load: Loader) -> list[tuple[Task, str]]:
-    return random.Random(0).sample(list(load()), SAMPLE)
+def references(load: Loader, data: Path) -> list[tuple[Task, str]]:
+    return random.Random(0).sample(list(load(data)), SAMPLE)
 
 
-@with_data
 @outside_tmp
 @pytest.mark.parametrize("load", SETS)
-async def test_sweep_every_reference_solution_passes(load: Loader) -> None:
-    jobs = references(load)
+async def test_sweep_every_reference_solution_passes(load: Loader, data_sets: Path) -> None:
+    jobs = references(load, data_sets)
     scores = await verdicts(jobs)
     failed = {job[0].id: s for job, s in zip(jobs, scores, strict=True) if s.status != "correct"}
     assert not failed
 
 
-@with_data
 @outside_tmp
 @pytest.mark.parametrize("load", SETS)
-async def test_sweep_no_gutted_solution_passes(load: Loader) -> None:
+async def test_sweep_no_gutted_solution_passes(load: Loader, data_sets: Path) -> None:
     jobs = [
         (task, mutant)
-        for task, source in references(load)
+        for task, source in references(load, data_sets)
         for mutant in gutted(source, task.tests.entry_point)
     ]
     scores = await verdicts(jobs)
@@ -188,23 +186,27 @@ async def test_sweep_no_gutted_solution_passes(load: Loader) -> None:
     assert not alive
 
 
-@with_data
 @outside_tmp
 @pytest.mark.parametrize("load", SETS)
-async def test_sweep_most_single_faults_fail(load: Loader) -> None:
-    jobs = [(task, mutant) for task, source in references(load) for mutant in faulty(source, 3)]
+async def test_sweep_most_single_faults_fail(load: Loader, data_sets: Path) -> None:
+    jobs = [
+        (task, mutant)
+        for task, source in references(load, data_sets)
+        for mutant in faulty(source, 3)
+    ]
     counts = Counter(score.status for score in await verdicts(jobs, seconds=2.0))
     assert counts["error"] == 0
     assert counts["correct"] < 0.25 * len(jobs)  # equivalent mutants, and tests of three asserts
 
 
-@with_data
 @outside_tmp
-async def test_sweep_sets_without_solutions_pass_an_oracle_and_fail_one_wrong_answer() -> None:
-    tasks = list(stdin_sets())
-    assert Counter(task.kind for task in tasks) == {"code-contests": 165, "livecodebench": 279}
-    assert sum(t.tests is not None and t.tests.float_tolerance is not None for t in tasks) == 4
-    tasks = random.Random(0).sample(tasks, 3 * SAMPLE)
+async def test_sweep_sets_without_solutions_pass_an_oracle_and_fail_one_wrong_answer(
+    data_sets: Path,
+) -> None:
+    tasks = list(stdin_sets(data_sets))
+    assert {task.kind for task in tasks} == {"code-contests", "livecodebench"}
+    assert any(t.tests is not None and t.tests.float_tolerance is not None for t in tasks)
+    tasks = random.Random(0).sample(tasks, min(len(tasks), 3 * SAMPLE))
     good = [(task, oracle(task.tests)) for task in tasks if task.tests]
     bad = [(task, oracle(task.tests, "7")) for task in tasks if task.tests]
     scores = await verdicts(good + bad)

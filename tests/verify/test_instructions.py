@@ -14,12 +14,12 @@ from openqwq.verify.sentences import count_capital_words, count_sentences
 
 
 @pytest.mark.parametrize("criterion", ["strict", "loose"])
-def test_every_published_verdict_is_ours(shared_data: Path, criterion: str) -> None:
+def test_every_published_verdict_is_ours(data_sets: Path, criterion: str) -> None:
     """All but DIFFERENT agree: 100% of each instruction (langdetect and nltk cost none here)."""
-    found = agreement(shared_data, criterion)
+    found = agreement(data_sets, criterion)
     assert found.keys() == RULES.keys()
     for rule_id, one in found.items():
-        assert one.total >= 25, rule_id
+        assert one.total >= 4, rule_id
         assert one.equal >= 0.995 * one.total, (rule_id, one.differing)
     differing = [key for one in found.values() for key, _ in one.differing]
     assert set(differing) == set(DIFFERENT)

@@ -1,4 +1,4 @@
-"""The accuracy verifier agrees with the shared table, cannot be hung, and loses no answer."""
+"""The accuracy verifier agrees with the table, cannot be hung, and loses no answer."""
 
 import asyncio
 import json
@@ -16,7 +16,7 @@ import pytest
 from openqwq.types import Score, Task
 from openqwq.verify.math import MathVerifier
 
-TABLE = Path(__file__).parents[2].parent / "shared/data/math-equivalence/cases.jsonl"
+TABLE = Path(__file__).parents[1] / "data/math-equivalence/cases.jsonl"
 
 # Every case whose upstream verdict we do not share: our verdict and why.
 DIFFERENT = {
@@ -43,8 +43,7 @@ async def judge(verifier: MathVerifier, gold: str, answer: str) -> Score:
     return await verifier.score(task(gold), answer)
 
 
-@pytest.mark.skipif(not TABLE.exists(), reason=f"{TABLE} is not here")
-async def test_every_case_of_the_shared_table_gets_its_verdict(verifier: MathVerifier) -> None:
+async def test_every_case_of_the_table_gets_its_verdict(verifier: MathVerifier) -> None:
     rows = [json.loads(line) for line in TABLE.read_text().strip().split("\n")]
     rows = [row for row in rows if "doubtful" not in (row["note"] or "")]
     assert len(rows) == 178

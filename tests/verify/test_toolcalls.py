@@ -1,6 +1,5 @@
 """Tool calls are judged by BFCL's rules: its ground truths pass and corruptions of them fail."""
 
-import gzip
 import json
 from collections.abc import Iterator
 from copy import deepcopy
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from set_rows import rows
 
 from openqwq.types import OpenQwQError, Task, ToolCall
 from openqwq.verify.toolcalls import Language, ToolCallVerifier, check_calls, extract_calls
@@ -18,11 +18,6 @@ CATEGORIES = [
     *("live_parallel_multiple",),
 ]
 Row = dict[str, Any]
-
-
-def rows(data: Path, category: str) -> list[Row]:
-    with gzip.open(data / "bfcl-v4" / f"{category}.jsonl.gz", "rt", encoding="utf-8") as lines:
-        return [json.loads(line) for line in lines]
 
 
 def language_of(category: str) -> Language:
@@ -119,11 +114,9 @@ def wrong_values(value: Any) -> Iterator[tuple[str, Any]]:
 
 
 @pytest.mark.parametrize("category", CATEGORIES)
-def test_every_ground_truth_passes_with_each_accepted_value(
-    shared_data: Path, category: str
-) -> None:
+def test_every_ground_truth_passes_with_each_accepted_value(data_sets: Path, category: str) -> None:
     language = language_of(category)
-    for row in rows(shared_data, category):
+    for row in rows(data_sets, f"bfcl-v4/{category}"):
         for choice in range(4):
             calls = right_calls(row, language, choice)
             verdict = check_calls(row["function"], row["ground_truth"], calls[::-1], language)
@@ -131,9 +124,9 @@ def test_every_ground_truth_passes_with_each_accepted_value(
 
 
 @pytest.mark.parametrize("category", CATEGORIES)
-def test_every_corruption_of_a_ground_truth_fails(shared_data: Path, category: str) -> None:
+def test_every_corruption_of_a_ground_truth_fails(data_sets: Path, category: str) -> None:
     language = language_of(category)
-    for row in rows(shared_data, category):
+    for row in rows(data_sets, f"bfcl-v4/{category}"):
         for kind, calls in corruptions(row, right_calls(row, language)):
             ok, reason = check_calls(row["function"], row["ground_truth"], calls, language)
             assert not ok, (row["id"], kind)
@@ -142,11 +135,11 @@ def test_every_corruption_of_a_ground_truth_fails(shared_data: Path, category: s
 
 @pytest.mark.parametrize("category", ["irrelevance", "live_irrelevance", "live_relevance"])
 def test_where_no_call_is_right_any_call_fails_and_the_reverse(
-    shared_data: Path, category: str
+    data_sets: Path, category: str
 ) -> None:
     relevant = category == "live_relevance"
     ground_truth: list[Any] | None = None if relevant else []
-    for row in rows(shared_data, category):
+    for row in rows(data_sets, f"bfcl-v4/{category}"):
         names = [function["name"] for function in row["function"]] or ["none is offered"]
         call = ToolCall(name=names[0], arguments={})
         assert check_calls(row["function"], ground_truth, [call]).ok is relevant

@@ -26,8 +26,8 @@ from openqwq.verify.toolcalls import ToolCallVerifier
 
 
 @pytest.fixture(scope="module")
-def tasks(shared_data: Path) -> list[Task]:
-    return bfcl.load(Library(shared_data))
+def tasks(data_sets: Path) -> list[Task]:
+    return bfcl.load(Library(data_sets))
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,8 @@ def lines(path: Path) -> list[dict[str, Any]]:
 def test_every_category_is_read(tasks: list[Task]) -> None:
     kinds = Counter(task.kind for task in tasks)
     assert set(kinds) == {*bfcl.SIMPLE, *bfcl.NON_LIVE, *bfcl.LIVE, *bfcl.MULTI_TURN}
-    assert (len(tasks), kinds["simple_python"], kinds["multi_turn_base"]) == (2196, 207, 96)
+    found = (len(tasks), kinds["simple_python"], kinds["multi_turn_base"])
+    assert found in [(2196, 207, 96), (81, 6, 1)]  # the whole sets; the samples
 
 
 def golden(task: Task) -> str:
@@ -316,7 +317,7 @@ def test_a_ground_truth_that_is_code_is_refused() -> None:
 
 
 def test_a_run_with_episodes_is_refused_at_once_without_the_package(
-    shared_data: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    data_sets: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def refuse() -> None:
         raise OpenQwQError("bfcl-eval is missing")
@@ -328,7 +329,7 @@ def test_a_run_with_episodes_is_refused_at_once_without_the_package(
     plan = Plan("model", "greedy", PRESETS["greedy"], limit=1)
     window = Window("v5", "2024-08", "2025-01")
     out = tmp_path / "run"
-    request = suite.Request(["bfcl/multi_turn_base"], Library(shared_data), plan, out, window)
+    request = suite.Request(["bfcl/multi_turn_base"], Library(data_sets), plan, out, window)
     with pytest.raises(OpenQwQError, match="bfcl-eval is missing"):
         suite.run_suite(request, open_model)
     assert not out.exists()
