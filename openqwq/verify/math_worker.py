@@ -1,19 +1,8 @@
-"""A killable process that judges answers with math-verify: one JSON line in, one out.
-
-The kernel ends it at the deadline (SIGPROF at its default action), whatever Python is doing. The
-deadline is in CPU seconds: how busy the machine is changes no verdict.
-"""
+"""The process that judges answers with math-verify: one JSON line in, one out."""
 
 import functools
-import gc
-import json
-import logging
 import math
-import os
 import re
-import resource
-import signal
-import sys
 from contextlib import suppress
 from typing import Any
 
@@ -24,6 +13,8 @@ from math_verify import grader, parse, verify
 from sympy import Basic, Integer, Mul, Pow, Rational, factorial
 from sympy.core.cache import cacheit
 from sympy.logic.boolalg import Boolean
+
+from openqwq.verify.workers import Verdict, serve
 
 MAX_DIGITS = 1e6  # of the largest number that evaluating an answer may build
 
@@ -145,30 +136,12 @@ def speed_up() -> None:
     Boolean.as_set = cacheit(Boolean.as_set)
 
 
-def resident_bytes() -> int:
-    """This process's memory now; its `ru_maxrss` would begin at that of the process it is from."""
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * resource.getpagesize()
-
-
-def main(deadline: float, memory: int) -> None:
-    """Say when ready, then answer the socket at descriptor 0 until it closes or memory is short.
-
-    `memory` (bytes) is the most that it may have; the answer after which it holds half is its last.
-    """
-    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-    logging.disable()
-    speed_up()
-    gc.freeze()  # the libraries are not garbage: do not walk them again and again
-    os.write(0, b"ready\n")
-    last = False
-    while not last and (line := sys.stdin.readline()):
-        signal.setitimer(signal.ITIMER_PROF, deadline)
-        status, detail = judge(**json.loads(line))
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        last = resident_bytes() > memory / 2
-        os.write(0, json.dumps({"status": status, "detail": detail, "last": last}).encode())
+def verdict(request: dict[str, str]) -> Verdict:
+    """The reply to a request of `gold` and `answer`."""
+    status, detail = judge(request["gold"], request["answer"])
+    return {"status": status, "detail": detail}
 
 
 if __name__ == "__main__":
-    main(float(sys.argv[1]), int(sys.argv[2]))
+    speed_up()
+    serve(verdict)

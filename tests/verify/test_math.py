@@ -205,7 +205,7 @@ async def test_a_worker_that_dies_gives_an_error_and_is_replaced() -> None:
 
 
 async def test_a_stopped_worker_cannot_hang_the_verifier(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("openqwq.verify.math.PATIENCE", 2.0)
+    monkeypatch.setattr("openqwq.verify.workers.PATIENCE", 2.0)
     others = workers()
     with closing(MathVerifier(thinking=False, workers=1, deadline=0.5)) as verifier:
         first = await only_worker(verifier, others)
