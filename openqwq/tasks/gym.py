@@ -1,17 +1,24 @@
 """Any reasoning-gym dataset as a source, judged by that dataset's own scorer."""
 
+import asyncio
 import json
 import random
 import re
 from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import reasoning_gym
 
+from openqwq.sandbox.data import encode
 from openqwq.tasks.source import Problem, Source
 from openqwq.types import OpenQwQError, Score, Task
+from openqwq.verify.answer import final_answer
+from openqwq.verify.short_answer import short_answers
+from openqwq.verify.workers import JudgePool
 
 Entry = Mapping[str, Any]
+MAX_CHARACTERS = 32_768
 
 
 def chain_sum_thinking(entry: Entry) -> str:
@@ -66,25 +73,52 @@ def gym(dataset: str, **options: Any) -> Source:
 
     def draw(rng: random.Random) -> Problem:
         entry: dict[str, Any] = entries[rng.randrange(2**31 - 1)]
-        answer = json.dumps(entry | {"dataset": dataset}, default=str)
+        answer = json.dumps(encode(plain_entry(entry)))
         question = entry["question"]
         return Problem(question, question, thinking(entry), str(entry["answer"]), answer=answer)
 
     return Source(dataset, "gym", draw)
 
 
-class GymVerifier:
-    """Judges by reasoning-gym's scorer; partial credit is kept, full credit is `correct`."""
+def plain_entry(value: Any) -> Any:
+    """An entry without objects of other libraries, which become texts; its types are kept."""
+    if isinstance(value, dict):
+        return {plain_entry(key): plain_entry(part) for key, part in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return type(value)(plain_entry(part) for part in value)
+    if value is None or isinstance(value, bool | int | float | str | bytes | complex):
+        return value
+    return str(value)
+
+
+class GymVerifier(AbstractAsyncContextManager["GymVerifier"]):
+    """Judges by reasoning-gym's scorer; partial credit is kept, full credit is `correct`.
+
+    The answer is what is tagged, boxed, announced, in bold or alone after `</think>`. Scorers run
+    in `workers` processes of `memory` bytes; `timeout`: no value in `deadline` CPU seconds.
+    `error`: the scorer cannot read its own gold either. What it cannot read is `wrong`.
+    """
+
+    def __init__(
+        self, thinking: bool = True, workers: int = 1, deadline: float = 10.0, memory: int = 2**31
+    ) -> None:
+        self._thinking = thinking
+        self._pool = JudgePool("openqwq.tasks.gym_worker", workers, deadline, memory)
+
+    async def __aexit__(self, *_: object) -> None:
+        await asyncio.to_thread(self._pool.close)
 
     async def score(self, task: Task, completion: str) -> Score:
-        """The answer is all that stands after `</think>`."""
-        _, closed, answer = completion.partition("</think>")
-        if not closed:
-            return Score(0.0, "truncated", detail="the thinking never ends")
-        entry = json.loads(task.answer or "{}")
+        """See the class."""
+        reply = final_answer(completion, self._thinking)
+        if reply is None:
+            return Score(0.0, "truncated", detail="no </think>")
+        if len(reply) > MAX_CHARACTERS:
+            return Score(0.0, "wrong", detail=f"the answer is over {MAX_CHARACTERS} characters")
         try:
-            scorer = reasoning_gym.get_score_answer_fn(entry["metadata"]["source_dataset"])
-            value = float(scorer(answer.strip(), entry))
-        except Exception as error:  # any of 100 third-party scorers: its failure is not the model's
-            return Score(0.0, "error", detail=f"{type(error).__name__}: {error}")
-        return Score(value, "correct" if value == 1.0 else "wrong")
+            entry = json.loads(task.answer or "")
+        except ValueError as error:
+            return Score(0.0, "error", detail=f"task {task.id!r} holds no entry: {error}")
+        request = {"entry": entry, "answers": short_answers(reply)}
+        found = await self._pool.ask(request)
+        return Score(found.get("value", 0.0), found["status"], detail=found["detail"])

@@ -83,6 +83,10 @@ class _Worker:
                 env={**os.environ, "SYMPY_CACHE_SIZE": "10000"},
             )
 
+    def __del__(self) -> None:  # of a pool that nobody closed
+        if self._process.returncode is None:
+            self.end()
+
     def ask(self, request: dict[str, Any]) -> Verdict:
         """The reply, or one that says how the process ended; after a `last` one it is gone."""
         with suppress(OSError):  # it had died, or not even the kernel ended it in time
