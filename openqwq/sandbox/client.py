@@ -31,7 +31,9 @@ class RemoteSandbox:
     ) -> None:
         pool = httpx.Limits(max_connections=connections)
         timeout = httpx.Timeout(3600.0, connect=10.0)
-        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        headers = {}
+        if api_key:
+            headers["Authorization"] = f"Bearer {api_key}"
         self.client = httpx.AsyncClient(base_url=url, headers=headers, limits=pool, timeout=timeout)
         self.limits = limits or DEFAULT
         self._limits = limits  # sent, unless a request has its own
@@ -81,7 +83,8 @@ class RemoteSession:
     """A `Session` on the server."""
 
     def __init__(self, sandbox: RemoteSandbox, name: str) -> None:
-        self._sandbox, self._path = sandbox, f"/sessions/{name}"
+        self._sandbox = sandbox
+        self._path = f"/sessions/{name}"
 
     async def run(self, source: str) -> CaseResult:
         """Run `source`; raise OpenQwQError where the session is over, saying why."""

@@ -47,10 +47,14 @@ def report(found: Mapping[str, str]) -> str:
     """Say for each layer whether it holds, else why not and what it needs; then the levels."""
     lines = []
     for layer, problem in found.items():
-        lines.append(f"{layer:<14} {'missing: ' + problem if problem else 'holds'}")
-        lines += [f"{'':<14} it needs {REMEDIES[layer]}"] if problem else []
+        if problem:
+            lines.append(f"{layer:<14} missing: {problem}")
+            lines.append(f"{'':<14} it needs {REMEDIES[layer]}")
+        else:
+            lines.append(f"{layer:<14} holds")
     levels = [name for name, layers in LEVELS.items() if not any(map(found.get, layers))]
-    return "\n".join([*lines, f"levels that hold here: {', '.join(levels) or 'none'}"])
+    lines.append(f"levels that hold here: {', '.join(levels) or 'none'}")
+    return "\n".join(lines)
 
 
 def inspect(steps: Mapping[str, Callable[[list[int]], None]], files: list[int]) -> dict[str, str]:
@@ -74,10 +78,10 @@ def inspect(steps: Mapping[str, Callable[[list[int]], None]], files: list[int]) 
         "descriptors": all(_refused(partial(os.fstat, number)) for number in range(4, 50)),
         "environment": variables >= set(os.environ),
     }
-    return {
-        layer: failed.get(layer) or ("" if holds[layer] else "what it forbids was possible")
-        for layer in holds
-    }
+    for layer, held in holds.items():
+        if not held:
+            failed.setdefault(layer, "what it forbids was possible")
+    return {layer: failed.get(layer, "") for layer in holds}
 
 
 def _refused(attempt: Callable[[], object]) -> bool:

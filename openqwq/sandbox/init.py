@@ -1,6 +1,6 @@
 """The processes that fork: a zygote that never reads a request, so that nothing of one run is in
 the memory of another, and pid 1 of each run, which forks a confined process per case and kills all
-it left. Both do little between forks, since every page that they touch is copied anew.
+it left. Both do little between forks, since every page that they touch has to be copied.
 """
 
 import gc
@@ -72,7 +72,8 @@ class Init:
         program.remember(self.request.source)
         linux.set_common_limits(self.limits)
         os.setpgid(0, 0)  # kill(0) must not reach the zygote, whose group we were born in
-        self.orders, self.last_pid = socket.socket(fileno=orders), zygote.last_pid
+        self.orders = socket.socket(fileno=orders)
+        self.last_pid = zygote.last_pid
         self.poll = select.poll()
         self.poll.register(orders, select.POLLIN)
         calls = seccomp_program(self.limits.processes > 1)
@@ -124,7 +125,8 @@ class Init:
             self.orders.send(b"done")
         self.poll.unregister(process)
         os.close(process)
-        statuses, cpu = {}, 0.0
+        statuses = {}
+        cpu = 0.0
         while kill(-1, KILL) == 0:  # until nothing is left, not even a zombie
             ended, statuses[ended], usage = os.wait4(-1, 0)
             cpu += usage.ru_utime + usage.ru_stime
@@ -132,7 +134,8 @@ class Init:
 
     def be(self, job: bytes, case: int, files: list[int]) -> None:
         """Confine this process and do the job in it; never returns."""
-        status, request = 1, self.request
+        status = 1
+        request = self.request
         try:
             os.dup2(files[2], 2)  # what went wrong is told where the program's errors are
             if job == b"probe":
@@ -140,7 +143,8 @@ class Init:
                 return
             for step in self.steps.values():
                 step(files)
-            os.write(program.OUTPUT if job == b"serve" else program.REPORT, b"\n")
+            told = program.OUTPUT if job == b"serve" else program.REPORT
+            os.write(told, b"\n")
             linux.set_limits(self.limits)
             if job == b"run":
                 status = program.run(request, request.cases[case], self.code)

@@ -79,8 +79,8 @@ def _distribution(name: str) -> Distribution:
         owners = packages_distributions().get(name)
     if not owners:
         raise OpenQwQError(
-            f"packages holds {name!r}, which is not installed here: install it beside OpenQwQ, or "
-            "name a directory that holds it"
+            f"packages holds {name!r}, which is not installed here: install it where OpenQwQ is, "
+            "or name a directory that holds it"
         )
     return Distribution.from_name(owners[0])
 

@@ -6,19 +6,66 @@ import resource
 import struct
 from collections.abc import Mapping, Sequence
 from math import ceil
+from signal import SIGCHLD
+from typing import Any
 
 from openqwq.sandbox.protocol import Limits
 
-NEWNS, NEWCGROUP, NEWUTS, NEWIPC = 0x20000, 0x2000000, 0x4000000, 0x8000000
-NEWUSER, NEWPID, NEWNET = 0x10000000, 0x20000000, 0x40000000
-RDONLY, NOSUID, NODEV, NOEXEC, NOATIME = 1, 2, 4, 8, 0x400
-BIND, REC, PRIVATE = 0x1000, 0x4000, 0x40000
-DETACH, AT_RECURSIVE = 2, 0x8000
-PDEATHSIG, DUMPABLE, NO_NEW_PRIVS, GET_NO_NEW_PRIVS, CAPABILITY_VERSION = 1, 4, 38, 39, 0x20080522
-CLONE, CAPSET, PIVOT_ROOT, PRCTL, SECCOMP, CLOSE_RANGE = 56, 126, 155, 157, 317, 436
-MOUNT_SETATTR, LANDLOCK = 442, 444
-NOBODY, INSIDE = 65534, 1000  # the user, outside (started by root) and inside
+# Namespaces, for clone(2) and unshare(2).
+NEWNS = 0x20000
+NEWCGROUP = 0x2000000
+NEWUTS = 0x4000000
+NEWIPC = 0x8000000
+NEWUSER = 0x10000000
+NEWPID = 0x20000000
+NEWNET = 0x40000000
+
+# Flags of mount(2), umount2(2) and mount_setattr(2).
+RDONLY = 1
+NOSUID = 2
+NODEV = 4
+NOEXEC = 8
+NOATIME = 0x400
+BIND = 0x1000
+REC = 0x4000
+PRIVATE = 0x40000
+DETACH = 2
+AT_RECURSIVE = 0x8000
+
+# Operations of prctl(2).
+PDEATHSIG = 1
+DUMPABLE = 4
+NO_NEW_PRIVS = 38
+GET_NO_NEW_PRIVS = 39
+
+# Numbers of system calls on x86-64.
+CLONE = 56
+CAPSET = 126
+PIVOT_ROOT = 155
+PRCTL = 157
+SECCOMP = 317
+CLOSE_RANGE = 436
+MOUNT_SETATTR = 442
+LANDLOCK_CREATE_RULESET = 444
+LANDLOCK_ADD_RULE = 445
+LANDLOCK_RESTRICT_SELF = 446
+
+# Rights of Landlock: bits of file access, in the order that its versions brought them.
+LANDLOCK_VERSION = 1  # the flag that asks for it
+EXECUTE = 0x1
+WRITE_FILE = 0x2
+READ_FILE = 0x4
+READ_DIRECTORY = 0x8
+MAKE_SPECIAL = 0x40 | 0x200 | 0x800  # character devices, sockets, block devices
+FILE_RIGHTS = {1: 13, 2: 14, 3: 15, 4: 15}  # by version; 16 from the fifth on
+NETWORK_RIGHTS = 3  # bind and connect
+SCOPES = 3  # abstract sockets and signals
+UNDER_PATH = 1  # a kind of rule
+
+NOBODY = 65534  # the user outside, where root started us
+INSIDE = 1000  # the user inside
 MACHINE = os.uname().machine
+CAPABILITY_VERSION = 0x20080522
 CAPABILITIES = struct.pack("Ii", CAPABILITY_VERSION, 0)  # of this process
 THREADS = 64  # what a program may start beyond its processes
 
@@ -32,9 +79,16 @@ def checked(name: str, *arguments: int | bytes | None) -> int:
     """Call a libc function, integers as longs; raise OSError naming it where it returns -1."""
     function = getattr(libc, name)
     function.restype = ctypes.c_long
-    result: int = function(*[ctypes.c_long(a) if isinstance(a, int) else a for a in arguments])
+    converted: list[Any] = []
+    for argument in arguments:
+        if isinstance(argument, int):
+            converted.append(ctypes.c_long(argument))
+        else:
+            converted.append(argument)
+    result: int = function(*converted)
     if result == -1:
-        raise OSError(ctypes.get_errno(), f"{name}: {os.strerror(ctypes.get_errno())}")
+        error = ctypes.get_errno()
+        raise OSError(error, f"{name}: {os.strerror(error)}")
     return result
 
 
@@ -59,16 +113,21 @@ def fork(flags: int = 0) -> int:
     own fork hooks are left out: we fork single-threaded processes only, which leaves nothing to
     repair, and they cost 0.5 ms of page faults (and reseed `random`, which we want repeatable).
     """
-    pid: int = _python.syscall(CLONE, flags | 17, 0, 0, 0, 0) if flags else _python.fork()
+    pid: int = _python.syscall(CLONE, flags | SIGCHLD, 0, 0, 0, 0) if flags else _python.fork()
     if pid < 0:
-        raise OSError(ctypes.get_errno(), f"fork: {os.strerror(ctypes.get_errno())}")
+        error = ctypes.get_errno()
+        raise OSError(error, f"fork: {os.strerror(error)}")
     return pid
 
 
 def new_user_namespace(process: int, uid: int, gid: int, flags: int = 0) -> None:
     """Enter a user namespace where `uid` is an ordinary user; `process` is an fd of /proc/self."""
     checked("unshare", NEWUSER | flags)
-    texts = {"setgroups": "deny", "uid_map": f"{INSIDE} {uid} 1", "gid_map": f"{INSIDE} {gid} 1"}
+    texts = {
+        "setgroups": "deny",
+        "uid_map": f"{INSIDE} {uid} 1",
+        "gid_map": f"{INSIDE} {gid} 1",
+    }
     for name, text in texts.items():
         file = os.open(name, os.O_WRONLY, dir_fd=process)
         try:
@@ -110,23 +169,33 @@ def build_root(paths: Mapping[str, str]) -> None:
 
 def landlock_rules(readable: Sequence[str], writable: str) -> int:
     """Return a descriptor of rules: file access to these trees only, no TCP, no foreign signals."""
-    abi = system_call(LANDLOCK, None, 0, 1)
-    files = 2 ** (13 if abi == 1 else 14 if abi == 2 else 15 if abi < 5 else 16) - 1
-    fields = [files] + ([3] if abi >= 4 else []) + ([3] if abi >= 6 else [])
-    attributes = struct.pack(f"{len(fields)}Q", *fields)
-    rules = system_call(LANDLOCK, attributes, len(attributes), 0)
-    nodes = 0x1 | 0x40 | 0x200 | 0x800  # execution, devices and sockets
-    grants = {path: 0b1101 for path in readable if not os.path.islink(path)}
-    for path, access in {**grants, "/dev/null": 0b110, writable: files & ~nodes}.items():
+    version = system_call(LANDLOCK_CREATE_RULESET, None, 0, LANDLOCK_VERSION)
+    files = 2 ** FILE_RIGHTS.get(version, 16) - 1
+    handled = [files]
+    if version >= 4:
+        handled.append(NETWORK_RIGHTS)
+    if version >= 6:
+        handled.append(SCOPES)
+    attributes = struct.pack(f"{len(handled)}Q", *handled)
+    rules = system_call(LANDLOCK_CREATE_RULESET, attributes, len(attributes), 0)
+
+    grants = {}
+    for path in readable:
+        if not os.path.islink(path):
+            grants[path] = EXECUTE | READ_FILE | READ_DIRECTORY
+    grants["/dev/null"] = READ_FILE | WRITE_FILE
+    grants[writable] = files & ~(EXECUTE | MAKE_SPECIAL)
+    for path, access in grants.items():
         parent = os.open(path, os.O_PATH)
-        system_call(LANDLOCK + 1, rules, 1, struct.pack("=Qi", access, parent), 0)
+        rule = struct.pack("=Qi", access, parent)
+        system_call(LANDLOCK_ADD_RULE, rules, UNDER_PATH, rule, 0)
         os.close(parent)
     return rules
 
 
 def landlock(rules: int) -> None:
     """Confine this process by what `landlock_rules` returned."""
-    system_call(LANDLOCK + 2, rules, 0)
+    system_call(LANDLOCK_RESTRICT_SELF, rules, 0)
 
 
 def set_common_limits(limits: Limits) -> None:

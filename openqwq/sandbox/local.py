@@ -19,7 +19,15 @@ from openqwq.sandbox import program
 from openqwq.sandbox.doctor import LEVELS, REMEDIES, require
 from openqwq.sandbox.installed import find_packages, modules
 from openqwq.sandbox.packages import THREADS
-from openqwq.sandbox.protocol import DEFAULT, MAXIMUM, CaseResult, Limits, RunRequest, RunResult
+from openqwq.sandbox.protocol import (
+    DEFAULT,
+    MAXIMUM,
+    CaseResult,
+    Limits,
+    RunRequest,
+    RunResult,
+    Status,
+)
 from openqwq.types import OpenQwQError
 
 MAIN = (
@@ -161,7 +169,8 @@ class LocalSandbox:
         if limits:
             limits.check(maximum)
         self.limits = limits or DEFAULT.at_most(maximum)
-        self.sessions, self.idle_seconds = sessions, idle_seconds
+        self.sessions = sessions
+        self.idle_seconds = idle_seconds
         self.open_sessions: set[LocalSession] = set()
         self.deaths = 0
         self._opening = asyncio.Lock()
@@ -184,15 +193,17 @@ class LocalSandbox:
         require(self.level, await doctor(self.level, self.packages))
         # A run whose processes keep to one core is a tenth faster; fewer workers would be in the
         # way of whatever else runs on theirs.
-        cores = sorted(os.sched_getaffinity(0))
-        own = list[int | None](cores) if self.workers == len(cores) else [None] * self.workers
-        for core in own:
+        cores: list[int | None] = [*sorted(os.sched_getaffinity(0))]
+        if self.workers != len(cores):
+            cores = [None] * self.workers
+        for core in cores:
             self._slots.put_nowait((await self._worker(core), core))
 
     async def close(self) -> None:
         """Let the requests already made finish, then end every session and worker."""
-        for _ in range(self.workers if self._alive else 0):
-            await self._slots.get()
+        if self._alive:
+            for _ in range(self.workers):
+                await self._slots.get()
         for session in list(self.open_sessions):
             await session.close()
         for worker in list(self._alive):
@@ -214,7 +225,8 @@ class LocalSandbox:
         limits.check(self.maximum)
         self._check_packages(request.packages)
         request = replace(request, limits=limits)
-        started, error = time.monotonic(), ""
+        started = time.monotonic()
+        error = ""
         for _ in range(2):
             try:
                 cases = await self._attempt(request)
@@ -223,9 +235,8 @@ class LocalSandbox:
                 error = str(failure)
                 LOG.warning("%s", error)
             else:
-                bad = [case for case in cases if case.status not in ("ok", "skipped")]
-                status = bad[0].status if bad else "ok"
-                return RunResult(status, tuple(cases), "", time.monotonic() - started)
+                seconds = time.monotonic() - started
+                return RunResult(_first_failure(cases), tuple(cases), seconds=seconds)
         return RunResult("error", (), error, time.monotonic() - started)
 
     def _check_packages(self, needed: Sequence[str]) -> None:
@@ -251,11 +262,13 @@ class LocalSandbox:
         return [worker.pid for worker in self._alive]
 
     async def _attempt(self, request: RunRequest) -> list[CaseResult]:
-        (worker, core), healthy = await self._slots.get(), False
+        worker, core = await self._slots.get()
+        healthy = False
+        cases: list[CaseResult] = []
         try:
             worker = worker or await self._worker(core)
             seconds = (request.limits or self.limits).wall_seconds + SLACK_SECONDS
-            data, cases = request.to_json(), list[CaseResult]()
+            data = request.to_json()
             frames = [data]
             if request.form == "script":  # apart, so that the program's process never holds it
                 frames.append({"script": data["script"], "setup": request.setup})
@@ -269,7 +282,8 @@ class LocalSandbox:
         finally:  # also when cancelled: the program must not go on
             if worker and not healthy:
                 self._kill(worker)
-            self._slots.put_nowait((worker if healthy else None, core))
+                worker = None  # its slot starts another one
+            self._slots.put_nowait((worker, core))
 
     async def _worker(self, core: int | None = None) -> Worker:
         worker = Worker(LEVELS[self.level], self.packages, core)
@@ -291,7 +305,9 @@ class LocalSession:
     """A `Session` with a worker of its own; closed by a time-out, its death, or idleness."""
 
     def __init__(self, sandbox: LocalSandbox, worker: Worker, limits: Limits) -> None:
-        self._sandbox, self._worker, self._limits = sandbox, worker, limits
+        self._sandbox = sandbox
+        self._worker = worker
+        self._limits = limits
         self._frames: list[Any] = [{"session": vars(limits)}]
         self._turn = asyncio.Lock()
         self._idle: asyncio.TimerHandle | None = None
@@ -319,7 +335,9 @@ class LocalSession:
                 raise OpenQwQError(f"{self.ended}: its variables are lost, open a new session")
             if self._idle:
                 self._idle.cancel()
-            frames, self._frames, result = [*self._frames, source], [], CaseResult("error")
+            frames = [*self._frames, source]
+            self._frames = []
+            result = CaseResult("error")
             try:
                 seconds = self._limits.wall_seconds + SLACK_SECONDS
                 result = _result(await self._worker.ask(*frames, seconds=seconds))
@@ -335,6 +353,14 @@ class LocalSession:
     async def close(self) -> None:
         """Kill the interpreter."""
         self._end("the session was closed")
+
+
+def _first_failure(cases: Sequence[CaseResult]) -> Status:
+    """Return the status of the first case that is not ok."""
+    for case in cases:
+        if case.status not in ("ok", "skipped"):
+            return case.status
+    return "ok"
 
 
 def _result(data: dict[str, Any]) -> CaseResult:

@@ -18,17 +18,21 @@ import threading
 import traceback
 from ast import Expr, Expression, parse
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from types import CodeType, ModuleType, SimpleNamespace
 from typing import Any
 
 from openqwq.sandbox.data import decode, encode
 from openqwq.sandbox.protocol import Case, RunRequest
 
-REPORT, INPUT, OUTPUT, CHANNEL = 3, 4, 5, 6
+REPORT = 3
+INPUT = 4
+OUTPUT = 5
+CHANNEL = 6
 FILE = "program.py"
 UNCOMPILABLE = (SyntaxError, ValueError, MemoryError, RecursionError, OverflowError)
 FAILED = ("compile_error", "runtime_error", "memory")
+BY_LINE = 1  # a buffering
 BUFFERED = (io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom)
 Report = dict[str, Any]
 SUCCEEDED: Report = {"status": "ok", "value": None}
@@ -74,16 +78,22 @@ def receive(descriptor: int) -> Any:
 
 def open_streams() -> None:
     """Open the standard streams once, before the forks that put other files under 0, 1 and 2."""
-    for number, name in enumerate(("stdin", "stdout", "stderr")):
-        mode, errors = "w" if number else "r", "backslashreplace" if number == 2 else "strict"
-        buffering = 1 if number == 2 else -1
-        with as_pipe(number) if number else nullcontext():
-            stream = open(number, mode, buffering, "utf-8", errors, closefd=False)  # noqa: SIM115
-        setattr(sys, name, stream)
-        setattr(sys, f"__{name}__", stream)
+    sys.stdin = open_stream(0, "r")
+    with as_pipe(1):
+        sys.stdout = open_stream(1, "w")
+    with as_pipe(2):
+        sys.stderr = open_stream(2, "w", "backslashreplace", BY_LINE)
+    sys.__stdin__ = sys.stdin  # type: ignore[misc]
+    sys.__stdout__ = sys.stdout  # type: ignore[misc]
+    sys.__stderr__ = sys.stderr  # type: ignore[misc]
     sys.argv = [FILE]
     site.setquit()  # `exit` and `quit`, which -S leaves out
     site.sethelper()
+
+
+def open_stream(number: int, mode: str, errors: str = "strict", buffering: int = -1) -> Any:
+    """Open a descriptor as a text stream, which leaves it open at its end."""
+    return open(number, mode, buffering, "utf-8", errors, closefd=False)
 
 
 @contextmanager
@@ -158,7 +168,9 @@ def guarded(body: Callable[[], Any]) -> Report:
         while trace and trace.tb_frame.f_code.co_filename != FILE:
             trace = trace.tb_next
         traceback.print_exception(type(error), error, trace)
-        status = "memory" if isinstance(error, MemoryError) else "runtime_error"
+        status = "runtime_error"
+        if isinstance(error, MemoryError):
+            status = "memory"
         return {"status": status, "error": describe(error)}
 
 
@@ -191,7 +203,9 @@ def entry(names: dict[str, Any], entry_point: str) -> Callable[..., Any]:
     if name not in names:
         raise NameError(f"name {name!r} is not defined")
     found: Callable[..., Any] = names[name]
-    return getattr(found(), method) if method else found
+    if method:
+        found = getattr(found(), method)
+    return found
 
 
 def run(request: RunRequest, case: Case, code: CodeType | None) -> int:
@@ -215,10 +229,14 @@ def serve(request: RunRequest) -> int:
             arguments = receive(INPUT)
         except EOFError:
             break
-        classes = {name: part for name, part in names.items() if isinstance(part, type)}
-        send(OUTPUT, answer(names, request.entry_point or "", arguments, classes))
+        send(OUTPUT, answer(names, request.entry_point or "", arguments, classes_of(names)))
     sys.stdout.flush()
     return 0
+
+
+def classes_of(names: dict[str, Any]) -> dict[str, type]:
+    """Return the classes of a namespace."""
+    return {name: part for name, part in names.items() if isinstance(part, type)}
 
 
 def answer(
@@ -255,9 +273,8 @@ def trusted(given: dict[str, str], entry_point: str, names: dict[str, Any]) -> N
     """Execute the setup, then the script with the program's function in place."""
     exec(compiled(given["setup"]), names)
     # of these alone may the program make instances: the script's own may be lenient when compared
-    classes = {name: part for name, part in names.items() if isinstance(part, type)}
-    classes = {name: part for name, part in classes.items() if part.__module__ == "__main__"}
-
+    own = classes_of(names).items()
+    classes = {name: part for name, part in own if part.__module__ == "__main__"}
     ended = []
 
     def candidate(*positional: Any, **named: Any) -> Any:
@@ -277,7 +294,9 @@ def trusted(given: dict[str, str], entry_point: str, names: dict[str, Any]) -> N
 
     name, _, method = entry_point.partition(".")
     names["candidate"] = candidate
-    names[name] = (lambda: SimpleNamespace(**{method: candidate})) if method else candidate
+    names[name] = candidate
+    if method:
+        names[name] = lambda: SimpleNamespace(**{method: candidate})
     exec(compiled(given["script"]), names)
     if ended:  # a test that catches everything has caught this too
         raise Ended
@@ -300,9 +319,9 @@ def interact(source: str, names: dict[str, Any]) -> None:
     """Execute `source` and print the value of a last expression."""
     remember(source)
     tree = parse(source, FILE)
-    last = tree.body[-1] if tree.body else None
-    if isinstance(last, Expr):
-        tree.body.pop()
+    last = None
+    if tree.body and isinstance(tree.body[-1], Expr):
+        last = tree.body.pop()
     exec(compile(tree, FILE, "exec", dont_inherit=True), names)
     if isinstance(last, Expr):
         value = eval(compile(Expression(last.value), FILE, "eval", dont_inherit=True), names)

@@ -22,25 +22,34 @@ Status = Literal[
 
 
 def _check(record: Any) -> None:
+    """Raise OpenQwQError naming a field of a dataclass whose value is not of its type."""
     for field in fields(record):
-        value, kind = getattr(record, field.name), field.type
-        kinds = get_args(kind) or (kind,)
-        if get_origin(kind) is Literal:
-            fits = value in kinds
-        elif get_origin(kind) is tuple:
-            parts = () if kinds[0] is Any else value
-            fits = isinstance(value, tuple) and all(isinstance(part, kinds[0]) for part in parts)
-        else:
-            fits = isinstance(value, (*kinds, int) if float in kinds else kinds)
-            fits = fits and (bool in kinds or not isinstance(value, bool))
-        if not fits:
-            rule = getattr(kind, "__name__", kind)
+        value = getattr(record, field.name)
+        if not _fits(value, field.type):
+            rule = getattr(field.type, "__name__", field.type)
             raise OpenQwQError(f"{field.name} is {str(value)[:80]!r}: it must be {rule}")
 
 
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a value is of a type, a literal, a union, or a tuple of one type."""
+    kinds = get_args(kind) or (kind,)
+    if get_origin(kind) is Literal:
+        return value in kinds
+    if get_origin(kind) is tuple:
+        if not isinstance(value, tuple):
+            return False
+        return kinds[0] is Any or all(isinstance(part, kinds[0]) for part in value)
+    if isinstance(value, bool):
+        return bool in kinds
+    if float in kinds and isinstance(value, int):
+        return True
+    return isinstance(value, kinds)
+
+
 def _known(cls: Any, data: Any) -> dict[str, Any]:
+    """Return a JSON object whose fields are all those of a dataclass; else raise OpenQwQError."""
     names = [field.name for field in fields(cls)]
-    if not isinstance(data, dict) or set(data) - set(names):
+    if not isinstance(data, dict) or not set(data) <= set(names):
         raise OpenQwQError(
             f"{cls.__name__} is {str(data)[:80]!r}: it must be a JSON object of {', '.join(names)}"
         )
@@ -88,8 +97,17 @@ class Limits:
 
 
 DEFAULT = Limits()
-CASES, SOURCE_CHARACTERS = 1024, 2**20  # the most that one request may hold
-MAXIMUM = Limits(60.0, 60.0, 4 * 2**30, 16 * 2**20, 16, 256 * 2**20, 256)
+MAXIMUM = Limits(
+    wall_seconds=60.0,
+    cpu_seconds=60.0,
+    memory_bytes=4 * 2**30,
+    output_bytes=16 * 2**20,
+    processes=16,
+    file_bytes=256 * 2**20,
+    open_files=256,
+)
+CASES = 1024  # the most that one request may hold
+SOURCE_CHARACTERS = 2**20
 
 
 @dataclass(frozen=True)
@@ -101,6 +119,18 @@ class Case:
 
     def __post_init__(self) -> None:
         _check(self)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `from_json` reads."""
+        return {"stdin": self.stdin, "arguments": encode(self.arguments)}
+
+    @classmethod
+    def from_json(cls, data: Any) -> Self:
+        """Read a case; raise OpenQwQError or ValueError for a mistake in it."""
+        given = _known(cls, data)
+        if "arguments" in given:
+            given["arguments"] = decode(given["arguments"])
+        return cls(**given)
 
 
 @dataclass(frozen=True)
@@ -129,9 +159,10 @@ class RunRequest:
         _check(self)
         if self.form != "stdin" and not self.entry_point:
             raise OpenQwQError(f"entry_point is missing: the form {self.form!r} calls it")
-        if (self.form == "script") != (self.script is not None):
+        scripted = self.form == "script"
+        if scripted != (self.script is not None):
             raise OpenQwQError(f"script must be given for the form 'script' only, not {self.form}")
-        most = 1 if self.form == "script" else CASES
+        most = 1 if scripted else CASES
         if not 0 < len(self.cases) <= most:
             raise OpenQwQError(f"cases holds {len(self.cases)}: it must be from 1 to {most}")
         for name in ("source", "setup", "script"):
@@ -140,7 +171,7 @@ class RunRequest:
 
     def to_json(self) -> dict[str, Any]:
         """Return what `from_json` reads."""
-        cases = [{"stdin": c.stdin, "arguments": encode(c.arguments)} for c in self.cases]
+        cases = [case.to_json() for case in self.cases]
         limits = asdict(self.limits) if self.limits else None
         return {**vars(self), "limits": limits, "cases": cases}
 
@@ -153,22 +184,24 @@ class RunRequest:
                 given["limits"] = Limits.from_json(given["limits"])
             if isinstance(given.get("packages"), list):
                 given["packages"] = tuple(given["packages"])
-            cases = [_known(Case, case) for case in given.get("cases", [{}])]
-            for case in cases:
-                case["arguments"] = decode(case.get("arguments", encode(())))
-            return cls(**{**given, "cases": tuple(Case(**case) for case in cases)})
+            given["cases"] = tuple(map(Case.from_json, given.get("cases", [{}])))
+            return cls(**given)
         except (TypeError, ValueError) as error:
             raise OpenQwQError(f"malformed request: {error}") from error
 
     @classmethod
     def known_good(cls, data: dict[str, Any]) -> Self:
         """Read what `from_json` has read before, without its checks."""
-        cases = [_filled(Case, {**c, "arguments": decode(c["arguments"])}) for c in data["cases"]]
+        cases = []
+        for case in data["cases"]:
+            arguments = decode(case["arguments"])
+            cases.append(_filled(Case, {**case, "arguments": arguments}))
         limits = _filled(Limits, data["limits"]) if data["limits"] else None
         return _filled(cls, {**data, "limits": limits, "cases": tuple(cases)})
 
 
 def _filled(kind: type[T], fields: dict[str, Any]) -> T:
+    """Make an instance of a dataclass without its checks."""
     made = object.__new__(kind)
     vars(made).update(fields)
     return made

@@ -39,7 +39,7 @@ class Server:
 
     `queue` requests may wait or run, later ones are told to come again.
 
-    With an `api_key` each request but GET /health must bear it.
+    With an `api_key` each request but GET /health must have it.
     """
 
     def __init__(
@@ -49,7 +49,9 @@ class Server:
         body_bytes: int = 2**24,
         api_key: str = "",
     ) -> None:
-        self.sandbox, self.queue, self.body_bytes = sandbox, queue, body_bytes
+        self.sandbox = sandbox
+        self.queue = queue
+        self.body_bytes = body_bytes
         self.api_key = api_key
         self.sessions: dict[str, LocalSession] = {}
         self.pending = 0
@@ -82,7 +84,7 @@ class Server:
             raise OpenQwQError('the body must be a JSON object with the one field "limits"')
         limits = Limits.from_json(self._limited(data)["limits"])
         if len(self.sessions) >= self.sandbox.sessions:
-            self.sessions = {name: s for name, s in self.sessions.items() if not s.ended}
+            self._forget_ended()
         if len(self.sessions) >= self.sandbox.sessions:
             raise HTTPException(503, "too many open sessions", {"Retry-After": "10"})
         name = secrets.token_urlsafe(16)
@@ -91,7 +93,8 @@ class Server:
 
     async def call(self, request: Request) -> Response:
         """POST /sessions/{id}/run: `{"source": ...}` in, a CaseResult out; 410 once it is over."""
-        session, data = self._session(request), await self._body(request)
+        session = self._session(request)
+        data = await self._body(request)
         if not isinstance(data, dict) or not isinstance(data.get("source"), str):
             raise OpenQwQError('the body must be a JSON object with the text field "source"')
         async with self._place():
@@ -139,6 +142,11 @@ class Server:
             return data  # malformed, as its reader will say
         return {**data, "limits": {**vars(self.sandbox.limits), **data.get("limits", {})}}
 
+    def _forget_ended(self) -> None:
+        for name, session in list(self.sessions.items()):
+            if session.ended:
+                del self.sessions[name]
+
     def _session(self, request: Request) -> LocalSession:
         try:
             return self.sessions[request.path_params["id"]]
@@ -174,24 +182,29 @@ class Server:
             yield
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on if it bears the key and comes from no web page."""
-        headers = Headers(scope=scope) if scope["type"] == "http" else Headers()
-        guarded = scope["type"] == "http" and scope["path"] != "/health" and self.api_key
-        sent, key = headers.get("authorization", "").encode(), f"Bearer {self.api_key}".encode()
+        """Pass a request on if it has the key and comes from no web page."""
         answer: ASGIApp = self.routes
-        if "origin" in headers:  # a browser sends it: a page could use what listens on loopback
-            answer = Answer({"error": "requests of web pages are refused"}, 403)
-        elif guarded and not secrets.compare_digest(sent, key):
-            error = "the API key is missing or wrong: send it as Authorization: Bearer KEY"
-            answer = Answer({"error": error}, 401, {"WWW-Authenticate": "Bearer"})
+        if scope["type"] == "http":
+            answer = self._refusal(scope) or self.routes
         await answer(scope, receive, send)
+
+    def _refusal(self, scope: Scope) -> Answer | None:
+        headers = Headers(scope=scope)
+        if "origin" in headers:  # a browser sends it: a page could use what listens on loopback
+            return Answer({"error": "requests of web pages are refused"}, 403)
+        if not self.api_key or scope["path"] == "/health":
+            return None
+        sent = headers.get("authorization", "").encode()
+        if secrets.compare_digest(sent, f"Bearer {self.api_key}".encode()):
+            return None
+        error = "the API key is missing or wrong: send it as Authorization: Bearer KEY"
+        return Answer({"error": error}, 401, {"WWW-Authenticate": "Bearer"})
 
 
 async def _refuse(_: Request, error: Exception) -> Response:
-    status, text, headers = 400, str(error), None
     if isinstance(error, HTTPException):
-        status, text, headers = error.status_code, error.detail, error.headers
-    return Answer({"error": text}, status, headers)
+        return Answer({"error": error.detail}, error.status_code, error.headers)
+    return Answer({"error": str(error)}, 400)
 
 
 def limits_from(settings: Sequence[str], base: Limits = MAXIMUM) -> Limits:
