@@ -13,7 +13,8 @@ import { build } from "esbuild";
 
 const here = dirname(fileURLToPath(import.meta.url));
 const target = resolve(process.argv[2] ?? join(here, "../openqwq/serve/static"));
-const SOURCES = ["build.mjs", "icon.svg", "index.html", "package-lock.json", "src"];
+const SOURCES = ["build.mjs", "icon.svg", "index.html", "package-lock.json", "preview.html", "src"];
+const PDF_WORKER = join(here, "node_modules/pdfjs-dist/build/pdf.worker.min.mjs");
 const FIRST_LOAD_LIMIT = 300_000;
 
 /** KaTeX names three formats of each font; every browser that runs this page takes woff2. */
@@ -84,9 +85,20 @@ const { metafile } = await build({
   plugins: [onlyWoff2],
   metafile: true,
 });
-for (const name of ["index.html", "icon.svg"]) {
+// The frame of previews has no origin, so its script cannot be a module.
+await build({
+  absWorkingDir: here,
+  entryPoints: ["src/preview.ts"],
+  outdir: target,
+  bundle: true,
+  format: "iife",
+  target: ["chrome123", "firefox124", "safari17.5"],
+  minify: true,
+});
+for (const name of ["index.html", "icon.svg", "preview.html"]) {
   writeFileSync(join(target, name), readFileSync(join(here, name)));
 }
+writeFileSync(join(target, "pdf.worker.js"), readFileSync(PDF_WORKER));
 writeFileSync(
   join(target, "licences.txt"),
   licences(Object.keys(metafile.inputs)).join("\n---\n\n"),

@@ -8,6 +8,12 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 STATIC = Path(__file__).with_name("static")
+# What a model wrote as HTML or SVG is shown in a frame that runs and loads nothing of it.
+PREVIEW_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'unsafe-inline'; img-src data:;"
+    " font-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'self';"
+    " sandbox allow-scripts"
+)
 NO_PAGE = (
     "<!doctype html><title>OpenQwQ</title><h1>OpenQwQ is running</h1><p>The web chat is not built"
     " here: run <code>npm ci &amp;&amp; npm run build</code> in <code>web/</code>. The API is at"
@@ -20,14 +26,9 @@ def page_routes(connect: tuple[str, ...], folder: Path = STATIC) -> list[Route]:
     origins = " ".join(("'self'", *connect))
     policy = (
         "default-src 'none'; script-src 'self'; style-src 'self'; font-src 'self';"
-        f" img-src 'self' data:; connect-src {origins}; base-uri 'none';"
-        " form-action 'none'; frame-ancestors 'none'"
+        f" img-src 'self' data:; connect-src {origins}; worker-src 'self'; frame-src 'self';"
+        " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
-    headers = {
-        "Content-Security-Policy": policy,
-        "Referrer-Policy": "no-referrer",
-        "Cache-Control": "no-cache",
-    }
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     bodies = {f"/{path.relative_to(folder).as_posix()}": path for path in files}
     if "/index.html" in bodies:
@@ -35,6 +36,11 @@ def page_routes(connect: tuple[str, ...], folder: Path = STATIC) -> list[Route]:
 
     def route(path: str, file: Path) -> Route:
         kind = mimetypes.guess_type(file.name)[0] or "application/octet-stream"
+        headers = {
+            "Content-Security-Policy": PREVIEW_POLICY if path == "/preview.html" else policy,
+            "Referrer-Policy": "no-referrer",
+            "Cache-Control": "no-cache",
+        }
 
         async def send(_: Request) -> Response:
             return Response(file.read_bytes(), headers=headers, media_type=kind)

@@ -32,7 +32,7 @@ LOADS = re.compile(
 
 def source_digest(folder: Path) -> str:
     """What `web/build.mjs` records: SHA-256 over the names and digests of the sources."""
-    names = ["build.mjs", "icon.svg", "index.html", "package-lock.json"]
+    names = ["build.mjs", "icon.svg", "index.html", "package-lock.json", "preview.html"]
     names += [p.relative_to(folder).as_posix() for p in folder.glob("src/**/*") if p.is_file()]
     lines = [
         f"{n} {hashlib.sha256((folder / n).read_bytes()).hexdigest()}\n" for n in sorted(names)

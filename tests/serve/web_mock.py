@@ -23,8 +23,13 @@ TYPES = {
 }
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self' {elsewhere}; "
-    "img-src 'self' data:; font-src 'self'; base-uri 'none'; form-action 'none'; "
-    "frame-ancestors 'none'"
+    "img-src 'self' data:; font-src 'self'; worker-src 'self'; frame-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+PREVIEW_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'unsafe-inline'; img-src data:; "
+    "font-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'self'; "
+    "sandbox allow-scripts"
 )
 Json = dict[str, Any]
 Refusal = tuple[int, Json, dict[str, str]]
@@ -342,6 +347,8 @@ class Handler(BaseHTTPRequestHandler):
             return
         port = self.server.server_address[1]
         policy = POLICY.format(elsewhere=f"http://localhost:{port}")
+        if file.name == "preview.html":
+            policy = PREVIEW_POLICY
         headers = {"Content-Security-Policy": policy, "X-Content-Type-Options": "nosniff"}
         self.reply(200, file.read_bytes(), TYPES.get(file.suffix, "text/plain"), headers)
 

@@ -1,5 +1,7 @@
 /** Tells a screen reader what happens, by whole sentences rather than by tokens. */
 
+import { t } from "./language";
+
 const PAUSE = 1200;
 
 /** How much of one reply's answer has been read out. */
@@ -52,7 +54,7 @@ function lastSentenceEnd(text: string, from: number): number {
 
 function speakable(markdown: string): string {
   return markdown
-    .replace(/^(```|~~~)[^]*?^\1.*$/gm, " Code block. ")
+    .replace(/^(```|~~~)[^]*?^\1.*$/gm, t.say.codeBlock)
     .replace(/!?\[([^\]]*)\]\([^)]*\)/g, "$1")
     .replace(/[*_`#>|~]+/g, " ")
     .replace(/\s+/g, " ")

@@ -1,8 +1,8 @@
-/** The OpenAI-compatible endpoint: models, streamed chat completions, "answer now". */
+/** The OpenAI-compatible endpoint: models, streamed chat completions, what our server adds. */
 
 import { readEvents } from "./sse";
 import type { ApiMessage } from "./tree";
-import type { ChatOptions, Settings } from "./types";
+import type { ChatOptions, Model, Settings } from "./types";
 
 /** The server said no; `code` is OpenAI's error code or type where it gave one. */
 export class ApiError extends Error {
@@ -73,7 +73,7 @@ export function endpoint(base: string, path: string): string {
   return root.replace(/\/+$/, "").replace(/\/v1$/, "") + path;
 }
 
-async function send(settings: Settings, path: string, init: RequestInit): Promise<Response> {
+export async function send(settings: Settings, path: string, init: RequestInit): Promise<Response> {
   const headers = new Headers(init.headers);
   if (settings.key) headers.set("Authorization", `Bearer ${settings.key}`);
   if (init.body) headers.set("Content-Type", "application/json");
@@ -100,7 +100,7 @@ async function refusal(response: Response): Promise<ApiError> {
   return new ApiError(response.status, code, message || response.statusText, retryAfter);
 }
 
-function errorParts(text: string): { code: string; message: string } {
+export function errorParts(text: string): { code: string; message: string } {
   try {
     const body = JSON.parse(text) as Chunk & { detail?: unknown; message?: string };
     const error = body.error ?? body.detail ?? body.message;
@@ -120,13 +120,47 @@ function errorParts(text: string): { code: string; message: string } {
   }
 }
 
-export async function listModels(settings: Settings, signal: AbortSignal): Promise<string[]> {
+interface ListedModel {
+  id?: unknown;
+  owned_by?: unknown;
+  context_length?: unknown;
+  max_model_len?: unknown;
+  tools?: unknown;
+  loaded?: unknown;
+  feedback?: unknown;
+}
+
+export async function listModels(settings: Settings, signal: AbortSignal): Promise<Model[]> {
   const response = await send(settings, "/v1/models", { signal });
-  const body = (await response.json().catch(() => null)) as { data?: { id?: unknown }[] } | null;
+  const body = (await response.json().catch(() => null)) as { data?: ListedModel[] } | null;
   if (!Array.isArray(body?.data)) {
     throw new ApiError(response.status, "", "It does not list models as OpenAI's API does.", null);
   }
-  return body.data.map((model) => String(model.id ?? "")).filter(Boolean);
+  return body.data.map(modelOf).filter(({ id }) => id);
+}
+
+function modelOf(listed: ListedModel): Model {
+  const length = listed.context_length ?? listed.max_model_len;
+  return {
+    id: String(listed.id ?? ""),
+    contextLength: typeof length === "number" ? length : null,
+    tools: Array.isArray(listed.tools) ? listed.tools.map(String) : [],
+    durable: listed.owned_by === "openqwq" && "loaded" in listed,
+    feedback: listed.feedback === true,
+  };
+}
+
+/** A function tool in OpenAI's form. */
+export interface FunctionTool {
+  type: "function";
+  function: { name: string; description?: string; parameters?: unknown };
+}
+
+/** What a chat's tools come to in a request. */
+export interface RequestTools {
+  tools: FunctionTool[];
+  /** Whether the server must leave its own tools alone. */
+  none: boolean;
 }
 
 /** The request of one reply; what the reader left open is left out. */
@@ -134,6 +168,7 @@ export function requestBody(
   model: string,
   messages: ApiMessage[],
   options: ChatOptions,
+  { tools, none }: RequestTools,
 ): Record<string, unknown> {
   const body: Record<string, unknown> = {
     model,
@@ -149,7 +184,8 @@ export function requestBody(
     seed: options.seed,
     reasoning_effort: options.thinkingBudget === null ? options.effort || null : null,
     thinking_budget: options.thinkingBudget,
-    tools: options.tools.trim() ? (JSON.parse(options.tools) as unknown) : null,
+    tools: tools.length ? tools : null,
+    tool_choice: none ? "none" : null,
   };
   for (const [name, value] of Object.entries(wanted)) if (value !== null) body[name] = value;
   return body;
@@ -188,12 +224,65 @@ function parseChunk(data: string, status: number): Chunk {
 
 /** Asks the server to end the thinking of a running reply; false where it cannot. */
 export async function answerNow(settings: Settings, id: string): Promise<boolean> {
+  const kind = id.startsWith("resp_") ? "responses" : "chat/completions";
+  return succeeds(send(settings, `/v1/${kind}/${encodeURIComponent(id)}/answer_now`, POST));
+}
+
+const POST = { method: "POST" };
+
+async function succeeds(request: Promise<unknown>): Promise<boolean> {
   try {
-    const path = `/v1/chat/completions/${encodeURIComponent(id)}/answer_now`;
-    await send(settings, path, { method: "POST" });
+    await request;
     return true;
   } catch (error) {
     if (error instanceof ApiError || error instanceof ConnectionError) return false;
     throw error;
   }
+}
+
+/** The tools that the server runs, as a model is shown them. */
+export async function listTools(settings: Settings): Promise<FunctionTool[]> {
+  const response = await send(settings, "/v1/tools", {});
+  return ((await response.json()) as { data: FunctionTool[] }).data;
+}
+
+export interface ToolResult {
+  result: string;
+  error: boolean;
+  seconds: number;
+}
+
+/** Runs one call of a tool of the server's. */
+export async function callTool(
+  settings: Settings,
+  name: string,
+  given: unknown,
+): Promise<ToolResult> {
+  const body = JSON.stringify({ arguments: given });
+  const path = `/v1/tools/${encodeURIComponent(name)}`;
+  const response = await send(settings, path, { ...POST, body });
+  return (await response.json()) as ToolResult;
+}
+
+/** How many tokens a text has, as the server's tokenizer counts; null where it has no such route. */
+export async function countTokens(settings: Settings, text: string): Promise<number | null> {
+  try {
+    const body = JSON.stringify({ text });
+    const response = await send(settings, "/tokenize", { ...POST, body });
+    return ((await response.json()) as { count: number }).count;
+  } catch {
+    return null;
+  }
+}
+
+/** Sends an opinion, or withdraws it. */
+export async function sendFeedback(
+  settings: Settings,
+  opinion: Record<string, unknown>,
+): Promise<void> {
+  await send(settings, "/v1/feedback", { ...POST, body: JSON.stringify(opinion) });
+}
+
+export async function withdrawFeedback(settings: Settings, id: string): Promise<void> {
+  await send(settings, `/v1/feedback/${encodeURIComponent(id)}`, { method: "DELETE" });
 }

@@ -1,6 +1,7 @@
 /** Turns failures into words a reader can act on. */
 
 import { ApiError, ConnectionError } from "./api";
+import { t } from "./language";
 import type { Problem, Remedy } from "./types";
 
 function problem(
@@ -16,30 +17,21 @@ function problem(
 export function explain(error: unknown, base: string): Problem {
   if (error instanceof ConnectionError) return connectionProblem(error, base);
   if (error instanceof ApiError) return apiProblem(error);
-  return problem(
-    "The server's answer made no sense",
-    "It may not speak OpenAI's protocol. Check the server address in Settings.",
-    String(error),
-    ["retry", "settings"],
-  );
+  return problem(t.problems.nonsense, t.problems.nonsenseAdvice, String(error), [
+    "retry",
+    "settings",
+  ]);
 }
 
 function connectionProblem(error: ConnectionError, base: string): Problem {
   if (error.during === "stream") {
-    return problem(
-      "The connection broke off",
-      "What had arrived is kept. Check the network, then try again.",
-      error.message,
-      ["retry"],
-    );
+    return problem(t.problems.brokeOff, t.problems.brokeOffAdvice, error.message, ["retry"]);
   }
   const elsewhere = base.trim() !== "" && new URL(base, location.href).origin !== location.origin;
-  const hint = elsewhere
-    ? " A server at another address must also allow this page (CORS), and this page's own server must permit the connection."
-    : "";
+  const hint = elsewhere ? t.problems.elsewhere : "";
   return problem(
-    "The server cannot be reached",
-    `Check that it is running and that you are online.${hint}`,
+    t.problems.unreachable,
+    t.problems.unreachableAdvice + hint,
     `${base.trim() || location.origin}: ${error.message}`,
     ["retry", "settings"],
   );
@@ -48,45 +40,29 @@ function connectionProblem(error: ConnectionError, base: string): Problem {
 function apiProblem(error: ApiError): Problem {
   const { status, message } = error;
   if (isOverflow(error)) {
-    return problem(
-      "The conversation is too long for this model",
-      "Edit an earlier message, lower “Max tokens”, or start a new chat.",
-      message,
-      ["options", "new"],
-    );
+    return problem(t.problems.tooLong, t.problems.tooLongAdvice, message, ["options", "new"]);
   }
   if (status === 401 || status === 403) {
-    return problem(
-      "The server wants an API key",
-      "Enter the key in Settings, or check the one that is there.",
-      message,
-      ["settings", "retry"],
-    );
+    return problem(t.problems.key, t.problems.keyAdvice, message, ["settings", "retry"]);
   }
   if (status === 429 || status === 503) {
     const wait = error.retryAfter ?? null;
     const retryAt = wait === null ? null : Date.now() + Math.max(0, wait) * 1000;
-    const advice =
-      wait === null ? "Wait a moment, then try again." : "Try again when the countdown ends.";
-    return problem("The server is busy", advice, message, ["retry"], retryAt);
+    const advice = wait === null ? t.problems.busyAdvice : t.problems.busyCountdown;
+    return problem(t.problems.busy, advice, message, ["retry"], retryAt);
   }
   if (status === 404) {
-    return problem(
-      "The server does not know this model or address",
-      "Choose another model, or check the server address in Settings.",
-      message,
-      ["settings", "retry"],
-    );
+    return problem(t.problems.unknown, t.problems.unknownAdvice, message, ["settings", "retry"]);
   }
   if (status >= 500) {
-    const advice = "Try again; if it stays, its log says more.";
-    return problem("The server failed", advice, `${status}: ${message}`, ["retry"]);
+    const advice = t.problems.failedAdvice;
+    return problem(t.problems.failed, advice, `${status}: ${message}`, ["retry"]);
   }
   if (status >= 400) {
-    const advice = "The server's reason is below. The chat options may hold a value it refuses.";
-    return problem("The server refused the request", advice, message, ["options", "retry"]);
+    const advice = t.problems.refusedAdvice;
+    return problem(t.problems.refused, advice, message, ["options", "retry"]);
   }
-  return problem("The reply failed", "Try again.", message, ["retry"]);
+  return problem(t.problems.replyFailed, t.problems.replyFailedAdvice, message, ["retry"]);
 }
 
 function isOverflow({ code, message, status }: ApiError): boolean {

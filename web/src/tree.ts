@@ -1,7 +1,8 @@
 /** A conversation is a tree of turns; one path through it is shown and sent to the model. */
 
+import { fencedAttachment } from "./attach";
 import { newId } from "./browser";
-import type { AssistantTurn, ChatOptions, Conversation, Turn, UserTurn } from "./types";
+import type { AssistantTurn, Attachment, ChatOptions, Conversation, Turn, UserTurn } from "./types";
 
 export interface ApiMessage {
   role: "system" | "user" | "assistant" | "tool";
@@ -14,7 +15,7 @@ export function newConversation(options: ChatOptions): Conversation {
   const now = Date.now();
   return {
     id: newId(),
-    title: "New chat",
+    title: "",
     named: false,
     created: now,
     updated: now,
@@ -25,23 +26,35 @@ export function newConversation(options: ChatOptions): Conversation {
 }
 
 export function children(conversation: Conversation, parent: string | null): Turn[] {
-  return Object.values(conversation.turns).filter((turn) => turn.parent === parent);
+  return childrenByParent(conversation).get(parent) ?? [];
+}
+
+/** Every turn's children; looked up once where many are asked for. */
+export function childrenByParent(conversation: Conversation): Map<string | null, Turn[]> {
+  const map = new Map<string | null, Turn[]>();
+  for (const turn of Object.values(conversation.turns)) {
+    const siblings = map.get(turn.parent);
+    if (siblings) siblings.push(turn);
+    else map.set(turn.parent, [turn]);
+  }
+  return map;
 }
 
 /** The turns from the beginning to the end of the chosen branch. */
-export function shownPath(conversation: Conversation): Turn[] {
+export function shownPath(
+  conversation: Conversation,
+  byParent = childrenByParent(conversation),
+): Turn[] {
   const path: Turn[] = [];
-  let at: Turn | undefined = shownChild(conversation, null);
-  while (at) {
-    path.push(at);
-    at = shownChild(conversation, at.id);
+  let parent: string | null = null;
+  for (;;) {
+    const chosen: Turn | undefined = conversation.turns[conversation.chosen[parent ?? ""] ?? ""];
+    const last: Turn | undefined = byParent.get(parent)?.at(-1);
+    const next: Turn | undefined = chosen?.parent === parent ? chosen : last;
+    if (!next) return path;
+    path.push(next);
+    parent = next.id;
   }
-  return path;
-}
-
-function shownChild(conversation: Conversation, parent: string | null): Turn | undefined {
-  const chosen = conversation.turns[conversation.chosen[parent ?? ""] ?? ""];
-  return chosen && chosen.parent === parent ? chosen : children(conversation, parent).at(-1);
 }
 
 export function addTurn<T extends Turn>(conversation: Conversation, turn: T): T {
@@ -51,8 +64,14 @@ export function addTurn<T extends Turn>(conversation: Conversation, turn: T): T 
   return turn;
 }
 
-export function userTurn(parent: string | null, text: string): UserTurn {
-  return { id: newId(), parent, created: Date.now(), role: "user", text };
+export function userTurn(
+  parent: string | null,
+  text: string,
+  attachments: Attachment[] = [],
+): UserTurn {
+  const turn: UserTurn = { id: newId(), parent, created: Date.now(), role: "user", text };
+  if (attachments.length) turn.attachments = attachments;
+  return turn;
 }
 
 export function assistantTurn(parent: string, model: string): AssistantTurn {
@@ -68,6 +87,9 @@ export function assistantTurn(parent: string, model: string): AssistantTurn {
     finishNote: "",
     usage: null,
     problem: null,
+    timing: null,
+    resumable: null,
+    rating: null,
     revision: 0,
   };
 }
@@ -76,19 +98,24 @@ export function assistantTurn(parent: string, model: string): AssistantTurn {
 export function pathTo(conversation: Conversation, id: string): Turn[] {
   const path: Turn[] = [];
   for (let at = conversation.turns[id]; at; at = conversation.turns[at.parent ?? ""]) {
-    path.unshift(at);
+    path.push(at);
   }
-  return path;
+  return path.reverse();
 }
 
 /** The messages that a request sends: no thinking, and only calls that have a result. */
 export function toMessages(turns: Turn[], system: string): ApiMessage[] {
   const messages: ApiMessage[] = system.trim() ? [{ role: "system", content: system }] : [];
   for (const turn of turns) {
-    if (turn.role === "user") messages.push({ role: "user", content: turn.text });
+    if (turn.role === "user") messages.push({ role: "user", content: userContent(turn) });
     else messages.push(...assistantMessages(turn));
   }
   return messages;
+}
+
+function userContent({ text, attachments = [] }: UserTurn): string {
+  const blocks = attachments.map(fencedAttachment);
+  return [...blocks, text].filter(Boolean).join("\n\n");
 }
 
 function assistantMessages(turn: AssistantTurn): ApiMessage[] {
@@ -116,8 +143,19 @@ function assistantMessages(turn: AssistantTurn): ApiMessage[] {
   return messages;
 }
 
+/** The answer's text, without thinking and tools. */
+export function answerText(turn: AssistantTurn): string {
+  const texts = turn.steps.map((step) => (step.kind === "text" ? step.text : ""));
+  return texts.filter(Boolean).join("\n\n").trim();
+}
+
+export function thinkingText(turn: AssistantTurn): string {
+  const texts = turn.steps.map((step) => (step.kind === "thinking" ? step.text : ""));
+  return texts.filter(Boolean).join("\n\n").trim();
+}
+
 /** A title from the first words the reader wrote. */
 export function titleFrom(text: string): string {
   const line = text.trim().split("\n", 1)[0] ?? "";
-  return line.length > 60 ? `${line.slice(0, 59).trimEnd()}…` : line || "New chat";
+  return line.length > 60 ? `${line.slice(0, 59).trimEnd()}…` : line;
 }

@@ -5,6 +5,8 @@ export interface ThinkingStep {
   text: string;
   /** Seconds spent so far; final once a later step exists or the turn has ended. */
   seconds: number;
+  /** Pieces that came so far, which is about as many tokens. */
+  pieces: number;
 }
 
 export interface TextStep {
@@ -34,6 +36,45 @@ export interface Usage {
   reasoning: number;
 }
 
+/** Seconds that a reply took: to its first piece, and from there to its last. */
+export interface Timing {
+  first: number;
+  writing: number;
+}
+
+/** Where a reply that the server finishes by itself can be picked up again. */
+export interface Resumable {
+  base: string;
+  id: string;
+  /** The number of the last event that is in the turn. */
+  sequence: number;
+  /** Unix milliseconds when that event came. */
+  at: number;
+}
+
+export interface Rating {
+  value: 1 | -1;
+  reason: string;
+}
+
+/** Text that goes along with a message. */
+export interface Attachment {
+  name: string;
+  kind: "text" | "table" | "pdf" | "paste";
+  text: string;
+  /** What it counts for; `exact` where the server has counted. */
+  tokens: number;
+  exact: boolean;
+  /** What the reader should know about it, such as pages without text. */
+  note: string;
+}
+
+/** What the reader is about to send. */
+export interface Draft {
+  text: string;
+  attachments: Attachment[];
+}
+
 export type Remedy = "retry" | "settings" | "options" | "new";
 
 /** Something that went wrong, in words for the reader, and what can be done about it. */
@@ -56,6 +97,7 @@ interface TurnBase {
 export interface UserTurn extends TurnBase {
   role: "user";
   text: string;
+  attachments?: Attachment[];
 }
 
 export type TurnStatus = "streaming" | "done" | "stopped" | "failed";
@@ -70,6 +112,15 @@ export interface AssistantTurn extends TurnBase {
   finishNote: string;
   usage: Usage | null;
   problem: Problem | null;
+  timing?: Timing | null;
+  resumable?: Resumable | null;
+  /** Unix milliseconds of the last sign of life from the tab that receives it. */
+  seen?: number;
+  rating?: Rating | null;
+  /** Whether the reader said that this version is the best one. */
+  preferred?: boolean;
+  /** Whether the reader wrote it, from a version of the model's. */
+  edited?: boolean;
   /** Grows with every change, so that a view can tell whether to draw again. */
   revision: number;
 }
@@ -89,6 +140,10 @@ export interface ChatOptions {
   thinkingBudget: number | null;
   /** A JSON list of OpenAI function tools, or "". */
   tools: string;
+  /** The server's tools that this chat does without. */
+  withoutTools: string[];
+  /** Whether the reader is asked before one of the server's tools runs. */
+  approve: boolean;
 }
 
 export interface Conversation {
@@ -108,7 +163,22 @@ export interface Summary {
   id: string;
   title: string;
   updated: number;
+  /** Words around what a search has found. */
+  snippet?: string;
 }
+
+/** A model as the server lists it; a server of another make says less. */
+export interface Model {
+  id: string;
+  contextLength: number | null;
+  /** Names of tools that the server runs itself. */
+  tools: string[];
+  /** Whether it is OpenQwQ, which finishes replies by itself. */
+  durable: boolean;
+  feedback: boolean;
+}
+
+export type LanguageName = "auto" | "en" | "zh";
 
 export type Theme = "auto" | "light" | "dark";
 
@@ -117,6 +187,7 @@ export interface Settings {
   key: string;
   model: string;
   theme: Theme;
+  language: LanguageName;
   /** The options a new conversation starts with: those last used. */
   options: ChatOptions;
 }

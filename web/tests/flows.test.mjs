@@ -368,7 +368,7 @@ describe("options and settings", () => {
     await page.getByLabel("Seed").fill("-3");
     assert.match(await page.locator("dialog").textContent(), /whole number at least 0/);
     await page.getByLabel("Seed").fill("7");
-    await page.getByRole("combobox", { name: "Thinking" }).selectOption("custom");
+    await page.locator("dialog").getByRole("combobox", { name: "Thinking" }).selectOption("custom");
     await page.getByLabel("Thinking tokens").fill("100");
     await visit.assertFits();
     await visit.assertAccessible();
@@ -391,7 +391,7 @@ describe("options and settings", () => {
     });
     await page.getByRole("button", { name: "Chat options" }).click();
     await page.getByRole("button", { name: "Reset all" }).click();
-    await page.getByRole("combobox", { name: "Thinking" }).selectOption("low");
+    await page.locator("dialog").getByRole("combobox", { name: "Thinking" }).selectOption("low");
     await page.keyboard.press("Escape");
     await visit.ask("plain third");
     const last = (await visit.requests()).at(-1);

@@ -8,6 +8,7 @@ import MarkdownIt, {
   type Token,
 } from "markdown-it";
 import cjkFriendly from "markdown-it-cjk-friendly";
+import { t } from "../language";
 import { modelWriting } from "./extensions";
 import { breakable } from "./words";
 
@@ -151,7 +152,7 @@ function imagesToLinks(state: StateCore): void {
       if (token.type === "link_close") inLink--;
       if (token.type !== "image") return [token];
       const text = new state.Token("text", "", 0);
-      text.content = token.content ? `Image: ${token.content}` : "Image";
+      text.content = token.content ? t.imageOf(token.content) : t.image;
       if (inLink) return [text];
       const open = new state.Token("link_open", "a", 1);
       open.attrs = [["href", token.attrGet("src") ?? ""]];

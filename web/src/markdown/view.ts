@@ -49,7 +49,8 @@ export class MarkdownView {
     }
   }
 
-  private reset(): void {
+  /** Forgets what is drawn, so that the next update draws all of it. */
+  reset(): void {
     this.root.replaceChildren();
     this.settled = 0;
     this.tail = [];

@@ -2,6 +2,8 @@
 
 import { useEffect, useRef, useState } from "preact/hooks";
 import type { Chat } from "../chat";
+import { codeRunner } from "../markdown/code";
+import { t } from "../language";
 import { shownPath } from "../tree";
 import type { AssistantTurn, Remedy } from "../types";
 import { Composer } from "./composer";
@@ -12,6 +14,7 @@ import { ProblemCard } from "./problem";
 import { useShortcuts } from "./shortcuts";
 import { Sidebar } from "./sidebar";
 import { Transcript } from "./transcript";
+import type { TurnFacts } from "./turns";
 
 export function App({ chat }: { chat: Chat }) {
   const phone = usePhone();
@@ -46,8 +49,16 @@ export function App({ chat }: { chat: Chat }) {
     document.documentElement.dataset["theme"] = settings.theme;
   }, [settings.theme]);
   useEffect(() => {
-    document.title = conversation.title === "New chat" ? "OpenQwQ" : conversation.title;
+    document.title = conversation.title || t.appTitle;
   }, [conversation.title]);
+  const runsPython = chat.model?.tools.includes("python") ?? false;
+  useEffect(() => {
+    // A style sheet shows the buttons that run code where a server can.
+    document.documentElement.toggleAttribute("data-python", runsPython);
+    const call = (code: string) =>
+      chat.called({ name: "python", arguments: JSON.stringify({ code }) });
+    codeRunner.run = runsPython ? call : null;
+  }, [runsPython]);
   useEffect(() => {
     if (!phone) focusComposer();
   }, []);
@@ -75,6 +86,7 @@ export function App({ chat }: { chat: Chat }) {
         onRename={(id, title) => void chat.rename(id, title)}
         onExport={exportJson}
         onRemove={setDialog}
+        onSearch={(query) => chat.search(query)}
       />
       {drawer && <div class="scrim" onClick={leaveDrawer} />}
       <main inert={phone && drawer}>
@@ -85,7 +97,7 @@ export function App({ chat }: { chat: Chat }) {
           onOpen={setDialog}
         />
         <Banners chat={chat} onRemedy={remedy} />
-        <Conversation chat={chat} area={area} onRemedy={remedy} />
+        <Conversation chat={chat} area={area} onRemedy={remedy} onOpen={setDialog} />
       </main>
       <Dialogs
         chat={chat}
@@ -105,9 +117,25 @@ interface ConversationProps {
   chat: Chat;
   area: { current: HTMLTextAreaElement | null };
   onRemedy: (kind: Remedy, turn?: AssistantTurn) => void;
+  onOpen: (dialog: OpenDialog) => void;
 }
 
-function Conversation({ chat, area, onRemedy }: ConversationProps) {
+/** Thinking tokens that OpenQwQ allows an effort; of other servers nothing is known. */
+const EFFORT_TOKENS: Record<string, number> = { low: 1024, medium: 8192 };
+
+function factsOf({ settings, model, conversation, feedbackNote }: Chat): TurnFacts {
+  const { thinkingBudget, effort } = conversation.options;
+  const known = model?.durable ? (EFFORT_TOKENS[effort] ?? null) : null;
+  return {
+    language: settings.language,
+    serverTools: model?.tools ?? [],
+    feedback: model?.feedback ?? false,
+    feedbackNote,
+    budget: thinkingBudget ?? known,
+  };
+}
+
+function Conversation({ chat, area, onRemedy, onOpen }: ConversationProps) {
   const [editing, setEditing] = useState<string | null>(null);
   const { conversation, run } = chat;
   const edit = (id: string | null) => {
@@ -121,22 +149,27 @@ function Conversation({ chat, area, onRemedy }: ConversationProps) {
         busy={run !== undefined}
         editing={editing}
         onEditing={edit}
-        onStarter={(text) => chat.send(text)}
+        onStarter={(text) => chat.send({ text, attachments: [] })}
+        facts={factsOf(chat)}
         actions={{
           edit: (id, text) => chat.edit(id, text),
+          editAnswer: (turn, text) => chat.editAnswer(turn, text),
           regenerate: (id) => chat.regenerate(id),
+          thinkMore: (turn) => chat.thinkMore(turn),
+          continueReply: (turn) => chat.continueReply(turn),
           showBranch: (id) => chat.showBranch(id),
           giveResult: (turn, step, result) => chat.giveResult(turn, step, result),
+          approve: (turn, step) => void chat.approve(turn, step),
+          refuse: (turn, step) => chat.giveResult(turn, step, t.refusedCall, true),
+          rate: (turn, value, reason) => chat.rate(turn, value, reason),
+          prefer: (turn) => chat.prefer(turn),
           remedy: onRemedy,
         }}
       />
       <Composer
+        chat={chat}
         area={area}
-        running={run !== undefined}
-        answerable={chat.answerable}
-        onSend={(text) => chat.send(text)}
-        onStop={() => chat.stop()}
-        onAnswerNow={() => void chat.answerNow()}
+        onOpen={onOpen}
         onEditLast={() => {
           const last = shownPath(conversation).findLast((turn) => turn.role === "user");
           if (last && !run) edit(last.id);
@@ -151,7 +184,12 @@ function Banners({ chat, onRemedy }: { chat: Chat; onRemedy: (kind: Remedy) => v
     <>
       {chat.storageFailed && (
         <p class="banner" role="status">
-          This browser does not keep your chats (private window or full disk).
+          {t.noStorage}
+        </p>
+      )}
+      {chat.gone && (
+        <p class="banner" role="status">
+          {t.conversationGone}
         </p>
       )}
       {chat.connection && (

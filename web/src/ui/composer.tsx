@@ -1,37 +1,43 @@
-/** Where the reader writes; while a reply is being written, where it is stopped. */
+/** Where the reader writes, attaches and sets the thinking; while a reply runs, where it stops. */
 
 import type { Ref } from "preact";
-import { useLayoutEffect, useState } from "preact/hooks";
-import { Icon } from "./icons";
+import { useLayoutEffect, useRef, useState } from "preact/hooks";
+import { attachFile, isLongPaste, pastedAttachment, RefusedFile } from "../attach";
+import { countTokens } from "../api";
+import type { Chat } from "../chat";
+import { t } from "../language";
+import type { Attachment, ChatOptions, Draft } from "../types";
+import type { OpenDialog } from "./dialogs";
+import { Icon, IconButton } from "./icons";
+import { StatusLine } from "./status";
+import { ToolsMenu } from "./toolsmenu";
 
 interface Props {
+  chat: Chat;
   area: { current: HTMLTextAreaElement | null };
-  running: boolean;
-  /** True while "answer now" would help: the model thinks and the server can be asked. */
-  answerable: boolean;
-  onSend: (text: string) => void;
-  onStop: () => void;
-  onAnswerNow: () => void;
   onEditLast: () => void;
+  onOpen: (dialog: OpenDialog) => void;
 }
 
 const TALLEST = 240;
 
-export function Composer(props: Props) {
-  const { area, running, answerable, onSend, onStop, onAnswerNow, onEditLast } = props;
-  const [text, setText] = useState("");
+export function Composer({ chat, area, onEditLast, onOpen }: Props) {
+  const { draft } = chat;
+  const running = chat.run !== undefined;
+  const { reading, refused, add } = useAttaching(chat);
+  const [over, setOver] = useState(false);
 
   useLayoutEffect(() => {
     const element = area.current;
     if (!element) return;
     element.style.height = "auto";
     element.style.height = `${Math.min(TALLEST, element.scrollHeight)}px`;
-  }, [text]);
+  }, [draft.text, chat.draftEdition]);
 
+  const sendable = draft.text.trim() !== "" || draft.attachments.length > 0;
   const submit = () => {
-    if (running || !text.trim()) return;
-    onSend(text);
-    setText("");
+    // The draft may be newer than this drawing.
+    if (!chat.run && !reading) chat.send(chat.draft);
   };
 
   const onKeyDown = (event: KeyboardEvent) => {
@@ -39,60 +45,244 @@ export function Composer(props: Props) {
       event.preventDefault();
       submit();
     }
-    if (event.key === "ArrowUp" && text === "") {
+    if (event.key === "ArrowUp" && chat.draft.text === "") {
       event.preventDefault();
       onEditLast();
     }
   };
 
+  const onPaste = (event: ClipboardEvent) => {
+    const files = [...(event.clipboardData?.files ?? [])];
+    const text = event.clipboardData?.getData("text/plain") ?? "";
+    if (text && isLongPaste(text)) {
+      event.preventDefault();
+      add([], [pastedAttachment(text)]);
+    } else if (!text && files.length) {
+      event.preventDefault();
+      add(files, [], t.clipboardImage);
+    }
+  };
+
   return (
     <form
-      class="composer"
-      aria-label="Message"
+      class={over ? "composer over" : "composer"}
+      aria-label={t.message}
       onSubmit={(event) => {
         event.preventDefault();
         submit();
       }}
+      onDragOver={(event) => {
+        if (!event.dataTransfer?.types.includes("Files")) return;
+        event.preventDefault();
+        setOver(true);
+      }}
+      onDragLeave={() => setOver(false)}
+      onDrop={(event) => {
+        event.preventDefault();
+        setOver(false);
+        add([...(event.dataTransfer?.files ?? [])]);
+      }}
     >
-      {running && answerable && (
-        <button type="button" class="answer-now" onClick={onAnswerNow}>
+      {running && chat.answerable && (
+        <button type="button" class="answer-now" onClick={() => void chat.answerNow()}>
           <Icon name="fast" />
-          Answer now
+          {t.answerNow}
         </button>
       )}
       <div class="composer-box">
+        <Attachments
+          attachments={draft.attachments}
+          onRemove={(place) => {
+            const attachments = draft.attachments.filter((_, other) => other !== place);
+            chat.setDraft({ ...draft, attachments });
+          }}
+        />
+        {reading && <p class="attaching">{t.reading(reading)}</p>}
+        {refused && (
+          <p class="refused" role="alert">
+            {refused}
+          </p>
+        )}
         <textarea
           ref={area as Ref<HTMLTextAreaElement>}
-          aria-label="Message"
-          placeholder="Ask anything"
+          aria-label={t.message}
+          placeholder={over ? t.dropHere : t.askAnything}
           rows={1}
           dir="auto"
-          value={text}
-          onInput={(event) => setText(event.currentTarget.value)}
+          value={draft.text}
+          onInput={(event) => chat.setDraft({ ...chat.draft, text: event.currentTarget.value })}
           onKeyDown={onKeyDown}
+          onPaste={onPaste}
         />
-        {running ? (
-          <button
-            type="button"
-            class="send stop"
-            aria-label="Stop"
-            title="Stop (Esc)"
-            onClick={onStop}
-          >
-            <Icon name="stop" />
-          </button>
-        ) : (
-          <button
-            type="submit"
-            class="send"
-            aria-label="Send"
-            title="Send (Enter)"
-            disabled={!text.trim()}
-          >
-            <Icon name="send" />
-          </button>
-        )}
+        <div class="composer-bar">
+          <AttachButton onFiles={(files) => add(files)} />
+          <ThinkingControl chat={chat} onOpen={onOpen} />
+          <ToolsMenu chat={chat} />
+          <span class="spacer" />
+          {running ? (
+            <button
+              type="button"
+              class="send stop"
+              aria-label={t.stop}
+              title={t.stopHint}
+              onClick={() => chat.stop()}
+            >
+              <Icon name="stop" />
+            </button>
+          ) : (
+            <button
+              type="submit"
+              class="send"
+              aria-label={t.send}
+              title={t.sendHint}
+              disabled={!sendable || reading !== ""}
+            >
+              <Icon name="send" />
+            </button>
+          )}
+        </div>
       </div>
+      <StatusLine chat={chat} onOpen={onOpen} />
     </form>
+  );
+}
+
+/** Reads files one after another into the draft; what is refused is said. */
+function useAttaching(chat: Chat) {
+  const [reading, setReading] = useState("");
+  const [refused, setRefused] = useState("");
+  const add = async (files: File[], ready: Attachment[] = [], unnamed = "") => {
+    setRefused("");
+    const made = [...ready];
+    for (const file of files) {
+      const known = unnamed ? new File([file], unnamed, { type: file.type }) : file;
+      setReading(known.name);
+      try {
+        made.push(await attachFile(known));
+      } catch (error) {
+        if (!(error instanceof RefusedFile)) throw error;
+        setRefused(error.message);
+      }
+    }
+    setReading("");
+    if (!made.length) return;
+    const { attachments } = chat.draft;
+    chat.setDraft({ ...chat.draft, attachments: [...attachments, ...made] });
+    await count(chat, made);
+  };
+  const start = (files: File[], ready: Attachment[] = [], unnamed = "") =>
+    void add(files, ready, unnamed);
+  return { reading, refused, add: start };
+}
+
+/** Has our server count the tokens; other servers have no route for it. */
+async function count(chat: Chat, made: Attachment[]): Promise<void> {
+  if (!chat.model?.durable) return;
+  for (const attachment of made) {
+    const tokens = await countTokens(chat.settings, attachment.text);
+    if (tokens !== null) Object.assign(attachment, { tokens, exact: true });
+  }
+  const draft: Draft = { ...chat.draft };
+  chat.setDraft(draft);
+}
+
+interface AttachmentsProps {
+  attachments: Attachment[];
+  onRemove?: (place: number) => void;
+}
+
+export function Attachments({ attachments, onRemove }: AttachmentsProps) {
+  if (!attachments.length) return null;
+  return (
+    <ul class="attachments">
+      {attachments.map((attachment, place) => (
+        <li>
+          <details>
+            <summary>
+              <Icon name="file" />
+              <span class="attachment-name" dir="auto">
+                {attachment.name}
+              </span>
+              <span class="attachment-note">
+                {[attachment.note, t.attachmentTokens(attachment.tokens, attachment.exact)]
+                  .filter(Boolean)
+                  .join(" · ")}
+              </span>
+            </summary>
+            <pre tabIndex={0} role="region" aria-label={attachment.name}>
+              {attachment.text.slice(0, 4000)}
+            </pre>
+          </details>
+          {onRemove && (
+            <IconButton
+              name="close"
+              label={t.removeAttachment(attachment.name)}
+              onClick={() => onRemove(place)}
+            />
+          )}
+        </li>
+      ))}
+    </ul>
+  );
+}
+
+function AttachButton({ onFiles }: { onFiles: (files: File[]) => void }) {
+  const input = useRef<HTMLInputElement>(null);
+  return (
+    <>
+      <IconButton name="clip" label={t.attach} onClick={() => input.current?.click()} />
+      <input
+        ref={input}
+        type="file"
+        multiple
+        hidden
+        aria-label={t.attach}
+        onChange={(event) => {
+          onFiles([...(event.currentTarget.files ?? [])]);
+          event.currentTarget.value = "";
+        }}
+      />
+    </>
+  );
+}
+
+interface ThinkingProps {
+  chat: Chat;
+  onOpen: (dialog: OpenDialog) => void;
+}
+
+/** How much the next replies may think. */
+function ThinkingControl({ chat, onOpen }: ThinkingProps) {
+  const { options } = chat.conversation;
+  const custom = options.thinkingBudget !== null;
+  const names = Object.keys(t.efforts) as (keyof typeof t.efforts)[];
+  const value = custom ? "custom" : options.effort;
+  return (
+    <label class="thinking-control">
+      <Icon name="bulb" />
+      <span class="visually-hidden">{t.thinking}</span>
+      <select
+        aria-label={t.thinking}
+        value={value}
+        onChange={(event) => {
+          const chosen = event.currentTarget.value as keyof typeof t.efforts;
+          if (chosen === "custom") {
+            chat.setOptions({ thinkingBudget: options.thinkingBudget ?? 4096, effort: "" });
+            onOpen("options");
+          } else {
+            const effort: ChatOptions["effort"] = chosen;
+            chat.setOptions({ effort, thinkingBudget: null });
+          }
+        }}
+      >
+        {names.map((name) => (
+          <option value={name}>
+            {name === "custom" && custom
+              ? `${t.budget}: ${t.number(options.thinkingBudget ?? 0)}`
+              : t.efforts[name]}
+          </option>
+        ))}
+      </select>
+    </label>
   );
 }

@@ -2,6 +2,7 @@
 
 import type { ComponentChildren } from "preact";
 import { useLayoutEffect, useRef } from "preact/hooks";
+import { t } from "../language";
 import { useUniqueId } from "./hooks";
 import { IconButton } from "./icons";
 
@@ -25,14 +26,14 @@ export function Dialog({ title, onClose, children, ...rest }: Props) {
       aria-labelledby={heading}
       onClose={onClose}
       onClick={(event) => {
-        // Beside the dialog: on its backdrop.
+        // Outside the dialog, on its backdrop.
         if (event.target === element.current) element.current?.close();
       }}
     >
       <div class="dialog-inner">
         <header class="dialog-head">
           <h2 id={heading}>{title}</h2>
-          <IconButton name="close" label="Close" onClick={() => element.current?.close()} />
+          <IconButton name="close" label={t.close} onClick={() => element.current?.close()} />
         </header>
         {children}
       </div>

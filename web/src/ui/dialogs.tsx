@@ -39,6 +39,7 @@ export function Dialogs({ chat, open, onClose, onExportAll }: Props) {
         onChange={(change) => chat.saveSettings(change)}
         onRefresh={() => void chat.refreshModels()}
         onExportAll={onExportAll}
+        onImport={(text) => chat.importFile(text)}
         onRemoveAll={() => void chat.removeAll()}
         onClose={onClose}
       />

@@ -2,6 +2,7 @@
 
 import type { ComponentChildren } from "preact";
 import { useState } from "preact/hooks";
+import { t } from "../language";
 import { useUniqueId } from "./hooks";
 
 interface FieldProps {
@@ -38,8 +39,8 @@ interface NumberProps {
 /** A number, or nothing for the server's default; what is out of range is not taken. */
 export function NumberField({ label, hint, value, min, max, whole, onChange }: NumberProps) {
   const [text, setText] = useState(value === null ? "" : String(value));
-  const range = max === undefined ? `at least ${min}` : `from ${min} to ${max}`;
-  const rule = `Enter a ${whole ? "whole " : ""}number ${range}, or leave it empty.`;
+  const range = max === undefined ? t.rangeAtLeast(min) : t.rangeFrom(min, max);
+  const rule = t.numberRule(whole === true, range);
   const read = (given: string) => {
     const number = Number(given);
     const fits = number >= min && number <= (max ?? Infinity);
@@ -54,7 +55,7 @@ export function NumberField({ label, hint, value, min, max, whole, onChange }: N
           {...attributes}
           inputMode={whole ? "numeric" : "decimal"}
           autocomplete="off"
-          placeholder="Default"
+          placeholder={t.defaultWord}
           aria-invalid={bad}
           value={text}
           onInput={(event) => {

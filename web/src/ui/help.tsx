@@ -1,29 +1,30 @@
 /** The keyboard shortcuts, and the question before something is deleted. */
 
+import { t } from "../language";
 import type { Summary } from "../types";
 import { Dialog } from "./dialog";
 
-const SHORTCUTS: [string[], string][] = [
-  [["Enter"], "Send"],
-  [["Shift", "Enter"], "New line"],
-  [["Esc"], "Stop the reply, or close a dialog"],
-  [["↑"], "Edit your last message, from an empty field"],
-  [["Shift", "Esc"], "Go to the message field"],
-  [["Ctrl", "Shift", "O"], "New chat"],
-  [["Ctrl", "Shift", "H"], "Show or hide the conversations"],
-  [["Ctrl", ","], "Settings"],
-  [["Ctrl", "."], "Chat options"],
-  [["?"], "This list"],
+const SHORTCUTS: [string[], keyof typeof t.shortcutList][] = [
+  [["Enter"], "send"],
+  [["Shift", "Enter"], "newLine"],
+  [["Esc"], "stop"],
+  [["↑"], "edit"],
+  [["Shift", "Esc"], "field"],
+  [["Ctrl", "Shift", "O"], "newChat"],
+  [["Ctrl", "Shift", "H"], "list"],
+  [["Ctrl", ","], "settings"],
+  [["Ctrl", "."], "options"],
+  [["?"], "help"],
 ];
 
 export function HelpDialog({ onClose }: { onClose: () => void }) {
   const mac = navigator.userAgent.includes("Mac");
   return (
-    <Dialog title="Keyboard shortcuts" onClose={onClose} class="narrow">
+    <Dialog title={t.shortcuts} onClose={onClose} class="narrow">
       <dl class="shortcuts">
         {SHORTCUTS.map(([keys, what]) => (
           <div>
-            <dt>{what}</dt>
+            <dt>{t.shortcutList[what]}</dt>
             <dd>
               {keys.map((key) => (
                 <kbd>{mac && key === "Ctrl" ? "⌘" : key}</kbd>
@@ -44,17 +45,17 @@ interface DeleteProps {
 
 export function DeleteDialog({ summary, onClose, onDelete }: DeleteProps) {
   return (
-    <Dialog title="Delete this chat?" onClose={onClose} class="narrow">
+    <Dialog title={t.deleteTitle} onClose={onClose} class="narrow">
       <p class="delete-title" dir="auto">
-        {summary.title}
+        {summary.title || t.newChat}
       </p>
-      <p class="hint">It is only in this browser, and it cannot be brought back.</p>
+      <p class="hint">{t.deleteHint}</p>
       <div class="dialog-actions">
         <button type="button" class="button" onClick={onClose}>
-          Keep
+          {t.keep}
         </button>
         <button type="button" class="button danger" onClick={onDelete}>
-          Delete
+          {t.delete}
         </button>
       </div>
     </Dialog>

@@ -23,6 +23,15 @@ const PATHS = {
   auto: "M4 5h16v11H4zM9 20h6M12 16v4",
   warning: "M12 4l9 16H3zM12 10v4M12 17v.5",
   help: "M9 9a3 3 0 1 1 4.500 2.600c-1 .6-1.500 1.200-1.500 2.400M12 17.500v.5",
+  clip: "M20 11l-8.500 8.500a5 5 0 0 1-7-7L13 4a3.500 3.500 0 0 1 5 5l-8.500 8.500a2 2 0 0 1-3-3L14 7",
+  file: "M6 3h8l4 4v14H6zM14 3v4h4",
+  search: "M11 5a6 6 0 1 0 0 12 6 6 0 0 0 0-12zM16 16l4 4",
+  thumbUp:
+    "M7 11v9H4v-9zM7 11l4-8a2.500 2.500 0 0 1 2.500 2.500V9H19a1.800 1.800 0 0 1 1.800 2.200l-1.500 7A2 2 0 0 1 17.300 20H7",
+  thumbDown:
+    "M17 13V4h3v9zM17 13l-4 8a2.500 2.500 0 0 1-2.500-2.500V15H5a1.800 1.800 0 0 1-1.800-2.200l1.500-7A2 2 0 0 1 6.700 4H17",
+  star: "M12 4l2.500 5.200 5.500.8-4 4 1 5.600-5-2.700-5 2.700 1-5.600-4-4 5.500-.8z",
+  more: "M12 5v5l3 2M4 12a8 8 0 1 0 3-6.200M4 4v4h4",
   fast: "M5 6l7 6-7 6zM13 6l7 6-7 6z",
 } as const;
 
@@ -43,10 +52,12 @@ interface IconButtonProps {
   class?: string;
   disabled?: boolean;
   expanded?: boolean;
+  pressed?: boolean;
 }
 
 /** A button that shows an icon and says what it does. */
-export function IconButton({ name, label, onClick, disabled, expanded, ...rest }: IconButtonProps) {
+export function IconButton({ name, label, onClick, ...rest }: IconButtonProps) {
+  const { disabled, expanded, pressed } = rest;
   return (
     <button
       type="button"
@@ -55,6 +66,7 @@ export function IconButton({ name, label, onClick, disabled, expanded, ...rest }
       title={label}
       disabled={disabled}
       aria-expanded={expanded}
+      aria-pressed={pressed}
       onClick={onClick}
     >
       <Icon name={name} />

@@ -6,6 +6,8 @@ import { MarkdownView } from "../markdown/view";
 interface Props {
   text: string;
   done: boolean;
+  /** A change draws everything again, as its buttons have words. */
+  language?: string;
 }
 
 /** After a drawing that took t, the next waits this many t: at most a fifth of the time is ours. */
@@ -22,7 +24,8 @@ export class Markdown extends Component<Props> {
     this.draw();
   }
 
-  override componentDidUpdate(): void {
+  override componentDidUpdate(before: Props): void {
+    if (before.language !== this.props.language) this.view?.reset();
     if (this.props.done || performance.now() >= this.readyAt) this.draw();
     else if (!this.timer) {
       const wait = this.readyAt - performance.now();
@@ -44,7 +47,8 @@ export class Markdown extends Component<Props> {
   }
 
   override shouldComponentUpdate(next: Props): boolean {
-    return next.text !== this.props.text || next.done !== this.props.done;
+    const { text, done, language } = this.props;
+    return next.text !== text || next.done !== done || next.language !== language;
   }
 
   render() {

@@ -1,6 +1,7 @@
 /** What is sent along with the messages of this chat: system prompt, sampling, thinking, tools. */
 
 import { useState } from "preact/hooks";
+import { t } from "../language";
 import type { ChatOptions } from "../types";
 import { Dialog } from "./dialog";
 import { Field, NumberField } from "./fields";
@@ -13,19 +14,19 @@ interface Props {
 }
 
 export function OptionsDialog({ options, onChange, onReset, onClose }: Props) {
-  // A reset draws the fields anew, since they keep the text that is being typed.
+  // A reset makes new fields, since fields keep the text that is being typed.
   const [edition, setEdition] = useState(0);
   return (
-    <Dialog title="Chat options" onClose={onClose}>
+    <Dialog title={t.options} onClose={onClose}>
       <div class="fields" key={edition}>
-        <p class="hint">For this chat, and for the ones you start after it.</p>
-        <Field label="System prompt">
+        <p class="hint">{t.optionsHint}</p>
+        <Field label={t.systemPrompt}>
           {(attributes) => (
             <textarea
               {...attributes}
               rows={3}
               dir="auto"
-              placeholder="None"
+              placeholder={t.none}
               value={options.system}
               onInput={(event) => onChange({ system: event.currentTarget.value })}
             />
@@ -43,7 +44,7 @@ export function OptionsDialog({ options, onChange, onReset, onClose }: Props) {
               setEdition(edition + 1);
             }}
           >
-            Reset all
+            {t.resetAll}
           </button>
         </div>
       </div>
@@ -57,7 +58,7 @@ function ThinkingFields({ options, onChange }: FieldsProps) {
   const [custom, setCustom] = useState(options.thinkingBudget !== null);
   return (
     <div class="field-row">
-      <Field label="Thinking" hint="How long it may think.">
+      <Field label={t.thinking} hint={t.thinkingHint}>
         {(attributes) => (
           <select
             {...attributes}
@@ -69,19 +70,19 @@ function ThinkingFields({ options, onChange }: FieldsProps) {
               else onChange({ effort: value as ChatOptions["effort"], thinkingBudget: null });
             }}
           >
-            <option value="">Default</option>
-            <option value="none">None</option>
-            <option value="low">Low</option>
-            <option value="medium">Medium</option>
-            <option value="high">High</option>
-            <option value="custom">Budget</option>
+            <option value="">{t.defaultWord}</option>
+            <option value="none">{t.none}</option>
+            <option value="low">{t.effortLow}</option>
+            <option value="medium">{t.effortMedium}</option>
+            <option value="high">{t.effortHigh}</option>
+            <option value="custom">{t.budget}</option>
           </select>
         )}
       </Field>
       {custom && (
         <NumberField
-          label="Thinking tokens"
-          hint="Then it must answer."
+          label={t.thinkingTokens}
+          hint={t.thinkingTokensHint}
           value={options.thinkingBudget}
           min={0}
           whole
@@ -97,24 +98,24 @@ function SamplingFields({ options, onChange }: FieldsProps) {
     <>
       <div class="field-row">
         <NumberField
-          label="Temperature"
-          hint="Lower is steadier."
+          label={t.temperature}
+          hint={t.temperatureHint}
           value={options.temperature}
           min={0}
           max={2}
           onChange={(temperature) => onChange({ temperature })}
         />
         <NumberField
-          label="Top-p"
-          hint="Likeliest share kept."
+          label={t.topP}
+          hint={t.topPHint}
           value={options.topP}
           min={0.01}
           max={1}
           onChange={(topP) => onChange({ topP })}
         />
         <NumberField
-          label="Top-k"
-          hint="Likeliest tokens kept."
+          label={t.topK}
+          hint={t.topKHint}
           value={options.topK}
           min={0}
           whole
@@ -123,16 +124,16 @@ function SamplingFields({ options, onChange }: FieldsProps) {
       </div>
       <div class="field-row">
         <NumberField
-          label="Max tokens"
-          hint="Thinking included."
+          label={t.maxTokens}
+          hint={t.maxTokensHint}
           value={options.maxTokens}
           min={1}
           whole
           onChange={(maxTokens) => onChange({ maxTokens })}
         />
         <NumberField
-          label="Seed"
-          hint="Same seed, same reply."
+          label={t.seed}
+          hint={t.seedHint}
           value={options.seed}
           min={0}
           whole
@@ -154,11 +155,11 @@ function ToolsField({ tools, onChange }: ToolsProps) {
   const valid = isToolList(text);
   return (
     <details class="tools-field" open={tools !== ""}>
-      <summary>Tools you play yourself</summary>
+      <summary>{t.ownTools}</summary>
       <Field
-        label="Tools (JSON)"
-        hint="A list of OpenAI function tools. The model calls, you give the results."
-        error={valid ? undefined : 'Not a list of tools: [{"type": "function", "function": {…}}]'}
+        label={t.ownToolsLabel}
+        hint={t.ownToolsHint}
+        error={valid ? undefined : t.ownToolsBad}
       >
         {(attributes) => (
           <textarea

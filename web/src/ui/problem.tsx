@@ -1,15 +1,16 @@
 /** What went wrong and the buttons that help. */
 
 import { useEffect, useState } from "preact/hooks";
+import { t } from "../language";
 import type { Problem, Remedy } from "../types";
 import { Icon } from "./icons";
 
-const LABELS: Record<Remedy, string> = {
-  retry: "Try again",
-  settings: "Open settings",
-  options: "Chat options",
-  new: "New chat",
-};
+const labels = (): Record<Remedy, string> => ({
+  retry: t.tryAgain,
+  settings: t.openSettings,
+  options: t.options,
+  new: t.newChat,
+});
 
 interface Props {
   problem: Problem;
@@ -19,7 +20,7 @@ interface Props {
 export function ProblemCard({ problem, onRemedy }: Props) {
   const wait = useCountdown(problem.retryAt);
   return (
-    <section class="problem" aria-label="Problem">
+    <section class="problem" aria-label={t.problem}>
       <Icon name="warning" />
       <div>
         <p class="problem-title">{problem.title}</p>
@@ -33,7 +34,7 @@ export function ProblemCard({ problem, onRemedy }: Props) {
               disabled={remedy === "retry" && wait > 0}
               onClick={() => onRemedy(remedy)}
             >
-              {remedy === "retry" && wait > 0 ? `Try again in ${wait} s` : LABELS[remedy]}
+              {remedy === "retry" && wait > 0 ? t.tryAgainIn(wait) : labels()[remedy]}
             </button>
           ))}
         </div>

@@ -1,18 +1,21 @@
 /** Where the model is, how the page looks, and the reader's data. */
 
-import { useState } from "preact/hooks";
-import type { Problem, Settings, Theme } from "../types";
+import { useRef, useState } from "preact/hooks";
+import type { Imported } from "../import";
+import { t } from "../language";
+import type { LanguageName, Model, Problem, Settings, Theme } from "../types";
 import { Dialog } from "./dialog";
 import { Field } from "./fields";
 
 interface Props {
   settings: Settings;
-  models: string[];
+  models: Model[];
   connection: Problem | null;
   conversations: number;
   onChange: (change: Partial<Settings>) => void;
   onRefresh: () => void;
   onExportAll: () => void;
+  onImport: (text: string) => Promise<Imported | null>;
   onRemoveAll: () => void;
   onClose: () => void;
 }
@@ -20,19 +23,38 @@ interface Props {
 export function SettingsDialog(props: Props) {
   const { settings, onChange, onClose } = props;
   return (
-    <Dialog title="Settings" onClose={onClose}>
+    <Dialog title={t.settings} onClose={onClose}>
       <div class="fields">
         <Connection {...props} />
-        <Field label="Appearance">
+        <Field label={t.appearance}>
           {(attributes) => (
             <select
               {...attributes}
               value={settings.theme}
               onChange={(event) => onChange({ theme: event.currentTarget.value as Theme })}
             >
-              <option value="auto">As the system</option>
-              <option value="light">Light</option>
-              <option value="dark">Dark</option>
+              <option value="auto">{t.asSystem}</option>
+              <option value="light">{t.light}</option>
+              <option value="dark">{t.dark}</option>
+            </select>
+          )}
+        </Field>
+        <Field label={t.language}>
+          {(attributes) => (
+            <select
+              {...attributes}
+              value={settings.language}
+              onChange={(event) =>
+                onChange({ language: event.currentTarget.value as LanguageName })
+              }
+            >
+              <option value="auto">{t.asSystem}</option>
+              <option value="en" lang="en">
+                English
+              </option>
+              <option value="zh" lang="zh">
+                中文
+              </option>
             </select>
           )}
         </Field>
@@ -56,11 +78,7 @@ function Connection({ settings, models, connection, onChange, onRefresh }: Props
         else onChange({ base: base.trim(), key: key.trim() });
       }}
     >
-      <Field
-        label="Server"
-        hint="Any OpenAI-compatible address. Empty: the server of this page."
-        error={bad ? "An address begins with http:// or https://." : undefined}
-      >
+      <Field label={t.server} hint={t.serverHint} error={bad ? t.serverBad : undefined}>
         {(attributes) => (
           <input
             {...attributes}
@@ -74,7 +92,7 @@ function Connection({ settings, models, connection, onChange, onRefresh }: Props
           />
         )}
       </Field>
-      <Field label="API key" hint="Kept in this browser and sent to this server only.">
+      <Field label={t.apiKey} hint={t.apiKeyHint}>
         {(attributes) => (
           <input
             {...attributes}
@@ -87,17 +105,17 @@ function Connection({ settings, models, connection, onChange, onRefresh }: Props
       </Field>
       <div class="connection">
         <button type="submit" class="button primary" disabled={bad}>
-          Connect
+          {t.connect}
         </button>
         <p role="status" class={connection ? "field-error" : "field-hint"}>
           {connection
             ? `${connection.title}. ${connection.advice}`
             : models.length > 0
-              ? `Connected: ${models.length} model${models.length === 1 ? "" : "s"}.`
-              : "No model yet."}
+              ? t.connected(models.length)
+              : t.noModelYet}
         </p>
       </div>
-      <Field label="Model">
+      <Field label={t.model}>
         {(attributes) =>
           models.length > 0 ? (
             <select
@@ -105,8 +123,8 @@ function Connection({ settings, models, connection, onChange, onRefresh }: Props
               value={settings.model}
               onChange={(event) => onChange({ model: event.currentTarget.value })}
             >
-              {models.map((model) => (
-                <option value={model}>{model}</option>
+              {models.map(({ id }) => (
+                <option value={id}>{id}</option>
               ))}
             </select>
           ) : (
@@ -114,7 +132,7 @@ function Connection({ settings, models, connection, onChange, onRefresh }: Props
               {...attributes}
               autocomplete="off"
               spellcheck={false}
-              placeholder="Name of the model"
+              placeholder={t.nameOfModel}
               value={settings.model}
               onInput={(event) => onChange({ model: event.currentTarget.value })}
             />
@@ -125,17 +143,17 @@ function Connection({ settings, models, connection, onChange, onRefresh }: Props
   );
 }
 
-function YourData({ conversations, onExportAll, onRemoveAll }: Props) {
+function YourData({ conversations, models, onExportAll, onImport, onRemoveAll }: Props) {
   const [sure, setSure] = useState(false);
   return (
-    <section class="your-data" aria-label="Your data">
-      <h3>Your data</h3>
-      <p class="hint">
-        {conversations} {conversations === 1 ? "chat" : "chats"} in this browser, nowhere else.
-      </p>
+    <section class="your-data" aria-label={t.yourData}>
+      <h3>{t.yourData}</h3>
+      <p class="hint">{t.chatsHere(conversations)}</p>
+      {models.some(({ feedback }) => feedback) && <p class="hint">{t.keepsRatings}</p>}
       <div class="dialog-actions">
+        <ImportButton onImport={onImport} />
         <button type="button" class="button" disabled={!conversations} onClick={onExportAll}>
-          Export all
+          {t.exportAll}
         </button>
         <button
           type="button"
@@ -146,9 +164,40 @@ function YourData({ conversations, onExportAll, onRemoveAll }: Props) {
             setSure(!sure);
           }}
         >
-          {sure ? "Really delete all?" : "Delete all"}
+          {sure ? t.reallyDeleteAll : t.deleteAll}
         </button>
       </div>
     </section>
+  );
+}
+
+function ImportButton({ onImport }: Pick<Props, "onImport">) {
+  const input = useRef<HTMLInputElement>(null);
+  const [told, setTold] = useState("");
+  const read = async (file: File) => {
+    const imported = await onImport(await file.text());
+    setTold(imported ? t.imported(imported.conversations.length, imported.skipped) : t.importBad);
+  };
+  return (
+    <>
+      <p class="hint import-note" role="status">
+        {told || t.importHint}
+      </p>
+      <button type="button" class="button" onClick={() => input.current?.click()}>
+        {t.importChats}
+      </button>
+      <input
+        ref={input}
+        type="file"
+        hidden
+        accept=".json,application/json"
+        aria-label={t.importChats}
+        onChange={(event) => {
+          const file = event.currentTarget.files?.[0];
+          if (file) void read(file);
+          event.currentTarget.value = "";
+        }}
+      />
+    </>
   );
 }

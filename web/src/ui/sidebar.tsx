@@ -1,6 +1,7 @@
 /** The list of conversations: open, search, rename, export, delete. */
 
 import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
+import { t } from "../language";
 import type { Summary } from "../types";
 import { Icon, IconButton } from "./icons";
 
@@ -17,9 +18,30 @@ interface Props {
   onRename: (id: string, title: string) => void;
   onExport: (id: string) => void;
   onRemove: (summary: Summary) => void;
+  onSearch: (query: string) => Promise<Summary[] | undefined>;
 }
 
-const SEARCH_FROM = 8;
+const SEARCH_DELAY = 150;
+
+/** What a search has found, null while it goes on; every conversation where none is asked for. */
+function useSearch(query: string, all: Summary[], search: Props["onSearch"]): Summary[] | null {
+  const [found, setFound] = useState<Summary[] | null>(null);
+  useEffect(() => {
+    let current = true;
+    setFound(null);
+    if (!query.trim()) return;
+    const timer = setTimeout(() => {
+      void search(query).then((result) => {
+        if (current) setFound(result ?? []);
+      });
+    }, SEARCH_DELAY);
+    return () => {
+      current = false;
+      clearTimeout(timer);
+    };
+  }, [query, all]);
+  return query.trim() ? found : all;
+}
 
 export function Sidebar(props: Props) {
   const { summaries, current, open, modal, onClose, onNew } = props;
@@ -29,9 +51,9 @@ export function Sidebar(props: Props) {
   }, [open, modal]);
   const [query, setQuery] = useState("");
   const [renaming, setRenaming] = useState<string | null>(null);
-  const found = summaries.filter(({ title }) => title.toLowerCase().includes(query.toLowerCase()));
+  const found = useSearch(query, summaries, props.onSearch);
   return (
-    <nav id="sidebar" class={open ? "open" : ""} aria-label="Conversations">
+    <nav id="sidebar" class={open ? "open" : ""} aria-label={t.conversations}>
       <div class="sidebar-head">
         <span class="brand">
           <img src="icon.svg" alt="" />
@@ -39,27 +61,27 @@ export function Sidebar(props: Props) {
         </span>
         <IconButton
           name="close"
-          label="Close conversations"
+          label={t.closeConversations}
           class="drawer-only"
           onClick={onClose}
         />
       </div>
       <button type="button" class="new-chat" ref={newChat} onClick={onNew}>
         <Icon name="plus" />
-        New chat
+        {t.newChat}
       </button>
-      {summaries.length >= SEARCH_FROM && (
+      {summaries.length > 0 && (
         <input
           type="search"
           class="search"
-          placeholder="Search titles"
-          aria-label="Search conversations by title"
+          placeholder={t.search}
+          aria-label={t.searchLabel}
           value={query}
           onInput={(event) => setQuery(event.currentTarget.value)}
         />
       )}
       <div class="conversations">
-        {byAge(found).map(([label, group]) => (
+        {byAge(found ?? []).map(([label, group]) => (
           <section aria-label={label}>
             <h2>{label}</h2>
             <ul>
@@ -81,8 +103,9 @@ export function Sidebar(props: Props) {
             </ul>
           </section>
         ))}
-        {summaries.length === 0 && <p class="hint">Your chats stay in this browser.</p>}
-        {summaries.length > 0 && found.length === 0 && <p class="hint">No title matches.</p>}
+        {summaries.length === 0 && <p class="hint">{t.staysHere}</p>}
+        {found === null && <p class="hint">{t.searching}</p>}
+        {summaries.length > 0 && found?.length === 0 && <p class="hint">{t.nothingFound}</p>}
       </div>
     </nav>
   );
@@ -94,7 +117,8 @@ interface EntryProps extends Omit<Props, "onRename"> {
 }
 
 function Entry({ summary, current, onOpen, onRename, onExport, onRemove }: EntryProps) {
-  const { id, title } = summary;
+  const { id, snippet } = summary;
+  const title = summary.title || t.newChat;
   return (
     <>
       <button
@@ -105,11 +129,16 @@ function Entry({ summary, current, onOpen, onRename, onExport, onRemove }: Entry
         onClick={() => onOpen(id)}
       >
         <span dir="auto">{title}</span>
+        {snippet && (
+          <span class="snippet" dir="auto">
+            {snippet}
+          </span>
+        )}
       </button>
       <div class="conversation-actions">
-        <IconButton name="edit" label={`Rename ${title}`} onClick={onRename} />
-        <IconButton name="save" label={`Export ${title}`} onClick={() => onExport(id)} />
-        <IconButton name="trash" label={`Delete ${title}`} onClick={() => onRemove(summary)} />
+        <IconButton name="edit" label={t.rename(title)} onClick={onRename} />
+        <IconButton name="save" label={t.exportOne(title)} onClick={() => onExport(id)} />
+        <IconButton name="trash" label={t.deleteOne(title)} onClick={() => onRemove(summary)} />
       </div>
     </>
   );
@@ -127,7 +156,7 @@ function RenameField({ title, onDone }: RenameProps) {
     <input
       ref={field}
       class="rename"
-      aria-label="New title"
+      aria-label={t.newTitle}
       maxLength={200}
       defaultValue={title}
       onBlur={(event) => onDone(event.currentTarget.value)}
@@ -146,10 +175,10 @@ function byAge(summaries: Summary[]): [string, Summary[]][] {
   const today = new Date().setHours(0, 0, 0, 0);
   const day = 24 * 3600 * 1000;
   const ages: [string, number][] = [
-    ["Today", today],
-    ["Yesterday", today - day],
-    ["Last 7 days", today - 7 * day],
-    ["Older", -Infinity],
+    [t.today, today],
+    [t.yesterday, today - day],
+    [t.lastWeek, today - 7 * day],
+    [t.older, -Infinity],
   ];
   const label = (time: number) => ages.find(([, from]) => time >= from)?.[0];
   return ages

@@ -2,6 +2,7 @@
 
 import { useState } from "preact/hooks";
 import { useUniqueId } from "./hooks";
+import { t } from "../language";
 import type { ToolStep } from "../types";
 import { Icon } from "./icons";
 
@@ -11,15 +12,19 @@ interface Props {
   step: ToolStep;
   /** True while the reply that holds it is being written. */
   running: boolean;
+  /** Whether it is a tool of the server's, which waits for the reader's word. */
+  runnable: boolean;
   onResult: (result: string) => void;
+  onApprove: () => void;
+  onRefuse: () => void;
 }
 
-export function ToolCard({ step, running, onResult }: Props) {
+export function ToolCard({ step, running, runnable, onResult, onApprove, onRefuse }: Props) {
   const waiting = step.result === null && !running;
   const [chosen, choose] = useState<boolean | null>(null);
   const open = chosen ?? (waiting && step.ranBy === "reader");
   return (
-    <section class={`tool ${step.failed ? "failed" : ""}`} aria-label={`Tool ${step.name}`}>
+    <section class={`tool ${step.failed ? "failed" : ""}`} aria-label={t.tool(step.name)}>
       <button type="button" class="tool-head" aria-expanded={open} onClick={() => choose(!open)}>
         <Icon name="tool" />
         <span class="tool-name">{step.name || "tool"}</span>
@@ -32,10 +37,16 @@ export function ToolCard({ step, running, onResult }: Props) {
             <Part title={name} text={text} />
           ))}
           {step.result !== null && (
-            <Part title={step.failed ? "Error" : "Result"} text={pretty(step.result) || "empty"} />
+            <Part
+              title={step.failed ? t.error : t.result}
+              text={pretty(step.result) || t.emptyResult}
+            />
           )}
-          {waiting && step.ranBy === "reader" && (
+          {waiting && step.ranBy === "reader" && !runnable && (
             <ResultForm name={step.name} onResult={onResult} />
+          )}
+          {waiting && step.ranBy === "reader" && runnable && (
+            <Approval name={step.name} onApprove={onApprove} onRefuse={onRefuse} />
           )}
         </div>
       )}
@@ -45,10 +56,10 @@ export function ToolCard({ step, running, onResult }: Props) {
 
 function stateOf(step: ToolStep, running: boolean): string {
   const took = (step.seconds ?? 0) < 0.05 ? "" : ` · ${step.seconds?.toFixed(1)} s`;
-  if (step.failed) return `failed${took}`;
-  if (step.result !== null) return `done${took}`;
-  if (step.ranBy === "server") return running ? "running…" : "not finished";
-  return running ? "calling…" : "waits for you";
+  if (step.failed) return t.toolFailed + took;
+  if (step.result !== null) return t.toolDone + took;
+  if (step.ranBy === "server") return running ? t.toolRunning : t.toolUnfinished;
+  return running ? t.toolCalling : t.toolWaits;
 }
 
 function Part({ title, text }: { title: string; text: string }) {
@@ -62,12 +73,34 @@ function Part({ title, text }: { title: string; text: string }) {
   );
 }
 
+interface ApprovalProps {
+  name: string;
+  onApprove: () => void;
+  onRefuse: () => void;
+}
+
+function Approval({ name, onApprove, onRefuse }: ApprovalProps) {
+  return (
+    <div class="tool-form">
+      <p>{t.mayRun(name)}</p>
+      <div class="tool-choice">
+        <button type="button" class="button primary" onClick={onApprove}>
+          {t.run}
+        </button>
+        <button type="button" class="button" onClick={onRefuse}>
+          {t.refuse}
+        </button>
+      </div>
+    </div>
+  );
+}
+
 function ResultForm({ name, onResult }: { name: string; onResult: (result: string) => void }) {
   const id = useUniqueId();
   const [text, setText] = useState("");
   return (
     <div class="tool-form">
-      <label for={id}>The model asks for {name}. What is its result?</label>
+      <label for={id}>{t.whatIsResult(name)}</label>
       <textarea
         id={id}
         rows={2}
@@ -75,7 +108,7 @@ function ResultForm({ name, onResult }: { name: string; onResult: (result: strin
         onInput={(event) => setText(event.currentTarget.value)}
       />
       <button type="button" class="button primary" onClick={() => onResult(text)}>
-        Send result
+        {t.sendResult}
       </button>
     </div>
   );
@@ -94,7 +127,7 @@ function argumentParts(json: string): [string, string][] {
   } catch {
     // still being written, or not JSON
   }
-  return [["Arguments", shortened(json)]];
+  return [[t.arguments, shortened(json)]];
 }
 
 /** JSON spread over lines; anything else as it is. */
@@ -109,5 +142,5 @@ function pretty(text: string): string {
 
 function shortened(text: string): string {
   const more = text.length - LONGEST;
-  return more > 0 ? `${text.slice(0, LONGEST)}\n… ${more} more characters` : text;
+  return more > 0 ? `${text.slice(0, LONGEST)}\n${t.moreCharacters(more)}` : text;
 }

@@ -3,19 +3,42 @@
 import { Component } from "preact";
 import { useLayoutEffect, useRef, useState } from "preact/hooks";
 import { copyText } from "../browser";
-import type { AssistantTurn, Remedy, Step, ToolStep, Turn, UserTurn } from "../types";
+import { t } from "../language";
+import { breakable } from "../markdown/words";
+import { answerText } from "../tree";
+import type { AssistantTurn, Rating, Remedy, Step, ToolStep, Turn, UserTurn } from "../types";
+import { Attachments } from "./composer";
 import { IconButton } from "./icons";
 import { Markdown } from "./markdown";
 import { ProblemCard } from "./problem";
+import { RatingButtons, RatingReason } from "./rating";
 import { Thinking } from "./thinking";
 import { ToolCard } from "./toolcard";
 
 export interface TurnActions {
   edit: (id: string, text: string) => void;
+  editAnswer: (turn: AssistantTurn, text: string) => void;
   regenerate: (id: string) => void;
+  thinkMore: (turn: AssistantTurn) => void;
+  continueReply: (turn: AssistantTurn) => void;
   showBranch: (id: string) => void;
   giveResult: (turn: AssistantTurn, step: ToolStep, result: string) => void;
+  approve: (turn: AssistantTurn, step: ToolStep) => void;
+  refuse: (turn: AssistantTurn, step: ToolStep) => void;
+  rate: (turn: AssistantTurn, value: Rating["value"], reason: string) => void;
+  prefer: (turn: AssistantTurn) => void;
   remedy: (remedy: Remedy, turn: AssistantTurn) => void;
+}
+
+/** What every turn of the page is drawn by. */
+export interface TurnFacts {
+  language: string;
+  /** Tools that the server runs, so that a call of one needs the reader's word only. */
+  serverTools: string[];
+  feedback: boolean;
+  feedbackNote: string;
+  /** Thinking tokens of the replies that are asked for now. */
+  budget: number | null;
 }
 
 interface TurnProps {
@@ -28,18 +51,20 @@ interface TurnProps {
   editing: boolean;
   onEditing: (id: string | null) => void;
   actions: TurnActions;
+  facts: TurnFacts;
 }
 
 /** Drawn again only when its own turn has changed. */
 export class TurnView extends Component<TurnProps> {
   override shouldComponentUpdate(next: TurnProps): boolean {
-    const { turn, revision, busy, editing, siblings } = this.props;
+    const { turn, revision, busy, editing, siblings, facts } = this.props;
     return (
       next.turn !== turn ||
       next.revision !== revision ||
       next.busy !== busy ||
       next.editing !== editing ||
-      next.siblings.join() !== siblings.join()
+      next.siblings.join() !== siblings.join() ||
+      JSON.stringify(next.facts) !== JSON.stringify(facts)
     );
   }
 
@@ -47,7 +72,7 @@ export class TurnView extends Component<TurnProps> {
     const { turn } = props;
     return (
       <article class={`turn ${turn.role}`} data-turn={turn.id}>
-        <h2 class="visually-hidden">{turn.role === "user" ? "You" : "Model"}</h2>
+        <h2 class="visually-hidden">{turn.role === "user" ? t.you : t.model}</h2>
         {turn.role === "user" ? (
           <UserMessage {...props} turn={turn} />
         ) : (
@@ -63,6 +88,7 @@ function UserMessage(props: TurnProps & { turn: UserTurn }) {
   if (editing) {
     return (
       <Editor
+        label={t.editMessage}
         text={turn.text}
         onCancel={() => onEditing(null)}
         onDone={(text) => {
@@ -74,15 +100,18 @@ function UserMessage(props: TurnProps & { turn: UserTurn }) {
   }
   return (
     <>
-      <div class="bubble" dir="auto">
-        {turn.text}
-      </div>
+      <Attachments attachments={turn.attachments ?? []} />
+      {turn.text && (
+        <div class="bubble" dir="auto">
+          <Breakable text={turn.text} />
+        </div>
+      )}
       <div class="turn-actions">
         <Branches {...props} />
         <CopyButton text={turn.text} />
         <IconButton
           name="edit"
-          label="Edit message"
+          label={t.editMessage}
           disabled={busy}
           onClick={() => onEditing(turn.id)}
         />
@@ -91,13 +120,28 @@ function UserMessage(props: TurnProps & { turn: UserTurn }) {
   );
 }
 
+/** Text whose long words may break anywhere. */
+function Breakable({ text }: { text: string }) {
+  return (
+    <>
+      {breakable(text).map((part, place) => (
+        <>
+          {place > 0 && <wbr />}
+          {part}
+        </>
+      ))}
+    </>
+  );
+}
+
 interface EditorProps {
+  label: string;
   text: string;
   onCancel: () => void;
   onDone: (text: string) => void;
 }
 
-function Editor({ text, onCancel, onDone }: EditorProps) {
+function Editor({ label, text, onCancel, onDone }: EditorProps) {
   const area = useRef<HTMLTextAreaElement>(null);
   const [value, setValue] = useState(text);
   useLayoutEffect(() => {
@@ -118,7 +162,7 @@ function Editor({ text, onCancel, onDone }: EditorProps) {
     <div class="editor">
       <textarea
         ref={area}
-        aria-label="Edit message"
+        aria-label={label}
         rows={Math.min(12, value.split("\n").length + 1)}
         value={value}
         onInput={(event) => setValue(event.currentTarget.value)}
@@ -126,7 +170,7 @@ function Editor({ text, onCancel, onDone }: EditorProps) {
       />
       <div class="editor-actions">
         <button type="button" class="button" onClick={onCancel}>
-          Cancel
+          {t.cancel}
         </button>
         <button
           type="button"
@@ -134,7 +178,7 @@ function Editor({ text, onCancel, onDone }: EditorProps) {
           disabled={!value.trim()}
           onClick={() => onDone(value)}
         >
-          Send
+          {t.send}
         </button>
       </div>
     </div>
@@ -142,9 +186,22 @@ function Editor({ text, onCancel, onDone }: EditorProps) {
 }
 
 function Reply(props: TurnProps & { turn: AssistantTurn }) {
-  const { turn, busy, actions } = props;
+  const { turn, editing, facts, actions } = props;
   const streaming = turn.status === "streaming";
-  const answer = turn.steps.map((step) => (step.kind === "text" ? step.text : "")).join("\n\n");
+  const answer = answerText(turn);
+  if (editing) {
+    return (
+      <Editor
+        label={t.editAnswer}
+        text={answer}
+        onCancel={() => props.onEditing(null)}
+        onDone={(text) => {
+          props.onEditing(null);
+          actions.editAnswer(turn, text);
+        }}
+      />
+    );
+  }
   return (
     <>
       {turn.steps.map((step, index) => (
@@ -152,51 +209,106 @@ function Reply(props: TurnProps & { turn: AssistantTurn }) {
           key={`${index} ${step.kind}`}
           step={step}
           active={streaming && index === turn.steps.length - 1}
-          streaming={streaming}
-          onResult={(tool, result) => actions.giveResult(turn, tool, result)}
+          turn={turn}
+          actions={actions}
+          facts={facts}
         />
       ))}
       {streaming && turn.steps.length === 0 && <Waiting />}
       {turn.problem && (
         <ProblemCard problem={turn.problem} onRemedy={(remedy) => actions.remedy(remedy, turn)} />
       )}
-      <EndNote turn={turn} />
-      {!streaming && (
-        <div class="turn-actions">
-          <Branches {...props} />
-          {answer.trim() && <CopyButton text={answer.trim()} />}
-          {turn.steps.length > 0 && (
-            <IconButton
-              name="redo"
-              label="Write another answer"
-              disabled={busy}
-              onClick={() => actions.regenerate(turn.id)}
-            />
-          )}
-          <UsageNote turn={turn} />
-        </div>
+      <EndNote turn={turn} onContinue={() => actions.continueReply(turn)} busy={props.busy} />
+      {!streaming && <ReplyActions {...props} answer={answer} />}
+      {facts.feedback && turn.rating && (
+        <RatingReason
+          key={turn.rating.value}
+          turn={turn}
+          note={facts.feedbackNote}
+          onRate={(value, reason) => actions.rate(turn, value, reason)}
+        />
       )}
     </>
+  );
+}
+
+type ReplyActionsProps = TurnProps & { turn: AssistantTurn; answer: string };
+
+function ReplyActions(props: ReplyActionsProps) {
+  const { turn, answer, busy, siblings, actions, facts } = props;
+  const thought = turn.steps.some((step) => step.kind === "thinking");
+  return (
+    <div class="turn-actions">
+      <Branches {...props} />
+      {answer && <CopyButton text={answer} />}
+      {turn.steps.length > 0 && (
+        <IconButton
+          name="redo"
+          label={t.anotherAnswer}
+          disabled={busy}
+          onClick={() => actions.regenerate(turn.id)}
+        />
+      )}
+      {thought && (
+        <IconButton
+          name="more"
+          label={t.thinkMore}
+          disabled={busy}
+          onClick={() => actions.thinkMore(turn)}
+        />
+      )}
+      {answer && (
+        <IconButton
+          name="edit"
+          label={t.editAnswer}
+          disabled={busy}
+          onClick={() => props.onEditing(turn.id)}
+        />
+      )}
+      {facts.feedback && answer && (
+        <RatingButtons
+          turn={turn}
+          versions={siblings.length}
+          onRate={(value, reason) => actions.rate(turn, value, reason)}
+          onPrefer={() => actions.prefer(turn)}
+        />
+      )}
+      <UsageNote turn={turn} />
+    </div>
   );
 }
 
 interface StepProps {
   step: Step;
   active: boolean;
-  streaming: boolean;
-  onResult: (step: ToolStep, result: string) => void;
+  turn: AssistantTurn;
+  actions: TurnActions;
+  facts: TurnFacts;
 }
 
-function StepView({ step, active, streaming, onResult }: StepProps) {
-  if (step.kind === "thinking") return <Thinking step={step} active={active} />;
-  if (step.kind === "text") return <Markdown text={step.text} done={!active} />;
-  return <ToolCard step={step} running={streaming} onResult={(result) => onResult(step, result)} />;
+function StepView({ step, active, turn, actions, facts }: StepProps) {
+  if (step.kind === "thinking") {
+    return <Thinking step={step} active={active} budget={facts.budget} />;
+  }
+  if (step.kind === "text") {
+    return <Markdown text={step.text} done={!active} language={facts.language} />;
+  }
+  return (
+    <ToolCard
+      step={step}
+      running={turn.status === "streaming"}
+      runnable={facts.serverTools.includes(step.name)}
+      onResult={(result) => actions.giveResult(turn, step, result)}
+      onApprove={() => actions.approve(turn, step)}
+      onRefuse={() => actions.refuse(turn, step)}
+    />
+  );
 }
 
 function Waiting() {
   return (
     <p class="waiting">
-      <span class="visually-hidden">Waiting for the reply</span>
+      <span class="visually-hidden">{t.waiting}</span>
       <span class="dot" />
       <span class="dot" />
       <span class="dot" />
@@ -204,31 +316,45 @@ function Waiting() {
   );
 }
 
-function EndNote({ turn }: { turn: AssistantTurn }) {
-  if (turn.status === "stopped") return <p class="end-note">Stopped.</p>;
-  if (turn.status !== "done") return null;
-  if (turn.finishNote) return <p class="end-note">{turn.finishNote}</p>;
-  if (turn.finish === "length") {
-    return (
-      <p class="end-note">
-        The token limit was reached. Raise “Max tokens” in the chat options for longer replies.
-      </p>
-    );
-  }
-  if (turn.finish === "content_filter") {
-    return <p class="end-note">The server's content filter ended this reply.</p>;
-  }
-  if (!turn.steps.length) return <p class="end-note">The reply is empty.</p>;
-  return null;
+interface EndNoteProps {
+  turn: AssistantTurn;
+  busy: boolean;
+  onContinue: () => void;
+}
+
+function EndNote({ turn, busy, onContinue }: EndNoteProps) {
+  const note = endNote(turn);
+  if (!note) return null;
+  const unfinished = turn.status === "stopped" || turn.finish === "length";
+  return (
+    <p class="end-note">
+      {note}
+      {unfinished && turn.steps.length > 0 && (
+        <button type="button" class="button continue" disabled={busy} onClick={onContinue}>
+          {t.continueReply}
+        </button>
+      )}
+    </p>
+  );
+}
+
+/** Why a reply ended where it did, unless it simply came to its end. */
+function endNote(turn: AssistantTurn): string {
+  if (turn.status === "stopped") return turn.finishNote || t.stopped;
+  if (turn.status !== "done") return "";
+  if (turn.finishNote) return turn.finishNote;
+  if (turn.finish === "length") return t.lengthReached;
+  if (turn.finish === "content_filter") return t.filtered;
+  if (turn.edited) return t.editedByYou;
+  return turn.steps.length ? "" : t.emptyReply;
 }
 
 function UsageNote({ turn }: { turn: AssistantTurn }) {
   if (!turn.usage?.completion) return null;
   const { completion, reasoning } = turn.usage;
-  const thinking = reasoning ? `, ${reasoning.toLocaleString("en")} thinking` : "";
   return (
     <span class="usage" title={turn.model}>
-      {completion.toLocaleString("en")} tokens{thinking}
+      {t.usage(completion, reasoning)}
     </span>
   );
 }
@@ -241,10 +367,10 @@ function Branches({ turn, siblings, busy, actions }: TurnProps) {
     if (id) actions.showBranch(id);
   };
   return (
-    <div class="branches" role="group" aria-label="Versions">
+    <div class="branches" role="group" aria-label={t.versions}>
       <IconButton
         name="left"
-        label="Previous version"
+        label={t.previousVersion}
         disabled={busy || at === 0}
         onClick={() => go(-1)}
       />
@@ -253,7 +379,7 @@ function Branches({ turn, siblings, busy, actions }: TurnProps) {
       </span>
       <IconButton
         name="right"
-        label="Next version"
+        label={t.nextVersion}
         disabled={busy || at === siblings.length - 1}
         onClick={() => go(1)}
       />
@@ -262,12 +388,12 @@ function Branches({ turn, siblings, busy, actions }: TurnProps) {
 }
 
 function CopyButton({ text }: { text: string }) {
-  const [label, setLabel] = useState("Copy");
+  const [told, setTold] = useState("");
   const copy = () => {
-    void copyText(text).then((copied) => setLabel(copied ? "Copied" : "Copy failed"));
-    setTimeout(() => setLabel("Copy"), 1500);
+    void copyText(text).then((copied) => setTold(copied ? t.copied : t.copyFailed));
+    setTimeout(() => setTold(""), 1500);
   };
   return (
-    <IconButton name="copy" label={label} onClick={copy} class={label === "Copy" ? "" : "told"} />
+    <IconButton name="copy" label={told || t.copy} onClick={copy} class={told ? "told" : ""} />
   );
 }

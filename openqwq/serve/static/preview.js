@@ -1,0 +1,1 @@
+"use strict";(()=>{addEventListener("message",({source:n,data:e})=>{if(n!==parent||typeof e!="string")return;let d=new DOMParser().parseFromString(e,"text/html");document.head.append(...d.head.childNodes),document.body.replaceChildren(...d.body.childNodes)});})();
