@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from openqwq.evaluation.benchmarks.benchmark import Ask, Benchmark, one_question, weighted
+from openqwq.evaluation.benchmarks.bfcl_backends import APIS
 from openqwq.evaluation.benchmarks.bfcl_turns import play, turns_task
 from openqwq.evaluation.benchmarks.data import DataFile, Library, Row
 from openqwq.evaluation.chat import ChatReply
@@ -21,22 +22,25 @@ REPOSITORY = "gorilla-llm/Berkeley-Function-Calling-Leaderboard"
 REVISION = "61fc0608cfd831fcfbbaa676ebdfef0ed963eeda"
 SIMPLE = ("simple_python", "simple_java", "simple_javascript")
 NON_LIVE = ("multiple", "parallel", "parallel_multiple", "irrelevance")
-LIVE = tuple(
-    f"live_{name}"
-    for name in ("simple", "multiple", "parallel", "parallel_multiple", "relevance", "irrelevance")
+LIVE = (
+    "live_simple",
+    "live_multiple",
+    "live_parallel",
+    "live_parallel_multiple",
+    "live_relevance",
+    "live_irrelevance",
 )
-MULTI_TURN = tuple(
-    f"multi_turn_{name}" for name in ("base", "miss_func", "miss_param", "long_context")
+MULTI_TURN = (
+    "multi_turn_base",
+    "multi_turn_miss_func",
+    "multi_turn_miss_param",
+    "multi_turn_long_context",
 )
 HUB_NAMES = {
     "simple_python": "simple",
     "simple_java": "java",
     "simple_javascript": "javascript",
 }  # version 4 renamed them, as local files are named
-DOCUMENTS = (
-    "gorilla_file_system", "math_api", "message_api", "posting_api", "ticket_api", "trading_bot",
-    "travel_booking", "vehicle_control",
-)  # fmt: skip
 LANGUAGES = {"simple_java": "java", "simple_javascript": "javascript"}
 JSON_TYPES = {
     "dict": "object", "float": "number", "tuple": "array", "any": "string", "String": "string",
@@ -48,11 +52,9 @@ JSON_TYPES = {
 
 def load(library: Library) -> list[Task]:
     """Every category's items."""
-    tasks = [
-        _single(category, row)
-        for category in (*SIMPLE, *NON_LIVE, *LIVE)
-        for row in _rows(library, category)
-    ]
+    tasks: list[Task] = []
+    for category in (*SIMPLE, *NON_LIVE, *LIVE):
+        tasks += [_single(category, row) for row in _rows(library, category)]
     documents = list(_documents(library))
     for category in MULTI_TURN:
         tasks += [turns_task(category, row, documents) for row in _rows(library, category)]
@@ -71,10 +73,10 @@ def _rows(library: Library, category: str) -> Iterator[Row]:
         return
     answers = {}
     if not category.endswith("relevance"):
-        file = replace(
-            _file(category, "possible_answer/{}"), local=f"bfcl-v4/{category} possible answers"
-        )
-        answers = {row["id"]: row["ground_truth"] for row in library.rows(file)}
+        file = _file(category, "possible_answer/{}")
+        file = replace(file, local=f"bfcl-v4/{category} possible answers")
+        for row in library.rows(file):
+            answers[row["id"]] = row["ground_truth"]
     for row in library.rows(_file(category)):
         yield {**row, "ground_truth": answers.get(row["id"])}
 
@@ -85,7 +87,7 @@ def _documents(library: Library) -> Iterator[Row]:
     if library.directory:
         yield from library.rows(DataFile(local, REPOSITORY, "multi_turn_func_doc", REVISION))
         return
-    for api in DOCUMENTS:
+    for api in APIS.values():
         file = DataFile(f"{local} {api}", REPOSITORY, f"multi_turn_func_doc/{api}.json", REVISION)
         for row in library.rows(file):
             yield {**row, "api": api}
@@ -93,7 +95,9 @@ def _documents(library: Library) -> Iterator[Row]:
 
 def _single(category: str, row: Row) -> Task:
     (messages,) = row["question"]
-    functions = row["function"] if isinstance(row["function"], list) else [row["function"]]
+    functions = row["function"]
+    if not isinstance(functions, list):
+        functions = [functions]
     truth = row.get("ground_truth")
     if category.endswith("irrelevance"):
         truth = []
@@ -133,37 +137,48 @@ def shown(document: Mapping[str, Any], language: str) -> dict[str, Any]:
 
 
 def _schema(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """A schema with JSON schema's names for its types, those of its parts too."""
     result = dict(schema)
-    if isinstance(kind := result.get("type"), str):
+    kind = result.get("type")
+    if isinstance(kind, str):
         result["type"] = JSON_TYPES.get(kind, kind)
-    if isinstance(fields := result.get("properties"), dict):
+    fields = result.get("properties")
+    if isinstance(fields, dict):
         result["properties"] = {name: _schema(each) for name, each in fields.items()}
-    if isinstance(items := result.get("items"), dict):
+    items = result.get("items")
+    if isinstance(items, dict):
         result["items"] = _schema(items)
     return result
 
 
 def headline(records: Sequence[Record]) -> Interval:
-    """Version 3's overall over the categories that were run; only one: its own accuracy."""
-    values = {
-        kind: list(item_values(r for r in records if r.kind == kind).values())
-        for kind in dict.fromkeys(r.kind for r in records)
-    }
+    """Version 3's overall over the categories that were run; of one alone, its own accuracy."""
+    by_kind: dict[str, list[Record]] = {}
+    for record in records:
+        by_kind.setdefault(record.kind, []).append(record)
+    values = {kind: list(item_values(group).values()) for kind, group in by_kind.items()}
 
-    def plain(groups: Sequence[Interval]) -> Interval | None:
-        found = {str(i): (1.0, group) for i, group in enumerate(groups)}
-        return weighted(found) if found else None
+    def accuracies(categories: Sequence[str]) -> list[Interval]:
+        return [mean_interval(values[name]) for name in categories if name in values]
 
-    def each(names: Sequence[str]) -> list[Interval]:
-        return [mean_interval(values[name]) for name in names if name in values]
+    live: list[float] = []
+    for name in LIVE:
+        live += values.get(name, [])
 
-    simple = plain(each(SIMPLE))
-    non_live = plain([*([simple] if simple else []), *each(NON_LIVE)])
-    live = [value for name in LIVE for value in values.get(name, [])]
-    parts = [non_live, mean_interval(live) if live else None, plain(each(MULTI_TURN))]
-    total = plain([part for part in parts if part is not None])
-    assert total is not None  # every kind is in one of the three
+    groups = [
+        _plain_mean([*_plain_mean(accuracies(SIMPLE)), *accuracies(NON_LIVE)]),
+        [mean_interval(live)] if live else [],
+        _plain_mean(accuracies(MULTI_TURN)),
+    ]
+    (total,) = _plain_mean([interval for group in groups for interval in group])
     return total
+
+
+def _plain_mean(intervals: Sequence[Interval]) -> list[Interval]:
+    """The mean of scores that weigh alike; none where there are none."""
+    if not intervals:
+        return []
+    return [weighted({str(index): (1.0, each) for index, each in enumerate(intervals)})]
 
 
 BFCL = Benchmark("bfcl", "BFCL v3", 1, load, conduct, headline)
