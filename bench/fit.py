@@ -27,10 +27,10 @@ from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf.gguf_writer import GGUFWriter
 
 from openqwq.engine.open import open_model
-from openqwq.engine.packed import has_bf16
 from openqwq.model import fit
 from openqwq.model.checkpoint import empty_model
 from openqwq.model.gguf import gguf_name
+from openqwq.model.precision import has_bf16
 from openqwq.model.qwen2 import ModelConfig
 from openqwq.text.gguf import to_metadata
 from openqwq.text.tokenizer import Tokenizer

@@ -38,7 +38,7 @@ from typing import Any
 
 import httpx
 
-from openqwq.engine.packed import has_bf16
+from openqwq.model.precision import has_bf16
 
 PROMPT_TOKENS, CONCURRENT = 32, (1, 32)
 PROMPT = "Write a long story about a fox, a dog and the sea. Describe everything in detail."

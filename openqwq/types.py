@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal, NotRequired, Protocol, TypedDict
 if TYPE_CHECKING:
     import torch
 
-Precision = Literal["fp32", "bf16"]  # of our engine's weights and products
+Products = Literal["fp32", "bf16"]  # what matrices are multiplied in
+Precision = Literal["auto", "fp32", "bf16"]  # auto: the products that this machine does faster
 Device = Literal["auto", "cpu", "cuda"]  # of our engine; auto: a GPU if there is one
 FinishReason = Literal["stop", "length", "cancelled", "loop"]
 # "scored": a reward was given, but nothing says whether the answer is right

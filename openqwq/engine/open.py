@@ -13,15 +13,16 @@ import torch
 
 from openqwq.engine import hub, llamacpp
 from openqwq.engine.engine import Engine, EngineLimits, on_a_thread
-from openqwq.engine.packed import has_bf16
 from openqwq.engine.relay import fitting_context
 from openqwq.model import checkpoint, gguf, lora
 from openqwq.model.device import chosen_device, without_memory
+from openqwq.model.fit import read_subject
 from openqwq.model.gguf_header import ARCHITECTURES, GgufFile, cache_shape, read_header
+from openqwq.model.precision import DTYPES, chosen_products
 from openqwq.model.qwen2 import Qwen2
 from openqwq.text.gguf import from_metadata
 from openqwq.text.tokenizer import Tokenizer
-from openqwq.types import Device, Generate, OpenQwQError, Precision
+from openqwq.types import Device, Generate, OpenQwQError, Precision, Products
 
 EngineName = Literal["auto", "torch", "llamacpp", "remote"]
 CACHE_SHARE = 0.25  # of the free memory, for llama.cpp's cache beyond one full context
@@ -159,8 +160,9 @@ def require_own_engine(
             f"the adapter {names} is for the engine torch: the engine {engine} cannot load it; "
             "merge it into the model first (qwq merge)"
         )
-    for name, value, usual in (("precision", precision, "fp32"), ("device", device, "auto")):
-        if value != usual and engine != "torch":
+    asked = {"precision": precision, "device": device}
+    for name, value in asked.items():
+        if value not in ("auto", "fp32") and engine != "torch":
             raise OpenQwQError(
                 f"the {name} {value} is for the engine torch: the engine {engine} has its own, so "
                 "leave it out"
@@ -175,17 +177,13 @@ class Place(NamedTuple):
     adapters: Mapping[str, Path]
     default_adapter: str
 
-    def chosen(self) -> tuple[torch.device, torch.dtype]:
-        """As PyTorch names them; raises OpenQwQError where the machine has no such thing."""
+    def chosen(self, path: Path) -> tuple[torch.device, Products]:
+        """Where and in what the model at `path` computes.
+
+        Raises OpenQwQError where the machine has no such thing.
+        """
         device = chosen_device(self.device)
-        if self.precision == "fp32":
-            return device, torch.float32
-        if device.type == "cpu" and not has_bf16():
-            raise OpenQwQError(
-                "this CPU does not multiply in bf16 (AVX-512 BF16 or AMX), so bf16 would be slower "
-                "than fp32: leave the precision at fp32"
-            )
-        return device, torch.bfloat16
+        return device, chosen_products(self.precision, read_subject(path).config, device)
 
 
 @contextmanager
@@ -212,22 +210,23 @@ def _open_directory(
     _require(engine, "torch", str(path), remedy)
     tokenizer = Tokenizer.load(path)
     load = partial(checkpoint.load, path)
-    generate, length = _torch_engine(load, place, tokenizer, slots, length)
+    generate, length = _torch_engine(path, load, place, tokenizer, slots, length)
     why = f"torch: {path} is a checkpoint directory"
     return OpenedModel(path.resolve().name, generate, tokenizer, length, "torch", why)
 
 
 def _torch_engine(
+    path: Path,
     load: Callable[[torch.dtype], Qwen2],
     place: Place,
     tokenizer: Tokenizer,
     slots: int,
     length: int | None,
 ) -> tuple[Engine, int]:
-    device, dtype = place.chosen()
+    device, products = place.chosen(path)
 
     def loaded() -> tuple[Engine, int]:
-        weights = load(dtype)
+        weights = load(DTYPES[products])
         context = fitting_context(length, weights.config.max_position_embeddings)
         limits = EngineLimits(slots, context, 2048, min(slots, 16))
         adapters = {name: lora.load(folder, weights) for name, folder in place.adapters.items()}
@@ -254,7 +253,7 @@ def _open_gguf(
     if engine == "torch":
         generate: Closable
         load = partial(gguf.load, path)
-        generate, length = _torch_engine(load, place, tokenizer, slots, length)
+        generate, length = _torch_engine(path, load, place, tokenizer, slots, length)
     else:
         require_own_engine("llamacpp", place.precision, place.device, place.adapters)
         shape = cache_shape(file)

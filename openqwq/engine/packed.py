@@ -18,6 +18,7 @@ from torch import Tensor
 
 from openqwq.engine.adapters import NO_ADAPTER, AdapterBank
 from openqwq.model import lora
+from openqwq.model.precision import has_bf16
 from openqwq.model.qwen2 import Attend, ModelConfig, Qwen2
 from openqwq.model.rope import attention_scale, rotate, rotation
 from openqwq.types import OpenQwQError
@@ -58,11 +59,6 @@ class Matrix:
         return output + other if operation == "add" else output * other
 
 
-def has_bf16() -> bool:
-    """Whether this CPU multiplies in bf16 (AVX-512 BF16 or AMX); others are faster in fp32."""
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-
-
 @dataclass(frozen=True)
 class Layer:
     """One layer's weights; queries, keys and values are one product."""
@@ -91,18 +87,23 @@ class PackedModel:
     """A `Qwen2` to sample from, on `device`: `forward` and `logits` as there, but for rounding.
 
     `dtype` is that of all but the products: of keys and values, too. The weights are copies, but
-    where an adapter hangs on the model they are its own, frozen and in its own layout; queries,
-    keys and values of a layer are then laid end to end, of which the model keeps views.
+    where an adapter hangs on the model they are its own, frozen and in its own layout, unless it
+    `packs` them. Queries, keys and values of a shared layer are laid end to end, of which the model
+    keeps views.
     """
 
-    def __init__(self, model: Qwen2, device: torch.device | None = None) -> None:
+    def __init__(
+        self, model: Qwen2, device: torch.device | None = None, packs: bool = False
+    ) -> None:
         self.config, self.device = model.config, device or model.device
         self.own_layers = lora.attached(model)
         self.shared = bool(self.own_layers) and self.device == model.device
+        self.shared = self.shared and not packs
         self.frequencies = model.frequencies.to(self.device)
-        cpu = self.device.type == "cpu"
-        dtype = model.lm_head.weight.dtype
-        self.dtype = torch.promote_types(dtype, torch.float32) if cpu else dtype
+        self.products = model.lm_head.product_dtype or model.lm_head.weight.dtype
+        self.dtype = self.products
+        if self.device.type == "cpu":
+            self.dtype = torch.promote_types(self.products, torch.float32)
         self.least = torch.tensor(math.sqrt(model.config.rms_norm_eps))
         self.names = {name for name, _ in model.named_parameters()}
         self.adapters = AdapterBank(_projections(model), self.device)
@@ -141,7 +142,9 @@ class PackedModel:
         self.norm = self._own("norm", given["model.norm.weight"], dtype=self.dtype)
         head = self.embedding
         if not self.config.tie_word_embeddings:
-            head = self._own("head", given["lm_head.weight"])
+            head = self._own("head", given["lm_head.weight"], dtype=self.products)
+        elif head.dtype != self.products:
+            head = self._own("head", given["model.embed_tokens.weight"], dtype=self.products)
         self.head = Matrix(head, pack=not self.shared)
 
     def _layer(self, given: dict[str, Tensor], number: int) -> Layer:
@@ -155,10 +158,10 @@ class PackedModel:
             full = [prefix + name for name in names]
             weights = [given[f"{name}.weight"] for name in full]
             biases = [given[f"{name}.bias"] for name in full if f"{name}.bias" in given]
-            weight = self._own(f"{full[0]}.weight", *weights)
+            weight = self._own(f"{full[0]}.weight", *weights, dtype=self.products)
             bias = None
             if biases:
-                bias = self._own(f"{full[0]}.bias", *biases, dtype=weight.dtype)
+                bias = self._own(f"{full[0]}.bias", *biases, dtype=self.products)
             return Matrix(weight, bias, pack=not self.shared)
 
         qkv, output, gate, up, down = (matrix(names) for names in PROJECTIONS)

@@ -14,11 +14,15 @@ def add_model_options(
     name: str = "model",
     help: str = "a directory, GGUF file, hub id, or server's URL",
     context: str = "--context",
+    precisions: Sequence[str] = ("auto", "fp32", "bf16"),
 ) -> None:
-    """What names a model to run, and how and where it runs; `context` is that option's name."""
+    """What names a model to run, and how and where it runs; `context` is that option's name.
+
+    The first of `precisions` is the default.
+    """
     parser.add_argument(name, nargs=None if name.startswith("-") else "?", help=help)
     parser.add_argument("--engine", default="auto", choices=["auto", "torch", "llamacpp", "remote"])
-    parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"], help="torch's")
+    parser.add_argument("--precision", default=precisions[0], choices=precisions, help="torch's")
     parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"], help="torch's")
     parser.add_argument(context, type=int, help="tokens of prompt and reply together")
     parser.add_argument(

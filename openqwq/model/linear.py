@@ -27,11 +27,16 @@ class LowRank:
     active: bool = True
 
     def added_to(self, output: Tensor, x: Tensor, invariant: bool = False) -> Tensor:
-        """`output` (tokens, out_features) of the layer for `x` (tokens, in_features), adapted."""
+        """`output` (tokens, out_features) of the layer for `x` (tokens, in_features), adapted.
+
+        `output` itself is changed where that is possible.
+        """
         if invariant:
             return output + self.scale * invariant_linear(invariant_linear(x, self.a), self.b)
-        narrow = F.linear(x.to(self.a.dtype), self.a)
-        return torch.addmm(output, narrow, self.b.t(), alpha=self.scale)
+        narrow = product(x.to(self.a.dtype), self.a)
+        if output.dtype == self.b.dtype:
+            return output.addmm_(narrow, self.b.t(), alpha=self.scale)
+        return output + (self.scale * product(narrow, self.b)).to(output.dtype)
 
 
 class Linear(nn.Linear):

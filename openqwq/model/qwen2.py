@@ -15,6 +15,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from openqwq.model.invariant import elementwise, require_exact_kernels
 from openqwq.model.linear import Linear
@@ -88,7 +89,10 @@ class Attention(nn.Module):
         values = self.v_proj(x).unflatten(-1, (-1, self.head_dim))
         queries = rotate(self.q_norm(queries), cos, sin)
         keys = rotate(self.k_norm(keys), cos, sin)
-        mixed = attend(self.layer, queries, keys, values)
+        if x.is_cuda and self.q_proj.product_dtype:  # the kernel that needs little memory
+            dtype = self.q_proj.product_dtype
+            queries, keys, values = queries.to(dtype), keys.to(dtype), values.to(dtype)
+        mixed = attend(self.layer, queries, keys, values).to(x.dtype)
         output: Tensor = self.o_proj(mixed.flatten(1))
         return output
 
@@ -158,6 +162,7 @@ class Qwen2(nn.Module):
     """A causal language model; `forward` gives hidden states, `logits` the last projection."""
 
     invariant = False
+    recompute = False  # of a layer's activations in the backward pass: only its input is kept
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -177,11 +182,15 @@ class Qwen2(nn.Module):
 
     def forward(self, token_ids: Tensor, position_ids: Tensor, attend: Attend) -> Tensor:
         """Final hidden states (tokens, hidden); `token_ids` and `position_ids` are (tokens,)."""
-        x = self.model.embed_tokens(token_ids)
+        x = self.model.embed_tokens(token_ids).to(self.model.norm.weight.dtype)
         scale = attention_scale(self.config.rope_scaling)
         cos, sin = rotation(position_ids, self.frequencies.to(x.device), scale)
+        recomputes = self.recompute and torch.is_grad_enabled()
         for block in self.model.layers:
-            x = block(x, cos, sin, attend)
+            if recomputes:
+                x = checkpoint(block, x, cos, sin, attend, use_reentrant=False)
+            else:
+                x = block(x, cos, sin, attend)
         output: Tensor = self.model.norm(x)
         return output
 

@@ -2,17 +2,22 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from openqwq.config import OptimiserConfig
+from openqwq.model import checkpoint, lora
 from openqwq.model.attention import RaggedAttention
-from openqwq.model.linear import invariant_linear
+from openqwq.model.linear import invariant_linear, product
+from openqwq.model.lora import Adapter
 from openqwq.model.qwen2 import Qwen2
-from openqwq.train.loss import Metrics, mean_metrics, token_log_probs
+from openqwq.text.tokenizer import Tokenizer
+from openqwq.train.loss import Metrics, frozen_log_probs, mean_metrics, token_log_probs
 from openqwq.train.optimiser import build_optimisers
 from openqwq.train.packing import MicroBatch
 from openqwq.types import OpenQwQError
@@ -48,13 +53,26 @@ class PolicyLearner(Protocol):
 
 
 class Learner:
-    """A model with its optimisers and learning-rate schedule."""
+    """A model, or the adapter that hangs on it, with optimisers and learning-rate schedule.
 
-    def __init__(self, model: Qwen2, config: OptimiserConfig, steps: int) -> None:
+    With an `adapter` (see `lora.attach`) only that is trained, and only that is pushed and saved.
+    """
+
+    def __init__(
+        self, model: Qwen2, config: OptimiserConfig, steps: int, adapter: Adapter | None = None
+    ) -> None:
+        if adapter is not None and config.name != "adamw":
+            raise OpenQwQError(
+                f"optimiser.name is {config.name!r} for an adapter: its matrices are low in rank, "
+                "so choose adamw"
+            )
         self.model, self.config, self.steps, self.done = model, config, steps, 0
+        self.adapter = adapter
         self.device = model.device  # of the products
+        betas = config.beta1, config.beta2
+        trained = model if adapter is None else adapter
         self.optimisers = build_optimisers(
-            model, config.name, config.lr, (config.beta1, config.beta2), config.weight_decay
+            trained, config.name, config.lr, betas, config.weight_decay
         )
 
     def train_step(self, batches: Sequence[MicroBatch], objective: Objective) -> dict[str, float]:
@@ -98,19 +116,30 @@ class Learner:
 
     def clip_gradients(self) -> float:
         """Scale the gradient down to `max_grad_norm`; returns its norm before."""
-        parameters = self.model.parameters()
+        parameters = [parameter for _, parameter in self._trained()]
         return float(torch.nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm))
 
     def log_probs(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
         """Log-probs of the targets and entropies at their positions, both (loss_tokens,)."""
-        batch, invariant = batch.to(self.device), self.model.invariant
-        lengths = batch.sequence_lengths, batch.prefix_lengths
-        attend = RaggedAttention(*lengths, batch.prefix_of, self.device, invariant)
+        batch = batch.to(self.device)
+        invariant = self.model.invariant
+        lengths, prefixes = batch.sequence_lengths, batch.prefix_lengths
+        attend = RaggedAttention(lengths, prefixes, batch.prefix_of, self.device, invariant)
         hidden = self.model(batch.token_ids, batch.position_ids, attend)
-        weight = self.model.lm_head.weight
-        product = invariant_linear if invariant else F.linear
         predictors = hidden[batch.loss_positions]
-        return token_log_probs(predictors, weight, batch.targets, product=product)
+        head = self.model.lm_head
+        if invariant:
+            return token_log_probs(predictors, head.weight, batch.targets, product=invariant_linear)
+        if not head.weight.requires_grad:
+            return frozen_log_probs(predictors, head.weight, batch.targets)
+        multiply = partial(product, dtype=head.product_dtype)
+        return token_log_probs(predictors, head.weight, batch.targets, product=multiply)
+
+    def reference(self) -> "Reference":
+        """The policy without the adapter, for a KL penalty; raises OpenQwQError without one."""
+        if self.adapter is None:
+            raise OpenQwQError("a reference by way of the adapter needs one: train with lora")
+        return Reference(self, self.adapter)
 
     def learning_rate(self, step: int) -> float:
         """Linear warm-up, constant, then linear decay over the last `decay_share` of the steps."""
@@ -121,21 +150,48 @@ class Learner:
         return config.lr * warm * max(left, config.final_lr_share)
 
     def named_params(self) -> Iterator[tuple[str, Tensor]]:
-        """Every parameter by its checkpoint name (see `WeightLink.push`)."""
-        for name, parameter in self.model.named_parameters():
+        """All that is trained, by its name in a checkpoint or adapter (see `WeightLink.push`)."""
+        for name, parameter in self._trained():
             yield name, parameter.detach()
 
+    def _trained(self) -> Iterator[tuple[str, nn.Parameter]]:
+        source = self.model if self.adapter is None else self.adapter
+        yield from source.named_parameters()
+
+    def write(self, directory: Path, tokenizer: Tokenizer) -> None:
+        """Write the checkpoint, or the adapter alone, to a new directory, tensor by tensor."""
+        if self.adapter is None:
+            checkpoint.save(self.model, directory, tokenizer)
+        else:
+            lora.save(self.adapter, directory)
+
     def state(self) -> dict[str, Any]:
-        """Everything a resumed learner needs to go on bit by bit."""
+        """Everything a resumed learner needs to go on bit by bit; of a frozen base nothing."""
         return {
             "done": self.done,
-            "model": self.model.state_dict(),
+            "model": self.model.state_dict() if self.adapter is None else dict(self.named_params()),
             "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Take over a `state`."""
         self.done = state["done"]
-        self.model.load_state_dict(state["model"])
+        if self.adapter is None:
+            self.model.load_state_dict(state["model"])
+        else:
+            self.adapter.load(state["model"])
         for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A learner's base, the adapter off: what a KL penalty compares with."""
+
+    learner: Learner
+    adapter: Adapter
+
+    def log_probs(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
+        """See `Learner.log_probs`; without gradients."""
+        with torch.no_grad(), self.adapter.off():
+            return self.learner.log_probs(batch)

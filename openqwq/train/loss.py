@@ -5,12 +5,14 @@ divisor is the optimiser step's own token count, no micro-batch split changes th
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from openqwq.model.linear import product
 from openqwq.types import OpenQwQError
 
 Bounds = tuple[float, float]
@@ -189,3 +191,49 @@ def token_log_probs(
         for part, ids in zip(torch.split(hidden, rows), torch.split(targets, rows), strict=True)
     ]
     return torch.cat([chunk[0] for chunk in chunks]), torch.cat([chunk[1] for chunk in chunks])
+
+
+def frozen_log_probs(
+    hidden: Tensor, weight: Tensor, targets: Tensor, *, max_logits: int = 2**25
+) -> tuple[Tensor, Tensor]:
+    """`token_log_probs` of a head that is not trained, in the precision of its `weight`.
+
+    The gradient of a log-prob is known as soon as the log-prob is: W[target] - Σ p W. So each chunk
+    of at most `max_logits` logits (2^25: 128 MiB) leaves its gradient, (tokens, hidden), and its
+    logits are never computed again.
+    """
+    log_probs, entropy = _FrozenHead.apply(hidden, weight, targets, max_logits)  # type: ignore[no-untyped-call]
+    return log_probs, entropy
+
+
+class _FrozenHead(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, max_logits: int
+    ) -> tuple[Tensor, Tensor]:
+        rows = max(1, max_logits // len(weight))
+        log_probs = torch.empty(len(targets), device=hidden.device)
+        entropy = torch.empty_like(log_probs)
+        gradient = None
+        if ctx.needs_input_grad[0]:
+            gradient = torch.empty_like(hidden)
+        for first in range(0, len(targets), rows):
+            part = slice(first, first + rows)
+            wanted = targets[part]
+            logits = product(hidden[part].to(weight.dtype), weight).float()
+            total = logits.logsumexp(1, keepdim=True)
+            log_probs[part] = (logits.gather(1, wanted[:, None]) - total).squeeze(1)
+            probs = (logits - total).exp_()
+            mean_logit = torch.linalg.vecdot(probs, logits)
+            entropy[part] = total.squeeze(1) - mean_logit
+            if gradient is not None:
+                mean_row = product(probs.to(weight.dtype), weight.t())
+                gradient[part] = weight[wanted].to(gradient.dtype) - mean_row
+        ctx.save_for_backward(gradient)
+        ctx.mark_non_differentiable(entropy)
+        return log_probs, entropy
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+        (gradient,) = ctx.saved_tensors
+        return gradients[0][:, None] * gradient, None, None, None

@@ -1,7 +1,7 @@
 """Muon for weight matrices and AdamW for everything else, with one learning-rate schedule."""
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -66,8 +66,16 @@ class Muon(torch.optim.Optimizer):
         return parameter.grad.lerp(momentum, group["momentum"])
 
 
+class HasParameters(Protocol):
+    """A model or an adapter."""
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """What is trained, by name."""
+        ...
+
+
 def build_optimisers(
-    model: nn.Module, name: str, lr: float, betas: tuple[float, float], weight_decay: float
+    model: HasParameters, name: str, lr: float, betas: tuple[float, float], weight_decay: float
 ) -> list[torch.optim.Optimizer]:
     """`adamw`, or `muon` for the layers' matrices with AdamW for embeddings, head and vectors."""
     layers: list[Tensor] = []

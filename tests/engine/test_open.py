@@ -10,8 +10,9 @@ import torch
 from openqwq.engine import llamacpp
 from openqwq.engine.engine import Engine
 from openqwq.engine.open import EngineName, open_model
-from openqwq.engine.packed import PackedModel, has_bf16
+from openqwq.engine.packed import PackedModel
 from openqwq.model import checkpoint, gguf
+from openqwq.model.precision import has_bf16
 from openqwq.model.qwen2 import Qwen2
 from openqwq.text.gguf import to_metadata
 from openqwq.text.tokenizer import Tokenizer
@@ -151,9 +152,9 @@ def test_a_precision_or_a_device_that_cannot_be_had_is_refused(
             open_model(name, precision="bf16")
         with pytest.raises(OpenQwQError, match="device cuda is for the engine torch"):
             open_model(name, device="cuda")
-    monkeypatch.setattr("openqwq.engine.open.has_bf16", lambda: False)
+    monkeypatch.setattr("openqwq.model.precision.has_bf16", lambda: False)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    with pytest.raises(OpenQwQError, match="this CPU does not multiply in bf16"):
+    with pytest.raises(OpenQwQError, match="this machine does not multiply in it"):
         open_model(str(directory), precision="bf16")
     with pytest.raises(OpenQwQError, match=r"the device is cuda, but .* sees no GPU here"):
         open_model(str(directory), device="cuda")

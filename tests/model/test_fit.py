@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from openqwq.engine.packed import has_bf16
 from openqwq.engine.verbs import add_fit_verb
 from openqwq.model import checkpoint, fit, gguf
 from openqwq.model.gguf_header import read_header
+from openqwq.model.precision import has_bf16
 from openqwq.model.qwen2 import ModelConfig, Qwen2
 from openqwq.types import OpenQwQError
 

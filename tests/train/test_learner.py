@@ -2,14 +2,19 @@
 
 import copy
 import math
+from pathlib import Path
 
 import pytest
 import torch
 
 from openqwq.config import OptimiserConfig
+from openqwq.model import lora
+from openqwq.model.lora import Adapter, AdapterShape
+from openqwq.model.precision import has_bf16, prepare
 from openqwq.model.qwen2 import ModelConfig, Qwen2
+from openqwq.text.tokenizer import Tokenizer
 from openqwq.train.learner import Learner
-from openqwq.train.loss import cross_entropy_loss
+from openqwq.train.loss import cross_entropy_loss, frozen_log_probs, token_log_probs
 from openqwq.train.optimiser import Muon, build_optimisers, orthogonalise
 from openqwq.train.packing import pack_examples
 from openqwq.types import OpenQwQError
@@ -133,3 +138,102 @@ def test_muon_takes_the_layers_matrices_and_adamw_all_else() -> None:
     adamw, muon = build_optimisers(model, "muon", 0.1, (0.9, 0.95), 0.0)
     counts = [sum(len(g["params"]) for g in o.param_groups) for o in (adamw, muon)]
     assert counts == [len(list(model.parameters())) - 14, 14]  # 7 matrices in each of 2 layers
+
+
+ADAMW = OptimiserConfig("adamw", lr=0.02, warmup_steps=1, weight_decay=0.0)
+
+
+def adapted(config: OptimiserConfig = ADAMW, rank: int = 4) -> tuple[Learner, Adapter]:
+    model = fresh(config).model
+    adapter = lora.fresh(model, AdapterShape(rank), torch.Generator().manual_seed(0))
+    lora.attach(model, adapter)
+    return Learner(model, config, 10, adapter), adapter
+
+
+def test_an_adapter_learns_its_examples_and_its_base_stays() -> None:
+    learner, _ = adapted()
+    before = [p.clone() for p in learner.model.parameters()]
+    losses = [step(learner, 1000)["loss"] for _ in range(60)]
+    assert losses[-1] < 0.5 * losses[0]
+    assert all(torch.equal(a, b) for a, b in zip(before, learner.model.parameters(), strict=True))
+
+
+def test_the_reference_is_the_base_whatever_the_adapter_has_learned() -> None:
+    learner, _ = adapted()
+    (batch,) = pack_examples(EXAMPLES, 1000)
+    before, _ = learner.reference().log_probs(batch)
+    step(learner, 1000)
+    after, _ = learner.reference().log_probs(batch)
+    assert torch.equal(before, after) and not after.requires_grad
+    assert (learner.log_probs(batch)[0] - after).abs().max() > 1e-3
+    with pytest.raises(OpenQwQError, match="needs one: train with lora"):
+        fresh(ADAMW).reference()
+
+
+def test_a_restored_adapter_goes_on_bit_by_bit_and_its_state_holds_no_base() -> None:
+    (one, _), (other, _) = adapted(), adapted()
+    for _ in range(3):
+        step(one, 30)
+    state = copy.deepcopy(one.state())
+    assert all("lora_" in name for name in state["model"])
+    other.load_state(state)
+    step(one, 30), step(other, 30)
+    for (key, a), (_, b) in zip(one.named_params(), other.named_params(), strict=True):
+        assert torch.equal(a, b), key
+
+
+def test_a_learner_writes_the_adapter_alone(tmp_path: Path) -> None:
+    learner, adapter = adapted()
+    step(learner, 1000)
+    learner.write(tmp_path / "adapter", Tokenizer.train(["a b c"], 280))
+    assert sorted(p.name for p in (tmp_path / "adapter").iterdir()) == [lora.CONFIG, lora.WEIGHTS]
+    found = lora.load(tmp_path / "adapter", learner.model)
+    for a, b in zip(found.parameters(), adapter.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_muon_is_refused_for_an_adapter() -> None:
+    with pytest.raises(OpenQwQError, match="'muon' for an adapter"):
+        adapted(OptimiserConfig("muon"))
+
+
+def test_recomputed_activations_give_the_same_gradients() -> None:
+    results = []
+    for recompute in (False, True):
+        learner, adapter = adapted()
+        learner.model.recompute = recompute
+        (batch,) = pack_examples(EXAMPLES, 1000)
+        learner.backward(batch, lambda lp, b, n: cross_entropy_loss(lp, n), 7.0)
+        results.append([p.grad for p in adapter.parameters()])
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("max_logits", [50, 200, 10**6])
+def test_a_frozen_head_gives_the_log_probs_entropies_and_gradients_of_a_trained_one(
+    max_logits: int,
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(9, 16, generator=generator, requires_grad=True)
+    weight = torch.randn(50, 16, generator=generator)
+    targets = torch.randint(50, (9,), generator=generator)
+    coefficients = torch.randn(9, generator=generator)
+    expected, entropy = token_log_probs(hidden, weight, targets)
+    found, own_entropy = frozen_log_probs(hidden, weight, targets, max_logits=max_logits)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(own_entropy, entropy, rtol=0, atol=1e-5)
+    gradients = [
+        torch.autograd.grad((coefficients * x).sum(), hidden)[0] for x in (found, expected)
+    ]
+    torch.testing.assert_close(*gradients, rtol=0, atol=1e-5)
+
+
+@pytest.mark.skipif(not has_bf16(), reason="needs a CPU that multiplies in bf16")
+def test_training_in_bf16_learns_what_fp32_learns() -> None:
+    finals = []
+    for products in ("fp32", "bf16"):
+        learner = fresh(ADAMW)
+        prepare(learner.model, products, trained=True)  # type: ignore[arg-type]
+        finals.append([step(learner, 1000)["loss"] for _ in range(40)][-1])
+        assert all(p.dtype == torch.float32 for p in learner.model.parameters())
+    assert finals[1] == pytest.approx(finals[0], rel=0.2)
