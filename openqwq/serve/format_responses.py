@@ -5,6 +5,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from openqwq.serve.asking_responses import functions
 from openqwq.serve.format import Json, details
 from openqwq.serve.protocol import ApiError
 from openqwq.serve.reply import Ask, Finish, Piece
@@ -26,6 +27,7 @@ class ResponsesFormat:
         self._step_places: dict[str, int] = {}  # of the server's own calls, by the step's id
         self.finishes: list[Finish] = []
         self._output: list[Json] = []
+        self._functions = functions(body)
         self._response = _head(reply_id, model, ask, body)
         self._response["output"] = self._output
 
@@ -160,10 +162,14 @@ class ResponsesFormat:
     def _function_call(self, piece: Piece) -> list[Json]:
         assert piece.call is not None
         events = self._close_text()
-        name, place = piece.call["name"], len(self._output)
+        place = len(self._output)
         arguments = json.dumps(piece.call["arguments"], ensure_ascii=False)
+        space, function = self._functions[piece.call["name"]]
+        name = function["name"]
         item: Json = {"type": "function_call", "id": f"fc_{self._suffix}_{place}"}
         item |= {"call_id": f"call_{self._suffix}_{place}", "name": name, "arguments": ""}
+        if space:
+            item["namespace"] = space
         item["status"] = "in_progress"
         self._output.append(item)
         events.append(self._whole_item_event("added", place))

@@ -93,7 +93,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     (CHAT, {"tool_choice": "required"}, "tool_choice"),
     (CHAT, {"reasoning": {"frobnicate": 1}}, "reasoning.frobnicate"),
     (CHAT, {"store": True}, "store"),
-    (RESPONSES, {"tools": [{"type": "web_search"}]}, "tools[0].type"),
+    (RESPONSES, {"tools": [{"type": "file_search"}]}, "tools[0]"),
     (RESPONSES, {"truncation": "auto"}, "truncation"),
     (RESPONSES, {"include": ["frobnicate"]}, "include[0]"),
     (RESPONSES, {"conversation": "c"}, "conversation"),

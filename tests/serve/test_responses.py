@@ -248,6 +248,23 @@ def test_tools_that_the_server_runs_are_items_of_the_response(scripted: Build, s
         assert '"expression": "6*7"' in prompt(server) and "42" in prompt(server)
 
 
+def test_tools_of_a_namespace_are_called_by_their_own_names(scripted: Build, serve: Any) -> None:
+    call = '<tool_call>\n{"name": "agents.close", "arguments": {}}\n</tool_call>'
+    close = {"type": "function", "name": "close"}
+    space = {"type": "namespace", "name": "agents", "description": "others", "tools": [close]}
+    search = {"type": "web_search", "external_web_access": False}
+    with serve(scripted(f"</think>\n\n{call}", "</think>\n\nClosed.")) as server:
+        first = post(server, tools=[close, space, search]).json()
+        assert fits(first, "Response")
+        (item,) = first["output"]
+        assert (item["name"], item["namespace"]) == ("close", "agents")
+        result = {"type": "function_call_output", "call_id": item["call_id"], "output": "ok"}
+        post(server, input=[item, result], tools=[space])
+        assert '"name": "agents.close"' in prompt(server)
+        twice = post(server, tools=[close, close])
+    assert twice.status_code == 400 and "'close'" in twice.json()["error"]["message"]
+
+
 def test_openais_client_streams_and_resumes_a_background_response(slow: Any) -> None:
     with openai.OpenAI(base_url=f"{slow.url}/v1", api_key="none", max_retries=0) as client:
         stream = client.responses.create(model="scripted", input="hi", background=True, stream=True)
