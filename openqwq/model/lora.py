@@ -256,22 +256,18 @@ def load(directory: Path, model: Qwen2) -> Adapter:
     scale = shape.alpha / math.sqrt(shape.rank) if config.get("use_rslora") else shape.scale
     modules = _linear_layers(model)
     layers = {}
-    for key in sorted(tensors):
-        name = key.removeprefix(PREFIX).removesuffix(".lora_A.weight")
-        if not key.endswith(".lora_A.weight"):
-            continue
-        partner = tensors.get(f"{PREFIX}{name}.lora_B.weight")
-        if partner is None or name not in modules:
-            missing = "a lora_B to its lora_A" if partner is None else "a place in this model"
-            raise OpenQwQError(
-                f"{directory / WEIGHTS} has {name} without {missing}: name the base that the "
-                "adapter was trained on, or copy the file again"
-            )
-        layers[name] = _low_rank(tensors[key], partner, scale, modules[name])
-    if len(tensors) != 2 * len(layers):
+    for name, module in modules.items():  # in the model's order, as `fresh` has it
+        a = tensors.pop(f"{PREFIX}{name}.lora_A.weight", None)
+        b = tensors.pop(f"{PREFIX}{name}.lora_B.weight", None)
+        if a is not None and b is not None:
+            layers[name] = _low_rank(a, b, scale, module)
+        elif a is not None or b is not None:
+            raise OpenQwQError(f"{directory / WEIGHTS} has half of {name}: copy the file again")
+    if tensors or not layers:
+        left = ", ".join(sorted(tensors)[:3]) or "no tensors"
         raise OpenQwQError(
-            f"{directory / WEIGHTS} holds {len(tensors)} tensors for {len(layers)} adapted layers: "
-            "only lora_A and lora_B of linear layers are supported"
+            f"{directory / WEIGHTS} has {left} without a place in this model: name the base that "
+            "the adapter was trained on (only linear layers' lora_A and lora_B are supported)"
         )
     base = Base(
         config.get("base_model_name_or_path") or "",
