@@ -1,4 +1,4 @@
-"""Isolated runs per second and what a program may still do: the fork-server beside bubblewrap.
+"""Isolated runs per second and what a program may still do: the fork-server and bubblewrap.
 
 Both give a program fresh pid and mount namespaces, a private tmpfs, an empty network and a clean
 environment; bubblewrap starts a new Python for every case, and adds neither a system call filter

@@ -61,7 +61,7 @@ def encode(value: Any) -> list[Any]:
 
 
 class _Writer:
-    """Gives each item that is no JSON scalar a row of its own."""
+    """Gives each item that is not a JSON scalar its own row."""
 
     def __init__(self) -> None:
         self.items: list[Any] = []

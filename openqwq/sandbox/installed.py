@@ -87,9 +87,13 @@ def _distribution(name: str) -> Distribution:
 
 def _own_entries(distribution: Distribution) -> dict[str, str]:
     """Return what a distribution has at the top of its installation directory."""
+    tops = {file.parts[0] for file in distribution.files or ()}
+    if not tops:  # a system's package, which has no list of its files
+        for name in (distribution.read_text("top_level.txt") or "").split():
+            tops |= {name, f"{name}.py"}
+
     found = {}
-    for file in distribution.files or ():
-        top = file.parts[0]
+    for top in sorted(tops):
         if top in ("..", "/", "__pycache__") or top.endswith(".pth"):
             continue
         path = Path(str(distribution.locate_file(top))).resolve()

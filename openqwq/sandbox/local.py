@@ -186,7 +186,13 @@ class LocalSandbox:
             memory_bytes=config.memory_bytes,
             output_bytes=config.output_bytes,
         )
-        return cls(config.workers, config.level, packages=config.packages, limits=limits)
+        return cls(
+            config.workers,
+            config.level,
+            maximum=MAXIMUM.at_least(limits),
+            packages=config.packages,
+            limits=limits,
+        )
 
     async def start(self) -> None:
         """Check every layer of the level, then start the workers."""

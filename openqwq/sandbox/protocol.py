@@ -27,6 +27,8 @@ def _check(record: Any) -> None:
         value = getattr(record, field.name)
         if not _fits(value, field.type):
             rule = getattr(field.type, "__name__", field.type)
+            if get_origin(field.type) is tuple:
+                rule = "a list"
             raise OpenQwQError(f"{field.name} is {str(value)[:80]!r}: it must be {rule}")
 
 
@@ -89,6 +91,11 @@ class Limits:
         """Return these limits, each lowered to `maximum` where it is above it."""
         highest = vars(maximum)
         return replace(self, **{name: min(own, highest[name]) for name, own in vars(self).items()})
+
+    def at_least(self, minimum: "Limits") -> "Limits":
+        """Return these limits, each raised to `minimum` where it is below it."""
+        lowest = vars(minimum)
+        return replace(self, **{name: max(own, lowest[name]) for name, own in vars(self).items()})
 
     @classmethod
     def from_json(cls, data: Any) -> Self:

@@ -208,7 +208,7 @@ async def _refuse(_: Request, error: Exception) -> Response:
 
 
 def limits_from(settings: Sequence[str], base: Limits = MAXIMUM) -> Limits:
-    """Read "name=value" settings over `base`; raise OpenQwQError for one that is no limit."""
+    """Read "name=value" settings over `base`; raise OpenQwQError for one that is not a limit."""
     found = base
     for setting in settings:
         name, _, text = setting.partition("=")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from serving import serving
 
-from openqwq.config import dump_config, load_config
+from openqwq.config import SandboxConfig, dump_config, load_config
 from openqwq.sandbox.client import RemoteSandbox
 from openqwq.sandbox.installed import find_packages, modules
 from openqwq.sandbox.local import LocalSandbox
@@ -55,6 +55,12 @@ async def test_a_config_sets_limits_and_packages(isolated: None, tmp_path: Path)
         assert (slow.status, slow.seconds < 10) == ("timeout", True)
         granted = await sandbox.run(RunRequest("import granted; print(granted.ANSWER)"))
         assert granted.cases[0].stdout == "42\n"
+
+
+def test_a_config_may_ask_for_more_than_a_request_may() -> None:
+    sandbox = LocalSandbox.configured(SandboxConfig(wall_seconds=300.0))
+    assert (sandbox.limits.wall_seconds, sandbox.maximum.wall_seconds) == (300.0, 300.0)
+    assert sandbox.maximum.cpu_seconds == 60.0
 
 
 async def test_a_task_has_limits_of_its_own(sandbox: LocalSandbox) -> None:
@@ -132,6 +138,18 @@ def test_a_package_is_found_by_either_name_with_what_it_requires() -> None:
     assert modules(["pyyaml"]) == modules(["yaml"]) == ["yaml"]
     with pytest.raises(OpenQwQError, match="'no_such_package', which is not installed here"):
         find_packages(["no_such_package"])
+
+
+def test_a_package_without_a_list_of_its_files_is_found_by_its_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "systems.py").write_text("")
+    information = tmp_path / "systems-1.egg-info"
+    information.mkdir()
+    (information / "PKG-INFO").write_text("Metadata-Version: 2.1\nName: systems\nVersion: 1\n")
+    (information / "top_level.txt").write_text("systems\n")
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    assert find_packages(["systems"]) == {"systems.py": str(tmp_path / "systems.py")}
 
 
 async def test_a_package_that_cannot_be_imported_stops_the_start_by_name(

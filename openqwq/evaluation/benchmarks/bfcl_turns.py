@@ -53,7 +53,7 @@ class World:
 def turns_task(category: str, row: Row, documents: Sequence[Row]) -> Task:
     """Return one scenario as a task; `answer` is all that an episode and its judge need, as JSON.
 
-    Raises OpenQwQError for an unknown class or a ground truth that is no list of literal calls.
+    Raises OpenQwQError for an unknown class or a ground truth that is not a list of literal calls.
     """
     classes = row["involved_classes"]
     unknown = [name for name in classes if name not in APIS]
