@@ -29,10 +29,10 @@ ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "tests" / "cluster"), str(ROOT / "tests" / "train")]
 
 from machines import PLACED, Machines, two_machines  # noqa: E402
+from openqwq.train.pipeline import run_stages  # noqa: E402
 from small import small_config  # noqa: E402
 
 from openqwq.model import checkpoint  # noqa: E402
-from openqwq.train.pipeline import run_stages  # noqa: E402
 from openqwq.train.progress import Display  # noqa: E402
 from openqwq.train.run import Run  # noqa: E402
 

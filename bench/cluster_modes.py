@@ -14,9 +14,10 @@ import statistics
 import tempfile
 from pathlib import Path
 
+from openqwq.train.pipeline import run_stages
+
 from openqwq.cluster.placement import ray_placement
 from openqwq.config import load_config
-from openqwq.train.pipeline import run_stages
 from openqwq.train.progress import Display
 from openqwq.train.run import Run
 

@@ -18,12 +18,13 @@ from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
+from openqwq.train.pipeline import run_stages
+
 from openqwq.cli import FAMILIES as DEMO_FAMILIES
 from openqwq.cli import MINI
 from openqwq.config import load_config
 from openqwq.evaluation.evaluate import Outcome, accuracies
 from openqwq.evaluation.report import write_report
-from openqwq.train.pipeline import run_stages
 from openqwq.train.progress import Display
 from openqwq.train.run import Run
 

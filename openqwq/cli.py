@@ -5,8 +5,8 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,6 @@ from openqwq.engine.verbs import (
     add_fit_verb,
     add_merge_verb,
     add_model_options,
-    chosen_adapter,
 )
 from openqwq.sandbox.verbs import add_sandbox_verb
 from openqwq.serve.feedback import add_feedback_verb
@@ -27,7 +26,6 @@ from openqwq.types import OpenQwQError
 
 if TYPE_CHECKING:
     from openqwq.config import Config
-    from openqwq.evaluation.chat import Chat
     from openqwq.train.placement import Placement
 
 MINI = Path(__file__).parent / "configs" / "mini.toml"
@@ -195,14 +193,19 @@ def _config_path(name: str) -> Path:
 
 
 def _train(config: "Config", options: argparse.Namespace) -> None:
-    from openqwq.train.pipeline import run_stages
+    from openqwq.data.hub import DataLock
+    from openqwq.train.prepare import prepare
     from openqwq.train.progress import Display
     from openqwq.train.run import InterruptedRun, Run
+    from openqwq.train.stages import run_stages
 
+    lock = DataLock.load(options.out / "data.lock") if options.resume else DataLock()
+    prepared = prepare(config, lock)
     run = Run(options.out, config, options.resume)
+    replace(lock, file=options.out / "data.lock").save()
     try:
         with _placement(config) as placement:
-            asyncio.run(run_stages(run, Display(), placement))
+            asyncio.run(run_stages(run, prepared, Display(), placement))
     except InterruptedRun as stop:
         print(f"qwq: {stop}", file=sys.stderr)
         raise SystemExit(130) from None
@@ -241,7 +244,9 @@ def eval_verb(options: argparse.Namespace) -> None:
     from openqwq.evaluation import suite
     from openqwq.evaluation.benchmarks.data import Library
     from openqwq.evaluation.benchmarks.livecodebench import Window
+    from openqwq.evaluation.chat import open_chat
     from openqwq.evaluation.evaluation import PRESETS, Plan, compare_runs
+    from openqwq.train.judges import open_judges
 
     library, names = Library(options.data, options.allow_changed_data), options.tasks.split(",")
     if options.compare:
@@ -265,29 +270,12 @@ def eval_verb(options: argparse.Namespace) -> None:
     request = suite.Request(
         names, library, plan, options.out, window, options.resume, options.workers
     )
-    open_chat = None if options.rescore else partial(_open_chat, options)
-    suite.print_scores(suite.run_suite(request, open_chat))
-
-
-@contextmanager
-def _open_chat(options: argparse.Namespace) -> Iterator["Chat"]:
-    from openqwq.engine.open import open_model, require_own_engine
-    from openqwq.evaluation.chat import EndpointChat, LocalChat, PatientChat
-
-    if options.model.startswith(("http://", "https://")):
-        require_own_engine("remote", options.precision, options.device, options.adapter)
-        from openqwq.engine.remote import RemoteChat
-
-        yield PatientChat(EndpointChat(RemoteChat(options.model)))
-        return
-    opened = open_model(
-        options.model, options.engine, options.concurrency, options.context_length,
-        precision=options.precision, device=options.device, **chosen_adapter(options.adapter),
+    chat = partial(
+        open_chat, options.model, options.engine, options.concurrency, options.context_length,
+        options.precision, options.device, options.adapter,
     )  # fmt: skip
-    try:
-        yield LocalChat(opened.generate, opened.tokenizer, opened.context_length)
-    finally:
-        opened.close()
+    opened = None if options.rescore else chat
+    suite.print_scores(suite.run_suite(request, opened, open_judges))
 
 
 def chat_verb(options: argparse.Namespace) -> None:

@@ -25,12 +25,16 @@ class ToolCall(TypedDict):
 
 
 class Message(TypedDict):
-    """One chat turn, in the form that checkpoints' own chat templates read."""
+    """One chat turn, in the form that checkpoints' own chat templates read.
+
+    `weight` 0 marks a recorded assistant turn that is not to be imitated.
+    """
 
     role: Literal["system", "user", "assistant", "tool"]
     content: str
     reasoning_content: NotRequired[str]
     tool_calls: NotRequired[list[ToolCall]]
+    weight: NotRequired[int]
 
 
 class OpenQwQError(Exception):

@@ -18,7 +18,7 @@ ROOMS: dict[str, frozenset[str]] = {
     name: frozenset(libraries.split())
     for name, libraries in {
         "types": "",
-        "config": "",
+        "config": "tomli_w",
         "data": "huggingface_hub pyarrow",
         "text": "jinja2 llguidance tokenizers",
         "model": "gguf numpy safetensors torch",
@@ -43,7 +43,6 @@ ONLY_IN_FILE = {
     "sandbox/client.py": {"httpx"},
     "sandbox/packages.py": {"numpy"},
     "sandbox/server.py": {"sse_starlette", "starlette", "uvicorn"},
-    "evaluation/benchmarks/data.py": {"huggingface_hub", "pyarrow"},
 }
 ONLY_FOR_TYPE_CHECKING = {"types.py": {"torch"}}
 FILE_LINES, FUNCTION_LINES = 400, 60

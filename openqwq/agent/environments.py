@@ -1,4 +1,4 @@
-"""Worlds to learn in: each begins an episode for a task of the same name in `openqwq/tasks`.
+"""Worlds to learn in; two of one's own stand in `examples/environments`.
 
 An episode ends with the first reply that makes no call; what the environment cannot do, such as a
 sandbox that breaks, raises OpenQwQError, which is nobody's zero. Run each episode as a task of its
@@ -6,7 +6,6 @@ own: those that wait for a Python session must not keep others from ending.
 """
 
 import asyncio
-import json
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,8 +15,6 @@ from openqwq.agent.call import DEFAULT_LIMITS, CallLimits, CallResult, run_calls
 from openqwq.agent.python_session import LIMITS, PythonSession
 from openqwq.agent.tools import by_name, tool
 from openqwq.sandbox.protocol import Limits, Sandbox
-from openqwq.tasks.maze import Maze
-from openqwq.tasks.stockroom import METHODS, Stockroom
 from openqwq.types import Message, Observation, OpenQwQError, Score, Task, Tool, Verifier
 from openqwq.verify.code import CodeVerifier
 
@@ -137,59 +134,3 @@ class PythonEnvironment:
             session=session,
             places=self._places,
         )
-
-
-class StockroomEnvironment:
-    """The mock API of `tasks/stockroom.py`, judged by the state it is left in and by the answer."""
-
-    async def reset(self, task: Task, seed: int) -> ToolEpisode:
-        """See `Environment.reset`."""
-        target = json.loads(task.answer or "")
-        room = Stockroom(target["before"])
-
-        async def judge(answer: str) -> Score:
-            state = room.shelves == target["after"]
-            said = target["said"] is None or _number(answer) == target["said"]
-            parts = {"state": float(state), "answer": float(said)}
-            right = state and said
-            return Score(float(right), "correct" if right else "wrong", parts)
-
-        # Not on threads: calls of one reply change the room in the order they were made.
-        own = [tool(getattr(room, name), threaded=False) for name in METHODS]
-        return ToolEpisode(by_name(own), judge)
-
-
-def _number(answer: str) -> str | None:
-    """The number that an answer gives, boxed or alone."""
-    text = answer.rpartition("\\boxed{")[2].partition("}")[0] if "\\boxed{" in answer else answer
-    return text.strip() if text.strip().isdecimal() else None
-
-
-@dataclass
-class MazeEpisode:
-    """One walk: a reply is one command, answered by what the player then sees."""
-
-    maze: Maze
-    commands: int = 0
-
-    async def step(self, reply: Message, malformed_calls: Sequence[str]) -> Observation:
-        """See `Episode.step`; calls are no commands."""
-        self.commands += 1
-        seen = self.maze.act(reply["content"])
-        return Observation((Message(role="user", content=seen),), self.maze.won)
-
-    async def score(self) -> Score:
-        """1 for a way out, however long."""
-        won = self.maze.won
-        return Score(float(won), "correct" if won else "wrong", {"commands": float(self.commands)})
-
-    async def close(self) -> None:
-        """Nothing to free."""
-
-
-class MazeEnvironment:
-    """The text world of `tasks/maze.py`."""
-
-    async def reset(self, task: Task, seed: int) -> MazeEpisode:
-        """See `Environment.reset`."""
-        return MazeEpisode(Maze.from_json(task.answer or ""))

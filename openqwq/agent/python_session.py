@@ -6,7 +6,7 @@ from typing import Any
 
 from openqwq.agent.tools import said
 from openqwq.sandbox.protocol import CaseResult, Limits, Sandbox, Session
-from openqwq.tasks.worlds import PYTHON
+from openqwq.tasks.tools import PYTHON
 from openqwq.types import OpenQwQError, Tool
 
 LIMITS = Limits(wall_seconds=10.0)

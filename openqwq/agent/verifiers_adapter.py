@@ -35,8 +35,9 @@ class VerifiersEnvironment:
         self.relay = type("Relay", (Client,), dict.fromkeys(Client.__abstractmethods__))
         self.too_long = OverlongPromptError
 
-    def tasks(self, count: int, seed: int = 0) -> list[Task]:
-        """The first `count` rows of its training data, shuffled by `seed`."""
+    def tasks(self, split: str) -> list[Task]:
+        """Its own training rows ("train"), or those it evaluates on ("held_out")."""
+        rows = self._rows(split)
         defined = self.environment.tool_defs or []
         tools = tuple(
             {
@@ -54,16 +55,25 @@ class VerifiersEnvironment:
                 id=f"{self.name}:{row['example_id']}",
                 kind=self.name,
                 messages=tuple(_message(each) for each in row["prompt"]),
-                verifier=self.name,
-                answer=json.dumps(row),
+                verifier="",
+                environment=f"verifiers:{self.name}",
+                reference=row,
                 tools=tools,
             )
-            for row in self.environment.get_dataset(n=count, seed=seed).to_list()
+            for row in rows
         ]
+
+    def _rows(self, split: str) -> list[dict[str, Any]]:
+        """Without data to evaluate on there is nothing held out."""
+        if split == "train":
+            return list(self.environment.get_dataset().to_list())
+        if getattr(self.environment, "eval_dataset", None) is None:
+            return []
+        return list(self.environment.get_eval_dataset().to_list())
 
     async def reset(self, task: Task, seed: int) -> "VerifiersEpisode":
         """See `Environment.reset`; `task` must be one of `tasks`."""
-        episode = VerifiersEpisode(self, json.loads(task.answer or ""))
+        episode = VerifiersEpisode(self, cast(Mapping[str, Any], task.reference))
         first = await episode.next_prompt()
         if first != list(task.messages):
             await episode.close()
@@ -175,3 +185,14 @@ def _response(reply: Message) -> Any:
         is_truncated=False,
     )
     return Response(id="", created=int(time.time()), model="openqwq", message=message)
+
+
+def load_environment(name: str, options: Mapping[str, Any]) -> VerifiersEnvironment:
+    """The environment that `verifiers` knows as `name`, made with `options`."""
+    try:
+        import verifiers
+    except ImportError as error:
+        raise OpenQwQError(
+            f"verifiers:{name} needs the package verifiers ({error}): pip install verifiers"
+        ) from error
+    return VerifiersEnvironment(verifiers.load_environment(name, **options), name)

@@ -24,10 +24,10 @@ from openqwq.config import Config, OptimiserConfig
 from openqwq.engine.engine import Engine, EngineLimits
 from openqwq.model import checkpoint
 from openqwq.text.tokenizer import Tokenizer
+from openqwq.train.judges import open_bench
 from openqwq.train.learner import Objective
 from openqwq.train.packing import MicroBatch
-from openqwq.train.placement import open_verifiers
-from openqwq.types import Completion, SamplingParams, Score, Task, Verifier
+from openqwq.types import Completion, SamplingParams, Score, Task
 
 Request = tuple[list[int], SamplingParams, int]  # prompt ids, parameters, n
 
@@ -144,9 +144,8 @@ class VerifierActor:
     """The judges of a run, with a sandbox and worker processes of their own."""
 
     def __init__(self, config: Config) -> None:
-        self.config = config
-        self.stack = AsyncExitStack()
-        self._opening: asyncio.Task[dict[str, Verifier]] | None = None
+        self.bench = open_bench(config, AsyncExitStack())
+        self._opening = asyncio.Lock()
 
     async def software(self) -> dict[str, str]:
         """See `software`."""
@@ -154,7 +153,7 @@ class VerifierActor:
 
     async def score(self, verifier: str, task: Task, completion: str) -> dict[str, Any]:
         """The fields of a `Score`; a mapping of its parts may be of a class that has no copy."""
-        if self._opening is None:
-            self._opening = asyncio.create_task(open_verifiers(self.config, self.stack))
-        score: Score = await (await self._opening)[verifier].score(task, completion)
+        async with self._opening:
+            judge = await self.bench.verifier(verifier)
+        score: Score = await judge.score(task, completion)
         return {**asdict(score), "parts": dict(score.parts)}

@@ -14,7 +14,8 @@ from statistics import mean
 from typing import Any
 
 from openqwq.train.episodes import Attempt
-from openqwq.train.rl import Progress, Result, Trainer
+from openqwq.train.rl import Result, Trainer
+from openqwq.train.run import Progress
 from openqwq.types import Task
 
 
@@ -40,7 +41,7 @@ class Flow:
     def fill(self) -> None:
         """Keep two steps' worth of groups under way: one to train on, one to be drawn meanwhile."""
         trainer, curriculum = self.trainer, self.trainer.curriculum
-        while len(self.running) + len(self.ready) < 2 * trainer.config.prompts_per_step:
+        while len(self.running) + len(self.ready) < 2 * trainer.stage.prompts_per_step:
             if self.again:
                 number = self.again.pop(0)
                 task = curriculum.task(number)
@@ -111,15 +112,15 @@ class AsynchronousTrainer(Trainer):
 
     async def group(self, number: int, task: Task) -> Group:
         """Draw and judge the samples of `task`, prompt `number` of the curriculum."""
-        version, config = self.learner.done, self.config
-        key = f"{self.stage}/{self.run.config.seed}/{number}"
-        (attempts,) = await self.sampler.groups([self.request(task, key)], config.group_size)
+        version, stage = self.learner.done, self.stage
+        key = f"{stage.name}/{self.run.config.seed}/{number}"
+        (attempts,) = await self.runner.groups([self.prompt(task, key)], stage.group_size)
         self.retire(attempts)
         return Group(key, version, attempts)
 
     async def _overlapped_step(self, flow: Flow, first: bool) -> dict[str, Any]:
         step, started = self.learner.done, time.perf_counter()
-        groups = await flow.take(self.config.prompts_per_step)
+        groups = await flow.take(self.stage.prompts_per_step)
         waited = time.perf_counter() - started
         record = await self.learn(self.batch([(g.key, g.attempts) for g in groups], 0), first)
         seconds = {"rollout": waited, "learn": time.perf_counter() - started - waited}

@@ -1,9 +1,9 @@
 """An RL stage on Ray: placement groups, one actor a role, the same trainer on the driver."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AsyncExitStack, contextmanager
-from dataclasses import asdict
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +18,19 @@ from openqwq.cluster.asynchronous import AsynchronousTrainer
 from openqwq.cluster.remote import RemoteLearner, RemoteSampler, RemoteVerifier, VerifierPool
 from openqwq.cluster.sharded import Sharding
 from openqwq.cluster.vllm_sampler import VllmSampler
-from openqwq.config import ClusterConfig, Config, RlConfig
+from openqwq.config import ClusterConfig, Config
 from openqwq.engine.engine import EngineLimits
 from openqwq.model import checkpoint
 from openqwq.model.qwen2 import Qwen2
 from openqwq.text.tokenizer import Tokenizer
-from openqwq.train.placement import Policy
+from openqwq.train.judges import Bench
+from openqwq.train.placement import Policy, SamplingStage, engine_limits
 from openqwq.train.rl import Trainer
 from openqwq.train.run import Run
 from openqwq.types import Generate, OpenQwQError, Verifier
 
-VERIFIERS = ("math", "code", "instructions", "preference", "gym")
 PLACEMENT_SECONDS = 60
+VLLM_DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 
 
 @contextmanager
@@ -57,7 +58,7 @@ def ray_placement(config: Config) -> Iterator["RayPlacement"]:
             ) from error
     group = _reserve(cluster)
     try:
-        yield RayPlacement(cluster, group)
+        yield RayPlacement(config, group)
     except GetTimeoutError as error:
         raise OpenQwQError(
             f"actors did not answer within cluster.timeout, {cluster.timeout} s: look at their "
@@ -72,37 +73,39 @@ def ray_placement(config: Config) -> Iterator["RayPlacement"]:
 class RayPlacement:
     """See `Placement`."""
 
-    def __init__(self, config: ClusterConfig, group: PlacementGroup) -> None:
-        self.config, self.group = config, group
-        asynchronous = config.mode != "synchronous"
+    def __init__(self, config: Config, group: PlacementGroup) -> None:
+        self.config = config.cluster
+        self.group = group
+        self._run_config = config
+        self._pool: VerifierPool | None = None
+        asynchronous = config.cluster.mode != "synchronous"
         self.trainer: type[Trainer] = AsynchronousTrainer if asynchronous else Trainer
 
     @contextmanager
     def policy(
-        self, run: Run, stage: str, model: Qwen2, tokenizer: Tokenizer, config: RlConfig
+        self, run: Run, stage: SamplingStage, model: Qwen2, tokenizer: Tokenizer
     ) -> Iterator[Policy]:
         """See `Placement.policy`; the actors load `model` from the run's directory."""
-        weights = run.directory.absolute() / f"{stage}.start"
+        weights = run.directory.absolute() / f"{stage.name}.start"
         if not weights.exists():
             checkpoint.save(model, weights, tokenizer)
         cluster = self.config
-        limits = EngineLimits(**asdict(run.config.engine))
+        limits = engine_limits(run.config)
 
         def ranks() -> list[Any]:
             world = cluster.learners
             started = [self._actor(LearnerRank, i, rank=i, world=world) for i in range(world)]
             address = ray.get(started[0].address.remote(), timeout=cluster.timeout)
-            sharding = Sharding(
-                getattr(torch, cluster.precision), cluster.recompute, cluster.offload
-            )
+            dtype = torch.bfloat16 if run.config.precision == "bf16" else torch.float32
+            sharding = Sharding(dtype, run.config.recompute, cluster.offload)
             self._check_software(started)
-            common = (address, weights, config.optimiser, config.steps, sharding)
+            common = (address, weights, stage.optimiser, stage.steps, sharding)
             calls = [rank.join.remote(*common, cluster.threads_per_actor) for rank in started]
             ray.get(calls, timeout=cluster.timeout)
             return started
 
-        samplers = self._samplers(weights, limits)
-        shards = run.directory.absolute() / f"{stage}.shards"
+        samplers = self._samplers(weights, limits, run.config.precision)
+        shards = run.directory.absolute() / f"{stage.name}.shards"
         learner = RemoteLearner(ranks, shards, cluster.timeout)
         try:
             yield Policy(learner, samplers, samplers)
@@ -115,15 +118,18 @@ class RayPlacement:
         self, run: Run, name: str, model: Qwen2, tokenizer: Tokenizer
     ) -> Iterator[Generate]:
         """See `Placement.generator`."""
-        limits = EngineLimits(**asdict(run.config.engine))
-        samplers = self._samplers(run.directory.absolute() / name, limits)
+        weights = run.directory.absolute() / f"{name}.weights"
+        shutil.rmtree(weights, ignore_errors=True)
+        checkpoint.save(model, weights, tokenizer)
+        samplers = self._samplers(weights, engine_limits(run.config), run.config.precision)
         try:
             yield samplers
         finally:
             for actor in samplers.actors:
                 ray.kill(actor)
+            shutil.rmtree(weights, ignore_errors=True)
 
-    def _samplers(self, weights: Path, limits: EngineLimits) -> RemoteSampler:
+    def _samplers(self, weights: Path, limits: EngineLimits, precision: str) -> RemoteSampler:
         cluster = self.config
         common = {"weights": weights, "tokenizer": weights, "limits": limits}
 
@@ -132,24 +138,29 @@ class RayPlacement:
             if cluster.sampler == "torch":
                 return self._actor(SamplerActor, bundle, threads=threads, **common)
             width = max(1, round(cluster.gpus_per_sampler))
-            options = {"threads": threads, "precision": cluster.precision, "width": width}
+            options = {"threads": threads, "precision": VLLM_DTYPES[precision], "width": width}
             return self._actor(VllmSampler, bundle, **options, **common)
 
         samplers = RemoteSampler(sampler, cluster.samplers, cluster.timeout)
         self._check_software(samplers.actors)
         return samplers
 
-    async def verifiers(self, config: Config, stack: AsyncExitStack) -> Mapping[str, Verifier]:
+    async def verifiers(self, names: Iterable[str], bench: Bench) -> Mapping[str, Verifier]:
         """See `Placement.verifiers`."""
+        if self._pool is None:
+            self._pool = self._open_pool(bench)
+        return {name: RemoteVerifier(self._pool, name) for name in names}
+
+    def _open_pool(self, bench: Bench) -> VerifierPool:
         first = self.config.learners + self.config.samplers
 
         def judge(index: int) -> Any:
-            return self._actor(VerifierActor, first + index, config=config)
+            return self._actor(VerifierActor, first + index, config=self._run_config)
 
         pool = VerifierPool(judge, self.config.verifiers, self.config.timeout)
         self._check_software(pool.actors)
-        stack.callback(lambda: [ray.kill(actor) for actor in pool.actors])
-        return {name: RemoteVerifier(pool, name) for name in VERIFIERS}
+        bench.stack.callback(lambda: [ray.kill(actor) for actor in pool.actors])
+        return pool
 
     def _actor(self, kind: Callable[..., Any], bundle: int, **arguments: Any) -> Any:
         cluster = self.config

@@ -7,7 +7,7 @@ memory bandwidth, traffic at a share of the links. The shares are `Efficiency`, 
 import math
 from dataclasses import asdict, dataclass
 
-from openqwq.config import Config, ShapeConfig
+from openqwq.config import Config, RlStage, ShapeConfig
 from openqwq.model.fit import parameter_counts
 from openqwq.model.qwen2 import ModelConfig
 from openqwq.types import OpenQwQError
@@ -67,25 +67,48 @@ class Plan:
 
 def parameter_count(config: Config) -> int:
     """Of an untied Qwen2 of the config's shape (DESIGN section 4)."""
-    shape = config.shape
+    shape = _shape(config)
     head_dim = shape.hidden_size // shape.num_attention_heads
-    model = ModelConfig(config.tokenizer.vocab_size, head_dim=head_dim, **asdict(shape))
+    model = ModelConfig(_vocab_size(config), head_dim=head_dim, **asdict(shape))
     return parameter_counts(model)[0]
+
+
+def _rl(config: Config) -> RlStage:
+    """The stage that a plan is about: the first one that samples."""
+    for stage in config.stages:
+        if isinstance(stage, RlStage):
+            return stage
+    raise OpenQwQError(
+        "a plan is about an rl stage, but the config has none: add one to [[stages]]"
+    )
+
+
+def _shape(config: Config) -> ShapeConfig:
+    shape = config.plan.shape or config.shape
+    if shape is None:
+        raise OpenQwQError(
+            f"a cluster's plan reads [plan.shape] and plan.vocab_size: give those of {config.model}"
+        )
+    return shape
+
+
+def _vocab_size(config: Config) -> int:
+    return config.plan.vocab_size if config.model else config.tokenizer.vocab_size
+
+
+def _max_length(config: Config) -> int:
+    """Tokens of prompt and reply; where none are set, prompts as long as a tenth of a reply."""
+    return config.engine.max_length or round(1.1 * _rl(config).max_tokens)
 
 
 def make_plan(config: Config) -> Plan:
     """Memory, traffic and time of one RL step; raises OpenQwQError where it does not fit."""
-    if config.model and config.shape == ShapeConfig():
-        raise OpenQwQError(
-            f"a plan reads [shape] and tokenizer.vocab_size from the config: give those of "
-            f"{config.model} there"
-        )
     for name in ("learners", "samplers"):
         if getattr(config.cluster, name) < 1:
             raise OpenQwQError(f"cluster.{name} is 0: a plan needs at least 1")
-    gpu, parameters = GPUS[config.cluster.gpu], parameter_count(config)
+    gpu, parameters = GPUS[config.plan.gpu], parameter_count(config)
     learner = _learner_bytes(config, parameters)
-    _require_fit("learner", learner, gpu.memory, "cluster.learners, or cluster.recompute = true")
+    _require_fit("learner", learner, gpu.memory, "cluster.learners, or recompute = true")
     sampler, concurrent = _sampler_bytes(config, gpu, parameters)
     traffic = _traffic(config, parameters)
     seconds = _seconds(config, gpu, parameters, concurrent, traffic)
@@ -98,15 +121,15 @@ def make_plan(config: Config) -> Plan:
 
 def _learner_bytes(config: Config, parameters: int) -> dict[str, float]:
     """FSDP2 with fp32 master weights; activations of one micro-batch."""
-    shape, cluster, width = config.shape, config.cluster, _precision_bytes(config)
-    tokens = config.rl.optimiser.max_tokens_per_micro_batch
-    ends = 2 * config.tokenizer.vocab_size * shape.hidden_size
+    shape, cluster, width = _shape(config), config.cluster, _precision_bytes(config)
+    tokens = _rl(config).optimiser.max_tokens_per_micro_batch
+    ends = 2 * _vocab_size(config) * shape.hidden_size
     layer = (parameters - ends) / shape.num_hidden_layers
     # Kept for one layer: inputs of norms, q, k, v, attention output, gate, up, their product.
     inner = tokens * width * (8 * shape.hidden_size + 4 * shape.intermediate_size)
     kept = tokens * width * shape.hidden_size
     held = shape.num_hidden_layers
-    activations = held * kept + inner if cluster.recompute else held * (kept + inner)
+    activations = held * kept + inner if config.recompute else held * (kept + inner)
     shards = 0.0 if cluster.offload else parameters / cluster.learners
     return {
         "weights": 4 * shards,
@@ -118,18 +141,19 @@ def _learner_bytes(config: Config, parameters: int) -> dict[str, float]:
 
 
 def _sampler_bytes(config: Config, gpu: Gpu, parameters: int) -> tuple[dict[str, float], int]:
-    cluster, width, per_token = config.cluster, _sampler_width(config), _cache_bytes(config)
+    width = _sampler_width(config)
+    per_token = _cache_bytes(config)
     used = {"weights": 2 * parameters / width, "activations": 4 * GB}
     room = width * (gpu.memory * (1 - RESERVE) - sum(used.values()))
-    full = per_token * config.engine.max_length
+    full = per_token * _max_length(config)
     if room < MIN_SEQUENCES * full:
         raise OpenQwQError(
-            f"a sampler of {width} {cluster.gpu} has {max(room, 0) / GB:.1f} GB for keys and "
-            f"values, and {MIN_SEQUENCES} sequences of {config.engine.max_length} tokens need "
+            f"a sampler of {width} {config.plan.gpu} has {max(room, 0) / GB:.1f} GB for keys and "
+            f"values, and {MIN_SEQUENCES} sequences of {_max_length(config)} tokens need "
             f"{MIN_SEQUENCES * full / GB:.1f} GB: raise cluster.gpus_per_sampler, or lower "
             "engine.max_length"
         )
-    expected = per_token * cluster.mean_completion * config.rl.max_tokens
+    expected = per_token * config.plan.mean_completion * _rl(config).max_tokens
     concurrent = min(config.engine.slots, int(room / max(expected, 1.0)))
     return used | {"keys and values": concurrent * expected / width}, concurrent
 
@@ -145,7 +169,7 @@ def _require_fit(role: str, used: dict[str, float], memory: float, remedy: str) 
 
 
 def _precision_bytes(config: Config) -> int:
-    return 2 if config.cluster.precision == "bfloat16" else 4
+    return 2 if config.precision == "bf16" else 4
 
 
 def _sampler_width(config: Config) -> int:
@@ -155,23 +179,23 @@ def _sampler_width(config: Config) -> int:
 
 def _cache_bytes(config: Config) -> int:
     """Keys and values of one token, in bf16."""
-    shape = config.shape
+    shape = _shape(config)
     head_dim = shape.hidden_size // shape.num_attention_heads
     return 2 * shape.num_hidden_layers * shape.num_key_value_heads * head_dim * 2
 
 
 def _completions(config: Config) -> int:
-    return config.rl.prompts_per_step * config.rl.group_size
+    return _rl(config).prompts_per_step * _rl(config).group_size
 
 
 def _mean_tokens(config: Config) -> float:
-    return config.cluster.mean_completion * config.rl.max_tokens
+    return config.plan.mean_completion * _rl(config).max_tokens
 
 
 def _micro_batches(config: Config) -> int:
     """Rounds that each learner rank runs in a step."""
     total = _completions(config) * _mean_tokens(config)
-    share = total / config.rl.optimiser.max_tokens_per_micro_batch
+    share = total / _rl(config).optimiser.max_tokens_per_micro_batch
     return max(1, math.ceil(share / config.cluster.learners))
 
 
@@ -191,12 +215,12 @@ def _seconds(
     traffic: dict[str, float],
 ) -> dict[str, float]:
     cluster, count, efficiency = config.cluster, _completions(config), Efficiency()
-    tokens, prompt = count * _mean_tokens(config), config.engine.max_length - config.rl.max_tokens
-    passes = 8 if cluster.recompute else 6
+    tokens, prompt = count * _mean_tokens(config), _max_length(config) - _rl(config).max_tokens
+    passes = 8 if config.recompute else 6
     learn = passes * parameters * tokens / (cluster.learners * gpu.flops * efficiency.training)
-    one_node = cluster.learners <= cluster.gpus_per_node
+    one_node = cluster.learners <= config.plan.gpus_per_node
     link = (gpu.nvlink if one_node else gpu.network) * efficiency.links
-    prefill = 2 * parameters * config.rl.prompts_per_step * max(prompt, 0)
+    prefill = 2 * parameters * _rl(config).prompts_per_step * max(prompt, 0)
     each = math.ceil(count / cluster.samplers)  # completions of one sampler
     width = _sampler_width(config)
     running = min(each, concurrent)
@@ -206,7 +230,7 @@ def _seconds(
     a_token = max(read / bandwidth, compute)
     rounds = each / running
     # Waves of mean length, and the longest completion of the last wave, nearly alone.
-    longest = config.rl.max_tokens - _mean_tokens(config)
+    longest = _rl(config).max_tokens - _mean_tokens(config)
     tail = 0.0 if cluster.mode != "synchronous" else longest * 2 * parameters / bandwidth
     return {
         "learn": max(learn, traffic["learner"] / link),
@@ -218,13 +242,13 @@ def _seconds(
 
 def describe_plan(config: Config, plan: Plan) -> str:
     """The plan as a page of text."""
-    cluster, gpu = config.cluster, GPUS[config.cluster.gpu]
+    cluster, gpu = config.cluster, GPUS[config.plan.gpu]
     width = _sampler_width(config)
     lines = [
         f"{plan.parameters:,} parameters; {cluster.learners} learner and "
-        f"{cluster.samplers * width} sampler GPUs ({cluster.gpu}, {gpu.memory / GB:.0f} GB)",
+        f"{cluster.samplers * width} sampler GPUs ({config.plan.gpu}, {gpu.memory / GB:.0f} GB)",
         f"{_completions(config)} completions a step, {_mean_tokens(config):,.0f} tokens on average "
-        f"of at most {config.rl.max_tokens:,}; {cluster.mode}",
+        f"of at most {_rl(config).max_tokens:,}; {cluster.mode}",
         "",
     ]
     for role, used in (("learner", plan.learner_bytes), ("sampler", plan.sampler_bytes)):

@@ -2,14 +2,26 @@
 
 import asyncio
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from openqwq.text.stream import parse_reply, starts_in_thinking
 from openqwq.text.template import encode_chat
 from openqwq.text.tokenizer import Tokenizer
-from openqwq.types import Generate, Message, OpenQwQError, SamplingParams, ToolCall
+from openqwq.types import (
+    Device,
+    Generate,
+    Message,
+    OpenQwQError,
+    Precision,
+    SamplingParams,
+    ToolCall,
+)
+
+if TYPE_CHECKING:
+    from openqwq.engine.open import EngineName
 
 Tools = Sequence[Mapping[str, Any]]
 FIRST_PAUSE = 1.0  # seconds
@@ -154,6 +166,44 @@ class PatientChat:
                 return reply
             failure = f"an empty reply ({reply.finish_reason})"
         raise OpenQwQError(f"no answer in {self.attempts} attempts: {failure}")
+
+
+@contextmanager
+def open_chat(
+    model: str,
+    engine: "EngineName" = "auto",
+    concurrency: int = 8,
+    context_length: int | None = None,
+    precision: Precision = "fp32",
+    device: Device = "auto",
+    adapters: Sequence[str] = (),
+) -> Iterator[Chat]:
+    """A chat with a model by name, closed at the end; an endpoint by its URL is asked patiently.
+
+    `adapters` are NAME=DIR, of which the last answers. Raises OpenQwQError as `open_model` does.
+    """
+    from openqwq.engine.open import open_model, require_own_engine  # loads torch
+    from openqwq.engine.verbs import chosen_adapter
+
+    if model.startswith(("http://", "https://")):
+        require_own_engine("remote", precision, device, adapters)
+        from openqwq.engine.remote import RemoteChat  # needs httpx
+
+        yield PatientChat(EndpointChat(RemoteChat(model)))
+        return
+    opened = open_model(
+        model,
+        engine,
+        concurrency,
+        context_length,
+        precision=precision,
+        device=device,
+        **chosen_adapter(adapters),
+    )
+    try:
+        yield LocalChat(opened.generate, opened.tokenizer, opened.context_length)
+    finally:
+        opened.close()
 
 
 def answer_text(content: str, calls: Sequence[ToolCall], malformed: Sequence[str] = ()) -> str:

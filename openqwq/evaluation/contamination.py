@@ -4,8 +4,6 @@ Thirteen words in a row, as in GPT-3's report (arXiv 2005.14165, appendix C). Wh
 a benchmark share is its boilerplate and does not count; a shorter item must appear whole.
 """
 
-import gzip
-import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from openqwq.data.rows import read_rows
 from openqwq.types import OpenQwQError, Task
 
 WORDS = 13
@@ -90,17 +89,9 @@ def require_clean(overlaps: Sequence[Overlap], source: str) -> None:
 
 
 def file_texts(path: Path) -> Iterator[str]:
-    """The text of each row of a JSONL file, packed or not: all its strings.
-
-    Raises OpenQwQError if it cannot be read.
-    """
-    opener = gzip.open if path.suffix == ".gz" else open
-    try:
-        with opener(path, "rt", encoding="utf-8") as file:
-            for line in file:
-                yield " ".join(_strings(json.loads(line)))
-    except (OSError, ValueError, EOFError) as error:
-        raise OpenQwQError(f"cannot read {path} as JSON lines ({error}): check the file") from error
+    """The text of each row of a file: all its strings. Raises OpenQwQError as `read_rows` does."""
+    for row in read_rows(path):
+        yield " ".join(_strings(row))
 
 
 def _questions(tasks: Sequence[Task]) -> Iterator[tuple[str, list[str]]]:

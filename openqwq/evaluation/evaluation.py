@@ -32,7 +32,15 @@ from openqwq.evaluation.results import (
     summary_json,
 )
 from openqwq.evaluation.statistics import Comparison, compare
-from openqwq.types import Message, OpenQwQError, SamplingParams, Score, Task, Verifier
+from openqwq.types import (
+    CompletionText,
+    Message,
+    OpenQwQError,
+    SamplingParams,
+    Score,
+    Task,
+    Verifier,
+)
 
 PRESETS = {
     "qwq": SamplingParams(log_probs=False),  # the model card's own, 32,768 tokens
@@ -289,16 +297,27 @@ class _Runner:
         self._failures += 1
         if not self._any_reply and self._failures >= HOPELESS:
             raise OpenQwQError(
-                f"{self._plan.model}: none of {self._failures} replies could be had ({error}); mend"
-                " that, then go on with --resume"
+                f"{self._plan.model}: none of {self._failures} replies could be had ({error}):"
+                " correct that, then go on with --resume"
             ) from error
+
+
+def _completion(record: Record) -> CompletionText:
+    """The reply as judges read it; the thinking reaches those that ask for it."""
+    answer = record.answer or ""
+    reply = Message(role="assistant", content=answer)
+    if record.reasoning:
+        reply["reasoning_content"] = record.reasoning
+    return CompletionText(
+        f"{record.reasoning}</think>{answer}", record.reasoning, answer, (*record.messages, reply)
+    )
 
 
 async def _judged(record: Record, task: Task, judges: Mapping[str, Verifier]) -> Record:
     if record.answer is None:
         score = Score(0.0, "truncated", detail="the thinking never ended")
     else:
-        score = await judges[task.verifier].score(task, f"</think>{record.answer}")
+        score = await judges[task.verifier].score(task, _completion(record))
     voting = task.verifier == "math" and record.answer is not None
     return replace(
         record,

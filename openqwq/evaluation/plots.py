@@ -1,6 +1,7 @@
 """Charts of a run: each a PNG file, and inline SVG whose colours follow the page's theme."""
 
 import io
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -62,9 +63,7 @@ STYLE: dict[Any, Any] = {
     "svg.hashsalt": "openqwq",  # equal runs give equal files
 }
 NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-SIDES = {"sft": "SFT", "stage1": "stage 1", "stage2": "stage 2"}
-MARKS = ("o", "o", "D")  # of the sides, the first one hollow
-PROXY = {"proxy": "kind-1", "gold": "kind-0"}
+MARKS = ("o", "o", "D", "s", "^", "v")  # of the sides, the first one hollow
 DASHES = ("-", "--", ":")  # for more kinds than colours
 WIDTH, LEGEND_COLUMNS = 4.6, 3  # inches: about a phone's width, so that labels are readable there
 
@@ -164,7 +163,7 @@ class Plotter:
 
     def intervals(
         self, name: str, title: str, unit: str, rows: Sequence[Interval],
-        top: float | None = None,
+        names: Sequence[str], top: float | None = None,
     ) -> list[Chart]:  # fmt: skip
         """The sides of each row, hollow first, with their intervals; rows from the top."""
         if not rows:
@@ -184,9 +183,9 @@ class Plotter:
             axes.set_yticks(range(len(rows)), [row.label for row in rows], color=LIGHT["ink"])
             for tick, row in zip(axes.get_yticklabels(), rows, strict=True):
                 tick.set_fontweight("bold" if row.strong else "normal")
-            for name, mark, _ in zip(SIDES.values(), MARKS, rows[0].sides, strict=False):
-                face, ink = LIGHT["paper" if name == "SFT" else "ink"], LIGHT["ink"]
-                axes.plot([], [], mark, ms=4.5, mfc=face, mec=ink, label=name)
+            for turn, (label, mark) in enumerate(zip(names, MARKS, strict=False)):
+                face = LIGHT["ink" if turn else "paper"]
+                axes.plot([], [], mark, ms=4.5, mfc=face, mec=LIGHT["ink"], label=label)
             axes.set(xlabel=unit, xlim=(-0.02 * end, 1.02 * end), ylim=(len(rows) - 0.5, -0.5))
             axes.grid(visible=True, axis="x")
             axes.grid(visible=False, axis="y")
@@ -268,12 +267,16 @@ def rl_charts(
         for trained in [r["groups_trained"]]
     ]
     shares = {"trained on": "correct", "no variance": "truncated"}
+    rewards = [{"step": r["step"], **r["rewards"]} for r in judged if "rewards" in r]
+    # A reward's own parts are in the log alone.
+    names = sorted({name for r in rewards for name in r if "/" not in name} - {"step"})
+    reward_roles = dict(zip(names, itertools.cycle(KIND_ROLES)))
     refills = f"{sum(r['refills'] for r in rl)} refill rounds in {len(rl)} steps."
     gap = "mean |Δ log-prob|, nats"
     return [
         *curves("reward", "Reward", "mean reward", judged, {"reward": "ink"}, top=1.02),
         *curves("reward_by_kind", "Reward by kind", "mean reward", reward, kinds, top=1.02),
-        *curves("gold", "Reward model against gold", "mean reward", rl, PROXY, top=1.02),
+        *curves("rewards", "Each reward", "mean", rewards, reward_roles),
         *curves("thinking", "Thinking length", "tokens", judged, {"thinking_tokens": "ink"}),
         *curves("thinking_by_kind", "Thinking length by kind", "tokens", thinking, kinds),
         *stack("verdicts", "Verdicts", "completions", verdicts, status),

@@ -16,14 +16,13 @@ from rich.console import Console
 from rich.table import Table
 
 from openqwq import __version__
-from openqwq.config import Config, load_config
+from openqwq.config import Config, RlStage, Stage, load_config
 from openqwq.evaluation.evaluate import Accuracy, Outcome, accuracy
-from openqwq.evaluation.plots import COLOURS, KIND_ROLES, SIDES, Chart, Interval, Plotter, rl_charts
+from openqwq.evaluation.plots import COLOURS, KIND_ROLES, Chart, Interval, Plotter, rl_charts
 from openqwq.types import OpenQwQError
 
 Families = Mapping[str, Sequence[str]]
-CHECKPOINTS = ("sft", "stage1", "stage2")
-ABLATION = "without_tools"  # the last checkpoint, asked without its tools
+START = "start"  # the evaluation before the first stage
 NOTHING = math.nan, math.nan
 SECONDS = {"rollout": "correct", "learn": "wrong"}  # parts of an RL step, with their colours
 SHOWN = 4  # problems of each kind
@@ -40,13 +39,22 @@ class RunData:
     log: list[dict[str, Any]]
     unreadable: int  # log lines that a kill cut short
     outcomes: dict[str, list[Outcome]]  # by checkpoint
-    ablation: list[Outcome]
-    reward_model: Mapping[str, Any] | None  # how it does on held-out pairs, and its training log
+    reward_models: Mapping[str, Mapping[str, Any]]  # by stage: held-out pairs, and training log
 
     @property
     def checkpoints(self) -> tuple[str, ...]:
-        """Those that the run will have, in order."""
-        return CHECKPOINTS if self.config.stage2.steps else CHECKPOINTS[:2]
+        """Those that the run has evaluated or will, in order: its start, then its policies."""
+        policies = [stage.name for stage in self.config.stages if stage.kind != "reward_model"]
+        return (START, *policies) if START in self.outcomes else tuple(policies)
+
+    @property
+    def rl_records(self) -> list[dict[str, Any]]:
+        """The steps of every RL stage."""
+        records: list[dict[str, Any]] = []
+        for stage in self.config.stages:
+            if isinstance(stage, RlStage):
+                records += [r for r in self.records(stage.name) if "seconds" in r]
+        return records
 
     def records(self, stage: str) -> list[dict[str, Any]]:
         """The log lines of a stage."""
@@ -55,16 +63,18 @@ class RunData:
     def kinds(self, families: Families) -> list[str]:
         """Every kind of problem seen, in the order of the families."""
         seen = {o.kind: None for outcomes in self.outcomes.values() for o in outcomes}
-        for record in self.records("rl") + self.records("stage2"):
+        for record in self.rl_records:
             seen |= dict.fromkeys(record["reward_by_kind"])
         order = [kind for members in families.values() for kind in members]
         return sorted(seen, key=lambda kind: [*order, kind].index(kind))
 
     def compared(self, kind: str) -> tuple[str, str]:
-        """The checkpoints around the stage that trains this kind first."""
-        before, *after = self.checkpoints
-        late = kind in {entry.source for entry in self.config.stage2.tasks}
-        return (after[0], after[1]) if late and len(after) > 1 else (before, after[0])
+        """The checkpoints before and after the first RL stage that trains on this table."""
+        names = list(self.checkpoints)
+        for stage in self.config.stages:
+            if isinstance(stage, RlStage) and kind in stage.data and stage.name in names[1:]:
+                return names[names.index(stage.name) - 1], stage.name
+        return names[0], names[-1]
 
 
 @dataclass(frozen=True)
@@ -79,6 +89,16 @@ class SummaryRow:
     is_family: bool  # or a kind that stands alone; its members follow it
     sides: tuple[Accuracy | None, ...]
     gains: tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A stage's part of the page."""
+
+    stage: Stage
+    done: int  # steps
+    charts: Sequence[Chart]
+    reward_model: Mapping[str, Any] | None
 
 
 @dataclass(frozen=True)
@@ -105,7 +125,8 @@ def read_run(directory: Path) -> RunData:
         except ValueError:
             unreadable += 1
     outcomes = {}
-    for name in (*CHECKPOINTS, ABLATION):
+    config = load_config([path])
+    for name in (START, *(stage.name for stage in config.stages)):
         saved = directory / "evaluation" / f"{name}.json"
         if saved.exists():
             try:
@@ -117,18 +138,19 @@ def read_run(directory: Path) -> RunData:
                 ) from error
     if not log and not outcomes:
         raise OpenQwQError(f"run {directory} has no data yet: go on with it first (--resume)")
-    ablation, rated = outcomes.pop(ABLATION, []), directory / "reward_model.json"
-    return RunData(
-        directory, load_config([path]), path.read_text(), log, unreadable, outcomes, ablation,
-        json.loads(rated.read_bytes()) if rated.exists() else None,
-    )  # fmt: skip
+    reward_models: dict[str, Any] = {}
+    for stage in config.stages:
+        rated = directory / f"{stage.name}.json"
+        if stage.kind == "reward_model" and rated.exists():
+            reward_models[stage.name] = json.loads(rated.read_bytes())
+    return RunData(directory, config, path.read_text(), log, unreadable, outcomes, reward_models)
 
 
 def print_summary(run_directory: Path, families: Families) -> None:
     """Print the summary table on standard output."""
     run = read_run(run_directory)
     table = Table(box=None, padding=(0, 1, 0, 0))  # within 80 columns
-    names = [SIDES[name] for name in run.checkpoints]
+    names = list(run.checkpoints)
     for column in ("pass@1, %", *names, *["points"] * (len(names) - 1), "thinking"):
         table.add_column(column, justify="right" if table.columns else "left", no_wrap=True)
     for row in summary_table(run, families):
@@ -163,15 +185,14 @@ def write_report(run_directory: Path, families: Families) -> Path:
         html = environment.get_template("report.html.jinja").render(
             run=run,
             rows=rows,
-            side_names=SIDES,
-            ablation=_ablation(run),
+            sections=_sections(run, roles),
             colours=COLOURS,
             roles=roles,
             charts=_charts(run, rows, roles),
             samples={kind: (run.compared(kind), _samples(run, kind)) for kind in roles},
             times=_times(run),
             digest=hashlib.sha256(run.config_text.encode()).hexdigest()[:12],
-            parameters=_parameters(run_directory),
+            parameters=_parameters(run_directory, run.checkpoints),
             version=__version__,
         )
         # A model can say half of a surrogate pair, which no UTF-8 file holds: "?" stands for it.
@@ -217,17 +238,6 @@ def _gain(before: Sequence[Outcome], after: Sequence[Outcome]) -> tuple[float, f
     return mean(gains) if gains else math.nan, 1.96 * spread
 
 
-def _ablation(run: RunData) -> list[tuple[str, Accuracy, Accuracy, float]]:
-    """Of each kind with tools: its name, accuracy with and without them, replies with them."""
-    rows = []
-    for kind in dict.fromkeys(o.kind for o in run.ablation):
-        asked = [o for o in run.outcomes.get(CHECKPOINTS[-1], []) if o.kind == kind]
-        without = accuracy([o for o in run.ablation if o.kind == kind])
-        if asked:
-            rows.append((kind, accuracy(asked), without, mean(o.replies for o in asked)))
-    return rows
-
-
 def _by_problem(outcomes: Iterable[Outcome]) -> dict[str, list[Outcome]]:
     problems: dict[str, list[Outcome]] = {}
     for outcome in outcomes:
@@ -267,11 +277,9 @@ def _sample(outcomes: Sequence[Outcome]) -> Sample | None:
 def _charts(
     run: RunData, rows: Sequence[SummaryRow], roles: Mapping[str, str]
 ) -> dict[str, list[Chart]]:
-    """The charts of each section of the page, without those that have no data."""
-    plotter, sft, rl = Plotter(run.directory / "plots"), run.records("sft"), run.records("rl")
-    seconds = [{"step": r["step"], **r["seconds"]} for r in rl]
-    rated = run.reward_model
-    fit = [{"step": i, **r} for i, r in enumerate(rated["log"])] if rated else []
+    """The charts of the whole run, without those that have no data."""
+    plotter = Plotter(run.directory / "plots")
+    seconds = [{"step": r["step"], **r["seconds"]} for r in run.rl_records]
     accuracy, thinking = [], []
     for row in rows:
         look = row.name, roles.get(row.name, "ink"), row.is_family
@@ -279,25 +287,47 @@ def _charts(
         accuracy.append(Interval(*look, rates))
         lengths = [(s.thinking_tokens, math.nan) if s else NOTHING for s in row.sides]
         thinking.append(Interval(*look, lengths))
+    names = list(run.checkpoints)
     return {
         "evaluation": [
-            *plotter.intervals("accuracy", "Held-out pass@1", "pass@1, %", accuracy, top=100),
-            *plotter.intervals("held_out_thinking", "Held-out thinking", "tokens", thinking),
-        ],
-        "rl": rl_charts(plotter, rl, roles),
-        "stage2": rl_charts(plotter, run.records("stage2"), roles, "stage2_"),
-        "reward_model": [
-            *plotter.calibration(rated["held_out"]["bins"] if rated else []),
-            *plotter.curves("reward_model_loss", "Loss", "nats/pair", fit, {"loss": "ink"}),
-        ],
-        "sft": [
-            *plotter.curves(
-                "sft_loss", "Loss", "nats/token", sft, {"cross_entropy": "ink"}, log=True
-            ),
-            *plotter.curves("sft_rate", "Learning rate", "rate", sft, {"lr": "ink"}, average=False),
+            *plotter.intervals("accuracy", "Held-out pass@1", "pass@1, %", accuracy, names, 100),
+            *plotter.intervals("held_out_thinking", "Held-out thinking", "tokens", thinking, names),
         ],
         "time": plotter.curves("seconds", "Time of an RL step", "seconds", seconds, SECONDS),
     }
+
+
+def _sections(run: RunData, roles: Mapping[str, str]) -> list[Section]:
+    """One section for each stage of the run, in their order."""
+    plotter = Plotter(run.directory / "plots")
+    sections: list[Section] = []
+    for stage in run.config.stages:
+        records = run.records(stage.name)
+        rated = run.reward_models.get(stage.name)
+        if isinstance(stage, RlStage):
+            steps = [r for r in records if "seconds" in r]
+            charts = rl_charts(plotter, steps, roles, f"{stage.name}_")
+        elif rated is not None:
+            fit = [{"step": i, **r} for i, r in enumerate(rated["log"])]
+            charts = [
+                *plotter.calibration(rated["held_out"]["bins"]),
+                *plotter.curves(f"{stage.name}_loss", "Loss", "nats/pair", fit, {"loss": "ink"}),
+            ]
+        else:
+            loss = {"cross_entropy": "ink"}
+            rate = {"lr": "ink"}
+            records = [r for r in records if "cross_entropy" in r]
+            charts = [
+                *plotter.curves(
+                    f"{stage.name}_loss", "Loss", "nats/token", records, loss, log=True
+                ),
+                *plotter.curves(
+                    f"{stage.name}_rate", "Learning rate", "rate", records, rate, average=False
+                ),
+            ]
+        done = max((r["step"] + 1 for r in records), default=0)
+        sections.append(Section(stage, done, charts, rated))
+    return sections
 
 
 def _times(run: RunData) -> dict[str, float]:
@@ -306,15 +336,15 @@ def _times(run: RunData) -> dict[str, float]:
     for record in run.records("timing"):
         times[record["name"]] = times.get(record["name"], 0.0) + record["seconds"]
     times["total"] = sum(times.values())
-    if rl := run.records("rl") + run.records("stage2"):
+    if rl := run.rl_records:
         for part in SECONDS:
             times[f"in RL steps: {part}"] = sum(record["seconds"][part] for record in rl)
     return times
 
 
-def _parameters(directory: Path) -> int | None:
+def _parameters(directory: Path, names: Sequence[str]) -> int | None:
     """Size of the newest saved checkpoint, from the headers of its safetensors files."""
-    for name in reversed(CHECKPOINTS):
+    for name in reversed(names):
         if files := sorted((directory / name).glob("*.safetensors")):
             return sum(math.prod(shape) for file in files for shape in _shapes(file))
     return None

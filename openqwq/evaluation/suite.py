@@ -2,7 +2,7 @@
 
 import asyncio
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,14 +11,14 @@ from rich.console import Console
 from rich.table import Table
 
 from openqwq.config import load_config
+from openqwq.data.hub import DataLock
 from openqwq.evaluation.benchmarks.benchmark import Benchmark
 from openqwq.evaluation.benchmarks.bfcl import BFCL
 from openqwq.evaluation.benchmarks.bfcl_backends import require_backends
-from openqwq.evaluation.benchmarks.bfcl_turns import TurnsVerifier
 from openqwq.evaluation.benchmarks.data import Library
 from openqwq.evaluation.benchmarks.ifeval import IFEVAL
-from openqwq.evaluation.benchmarks.livebench import LIVEBENCH, LiveBenchVerifier
-from openqwq.evaluation.benchmarks.livecodebench import LiveCodeVerifier, Window, livecodebench
+from openqwq.evaluation.benchmarks.livebench import LIVEBENCH
+from openqwq.evaluation.benchmarks.livecodebench import Window, livecodebench
 from openqwq.evaluation.benchmarks.mathematics import MATHEMATICS
 from openqwq.evaluation.benchmarks.programs import PROGRAM_BENCHMARKS
 from openqwq.evaluation.chat import Chat
@@ -32,14 +32,10 @@ from openqwq.evaluation.evaluation import Plan, Selection, evaluate, open_run, r
 from openqwq.evaluation.results import Summary
 from openqwq.evaluation.scorecard import write_scorecard
 from openqwq.evaluation.statistics import Comparison
-from openqwq.sandbox.local import LocalSandbox
-from openqwq.tasks.mix import training_texts
-from openqwq.types import OpenQwQError, Verifier
-from openqwq.verify.code import CodeVerifier
-from openqwq.verify.contest import ContestVerifier
-from openqwq.verify.instructions import InstructionVerifier
-from openqwq.verify.math import MathVerifier
-from openqwq.verify.toolcalls import ToolCallVerifier
+from openqwq.tasks.tables import open_tables, training_texts
+from openqwq.types import OpenQwQError, Task, Verifier
+
+TEXTS_PER_TABLE = 1000  # of a config, that are searched for benchmark items
 
 
 def benchmarks(window: Window) -> dict[str, Benchmark]:
@@ -60,31 +56,8 @@ def find_benchmark(name: str, known: Mapping[str, Benchmark]) -> tuple[Benchmark
     return known[first], kind
 
 
-async def open_judges(
-    stack: AsyncExitStack, selections: Sequence[Selection], workers: int = 2
-) -> dict[str, Verifier]:
-    """The judges of these items; the sandbox is opened only where a program will run."""
-    wanted = {task.verifier for selection in selections for task in selection.tasks}
-    judges: dict[str, Verifier] = {
-        "instructions": InstructionVerifier(),
-        "bfcl_turns": TurnsVerifier(),
-        "tool_calls_python": ToolCallVerifier(),
-        "tool_calls_java": ToolCallVerifier("java"),
-        "tool_calls_javascript": ToolCallVerifier("javascript"),
-    }
-    if wanted & {"math", "livebench"}:
-        judges["math"] = await stack.enter_async_context(MathVerifier(workers=workers))
-    if wanted & {"code", "livecodebench", "livebench"}:
-        packages = ("numpy",) if wanted & {"livecodebench", "livebench"} else ()
-        sandbox = await stack.enter_async_context(LocalSandbox(workers, packages=packages))
-        contest = ContestVerifier(sandbox)
-        judges["code"] = CodeVerifier(sandbox)
-        judges["livecodebench"] = LiveCodeVerifier(contest)
-        if "livebench" in wanted:
-            judges["livebench"] = LiveBenchVerifier(judges["math"], contest)
-    return judges
-
-
+# A stack that closes them, their names, and processes for each -> the judges.
+OpenJudges = Callable[[AsyncExitStack, Iterable[str], int], Awaitable[Mapping[str, Verifier]]]
 OpenChat = Callable[[], AbstractContextManager[Chat]]
 
 
@@ -101,7 +74,9 @@ class Request:
     workers: int = 2
 
 
-def run_suite(request: Request, open_chat: OpenChat | None) -> dict[str, Summary]:
+def run_suite(
+    request: Request, open_chat: OpenChat | None, open_judges: OpenJudges
+) -> dict[str, Summary]:
     """Evaluate the chat that `open_chat` opens, or with None judge the saved replies again.
 
     Raises OpenQwQError naming what is missing, differs or cannot be reached.
@@ -115,21 +90,25 @@ def run_suite(request: Request, open_chat: OpenChat | None) -> dict[str, Summary
     if any(task.verifier == "bfcl_turns" for each in selections for task in each.tasks):
         require_backends()
     if open_chat is None:
-        summaries = asyncio.run(_judge(request, selections, None))
+        summaries = asyncio.run(_judge(request, selections, None, open_judges))
     else:
         hashes = request.library.hashes
         open_run(request.directory, request.plan, selections, hashes, request.resume)
         with open_chat() as chat:
-            summaries = asyncio.run(_judge(request, selections, chat))
+            summaries = asyncio.run(_judge(request, selections, chat, open_judges))
     write_scorecard(request.directory, {name: found.title for name, found in known.items()})
     return summaries
 
 
 async def _judge(
-    request: Request, selections: Sequence[Selection], chat: Chat | None
+    request: Request,
+    selections: Sequence[Selection],
+    chat: Chat | None,
+    open_judges: OpenJudges,
 ) -> dict[str, Summary]:
     async with AsyncExitStack() as stack:
-        judges = await open_judges(stack, selections, request.workers)
+        names = {task.verifier for selection in selections for task in selection.tasks}
+        judges = await open_judges(stack, names, request.workers)
         if chat is None:
             return await rescore(request.directory, selections, judges)
         return await evaluate(request.directory, request.plan, selections, chat, judges)
@@ -170,14 +149,27 @@ def print_comparison(comparisons: Mapping[str, Comparison]) -> None:
     print("p: two-sided paired permutation test over items; 95%: bootstrap over items.")
 
 
+def benchmark_items(names: Sequence[str], library: Library) -> list[Task]:
+    """All items of the named benchmarks; OpenQwQError for one that is unknown or not at hand."""
+    known = benchmarks(Window())
+    items: list[Task] = []
+    for name in names:
+        benchmark, _ = find_benchmark(name, known)
+        items += benchmark.load(library)
+    return items
+
+
 def search_contamination(names: Sequence[str], library: Library, file: Path) -> None:
     """Print which rows of a training file, or of a config's tasks, share text with benchmarks.
 
     Raises OpenQwQError where a row holds an item (nearly) whole.
     """
-    texts = training_texts(load_config([file])) if file.suffix == ".toml" else file_texts(file)
-    known = benchmarks(Window())
-    tasks = [task for name in names for task in find_benchmark(name, known)[0].load(library)]
+    if file.suffix == ".toml":
+        tables = open_tables(load_config([file]), DataLock())
+        texts = training_texts(tables.values(), TEXTS_PER_TABLE, "contamination")
+    else:
+        texts = file_texts(file)
+    tasks = benchmark_items(names, library)
     overlaps = search_texts(BenchmarkIndex(tasks), texts)
     for found in overlaps:
         print(f"row {found.row}: {100 * found.share:.0f}% of {found.item}: {found.words[:100]}")

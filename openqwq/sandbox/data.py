@@ -56,7 +56,7 @@ def encode(value: Any) -> list[Any]:
     root = writer.refer(value)
     table = []
     for item in writer.items:  # grows while we walk it; item i becomes row i
-        table.append(writer.row(item))  # noqa: PERF401
+        table.append(writer.row(item))
     return [root, table]
 
 

@@ -1,11 +1,11 @@
 """Any reasoning-gym dataset as a source, judged by that dataset's own scorer."""
 
 import asyncio
-import json
 import random
 import re
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from typing import Any
 
 import reasoning_gym
@@ -60,6 +60,13 @@ THINKING: dict[str, Callable[[Entry], str]] = {
 }
 
 
+@dataclass(frozen=True)
+class GymEntry:
+    """What a scorer of reasoning-gym compares with: the dataset's own entry."""
+
+    entry: Entry
+
+
 def gym(dataset: str, **options: Any) -> Source:
     """Problems of the reasoning-gym dataset `dataset` under its own `options`.
 
@@ -73,9 +80,11 @@ def gym(dataset: str, **options: Any) -> Source:
 
     def draw(rng: random.Random) -> Problem:
         entry: dict[str, Any] = entries[rng.randrange(2**31 - 1)]
-        answer = json.dumps(encode(plain_entry(entry)))
         question = entry["question"]
-        return Problem(question, question, thinking(entry), str(entry["answer"]), answer=answer)
+        answer = str(entry["answer"])
+        return Problem(
+            question, question, thinking(entry), answer, answer, GymEntry(plain_entry(entry))
+        )
 
     return Source(dataset, "gym", draw)
 
@@ -115,10 +124,9 @@ class GymVerifier(AbstractAsyncContextManager["GymVerifier"]):
             return Score(0.0, "truncated", detail="no </think>")
         if len(reply) > MAX_CHARACTERS:
             return Score(0.0, "wrong", detail=f"the answer is over {MAX_CHARACTERS} characters")
-        try:
-            entry = json.loads(task.answer or "")
-        except ValueError as error:
-            return Score(0.0, "error", detail=f"task {task.id!r} holds no entry: {error}")
+        if not isinstance(task.reference, GymEntry):
+            return Score(0.0, "error", detail=f"task {task.id!r} is not of reasoning-gym")
+        entry = encode(task.reference.entry)
         request = {"entry": entry, "answers": short_answers(reply)}
         found = await self._pool.ask(request)
         return Score(found.get("value", 0.0), found["status"], detail=found["detail"])

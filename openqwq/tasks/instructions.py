@@ -1,8 +1,8 @@
 """Instructions composed of verifiable rules, and requests that only a taste can judge."""
 
-import json
 import random
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from openqwq.tasks.source import Problem, Source
 from openqwq.types import OpenQwQError, Rule, Score, Task
@@ -97,6 +97,13 @@ def _formatted(form: str, words: list[str]) -> tuple[str, list[str], list[Rule]]
     return " ".join(words), [], []
 
 
+@dataclass(frozen=True)
+class Taste:
+    """What the user of `topics` wants to read, which no prompt says outright."""
+
+    wanted: frozenset[str]
+
+
 def topics(min_words: int, max_words: int) -> Source:
     """Name what one sees at two places, without two things one hates: judged by preference.
 
@@ -120,7 +127,7 @@ def topics(min_words: int, max_words: int) -> Source:
             question=question,
             thinking=thinking,
             reply=" ".join(rng.sample(good, ENOUGH + 1)),
-            answer=json.dumps(good),
+            reference=Taste(frozenset(good)),
             hasty=" ".join(hasty),
         )
 
@@ -137,12 +144,12 @@ class TasteVerifier:
     async def score(self, task: Task, completion: str) -> Score:
         """Judge the answer; see the class."""
         answer = final_answer(completion)
-        if not task.answer:
+        if not isinstance(task.reference, Taste):
             return Score(0.0, "error", detail=f"task {task.id!r} has no wanted words")
         if answer is None:
             return Score(0.0, "truncated", {"gold": 0.0}, "no </think>")
         said = answer.split()
-        wanted = len(set(said) & set(json.loads(task.answer)))
+        wanted = len(task.reference.wanted & set(said))
         value = wanted / max(ENOUGH, len(said)) * min(1.0, TOO_MANY / max(1, len(said)))
         return Score(value, "correct" if value == 1.0 else "wrong", {"gold": value})
 

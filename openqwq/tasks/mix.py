@@ -1,46 +1,54 @@
 """The sources of problems by name, as configs ask for them."""
 
 import difflib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from openqwq.config import Config, SourceConfig
+from openqwq.data.user_code import is_reference, load_object
 from openqwq.tasks.arithmetic import ARITHMETIC
 from openqwq.tasks.instructions import INSTRUCTIONS
 from openqwq.tasks.programs import PROGRAMS
-from openqwq.tasks.source import Source, distinct, draw_tasks
+from openqwq.tasks.source import Source
 from openqwq.tasks.tools import TOOL_TASKS
-from openqwq.tasks.worlds import WORLDS
 from openqwq.types import OpenQwQError
 
 
-def build_source(config: SourceConfig) -> Source:
-    """The source that a config names; raises OpenQwQError for unknown names or options."""
+def build_source(name: str, options: Mapping[str, Any]) -> Source:
+    """The source called `name`, or that the function `file.py:function` returns.
+
+    Raises OpenQwQError for unknown names, for options that it does not take, and for a function
+    that returns something else.
+    """
     factories: dict[str, Callable[..., Source]] = {
         **ARITHMETIC,
         **PROGRAMS,
         **INSTRUCTIONS,
         **TOOL_TASKS,
-        **WORLDS,
         "gym": _gym,
     }
-    if config.source not in factories:
-        near = difflib.get_close_matches(config.source, factories, n=1, cutoff=0.0)[0]
-        raise OpenQwQError(f"unknown source {config.source!r}: did you mean {near!r}?")
-    try:
-        return factories[config.source](**config.options)
-    except TypeError as error:
+    if is_reference(name):
+        factory = load_object(name)
+    elif name in factories:
+        factory = factories[name]
+    else:
+        near = difflib.get_close_matches(name, factories, n=1, cutoff=0.0)[0]
         raise OpenQwQError(
-            f"source {config.source!r} cannot take the options {dict(config.options)}: {error}"
+            f"unknown source {name!r}: did you mean {near!r}? Your own is named file.py:function"
+        )
+
+    try:
+        source = factory(**options)
+    except OpenQwQError:
+        raise
+    except Exception as error:  # a user's function may raise anything
+        raise OpenQwQError(
+            f"source {name!r} refuses the options {dict(options)}: {type(error).__name__}: {error}"
         ) from error
-
-
-def training_texts(config: Config, per_source: int = 1000) -> Iterator[str]:
-    """What a run of `config` trains on: the first problems of each source and their solutions."""
-    for entry in (*config.tasks, *config.stage2.tasks):
-        stream = draw_tasks(build_source(entry), "train", config.seed)
-        for task in distinct(stream, per_source):
-            yield " ".join([*(m["content"] for m in task.messages), task.solution or ""])
+    if not isinstance(source, Source):
+        raise OpenQwQError(
+            f"source {name!r} returned {source!r:.80}: return an openqwq.tasks.source.Source"
+        )
+    return source
 
 
 def _gym(**options: Any) -> Source:

@@ -35,6 +35,7 @@ class Problem:
     thinking: str
     reply: str  # what a perfect model says after its thinking
     answer: str | None = None
+    reference: object = None
     tests: CodeTests | None = None
     rules: tuple[Rule, ...] = ()
     hasty: str | None = None
@@ -44,11 +45,15 @@ class Problem:
 
 @dataclass(frozen=True)
 class Source:
-    """A kind of problem: `draw` makes one from a random generator; `verifier` judges it."""
+    """A kind of problem: `draw` makes one from a random generator; `verifier` judges it.
+
+    `environment` names the world whose tools its problems are meant to be solved with.
+    """
 
     kind: str
     verifier: str
     draw: Callable[[random.Random], Problem]
+    environment: str = ""
 
 
 def split_of(kind: str, key: str) -> Split:
@@ -95,32 +100,40 @@ def _task(source: Source, problem: Problem, worked: bool) -> Task:
         kind=source.kind,
         messages=(message,),
         verifier=source.verifier,
+        environment=source.environment,
         answer=problem.answer,
+        reference=problem.reference,
         tests=problem.tests,
         rules=problem.rules,
         tools=problem.tools,
     )
     if not worked:
-        return replace(task, solution=_completion("", problem.hasty or problem.reply))
-    history, told = list(task.messages), list[Task]()
+        return replace(task, solution=completion_of("", problem.hasty or problem.reply))
+
+    history = list(task.messages)
+    earlier: list[Task] = []
     for turn in problem.turns:
-        calls = [
-            f"<tool_call>\n{json.dumps(c)}\n</tool_call>" for c in turn.reply.get("tool_calls", [])
-        ]
-        text = "\n".join(filter(None, [turn.reply["content"], *calls]))
-        solution = _completion(turn.reply.get("reasoning_content", ""), text)
-        told.append(replace(task, messages=tuple(history), solution=solution))
+        solution = completion_of(turn.reply.get("reasoning_content", ""), _said(turn.reply))
+        earlier.append(replace(task, messages=tuple(history), solution=solution))
         shown = {key: value for key, value in turn.reply.items() if key != "reasoning_content"}
         history += [cast(Message, shown), *turn.answers]
-    solution = _completion(problem.thinking, problem.reply)
+
+    solution = completion_of(problem.thinking, problem.reply)
     made = replace(task, messages=tuple(history), solution=solution)
-    for earlier in reversed(told):
-        made = replace(earlier, continuation=made)
+    for previous in reversed(earlier):
+        made = replace(previous, continuation=made)
     return made
 
 
-def _completion(thinking: str, text: str) -> str:
-    """What follows the prompt's `<think>`."""
+def _said(reply: Message) -> str:
+    """A reply's text and calls, as the model writes them."""
+    calls = [json.dumps(call) for call in reply.get("tool_calls", [])]
+    blocks = [f"<tool_call>\n{call}\n</tool_call>" for call in calls]
+    return "\n".join(filter(None, [reply["content"], *blocks]))
+
+
+def completion_of(thinking: str, text: str) -> str:
+    """What follows the prompt's `<think>`: the thinking, its end, and the text."""
     return f"{thinking}\n</think>\n\n{text}" if thinking else f"</think>\n\n{text}"
 
 

@@ -1,9 +1,12 @@
-"""Arithmetic beyond any scratchpad the model has: only a tool gets it right."""
+"""Problems meant for a tool: arithmetic beyond any scratchpad, and numbers found with Python."""
 
 import random
+import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
+from openqwq.tasks.programs import linear
 from openqwq.tasks.source import Problem, Source, Turn
 from openqwq.types import Message, ToolCall
 
@@ -19,6 +22,22 @@ CALCULATE: Mapping[str, Any] = {
             "required": ["expression"],
             "title": "calculateArguments",
             "type": "object",
+        },
+    },
+}
+
+
+PYTHON: Mapping[str, Any] = {
+    "type": "function",
+    "function": {
+        "name": "python",
+        "description": "Runs Python; variables last from call to call. Shows what is printed"
+        " and the value of a last expression.",
+        "parameters": {
+            "type": "object",
+            "properties": {"code": {"type": "string"}},
+            "required": ["code"],
+            "additionalProperties": False,
         },
     },
 }
@@ -46,7 +65,27 @@ def calculator(min_digits: int, max_digits: int) -> Source:
             turns=(Turn(turn, (Message(role="tool", content=product),)),),
         )
 
-    return Source("calculator", "calculator", draw)
+    return Source("calculator", "math", draw, environment="calculator")
 
 
-TOOL_TASKS: dict[str, Callable[[int, int], Source]] = {"calculator": calculator}
+def python(max_slope: int, max_offset: int) -> Source:
+    """Functions f(x) = slope * x + offset whose numbers take Python to find, judged by tests."""
+    base = linear(max_slope, max_offset)
+
+    def draw(rng: random.Random) -> Problem:
+        problem = base.draw(rng)
+        x, low, _, high = map(int, re.findall(r"\d+", problem.question))
+        code = f"a = {high} - {low}\na, {low} - a * {x}"
+        turn = Message(role="assistant", content="", reasoning_content="slope and offset")
+        turn["tool_calls"] = [ToolCall(name="python", arguments={"code": code})]
+        found = f"({high - low}, {low - (high - low) * x})"
+        told = Turn(turn, (Message(role="tool", content=found),))
+        return replace(problem, thinking="", tools=(PYTHON,), turns=(told,))
+
+    return Source("python", "code", draw, environment="python")
+
+
+TOOL_TASKS: dict[str, Callable[[int, int], Source]] = {
+    "calculator": calculator,
+    "python": python,
+}

@@ -1,83 +1,126 @@
-"""Reasons to refuse a run after its first batch, before it wastes hours (rl-recipe 0.5)."""
+"""Reasons to refuse a run after its first batch, before it wastes hours (rl-recipe 0.5).
+
+Each refusal shows its evidence, counts by status and two completions, and names the setting that
+lets the run go on all the same.
+"""
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
 
 import torch
 
+from openqwq.config import RlStage
 from openqwq.train.episodes import Attempt
 from openqwq.train.learner import PolicyLearner
 from openqwq.train.packing import MicroBatch
-from openqwq.train.rollout import Sampler
-from openqwq.types import OpenQwQError
+from openqwq.train.rollouts import RolloutRunner
+from openqwq.types import OpenQwQError, Task
 from openqwq.verify.judge import LanguageModelJudge, RewardModelJudge
 
 MAX_LOG_PROB_GAP = 1e-4  # nats, fp32
 MAX_GAP_IN_BF16 = 0.5  # of a single token
+SHOWN = 300  # characters of a completion
+
+
+def max_log_prob_gap(precision: str, deterministic: bool) -> float:
+    """How far apart sampler and learner may be on one token, in nats."""
+    if deterministic:
+        return 0.0
+    return MAX_LOG_PROB_GAP if precision == "fp32" else MAX_GAP_IN_BF16
 
 
 async def check_first_batch(
-    sampler: Sampler,
+    runner: RolloutRunner,
     learner: PolicyLearner,
     attempts: Sequence[Attempt],
     micro_batches: Sequence[MicroBatch],
-    max_gap: float = MAX_LOG_PROB_GAP,
+    max_gap: float,
+    stage: RlStage,
 ) -> None:
     """Raise OpenQwQError naming the first thing that makes training pointless or wrong."""
     judged = [a for a in attempts if a.score.status != "error"]
-    check_end_of_sequence(judged, sampler.tokenizer.eos_ids)
-    await check_gold_answers(sampler, judged)
-    rewards = {a.score.value for a in judged}
-    if len(rewards) == 1:
-        raise OpenQwQError(
-            f"every reward of the first batch is {rewards.pop()}: nothing can be learned; "
-            "choose easier or harder tasks, or train the cold start longer"
-        )
+    if "ends" not in stage.skip_checks:
+        check_ends(judged, runner.tokenizer.eos_ids, stage)
+    if "golds" not in stage.skip_checks:
+        await check_gold_answers(runner, judged, stage)
+    if "rewards" not in stage.skip_checks:
+        check_rewards(judged, stage)
     if micro_batches:
         check_mask(attempts, micro_batches)
-        check_log_prob_gap(learner, micro_batches, max_gap)
+        if "gap" not in stage.skip_checks:
+            check_log_prob_gap(learner, micro_batches, max_gap)
 
 
-def check_end_of_sequence(attempts: Sequence[Attempt], eos_ids: Sequence[int]) -> None:
+def check_ends(attempts: Sequence[Attempt], eos_ids: Sequence[int], stage: RlStage) -> None:
     """A policy that never ends its turn is scored on cut-off text."""
     if not any(a.completions[-1].token_ids[-1] in eos_ids for a in attempts):
         raise OpenQwQError(
             f"no completion of the first batch ends with an end-of-turn token {tuple(eos_ids)}: "
-            "raise rl.max_tokens, or check the chat template"
+            f"raise stages.{stage.name}.max_tokens ({stage.max_tokens}), or check the chat template"
+            f"{evidence(attempts, stage, 'ends')}"
         )
 
 
-async def check_gold_answers(sampler: Sampler, attempts: Sequence[Attempt]) -> None:
+def check_rewards(attempts: Sequence[Attempt], stage: RlStage) -> None:
+    """Equal rewards give no gradient."""
+    rewards = {a.score.value for a in attempts}
+    if len(rewards) == 1:
+        raise OpenQwQError(
+            f"every reward of the first batch is {rewards.pop()}: nothing can be learned from it; "
+            "choose easier or harder tasks, or train on worked solutions first"
+            f"{evidence(attempts, stage, 'rewards')}"
+        )
+
+
+async def check_gold_answers(
+    runner: RolloutRunner, attempts: Sequence[Attempt], stage: RlStage
+) -> None:
     """A verifier that rejects the task's own solution would teach the opposite."""
     # A learned judge has an opinion, no gold; an environment's solution takes several completions.
     known = {
         name: verifier
-        for name, verifier in sampler.verifiers.items()
+        for name, verifier in runner.rewards.verifiers.items()
         if not isinstance(verifier, RewardModelJudge | LanguageModelJudge)
     }
-    tasks = {a.task.id: a.task for a in attempts if a.task.solution and a.task.verifier in known}
-    golds = list(tasks.values())
-    scores = await asyncio.gather(*(known[t.verifier].score(t, t.solution or "") for t in golds))
-    for task, score in zip(golds, scores, strict=True):
-        if score.status != "correct":
+    golds: dict[str, Task] = {}
+    for attempt in attempts:
+        task = attempt.task
+        if task.solution and task.verifier in known and not task.environment:
+            golds[task.id] = task
+    tasks = list(golds.values())
+    scores = await asyncio.gather(*(known[t.verifier].score(t, t.solution or "") for t in tasks))
+    for task, score in zip(tasks, scores, strict=True):
+        if score.status not in ("correct", "scored"):
             raise OpenQwQError(
                 f"the {task.verifier} verifier judges the gold solution of {task.id} as "
-                f"{score.status} ({score.detail or 'no detail'}): mend the task or the verifier"
+                f"{score.status} ({score.detail or 'no detail'}): correct the task or the verifier"
+                f"{evidence(attempts, stage, 'golds')}"
             )
+
+
+def evidence(attempts: Sequence[Attempt], stage: RlStage, check: str) -> str:
+    """What the first batch was like, and the key that switches a check off."""
+    counts = Counter(a.score.status for a in attempts)
+    listed = ", ".join(f"{count} {status}" for status, count in counts.most_common())
+    lines = [f"\nThe first batch: {listed or 'nothing was judged'}."]
+    for attempt in [*attempts[:1], *attempts[-1:]]:
+        text = attempt.text
+        shown = text if len(text) <= SHOWN else f"{text[:SHOWN]} ..."
+        lines.append(f"{attempt.task.id} ({attempt.score.status}): {shown!r}")
+    lines.append(f'To go on all the same: stages.{stage.name}.skip_checks = ["{check}"]')
+    return "\n".join(lines)
 
 
 def check_mask(attempts: Sequence[Attempt], micro_batches: Sequence[MicroBatch]) -> None:
     """The tokens trained on must be sampled ones: no prompt, no forced token."""
+    drawn: list[int] = []
+    for attempt in attempts:
+        for reply in attempt.completions:
+            pairs = zip(reply.token_ids, reply.sampled_mask, strict=True)
+            drawn += [token for token, was_sampled in pairs if was_sampled]
     trained = torch.cat([batch.targets for batch in micro_batches]).bincount()
-    sampled = torch.tensor(
-        [
-            token
-            for a in attempts
-            for reply in a.completions
-            for token, drawn in zip(reply.token_ids, reply.sampled_mask, strict=True)
-            if drawn
-        ]
-    ).bincount(minlength=len(trained))
+    sampled = torch.tensor(drawn).bincount(minlength=len(trained))
     if bool((trained > sampled[: len(trained)]).any()):
         raise OpenQwQError("the loss covers tokens that were never sampled: the mask is wrong")
 

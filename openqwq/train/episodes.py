@@ -12,6 +12,7 @@ from openqwq.text.template import bridge, encode_chat
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.types import (
     Completion,
+    CompletionText,
     Episode,
     Message,
     OpenQwQError,
@@ -91,8 +92,6 @@ class Rollout:
 
     def __post_init__(self) -> None:
         self.messages: list[Message] = list(self.task.messages)
-        if self.tokenizer.think_close_id is None:
-            self.text = "</think>\n\n"  # who never thinks only answers, as judges must know
         self._begin_record(self.first_ids)
 
     @property
@@ -105,12 +104,33 @@ class Rollout:
         seed = params.seed + self.member + SEED_STRIDE * len(self.completions)
         return replace(params, seed=seed)
 
+    @property
+    def cut_short(self) -> bool:
+        """Whether the last reply ended at its limit."""
+        return bool(self.completions) and self.completions[-1].finish_reason == "length"
+
     def take(self, completion: Completion) -> None:
         """Append a reply; without an environment it is the only one."""
+        text = self.tokenizer.decode(completion.token_ids, skip_special=True)
+        if not self.completions:
+            thinking = starts_in_thinking(self.tokenizer, self.prompt_ids)
+            text = as_judges_read(text, thinking)
+        self.text += text
         self.records[-1].take(completion)
         self.completions.append(completion)
-        self.text += self.tokenizer.decode(completion.token_ids, skip_special=True)
         self.done = self.episode is None or completion.finish_reason == "length"
+
+    def completion_text(self) -> CompletionText:
+        """All that was said, as judges and your own rewards are given it."""
+        thinking, closed, answer = self.text.partition("</think>")
+        reply = self._reply().message()
+        return CompletionText(
+            self.text,
+            thinking.strip("\n"),
+            answer.strip("\n") if closed else None,
+            (*self.messages, reply),
+            self.completions[-1].finish_reason,
+        )
 
     async def act(self, max_turns: int, context_length: int) -> None:
         """Let the environment answer the last reply; its failure ends the episode as an error."""
@@ -151,3 +171,16 @@ class Rollout:
     def _begin_record(self, prompt_ids: Sequence[int]) -> None:
         self.records.append(Record())
         self.records[-1].give(prompt_ids)
+
+
+def as_judges_read(text: str, in_thinking: bool) -> str:
+    """A reply as text that starts inside the thinking, whoever opened that.
+
+    A reply that opens no thinking is an answer from its first character.
+    """
+    if in_thinking:
+        return text
+    opened = text.lstrip()
+    if opened.startswith("<think>"):
+        return opened.removeprefix("<think>")
+    return f"</think>\n\n{text}"

@@ -1,23 +1,21 @@
 """Where an RL stage trains, samples and judges: here it is this process; `cluster/` has another."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, AsyncExitStack, contextmanager
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from typing import NamedTuple, Protocol
 
-from openqwq.config import Config, RlConfig
+from openqwq.config import Config, DistillStage, RlStage
 from openqwq.engine.engine import CallersThread, Engine, EngineLimits
 from openqwq.model.qwen2 import Qwen2
-from openqwq.sandbox.local import LocalSandbox
-from openqwq.tasks.instructions import TasteVerifier
 from openqwq.text.tokenizer import Tokenizer
+from openqwq.train.judges import Bench
 from openqwq.train.learner import Learner, PolicyLearner
 from openqwq.train.rl import Trainer
 from openqwq.train.run import Run
 from openqwq.types import Generate, Verifier, WeightLink
-from openqwq.verify.code import CodeVerifier
-from openqwq.verify.instructions import InstructionVerifier
-from openqwq.verify.math import MathVerifier
+
+SamplingStage = RlStage | DistillStage
 
 
 class Policy(NamedTuple):
@@ -34,7 +32,7 @@ class Placement(Protocol):
     trainer: type[Trainer]
 
     def policy(
-        self, run: Run, stage: str, model: Qwen2, tokenizer: Tokenizer, config: RlConfig
+        self, run: Run, stage: SamplingStage, model: Qwen2, tokenizer: Tokenizer
     ) -> AbstractContextManager[Policy]:
         """`model` as learner and sampler; a local learner trains `model` itself."""
         ...
@@ -42,11 +40,11 @@ class Placement(Protocol):
     def generator(
         self, run: Run, name: str, model: Qwen2, tokenizer: Tokenizer
     ) -> AbstractContextManager[Generate]:
-        """Something that samples `model`, which is saved as `name` in the run's directory."""
+        """Something that samples `model`, which is called `name` in the run."""
         ...
 
-    async def verifiers(self, config: Config, stack: AsyncExitStack) -> Mapping[str, Verifier]:
-        """The judges that tasks ask for by name; `stack` closes them."""
+    async def verifiers(self, names: Iterable[str], bench: Bench) -> Mapping[str, Verifier]:
+        """The judges called `names`; the bench's stack closes them."""
         ...
 
 
@@ -57,11 +55,11 @@ class LocalPlacement:
 
     @contextmanager
     def policy(
-        self, run: Run, stage: str, model: Qwen2, tokenizer: Tokenizer, config: RlConfig
+        self, run: Run, stage: SamplingStage, model: Qwen2, tokenizer: Tokenizer
     ) -> Iterator[Policy]:
         """See `Placement.policy`."""
         with local_engine(model, tokenizer, run.config) as engine:
-            yield Policy(Learner(model, config.optimiser, config.steps), engine, engine)
+            yield Policy(Learner(model, stage.optimiser, stage.steps), engine, engine)
 
     @contextmanager
     def generator(
@@ -71,9 +69,9 @@ class LocalPlacement:
         with local_engine(model, tokenizer, run.config) as engine:
             yield engine
 
-    async def verifiers(self, config: Config, stack: AsyncExitStack) -> Mapping[str, Verifier]:
+    async def verifiers(self, names: Iterable[str], bench: Bench) -> Mapping[str, Verifier]:
         """See `Placement.verifiers`."""
-        return await open_verifiers(config, stack)
+        return {name: await bench.verifier(name) for name in names}
 
 
 @contextmanager
@@ -81,26 +79,24 @@ def local_engine(model: Qwen2, tokenizer: Tokenizer, config: Config) -> Iterator
     """An engine over `model`, of which it keeps a copy in its own layout."""
     if config.deterministic:
         model.make_invariant()
-    limits = EngineLimits(**asdict(config.engine))
-    engine = Engine(model, tokenizer, limits, thread=CallersThread())
+    engine = Engine(model, tokenizer, engine_limits(config), thread=CallersThread())
     try:
         yield engine
     finally:
         engine.close()
 
 
-async def open_verifiers(config: Config, stack: AsyncExitStack) -> dict[str, Verifier]:
-    """Every judge that a run may ask, by the name tasks ask for; `stack` closes them."""
-    sandbox = await stack.enter_async_context(LocalSandbox.configured(config.sandbox))
-    math = await stack.enter_async_context(MathVerifier())
-    verifiers: dict[str, Verifier] = {
-        "math": math,
-        "code": CodeVerifier(sandbox),
-        "instructions": InstructionVerifier(),
-        "preference": TasteVerifier(),
-    }
-    if any(entry.source == "gym" for entry in (*config.tasks, *config.stage2.tasks)):
-        from openqwq.tasks.gym import GymVerifier
+def engine_limits(config: Config) -> EngineLimits:
+    """What the engine runs at once; `max_length` was settled before the run began."""
+    engine = config.engine
+    return EngineLimits(
+        slots=engine.slots,
+        max_length=engine.max_length,
+        prefill_tokens=engine.prefill_tokens,
+        lanes=engine.lanes,
+    )
 
-        verifiers["gym"] = GymVerifier()
-    return verifiers
+
+def with_max_length(config: Config, length: int) -> Config:
+    """`config` with the engine's sequences limited to `length` tokens."""
+    return replace(config, engine=replace(config.engine, max_length=length))

@@ -2,24 +2,15 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from openqwq.data.files import write_atomically
 from openqwq.train.episodes import Attempt
-from openqwq.types import Message, OpenQwQError
+from openqwq.types import Message, OpenQwQError, Pair
 from openqwq.verify.answer import final_answer
 
 ROLES = ("system", "user", "assistant", "tool")
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Two whole chats, equal up to their last turn; a reader preferred `chosen`."""
-
-    chosen: tuple[Message, ...]
-    rejected: tuple[Message, ...]
 
 
 def load_pairs(path: Path) -> list[Pair]:

@@ -20,15 +20,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from openqwq.config import RewardModelConfig
+from openqwq.config import RewardModelStage
 from openqwq.model import checkpoint
 from openqwq.model.attention import RaggedAttention, positions
 from openqwq.model.qwen2 import Qwen2
 from openqwq.text.template import encode_chat
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.train.optimiser import build_optimisers
-from openqwq.train.preferences import Pair
-from openqwq.types import Message, OpenQwQError, Task
+from openqwq.train.run import Progress
+from openqwq.types import Message, OpenQwQError, Pair, Task
 
 ARCHITECTURE, HEAD = "Qwen2ForSequenceClassification", "score.weight"
 BINS = 10  # of the calibration error
@@ -131,17 +131,22 @@ def bradley_terry_loss(chosen: Tensor, rejected: Tensor, centre: float = 0.0) ->
 
 
 def train_reward_model(
-    model: RewardModel, pairs: Sequence[Pair], config: RewardModelConfig, seed: int
+    model: RewardModel,
+    pairs: Sequence[Pair],
+    config: RewardModelStage,
+    seed: int,
+    progress: Progress,
 ) -> list[dict[str, float]]:
     """Fit `model` to `pairs`; returns the loss and rate of each step. The same every time."""
     settings = config.optimiser
     betas = settings.beta1, settings.beta2
     (optimiser,) = build_optimisers(model, "adamw", settings.lr, betas, settings.weight_decay)
     per_epoch = math.ceil(len(pairs) / config.batch_size)
-    total = config.epochs * per_epoch
+    epochs = max(1, round(config.epochs))
+    total = epochs * per_epoch
     encoded = [(model.encode(pair.chosen), model.encode(pair.rejected)) for pair in pairs]
     log: list[dict[str, float]] = []
-    for epoch in range(config.epochs):
+    for epoch in range(epochs):
         order = random.Random(f"reward model/{seed}/{epoch}").sample(range(len(pairs)), len(pairs))
         for first in range(0, len(pairs), config.batch_size):
             batch = [encoded[i] for i in order[first : first + config.batch_size]]
@@ -156,6 +161,7 @@ def train_reward_model(
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
             log.append({"loss": loss.item(), "lr": rate})
+        progress(epoch + 1, log[-1])
     return log
 
 

@@ -1,22 +1,27 @@
-"""A run on disk: its resolved config, exact resume states, and its log."""
+"""A run on disk: its resolved config, exact resume states, its log and its rollouts."""
 
 import json
+import shutil
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import torch
 
-from openqwq.config import Config, dump_config
+from openqwq.config import Config, dump_config, load_config
 from openqwq.data.files import explained, open_atomically, write_atomically
+from openqwq.train.resume import check_resumable
+from openqwq.train.trackers import Tracker, numbers_of, open_trackers
 from openqwq.types import OpenQwQError
 
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
+CONFIG = "config.toml"
+FINISHED = "finished.json"  # the steps of each stage whose result is saved
+# What a start writes before the first step; a run that failed by then may begin again.
+PREPARED = {CONFIG, "data.lock", "python", "tokenizer", "tensorboard"}
 
 
 class Resumable(Protocol):
@@ -32,6 +37,7 @@ class Resumable(Protocol):
 
 
 Parts = Mapping[str, Resumable]
+Progress = Callable[[int, Mapping[str, Any]], None]  # steps done, and what to show of the last
 
 
 class InterruptedRun(Exception):  # noqa: N818 - no error: the user asked for it
@@ -42,34 +48,33 @@ class Run:
     """A run directory: writes are atomic; one in use is resumed or refused, never overwritten."""
 
     def __init__(self, directory: Path, config: Config, resume: bool) -> None:
-        self.directory, self.config = directory, config
-        self._boards: dict[str, SummaryWriter] = {}
-        saved = directory / "config.toml"
-        if directory.exists() and any(directory.iterdir()):
+        self.directory = directory
+        self.config = config
+        self._trackers: list[Tracker] | None = None
+        if has_begun(directory):
             if not resume:
                 raise OpenQwQError(
                     f"run directory {directory} is not empty: add --resume to go on with it, "
                     "or choose another with --out"
                 )
-            _refuse_other_config(saved, config)
+            self._check_config()
+        else:
+            _clear(directory)
         with explained(directory):
             directory.mkdir(parents=True, exist_ok=True)
-        write_atomically(saved, dump_config(config).encode())
+        write_atomically(directory / CONFIG, dump_config(config).encode())
 
     def save(self, stage: str, parts: Parts) -> None:
-        """Save the state of every part of `stage`."""
-        self.save_state(stage, {name: part.state() for name, part in parts.items()})
+        """Replace the resume state of `stage` in one step; an old one survives a full disk."""
+        state = {name: part.state() for name, part in parts.items()}
+        with open_atomically(self.directory / f"{stage}.state") as file:
+            torch.save(state, file)
 
     def restore(self, stage: str, parts: Parts) -> None:
         """Put every part where `save` last left it; a stage that never saved stays as it is."""
         if state := self.load_state(stage):
             for name, part in parts.items():
                 part.load_state(state[name])
-
-    def save_state(self, stage: str, state: dict[str, Any]) -> None:
-        """Replace the resume state of `stage` in one step; an old one survives a full disk."""
-        with open_atomically(self.directory / f"{stage}.state") as file:
-            torch.save(state, file)
 
     def load_state(self, stage: str) -> dict[str, Any] | None:
         """The last saved state of `stage`, or None if it never saved one."""
@@ -86,30 +91,59 @@ class Run:
             ) from error
         return state
 
-    def log(self, stage: str, step: int, record: dict[str, Any]) -> None:
-        """Append one line to log.jsonl, and its numbers to TensorBoard."""
-        line = json.dumps({"stage": stage, "step": step, **record}) + "\n"
-        path = self.directory / "log.jsonl"
-        with explained(path), path.open("a") as file:
-            file.write(line)
-        if stage != "timing":
-            board = self._board(stage, step)
-            for name, value in _numbers(record, stage):
-                board.add_scalar(name, value, step)
+    def finished(self, stage: str) -> int | None:
+        """The steps after which the saved result of `stage` was made; None if there is none."""
+        path = self.directory / FINISHED
+        steps: int | None = None
+        if path.exists():
+            steps = json.loads(path.read_text()).get(stage)
+        return steps
 
-    def _board(self, stage: str, step: int) -> "SummaryWriter":
-        """The stage's TensorBoard writer; a resumed run hides the steps it writes again."""
-        if stage not in self._boards:
-            from torch.utils.tensorboard import SummaryWriter
+    def finish(self, stage: str, steps: int) -> None:
+        """Note that the result of `stage` is saved."""
+        path = self.directory / FINISHED
+        found = json.loads(path.read_text()) if path.exists() else {}
+        write_atomically(path, json.dumps({**found, stage: steps}, indent=1).encode())
 
-            directory = str(self.directory / "tensorboard" / stage)
-            self._boards[stage] = SummaryWriter(directory, purge_step=step, flush_secs=10)
-        return self._boards[stage]
+    @contextmanager
+    def replacing(self, name: str) -> Iterator[Path]:
+        """Yield the path of a new directory that takes the place of `name`, if there is one."""
+        target = self.directory / name
+        old = self.directory / f".{name}.old"
+        fresh = self.directory / f".{name}.new"
+        shutil.rmtree(fresh, ignore_errors=True)
+        yield fresh
+        shutil.rmtree(old, ignore_errors=True)
+        if target.exists():
+            target.rename(old)
+        fresh.rename(target)
+        shutil.rmtree(old, ignore_errors=True)
+
+    def log(self, stage: str, step: int, record: Mapping[str, Any]) -> None:
+        """Append one line to log.jsonl, and its numbers to the trackers."""
+        self._append("log.jsonl", [{"stage": stage, "step": step, **record}])
+        if stage == "timing":
+            return
+        if self._trackers is None:
+            names = self.config.trackers
+            self._trackers = open_trackers(names, self.directory, {"seed": self.config.seed})
+        for tracker in self._trackers:
+            tracker.log(stage, step, numbers_of(record, stage))
+
+    def add_rollouts(self, stage: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Append attempts to rollouts/STAGE.jsonl, where `qwq rollouts` reads them."""
+        self._append(f"rollouts/{stage}.jsonl", rows)
+
+    def add_errors(self, stage: str, step: int, details: Iterable[str]) -> None:
+        """Append what judges raised to errors.jsonl, tracebacks included."""
+        rows = [{"stage": stage, "step": step, "detail": detail} for detail in details]
+        if rows:
+            self._append("errors.jsonl", rows)
 
     def close(self) -> None:
-        """Flush what TensorBoard has not yet written."""
-        for board in self._boards.values():
-            board.close()
+        """Flush what trackers have not yet written."""
+        for tracker in self._trackers or ():
+            tracker.close()
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
@@ -122,25 +156,15 @@ class Run:
             self.log("timing", 0, {"name": name, "seconds": round(seconds, 3)})
 
     def records(self, stage: str) -> list[dict[str, Any]]:
-        """The logged lines of `stage`, one a step in order."""
+        """The logged lines of `stage`, in order."""
         path = self.directory / "log.jsonl"
-        lines = path.read_text().splitlines() if path.exists() else []
-        return [record for record in map(json.loads, lines) if record["stage"] == stage]
+        return [record for record in _lines(path) if record["stage"] == stage]
 
     def forget_after(self, stage: str, step: int) -> None:
-        """Drop log lines of `stage` from `step` on: a resumed run writes them again."""
-        path = self.directory / "log.jsonl"
-        if not path.exists():
-            return
-        kept = []
-        for line in path.read_text().splitlines():
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError:
-                continue  # the line that a kill cut in half
-            if record["stage"] != stage or record["step"] < step:
-                kept.append(line + "\n")
-        write_atomically(path, "".join(kept).encode())
+        """Drop what was logged of `stage` from `step` on: a resumed run writes it again."""
+        for name in ("log.jsonl", "errors.jsonl"):
+            _keep(self.directory / name, lambda row: row["stage"] != stage or row["step"] < step)
+        _keep(self.directory / "rollouts" / f"{stage}.jsonl", lambda row: row["step"] < step)
 
     @contextmanager
     def stoppable(self) -> Iterator["StopFlag"]:
@@ -151,6 +175,23 @@ class Run:
             yield flag
         finally:
             signal.signal(signal.SIGINT, previous)
+
+    def _append(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        path = self.directory / name
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        with explained(path):
+            path.parent.mkdir(exist_ok=True)
+            with path.open("a", encoding="utf-8") as file:
+                file.write(text)
+
+    def _check_config(self) -> None:
+        saved = self.directory / CONFIG
+        if not saved.exists():
+            raise OpenQwQError(
+                f"{self.directory} is not a run directory (no {CONFIG}): choose another"
+            )
+        begun = begun_stages(self.directory)
+        check_resumable(load_config([saved]), self.config, begun, f"run directory {self.directory}")
 
 
 class StopFlag:
@@ -166,34 +207,63 @@ class StopFlag:
         self.is_set = True
 
     def check(self) -> None:
-        """Raise Interrupted if Ctrl-C came; call it where the state has just been saved."""
+        """Raise InterruptedRun if Ctrl-C came; call it where the state has just been saved."""
         if self.is_set:
             raise InterruptedRun(
                 "stopped, everything is saved; go on with the same command and --resume"
             )
 
 
-def _numbers(record: Mapping[str, Any], path: str) -> Iterator[tuple[str, float]]:
-    for key, value in record.items():
-        if isinstance(value, Mapping):
-            yield from _numbers(value, f"{path}/{key}")
-        elif isinstance(value, int | float):
-            yield f"{path}/{key}", value
+def has_begun(directory: Path) -> bool:
+    """Whether a directory holds more than what a start writes before its first step."""
+    if not directory.exists():
+        return False
+    names = {path.name for path in directory.iterdir() if not path.name.startswith(".")}
+    if names <= PREPARED:
+        return bool(names) and CONFIG not in names
+    return True
 
 
-def _refuse_other_config(saved: Path, config: Config) -> None:
-    if not saved.exists():
-        raise OpenQwQError(f"{saved.parent} is no run directory (no config.toml): choose another")
-    old, new = (
-        [line for line in text.splitlines() if not line.startswith("device = ")]
-        for text in (saved.read_text(), dump_config(config))  # a run may move to a GPU and back
-    )
-    if old != new:
-        changed = next(
-            (pair for pair in zip(old, new, strict=False) if pair[0] != pair[1]),
-            ("fewer lines", "more lines"),
-        )
-        raise OpenQwQError(
-            f"run directory {saved.parent} was begun with another config "
-            f"({changed[0]!r}, now {changed[1]!r}): use that config, or another --out"
-        )
+def begun_stages(directory: Path) -> dict[str, int]:
+    """The stages that have logged a step or saved a state, with the steps that were logged."""
+    begun: dict[str, int] = {}
+    for record in _lines(directory / "log.jsonl"):
+        if record["stage"] != "timing":
+            begun[record["stage"]] = max(begun.get(record["stage"], 0), record["step"] + 1)
+    for path in directory.glob("*.state"):
+        begun.setdefault(path.stem, 0)
+    return begun
+
+
+def _clear(directory: Path) -> None:
+    """Remove what a start left that failed before its first step."""
+    if not directory.exists():
+        return
+    for name in PREPARED:
+        path = directory / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a JSONL file, without a last line that a kill cut in half."""
+    if not path.exists():
+        return
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            try:
+                yield json.loads(line)
+            except json.JSONDecodeError:
+                continue
+
+
+def _keep(path: Path, wanted: Callable[[Mapping[str, Any]], bool]) -> None:
+    """Leave only the wanted rows of a JSONL file."""
+    if not path.exists():
+        return
+    with open_atomically(path) as file:
+        for row in _lines(path):
+            if wanted(row):
+                file.write(json.dumps(row).encode() + b"\n")

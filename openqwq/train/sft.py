@@ -1,30 +1,72 @@
-"""Cold start: supervised fine-tuning on worked solutions, loss on the completion alone."""
+"""Supervised fine-tuning on worked solutions and recorded conversations: loss on replies alone."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
-from openqwq.config import OptimiserConfig
-from openqwq.text.template import encode_chat
+from openqwq.config import SftStage
+from openqwq.tasks.table import Table
+from openqwq.text.stream import starts_in_thinking
+from openqwq.text.template import encode_chat, encode_reply
 from openqwq.text.tokenizer import Tokenizer
-from openqwq.train.curriculum import Curriculum
+from openqwq.train.curriculum import Curriculum, epoch_tasks
 from openqwq.train.learner import Learner
 from openqwq.train.loss import Metrics, cross_entropy_loss
-from openqwq.train.packing import MicroBatch, pack_examples
-from openqwq.train.run import Parts, Run
+from openqwq.train.packing import pack_examples
+from openqwq.train.run import Parts, Progress, Run
 from openqwq.types import OpenQwQError, Task
 
-Progress = Callable[[int, Mapping[str, Any]], None]
+Evaluate = Callable[[int], Awaitable[dict[str, Any]]]  # steps done -> what to log of it
+Example = tuple[list[int], list[bool]]  # token ids, and True on what is to be learned
+CLOSED = "</think>\n\n"  # how a solution without thinking begins
 
 
-def encode_example(tokenizer: Tokenizer, task: Task) -> tuple[list[int], list[bool]]:
-    """Token ids of prompt, worked solution and end of turn, with True on what is to be learned."""
-    if task.solution is None:
-        raise OpenQwQError(f"task {task.id} has no worked solution: it cannot start a model")
-    prompt = encode_chat(tokenizer, task.messages, task.tools)
-    completion = [*tokenizer.encode(task.solution, allow_special=True), tokenizer.eos_ids[0]]
-    return prompt + completion, [False] * len(prompt) + [True] * len(completion)
+class TaskStream:
+    """The tasks of an SFT stage, a batch at a time; resumes exactly from its `state`."""
+
+    def __init__(self, tables: Mapping[str, Table], stage: SftStage, seed: str) -> None:
+        self.taken = 0
+        self._size = stage.batch_size
+        self._curriculum: Curriculum | None = None
+        self._tasks: list[Task] = []
+        if stage.steps:
+            self._curriculum = Curriculum(
+                tables, stage.data, seed, stage.thinking_share, stage.tool_share
+            )
+            self.steps = stage.steps
+        else:
+            self._tasks = list(epoch_tasks(tables, stage.data, stage.epochs, seed))
+            self.steps = -(-len(self._tasks) // self._size)
+
+    def next_batch(self) -> list[Task]:
+        """The next tasks; the last batch of a stage counted in epochs may be smaller."""
+        start = self.taken
+        self.taken += self._size
+        if self._curriculum is None:
+            return self._tasks[start : self.taken]
+        return [self._curriculum.task(number) for number in range(start, self.taken)]
+
+    def state(self) -> dict[str, Any]:
+        """What `load_state` needs to go on with the same tasks."""
+        return {"taken": self.taken}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take over a `state`."""
+        self.taken = state["taken"]
+
+
+def encode_examples(tokenizer: Tokenizer, task: Task, loss_on: str = "all") -> list[Example]:
+    """What a task teaches: its worked solution, turn by turn, or its recorded assistant turns.
+
+    `loss_on` "last" keeps the last assistant turn of a recorded conversation alone. Each turn is an
+    example of its own, behind the prompt that the template shows there. Raises OpenQwQError for a
+    task that has neither.
+    """
+    if task.demonstration:
+        examples = _recorded(tokenizer, task)
+        return examples[-1:] if loss_on == "last" else examples
+    return [_worked(tokenizer, turn) for turn in turns(task)]
 
 
 def turns(task: Task) -> Iterator[Task]:
@@ -35,38 +77,82 @@ def turns(task: Task) -> Iterator[Task]:
         turn = turn.continuation
 
 
-def train_sft(
-    run: Run, learner: Learner, tokenizer: Tokenizer, curriculum: Curriculum, progress: Progress
+def _worked(tokenizer: Tokenizer, task: Task) -> Example:
+    """Prompt, worked solution and end of turn."""
+    if task.solution is None:
+        raise OpenQwQError(f"task {task.id} has no worked solution: there is nothing to imitate")
+    prompt = encode_chat(tokenizer, task.messages, task.tools)
+    text = task.solution
+    if not starts_in_thinking(tokenizer, prompt):
+        text = text.removeprefix(CLOSED) if text.startswith(CLOSED) else f"<think>\n{text}"
+    reply = [*tokenizer.encode(text, allow_special=True), tokenizer.eos_ids[0]]
+    return _example(prompt, reply)
+
+
+def _recorded(tokenizer: Tokenizer, task: Task) -> list[Example]:
+    examples: list[Example] = []
+    chat = list(task.messages)
+    for message in task.demonstration:
+        if message["role"] == "assistant":
+            prompt, reply = encode_reply(tokenizer, chat, message, task.tools)
+            examples.append(_example(prompt, reply))
+        chat.append(message)
+    if not examples:
+        raise OpenQwQError(f"task {task.id} has no assistant turn: there is nothing to imitate")
+    return examples
+
+
+def _example(prompt: list[int], reply: list[int]) -> Example:
+    return prompt + reply, [False] * len(prompt) + [True] * len(reply)
+
+
+async def train_sft(
+    run: Run,
+    stage: SftStage,
+    learner: Learner,
+    tokenizer: Tokenizer,
+    stream: TaskStream,
+    progress: Progress,
+    evaluate: Evaluate,
 ) -> None:
-    """Run the cold start to its end, saving and logging as it goes; resumes where it stopped.
+    """Run the stage to its end, saving and logging as it goes; resumes where it stopped.
 
     Raises InterruptedRun after the step in which Ctrl-C came.
     """
-    config = run.config.sft
-    parts: Parts = {"learner": learner, "curriculum": curriculum}
-    run.restore("sft", parts)
-    run.forget_after("sft", learner.done)
+    parts: Parts = {"learner": learner, "tasks": stream}
+    run.restore(stage.name, parts)
+    run.forget_after(stage.name, learner.done)
     with run.stoppable() as flag:
-        while learner.done < config.steps:
-            metrics = learner.train_step(
-                _next_batches(config.batch_size, tokenizer, curriculum, config.optimiser),
-                _objective,
-            )
-            run.log("sft", learner.done - 1, metrics)
+        while learner.done < stream.steps:
+            examples = batch_examples(tokenizer, stream.next_batch(), stage)
+            batches = pack_examples(examples, stage.optimiser.max_tokens_per_micro_batch)
+            metrics = learner.train_step(batches, _objective)
+            run.log(stage.name, learner.done - 1, metrics)
             progress(learner.done, metrics)
-            last = learner.done == config.steps
-            if learner.done % config.checkpoint_every == 0 or last or flag.is_set:
-                run.save("sft", parts)
+            last = learner.done == stream.steps
+            every = stage.evaluate.every
+            if every and learner.done % every == 0 and not last:
+                run.log(stage.name, learner.done - 1, {"held_out": await evaluate(learner.done)})
+            if learner.done % stage.checkpoint_every == 0 or last or flag.is_set:
+                run.save(stage.name, parts)
                 flag.check()
 
 
-def _next_batches(
-    size: int, tokenizer: Tokenizer, curriculum: Curriculum, optimiser: OptimiserConfig
-) -> list[MicroBatch]:
-    tasks = curriculum.next_tasks(size)
-    examples = [encode_example(tokenizer, turn) for task in tasks for turn in turns(task)]
-    return pack_examples(examples, optimiser.max_tokens_per_micro_batch)
+def batch_examples(tokenizer: Tokenizer, tasks: Sequence[Task], stage: SftStage) -> list[Example]:
+    """Every example of a batch; raises OpenQwQError for one above the micro-batch's size."""
+    limit = stage.optimiser.max_tokens_per_micro_batch
+    examples: list[Example] = []
+    for task in tasks:
+        for ids, learned in encode_examples(tokenizer, task, stage.loss_on):
+            if len(ids) > limit:
+                raise OpenQwQError(
+                    f"{task.id} has {len(ids)} tokens, above the {limit} of "
+                    f"stages.{stage.name}.optimiser.max_tokens_per_micro_batch: raise that, or "
+                    "leave the row out"
+                )
+            examples.append((ids, learned))
+    return examples
 
 
-def _objective(log_probs: Tensor, batch: MicroBatch, tokens: float) -> tuple[Tensor, Metrics]:
+def _objective(log_probs: Tensor, batch: Any, tokens: float) -> tuple[Tensor, Metrics]:
     return cross_entropy_loss(log_probs, tokens)

@@ -7,22 +7,26 @@ from typing import Any
 
 import pytest
 import torch
-from small import small_config
+from small import judged_by, rl_stage, small_config, tables_of
 
 from openqwq.cluster.asynchronous import AsynchronousTrainer
 from openqwq.engine.engine import Engine, EngineLimits
 from openqwq.model.qwen2 import ModelConfig, Qwen2
-from openqwq.tasks.arithmetic import addition
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.train.curriculum import Curriculum
 from openqwq.train.learner import Learner
-from openqwq.train.rollout import Sampler
+from openqwq.train.rollouts import RolloutRunner
 from openqwq.train.run import Run
 from openqwq.types import OpenQwQError, Score, Task
 
 TOKENIZER = Tokenizer.train(["user\nWhat is 1 + 2?\nassistant\n\\boxed{3}"] * 9, 290)
-SETTINGS = ("rl.steps=4", "rl.max_tokens=6", "rl.prompts_per_step=4", "rl.group_size=4")
-SETTINGS += ("rl.checkpoint_every=2", "cluster.mode=asynchronous", "cluster.max_staleness=2")
+SETTINGS = ("stages.stage1.steps=4", "stages.stage1.max_tokens=6")
+SETTINGS += ("stages.stage1.prompts_per_step=4", "stages.stage1.group_size=4")
+SETTINGS += (
+    "stages.stage1.checkpoint_every=2",
+    "cluster.mode=asynchronous",
+    "cluster.max_staleness=2",
+)
 
 
 class EndsOften:
@@ -63,14 +67,15 @@ def model() -> Qwen2:
 def trainer(directory: Path, judge: Parity, resume: bool = False) -> AsynchronousTrainer:
     config = small_config(*SETTINGS)
     engine = Engine(model(), TOKENIZER, EngineLimits(32, 64))
-    sampler = Sampler(engine, EndsOften(), {"math": judge})  # type: ignore[arg-type]
+    stage = rl_stage(config)
+    runner = RolloutRunner(engine, EndsOften(), judged_by(math=judge))  # type: ignore[arg-type]
     return AsynchronousTrainer(
         Run(directory, config, resume),
-        config.rl,
-        Learner(model(), config.rl.optimiser, config.rl.steps),
-        sampler,
+        stage,
+        Learner(model(), stage.optimiser, stage.steps),
+        runner,
         InFlight(engine),
-        Curriculum([(addition(1, 1), 1.0)], "0"),
+        Curriculum(tables_of(config), stage.data, "0"),
     )
 
 
@@ -92,7 +97,7 @@ def test_steps_overlap_within_the_staleness_and_a_killed_run_asks_its_prompts_ag
     first = trainer(tmp_path / "run", Parity())
     with pytest.raises(ConnectionError):
         train(first, stop_after=3)
-    saved = first.run.load_state("rl")
+    saved = first.run.load_state("stage1")
     assert saved is not None
     pending = saved["pending"]["numbers"]
     assert saved["learner"]["done"] == 2
@@ -103,7 +108,7 @@ def test_steps_overlap_within_the_staleness_and_a_killed_run_asks_its_prompts_ag
     again.curriculum.task = lambda number: asked.append(number) or task(number)  # type: ignore[func-returns-value,method-assign]
     train(again)
     assert asked[: len(pending)] == pending
-    records = again.run.records("rl")
+    records = again.run.records("stage1")
     assert [record["step"] for record in records] == [0, 1, 2, 3]
     assert all(0 <= r["staleness"] <= r["max_staleness"] <= 2 for r in records)
     assert any(record["staleness"] > 0 for record in records)
@@ -113,5 +118,5 @@ def test_steps_overlap_within_the_staleness_and_a_killed_run_asks_its_prompts_ag
 def test_a_batch_that_nobody_could_judge_is_refused_with_the_reason(tmp_path: Path) -> None:
     judge = Parity()
     judge.status = "error"
-    with pytest.raises(OpenQwQError, match=r"whole batch of step 0 \(why\): mend them"):
+    with pytest.raises(OpenQwQError, match=r"whole batch of step 0 \(why\): repair them"):
         train(trainer(tmp_path / "run", judge))

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,45 +16,52 @@ from machines import PLACED, NoNamespaces, two_machines
 from small import small_config
 
 from openqwq.config import Config
+from openqwq.data.hub import DataLock
 from openqwq.model import checkpoint
-from openqwq.train.pipeline import run_stages
+from openqwq.train.prepare import prepare
 from openqwq.train.progress import Display
 from openqwq.train.run import Run
+from openqwq.train.stages import run_stages
 from openqwq.types import OpenQwQError, SamplingParams
 
 ray = pytest.importorskip("ray", reason="needs the extra openqwq[cluster]")
 
 CLUSTER = ("cluster.learners=2", "cluster.samplers=1", "cluster.verifiers=1")
 CLUSTER += ("cluster.cpus_per_actor=0.25", "cluster.timeout=300")
-COMMON = ("rl.optimiser.name=adamw", "rl.checkpoint_every=2", "stage2.steps=0")
+COMMON = ("stages.stage1.checkpoint_every=2", "evaluation.data=['addition']")
 
 
 def config(*overrides: str) -> Config:
-    return small_config(*COMMON, *overrides)
+    """The small run up to its first RL stage."""
+    whole = small_config(*COMMON, *overrides)
+    return replace(whole, stages=whole.stages[:2])
+
+
+def run_all(run: Run, placement: Any = None) -> None:
+    prepared = prepare(run.config, DataLock())
+    asyncio.run(run_stages(run, prepared, Display(), placement))
 
 
 @pytest.fixture(scope="module")
 def cold(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run whose cold start is done, and its stage 1 in one process."""
     directory = tmp_path_factory.mktemp("cold") / "run"
-    asyncio.run(run_stages(Run(directory, config(), resume=False), Display()))
+    run_all(Run(directory, config(), resume=False))
     return directory
 
 
 def begun(cold: Path, directory: Path, settings: Config) -> Run:
     """A fresh run that takes over a cold start."""
     run = Run(directory, settings, resume=False)
-    for name in ("tokenizer", "sft"):
+    for name in ("tokenizer", "sft", "evaluation"):  # these tests are not about evaluation
         shutil.copytree(cold / name, directory / name)
-    (directory / "evaluation").mkdir()
-    for name in ("sft", "stage1"):  # evaluation is no part of these tests
-        shutil.copy(cold / "evaluation" / "sft.json", directory / "evaluation" / f"{name}.json")
+    run.finish("sft", 60)
     return run
 
 
 def rewards(directory: Path) -> list[float]:
     lines = map(json.loads, (directory / "log.jsonl").read_text().splitlines())
-    return [line["reward"] for line in lines if line["stage"] == "rl"]
+    return [line["reward"] for line in lines if line["stage"] == "stage1"]
 
 
 def same_weights(ours: Path, theirs: Path) -> None:
@@ -96,7 +104,7 @@ def train_on_ray(run: Run, during: Any = None) -> Any:
             return Spy()
 
         placement.policy = spied  # type: ignore[method-assign]
-        asyncio.run(run_stages(run, Display(), placement))
+        run_all(run, placement)
     return seen["policy"]
 
 
@@ -162,11 +170,13 @@ def test_a_killed_driver_resumes_on_another_number_of_ranks(cold: Path, tmp_path
 def test_overlapped_training_stays_within_its_staleness(
     cold: Path, tmp_path: Path, mode: str
 ) -> None:
-    settings = config(*CLUSTER, "cluster.learners=1", f"cluster.mode={mode}", "rl.steps=6")
+    settings = config(
+        *CLUSTER, "cluster.learners=1", f"cluster.mode={mode}", "stages.stage1.steps=6"
+    )
     run = begun(cold, tmp_path / "run", settings)
     train_on_ray(run)
     lines = map(json.loads, (run.directory / "log.jsonl").read_text().splitlines())
-    steps = [line for line in lines if line["stage"] == "rl"]
+    steps = [line for line in lines if line["stage"] == "stage1"]
     limit = 1 if mode == "one_step_off" else settings.cluster.max_staleness
     assert len(steps) == 6
     assert all(0 <= step["staleness"] <= step["max_staleness"] <= limit for step in steps)
@@ -194,7 +204,7 @@ def test_a_run_over_two_machines_has_the_curve_and_weights_of_the_local_one(
     same_weights(run.directory, cold)
     weights = sum(4 * value.numel() for value in checkpoint.load(cold / "sft").parameters())
     # To the sampler after every step; between the ranks, half of them in every gathering.
-    assert min(sent) > (settings.rl.steps + 1) * weights
+    assert min(sent) > (settings.stages[1].steps + 1) * weights
 
 
 @pytest.mark.usefixtures("ray_on_this_machine")

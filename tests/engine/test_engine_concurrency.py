@@ -220,7 +220,7 @@ async def test_a_step_that_fails_tells_every_caller_and_the_engine_works_again(
     events: list[TokenEvent] = []
     with pytest.raises(ValueError, match="no memory left"):
         async for event in reading:
-            events.append(event)  # noqa: PERF401 (what came before the error counts)
+            events.append(event)
     assert all(e.finish_reason is None for e in events)
     await idle(engine)
 

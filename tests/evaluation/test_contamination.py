@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from openqwq.config import load_config
+from openqwq.data.hub import DataLock
 from openqwq.evaluation.benchmarks.data import Library
 from openqwq.evaluation.benchmarks.mathematics import MATHEMATICS
 from openqwq.evaluation.contamination import (
@@ -16,7 +17,7 @@ from openqwq.evaluation.contamination import (
     require_clean,
     search_texts,
 )
-from openqwq.tasks.mix import training_texts
+from openqwq.tasks.tables import open_tables, training_texts
 from openqwq.types import OpenQwQError, Task
 
 ENDING = "Please reason step by step, and put your final answer within the box at the end."
@@ -74,7 +75,7 @@ def test_every_string_of_a_row_is_read(tmp_path: Path) -> None:
     path.write_bytes(gzip.compress(json.dumps(row).encode()))
     assert list(file_texts(path)) == ["user one two"]
     path.write_bytes(b"not gzip")
-    with pytest.raises(OpenQwQError, match=r"cannot read .*rows"):
+    with pytest.raises(OpenQwQError, match=r"rows\.jsonl\.gz cannot be read"):
         list(file_texts(path))
 
 
@@ -82,10 +83,11 @@ def test_a_config_is_searched_problem_by_problem_of_every_source(tmp_path: Path)
     config = tmp_path / "own.toml"
     words = "options = { min_words = 4, max_words = 4 }"
     config.write_text(
-        '[[tasks]]\nsource = "addition"\noptions = { min_digits = 1, max_digits = 1 }\n'
-        f'[[stage2.tasks]]\nsource = "instructions"\n{words}\n'
+        '[data.sums]\nsource = "addition"\noptions = { min_digits = 1, max_digits = 1 }\n'
+        f'[data.words]\nsource = "instructions"\n{words}\n'
     )
-    texts = list(training_texts(load_config([config]), per_source=20))
+    tables = open_tables(load_config([config]), DataLock())
+    texts = list(training_texts(tables.values(), 20, "seed"))
     assert len(texts) == 40
     (found, *_) = search_texts(index(texts[25], *OTHERS), texts)
     assert (found.row, found.share) == (26, 1.0)

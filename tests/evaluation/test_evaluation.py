@@ -30,7 +30,7 @@ class Equal:
     """Right if the answer is the gold, letter by letter; an answer "?" breaks it."""
 
     async def score(self, task: Task, completion: str) -> Score:
-        answer = completion.removeprefix("</think>")
+        answer = completion.partition("</think>")[2]
         if answer == "?":
             return Score(0.0, "error", detail="the judge broke")
         return Score(float(answer == task.answer), "correct" if answer == task.answer else "wrong")
@@ -183,7 +183,7 @@ def test_rescoring_judges_saved_replies_without_asking(tmp_path: Path) -> None:
 
     class Lenient:
         async def score(self, task: Task, completion: str) -> Score:
-            good = completion.removeprefix("</think>").strip() == task.answer
+            good = completion.partition("</think>")[2].strip() == task.answer
             return Score(float(good), "correct" if good else "wrong")
 
     found = asyncio.run(rescore(tmp_path, [selection()], {"math": Lenient()}))

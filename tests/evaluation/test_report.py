@@ -12,7 +12,7 @@ from typing import Any
 import matplotlib
 import pytest
 
-from openqwq.config import Config, EvaluationConfig, RlConfig, SftConfig, SourceConfig, dump_config
+from openqwq.config import Config, DataConfig, EvaluationConfig, RlStage, SftStage, dump_config
 from openqwq.evaluation.plots import KIND_ROLES, LIGHT, Interval, Plotter, moving_average, rl_charts
 from openqwq.evaluation.report import print_summary, read_run, summary_table, write_report
 from openqwq.types import OpenQwQError
@@ -23,9 +23,10 @@ HOSTILE = (
     "1+1=2 </pre><script>alert(1)</script> & \0 \ud800\n</think>\n\n<img src=x onerror=alert(2)>"
 )
 CHARTS = {
-    "accuracy", "held_out_thinking", "reward", "reward_by_kind", "thinking", "thinking_by_kind",
-    "verdicts", "groups", "entropy", "log_prob_gap", "grad_norm", "learning_rate", "sft_loss",
-    "sft_rate", "seconds",
+    "accuracy", "held_out_thinking", "sft_loss", "sft_rate", "seconds",
+    "stage1_reward", "stage1_reward_by_kind", "stage1_thinking", "stage1_thinking_by_kind",
+    "stage1_verdicts", "stage1_groups", "stage1_entropy", "stage1_log_prob_gap",
+    "stage1_grad_norm", "stage1_learning_rate",
 }  # fmt: skip
 VOID_TAGS = {"meta", "br"}
 
@@ -44,7 +45,7 @@ def outcome(kind: str, problem: int, right: bool, **changes: Any) -> dict[str, A
 
 def rl_record(step: int, rng: random.Random, **changes: Any) -> dict[str, Any]:
     return {
-        "stage": "rl",
+        "stage": "stage1",
         "step": step,
         "reward": rng.random(),
         "reward_by_kind": {kind: rng.random() for kind in KINDS},
@@ -84,11 +85,11 @@ def write_run(
     before: Sequence[dict[str, Any]] | None = None,
     after: Sequence[dict[str, Any]] | None = None,
 ) -> Path:
+    shares = dict.fromkeys(KINDS, 1.0)
     config = Config(
-        tasks=tuple(SourceConfig(kind) for kind in KINDS),
-        sft=SftConfig(steps=30),
-        rl=RlConfig(steps=10),
-        evaluation=EvaluationConfig(problems=8, samples=2),
+        data={kind: DataConfig(source=kind) for kind in KINDS},
+        stages=(SftStage("sft", shares, steps=30), RlStage("stage1", shares, steps=10)),
+        evaluation=EvaluationConfig(limit=8, samples=2),
     )
     directory.mkdir(exist_ok=True)
     (directory / "config.toml").write_text(dump_config(config))
@@ -180,11 +181,11 @@ def test_equal_runs_give_equal_reports(finished: Path) -> None:
     assert (finished / "report.html").read_bytes() == page
 
 
-def test_a_finished_run_says_how_far_it_went_and_that_it_has_no_stage_2(finished: Path) -> None:
+def test_a_finished_run_says_how_far_each_stage_went(finished: Path) -> None:
     page = (finished / "report.html").read_text()
     assert "Unfinished" not in page
     assert "30 of 30 steps" in page and "10 of 10 steps" in page
-    assert "not part of this run" in page and "<h2>RL stage 2</h2>" not in page
+    assert page.index("<h2>sft</h2>") < page.index("<h2>stage1</h2>")
     assert "10 refill rounds in 10 steps." in page
 
 
@@ -276,7 +277,7 @@ def test_steps_without_judged_completions_leave_gaps_not_zeros(tmp_path: Path) -
     page = write_report(run, FAMILIES).read_text()
     drawn = {file.stem for file in (run / "plots").iterdir()}
     evaluation, sft = {"accuracy", "held_out_thinking"}, {"sft_loss", "sft_rate"}
-    assert drawn == CHARTS - evaluation - sft - {"entropy", "grad_norm"}
+    assert drawn == CHARTS - evaluation - sft - {"stage1_entropy", "stage1_grad_norm"}
     plotter = Plotter(tmp_path)
     assert rl_charts(plotter, log, {})[0] == rl_charts(plotter, log[1:], {})[0]  # reward
     assert "nan" not in page.lower()
@@ -333,7 +334,7 @@ def test_values_without_a_logarithm_are_drawn_on_a_linear_axis(tmp_path: Path) -
 @pytest.mark.parametrize("value", [0.0, math.nan])
 def test_rows_of_zeros_or_of_nothing_can_be_drawn(tmp_path: Path, value: float) -> None:
     row = Interval("code", "ink", True, [(value, math.nan), (math.nan, math.nan)])
-    assert len(Plotter(tmp_path).intervals("x", "X", "tokens", [row])) == 1
+    assert len(Plotter(tmp_path).intervals("x", "X", "tokens", [row], ["a", "b"])) == 1
 
 
 def test_more_kinds_than_colours_differ_by_their_dashes(tmp_path: Path) -> None:

@@ -10,8 +10,7 @@ import pytest_asyncio
 import reasoning_gym
 from reasoning_gym.factory import DATASETS
 
-from openqwq.sandbox.data import encode
-from openqwq.tasks.gym import GymVerifier, plain_entry
+from openqwq.tasks.gym import GymEntry, GymVerifier, plain_entry
 from openqwq.tasks.gym_worker import refused
 from openqwq.types import Score, Task
 from openqwq.verify.short_answer import short_answers
@@ -56,7 +55,7 @@ def drawn(name: str, index: int = 0, **options: Any) -> tuple[Task, str | None]:
     gold = entry["answer"]
     if name in OWN_GOLD:
         gold = OWN_GOLD[name](entry["metadata"])
-    return Task("t", name, (), "gym", answer=json.dumps(encode(plain_entry(entry)))), gold
+    return Task("t", name, (), "gym", reference=GymEntry(plain_entry(entry))), gold
 
 
 @pytest.mark.parametrize("name", sorted(set(DATASETS) - NOT_ONE - WITHOUT_GOLD))
@@ -162,6 +161,6 @@ async def test_formulas_and_lists_are_evaluated(name: str, answer: str) -> None:
 
 
 async def test_a_task_that_holds_no_entry_is_an_error(verifier: GymVerifier) -> None:
-    for text in (None, "", "nonsense", "[[0], []]", json.dumps(encode({"answer": "1"}))):
-        score = await verifier.score(Task("t", "k", (), "gym", answer=text), "</think>1")
-        assert score.status == "error", text
+    for reference in (None, "nonsense", GymEntry({"answer": "1"})):
+        score = await verifier.score(Task("t", "k", (), "gym", reference=reference), "</think>1")
+        assert score.status == "error", reference

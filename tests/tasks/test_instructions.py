@@ -8,9 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from openqwq.config import SourceConfig
-from openqwq.tasks.instructions import ENOUGH, WORDS, TasteVerifier, instructions, topics
-from openqwq.tasks.mix import build_source
+from openqwq.tasks.instructions import ENOUGH, WORDS, Taste, TasteVerifier, instructions, topics
 from openqwq.tasks.source import Source, distinct, draw_tasks
 from openqwq.tasks.tools import calculator
 from openqwq.types import Score, Task
@@ -71,21 +69,20 @@ def test_prompts_are_none_of_ifevals(data_sets: Path) -> None:
 @pytest.mark.parametrize(
     "source",
     [
-        SourceConfig("instructions", {"min_words": 4, "max_words": 7}),
-        SourceConfig("topics", {"min_words": 3, "max_words": 7}),
-        SourceConfig("calculator", {"min_digits": 4, "max_digits": 5}),
+        instructions(min_words=4, max_words=7),
+        topics(min_words=3, max_words=7),
+        calculator(min_digits=4, max_digits=5),
     ],
-    ids=lambda config: config.source,
+    ids=lambda source: source.kind,
 )
-def test_held_out_problems_are_never_trained_on(source: SourceConfig) -> None:
-    built = build_source(source)
-    held_out = {t.id for t in distinct(draw_tasks(built, "held_out", 1), 100)}
+def test_held_out_problems_are_never_trained_on(source: Source) -> None:
+    held_out = {t.id for t in distinct(draw_tasks(source, "held_out", 1), 100)}
     assert len(held_out) >= 40
-    assert not held_out & {t.id for t in islice(draw_tasks(built, "train", 0), 2000)}
+    assert not held_out & {t.id for t in islice(draw_tasks(source, "train", 0), 2000)}
 
 
 def taste(answer: str, *, wanted: list[str]) -> float:
-    task = Task("t", "topics", (), "preference", answer=json.dumps(wanted))
+    task = Task("t", "topics", (), "preference", reference=Taste(frozenset(wanted)))
     return asyncio.run(TasteVerifier().score(task, f"</think>\n\n{answer}")).value
 
 

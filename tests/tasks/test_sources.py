@@ -6,7 +6,6 @@ from itertools import islice
 
 import pytest
 
-from openqwq.config import SourceConfig
 from openqwq.sandbox.local import LocalSandbox
 from openqwq.tasks.arithmetic import add_columns, multiply_columns, subtract_columns
 from openqwq.tasks.gym import GymVerifier
@@ -16,25 +15,26 @@ from openqwq.types import OpenQwQError, Task, Verifier
 from openqwq.verify.code import CodeVerifier
 from openqwq.verify.math import MathVerifier
 
-SOURCES = [
-    SourceConfig("addition", {"min_digits": 1, "max_digits": 3}),
-    SourceConfig("subtraction", {"min_digits": 1, "max_digits": 3}),
-    SourceConfig("multiplication", {"min_digits": 1, "max_digits": 3}),
-    SourceConfig("linear", {"max_slope": 9, "max_offset": 20}),
-    SourceConfig("pipeline", {"min_steps": 1, "max_steps": 2}),
-    SourceConfig("gym", {"dataset": "chain_sum", "max_terms": 3, "max_digits": 2}),
-    SourceConfig("gym", {"dataset": "spell_backward", "max_word_len": 5}),
-    SourceConfig("gym", {"dataset": "gcd", "max_numbers": 2, "max_value": 99}),
+Named = tuple[str, dict[str, object]]
+SOURCES: list[Named] = [
+    ("addition", {"min_digits": 1, "max_digits": 3}),
+    ("subtraction", {"min_digits": 1, "max_digits": 3}),
+    ("multiplication", {"min_digits": 1, "max_digits": 3}),
+    ("linear", {"max_slope": 9, "max_offset": 20}),
+    ("pipeline", {"min_steps": 1, "max_steps": 2}),
+    ("gym", {"dataset": "chain_sum", "max_terms": 3, "max_digits": 2}),
+    ("gym", {"dataset": "spell_backward", "max_word_len": 5}),
+    ("gym", {"dataset": "gcd", "max_numbers": 2, "max_value": 99}),
 ]
 
 
-def first(config: SourceConfig, count: int, **where: object) -> list[Task]:
+def first(config: Named, count: int, **where: object) -> list[Task]:
     arguments = {"split": "train", "seed": 0, **where}
-    return list(islice(draw_tasks(build_source(config), **arguments), count))  # type: ignore[arg-type]
+    return list(islice(draw_tasks(build_source(*config), **arguments), count))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("config", SOURCES, ids=str)
-def test_no_problem_is_on_both_sides_and_both_sides_have_some(config: SourceConfig) -> None:
+def test_no_problem_is_on_both_sides_and_both_sides_have_some(config: Named) -> None:
     train = {task.id for task in first(config, 300)}
     held_out = {task.id for task in first(config, 300, split="held_out")}
     assert train and held_out
@@ -48,7 +48,7 @@ def test_swapped_operands_are_the_same_problem() -> None:
 
 
 @pytest.mark.parametrize("config", SOURCES, ids=str)
-def test_task_i_depends_on_seed_and_i_alone(config: SourceConfig) -> None:
+def test_task_i_depends_on_seed_and_i_alone(config: Named) -> None:
     assert first(config, 5)[3:] == first(config, 2, start=3)
     assert first(config, 5) != first(config, 5, seed=1)
 
@@ -88,11 +88,11 @@ def test_thinking_share_is_the_share_of_solutions_that_think() -> None:
 
 
 async def test_every_gold_solution_passes_its_verifier_and_another_answer_fails() -> None:
-    async with LocalSandbox(1) as sandbox, MathVerifier(workers=1) as math:
+    async with LocalSandbox(1) as sandbox, MathVerifier(workers=1) as math, GymVerifier() as gym:
         verifiers: dict[str, Verifier] = {
             "math": math,
             "code": CodeVerifier(sandbox),
-            "gym": GymVerifier(),
+            "gym": gym,
         }
         for config in SOURCES:
             tasks = first(config, 8)
@@ -106,26 +106,27 @@ async def test_every_gold_solution_passes_its_verifier_and_another_answer_fails(
 
 async def test_gym_answers_without_end_of_thinking_are_truncated_not_wrong() -> None:
     (task,) = first(SOURCES[5], 1)
-    assert (await GymVerifier().score(task, "1+1=2")).status == "truncated"
+    async with GymVerifier() as gym:
+        assert (await gym.score(task, "1+1=2")).status == "truncated"
 
 
 @pytest.mark.parametrize(
     ("config", "named"),
     [
-        (SourceConfig("additoin"), "'addition'"),
-        (SourceConfig("addition", {"digits": 2}), "digits"),
-        (SourceConfig("gym", {"dataset": "nothing_such"}), "nothing_such"),
-        (SourceConfig("gym", {"dataset": "chain_sum", "color": 2}), "color"),
+        (("additoin", {}), "'addition'"),
+        (("addition", {"digits": 2}), "digits"),
+        (("gym", {"dataset": "nothing_such"}), "nothing_such"),
+        (("gym", {"dataset": "chain_sum", "color": 2}), "color"),
     ],
     ids=str,
 )
-def test_an_unknown_source_or_option_is_named(config: SourceConfig, named: str) -> None:
+def test_an_unknown_source_or_option_is_named(config: Named, named: str) -> None:
     with pytest.raises(OpenQwQError, match=named):
-        build_source(config)
+        build_source(*config)
 
 
 def test_distinct_problems_are_the_first_different_ones_of_the_stream() -> None:
-    few = build_source(SourceConfig("addition", {"min_digits": 1, "max_digits": 1}))
+    few = build_source("addition", {"min_digits": 1, "max_digits": 1})
     tasks = list(islice(draw_tasks(few, "train", 0), 400))
     found = distinct(iter(tasks), 10)
     assert [t.id for t in found] == list(dict.fromkeys(t.id for t in tasks))[:10]
@@ -133,7 +134,7 @@ def test_distinct_problems_are_the_first_different_ones_of_the_stream() -> None:
 
 
 def test_a_source_without_held_out_problems_says_so() -> None:
-    one = build_source(SourceConfig("addition", {"min_digits": 1, "max_digits": 1})).draw
+    one = build_source("addition", {"min_digits": 1, "max_digits": 1}).draw
     import random
 
     problem = one(random.Random(0))

@@ -5,11 +5,11 @@ import io
 import pytest
 import torch
 
-from openqwq.config import OptimiserConfig, RlConfig
+from openqwq.config import OptimiserConfig, RlStage
 from openqwq.model.qwen2 import ModelConfig, Qwen2
 from openqwq.train.learner import Learner
+from openqwq.train.objective import objective
 from openqwq.train.packing import MicroBatch, pack_trajectories
-from openqwq.train.rl import objective
 from openqwq.types import Trajectory
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
@@ -45,7 +45,7 @@ def batches() -> list[MicroBatch]:
 def test_steps_are_those_of_the_cpu_and_a_state_moves_between_them(name: str) -> None:
     gpu, cpu = learner("cuda", name), learner("cpu", name)
     for _ in range(2):
-        ours, theirs = (each.train_step(batches(), objective(RlConfig())) for each in (gpu, cpu))
+        ours, theirs = (each.train_step(batches(), objective(RlStage("rl"))) for each in (gpu, cpu))
         assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-4)
     buffer = io.BytesIO()
     torch.save(gpu.state(), buffer)
@@ -53,7 +53,7 @@ def test_steps_are_those_of_the_cpu_and_a_state_moves_between_them(name: str) ->
     moved = learner("cpu", name)
     moved.load_state(torch.load(buffer, "cpu", weights_only=True))
     for each in (gpu, moved, cpu):
-        each.train_step(batches(), objective(RlConfig()))
+        each.train_step(batches(), objective(RlStage("rl")))
     for (key, a), (_, b), (_, c) in zip(
         gpu.named_params(), moved.named_params(), cpu.named_params(), strict=True
     ):

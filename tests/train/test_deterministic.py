@@ -3,22 +3,22 @@
 import asyncio
 import random
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from small import small_config
+from small import rl_stage, small_config
 
-from openqwq.config import Config, OptimiserConfig
+from openqwq.config import OptimiserConfig
 from openqwq.engine.engine import Engine, EngineLimits
 from openqwq.model.qwen2 import ModelConfig, Qwen2
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.train.checks import MAX_LOG_PROB_GAP, check_log_prob_gap
 from openqwq.train.learner import Learner
+from openqwq.train.objective import objective
 from openqwq.train.packing import pack_trajectories
 from openqwq.train.placement import LocalPlacement
-from openqwq.train.rl import Trainer, objective
+from openqwq.train.rl import Trainer
 from openqwq.train.run import Run
 from openqwq.types import Completion, OpenQwQError, SamplingParams, Trajectory
 
@@ -96,7 +96,7 @@ def test_the_learner_recomputes_every_sampled_log_prob_in_any_packing(
             with torch.no_grad():
                 assert torch.equal(learner.log_probs(batch)[0], batch.sampler_log_probs)
             assert torch.equal(learner.log_probs(batch)[0], batch.sampler_log_probs)
-        metrics = learner.train_step(packings[1], objective(small_config().rl))
+        metrics = learner.train_step(packings[1], objective(rl_stage(small_config())))
         assert metrics["log_prob_gap"] == metrics["mismatch_kl"] == 0.0
         assert metrics["max_ratio"] == 1.0 and metrics["grad_norm"] > 0
         engine.push(learner.named_params(), step + 1)
@@ -111,7 +111,7 @@ def test_the_switch_makes_both_roles_of_a_run_exact_and_only_with_it(tmp_path: P
         config = small_config(f"deterministic={str(deterministic).lower()}")
         run = Run(tmp_path / str(deterministic), config, resume=False)
         model, place = policy(SHAPES[2]), LocalPlacement()
-        with place.policy(run, "rl", model, TOKENIZER, config.rl) as (learner, engine, _):
+        with place.policy(run, rl_stage(config), model, TOKENIZER) as (learner, engine, _):
             assert isinstance(engine, Engine) and isinstance(learner, Learner)
             batches = pack_trajectories(rollouts(engine, 0), 700)
         assert model.invariant == deterministic
@@ -119,7 +119,7 @@ def test_the_switch_makes_both_roles_of_a_run_exact_and_only_with_it(tmp_path: P
             found = [learner.log_probs(b)[0] - b.sampler_log_probs for b in batches]
         gaps.append(float(torch.cat(found).abs().max()))
         learner.done = 1  # of a resumed run, which checks nothing else
-        trainer = Trainer(run, config.rl, learner, None, engine, None)  # type: ignore[arg-type]
+        trainer = Trainer(run, rl_stage(config), learner, None, engine, None)  # type: ignore[arg-type]
         asyncio.run(trainer.check([], batches))
         with torch.no_grad():
             model.model.norm.weight += 1e-6
@@ -141,9 +141,8 @@ def test_a_gap_that_is_no_number_is_refused() -> None:
 
 
 def test_it_is_refused_with_learners_elsewhere() -> None:
-    cluster = replace(Config().cluster, learners=2)
     with pytest.raises(OpenQwQError, match=r"deterministic is true with cluster\.learners 2"):
-        Config(deterministic=True, cluster=cluster)
-    for other in (Config(deterministic=True), Config(cluster=cluster)):
+        small_config("deterministic=true", "cluster.learners=2")
+    for other in ("deterministic=true", "cluster.learners=2"):
         with pytest.raises(OpenQwQError, match=r"device is 'cuda' with deterministic"):
-            replace(other, device="cuda")
+            small_config(other, "device=cuda")

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small import judged_by
 
 from openqwq.agent.environments import CalculatorEnvironment
 from openqwq.config import OptimiserConfig
@@ -20,7 +21,7 @@ from openqwq.text.tokenizer import Tokenizer
 from openqwq.train.episodes import Attempt, Rollout
 from openqwq.train.learner import Learner
 from openqwq.train.packing import pack_trajectories
-from openqwq.train.rollout import Sampler, trajectories
+from openqwq.train.rollouts import RolloutRunner, trajectories
 from openqwq.types import (
     Completion,
     Message,
@@ -52,7 +53,7 @@ def keeping() -> Tokenizer:
 
 
 ASK = Message(role="user", content="What is 12 * 3?")
-TASK = Task("t", "toy", (ASK,), "world", answer="36", tools=(CALCULATE,))
+TASK = Task("t", "toy", (ASK,), "", "world", answer="36", tools=(CALCULATE,))
 PARAMS = SamplingParams(1.0, 1.0, 0, max_tokens=64, stop_token_ids=QWQ.eos_ids)
 CALL = '<tool_call>\n{"name": "calculate", "arguments": {"expression": "12 * 3"}}\n</tool_call>'
 
@@ -123,8 +124,8 @@ class World:
         self.failing = "closed"
 
 
-def run(sampler: Sampler, n: int = 1, task: Task = TASK) -> list[Attempt]:
-    (group,) = asyncio.run(sampler.groups([(task, PARAMS)], n))
+def run(runner: RolloutRunner, n: int = 1, task: Task = TASK) -> list[Attempt]:
+    (group,) = asyncio.run(runner.groups([(task, PARAMS)], n))
     return group
 
 
@@ -143,7 +144,7 @@ def test_the_mask_is_exactly_what_was_drawn_in_every_random_episode(
 ) -> None:
     tokenizer = QWQ if rewrites else keeping()
     script = Script(tokenizer, replies, seed)
-    (attempt,) = run(Sampler(script, tokenizer, {}, {"world": World(turns, seed)}))
+    (attempt,) = run(RolloutRunner(script, tokenizer, judged_by(), {"world": World(turns, seed)}))
     said = attempt.completions
     assert len(said) == turns + 1
     records = trajectories(attempt, "g", 0.5)
@@ -185,7 +186,7 @@ def test_the_mask_is_exactly_what_was_drawn_in_every_random_episode(
 def test_where_the_template_keeps_history_an_episode_is_one_record() -> None:
     tokenizer = keeping()
     script = Script(tokenizer, [CALL, "36"])
-    (attempt,) = run(Sampler(script, tokenizer, {}, {"world": World(1)}))
+    (attempt,) = run(RolloutRunner(script, tokenizer, judged_by(), {"world": World(1)}))
     assert len(attempt.records) == 1 and len(script.prompts) == 2
     (record,) = attempt.records
     assert script.prompts[1] == record.token_ids[: len(script.prompts[1])]
@@ -198,7 +199,7 @@ def test_where_the_template_keeps_history_an_episode_is_one_record() -> None:
 def test_a_rewritten_history_begins_with_the_templates_own_prompt() -> None:
     script = Script(QWQ, ["too long\n</think>\n\n" + CALL, "\n</think>\n\n\\boxed{36}"])
     environment = CalculatorEnvironment(MathVerifier())
-    (attempt,) = run(Sampler(script, QWQ, {}, {"world": environment}))
+    (attempt,) = run(RolloutRunner(script, QWQ, judged_by(), {"world": environment}))
     call = {"name": "calculate", "arguments": {"expression": "12 * 3"}}
     history: list[Message] = [
         *TASK.messages,
@@ -216,7 +217,7 @@ def test_a_malformed_or_unknown_call_is_answered_with_an_error_and_the_episode_g
     unknown = "\n</think>\n\n" + CALL.replace("calculate", "compute")
     script = Script(QWQ, [broken, unknown, "\n</think>\n\n36"])
     environment = CalculatorEnvironment(MathVerifier())
-    (attempt,) = run(Sampler(script, QWQ, {}, {"world": environment}))
+    (attempt,) = run(RolloutRunner(script, QWQ, judged_by(), {"world": environment}))
     assert attempt.score.status == "correct" and len(attempt.completions) == 3
     assert attempt.text.count("error: ") == 2
 
@@ -224,7 +225,7 @@ def test_a_malformed_or_unknown_call_is_answered_with_an_error_and_the_episode_g
 def test_an_answer_that_never_comes_is_wrong_and_turns_are_limited() -> None:
     script = Script(QWQ, ["\n</think>\n\n" + CALL])
     environment = CalculatorEnvironment(MathVerifier())
-    (attempt,) = run(Sampler(script, QWQ, {}, {"world": environment}, max_turns=3))
+    (attempt,) = run(RolloutRunner(script, QWQ, judged_by(), {"world": environment}, max_turns=3))
     assert (attempt.score.value, len(attempt.completions)) == (0.0, 3)
 
 
@@ -232,7 +233,9 @@ def test_a_full_context_ends_an_episode_without_an_empty_record() -> None:
     script = Script(QWQ, ["\n</think>\n\n" + CALL])
     first = len(encode_chat(QWQ, TASK.messages, TASK.tools))
     environment = CalculatorEnvironment(MathVerifier())
-    (attempt,) = run(Sampler(script, QWQ, {}, {"world": environment}, 8, first + 20))
+    (attempt,) = run(
+        RolloutRunner(script, QWQ, judged_by(), {"world": environment}, context_length=first + 20)
+    )
     assert len(attempt.records) == len(attempt.completions) == 1
     assert any(attempt.records[0].sampled_mask)
 
@@ -240,14 +243,18 @@ def test_a_full_context_ends_an_episode_without_an_empty_record() -> None:
 @pytest.mark.parametrize("failing", ["step", "score"])
 def test_a_failing_environment_is_an_error_and_never_a_zero(failing: str) -> None:
     world = World(1, failing=failing)
-    (attempt,) = run(Sampler(Script(QWQ, ["\n</think>\n\n36"]), QWQ, {}, {"world": world}))
+    (attempt,) = run(
+        RolloutRunner(Script(QWQ, ["\n</think>\n\n36"]), QWQ, judged_by(), {"world": world})
+    )
     assert attempt.score.status == "error" and "environment failed" in attempt.score.detail
 
 
 @pytest.mark.parametrize("in_step", [True, False])
 def test_an_environment_that_cannot_begin_is_an_error_without_a_reply(in_step: bool) -> None:
     script, world = Script(QWQ, ["\n</think>\n\n36"]), World(0, failing="reset")
-    for attempt in run(Sampler(script, QWQ, {}, {"world": world}, in_step=in_step), 3):
+    for attempt in run(
+        RolloutRunner(script, QWQ, judged_by(), {"world": world}, in_step=in_step), 3
+    ):
         assert (attempt.score.status, attempt.completions) == ("error", [])
         assert attempt.score.detail == "the environment failed: no world today"
     assert not script.prompts
@@ -255,7 +262,7 @@ def test_an_environment_that_cannot_begin_is_an_error_without_a_reply(in_step: b
 
 def test_the_members_whose_environment_begins_are_sampled_as_ever() -> None:
     script, world = Script(QWQ, ["\n</think>\n\n36"]), World(0, failing="odd resets")
-    group = run(Sampler(script, QWQ, {}, {"world": world}), 4)
+    group = run(RolloutRunner(script, QWQ, judged_by(), {"world": world}), 4)
     assert [a.score.status for a in group] == ["correct", "error"] * 2
     assert [len(a.completions) for a in group] == [1, 0, 1, 0]
     assert script.seeds == [0, 1, 2, 3]
@@ -285,15 +292,13 @@ class Crowded(World):
 
 async def test_at_its_own_pace_an_episode_frees_its_place_for_those_that_wait() -> None:
     script = Script(QWQ, ["\n</think>\n\n36"])
-    sampler = Sampler(script, QWQ, {}, {"world": Crowded(2)}, in_step=False)
-    (group,) = await asyncio.wait_for(sampler.groups([(TASK, PARAMS)], 6), 20)
+    runner = RolloutRunner(script, QWQ, judged_by(), {"world": Crowded(2)}, in_step=False)
+    (group,) = await asyncio.wait_for(runner.groups([(TASK, PARAMS)], 6), 20)
     assert [(a.score.status, len(a.completions)) for a in group] == [("correct", 3)] * 6
 
 
-def test_judges_of_a_model_without_think_tokens_see_a_mere_answer() -> None:
-    bare = Tokenizer.train(["What is 12 * 3?"] * 9, 290)
-    bare.think_close_id = None
-    for tokenizer, text in ((bare, "</think>\n\n36"), (QWQ, "36")):
+def test_where_no_thinking_was_opened_judges_see_a_mere_answer() -> None:
+    for tokenizer, text in ((keeping(), "</think>\n\n36"), (QWQ, "36")):
         rollout = Rollout(TASK, tokenizer, encode_chat(tokenizer, TASK.messages), 0, None)
         ids = [*tokenizer.encode("36"), tokenizer.eos_ids[0]]
         zeros = [0.0] * len(ids)
@@ -303,15 +308,15 @@ def test_judges_of_a_model_without_think_tokens_see_a_mere_answer() -> None:
 
 def test_members_and_turns_draw_with_seeds_of_their_own() -> None:
     script = Script(QWQ, ["\n</think>\n\n" + CALL])
-    run(Sampler(script, QWQ, {}, {"world": World(2)}), n=4)
+    run(RolloutRunner(script, QWQ, judged_by(), {"world": World(2)}), n=4)
     assert len(script.seeds) == 12 == len(set(script.seeds))
 
 
 def test_a_task_nobody_judges_is_refused_by_name() -> None:
-    with pytest.raises(OpenQwQError, match="asks for the verifier 'nobody': known are world"):
+    with pytest.raises(OpenQwQError, match="asks for the verifier 'nobody', which is not open"):
         run(
-            Sampler(Script(QWQ, [""]), QWQ, {}, {"world": World(0)}),
-            task=replace(TASK, verifier="nobody"),
+            RolloutRunner(Script(QWQ, [""]), QWQ, judged_by(), {"world": World(0)}),
+            task=replace(TASK, environment="", verifier="nobody"),
         )
 
 
@@ -337,12 +342,14 @@ def model() -> Qwen2:
 def sampled(template: str) -> list[Attempt]:
     tokenizer = QWQ if template == "rewriting" else keeping()
     engine = Engine(model(), tokenizer, EngineLimits(32, 512))
-    sampler = Sampler(engine, tokenizer, {}, {"world": Talk(1)}, 4, 512)
+    runner = RolloutRunner(
+        engine, tokenizer, judged_by(), {"world": Talk(1)}, 4, context_length=512
+    )
     # Any id may end a turn, so that a random model ends its own.
     params = replace(PARAMS, max_tokens=30, stop_token_ids=tuple(range(0, QWQ.vocab_size, 9)))
     try:
         groups = asyncio.run(
-            sampler.groups([(replace(TASK, id=str(i), tools=()), replace(params, seed=100 * i))
+            runner.groups([(replace(TASK, id=str(i), tools=()), replace(params, seed=100 * i))
                             for i in range(3)], 4)
         )  # fmt: skip
     finally:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from openqwq.config import OptimiserConfig, RewardModelConfig
+from openqwq.config import OptimiserConfig, RewardModelStage
 from openqwq.model.qwen2 import ModelConfig, Qwen2
 from openqwq.text.template import encode_chat
 from openqwq.text.tokenizer import Tokenizer
@@ -25,8 +25,11 @@ from openqwq.types import Message, OpenQwQError, Task
 
 TOKENIZER = Tokenizer.train(["sun moon fish pig"] * 9, 290)
 ASK = Message(role="user", content="?")
-CONFIG = RewardModelConfig(
-    epochs=6, batch_size=16, optimiser=OptimiserConfig("adamw", 1e-2, 2, 1.0, weight_decay=0.0)
+CONFIG = RewardModelStage(
+    "taste",
+    epochs=6,
+    batch_size=16,
+    optimiser=OptimiserConfig("adamw", 1e-2, 2, 1.0, weight_decay=0.0),
 )
 
 
@@ -54,7 +57,7 @@ def sunny(count: int, seed: int) -> list[Pair]:
 def test_a_preference_is_learned_and_carries_over_to_new_pairs() -> None:
     model = made()
     assert judge_pairs(model, sunny(40, 1)).accuracy == 0.0  # all rewards are equal yet
-    log = train_reward_model(model, sunny(128, 0), CONFIG, seed=0)
+    log = train_reward_model(model, sunny(128, 0), CONFIG, 0, lambda done, metrics: None)
     assert len(log) == 48 and log[-1]["loss"] < 0.3 < log[0]["loss"]
     report = judge_pairs(model, sunny(40, 1), batch_size=7)
     assert report.pairs == 40 and report.accuracy > 0.9 and report.brier < 0.1
@@ -63,7 +66,7 @@ def test_a_preference_is_learned_and_carries_over_to_new_pairs() -> None:
 def test_training_twice_gives_the_same_weights_and_another_seed_others() -> None:
     models = [made() for _ in range(3)]
     for model, seed in zip(models, (0, 0, 1), strict=True):
-        train_reward_model(model, sunny(32, 0), CONFIG, seed)
+        train_reward_model(model, sunny(32, 0), CONFIG, seed, lambda done, metrics: None)
     one, again, other = (model.score.weight for model in models)
     assert torch.equal(one, again) and not torch.equal(one, other)
 

@@ -8,24 +8,23 @@ from typing import Any
 
 import pytest
 import torch
-from small import small_config
+from small import judged_by, rl_stage, small_config, tables_of
 
-from openqwq.config import RlConfig
+from openqwq.config import OptimiserConfig, RlStage
 from openqwq.engine.engine import Engine, EngineLimits
 from openqwq.model.qwen2 import ModelConfig, Qwen2
-from openqwq.tasks.arithmetic import addition
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.train.checks import check_mask
 from openqwq.train.curriculum import Curriculum
 from openqwq.train.episodes import Attempt, Record
 from openqwq.train.learner import Learner
+from openqwq.train.objective import objective
 from openqwq.train.packing import pack_trajectories
-from openqwq.train.rl import Trainer, advantaged, objective, reward_values
-from openqwq.train.rollout import Sampler, trajectories
+from openqwq.train.rl import Batch, Trainer, group_rewards
+from openqwq.train.rollouts import RolloutRunner, trajectories
 from openqwq.train.run import Run
 from openqwq.types import Completion, OpenQwQError, SamplingParams, Score, Task
 
-SOURCE = addition(1, 1)
 TOKENIZER = Tokenizer.train(["user\nWhat is 1 + 2?\nassistant\n\\boxed{3}"] * 9, 290)
 
 
@@ -57,12 +56,14 @@ def trainer(
     tmp_path: Path, judge: Judge, *overrides: str, engine_model: Qwen2 | None = None
 ) -> Trainer:
     # Random weights hardly ever end by themselves: every id is made an end-of-turn token.
-    config = small_config("rl.steps=2", "rl.max_tokens=6", *overrides)
+    config = small_config("stages.stage1.steps=2", "stages.stage1.max_tokens=6", *overrides)
+    stage = rl_stage(config)
     run = Run(tmp_path / "run", config, resume=False)
     engine = Engine(engine_model or model(), TOKENIZER, EngineLimits(32, 64))
-    learner = Learner(model(), config.rl.optimiser, config.rl.steps)
-    sampler = Sampler(engine, EndsOften(), {"math": judge})  # type: ignore[arg-type]
-    return Trainer(run, config.rl, learner, sampler, engine, Curriculum([(SOURCE, 1.0)], "0"))
+    learner = Learner(model(), stage.optimiser, stage.steps)
+    runner = RolloutRunner(engine, EndsOften(), judged_by(math=judge))  # type: ignore[arg-type]
+    curriculum = Curriculum(tables_of(config), stage.data, "0")
+    return Trainer(run, stage, learner, runner, engine, curriculum)
 
 
 class EndsOften:
@@ -87,7 +88,7 @@ def test_a_run_trains_on_its_own_samples_and_logs_every_step(tmp_path: Path) -> 
     made = trainer(tmp_path, Judge(parity))
     before = [p.clone() for _, p in made.learner.named_params()]
     records = train(made)
-    assert len(records) == 2 == len(made.run.records("rl"))
+    assert len(records) == 2 == len(made.run.records("stage1"))
     assert all(r["log_prob_gap"] < 1e-5 for r in records)  # weights really reach the sampler
     after = [p for _, p in made.learner.named_params()]
     assert any(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
@@ -98,7 +99,7 @@ def test_identical_completions_of_a_task_are_judged_once(tmp_path: Path) -> None
     made = trainer(tmp_path, judge := Judge(parity))
     task = made.curriculum.next_tasks(1)[0]
     params = SamplingParams(temperature=0.0, max_tokens=4)
-    (attempts,) = asyncio.run(made.sampler.groups([(task, params)], 8))
+    (attempts,) = asyncio.run(made.runner.groups([(task, params)], 8))
     assert (len(attempts), judge.calls) == (8, 1)
 
 
@@ -108,7 +109,7 @@ def test_a_completion_cut_off_by_its_limit_scores_zero_whatever_the_judge_says(
     made = trainer(tmp_path, Judge(lambda text: 1.0))
     task = made.curriculum.next_tasks(1)[0]
     params = SamplingParams(max_tokens=2)
-    ((attempt, *_),) = asyncio.run(made.sampler.groups([(task, params)], 2))
+    ((attempt, *_),) = asyncio.run(made.runner.groups([(task, params)], 2))
     assert (attempt.score.value, attempt.score.status) == (0.0, "truncated")
 
 
@@ -120,9 +121,8 @@ def test_errors_of_a_judge_are_counted_and_never_trained_on(tmp_path: Path) -> N
             return Score(0.0, "error", detail="it broke") if broken else score
 
     (record, *_) = train(trainer(tmp_path, HalfBroken(parity)))
-    judged = sum(record["status"].values())
-    assert record["errors"] > 0 and "error" not in record["status"]
-    assert judged + record["errors"] == record["groups"] * 8
+    assert record["errors"] == record["status"]["error"] > 0
+    assert sum(record["status"].values()) == record["groups"] * 8
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_errors_of_a_judge_are_counted_and_never_trained_on(tmp_path: Path) -> N
     [
         (Judge(lambda text: 0.0), r"every reward of the first batch is 0\.0"),
         (Judge(lambda text: 1.0), r"every reward of the first batch is"),
-        (Judge(parity, status="error"), "verifiers failed on the whole batch of step 0"),
+        (Judge(parity, status="error"), "judges failed on the whole batch of step 0"),
     ],
 )
 def test_a_first_batch_that_teaches_nothing_is_refused(
@@ -138,13 +138,13 @@ def test_a_first_batch_that_teaches_nothing_is_refused(
 ) -> None:
     # Truncated completions score 0; with every id an end of turn there are none.
     made = trainer(tmp_path, judge)
-    made.sampler.tokenizer.eos_ids = tuple(range(TOKENIZER.vocab_size))
+    made.runner.tokenizer.eos_ids = tuple(range(TOKENIZER.vocab_size))
     try:
         with pytest.raises(OpenQwQError, match=message):
             train(made)
     finally:
-        made.sampler.tokenizer.eos_ids = tuple(range(100))
-        del made.sampler.tokenizer.eos_ids
+        made.runner.tokenizer.eos_ids = tuple(range(100))
+        del made.runner.tokenizer.eos_ids
 
 
 def test_a_gold_answer_that_fails_its_own_verifier_is_refused(tmp_path: Path) -> None:
@@ -162,12 +162,12 @@ def test_a_gold_answer_that_fails_its_own_verifier_is_refused(tmp_path: Path) ->
 
 def test_a_policy_that_never_ends_its_turn_is_refused(tmp_path: Path) -> None:
     made = trainer(tmp_path, Judge(parity))
-    made.sampler.tokenizer.eos_ids = (TOKENIZER.vocab_size + 5,)
+    made.runner.tokenizer.eos_ids = (TOKENIZER.vocab_size + 5,)
     try:
         with pytest.raises(OpenQwQError, match="no completion of the first batch ends"):
             train(made)
     finally:
-        del made.sampler.tokenizer.eos_ids
+        del made.runner.tokenizer.eos_ids
 
 
 def test_a_sampler_with_other_weights_than_the_learner_is_refused(tmp_path: Path) -> None:
@@ -193,7 +193,7 @@ def attempt(ids: list[int], drawn: list[bool], value: float = 1.0, records: int 
     record = Record()
     record.give([7, 8])
     record.take(completion)
-    score = Score(value, "correct", {"a": 0.5})
+    score = Score(value, "correct" if value else "wrong", {"a": 0.5})
     return Attempt(task, [record] * records, [completion] * records, "text", score)
 
 
@@ -220,73 +220,105 @@ def scored(rewards: Sequence[float], length: int = 1) -> list[Attempt]:
     return [attempt([1] * length, [True] * length, value) for value in rewards]
 
 
-def test_groups_without_variance_are_not_trained_on() -> None:
-    groups = {"mixed": [1, 0, 0, 1], "easy": [1, 1], "hard": [0, 0]}
-    judged = [(key, a) for key, values in groups.items() for a in scored(values)]
-    kept = advantaged(judged, [a.score.value for _, a in judged], RlConfig())
-    assert [(t.group_id, t.advantage) for t in kept] == [
+def batch_of(tmp_path: Path, groups: dict[str, list[Attempt]], **changes: Any) -> Batch:
+    made = trainer(tmp_path, Judge(parity))
+    made.link.close()  # type: ignore[attr-defined]
+    made = replace(made, stage=replace(made.stage, **changes))
+    return made.batch(list(groups.items()), 0)
+
+
+def test_groups_without_variance_are_not_trained_on(tmp_path: Path) -> None:
+    values = {"mixed": [1.0, 0.0, 0.0, 1.0], "easy": [1.0, 1.0], "hard": [0.0, 0.0]}
+    batch = batch_of(tmp_path, {key: scored(found) for key, found in values.items()})
+    assert [(t.group_id, t.advantage) for t in batch.trained] == [
         ("mixed", a) for a in (0.5, -0.5, -0.5, 0.5)
     ]
 
 
-def test_an_attempt_of_several_records_counts_once_in_its_group_and_trains_them_all() -> None:
+def test_by_verdict_a_group_of_one_status_says_nothing_however_its_rewards_differ(
+    tmp_path: Path,
+) -> None:
+    right = [attempt([1], [True], value) for value in (1.0, 1.1, 0.9)]
+    by_verdict = batch_of(tmp_path / "a", {"g": right}, informative="verifier")
+    by_reward = batch_of(tmp_path / "b", {"g": right}, informative="reward")
+    assert (len(by_verdict.trained), len(by_reward.trained)) == (0, 3)
+
+
+def test_an_attempt_of_several_records_counts_once_in_its_group_and_trains_them_all(
+    tmp_path: Path,
+) -> None:
     long = attempt([1], [True], 1.0, records=3)
-    judged = [("g", long), *(("g", a) for a in scored([0.0, 0.0, 0.0]))]
-    kept = advantaged(judged, [1.0, 0.0, 0.0, 0.0], RlConfig())
+    kept = batch_of(tmp_path, {"g": [long, *scored([0.0, 0.0, 0.0])]}).trained
     assert [t.advantage for t in kept] == [0.75, 0.75, 0.75, -0.25, -0.25, -0.25]
     assert {t.group_id for t in kept} == {"g"} and [t.reward for t in kept[:3]] == [1.0] * 3
 
 
-def test_shuffled_rewards_are_the_same_rewards_elsewhere_and_reproducible() -> None:
-    every = scored([0.0] * 50 + [1.0] * 50)
-    control = RlConfig(shuffle_rewards=True)
-    one, again, other = (reward_values(every, control, seed) for seed in ("a", "a", "b"))
-    assert sorted(one) == sorted(a.score.value for a in every)
-    assert one == again != other
-    assert 10 < sum(one[:50]) < 40
+def test_shuffled_rewards_are_the_same_rewards_elsewhere_and_reproducible(tmp_path: Path) -> None:
+    groups = {f"g{i}": scored([0.0] * 5 + [1.0] * 5) for i in range(10)}
+    one = batch_of(tmp_path / "a", groups, shuffle_rewards=True)
+    again = batch_of(tmp_path / "b", groups, shuffle_rewards=True)
+    plain = batch_of(tmp_path / "c", groups)
+    assert [t.advantage for t in one.trained] == [t.advantage for t in again.trained]
+    assert [t.advantage for t in one.trained] != [t.advantage for t in plain.trained]
 
 
 def test_the_length_penalty_is_added_to_the_reward() -> None:
-    config = RlConfig(max_tokens=10, overlong_buffer=4)
-    values = [reward_values(scored([1.0], n), config, "")[0] for n in (6, 8, 10)]
+    stage = RlStage("rl", max_tokens=10, overlong_buffer=4)
+    values = [group_rewards(scored([1.0], n), stage)[0] for n in (6, 8, 10)]
     assert values == [1.0, 0.5, 0.0]
+
+
+@pytest.mark.parametrize(("rule", "worth"), [("zero", 0.0), ("lowest", -3.0)])
+def test_being_cut_off_never_wins(rule: str, worth: float) -> None:
+    cut = replace(attempt([1], [True], 0.0), score=Score(0.0, "truncated"))
+    others = scored([-3.0, -1.0])
+    stage = RlStage("rl", truncated=rule)  # type: ignore[arg-type]
+    assert group_rewards([*others, cut], stage) == [-3.0, -1.0, worth]
+
+
+def test_attempts_that_were_cut_off_may_be_dropped(tmp_path: Path) -> None:
+    cut = replace(attempt([1], [True], 0.0), score=Score(0.0, "truncated"))
+    batch = batch_of(tmp_path, {"g": [cut, *scored([0.0, 1.0])]}, truncated="drop")
+    assert [t.advantage for t in batch.trained] == [-0.5, 0.5]
 
 
 def test_groups_without_variance_are_refilled_and_the_round_limit_is_kept(tmp_path: Path) -> None:
     easy_then_mixed = Judge(lambda text: 1.0)
-    made = trainer(tmp_path, easy_then_mixed, "rl.max_refills=3", "rl.prompts_per_step=2")
-    made.sampler.tokenizer.eos_ids = tuple(range(TOKENIZER.vocab_size))
+    made = trainer(
+        tmp_path, easy_then_mixed, "stages.stage1.max_refills=3", "stages.stage1.prompts_per_step=2"
+    )
+    made.runner.tokenizer.eos_ids = tuple(range(TOKENIZER.vocab_size))
     try:
         batch = asyncio.run(made._collect())
     finally:
-        del made.sampler.tokenizer.eos_ids
+        del made.runner.tokenizer.eos_ids
         made.link.close()  # type: ignore[attr-defined]
-    assert (batch.groups, batch.refills, batch.trained) == (8, 3, [])
+    assert (len(batch.groups), batch.refills, batch.trained) == (8, 3, [])
     assert len(made.curriculum.retired) == len({a.task.id for a in batch.judged})
 
 
 @pytest.mark.parametrize("objective", ["cispo", "dapo", "gspo"])
 def test_every_objective_runs(tmp_path: Path, objective: str) -> None:
-    records = train(trainer(tmp_path, Judge(parity), f"rl.objective={objective}"))
+    records = train(trainer(tmp_path, Judge(parity), f"stages.stage1.objective={objective}"))
     assert all(torch.isfinite(torch.tensor(r["loss"])) for r in records)
 
 
 def test_the_kl_penalty_is_the_closed_form_and_pulls_towards_the_reference() -> None:
-    config = RlConfig(kl_coefficient=0.5)
-    made, frozen = (Learner(model(), config.optimiser, 1) for _ in range(2))
+    stage = RlStage("rl", kl_coefficient=0.5)
+    made, frozen = (Learner(model(), OptimiserConfig(lr=1e-3), 1) for _ in range(2))
     with torch.no_grad():
         for parameter in made.model.parameters():
             parameter.mul_(1.1)
     records = [r for a in scored([1.0] * 3, 5) for r in trajectories(a, "g", 0.0)]
     (batch,) = pack_trajectories(records, 100)
     log_probs, _ = made.log_probs(batch)
-    loss, metrics = objective(config, frozen)(log_probs, batch, float(len(log_probs)))
+    loss, metrics = objective(stage, frozen)(log_probs, batch, float(len(log_probs)))
     gap = frozen.log_probs(batch)[0].detach() - log_probs  # log(reference / policy)
     expected = (gap.exp() - 1 - gap).mean()
     torch.testing.assert_close(loss, 0.5 * expected)
     torch.testing.assert_close(metrics["reference_kl"] / len(log_probs), expected)
     with pytest.raises(OpenQwQError, match="give reference_log_probs"):
-        objective(config)(log_probs, batch, 1.0)
+        objective(stage)(log_probs, batch, 1.0)
     loss.backward()
     assert all(p.grad is None for p in frozen.model.parameters())
     assert any(p.grad is not None and bool(p.grad.any()) for p in made.model.parameters())

@@ -1,8 +1,10 @@
 """A run on disk: nothing overwritten, nothing lost, every failure named."""
 
 import json
+import re
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,26 +14,86 @@ from openqwq.train.run import InterruptedRun, Run
 from openqwq.types import OpenQwQError
 
 
+class Part:
+    """A part of a stage whose state is one value."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def state(self) -> dict[str, Any]:
+        return {"step": self.value}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.value = state["step"]
+
+
 def test_a_used_directory_is_refused_without_resume_and_left_as_it_was(tmp_path: Path) -> None:
     (tmp_path / "precious.txt").write_text("mine")
     with pytest.raises(OpenQwQError, match=r"not empty: add --resume"):
         Run(tmp_path, small_config(), resume=False)
-    with pytest.raises(OpenQwQError, match="no run directory"):
+    with pytest.raises(OpenQwQError, match="not a run directory"):
         Run(tmp_path, small_config(), resume=True)
     assert [path.name for path in tmp_path.iterdir()] == ["precious.txt"]
 
 
-def test_resuming_with_another_config_is_refused_naming_the_change(tmp_path: Path) -> None:
-    Run(tmp_path / "run", small_config(), resume=False)
-    Run(tmp_path / "run", small_config(), resume=True)
-    with pytest.raises(OpenQwQError, match=r"steps = 4.*now 'steps = 5'"):
-        Run(tmp_path / "run", small_config("rl.steps=5"), resume=True)
+def begun(directory: Path, *steps: tuple[str, int]) -> Run:
+    """A run whose stages have done so many steps."""
+    run = Run(directory, small_config(), resume=False)
+    for stage, count in steps:
+        run.log(stage, count - 1, {"loss": 1.0})
+    run.close()
+    return run
 
 
-def test_a_run_may_go_on_on_another_device(tmp_path: Path) -> None:
+def test_a_start_that_failed_before_its_first_step_leaves_the_directory_usable(
+    tmp_path: Path,
+) -> None:
     Run(tmp_path / "run", small_config(), resume=False)
-    Run(tmp_path / "run", small_config("device=cuda"), resume=True)
-    assert 'device = "cuda"' in (tmp_path / "run" / "config.toml").read_text()
+    run = Run(tmp_path / "run", small_config("seed=5"), resume=False)
+    assert "seed = 5" in (run.directory / "config.toml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [
+        ("seed=5", "seed = 0, now it is 5"),
+        ("stages.sft.optimiser.lr=1.0", "stages.sft.optimiser.lr"),
+        ("stages.sft.steps=50", "stages.sft.steps = 60, now it is 50"),
+        ("data.addition.options.max_digits=2", "data.addition.options.max_digits"),
+        ("tokenizer.vocab_size=310", "tokenizer.vocab_size"),
+    ],
+)
+def test_a_setting_that_would_make_it_another_run_is_refused_by_name(
+    tmp_path: Path, override: str, key: str
+) -> None:
+    begun(tmp_path / "run", ("sft", 60))
+    with pytest.raises(OpenQwQError, match=re.escape(key)):
+        Run(tmp_path / "run", small_config(override), resume=True)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "stages.sft.steps=70",
+        "stages.sft.checkpoint_every=7",
+        "stages.sft.evaluate.every=5",
+        "stages.stage1.group_size=4",  # of a stage that has not begun
+        "evaluation.samples=3",
+        "threads=2",
+        "trackers=[]",
+        "device=cuda",
+    ],
+)
+def test_what_decides_nothing_that_was_trained_may_change(tmp_path: Path, override: str) -> None:
+    begun(tmp_path / "run", ("sft", 60))
+    Run(tmp_path / "run", small_config(override), resume=True)
+
+
+def test_a_stage_cannot_grow_once_a_later_one_has_begun(tmp_path: Path) -> None:
+    begun(tmp_path / "run", ("sft", 60), ("stage1", 1))
+    Run(tmp_path / "run", small_config("stages.stage1.steps=9"), resume=True)
+    with pytest.raises(OpenQwQError, match=r"stages\.sft\.steps"):
+        Run(tmp_path / "run", small_config("stages.sft.steps=70"), resume=True)
 
 
 def test_an_unwritable_directory_is_named(tmp_path: Path) -> None:
@@ -44,22 +106,22 @@ def test_a_state_that_cannot_be_written_leaves_the_old_one_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = Run(tmp_path / "run", small_config(), resume=False)
-    run.save_state("rl", {"step": 1})
+    run.save("rl", {"a": Part(1)})
 
     def full_disk(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full_disk)
     with pytest.raises(OpenQwQError, match=r"No space left on device.*--resume"):
-        run.save_state("rl", {"step": 2})
-    assert run.load_state("rl") == {"step": 1}
-    assert not list(run.directory.glob("*.partial"))
+        run.save("rl", {"a": Part(2)})
+    assert run.load_state("rl") == {"a": {"step": 1}}
+    assert not list(run.directory.glob(".*partial"))
 
 
 @pytest.mark.parametrize("damaged", [b"", b"junk", b"no state at all", None])
 def test_a_corrupt_state_is_named(tmp_path: Path, damaged: bytes | None) -> None:
     run = Run(tmp_path / "run", small_config(), resume=False)
-    run.save_state("rl", {"weights": torch.zeros(1000)})
+    run.save("rl", {"a": Part(torch.zeros(1000))})
     path = run.directory / "rl.state"
     path.write_bytes(path.read_bytes()[:500] if damaged is None else damaged)
     with pytest.raises(OpenQwQError, match=r"rl\.state is unreadable"):

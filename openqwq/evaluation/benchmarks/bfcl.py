@@ -9,10 +9,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from openqwq.data.rows import Row
 from openqwq.evaluation.benchmarks.benchmark import Ask, Benchmark, one_question, weighted
 from openqwq.evaluation.benchmarks.bfcl_backends import APIS
 from openqwq.evaluation.benchmarks.bfcl_turns import play, turns_task
-from openqwq.evaluation.benchmarks.data import DataFile, Library, Row
+from openqwq.evaluation.benchmarks.data import DataFile, Library
 from openqwq.evaluation.chat import ChatReply
 from openqwq.evaluation.results import Record, item_values
 from openqwq.evaluation.statistics import Interval, mean_interval

@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from openqwq.data.rows import Row
 from openqwq.evaluation.benchmarks.benchmark import Ask
 from openqwq.evaluation.benchmarks.bfcl_backends import (
     APIS,
@@ -19,7 +20,6 @@ from openqwq.evaluation.benchmarks.bfcl_backends import (
     functions,
     open_api,
 )
-from openqwq.evaluation.benchmarks.data import Row
 from openqwq.evaluation.chat import ChatReply
 from openqwq.types import Message, OpenQwQError, Score, Task, ToolCall
 from openqwq.verify.answer import final_answer

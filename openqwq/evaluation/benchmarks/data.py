@@ -1,17 +1,13 @@
 """Where benchmarks come from: pinned files of the Hugging Face hub, or a directory of the same."""
 
-import gzip
-import hashlib
-import json
-import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+from openqwq.data.files import sha256_of
+from openqwq.data.hub import HubFile, fetch
+from openqwq.data.rows import Row, read_rows
 from openqwq.types import OpenQwQError
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -44,19 +40,14 @@ class Library:
         """The rows of a file; OpenQwQError where it is missing, changed or not of its form."""
         path = self._local(file) if self.directory else _from_hub(file)
         expected = file.local_sha256 if self.directory else file.sha256
-        found = _sha256(path)
+        found = sha256_of(path)
         if expected and found != expected and not self.allow_changed:
             raise OpenQwQError(
                 f"{path} has sha256 {found}, expected {expected}: get the file again, or take it as"
                 " it is with --allow-changed-data"
             )
         self.hashes[file.local] = found
-        try:
-            yield from _read(path)
-        except (ValueError, OSError, EOFError) as error:
-            raise OpenQwQError(
-                f"{path} is damaged ({error}): get {file.local} again; see docs/evaluation.md"
-            ) from error
+        yield from read_rows(path)
 
     def _local(self, file: DataFile) -> Path:
         assert self.directory
@@ -72,47 +63,6 @@ class Library:
 
 def _from_hub(file: DataFile) -> Path:
     try:
-        from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import (
-            HfHubHTTPError,
-            HFValidationError,
-            LocalEntryNotFoundError,
-        )
-    except ImportError:
-        raise OpenQwQError(
-            "fetching benchmarks needs huggingface_hub: pip install 'openqwq[eval]', or give --data"
-        ) from None
-    # Its retries are no news: the error below says all.
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
-    where = f"{file.path} of dataset {file.repo} at {file.revision}"
-    try:
-        return Path(
-            hf_hub_download(file.repo, file.path, repo_type="dataset", revision=file.revision)
-        )
-    except LocalEntryNotFoundError as error:
-        raise OpenQwQError(
-            f"{where} is not in the cache and the hub cannot be reached: connect once, or give"
-            f" --data DIR with {file.local}"
-        ) from error
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
-        raise OpenQwQError(f"cannot fetch {where} ({error}): give --data DIR instead") from error
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _read(path: Path) -> Iterator[Row]:
-    if path.suffix == ".parquet":
-        try:
-            from pyarrow import parquet
-        except ImportError:
-            raise OpenQwQError(
-                f"reading {path} needs pyarrow: pip install 'openqwq[eval]', or give --data"
-            ) from None
-        yield from parquet.read_table(path).to_pylist()
-        return
-    opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rt", encoding="utf-8") as file:
-        yield from (json.loads(line) for line in file if line.strip())
+        return fetch(HubFile(file.repo, file.path, file.revision))
+    except OpenQwQError as error:
+        raise OpenQwQError(f"{error}; or give --data DIR with {file.local}") from error

@@ -13,8 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
+from openqwq.data.rows import Row
 from openqwq.evaluation.benchmarks.benchmark import Benchmark, weighted
-from openqwq.evaluation.benchmarks.data import DataFile, Library, Row
+from openqwq.evaluation.benchmarks.data import DataFile, Library
 from openqwq.evaluation.benchmarks.livecodebench import code_tests
 from openqwq.evaluation.benchmarks.tables import read_table, same_table
 from openqwq.evaluation.results import Record, item_values

@@ -14,8 +14,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from openqwq.data.rows import Row
 from openqwq.evaluation.benchmarks.benchmark import Benchmark
-from openqwq.evaluation.benchmarks.data import DataFile, Library, Row
+from openqwq.evaluation.benchmarks.data import DataFile, Library
 from openqwq.types import CodeTests, Message, OpenQwQError, Score, Task, TestCase, Verifier
 
 REPOSITORY = "livecodebench/code_generation_lite"

@@ -3,9 +3,11 @@
 import re
 from collections.abc import Callable, Sequence
 
+from openqwq.data.rows import Row
 from openqwq.evaluation.benchmarks.benchmark import Benchmark
-from openqwq.evaluation.benchmarks.data import DataFile, Library, Row
+from openqwq.evaluation.benchmarks.data import DataFile, Library
 from openqwq.types import Message, Task
+from openqwq.verify.boxes import last_box
 
 SUFFIX = "\nPlease reason step by step, and put your final answer within \\boxed{}."
 AIME24 = DataFile(
@@ -65,13 +67,9 @@ MATHEMATICS: Sequence[Benchmark] = (
 
 def read_answer(answer: str) -> str | None:
     """What a reply votes for in cons@k: its last box, else its last number; None without either."""
-    start = answer.rfind("\\boxed{")
-    if start >= 0:
-        depth, begin = 1, start + len("\\boxed{")
-        for end in range(begin, len(answer)):
-            depth += {"{": 1, "}": -1}.get(answer[end], 0)
-            if not depth:
-                return _plain(answer[begin:end])
+    boxed = last_box(answer)
+    if boxed is not None:
+        return _plain(boxed)
     numbers = re.findall(r"-?\d[\d,]*(?:\.\d+)?", answer)
     return _plain(numbers[-1]) if numbers else None
 

@@ -1,12 +1,13 @@
 """HumanEval and MBPP: Python functions, run against their hidden tests in the sandbox."""
 
 import ast
-import re
 import warnings
 from collections.abc import Sequence
 
+from openqwq.data.rows import Row
 from openqwq.evaluation.benchmarks.benchmark import Benchmark
-from openqwq.evaluation.benchmarks.data import DataFile, Library, Row
+from openqwq.evaluation.benchmarks.data import DataFile, Library
+from openqwq.tasks.hidden_tests import called_function
 from openqwq.types import CodeTests, Message, OpenQwQError, Task
 
 HUMANEVAL = DataFile(
@@ -55,19 +56,17 @@ def _humaneval(row: Row) -> Task:
 
 def _mbpp(row: Row) -> Task:
     script = "\n".join(row["test_list"])
+    point = called_function(script, row["code"])
+    if point is None:
+        raise OpenQwQError(f"MBPP task {row['task_id']} tests none of its functions: get it again")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a few references have invalid escape sequences
         tree = ast.parse(row["code"])
-    called = set(re.findall(r"(\w+)\s*\(", script))
-    defined = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
-    points = [name for name in defined if name in called]
-    if not points:
-        raise OpenQwQError(f"MBPP task {row['task_id']} tests none of its functions: get it again")
     # the tests of a few tasks name classes and modules of the reference
     shared = [ast.unparse(node) for node in tree.body if isinstance(node, ast.ClassDef)]
     shared += ["import sys"] * ("sys." in script)
     setup = "\n".join([*shared, row.get("test_setup_code") or ""])
-    tests = CodeTests("script", entry_point=points[-1], script=script, setup=setup)
+    tests = CodeTests("script", entry_point=point, script=script, setup=setup)
     question = WRITE.format(text=row["text"].strip(), tests=script)
     return _task(f"mbpp/{row['task_id']}", "mbpp", question, tests)
 

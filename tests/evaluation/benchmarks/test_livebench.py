@@ -11,15 +11,13 @@ from openqwq.evaluation.benchmarks.data import Library
 from openqwq.evaluation.benchmarks.livebench import (
     CATEGORIES,
     JUDGES,
-    LIVEBENCH,
     edit_distance,
     headline,
     load,
 )
 from openqwq.evaluation.benchmarks.tables import read_table, same_table
-from openqwq.evaluation.evaluation import Selection
 from openqwq.evaluation.results import Record
-from openqwq.evaluation.suite import open_judges
+from openqwq.train.judges import open_judges
 from openqwq.types import OpenQwQError, Task
 
 CONNECTIONS = "a,b,c,d,e,f,g,h"
@@ -155,7 +153,7 @@ async def test_every_category_has_its_judge(tasks: dict[str, Task]) -> None:
         "r1": ("**four**", 0.0),
     }
     async with AsyncExitStack() as stack:
-        judges = await open_judges(stack, [Selection(LIVEBENCH, "", list(tasks.values()))])
+        judges = await open_judges(stack, {task.verifier for task in tasks.values()}, 2)
         for name, (answer, value) in answers.items():
             found = await judges["livebench"].score(tasks[name], f"</think>{answer}")
             assert found.value == pytest.approx(value), (name, found)

@@ -1,12 +1,20 @@
-"""A text world of rooms, a key and a locked door, of which only the present room is seen."""
+"""A text world of one's own: rooms, a key and a locked door, of which only one room is seen.
+
+A source makes its problems and an environment answers what the model says. A config names both:
+
+    [data.maze]
+    source = "maze.py:maze"
+    options = { min_rooms = 3, max_rooms = 6 }
+    environment = "maze.py:MazeEnvironment"
+"""
 
 import json
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from openqwq.tasks.source import Problem, Source, Turn
-from openqwq.types import Message
+from openqwq.types import Message, Observation, OpenQwQError, Score, Task
 
 STEPS: Mapping[str, tuple[int, int]] = {
     "north": (0, 1), "east": (1, 0), "south": (0, -1), "west": (-1, 0),
@@ -56,22 +64,24 @@ class Maze:
             return "You have the key."
         return f"Unknown command. Say one of: {', '.join(COMMANDS)}."
 
-    def to_json(self) -> str:
-        """What `from_json` reads: the layout, not the player."""
+    @property
+    def layout(self) -> str:
+        """The rooms, the key and the goal as text: equal for equal mazes."""
         return json.dumps({"exits": self.exits, "key": self.key, "goal": self.goal})
 
-    @classmethod
-    def from_json(cls, text: str) -> "Maze":
-        """A maze with the player at the beginning."""
-        return cls(**json.loads(text))
+    def entered(self) -> "Maze":
+        """The same maze with a new player at its beginning."""
+        return Maze(self.exits, self.key, self.goal)
 
 
 def _layout(rng: random.Random, rooms: int) -> Maze:
     """A random tree of rooms on a grid; the goal is the last leaf, the key in some other room."""
-    places, exits = [(0, 0)], list[dict[str, int]]([{}])
+    places = [(0, 0)]
+    exits: list[dict[str, int]] = [{}]
     while len(places) < rooms:
         # the goal's only neighbour must not be beyond it: it is added last, so it is a leaf
-        room, (direction, (dx, dy)) = rng.randrange(len(places)), rng.choice([*STEPS.items()])
+        room = rng.randrange(len(places))
+        direction, (dx, dy) = rng.choice([*STEPS.items()])
         place = (places[room][0] + dx, places[room][1] + dy)
         if place not in places:
             exits[room][direction] = len(places)
@@ -126,22 +136,54 @@ def maze(min_rooms: int, max_rooms: int) -> Source:
     """Find the way out; the model says one command a turn and is told what it then sees."""
 
     def draw(rng: random.Random) -> Problem:
-        layout = _layout(rng, rng.randint(min_rooms, max_rooms)).to_json()
-        played, turns = Maze.from_json(layout), list[Turn]()
+        made = _layout(rng, rng.randint(min_rooms, max_rooms))
+        played = made.entered()
+        turns: list[Turn] = []
         question = f"Get out. Say one of: {', '.join(COMMANDS)}.\n{played.look()}"
-        explorer = _Explorer(played)
-        for thought, command in explorer.commands():
+        for thought, command in _Explorer(played).commands():
             reply = Message(role="assistant", content=command, reasoning_content=thought)
             turns.append(Turn(reply, (Message(role="user", content=played.act(command)),)))
         assert played.won
         last = turns[-1].reply
         return Problem(
-            key=layout,
+            key=made.layout,
             question=question,
             thinking=last["reasoning_content"],
             reply=last["content"],
-            answer=layout,
+            reference=made,
             turns=tuple(turns[:-1]),
         )
 
-    return Source("maze", "maze", draw)
+    return Source("maze", verifier="", draw=draw)
+
+
+@dataclass
+class MazeEpisode:
+    """One walk: a reply is one command, answered by what the player then sees."""
+
+    maze: Maze
+    commands: int = 0
+
+    async def step(self, reply: Message, malformed_calls: Sequence[str]) -> Observation:
+        """Act out the command; calls are not commands."""
+        self.commands += 1
+        seen = self.maze.act(reply["content"])
+        return Observation((Message(role="user", content=seen),), self.maze.won)
+
+    async def score(self) -> Score:
+        """1 for a way out, however long."""
+        won = self.maze.won
+        return Score(float(won), "correct" if won else "wrong", {"commands": float(self.commands)})
+
+    async def close(self) -> None:
+        """There is nothing to free."""
+
+
+class MazeEnvironment:
+    """Begins a walk through the maze of a task."""
+
+    async def reset(self, task: Task, seed: int) -> MazeEpisode:
+        """A new player; OpenQwQError for a task that is not from `maze`."""
+        if not isinstance(task.reference, Maze):
+            raise OpenQwQError(f"task {task.id!r} has no maze: its source must be maze.py:maze")
+        return MazeEpisode(task.reference.entered())

@@ -3,11 +3,12 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from openqwq.text.template import encode_chat
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.train.episodes import Attempt, Rollout
+from openqwq.train.rewards import Rewards, without_value
 from openqwq.types import (
     Environment,
     Generate,
@@ -16,18 +17,17 @@ from openqwq.types import (
     Score,
     Task,
     Trajectory,
-    Verifier,
 )
 
-Request = tuple[Task, SamplingParams]
+Prompt = tuple[Task, SamplingParams]
 
 
 @dataclass(frozen=True)
-class Sampler:
+class RolloutRunner:
     """All that turning tasks into judged attempts needs.
 
-    A task's `verifier` names one of `verifiers`, or one of `environments`: then the attempt goes on
-    for up to `max_turns` replies while they fit into `context_length` tokens.
+    A task that names one of `environments` goes on for up to `max_turns` replies while they fit
+    into `context_length` tokens; `turns_of` overrides that for single tables.
 
     `in_step`, all episodes take their turns together: every reply of a turn is sampled, then every
     environment acts at once. So the engine's batches, and every last bit of the log-probs, do not
@@ -37,19 +37,26 @@ class Sampler:
 
     generate: Generate
     tokenizer: Tokenizer
-    verifiers: Mapping[str, Verifier]
+    rewards: Rewards
     environments: Mapping[str, Environment] = field(default_factory=dict)
     max_turns: int = 8
+    turns_of: Mapping[str, int] = field(default_factory=dict)
     context_length: int = 32768
     in_step: bool = True
 
-    async def groups(self, requests: Sequence[Request], n: int) -> list[list[Attempt]]:
+    async def groups(self, prompts: Sequence[Prompt], n: int) -> list[list[Attempt]]:
         """`n` judged attempts of each task, which share one prefill."""
         async with AsyncExitStack() as stack:
-            groups = [await self._begin(task, params.seed, n, stack) for task, params in requests]
-            pairs = [(group, params) for group, (_, params) in zip(groups, requests, strict=True)]
-            await asyncio.gather(*(self._first_turn(*pair) for pair in pairs))
-            rollouts = [(r, params) for group, params in pairs for r in group]
+            groups: list[list[Rollout]] = []
+            for task, params in prompts:
+                groups.append(await self._begin(task, params.seed, n, stack))
+
+            pairs = list(zip(groups, [params for _, params in prompts], strict=True))
+            await asyncio.gather(*(self._first_turn(group, params) for group, params in pairs))
+
+            rollouts: list[tuple[Rollout, SamplingParams]] = []
+            for group, params in pairs:
+                rollouts += [(rollout, params) for rollout in group]
             if self.in_step:
                 await self._go_on(rollouts)
             else:
@@ -58,23 +65,20 @@ class Sampler:
 
     async def _begin(self, task: Task, seed: int, n: int, stack: AsyncExitStack) -> list[Rollout]:
         prompt_ids = encode_chat(self.tokenizer, task.messages, task.tools)
-        if task.verifier in self.environments:
-            environment, group = self.environments[task.verifier], []
-            for i in range(n):
-                group.append(rollout := Rollout(task, self.tokenizer, prompt_ids, i, None))
-                try:
-                    rollout.episode = await environment.reset(task, seed + i)
-                except (OpenQwQError, OSError) as error:
-                    rollout.done, rollout.failure = True, f"the environment failed: {error}"
-                else:
-                    stack.push_async_callback(rollout.episode.close)
+        group = [Rollout(task, self.tokenizer, prompt_ids, i, None) for i in range(n)]
+        if not task.environment:
             return group
-        if task.verifier not in self.verifiers:
-            raise OpenQwQError(
-                f"task {task.id} asks for the verifier {task.verifier!r}: "
-                f"known are {', '.join([*self.verifiers, *self.environments])}"
-            )
-        return [Rollout(task, self.tokenizer, prompt_ids, i, None) for i in range(n)]
+
+        environment = self.environments[task.environment]
+        for rollout in group:
+            try:
+                rollout.episode = await environment.reset(task, seed + rollout.member)
+            except (OpenQwQError, OSError) as error:
+                rollout.done = True
+                rollout.failure = f"the environment failed: {error}"
+            else:
+                stack.push_async_callback(rollout.episode.close)
+        return group
 
     async def _first_turn(self, group: Sequence[Rollout], params: SamplingParams) -> None:
         """The group's first replies; a member whose environment did not begin takes none."""
@@ -89,7 +93,7 @@ class Sampler:
         """Turn after turn until every episode is over."""
         active = [(r, params) for r, params in rollouts if not r.done]
         while active:
-            await asyncio.gather(*(r.act(self.max_turns, self.context_length) for r, _ in active))
+            await asyncio.gather(*(self._act(rollout) for rollout, _ in active))
             active = [(r, params) for r, params in active if not r.done]
             replies = await asyncio.gather(
                 *(self.generate.generate(r.prompt_ids, r.params(params)) for r, params in active)
@@ -98,42 +102,51 @@ class Sampler:
                 rollout.take(completion)
             active = [(r, params) for r, params in active if not r.done]
 
+    async def _act(self, rollout: Rollout) -> None:
+        max_turns = self.turns_of.get(rollout.task.kind, self.max_turns)
+        await rollout.act(max_turns, self.context_length)
+
     async def _finish(self, rollout: Rollout, params: SamplingParams) -> None:
         """One episode to its verdict and its end."""
         await self._go_on([(rollout, params)])
         if rollout.episode is not None:
-            rollout.verdict = await self._score(rollout)
+            rollout.verdict = await self._episode_verdict(rollout)
             await rollout.episode.close()
 
     async def _judged(self, group: Sequence[Rollout]) -> list[Attempt]:
         # Members of a group often agree to the letter: each distinct text is judged once.
         distinct = {r.text: r for r in group if r.episode is None and not r.failure}
-        verdicts = await asyncio.gather(*(self._score(rollout) for rollout in distinct.values()))
-        known = dict(zip(distinct, verdicts, strict=True))
-        scores = [known[r.text] if r.text in known else await self._score(r) for r in group]
-        return [
-            Attempt(r.task, r.records, r.completions, r.text, _cut_short(r, score))
-            for r, score in zip(group, scores, strict=True)
-        ]
+        scores = await asyncio.gather(*(self._score(rollout) for rollout in distinct.values()))
+        known = dict(zip(distinct, scores, strict=True))
+
+        attempts: list[Attempt] = []
+        for rollout in group:
+            score = known.get(rollout.text)
+            if score is None or rollout.episode is not None or rollout.failure:
+                score = await self._score(rollout)
+            if rollout.cut_short:
+                score = without_value(score)
+            attempts.append(
+                Attempt(rollout.task, rollout.records, rollout.completions, rollout.text, score)
+            )
+        return attempts
 
     async def _score(self, rollout: Rollout) -> Score:
-        if rollout.verdict is not None:
-            return rollout.verdict
+        """The verdict on an attempt, worth the stage's rewards."""
         if rollout.failure:
             return Score(0.0, "error", detail=rollout.failure)
+        completion = rollout.completion_text()
         if rollout.episode is None:
-            return await self.verifiers[rollout.task.verifier].score(rollout.task, rollout.text)
+            return await self.rewards.score(rollout.task, completion)
+        verdict = rollout.verdict or await self._episode_verdict(rollout)
+        return await self.rewards.reward(rollout.task, completion, verdict)
+
+    async def _episode_verdict(self, rollout: Rollout) -> Score:
+        assert rollout.episode is not None
         try:
             return await rollout.episode.score()
         except (OpenQwQError, OSError) as error:
             return Score(0.0, "error", detail=f"the environment failed: {error}")
-
-
-def _cut_short(rollout: Rollout, score: Score) -> Score:
-    """An attempt that hit its limit is worth nothing (rl-recipe 0.1), whatever it says so far."""
-    if score.status != "error" and rollout.completions[-1].finish_reason == "length":
-        return replace(score, value=0.0, status="truncated")
-    return score
 
 
 def trajectories(attempt: Attempt, group_id: str, advantage: float = 0.0) -> list[Trajectory]:
@@ -158,7 +171,7 @@ def trajectories(attempt: Attempt, group_id: str, advantage: float = 0.0) -> lis
 
 
 def by_kind(attempts: Sequence[Attempt]) -> dict[str, list[Attempt]]:
-    """Attempts of each source, sources in alphabetical order."""
+    """Attempts of each table, tables in alphabetical order."""
     kinds: dict[str, list[Attempt]] = {}
     for item in sorted(attempts, key=lambda attempt: attempt.task.kind):
         kinds.setdefault(item.task.kind, []).append(item)

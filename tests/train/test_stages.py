@@ -7,10 +7,12 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import tomli_w
 import torch
 from safetensors.torch import load_file
 from small import write_config
@@ -49,7 +51,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     process = start(write_config(folder / "config.toml"), folder / "run")
     out, err = process.communicate(timeout=600)
     assert process.returncode == 0, err
-    assert "stage 2" in out.lower() and "report.html" in out
+    assert "stage2" in out and "report.html" in out
     return folder / "run"
 
 
@@ -58,20 +60,22 @@ def test_a_run_begins_with_the_pretrained_model_that_its_config_names(
 ) -> None:
     config = write_config(
         tmp_path / "config.toml",
-        f"model={finished / 'sft'}",
-        "rl.steps=1",
-        "rl.kl_coefficient=0.1",
-        "stage2.steps=0",
-        "evaluation.problems=2",
     )
+    tree = tomllib.loads(config.read_text())
+    del tree["shape"]
+    tree["model"] = str(finished / "sft")
+    tree["evaluation"] = {"limit": 2, "data": ["addition"]}
+    (rl,) = [stage for stage in tree["stages"] if stage["name"] == "stage1"]
+    tree["stages"] = [rl | {"steps": 1, "kl_coefficient": 0.1}]
+    config.write_text(tomli_w.dumps(tree))
     assert main(["train", str(config), "--out", str(tmp_path / "run")]) == 0
     records = [
         json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()
     ]
-    assert {record["stage"] for record in records} == {"rl", "timing"}
-    assert "reference_kl" in next(record for record in records if record["stage"] == "rl")
-    begun, trained = weights(tmp_path / "run", "sft"), weights(tmp_path / "run", "stage1")
-    assert all(torch.equal(value, begun[name]) for name, value in weights(finished, "sft").items())
+    assert {record["stage"] for record in records} == {"stage1", "timing"}
+    assert "reference_kl" in next(record for record in records if record["stage"] == "stage1")
+    assert (tmp_path / "run" / "evaluation" / "start.json").exists()
+    begun, trained = weights(finished, "sft"), weights(tmp_path / "run", "stage1")
     assert any(not torch.equal(trained[name], value) for name, value in begun.items())
 
 
@@ -80,7 +84,7 @@ def weights(run: Path, name: str) -> dict[str, torch.Tensor]:
 
 
 def assert_same_weights(one: Path, other: Path) -> None:
-    for name in ("sft", "stage1", "reward_model", "stage2"):
+    for name in ("sft", "stage1", "taste", "stage2"):
         a, b = weights(one, name), weights(other, name)
         assert a.keys() == b.keys()
         assert all(torch.equal(a[key], b[key]) for key in a), name
@@ -89,12 +93,12 @@ def assert_same_weights(one: Path, other: Path) -> None:
 def test_a_run_leaves_checkpoints_log_evaluation_and_report(finished: Path) -> None:
     log = (finished / "log.jsonl").read_text().splitlines()
     stages = [json.loads(line)["stage"] for line in log]
-    assert [stages.count(stage) for stage in ("sft", "rl", "stage2")] == [60, 4, 3]
-    for name, count in {"sft": 40, "stage1": 40, "stage2": 40, "without_tools": 10}.items():
+    assert [stages.count(stage) for stage in ("sft", "stage1", "stage2")] == [60, 4, 3]
+    for name, count in {"sft": 40, "stage1": 40, "stage2": 50}.items():
         outcomes = json.loads((finished / "evaluation" / f"{name}.json").read_text())["outcomes"]
         assert len(outcomes) == count
-    kinds = {outcome["kind"] for outcome in outcomes}
-    assert kinds == {"calculator"} and not any("<tool>" in o["completion"] for o in outcomes)
+    bare = [outcome for outcome in outcomes if outcome["kind"] == "without-tools"]
+    assert len(bare) == 10 and not any("<tool>" in o["completion"] for o in bare)
     html = (finished / "report.html").read_text()
     assert 'src="http' not in html and 'href="http' not in html  # nothing is fetched
     assert list((finished / "plots").glob("*.png"))
@@ -103,11 +107,11 @@ def test_a_run_leaves_checkpoints_log_evaluation_and_report(finished: Path) -> N
         assert any(not torch.equal(a[key], b[key]) for key in a)
 
 
-def test_stage_2_leaves_its_preferences_and_its_reward_models_report(finished: Path) -> None:
+def test_a_reward_model_stage_leaves_its_preferences_and_its_report(finished: Path) -> None:
     from openqwq.train.preferences import load_pairs
 
-    report = json.loads((finished / "reward_model.json").read_text())
-    train, held_out = (load_pairs(finished / "preferences" / f"{n}.jsonl")
+    report = json.loads((finished / "taste.json").read_text())
+    train, held_out = (load_pairs(finished / "preferences" / f"taste-{n}.jsonl")
                        for n in ("train", "held_out"))  # fmt: skip
     assert report["train_pairs"] == len(train) and report["held_out"]["pairs"] == len(held_out)
     prompts = [{pair.chosen[0]["content"] for pair in pairs} for pairs in (train, held_out)]
@@ -115,16 +119,10 @@ def test_stage_2_leaves_its_preferences_and_its_reward_models_report(finished: P
     records = [json.loads(line) for line in (finished / "log.jsonl").read_text().splitlines()]
     stage2 = [record for record in records if record["stage"] == "stage2"]
     assert all("reference_kl" in record for record in stage2)
-    assert any({"proxy", "gold"} <= record.keys() for record in stage2)
+    rewards = [record["rewards"] for record in stage2 if "rewards" in record]
+    assert any({"taste", "verifier"} <= found.keys() for found in rewards)
     html = (finished / "report.html").read_text()
-    assert "<h2>Reward model</h2>" in html and "<h2>With and without tools</h2>" in html
-
-
-def test_a_stage_2_without_tasks_or_with_nothing_new_is_refused(tmp_path: Path) -> None:
-    for mistake in ("stage2.tasks=[]", "stage2.replay_share=1.0"):
-        config = write_config(tmp_path / "config.toml", mistake)
-        out = tmp_path / mistake.partition("=")[0]
-        assert main(["train", str(config), "--out", str(out)]) == 2
+    assert "<h2>taste</h2>" in html and "without-tools" in html
 
 
 def test_the_trained_directory_opens_in_transformers_with_the_same_logits(finished: Path) -> None:
@@ -150,14 +148,16 @@ def test_the_trained_directory_opens_in_transformers_with_the_same_logits(finish
 
 
 def without_stage_2(finished: Path, out: Path) -> None:
-    """A copy of a finished run as it was before stage 2."""
-    later = ("stage2*", "reward_model*", "preferences", "without_tools.json", "tensorboard")
+    """A copy of a finished run as it was before its reward model."""
+    later = ("stage2*", "taste*", "preferences", "tensorboard")
     shutil.copytree(finished, out, ignore=shutil.ignore_patterns(*later))
     lines = (out / "log.jsonl").read_text().splitlines(keepends=True)
-    (out / "log.jsonl").write_text("".join(line for line in lines if '"stage2"' not in line))
+    kept = [line for line in lines if '"stage2"' not in line and '"taste"' not in line]
+    (out / "log.jsonl").write_text("".join(kept))
+    (out / "finished.json").write_text(json.dumps({"sft": 60, "stage1": 4}))
 
 
-@pytest.mark.parametrize(("stage", "step"), [("sft", 25), ("rl", 1), ("stage2", 1)])
+@pytest.mark.parametrize(("stage", "step"), [("sft", 25), ("stage1", 1), ("stage2", 1)])
 def test_kill_9_and_resume_gives_bit_equal_weights(
     finished: Path, tmp_path: Path, stage: str, step: int
 ) -> None:
@@ -208,11 +208,11 @@ def test_resuming_a_finished_run_changes_nothing(finished: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["demo", "--set", "rl.stepz=1"], "unknown key rl.stepz"),
+        (["demo", "--set", "stages.sft.stepz=1"], "unknown key stages.0.stepz"),
         (["train", "missing.toml", "--out", "x"], "missing.toml does not exist"),
         (["chat", "no/such/model"], "no/such/model"),
         (["report", "no/such/run"], "no/such/run"),
-        (["demo", "--set", "stage2.replay_share=1.0", "--out", "{tmp}/a"], "replay_share 1.0"),
+        (["demo", "--set", "stages.sft.data.nothing=1.0", "--out", "{tmp}/a"], "nothing"),
         (["demo", "--set", "sandbox.level=none", "--out", "{tmp}/b"], "level"),
     ],
 )

@@ -1,4 +1,12 @@
-"""A stateful mock API in the manner of BFCL's multi-turn tasks: shelves, moves, and feedback."""
+"""A mock API of one's own with state, as in BFCL's multi-turn tasks: shelves, moves, feedback.
+
+A source makes its problems and an environment runs the model's calls. A config names both:
+
+    [data.stockroom]
+    source = "stockroom.py:stockroom"
+    options = { min_orders = 1, max_orders = 3 }
+    environment = "stockroom.py:StockroomEnvironment"
+"""
 
 import json
 import random
@@ -7,9 +15,11 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
+from openqwq.agent.environments import ToolEpisode
+from openqwq.agent.tools import by_name, tool
 from openqwq.tasks.source import Problem, Source, Turn
 from openqwq.text.schema import specification
-from openqwq.types import Message, OpenQwQError, ToolCall
+from openqwq.types import Message, OpenQwQError, Score, Task, ToolCall
 
 SHELVES = ("A", "B", "C", "D")
 ITEMS = ("bolts", "cups", "lamps", "nails", "pens", "ropes")
@@ -64,6 +74,15 @@ METHODS = ("look", "move", "add", "remove")
 TOOLS = tuple(specification(getattr(Stockroom, name)) for name in METHODS)
 
 
+@dataclass(frozen=True)
+class Orders:
+    """The shelves before and after the orders are carried out, and the number to be said."""
+
+    before: Mapping[str, Mapping[str, int]]
+    after: Mapping[str, Mapping[str, int]]
+    said: str | None
+
+
 @dataclass
 class _Draft:
     """A problem under way: orders in words, the state they lead to, and the calls that do."""
@@ -95,7 +114,8 @@ class _Draft:
 
 def _move_some(draft: _Draft) -> None:
     shelf, item, held = draft.stock()
-    target, amount = draft.other(shelf), draft.rng.randint(1, held)
+    target = draft.other(shelf)
+    amount = draft.rng.randint(1, held)
     draft.orders.append(f"move {amount} {item} from {shelf} to {target}")
     draft.call("known: move", "move", item=item, amount=amount, source=shelf, target=target)
 
@@ -113,7 +133,8 @@ def _fill_up(draft: _Draft) -> None:
     wanted = draft.rng.choice([n for n in range(1, 10) if n != held])
     draft.orders.append(f"see to it that {shelf} holds {wanted} {item}")
     draft.call(f"how many {item}: look", "look", shelf=shelf)
-    name, amount = ("add", wanted - held) if wanted > held else ("remove", held - wanted)
+    name = "add" if wanted > held else "remove"
+    amount = abs(wanted - held)
     draft.call(f"{held}, not {wanted}: {name}", name, item=item, amount=amount, shelf=shelf)
 
 
@@ -129,7 +150,9 @@ def stockroom(min_orders: int, max_orders: int) -> Source:
 
     def draw(rng: random.Random) -> Problem:
         names = SHELVES[: rng.randint(2, 4)]
-        before = {n: {i: rng.randint(1, 9) for i in rng.sample(ITEMS, 2)} for n in names}
+        before: dict[str, dict[str, int]] = {}
+        for name in names:
+            before[name] = {item: rng.randint(1, 9) for item in rng.sample(ITEMS, 2)}
         draft = _Draft(rng, Stockroom(deepcopy(before)), [], [])
         for order in rng.choices(ORDERS, k=rng.randint(min_orders, max_orders)):
             order(draft)
@@ -139,16 +162,47 @@ def stockroom(min_orders: int, max_orders: int) -> Source:
             draft.call(f"how many {item}: look", "look", shelf=shelf)
             draft.said = str(held)
         question = f"Shelves {', '.join(names)}: {', then '.join(draft.orders)}."
-        target = {"before": before, "after": draft.room.shelves, "said": draft.said}
         reply = "done" if draft.said is None else f"\\boxed{{{draft.said}}}"
         return Problem(
             key=f"{question} {json.dumps(before)}",
             question=question,
             thinking="",
             reply=reply,
-            answer=json.dumps(target),
+            reference=Orders(before, draft.room.shelves, draft.said),
             tools=TOOLS,
             turns=tuple(draft.turns),
         )
 
-    return Source("stockroom", "stockroom", draw)
+    return Source("stockroom", verifier="", draw=draw)
+
+
+class StockroomEnvironment:
+    """The shelves of a task, judged by the state they are left in and by the answer."""
+
+    async def reset(self, task: Task, seed: int) -> ToolEpisode:
+        """A new room; OpenQwQError for a task that is not from `stockroom`."""
+        orders = task.reference
+        if not isinstance(orders, Orders):
+            raise OpenQwQError(
+                f"task {task.id!r} has no orders: its source must be stockroom.py:stockroom"
+            )
+        room = Stockroom(orders.before)
+
+        async def judge(answer: str) -> Score:
+            state = room.shelves == orders.after
+            said = orders.said is None or _number(answer) == orders.said
+            parts = {"state": float(state), "answer": float(said)}
+            right = state and said
+            return Score(float(right), "correct" if right else "wrong", parts)
+
+        # Not on threads: calls of one reply change the room in the order they were made.
+        tools = [tool(getattr(room, name), threaded=False) for name in METHODS]
+        return ToolEpisode(by_name(tools), judge)
+
+
+def _number(answer: str) -> str | None:
+    """The number that an answer gives, boxed or alone."""
+    text = answer
+    if "\\boxed{" in answer:
+        text = answer.rpartition("\\boxed{")[2].partition("}")[0]
+    return text.strip() if text.strip().isdecimal() else None

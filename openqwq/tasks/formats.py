@@ -1,0 +1,372 @@
+"""What one row says, in our own terms: a config's templates first, then the field's own formats."""
+
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from openqwq.config import DataConfig
+from openqwq.tasks.columns import (
+    CHATS,
+    CHOSEN,
+    IDENTITIES,
+    QUESTIONS,
+    REJECTED,
+    REPLIES,
+    SYSTEMS,
+    TOOLS,
+    as_program,
+    boxed_answer,
+    find_answer,
+    find_column,
+    find_rules,
+    find_solution,
+    find_tests,
+    find_value,
+    read_answer,
+    read_rules,
+    read_solution,
+)
+from openqwq.tasks.conversations import (
+    read_chat,
+    read_tools,
+    said_by,
+    split_at_reply,
+)
+from openqwq.tasks.hidden_tests import read_tests, with_tolerance
+from openqwq.tasks.source import completion_of
+from openqwq.tasks.templates import RowError, Template, as_text, from_json
+from openqwq.types import CodeTests, Message, Rule
+
+Row = Mapping[str, Any]
+TEMPLATES = (
+    "messages", "prompt", "system", "answer", "solution", "tests", "rules", "tools",
+)  # fmt: skip
+Chat = tuple[Message, ...]
+# Columns that are a problem's statement only next to another one: MBPP's and code-contests'.
+STATEMENTS = (("test_list", "text"), ("public_tests", "description"))
+_SPEAKERS = re.compile(r"\n\n(Human|Assistant):")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One row; what it does not say is empty or None.
+
+    `form` names the format: all rows of a file have the same one. `problem` is what is asked, by
+    the raw columns alone: equal for rows that ask the same.
+    """
+
+    form: str
+    identity: str
+    problem: str
+    prompt: Chat
+    demonstration: Chat = ()
+    chosen: Chat = ()
+    rejected: Chat = ()
+    answer: str | None = None
+    solution: str | None = None
+    tests: CodeTests | None = None
+    rules: tuple[Rule, ...] = ()
+    tools: tuple[Mapping[str, Any], ...] = ()
+
+    @property
+    def judge(self) -> str:
+        """The verifier that suits what the row has; "" where nothing can be judged."""
+        if self.tests is not None:
+            return "code"
+        if self.rules:
+            return "instructions"
+        return "math" if self.answer is not None else ""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The prompt of a row and what was recorded after it; `raw` are the values it came from."""
+
+    form: str
+    prompt: Chat
+    raw: Sequence[Any]
+    demonstration: Chat = ()
+
+
+class RowReader:
+    """Reads the rows of the table `name` as its config says.
+
+    Raises OpenQwQError for a template that cannot be read.
+    """
+
+    def __init__(self, name: str, config: DataConfig) -> None:
+        self._path = f"data.{name}"
+        self._pattern = re.compile(config.answer_pattern) if config.answer_pattern else None
+        given = {key: str(getattr(config, key)) for key in TEMPLATES}
+        self._templates = {
+            key: Template(text, f"{self._path}.{key}") for key, text in given.items() if text
+        }
+
+    def read(self, row: Row) -> Reading:
+        """What a row says; RowError names the field that cannot be used."""
+        asked = self._asked(row)
+        chosen: Chat = ()
+        rejected: Chat = ()
+        form = asked.form
+        if find_column(row, CHOSEN) and find_column(row, REJECTED):
+            form += " with preferences"
+            chosen, rejected = _pair(row, asked.prompt)
+            prompt = chosen[:-1]
+            demonstration = chosen[-1:]
+            raw = asked.raw or [message["content"] for message in prompt]
+        else:
+            raw = asked.raw
+            prompt = asked.prompt
+            demonstration = asked.demonstration or self._reply(row, asked)
+        if not prompt:
+            raise self._nothing_asked(row)
+
+        system = self._system(row)
+        if system:
+            prompt = _under(system, prompt)
+            chosen = _under(system, chosen)
+            rejected = _under(system, rejected)
+        tests = self._tests(row, raw)
+        rules = self._rules(row)
+        needed = tests is None and not rules and not demonstration
+        return Reading(
+            form,
+            _identity(row),
+            _problem(raw),
+            prompt,
+            demonstration,
+            chosen,
+            rejected,
+            self._answer(row, needed),
+            self._solution(row, tests is not None),
+            tests,
+            rules,
+            self._tools(row),
+        )
+
+    def _fill(self, key: str, row: Row) -> Any:
+        """What the template `key` of the config makes of a row; None without one."""
+        template = self._templates.get(key)
+        return None if template is None else template.fill(row)
+
+    def _asked(self, row: Row) -> Asked:
+        if "messages" in self._templates:
+            return self._recorded(self._fill("messages", row), f"{self._path}.messages", "template")
+        if "prompt" in self._templates:
+            template = self._templates["prompt"]
+            return _question(template.fill(row), template.key, "template", template.values(row))
+
+        column = find_column(row, CHATS)
+        if column is not None:
+            return self._recorded(row[column], column, column.lower())
+        if isinstance(row.get("input"), Mapping) and "messages" in row["input"]:  # OpenAI's pairs
+            return self._recorded(row["input"]["messages"], "input.messages", "input")
+        column = find_column(row, QUESTIONS)
+        if column is None:
+            column = next((name for mark, name in STATEMENTS if mark in row and name in row), None)
+        if column is None:
+            return Asked("chat", (), ())
+        raw = [row[column]]
+        text = row[column]
+        if column.lower() == "instruction" and row.get("input"):  # Alpaca's
+            raw.append(row["input"])
+            text = f"{text}\n\n{row['input']}"
+        return _question(text, column, column.lower(), raw)
+
+    def _recorded(self, value: Any, field: str, form: str) -> Asked:
+        prompt, demonstration = split_at_reply(read_chat(value, field), field)
+        return Asked(form, prompt, _contents(prompt), demonstration)
+
+    def _reply(self, row: Row, asked: Asked) -> Chat:
+        """The recorded completion of a prompt, if the row has one."""
+        column = find_column(row, REPLIES)
+        if column is None or not asked.prompt:
+            return ()
+        if isinstance(row.get("label"), bool):
+            raise RowError(
+                "label", "single ratings (KTO) cannot be learned: pair them as chosen and rejected"
+            )
+        value = row[column]
+        turns = _turns_or_text(value)
+        if isinstance(turns, str):
+            if not turns.strip():
+                raise RowError(column, "the completion is empty: give it, or leave the row out")
+            return (said_by("assistant", turns, column),)
+        chat = read_chat(turns, column)
+        if chat[-1]["role"] != "assistant":
+            raise RowError(
+                column, f"it ends with a {chat[-1]['role']} turn: end with the assistant's"
+            )
+        return chat
+
+    def _system(self, row: Row) -> str:
+        if "system" in self._templates:
+            return as_text(self._fill("system", row))
+        value = find_value(row, SYSTEMS)
+        return value if isinstance(value, str) else ""
+
+    def _answer(self, row: Row, needed: bool) -> str | None:
+        """The right answer; an empty one is an error where nothing else says what is right."""
+        field, value = f"{self._path}.answer", self._fill("answer", row)
+        if value is None:
+            field, value = find_answer(row)
+            if value is None:
+                return boxed_answer(row) if needed else None
+            if not needed and not as_text(value).strip():
+                return None
+        return read_answer(value, field, self._pattern)
+
+    def _solution(self, row: Row, is_program: bool) -> str | None:
+        value = self._fill("solution", row)
+        if value is not None:
+            return read_solution(value, f"{self._path}.solution")
+        field, value = find_solution(row)
+        if value is None and is_program:
+            field, value = "code", row.get("code")
+        if not isinstance(value, str):
+            return None
+        if is_program:
+            return completion_of("", as_program(value, row))
+        return read_solution(value, field)
+
+    def _tests(self, row: Row, raw: Sequence[Any]) -> CodeTests | None:
+        value = self._fill("tests", row)
+        field = f"{self._path}.tests"
+        tests = find_tests(row) if value is None else read_tests(value, field, row)
+        if tests is None:
+            return None
+        return with_tolerance(tests, " ".join(map(as_text, raw)))
+
+    def _rules(self, row: Row) -> tuple[Rule, ...]:
+        value = self._fill("rules", row)
+        return find_rules(row) if value is None else read_rules(value, f"{self._path}.rules")
+
+    def _tools(self, row: Row) -> tuple[Mapping[str, Any], ...]:
+        value = self._fill("tools", row)
+        if value is not None:
+            return read_tools(value, f"{self._path}.tools")
+        value = find_value(row, TOOLS)
+        if value is None and isinstance(row.get("input"), Mapping):
+            value = row["input"].get("tools")
+        return read_tools(value, "tools") if value else ()
+
+    def _nothing_asked(self, row: Row) -> RowError:
+        return RowError(
+            "prompt",
+            f"nothing says what to ask: the row has {', '.join(map(repr, row))}; name its column, "
+            f'{self._path}.prompt = "{{column}}"',
+        )
+
+
+def _identity(row: Row) -> str:
+    """The row's own id; "" without one."""
+    identity = find_value(row, IDENTITIES)
+    return "" if identity is None else as_text(identity).strip()
+
+
+def _question(value: Any, field: str, form: str, raw: Sequence[Any]) -> Asked:
+    """A prompt that is a text or a list of turns."""
+    turns = _turns_or_text(value)
+    if isinstance(turns, str):
+        if not turns.strip():
+            raise RowError(field, "the prompt is empty: give it, or leave the row out")
+        return Asked(form, (Message(role="user", content=turns),), raw)
+    prompt = read_chat(turns, field)
+    if prompt[-1]["role"] in ("assistant", "system"):
+        role = prompt[-1]["role"]
+        raise RowError(field, f"it ends with the {role}'s turn: a prompt ends with the user's")
+    return Asked(form, prompt, _contents(prompt))
+
+
+def _turns_or_text(value: Any) -> Any:
+    """A list of turns, also one kept as JSON text; else the value as text."""
+    parsed = from_json(value) if isinstance(value, str) else value
+    if isinstance(parsed, list | tuple) and (not parsed or isinstance(parsed[0], Mapping)):
+        return parsed
+    return as_text(value)
+
+
+def _contents(prompt: Chat) -> list[str]:
+    """What is asked, whatever the system prompt."""
+    return [message["content"] for message in prompt if message["role"] != "system"]
+
+
+def _problem(raw: Sequence[Any]) -> str:
+    """Equal for equal raw values, whatever their spaces and line ends."""
+    texts = [" ".join(as_text(value).split()) for value in raw]
+    return json.dumps(sorted(texts), ensure_ascii=False)
+
+
+def _under(system: str, chat: Chat) -> Chat:
+    """The chat with `system` in place of its own system prompt."""
+    if not chat:
+        return ()
+    others = [message for message in chat if message["role"] != "system"]
+    return (Message(role="system", content=system), *others)
+
+
+def _pair(row: Row, prompt: Chat) -> tuple[Chat, Chat]:
+    """The chosen and the rejected chat, which differ in their last turn alone."""
+    chosen = _turns_or_text(find_value(row, CHOSEN))
+    rejected = _turns_or_text(find_value(row, REJECTED))
+    if isinstance(chosen, str) != isinstance(rejected, str):
+        raise RowError("rejected", "chosen is a text and rejected turns, or the reverse")
+    if isinstance(chosen, str):
+        if prompt:
+            turns = [(*prompt, said_by("assistant", each, "chosen")) for each in (chosen, rejected)]
+        else:
+            turns = list(_split_texts(chosen, rejected))
+        left, right = turns
+    else:
+        left = _continued(prompt, read_chat(chosen, "chosen"), "chosen")
+        right = _continued(prompt, read_chat(rejected, "rejected"), "rejected")
+
+    for side, chat in (("chosen", left), ("rejected", right)):
+        if chat[-1]["role"] != "assistant":
+            role = chat[-1]["role"]
+            raise RowError(side, f"it ends with a {role} turn: end with the assistant's")
+        if not chat[-1]["content"].strip() and "tool_calls" not in chat[-1]:
+            raise RowError(side, "its last turn is empty: give it, or leave the row out")
+    if left[:-1] != right[:-1]:
+        raise RowError("rejected", "chosen and rejected answer different chats: give one prompt")
+    if left == right:
+        raise RowError("rejected", "chosen and rejected are equal: leave the row out")
+    return left, right
+
+
+def _continued(prompt: Chat, chat: Chat, field: str) -> Chat:
+    """`chat` after `prompt`, of which it may repeat the turns."""
+    if not prompt or chat[0]["role"] == "assistant":
+        return (*prompt, *chat)
+    system: Chat = tuple(message for message in prompt if message["role"] == "system")
+    asked: Chat = tuple(message for message in prompt if message["role"] != "system")
+    said: Chat = tuple(message for message in chat if message["role"] != "system")
+    if said[: len(asked)] != asked:
+        raise RowError(field, "it begins with another prompt than the row's: give one prompt")
+    return (*system, *said) if system else chat
+
+
+def _split_texts(chosen: str, rejected: str) -> tuple[Chat, Chat]:
+    """Two whole texts that begin with the same prompt, in HH-RLHF's form or as plain text."""
+    if _SPEAKERS.match(chosen) and _SPEAKERS.match(rejected):
+        return _spoken(chosen), _spoken(rejected)
+    shared = os.path.commonprefix([chosen, rejected])  # noqa: RUF071 (texts, not paths)
+    cut = max(shared.rfind(" "), shared.rfind("\n")) + 1  # no word is cut in two
+    if not shared[:cut].strip():
+        return (), ()
+    question = Message(role="user", content=shared[:cut].rstrip())
+    left, right = (said_by("assistant", text[cut:], "chosen") for text in (chosen, rejected))
+    return (question, left), (question, right)
+
+
+def _spoken(text: str) -> Chat:
+    """A dialogue in one text, each turn after `Human:` or `Assistant:`."""
+    _, *pieces = _SPEAKERS.split(text)
+    turns: list[Message] = []
+    for speaker, said in zip(pieces[::2], pieces[1::2], strict=True):
+        role: Literal["user", "assistant"] = "user" if speaker == "Human" else "assistant"
+        turns.append(said_by(role, said.strip(), "chosen"))
+    return tuple(turns)

@@ -1,0 +1,280 @@
+"""Hidden tests as data sets write them, as `CodeTests`.
+
+Pairs of input and output (stdin, or calls where a function is named), APPS's and TACO's
+`input_output`, code-contests' public, private and generated tests, and test code:
+`check(candidate)` of HumanEval and LeetCode, lists of asserts as in MBPP.
+"""
+
+import ast
+import builtins
+import json
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from typing import Any, get_args
+
+from openqwq.tasks.leetcode import LEETCODE_SETUP
+from openqwq.tasks.templates import RowError, from_json
+from openqwq.types import CodeTests, TestCase, TestForm
+
+INPUTS = ("input", "inputs", "stdin", "arguments", "args")
+OUTPUTS = ("output", "outputs", "expected", "expected_output", "stdout", "result")
+ENTRY_POINTS = ("entry_point", "fn_name", "func_name", "function_name")
+CONTESTS = ("public_tests", "private_tests", "generated_tests")
+FORMS = get_args(TestForm)
+_CHECKED_METHOD = re.compile(r"\bcheck\(\s*(\w+)\(\)\.(\w+)\s*\)")
+_TOLERANCE = re.compile(r"(?:absolute|relative)\s+error[^.]*?10\^\{?\s*-\s*(\d+)\s*\}?")
+
+
+def read_tests(value: Any, field: str, row: Mapping[str, Any]) -> CodeTests:
+    """The tests that the column `field` holds; the row may name the function under test.
+
+    Raises RowError for tests that are empty or of no known form.
+    """
+    if isinstance(value, str):
+        value = from_json(value)
+    entry_point = find_entry_point(row)
+    if isinstance(value, str):
+        return _script(value, entry_point, field, row)
+    if isinstance(value, list | tuple):
+        if value and all(isinstance(each, str) for each in value):
+            return _script("\n".join(value), entry_point, field, row)
+        return _pairs(value, entry_point, field)
+    if isinstance(value, Mapping):
+        entry_point = find_entry_point({**row, **value})
+        if "form" in value or "cases" in value or "script" in value:
+            return _own(value, entry_point, field, row)
+        return _columns(value, entry_point, field)
+    raise RowError(field, f"the tests are {value!r:.80}: give a list, an object or test code")
+
+
+def contest_tests(row: Mapping[str, Any]) -> CodeTests:
+    """The tests of code-contests' own columns, public ones first."""
+    parts: list[CodeTests] = []
+    for name in CONTESTS:
+        value = row.get(name)
+        value = from_json(value) if isinstance(value, str) else value
+        inputs = value.get("input") if isinstance(value, Mapping) else value
+        if inputs:  # a problem may have no tests of a kind
+            parts.append(read_tests(value, name, row))
+    if not parts:
+        raise RowError(CONTESTS[0], "there are no tests: give some, or leave the row out")
+    cases = [case for part in parts for case in part.cases]
+    return replace(parts[0], cases=tuple(cases))
+
+
+def find_entry_point(row: Mapping[str, Any]) -> str | None:
+    """The function under test by the row's own columns, or its metadata."""
+    places = [row]
+    for name in ("metadata", "extra_info", "input_output"):
+        inner = row.get(name)
+        inner = from_json(inner) if isinstance(inner, str) else inner
+        if isinstance(inner, Mapping):
+            places.append(inner)
+    for place in places:
+        for name in ENTRY_POINTS:
+            found = place.get(name)
+            if isinstance(found, str) and found.strip():
+                return _in_class(found.strip(), row)
+    return None
+
+
+def called_function(script: str, solution: str | None = None) -> str | None:
+    """The function that a script tests: the last of the solution's that it calls.
+
+    Without a solution, the first function in an assert that is not Python's own.
+    """
+    called = _called_names(script)
+    if solution:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a reference may have invalid escape sequences
+            try:
+                tree = ast.parse(solution)
+            except SyntaxError:
+                tree = ast.Module([], [])
+        defined = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
+        tested = [name for name in defined if name in called]
+        if tested:
+            return tested[-1]
+    others = [name for name in called if not hasattr(builtins, name)]
+    return others[0] if others else None
+
+
+def with_tolerance(tests: CodeTests, statement: str) -> CodeTests:
+    """The tests with the error that a statement grants to decimal numbers ("10^{-6}")."""
+    found = _TOLERANCE.search(statement)
+    if found is None or tests.form == "script" or tests.float_tolerance is not None:
+        return tests
+    return replace(tests, float_tolerance=10.0 ** -int(found[1]))
+
+
+def _called_names(script: str) -> list[str]:
+    """The plain functions that a script's asserts call, outermost and leftmost first."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            tree = ast.parse(script)
+        except SyntaxError:
+            return []
+    asserted = [node.test for node in ast.walk(tree) if isinstance(node, ast.Assert)]
+    names: list[str] = []
+    for test in asserted:
+        calls = [node for node in ast.walk(test) if isinstance(node, ast.Call)]
+        names += [call.func.id for call in calls if isinstance(call.func, ast.Name)]
+    return names
+
+
+def _in_class(name: str, row: Mapping[str, Any]) -> str:
+    """LeetCode's functions are methods of the class that the starter code begins."""
+    starter = str(row.get("starter_code") or "")
+    return f"Solution.{name}" if "class Solution" in starter and "." not in name else name
+
+
+def _script(script: str, entry_point: str | None, field: str, row: Mapping[str, Any]) -> CodeTests:
+    if not script.strip():
+        raise RowError(field, "the tests are empty: give them, or leave the row out")
+    setup = _setup(row)
+    methods = _CHECKED_METHOD.findall(script)
+    if methods:
+        setup = f"{LEETCODE_SETUP}\n{setup}"
+        entry_point = ".".join(methods[-1])
+    elif entry_point is None:
+        solution = row.get("code") or row.get("solution") or row.get("canonical_solution")
+        entry_point = called_function(script, solution if isinstance(solution, str) else None)
+    else:
+        entry_point = entry_point.replace("()", "")
+
+    if entry_point is None:
+        raise RowError(field, "nothing says which function is tested: add a column entry_point")
+    if "def check(" in script and not re.search(r"^check\(", script, re.MULTILINE):
+        script = f"{script}\n\ncheck(candidate)"
+    return CodeTests("script", entry_point=entry_point, script=script, setup=setup)
+
+
+def _setup(row: Mapping[str, Any]) -> str:
+    """Trusted code that the problem grants: named imports, and what stands before a stub."""
+    parts: list[str] = []
+    for name in ("test_setup_code", "test_imports", "setup"):
+        given = row.get(name)
+        if isinstance(given, str):
+            parts.append(given)
+        elif isinstance(given, list | tuple):
+            parts += map(str, given)
+    prompt, entry_point = row.get("prompt"), row.get("entry_point")
+    if isinstance(prompt, str) and isinstance(entry_point, str):
+        head, stub, _ = prompt.partition(f"def {entry_point}(")
+        if stub and _is_python(head):
+            parts.append(head)
+    return "\n".join(part for part in parts if part.strip())
+
+
+def _is_python(text: str) -> bool:
+    try:
+        ast.parse(text)
+    except SyntaxError:
+        return False
+    return True
+
+
+def _pairs(values: Sequence[Any], entry_point: str | None, field: str) -> CodeTests:
+    """A list of objects, each with an input and an output."""
+    form: TestForm = "call" if entry_point else "stdin"
+    cases: list[TestCase] = []
+    for number, value in enumerate(values):
+        where = f"{field}.{number}"
+        if not isinstance(value, Mapping):
+            raise RowError(where, f"it is {value!r:.80}: a test has an input and an output")
+        if value.get("testtype") == "functional" and entry_point is None:
+            entry_point = find_entry_point(value)
+            form = "call"
+        given, wanted = _one_of(value, INPUTS, where), _one_of(value, OUTPUTS, where)
+        cases.append(_case(form, given, wanted, where))
+    if form == "call" and entry_point is None:
+        raise RowError(field, "the tests call a function, and none is named: add fn_name")
+    return _with_cases(form, cases, entry_point, field)
+
+
+def _columns(value: Mapping[str, Any], entry_point: str | None, field: str) -> CodeTests:
+    """An object with a list of inputs and one of outputs, as in APPS."""
+    givens, wanteds = _one_of(value, INPUTS, field), _one_of(value, OUTPUTS, field)
+    if not isinstance(givens, list | tuple) or not isinstance(wanteds, list | tuple):
+        return _pairs([value], entry_point, field)
+    if len(givens) != len(wanteds):
+        raise RowError(field, f"it has {len(givens)} inputs and {len(wanteds)} outputs: pair them")
+    form: TestForm = "call" if entry_point else "stdin"
+    # APPS puts each result of a call into a list of one
+    wrapped = all(isinstance(each, list | tuple) and len(each) == 1 for each in wanteds)
+    if form == "call" and wrapped:
+        wanteds = [each[0] for each in wanteds]
+    pairs = zip(givens, wanteds, strict=True)
+    cases = [_case(form, a, b, f"{field}.{i}") for i, (a, b) in enumerate(pairs)]
+    return _with_cases(form, cases, entry_point, field)
+
+
+def _own(
+    value: Mapping[str, Any], entry_point: str | None, field: str, row: Mapping[str, Any]
+) -> CodeTests:
+    """The form of `CodeTests` itself, with its fields as keys."""
+    given = {key: item for key, item in value.items() if item is not None}
+    unknown = set(given) - {entry.name for entry in fields(CodeTests)}
+    if unknown:
+        known = ", ".join(entry.name for entry in fields(CodeTests))
+        raise RowError(field, f"{min(unknown)!r} is not a key of tests: they are {known}")
+    form = given.pop("form", "script" if "script" in given else "stdin")
+    if form not in FORMS:
+        raise RowError(f"{field}.form", f"it is {form!r}: it must be one of {', '.join(FORMS)}")
+    entry_point = given.pop("entry_point", entry_point)
+    cases = given.pop("cases", ())
+    script = given.pop("script", None)
+    if "packages" in given:
+        given["packages"] = tuple(given["packages"])
+    if form == "script":
+        made = _script(script or "", entry_point, field, row)
+    else:
+        if form == "call" and not entry_point:
+            raise RowError(field, "the form 'call' needs an entry_point: name the function")
+        made = _pairs(cases, entry_point if form == "call" else None, field)
+    return replace(made, **given)
+
+
+def _case(form: TestForm, given: Any, wanted: Any, field: str) -> TestCase:
+    if form == "stdin":
+        return TestCase(_stream(given, field), _stream(wanted, field))
+    if isinstance(given, str):  # LiveCodeBench: a line of JSON for each argument
+        try:
+            given = [json.loads(line) for line in given.split("\n") if line.strip()]
+            wanted = json.loads(wanted) if isinstance(wanted, str) else wanted
+        except ValueError as error:
+            raise RowError(
+                field, f"an argument is not JSON ({error}): write a list of arguments"
+            ) from error
+    if not isinstance(given, list | tuple):
+        raise RowError(field, f"the arguments are {given!r:.80}: they must be a list")
+    return TestCase(list(given), wanted)
+
+
+def _stream(value: Any, field: str) -> str:
+    """Text of a standard stream; a list is its lines."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list | tuple):
+        return "\n".join(str(line) for line in value)
+    if isinstance(value, int | float):
+        return str(value)
+    raise RowError(field, f"it is {value!r:.80}: input and output are texts")
+
+
+def _with_cases(
+    form: TestForm, cases: Sequence[TestCase], entry_point: str | None, field: str
+) -> CodeTests:
+    if not cases:
+        raise RowError(field, "there are no tests: give some, or leave the row out")
+    return CodeTests(form, tuple(cases), entry_point)
+
+
+def _one_of(value: Mapping[str, Any], names: Sequence[str], field: str) -> Any:
+    for name in names:
+        if value.get(name) is not None:
+            return value[name]
+    raise RowError(field, f"a test has {', '.join(value)}: it must have one of {', '.join(names)}")

@@ -1,0 +1,268 @@
+"""A `[data.NAME]` table over files of rows: tasks and pairs to train on, and those held out."""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from openqwq.config import DataConfig
+from openqwq.data.hub import DataLock
+from openqwq.data.rows import numbered_rows
+from openqwq.tasks.formats import Reading, RowReader
+from openqwq.tasks.table import permuted
+from openqwq.tasks.templates import RowError
+from openqwq.types import OpenQwQError, Pair, Task
+
+# What a task needs so that a judge of this name can work.
+NEEDED = {"math": "answer", "code": "tests", "instructions": "rules"}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a row stands: its file as the config names it, and its number."""
+
+    file: str
+    number: int
+
+    def __str__(self) -> str:
+        """As errors name it."""
+        return f"{self.file} row {self.number}"
+
+
+@dataclass(frozen=True)
+class SkippedRow:
+    """A row that was left out because it could not be used, and why."""
+
+    place: Place
+    reason: str
+
+    def __str__(self) -> str:
+        """As errors and reports name it."""
+        return f"{self.place}, {self.reason}"
+
+
+@dataclass(frozen=True)
+class Record:
+    """One usable row: its task, and its pair where it states a preference."""
+
+    place: Place
+    problem: str  # equal for rows that ask the same
+    task: Task
+    pair: Pair | None
+
+
+@dataclass(frozen=True)
+class RowTable:
+    """The rows of a table, which are tasks, pairs, or both; see `Table`.
+
+    `records` are trained on, `held_out_records` never; `skipped` could not be used, and
+    `beyond_limit` rows more were not asked for.
+    """
+
+    name: str
+    records: Sequence[Record]
+    held_out_records: Sequence[Record]
+    skipped: Sequence[SkippedRow] = ()
+    beyond_limit: int = 0
+
+    @property
+    def size(self) -> int:
+        """How many rows are trained on."""
+        return len(self.records)
+
+    def draw(
+        self, number: int, seed: str, thinking_share: float = 1.0, tool_share: float = 1.0
+    ) -> Task:
+        """See `Table.draw`; rows are learned as they are written, whatever the shares."""
+        if not self.records:
+            raise OpenQwQError(
+                f"data.{self.name} has no rows to train on: all of them are held out, or limit is 0"
+            )
+        return self.records[permuted(len(self.records), number, seed)].task
+
+    def held_out(self, limit: int, seed: int) -> list[Task]:
+        """The first `limit` held-out rows: of a file in its order, of a share by their hashes."""
+        return [record.task for record in self.held_out_records[:limit]]
+
+    @property
+    def pairs(self) -> Sequence[Pair]:
+        """See `Table.pairs`; the prompts of pairs are tasks as well."""
+        return [record.pair for record in self.records if record.pair is not None]
+
+    @property
+    def held_out_pairs(self) -> Sequence[Pair]:
+        """See `Table.held_out_pairs`."""
+        return [record.pair for record in self.held_out_records if record.pair is not None]
+
+    def only_held_out(self) -> "RowTable":
+        """The table for evaluation alone: where nothing was held out, all rows are."""
+        held_out = self.held_out_records or self.records
+        return replace(self, records=(), held_out_records=held_out)
+
+
+def open_rows(
+    name: str, config: DataConfig, lock: DataLock, *, skip_bad_rows: bool = False
+) -> RowTable:
+    """The table `name`, all of its rows read and checked.
+
+    A row that cannot be used, has another row's id or equals a held-out row stops the run, or
+    with `skip_bad_rows` is left out and listed. Raises OpenQwQError naming table, file, row and
+    field.
+    """
+    opener = _Opener(name, config, lock)
+    records = opener.read(config.rows)
+    if isinstance(config.held_out, str):
+        held_out = opener.read(config.held_out)
+    elif config.held_out is not None:
+        drawn = [record for record in records if _hash(record) < config.held_out]
+        held_out = sorted(drawn, key=_hash)
+        records = [record for record in records if _hash(record) >= config.held_out]
+        if not held_out:
+            raise OpenQwQError(
+                f"data.{name}.held_out is {config.held_out}, which is none of the {len(records)} "
+                f"rows of {config.rows}: hold out a larger share, or a file"
+            )
+    else:
+        held_out = []
+
+    records = opener.without_held_out(records, held_out)
+    if opener.skipped and not skip_bad_rows:
+        first = opener.skipped[0]
+        others = len(opener.skipped) - 1
+        more = f" ({others} more rows cannot be used)" if others else ""
+        raise OpenQwQError(
+            f"data.{name}: {first}{more}; or leave such rows out with --skip-bad-rows"
+        )
+    if not records and not held_out:
+        raise OpenQwQError(
+            f"data.{name}: {config.rows} has no rows that can be used"
+            + (f"; the first of them: {opener.skipped[0]}" if opener.skipped else ": give it some")
+        )
+    kept = records[: config.limit]
+    return RowTable(name, kept, held_out, tuple(opener.skipped), len(records) - len(kept))
+
+
+def require_apart(trained: Iterable[RowTable], held_out: Iterable[RowTable]) -> None:
+    """Raise OpenQwQError if a row that one table trains on is held out by another."""
+    kept: dict[str, tuple[str, Place]] = {}
+    for table in held_out:
+        for record in table.held_out_records:
+            kept.setdefault(record.problem, (table.name, record.place))
+    for table in trained:
+        for record in table.records:
+            if record.problem in kept:
+                other, place = kept[record.problem]
+                raise OpenQwQError(
+                    f"data.{table.name} would train on {record.place}, which data.{other} holds "
+                    f"out ({place}): hold it out of both, or of neither"
+                )
+
+
+class _Opener:
+    """Reads the files of one table and collects the rows that cannot be used."""
+
+    def __init__(self, name: str, config: DataConfig, lock: DataLock) -> None:
+        self.name = name
+        self.config = config
+        self.lock = lock
+        self.reader = RowReader(name, config)
+        self.skipped: list[SkippedRow] = []
+
+    def read(self, reference: str) -> list[Record]:
+        """The usable rows of a file."""
+        path = self.lock.path(reference)
+        shown = Path(reference).name if "://" not in reference else reference
+        prefix = "" if reference == self.config.rows else "held_out-"
+        ids: dict[str, Place] = {}
+        records: list[Record] = []
+        first: tuple[Place, Reading] | None = None
+        for number, row in numbered_rows(path):
+            place = Place(shown, number)
+            try:
+                reading = self.reader.read(row)
+                first = first or (place, reading)
+                _require_alike(place, reading, first)
+                identity = reading.identity or f"{prefix}{number}"
+                if identity in ids:
+                    raise RowError(
+                        "id", f"{identity!r} is also that of row {ids[identity].number}: ids differ"
+                    )
+                ids[identity] = place
+                records.append(self._record(place, identity, reading, row))
+            except RowError as error:
+                self.skipped.append(SkippedRow(place, str(error)))
+        return records
+
+    def without_held_out(
+        self, records: Sequence[Record], held_out: Sequence[Record]
+    ) -> list[Record]:
+        """The training rows that are not held-out rows; the others are not used."""
+        kept = {record.problem: record.place for record in held_out}
+        apart: list[Record] = []
+        for record in records:
+            if record.problem in kept:
+                reason = (
+                    f"held_out: it asks the same as the held-out {kept[record.problem]}: remove one"
+                )
+                self.skipped.append(SkippedRow(record.place, reason))
+            else:
+                apart.append(record)
+        return apart
+
+    def _record(
+        self, place: Place, identity: str, reading: Reading, row: Mapping[str, Any]
+    ) -> Record:
+        verifier = self.config.verifier or reading.judge
+        needed = NEEDED.get(verifier)
+        if needed is not None and not getattr(reading, needed):
+            raise RowError(
+                needed,
+                f"the verifier {verifier!r} needs it, and the row has none: set "
+                f"data.{self.name}.{needed}, or another verifier",
+            )
+        environment = "" if self.config.environment == "none" else self.config.environment
+        task = Task(
+            id=f"{self.name}:{identity}",
+            kind=self.name,
+            messages=reading.prompt,
+            verifier=verifier,
+            environment=environment,
+            answer=reading.answer,
+            tests=reading.tests,
+            rules=reading.rules,
+            tools=reading.tools,
+            solution=reading.solution,
+            demonstration=reading.demonstration,
+            row=row,
+        )
+        pair = Pair(reading.chosen, reading.rejected) if reading.chosen else None
+        return Record(place, reading.problem, task, pair)
+
+
+def _require_alike(place: Place, reading: Reading, first: tuple[Place, Reading]) -> None:
+    """All rows of a file have one format, and all or none can be judged or imitated."""
+    first_place, like = first
+    if reading.form != like.form:
+        raise RowError(
+            "format",
+            f"its format is {reading.form!r}, that of {first_place} {like.form!r}: put them into "
+            "two tables",
+        )
+    for what, here, there in (
+        ("answer, tests or rules", bool(reading.judge), bool(like.judge)),
+        ("recorded reply", bool(reading.demonstration), bool(like.demonstration)),
+    ):
+        if here != there:
+            has = "has" if here else "has no"
+            raise RowError(
+                "format",
+                f"it {has} {what}, unlike {first_place}: complete the row, or put such rows into "
+                "another table",
+            )
+
+
+def _hash(record: Record) -> float:
+    """A number from 0 to 1 that only what is asked decides."""
+    digest = hashlib.sha256(record.problem.encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64

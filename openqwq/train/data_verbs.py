@@ -1,0 +1,228 @@
+"""`qwq data` and `qwq collect`: a look at the data of a run, and a teacher's answers as rows.
+
+Imported for every `qwq --help`: what is heavy is imported where it runs.
+"""
+
+import argparse
+import asyncio
+from collections.abc import Iterable, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from openqwq.engine.verbs import add_model_options
+from openqwq.types import OpenQwQError, Task, Verifier
+
+if TYPE_CHECKING:
+    from openqwq.config import Config
+    from openqwq.data.hub import DataLock
+    from openqwq.evaluation.data_report import DataReport
+    from openqwq.tasks.table import Table
+    from openqwq.text.tokenizer import Tokenizer
+
+SEARCHED = "aime24,aime25,math500,gsm8k,ifeval,humaneval,mbpp"
+GENERATED = 100  # tasks of a generator that a collection asks, unless it is told
+
+
+def add_data_verb(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `qwq data`."""
+    parser.add_argument("configs", nargs="+", type=Path, metavar="CONFIG.toml")
+    parser.add_argument(
+        "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE",
+        help="override one setting (may be repeated)",
+    )  # fmt: skip
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page, too")
+    parser.add_argument("--json", action="store_true", help="print JSON and nothing else")
+    parser.add_argument("--tasks", type=int, default=1000, help="of each table, to be measured")
+    parser.add_argument("--golds", type=int, default=200, help="of each table, to be judged")
+    parser.add_argument(
+        "--against", default=SEARCHED, metavar="NAMES", help="benchmarks to search for; or none"
+    )
+    parser.add_argument("--benchmarks", type=Path, metavar="DIR", help="local files, not the hub's")
+    parser.set_defaults(verb=data_verb)
+
+
+def add_collect_verb(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `qwq collect`."""
+    add_model_options(parser, context="--context-length")
+    parser.add_argument(
+        "--data", required=True, metavar="FILE", help="CONFIG.toml, CONFIG.toml:TABLE, or rows"
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE.jsonl")
+    parser.add_argument("--resume", action="store_true", help="go on with the replies of --out")
+    parser.add_argument("--samples", type=int, default=4, help="replies to each task")
+    parser.add_argument("--keep", choices=["shortest", "all"], default="shortest")
+    parser.add_argument("--limit", type=int, help="tasks of each table")
+    parser.add_argument("--skip-bad-rows", action="store_true", help="list them and go on")
+    parser.add_argument("--max-tokens", type=int, default=8192, help="of each reply")
+    parser.add_argument("--temperature", type=float, default=0.6)
+    parser.add_argument("--top-p", type=float, default=0.95)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--concurrency", type=int, default=8, help="replies at once")
+    parser.set_defaults(verb=collect_verb)
+
+
+def data_verb(options: argparse.Namespace) -> None:
+    """Say what a run would ask, before any training."""
+    from openqwq.config import load_config
+    from openqwq.data.hub import DataLock
+    from openqwq.evaluation.data_pages import print_report, to_json, write_page
+    from openqwq.tasks.tables import open_tables
+
+    for name in ("tasks", "golds"):
+        if getattr(options, name) < 1:
+            raise OpenQwQError(f"--{name} is {getattr(options, name)}: it must be at least 1")
+    config = load_config(options.configs, options.overrides)
+    tables = open_tables(config, DataLock(), skip_bad_rows=True)
+    report = asyncio.run(_examined(config, tables, options))
+    if options.json:
+        print(to_json(report))
+    else:
+        print_report(report)
+    if options.html:
+        write_page(report, options.html)
+
+
+async def _examined(
+    config: "Config", tables: Mapping[str, "Table"], options: argparse.Namespace
+) -> "DataReport":
+    from openqwq.evaluation.benchmarks.data import Library
+    from openqwq.evaluation.contamination import BenchmarkIndex
+    from openqwq.evaluation.data_report import Effort, Examiner, judges_needed
+    from openqwq.evaluation.suite import benchmark_items
+
+    items: list[Task] = []
+    searched: list[str] = []
+    missing: list[str] = []
+    names = [] if options.against == "none" else options.against.split(",")
+    for name in names:
+        try:
+            items += benchmark_items([name], Library(options.benchmarks))
+            searched.append(name)
+        except OpenQwQError as error:
+            if options.against != SEARCHED:
+                raise
+            missing.append(f"{name} not at hand ({error})")
+    note = f"{', '.join(searched) or 'none'} searched for" + "".join(f"; {m}" for m in missing)
+
+    tokenizer, context = _tokenizer(config, tables)
+    async with AsyncExitStack() as stack:
+        return await Examiner(
+            config,
+            tokenizer,
+            context,
+            await _judges(config, judges_needed(tables.values()), stack),
+            BenchmarkIndex(items) if items else None,
+            note,
+            Effort(options.tasks, options.golds),
+        ).report(tables)
+
+
+def _tokenizer(config: "Config", tables: Mapping[str, "Table"]) -> tuple["Tokenizer", int]:
+    """The tokenizer of a run and the tokens of its context."""
+    if not config.model:
+        from openqwq.train.policies import fresh_tokenizer
+
+        assert config.shape is not None
+        return fresh_tokenizer(config, tables), config.shape.max_position_embeddings
+    from openqwq.engine.open import load_tokenizer, locate
+    from openqwq.model.fit import read_subject
+
+    path = locate(config.model, weights=False)
+    context = read_subject(path).config.max_position_embeddings
+    if config.engine.max_length:
+        context = min(context, config.engine.max_length)
+    return load_tokenizer(path), context
+
+
+async def _judges(
+    config: "Config", names: Iterable[str], stack: AsyncExitStack
+) -> dict[str, Verifier]:
+    from openqwq.train.judges import open_bench
+
+    bench = open_bench(config, stack)
+    return {name: await bench.verifier(name) for name in sorted(names)}
+
+
+def collect_verb(options: argparse.Namespace) -> None:
+    """Ask a teacher and keep what is right."""
+    if not options.model:
+        raise OpenQwQError("no MODEL was named: give a directory, GGUF file, hub id or URL")
+    for name in ("samples", "limit", "max_tokens", "concurrency"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            flag = name.replace("_", "-")
+            raise OpenQwQError(f"--{flag} is {value}: it must be at least 1")
+    asyncio.run(_collect(options))
+
+
+async def _collect(options: argparse.Namespace) -> None:
+    from openqwq.data.hub import DataLock
+    from openqwq.evaluation.chat import open_chat
+    from openqwq.evaluation.collect import collect, summary
+    from openqwq.evaluation.evaluation import PRESETS, Plan
+
+    config = _collected_config(options.data)
+    lock = DataLock()
+    tasks = _collected_tasks(config, lock, options)
+    hashes = {name: file.sha256 for name, file in lock.files.items()}
+    params = replace(
+        PRESETS["qwq"],
+        max_tokens=options.max_tokens,
+        temperature=options.temperature,
+        top_p=options.top_p,
+    )
+    plan = Plan(
+        options.model, "qwq", params, options.seed, options.samples,
+        concurrency=options.concurrency,
+    )  # fmt: skip
+    async with AsyncExitStack() as stack:
+        names = {task.verifier for chosen in tasks.values() for task in chosen if task.verifier}
+        judges = await _judges(config, names, stack)
+        opening = open_chat(
+            options.model, options.engine, options.concurrency, options.context_length,
+            options.precision, options.device,
+        )  # fmt: skip
+        chat = stack.enter_context(opening)
+        found = await collect(
+            tasks, plan, chat, judges, hashes, options.out, options.keep, options.resume
+        )
+    print(summary(found, options.out))
+
+
+def _collected_config(data: str) -> "Config":
+    """The tables of a config, one of them, or one over a file of rows."""
+    from openqwq.config import Config, DataConfig, load_config
+
+    file, colon, table = data.rpartition(":")
+    if not colon or "/" in table:
+        file, table = data, ""
+    if not file.endswith(".toml"):
+        return Config(data={"rows": DataConfig(rows=data)})
+    config = load_config([Path(file)])
+    if not table:
+        return config
+    if table not in config.data:
+        known = ", ".join(config.data)
+        raise OpenQwQError(f"{file} has no [data.{table}]: it has {known}")
+    return replace(config, data={table: config.data[table]}, stages=())
+
+
+def _collected_tasks(
+    config: "Config", lock: "DataLock", options: argparse.Namespace
+) -> dict[str, list[Task]]:
+    """The training tasks of every table: what is held out stays so."""
+    from openqwq.tasks.rows import RowTable
+    from openqwq.tasks.tables import open_table, training_tasks
+
+    tasks: dict[str, list[Task]] = {}
+    for name, entry in config.data.items():
+        table = open_table(name, entry, lock, skip_bad_rows=options.skip_bad_rows)
+        if isinstance(table, RowTable):
+            tasks[name] = [record.task for record in table.records[: options.limit]]
+            for skipped in table.skipped:
+                print(f"left out: {skipped}")
+        else:
+            tasks[name] = training_tasks(table, options.limit or GENERATED, "collect")
+    return tasks

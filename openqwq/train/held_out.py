@@ -1,0 +1,169 @@
+"""Held-out accuracy of a policy: before the first stage, while a stage runs, and after each."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from statistics import mean
+from typing import Any
+
+from openqwq.config import Config, EvaluateConfig, RlStage, Stage
+from openqwq.data.files import write_atomically
+from openqwq.evaluation.evaluate import Outcome
+from openqwq.tasks.table import Table
+from openqwq.train.episodes import Attempt
+from openqwq.train.rollouts import Prompt, RolloutRunner
+from openqwq.train.run import Progress, Run
+from openqwq.types import SamplingParams, Task
+
+DEFAULT_MAX_TOKENS = 1024
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How one evaluation asks, with every default filled in."""
+
+    tables: tuple[str, ...]
+    limit: int
+    samples: int
+    temperature: float
+    max_tokens: int
+    seed: int
+
+
+def settings_of(config: Config, tables: Mapping[str, Table], stage: Stage | None) -> Settings:
+    """The evaluation of `stage`, or of what the run begins with."""
+    common = config.evaluation
+    own = stage.evaluate if stage else EvaluateConfig()
+    named = own.data if own.data is not None else common.data or _staged(config, tables)
+    longest = [s.max_tokens for s in config.stages if isinstance(s, RlStage)]
+    max_tokens = own.max_tokens or common.max_tokens or max(longest, default=DEFAULT_MAX_TOKENS)
+    return Settings(
+        tables=tuple(dict.fromkeys([*named, *own.also, *own.benchmarks])),
+        limit=common.limit if own.limit is None else own.limit,
+        samples=common.samples if own.samples is None else own.samples,
+        temperature=common.temperature if own.temperature is None else own.temperature,
+        max_tokens=max_tokens,
+        seed=common.seed if own.seed is None else own.seed,
+    )
+
+
+def _staged(config: Config, tables: Mapping[str, Table]) -> list[str]:
+    """The staged tables that have something held out."""
+    names: list[str] = []
+    for name in config.staged_data():
+        if tables[name].held_out(1, config.evaluation.seed):
+            names.append(name)
+    return names
+
+
+async def evaluate(
+    run: Run,
+    name: str,
+    done: int,
+    settings: Settings,
+    tables: Mapping[str, Table],
+    runner: RolloutRunner,
+    progress: Progress,
+) -> dict[str, float]:
+    """Judge attempts at held-out tasks and save every one of them as `evaluation/NAME.json`.
+
+    `done` are the steps after which the policy is evaluated.
+    Returns each table's accuracy, and the mean of them as `mean`; the value's mean where a table
+    has no verdicts.
+    """
+    outcomes: list[Outcome] = []
+    for count, table in enumerate(settings.tables, 1):
+        tasks = tables[table].held_out(settings.limit, settings.seed)
+        outcomes += await _outcomes(tasks, settings, runner)
+        progress(count, {"problems": len(outcomes) / settings.samples})
+
+    record = {
+        "checkpoint": name,
+        "steps": done,
+        "settings": asdict(settings),
+        "outcomes": [asdict(outcome) for outcome in outcomes],
+    }
+    path = run.directory / "evaluation" / f"{name}.json"
+    write_atomically(path, json.dumps(record, indent=1).encode())
+    return accuracies(outcomes)
+
+
+async def _outcomes(
+    tasks: Sequence[Task], settings: Settings, runner: RolloutRunner
+) -> list[Outcome]:
+    params = SamplingParams(
+        settings.temperature,
+        top_p=1.0,
+        top_k=0,
+        max_tokens=settings.max_tokens,
+        stop_token_ids=runner.tokenizer.eos_ids,
+    )
+    prompts: list[Prompt] = []
+    for i, task in enumerate(tasks):
+        prompts.append((task, replace(params, seed=settings.seed + 1000 * i)))
+    outcomes: list[Outcome] = []
+    for group in await runner.groups(prompts, settings.samples):
+        outcomes += [_outcome(attempt) for attempt in group]
+    return outcomes
+
+
+def _outcome(attempt: Attempt) -> Outcome:
+    return Outcome(
+        attempt.task.id,
+        attempt.task.kind,
+        attempt.task.messages[-1]["content"],
+        attempt.text,
+        attempt.score.value,
+        attempt.score.status,
+        attempt.reasoning_tokens,
+        len(attempt.completions),
+    )
+
+
+def accuracies(outcomes: Sequence[Outcome]) -> dict[str, float]:
+    """The mean value of each table's attempts that were judged, and the mean over tables."""
+    values: dict[str, list[float]] = {}
+    for outcome in outcomes:
+        if outcome.status != "error":
+            values.setdefault(outcome.kind, []).append(outcome.value)
+    by_table = {kind: mean(found) for kind, found in values.items()}
+    if by_table:
+        by_table["mean"] = mean(by_table.values())
+    return by_table
+
+
+def saved_accuracies(run: Run, name: str) -> dict[str, float] | None:
+    """What `evaluate` returned for `name`, read from disk; None if it has not run."""
+    record = _record(run, name)
+    return None if record is None else _read_accuracies(record)
+
+
+def saved_steps(run: Run, name: str) -> int | None:
+    """The steps after which the saved evaluation `name` was made."""
+    record = _record(run, name)
+    return None if record is None else record["steps"]
+
+
+def is_best(run: Run, stage: Stage, done: int, found: Mapping[str, float]) -> bool:
+    """Whether the policy after `done` steps beats those evaluated earlier in its stage."""
+    key = stage.evaluate.best or "mean"
+    if key not in found:
+        return False
+    for path in (run.directory / "evaluation").glob(f"{stage.name}@*.json"):
+        record: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        earlier = _read_accuracies(record)
+        if record["steps"] < done and earlier.get(key, -1.0) >= found[key]:
+            return False
+    return True
+
+
+def _record(run: Run, name: str) -> dict[str, Any] | None:
+    path = run.directory / "evaluation" / f"{name}.json"
+    if not path.exists():
+        return None
+    record: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    return record
+
+
+def _read_accuracies(record: Mapping[str, Any]) -> dict[str, float]:
+    return accuracies([Outcome(**entry) for entry in record["outcomes"]])

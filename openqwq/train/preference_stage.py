@@ -1,0 +1,93 @@
+"""A reward_model stage: pairs from rows, or from the policy's own answers, and the fit."""
+
+import json
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from typing import Any
+
+from openqwq.config import PairsConfig, RewardModelStage
+from openqwq.data.files import write_atomically
+from openqwq.model.qwen2 import Qwen2
+from openqwq.tasks.table import Table
+from openqwq.train.preferences import ranked_pairs, save_pairs
+from openqwq.train.reward_model import RewardModel, judge_pairs, report_json, train_reward_model
+from openqwq.train.rollouts import Prompt, RolloutRunner
+from openqwq.train.run import Progress, Run
+from openqwq.types import OpenQwQError, Pair, SamplingParams, Task
+
+Sides = Mapping[str, Sequence[Pair]]  # `train` and `held_out`
+
+
+def row_pairs(tables: Mapping[str, Table], weights: Mapping[str, float]) -> Sides:
+    """The preference rows of the tables; a weight of 2 takes a table's training pairs twice."""
+    train: list[Pair] = []
+    held_out: list[Pair] = []
+    for name, weight in weights.items():
+        train += list(tables[name].pairs) * max(1, round(weight))
+        held_out += tables[name].held_out_pairs
+    return {"train": train, "held_out": held_out}
+
+
+async def sampled_pairs(
+    tables: Mapping[str, Table], config: PairsConfig, runner: RolloutRunner, seed: int
+) -> Sides:
+    """Pairs of the policy's own answers, ranked by the tables' verifiers."""
+    train: list[Task] = []
+    held_out: list[Task] = []
+    for name, table in tables.items():
+        count = config.prompts if table.size is None else min(config.prompts, table.size)
+        numbers = range(count)
+        train += [table.draw(number, f"{seed}/preferences/{name}") for number in numbers]
+        held_out += table.held_out(config.held_out, seed)
+    return {
+        "train": await _ranked(train, config, runner),
+        "held_out": await _ranked(held_out, config, runner),
+    }
+
+
+async def _ranked(tasks: Sequence[Task], config: PairsConfig, runner: RolloutRunner) -> list[Pair]:
+    stops = runner.tokenizer.eos_ids
+    distinct = list({task.id: task for task in tasks}.values())
+    prompts: list[Prompt] = []
+    for i, task in enumerate(distinct):
+        prompts.append((task, SamplingParams.for_training(config.max_tokens, stops, 1000 * i)))
+    pairs: list[Pair] = []
+    for group in await runner.groups(prompts, config.answers):
+        pairs += ranked_pairs(group, config.per_prompt)
+    return pairs
+
+
+def fit_reward_model(
+    run: Run,
+    stage: RewardModelStage,
+    policy: Qwen2,
+    runner: RolloutRunner,
+    pairs: Sides,
+    progress: Progress,
+) -> None:
+    """Train the stage's reward model and save it as the run's `NAME`.
+
+    Also writes `preferences/NAME-*.jsonl` and `NAME.json`: how it does on held-out pairs. Raises
+    OpenQwQError where there is nothing to learn from.
+    """
+    for side, found in pairs.items():
+        if not found and (side == "train" or stage.pairs is not None):
+            raise OpenQwQError(
+                f"stage {stage.name!r} has no {side} pairs: the answers to the prompts of "
+                f"{', '.join(stage.data)} are all equally good; train the policy longer, or raise "
+                f"stages.{stage.name}.pairs.answers"
+            )
+        path = run.directory / "preferences" / f"{stage.name}-{side}.jsonl"
+        save_pairs(found, path)
+    model = RewardModel(deepcopy(policy), runner.tokenizer)
+    log = train_reward_model(model, pairs["train"], stage, run.config.seed, progress)
+    report: dict[str, Any] = {
+        "train_pairs": len(pairs["train"]),
+        "held_out": report_json(judge_pairs(model, pairs["held_out"])),
+        "log": log,
+    }
+    write_atomically(run.directory / f"{stage.name}.json", json.dumps(report, indent=1).encode())
+    for step, record in enumerate(log):
+        run.log(stage.name, step, record)
+    with run.replacing(stage.name) as directory:
+        model.save(directory)

@@ -1,0 +1,148 @@
+"""What a run needs before its directory is made: every table opened, every name resolved."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from openqwq.config import Config, DistillStage, RewardModelStage, RlStage, SftStage, Stage
+from openqwq.data.hub import DataLock
+from openqwq.data.user_code import is_reference, load_object
+from openqwq.tasks.table import Table
+from openqwq.tasks.tables import open_tables
+from openqwq.train.judges import check_environment, check_judge
+from openqwq.train.own_environments import own_tasks
+from openqwq.train.rewards import VERIFIER, judges_used
+from openqwq.train.trackers import check_trackers
+from openqwq.types import OpenQwQError, Task
+
+START, PREVIOUS, BEST = "start", "previous", ":best"
+REWARD_MODEL, LANGUAGE_MODEL = "stage:", "model:"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A config whose every name stands for something, with its tables open."""
+
+    config: Config
+    tables: Mapping[str, Table]
+
+    def of(self, stage: Stage) -> dict[str, Table]:
+        """The tables of a stage."""
+        return {name: self.tables[name] for name in stage.data}
+
+    def first_task(self, name: str) -> Task | None:
+        """The first training task of a table; None where it holds preference pairs alone."""
+        table = self.tables[name]
+        if table.size == 0:
+            return None
+        return table.draw(0, f"{self.config.seed}/first/{name}")
+
+
+def prepare(config: Config, lock: DataLock, skip_bad_rows: bool = False) -> Prepared:
+    """Open the tables of `config` and resolve its names.
+
+    Raises OpenQwQError for the first thing that would stop the run later: a name that stands for
+    nothing, a table that cannot be drawn from, a stage whose data it cannot use.
+    """
+    check_trackers(config.trackers)
+    for name, table in config.data.items():
+        if table.verifier:
+            check_judge(table.verifier, f"data.{name}.verifier")
+        if table.environment not in ("", "none"):
+            check_environment(table.environment, f"data.{name}.environment")
+        if is_reference(table.source):
+            load_object(table.source)
+    earlier: list[Stage] = []
+    for stage in config.stages:
+        _check_names(config, stage, earlier)
+        earlier.append(stage)
+
+    tables = open_tables(config, lock, skip_bad_rows=skip_bad_rows, own_tasks=own_tasks)
+    prepared = Prepared(config, tables)
+    for stage in config.stages:
+        for name in stage.data:
+            _check_usable(prepared, stage, name)
+    return prepared
+
+
+def _check_names(config: Config, stage: Stage, earlier: Sequence[Stage]) -> None:
+    path = f"stages.{stage.name}"
+    _check_origin(stage.from_, f"{path}.from", config, earlier)
+    if stage.lora == "continue" and not config.model and not earlier:
+        raise OpenQwQError(
+            f"{path}.lora is 'continue', but no adapter was made before: give a rank"
+        )
+    if isinstance(stage, RlStage):
+        for use in judges_used(stage):
+            _check_use(use, f"{path}.rewards", earlier)
+        if stage.reference != START:
+            _check_origin(stage.reference, f"{path}.reference", config, earlier)
+    if isinstance(stage, DistillStage) and not stage.teacher:
+        raise OpenQwQError(f"{path}.teacher is empty: name a checkpoint, a stage or an endpoint")
+
+
+def _check_origin(origin: str, path: str, config: Config, earlier: Sequence[Stage]) -> None:
+    """A `from` names an earlier stage that made a policy, or something on disk."""
+    name = origin.removesuffix(BEST)
+    policies = [stage.name for stage in earlier if not isinstance(stage, RewardModelStage)]
+    if name in (PREVIOUS, START) or name in policies or Path(name).exists():
+        return
+    known = ", ".join([PREVIOUS, START, *policies])
+    raise OpenQwQError(f"{path} is {origin!r}: it must be one of {known}, STAGE:best, or a path")
+
+
+def _check_use(use: str, path: str, earlier: Sequence[Stage]) -> None:
+    if use.startswith(REWARD_MODEL):
+        models = [stage.name for stage in earlier if isinstance(stage, RewardModelStage)]
+        if use.removeprefix(REWARD_MODEL) not in models:
+            raise OpenQwQError(
+                f"{path} uses {use!r}, but no reward_model stage of that name comes before: there "
+                f"are {', '.join(models) or 'none'}"
+            )
+    elif not use.startswith(LANGUAGE_MODEL):
+        check_judge(use, path)
+
+
+def _check_usable(prepared: Prepared, stage: Stage, name: str) -> None:
+    """Whether a stage can train on a table at all, by the table's first task."""
+    table = prepared.tables[name]
+    path = f"stages.{stage.name}.data"
+    if isinstance(stage, RewardModelStage):
+        if stage.pairs is None and not table.pairs:
+            raise OpenQwQError(
+                f"{path} names {name!r}, which has no chosen and rejected answers: give such rows, "
+                "or let the policy answer its tasks with stages.NAME.pairs"
+            )
+        if stage.pairs is None:
+            return
+
+    task = prepared.first_task(name)
+    if task is None:
+        raise OpenQwQError(
+            f"{path} names {name!r}, which holds preference pairs: they are for reward_model stages"
+        )
+    if isinstance(stage, SftStage) and task.solution is None and not task.demonstration:
+        raise OpenQwQError(
+            f"{path} names {name!r}, whose rows have no reply to imitate ({task.id}): give rows "
+            "with messages, or data.NAME.solution"
+        )
+    if isinstance(stage, RlStage):
+        terms = stage.rewards_of.get(name, stage.rewards)
+        needs_verdict = any(term.use == VERIFIER and term.weight for term in terms)
+        if needs_verdict and not task.verifier and not task.environment:
+            raise OpenQwQError(
+                f"{path} names {name!r}, which has no verifier ({task.id} has no answer, tests or "
+                f"rules): set data.{name}.answer or data.{name}.verifier, or leave `verifier` out "
+                f"of stages.{stage.name}.rewards_of.{name}"
+            )
+
+
+def sample_tasks(prepared: Prepared, count: int = 500) -> list[Task]:
+    """Up to `count` training tasks of every table, to measure prompts by."""
+    tasks: list[Task] = []
+    for name, table in prepared.tables.items():
+        size = count if table.size is None else min(count, table.size)
+        for number in islice(range(size), count):
+            tasks.append(table.draw(number, f"{prepared.config.seed}/lengths/{name}"))
+    return tasks

@@ -1,0 +1,318 @@
+"""A run: its stages in order, each skipped where its result is on disk already."""
+
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, contextmanager
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from openqwq.config import (
+    DistillStage,
+    RewardConfig,
+    RewardModelStage,
+    RlStage,
+    SftStage,
+    Stage,
+)
+from openqwq.model.device import chosen_device
+from openqwq.model.qwen2 import Qwen2
+from openqwq.text.template import encode_chat
+from openqwq.text.tokenizer import Tokenizer
+from openqwq.train import held_out
+from openqwq.train.curriculum import Curriculum
+from openqwq.train.judges import Bench, open_bench
+from openqwq.train.learner import Learner, PolicyLearner
+from openqwq.train.placement import LocalPlacement, Placement, with_max_length
+from openqwq.train.policies import load_policy, open_tokenizer, save_policy
+from openqwq.train.preference_stage import fit_reward_model, row_pairs, sampled_pairs
+from openqwq.train.prepare import (
+    BEST,
+    LANGUAGE_MODEL,
+    PREVIOUS,
+    REWARD_MODEL,
+    START,
+    Prepared,
+    sample_tasks,
+)
+from openqwq.train.progress import Display
+from openqwq.train.reward_model import RewardModel
+from openqwq.train.rewards import VERIFIER, ErrorShare, Rewards, Term, judges_used, stage_rewards
+from openqwq.train.rollouts import RolloutRunner
+from openqwq.train.run import Progress, Run
+from openqwq.train.sft import TaskStream, train_sft
+from openqwq.types import Environment, Generate, Verifier
+from openqwq.verify.judge import RewardModelJudge
+
+DEFAULT_REPLY = 1024  # tokens, where no stage says how long a reply may be
+LENGTH_SLACK = 1.25  # over the longest prompt seen, for prompts that a generator has yet to make
+
+
+async def run_stages(
+    run: Run, prepared: Prepared, display: Display, placement: Placement | None = None
+) -> None:
+    """Every stage that the run has not finished yet, in order; RL happens where `placement` is.
+
+    Raises InterruptedRun after the step in which Ctrl-C came.
+    """
+    config = run.config
+    torch.set_num_threads(config.threads or torch.get_num_threads())
+    tokenizer = open_tokenizer(run, prepared)
+    async with AsyncExitStack() as stack:
+        bench = open_bench(config, stack)
+        runner = Stages(run, prepared, display, tokenizer, placement or LocalPlacement(), bench)
+        await runner.open()
+        for stage in config.stages:
+            await runner.run_stage(stage)
+
+
+@dataclass
+class Stages:
+    """The parts that all stages share, and the policy that the last one left."""
+
+    run: Run
+    prepared: Prepared
+    display: Display
+    tokenizer: Tokenizer
+    placement: Placement
+    bench: Bench
+    verifiers: dict[str, Verifier] = field(default_factory=dict)
+    environments: dict[str, Environment] = field(default_factory=dict)
+    previous: str = START  # the name of the newest policy
+    _model: Qwen2 | None = None  # its weights, where they are in memory
+
+    async def open(self) -> None:
+        """Open every judge and environment that the tables name."""
+        judges: dict[str, None] = {}
+        for name, table in self.run.config.data.items():
+            task = self.prepared.first_task(name)
+            verifier = table.verifier or (task.verifier if task else "")
+            judges |= dict.fromkeys(filter(None, [verifier]))
+            environment = task.environment if task else ""
+            if environment:
+                self.environments[environment] = await self.bench.environment(environment)
+        self.verifiers |= await self.placement.verifiers(judges, self.bench)
+
+    async def run_stage(self, stage: Stage) -> None:
+        """One stage, its result saved, then its evaluation."""
+        if self.previous == START and self.run.config.model:
+            await self.evaluate_once(START, None)
+        run_kind: dict[type, Callable[[Any], Awaitable[None]]] = {
+            SftStage: self.fine_tune,
+            RewardModelStage: self.model_rewards,
+            RlStage: self.reinforce,
+            DistillStage: self.distil,
+        }
+        await run_kind[type(stage)](stage)
+        if isinstance(stage, RewardModelStage):
+            return
+        self.previous = stage.name
+        await self.evaluate_once(stage.name, stage)
+
+    async def fine_tune(self, stage: SftStage) -> None:
+        """Supervised fine-tuning."""
+        stream = TaskStream(self.prepared.of(stage), stage, self._seed(stage))
+        if self.run.finished(stage.name) == stream.steps:
+            self._model = None
+            return
+        model = self.origin(stage)
+        learner = Learner(model, stage.optimiser, stream.steps)
+        evaluate = self.evaluator(stage, learner, model)
+        with self._shown(stage.name, stream.steps) as report:
+            await train_sft(self.run, stage, learner, self.tokenizer, stream, report, evaluate)
+        self.keep(stage, model, stream.steps)
+
+    async def reinforce(self, stage: RlStage) -> None:
+        """RL on the stage's tables, by its rewards."""
+        if self.run.finished(stage.name) == stage.steps:
+            self._model = None
+            return
+        model = self.origin(stage)
+        reference = self.reference(stage, model)
+        rewards = await self.rewards(stage)
+        curriculum = Curriculum(self.prepared.of(stage), stage.data, self._seed(stage))
+        place = self.placement
+        with place.policy(self.run, stage, model, self.tokenizer) as (learner, generate, link):
+            trainer = place.trainer(
+                self.run,
+                stage,
+                learner,
+                self.runner(generate, rewards, stage.max_turns),
+                link,
+                curriculum,
+                reference,
+                self.evaluator(stage, learner, model, generate),
+                ErrorShare(stage.max_error_share),
+            )
+            with self._shown(stage.name, stage.steps) as report:
+                await trainer.train(report)
+            take_weights(model, learner)
+        self.keep(stage, model, stage.steps)
+
+    async def model_rewards(self, stage: RewardModelStage) -> None:
+        """A reward model; the policy stays what it was."""
+        epochs = max(1, round(stage.epochs))
+        if self.run.finished(stage.name) == epochs:
+            return
+        policy = self.origin(stage)
+        tables = self.prepared.of(stage)
+        with self.placement.generator(self.run, self.previous, policy, self.tokenizer) as generate:
+            runner = self.runner(generate, verdicts_only(self.verifiers), max_turns=1)
+            pairs = row_pairs(tables, stage.data)
+            if stage.pairs is not None:
+                pairs = await sampled_pairs(tables, stage.pairs, runner, self.run.config.seed)
+        with self._shown(stage.name, epochs) as report:
+            fit_reward_model(self.run, stage, policy, runner, pairs, report)
+        self.run.finish(stage.name, epochs)
+
+    async def distil(self, stage: DistillStage) -> None:
+        """On-policy distillation from a teacher."""
+        raise NotImplementedError
+
+    def origin(self, stage: Stage) -> Qwen2:
+        """The weights that a stage starts with, on the run's device."""
+        name = self.previous if stage.from_ == PREVIOUS else stage.from_
+        if self._model is None or name != self.previous:
+            self._model = self.load(name)
+        return self._model
+
+    def load(self, origin: str) -> Qwen2:
+        """A policy on the run's device; the first one settles the engine's length."""
+        model = load_policy(self.run, origin, self.tokenizer)
+        config = self.run.config
+        if not config.engine.max_length:
+            needed = needed_length(self.prepared, self.tokenizer)
+            context = model.config.max_position_embeddings
+            self.run.config = with_max_length(config, min(needed, context))
+        return model.to(chosen_device(config.device))
+
+    def reference(self, stage: RlStage, model: Qwen2) -> Learner | None:
+        """The frozen policy of the KL penalty, where the stage has one."""
+        if not stage.kl_coefficient:
+            return None
+        if stage.reference == START:
+            frozen = deepcopy(model)
+        else:
+            frozen = self.load(stage.reference)
+        return Learner(frozen, stage.optimiser, 0)
+
+    async def rewards(self, stage: RlStage) -> Rewards:
+        """The stage's rewards, with reward models of earlier stages and your own functions."""
+        judges: dict[str, Verifier] = {}
+        remote: list[str] = []
+        for use in judges_used(stage):
+            if use.startswith(REWARD_MODEL):
+                directory = self.run.directory / use.removeprefix(REWARD_MODEL)
+                model = RewardModel.load(directory).to(chosen_device(self.run.config.device))
+                judges[use] = RewardModelJudge(model.rate, self._clip(stage, use))
+            elif use.startswith(LANGUAGE_MODEL):
+                judges[use] = await self.bench.language_model(use.removeprefix(LANGUAGE_MODEL))
+            else:
+                remote.append(use)
+        judges |= await self.placement.verifiers(remote, self.bench)
+        return stage_rewards(stage, self.verifiers, judges)
+
+    def _clip(self, stage: RlStage, use: str) -> float:
+        for terms in [stage.rewards, *stage.rewards_of.values()]:
+            for term in terms:
+                if term.use == use:
+                    return term.clip
+        raise KeyError(use)
+
+    def runner(self, generate: Generate, rewards: Rewards, max_turns: int) -> RolloutRunner:
+        """What turns tasks into judged attempts by `generate`."""
+        tables = self.run.config.data
+        turns = {name: t.max_turns for name, t in tables.items() if t.max_turns is not None}
+        return RolloutRunner(
+            generate,
+            self.tokenizer,
+            rewards,
+            self.environments,
+            max_turns,
+            turns,
+            self.run.config.engine.max_length,
+        )
+
+    def keep(self, stage: Stage, model: Qwen2, steps: int) -> None:
+        """Save a stage's policy and note that it is finished."""
+        save_policy(self.run, stage.name, model, self.tokenizer)
+        self.run.finish(stage.name, steps)
+        self._model = model
+
+    async def evaluate_once(self, name: str, stage: Stage | None) -> None:
+        """Evaluate the newest policy, unless that was done after as many steps."""
+        done = 0 if stage is None else self.run.finished(stage.name) or 0
+        if held_out.saved_steps(self.run, name) == done:
+            return
+        settings = held_out.settings_of(self.run.config, self.prepared.tables, stage)
+        if not settings.tables:
+            return
+        if self._model is None:
+            self._model = self.load(self.previous)
+        with self.placement.generator(self.run, name, self._model, self.tokenizer) as generate:
+            await self._evaluate(name, done, settings, generate)
+
+    async def _evaluate(
+        self, name: str, done: int, settings: held_out.Settings, generate: Generate
+    ) -> dict[str, float]:
+        turns = [s.max_turns for s in self.run.config.stages if isinstance(s, RlStage)]
+        runner = self.runner(generate, verdicts_only(self.verifiers), max(turns, default=8))
+        with self._shown(f"evaluate {name}", len(settings.tables)) as report:
+            return await held_out.evaluate(
+                self.run, name, done, settings, self.prepared.tables, runner, report
+            )
+
+    def evaluator(
+        self, stage: Stage, learner: PolicyLearner, model: Qwen2, generate: Generate | None = None
+    ) -> Callable[[int], Awaitable[dict[str, Any]]]:
+        """What a stage calls while it runs; keeps the best policy as `STAGE.best`."""
+        settings = held_out.settings_of(self.run.config, self.prepared.tables, stage)
+
+        async def evaluate(done: int) -> dict[str, Any]:
+            name = f"{stage.name}@{done}"
+            if generate is not None:
+                found = await self._evaluate(name, done, settings, generate)
+            else:
+                with self.placement.generator(self.run, name, model, self.tokenizer) as sampler:
+                    found = await self._evaluate(name, done, settings, sampler)
+            if held_out.is_best(self.run, stage, done, found):
+                take_weights(model, learner)
+                save_policy(self.run, stage.name + BEST.replace(":", "."), model, self.tokenizer)
+            return found
+
+        return evaluate
+
+    def _seed(self, stage: Stage) -> str:
+        return f"{self.run.config.seed}/{stage.name}"
+
+    @contextmanager
+    def _shown(self, title: str, total: int) -> Iterator[Progress]:
+        """Time a part of the run and show its progress."""
+        with self.run.timed(title), self.display.stage(title, total) as report:
+            yield report
+
+
+def verdicts_only(verifiers: Mapping[str, Verifier]) -> Rewards:
+    """Rewards that are the verdicts themselves, for evaluation."""
+    return Rewards(verifiers, {}, [Term(VERIFIER, 1.0, None, RewardConfig(VERIFIER))])
+
+
+def take_weights(model: Qwen2, learner: PolicyLearner) -> None:
+    """The trained weights, which are elsewhere on a cluster."""
+    with torch.no_grad():
+        parameters = dict(model.named_parameters())
+        for name, value in learner.named_params():
+            parameters[name].copy_(value)
+
+
+def needed_length(prepared: Prepared, tokenizer: Tokenizer) -> int:
+    """Tokens that the longest prompt seen and its reply need."""
+    longest = 0
+    for task in sample_tasks(prepared):
+        longest = max(longest, len(encode_chat(tokenizer, task.messages, task.tools)))
+    replies: list[int] = []
+    for stage in prepared.config.stages:
+        if isinstance(stage, RlStage | DistillStage):
+            replies.append(stage.max_tokens)
+    return round(longest * LENGTH_SLACK) + max(replies, default=DEFAULT_REPLY)
