@@ -69,6 +69,7 @@ def sampling(
     endless = body.get("ignore_eos", False)
     loops = body.get("stop_loops", not endless)
     ends = () if endless else model.tokenizer.eos_ids
+    given["adapter"] = model.name if model.name in model.adapters else ""
     return SamplingParams(
         **given, max_tokens=max_tokens, stop_token_ids=ends, seed=seed, stop_loops=loops, **more
     )

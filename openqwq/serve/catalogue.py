@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from openqwq.engine.open import OpenedModel
 from openqwq.model.fit import available_memory
@@ -17,11 +17,15 @@ ANY = "*"  # as an alias: every name that is not another's
 
 @dataclass
 class Entry:
-    """One model that may be asked for; `size` is that of its files, bytes, 0 if unknown."""
+    """One model that may be asked for, or one of its adapters by that adapter's name.
+
+    `size` is that of its files, bytes, 0 if unknown.
+    """
 
     name: str
     load: Callable[[], OpenedModel]
     size: int = 0
+    adapters: tuple[str, ...] = ()
     model: OpenedModel | None = None
     users: int = 0  # requests that hold it
     used: float = 0.0  # when one last took it, seconds
@@ -38,13 +42,16 @@ class Catalogue:
     ) -> None:
         self.entries = {entry.name: entry for entry in entries}
         self.aliases, self._most = dict(aliases or {}), most
-        if len(self.entries) < len(entries):
-            names = sorted(entry.name for entry in entries)
-            raise OpenQwQError(f"two models share a name among {names}: rename a file or directory")
+        self._owners: dict[str, Entry] = {}  # by the names of models and adapters
+        for entry in entries:
+            for name in (entry.name, *entry.adapters):
+                if name in self._owners:
+                    raise OpenQwQError(f"two models are named {name!r}: rename a file or directory")
+                self._owners[name] = entry
         for alias, name in self.aliases.items():
-            if name not in self.entries:
+            if name not in self._owners:
                 raise OpenQwQError(f"the alias {alias!r} means {name!r}: name one of {self.names}")
-            if alias in self.entries:
+            if alias in self._owners:
                 raise OpenQwQError(f"the alias {alias!r} is a model's own name: choose another")
         self._loading = asyncio.Lock()
         self._released = asyncio.Event()
@@ -57,30 +64,38 @@ class Catalogue:
 
     @property
     def names(self) -> list[str]:
-        """The models' own names, in the order of the command line."""
-        return list(self.entries)
+        """The names of models, each before its adapters', in the order of the command line."""
+        return list(self._owners)
 
-    def entry(self, name: str) -> Entry:
-        """The entry that a request's `model` names; ApiError 404 if none does."""
-        name = self.aliases.get(name, name)
-        if name not in self.entries and ANY in self.aliases:
-            name = self.aliases[ANY]
-        if name not in self.entries:
+    def own_name(self, name: str) -> str:
+        """The name of the model or adapter that a request's `model` means; ApiError 404 if none."""
+        own = self.aliases.get(name, name)
+        if own not in self._owners and ANY in self.aliases:
+            own = self.aliases[ANY]
+        if own not in self._owners:
             served = ", ".join(repr(each) for each in self.names)
             text = f"model {name!r} is not served here: name one of {served}, or start with --alias"
             raise ApiError(404, text, "model", "model_not_found")
-        return self.entries[name]
+        return own
+
+    def entry(self, name: str) -> Entry:
+        """The entry that a request's `model` means; ApiError 404 if none does."""
+        return self._owners[self.own_name(name)]
 
     async def lend(self, name: str) -> AbstractContextManager[OpenedModel]:
-        """The model of that name, loaded if need be; it stays until the context ends."""
-        entry = self.entry(name)
+        """The model of that name, loaded if need be; it stays until the context ends.
+
+        An adapter is lent as its model under the adapter's name.
+        """
+        name = self.own_name(name)
+        entry = self._owners[name]
         if entry.model is None:
             async with self._loading:
                 await self._load(entry)
         assert entry.model is not None
         entry.users += 1
         entry.used = time.monotonic()
-        return self._lent(entry, entry.model)
+        return self._lent(entry, replace(entry.model, name=name))
 
     def close(self) -> None:
         """Free every model."""

@@ -17,22 +17,25 @@ def open_catalogue(options: Any) -> Catalogue:
     named = [name for name in (options.model, *options.more) if name]
     if not named:
         raise OpenQwQError("no model is named: give one, e.g. runs/demo/stage1 (see qwq models)")
-    entries = [_entry(name, options) for name in named]
+    adapters = adapters_named(options.adapter)  # of the first model, whose shapes they have
+    entries = [_entry(named[0], options, adapters)]
+    entries += [_entry(name, options, {}) for name in named[1:]]
     catalogue = Catalogue(entries, _aliases(options.alias, entries[0].name), options.loaded)
     entries[0].model = entries[0].load()
     return catalogue
 
 
-def _entry(model: str, options: Any) -> Entry:
+def _entry(model: str, options: Any, adapters: dict[str, Path]) -> Entry:
     name, size = model, 0
     if Path(model).expanduser().exists():
         path = locate(model, weights=False)
         name = path.stem if path.is_file() else path.resolve().name
         size = _size(path)
-    return Entry(name, partial(_load, model, name, options), size)
+    load = partial(_load, model, name, options, adapters)
+    return Entry(name, load, size, tuple(adapters))
 
 
-def _load(model: str, name: str, options: Any) -> OpenedModel:
+def _load(model: str, name: str, options: Any, adapters: dict[str, Path]) -> OpenedModel:
     opened = open_model(
         model,
         options.engine,
@@ -40,7 +43,7 @@ def _load(model: str, name: str, options: Any) -> OpenedModel:
         options.context,
         precision=options.precision,
         device=options.device,
-        adapters=adapters_named(options.adapter),
+        adapters=adapters,
     )
     return replace(opened, name=name)
 

@@ -13,7 +13,6 @@ from starlette.routing import Route
 
 from openqwq.serve.asking import ask_chat, require_known
 from openqwq.serve.asking_completions import ask_completion, continuation
-from openqwq.serve.catalogue import Entry
 from openqwq.serve.format_chat import ChatFormat
 from openqwq.serve.format_completions import CompletionFormat
 from openqwq.serve.history import messages
@@ -72,15 +71,14 @@ class ChatRoutes:
 
     async def models(self, _: Request) -> Response:
         """GET /v1/models, with what Anthropic's clients read in it."""
-        entries = self._service.catalogue.entries.values()
-        listed = [self._described(entry) for entry in entries]
+        listed = [self._described(name) for name in self._service.catalogue.names]
         page = {"has_more": False, "first_id": listed[0]["id"], "last_id": listed[-1]["id"]}
         return Answer({"object": "list", "data": listed, **page})
 
     async def one_model(self, request: Request) -> Response:
         """GET /v1/models/{model}."""
-        entry = self._service.catalogue.entry(request.path_params["model"])
-        return Answer(self._described(entry))
+        name = self._service.catalogue.own_name(request.path_params["model"])
+        return Answer(self._described(name))
 
     async def tokenize(self, request: Request) -> Response:
         """POST /tokenize: a text, or a chat as the template writes it."""
@@ -105,15 +103,17 @@ class ChatRoutes:
             require_known(model, body["tokens"], "tokens")
             return Answer({"text": model.tokenizer.decode(body["tokens"])})
 
-    def _described(self, entry: Entry) -> dict[str, Any]:
-        service, model = self._service, entry.model
+    def _described(self, name: str) -> dict[str, Any]:
+        service = self._service
+        entry = service.catalogue.entry(name)
+        model = entry.model
         tools = [tool["function"]["name"] for tool in service.options.tools.specifications]
-        aliases = [name for name, own in service.catalogue.aliases.items() if own == entry.name]
+        aliases = [alias for alias, own in service.catalogue.aliases.items() if own == name]
         return {
-            "id": entry.name,
+            "id": name,
             "object": "model",
             "type": "model",
-            "display_name": entry.name,
+            "display_name": name,
             "created": service.started,
             "created_at": datetime.fromtimestamp(service.started, UTC).isoformat(),
             "owned_by": "openqwq",
@@ -121,6 +121,7 @@ class ChatRoutes:
             "engine": model.engine if model else None,
             "loaded": model is not None,
             "aliases": aliases,
+            "parent": entry.name if name != entry.name else None,
             "tools": tools,
             "feedback": service.feedback is not None,
         }

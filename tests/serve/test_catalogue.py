@@ -1,9 +1,12 @@
 """Several models: by name and alias, loaded when asked for, the least recently used leaves."""
 
+import argparse
 import asyncio
+import shutil
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -12,8 +15,10 @@ import pytest
 from openqwq.engine.open import OpenedModel
 from openqwq.serve import catalogue as catalogue_module
 from openqwq.serve.catalogue import Catalogue, Entry
+from openqwq.serve.opening import open_catalogue, store_path
 from openqwq.serve.protocol import ApiError
 from openqwq.serve.server import ServerOptions
+from openqwq.serve.settings import add_serve_options
 from openqwq.types import OpenQwQError
 
 Build = Callable[..., OpenedModel]
@@ -100,6 +105,21 @@ def broken() -> OpenedModel:
     raise OpenQwQError("no such file")
 
 
+async def test_an_adapter_is_its_model_under_a_name_of_its_own(scripted: Build, serve: Any) -> None:
+    model = replace(scripted("</think>\n\nyes"), adapters=("maths",))
+    catalogue = Catalogue([Entry("base", lambda: model, adapters=("maths",))], {"gpt": "maths"})
+    with serve(catalogue) as server:
+        server = replace(server, model=model)
+        for name, adapter in (("base", ""), ("maths", "maths"), ("gpt", "maths")):
+            body = {"model": name, "messages": [{"role": "user", "content": "hi"}]}
+            answer = await asyncio.to_thread(httpx.post, server.url + CHAT, json=body)
+            _, params = model.generate.asked[-1]  # type: ignore[attr-defined]
+            assert params.adapter == adapter and answer.json()["model"] == (adapter or "base")
+        listed = await asyncio.to_thread(httpx.get, f"{server.url}/v1/models")
+    names = [(each["id"], each["parent"]) for each in listed.json()["data"]]
+    assert names == [("base", None), ("maths", "base")]
+
+
 def test_names_are_found_by_alias_and_by_the_star(shelf: Shelf) -> None:
     catalogue = Catalogue(shelf.entries, {"gpt-4o": "b"})
     assert catalogue.entry("gpt-4o").name == "b" and catalogue.entry("c").name == "c"
@@ -120,7 +140,7 @@ def test_an_alias_that_leads_nowhere_is_refused(
 
 
 def test_two_models_of_one_name_are_refused(shelf: Shelf) -> None:
-    with pytest.raises(OpenQwQError, match="share a name"):
+    with pytest.raises(OpenQwQError, match="two models are named 'a'"):
         Catalogue([*shelf.entries, shelf.entries[0]])
 
 
@@ -141,3 +161,35 @@ def test_requests_choose_their_model_and_free_it(shelf: Shelf, serve: Any) -> No
         ]
         assert listed[1]["aliases"] == ["small"] and listed[0]["context_length"] is None
     assert all(entry.users == 0 for entry in shelf.entries)
+
+
+def options(*arguments: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    add_serve_options(parser)
+    return parser.parse_args(arguments)
+
+
+def test_the_command_line_names_models_aliases_and_how_many_stay(
+    saved: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(saved, other)
+    given = options(str(saved), str(other), "--alias", "gpt-4o,big=other", "--loaded", "1")
+    catalogue = open_catalogue(given)
+    first, second = catalogue.entries.values()
+    assert (first.name, second.name) == ("tiny", "other")
+    assert first.model and not second.model and second.size > 1000
+    assert catalogue.entry("gpt-4o") is first and catalogue.entry("big") is second
+    asyncio.run(use(catalogue, "other"))
+    assert second.model and not first.model
+    catalogue.close()
+    with pytest.raises(OpenQwQError, match="no model is named"):
+        open_catalogue(options())
+
+
+def test_the_store_is_the_users_own_unless_another_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    assert store_path(None) == tmp_path / "openqwq" / "responses.sqlite"
+    assert store_path("none") is None and store_path("/x/y.db") == Path("/x/y.db")
