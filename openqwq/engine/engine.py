@@ -137,10 +137,21 @@ class Engine:
         self._progress = asyncio.Event()  # set at the end of the step, and replaced
 
     async def generate(
-        self, prompt_ids: Ids[int], params: SamplingParams, n: int = 1
+        self,
+        prompt_ids: Ids[int],
+        params: SamplingParams,
+        n: int = 1,
+        begun: Completion | None = None,
     ) -> list[Completion]:
-        """See `Generate.generate`; raises OpenQwQError where the prompt leaves no room."""
-        sequences = self._submit(prompt_ids, params, n)
+        """See `Generate.generate`; raises OpenQwQError where the prompt leaves no room.
+
+        What `interrupt` ends returns what it has, with the finish reason "cancelled". Given as
+        `begun`, with n = 1 and the member's own seed, it goes on from there: the draws are those of
+        a completion that was never interrupted.
+        """
+        if begun is not None and n != 1:
+            raise OpenQwQError(f"one completion was begun, but {n} are asked for: ask for one")
+        sequences = self._submit(prompt_ids, params, n, begun=begun)
         try:
             while any(s.finish_reason is None for s in sequences):
                 await self._step_done()
@@ -204,6 +215,14 @@ class Engine:
             if self.graphs:
                 self.graphs.forget()
 
+    def interrupt(self) -> None:
+        """End every request now, so that a training step need not wait for its longest completion.
+
+        Call it from the event loop that asked.
+        """
+        for sequence in self.scheduler.unfinished():
+            sequence.cancel()
+
     def statistics(self) -> EngineStatistics:
         """For metrics; may be asked at any time from any thread."""
         scheduler = self.scheduler
@@ -221,6 +240,7 @@ class Engine:
         params: SamplingParams,
         n: int,
         steering: Steering | None = None,
+        begun: Completion | None = None,
     ) -> list[Sequence]:
         room = room_after(prompt_ids, self.limits.max_length)
         vocab_size = self.model.config.vocab_size
@@ -245,6 +265,8 @@ class Engine:
             )
             for i in range(n)
         ]
+        if begun is not None:
+            sequences[0].go_on_from(begun)
         self.scheduler.waiting.append(Group(list(sequences)))
         return sequences
 
@@ -341,7 +363,7 @@ class Engine:
         for sequence in sequences:
             token_id = sequence.next_forced()
             forced.append(token_id)
-            masks.append(_mask(sequence) if token_id is None else None)
+            masks.append(sequence.mask() if token_id is None else None)
 
         params = [s.params for s in sequences]
         prompts = [s.prompt_ids for s in sequences]
@@ -374,12 +396,3 @@ class Engine:
         if all(number == NO_ADAPTER for number in adapters):
             return None
         return torch.tensor(adapters, device=self.device)
-
-
-def _mask(sequence: Sequence) -> bytes | None:
-    """What its grammar allows next; a grammar that breaks ends its own sequence alone."""
-    try:
-        return sequence.allowed()
-    except OpenQwQError as error:
-        sequence.cancel(error)
-        return None

@@ -29,7 +29,8 @@ class Group:
     @property
     def remaining(self) -> int:
         """Tokens still to be prefilled."""
-        return len(self.token_ids) - self.cached
+        first = self.members[0]
+        return len(first.prompt_ids) + len(first.token_ids) - self.cached
 
 
 class Scheduler:

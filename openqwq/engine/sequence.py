@@ -121,9 +121,18 @@ class Sequence:
                 self.forced = list(self.closing_ids)
         return self.forced.pop(0) if self.forced else None
 
-    def allowed(self) -> bytes | None:
-        """The grammar's mask for a token that is sampled now; None where anything may come."""
-        return self.grammar.allowed() if self.grammar and not self.think.in_thinking else None
+    def mask(self) -> bytes | None:
+        """What the grammar allows for a token that is sampled now; None where anything may come.
+
+        A grammar that breaks ends this sequence alone.
+        """
+        if self.grammar is None or self.think.in_thinking:
+            return None
+        try:
+            return self.grammar.allowed()
+        except OpenQwQError as error:
+            self.cancel(error)
+            return None
 
     def append(
         self,
@@ -154,10 +163,8 @@ class Sequence:
         """Take over the tokens of a completion of the same request that was cut short."""
         for i, token_id in enumerate(begun.token_ids):
             sampled = begun.sampled_mask[i]
-            if not sampled and self.forced:
-                self.forced.pop(0)
-            elif not sampled:
-                self.next_forced()
+            if not sampled:
+                self.next_forced()  # it is this token
             self.append(token_id, begun.log_probs[i], sampled, begun.weight_version[i])
 
     def event(self, index: int) -> TokenEvent | None:

@@ -294,3 +294,31 @@ async def test_penalties_and_a_bias_change_what_is_drawn_and_its_log_probs(
     assert turns.token_ids.count(7) == 3 and turns.token_ids.count(8) == 3
     with pytest.raises(OpenQwQError, match="logit_bias names token 99999"):
         await engine.generate(prompt(3, 0), plain(5, logit_bias=((99_999, 1.0),)))
+
+
+@pytest.mark.parametrize("budget", [None, 3])
+async def test_an_interrupted_completion_goes_on_as_if_it_had_not_been(
+    budget: int | None, start: Start, build: Build, tokenizer: Tokenizer
+) -> None:
+    thinking = tokenizer.think_open_id
+    assert thinking is not None
+    prompt = [50, 51, 52, thinking]
+    params = SamplingParams(1.0, 1.0, 0, 0.0, max_tokens=40, seed=5, thinking_budget=budget)
+    (whole,) = await start().generate(prompt, params)
+    assert len(whole.token_ids) == 40
+    engine = Engine(build(), tokenizer, EngineLimits(4, 64), thread=CallersThread())
+    asked = asyncio.ensure_future(engine.generate(prompt, params))
+    while engine.statistics().drawn_tokens < 9:
+        await asyncio.sleep(0)
+    engine.interrupt()
+    (part,) = await asked
+    assert part.finish_reason == "cancelled" and 9 <= len(part.token_ids) < 40
+    assert part.token_ids == whole.token_ids[: len(part.token_ids)]
+    engine.push(build().named_parameters(), 7)
+    (rest,) = await engine.generate(prompt, params, begun=part)
+    assert rest.token_ids == whole.token_ids
+    assert rest.sampled_mask == whole.sampled_mask
+    assert rest.log_probs == pytest.approx(whole.log_probs, abs=1e-4)
+    assert rest.weight_version == [0] * len(part.token_ids) + [7] * (40 - len(part.token_ids))
+    with pytest.raises(OpenQwQError, match="one completion was begun, but 2 are asked for"):
+        await engine.generate(prompt, params, 2, begun=part)
