@@ -21,10 +21,10 @@ from openqwq.cluster.vllm_sampler import VllmSampler
 from openqwq.config import ClusterConfig, Config
 from openqwq.engine.engine import EngineLimits
 from openqwq.model import checkpoint
-from openqwq.model.qwen2 import Qwen2
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.train.judges import Bench
 from openqwq.train.placement import Policy, SamplingStage, engine_limits
+from openqwq.train.policies import LoadedPolicy
 from openqwq.train.rl import Trainer
 from openqwq.train.run import Run
 from openqwq.types import Generate, OpenQwQError, Verifier
@@ -83,12 +83,12 @@ class RayPlacement:
 
     @contextmanager
     def policy(
-        self, run: Run, stage: SamplingStage, model: Qwen2, tokenizer: Tokenizer
+        self, run: Run, stage: SamplingStage, policy: LoadedPolicy, tokenizer: Tokenizer
     ) -> Iterator[Policy]:
-        """See `Placement.policy`; the actors load `model` from the run's directory."""
+        """See `Placement.policy`; the actors load the policy from the run's directory."""
         weights = run.directory.absolute() / f"{stage.name}.start"
         if not weights.exists():
-            checkpoint.save(model, weights, tokenizer)
+            checkpoint.save(policy.model, weights, tokenizer)
         cluster = self.config
         limits = engine_limits(run.config)
 
@@ -115,12 +115,12 @@ class RayPlacement:
 
     @contextmanager
     def generator(
-        self, run: Run, name: str, model: Qwen2, tokenizer: Tokenizer
+        self, run: Run, name: str, policy: LoadedPolicy, tokenizer: Tokenizer
     ) -> Iterator[Generate]:
         """See `Placement.generator`."""
         weights = run.directory.absolute() / f"{name}.weights"
         shutil.rmtree(weights, ignore_errors=True)
-        checkpoint.save(model, weights, tokenizer)
+        checkpoint.save(policy.model, weights, tokenizer)
         samplers = self._samplers(weights, engine_limits(run.config), run.config.precision)
         try:
             yield samplers

@@ -131,7 +131,7 @@ def _settings(
         "version": __version__,
         "model": plan.model,
         "preset": plan.preset,
-        "params": params,
+        "params": json.loads(json.dumps(params)),  # as run.json gives them back
         "seed": plan.seed,
         "tasks": {s.name: _drawn(s, plan) for s in selections},
         "data": dict(sorted(hashes.items())),

@@ -56,10 +56,16 @@ class Learner:
     """A model, or the adapter that hangs on it, with optimisers and learning-rate schedule.
 
     With an `adapter` (see `lora.attach`) only that is trained, and only that is pushed and saved.
+    `temperature` is the sampler's: log-probs are of the distribution that it draws from.
     """
 
     def __init__(
-        self, model: Qwen2, config: OptimiserConfig, steps: int, adapter: Adapter | None = None
+        self,
+        model: Qwen2,
+        config: OptimiserConfig,
+        steps: int,
+        adapter: Adapter | None = None,
+        temperature: float = 1.0,
     ) -> None:
         if adapter is not None and config.name != "adamw":
             raise OpenQwQError(
@@ -68,6 +74,7 @@ class Learner:
             )
         self.model, self.config, self.steps, self.done = model, config, steps, 0
         self.adapter = adapter
+        self.temperature = temperature
         self.device = model.device  # of the products
         betas = config.beta1, config.beta2
         trained = model if adapter is None else adapter
@@ -127,6 +134,8 @@ class Learner:
         attend = RaggedAttention(lengths, prefixes, batch.prefix_of, self.device, invariant)
         hidden = self.model(batch.token_ids, batch.position_ids, attend)
         predictors = hidden[batch.loss_positions]
+        if self.temperature != 1.0:
+            predictors = predictors / self.temperature  # logits are linear in them
         head = self.model.lm_head
         if invariant:
             return token_log_probs(predictors, head.weight, batch.targets, product=invariant_linear)

@@ -1,12 +1,12 @@
 """The configured policy objective of an RL stage, for `Learner.train_step`."""
 
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from openqwq.config import RlStage
-from openqwq.train.learner import Learner
 from openqwq.train.loss import Metrics, policy_loss
 from openqwq.train.packing import MicroBatch
 
@@ -14,8 +14,16 @@ TOKEN_BOUNDS = (0.5, 5.0)  # of a token's importance ratio
 SEQUENCE_BOUNDS = (0.99, 1.01)  # of a sequence's mean ratio
 
 
+class KlReference(Protocol):
+    """A frozen policy."""
+
+    def log_probs(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
+        """See `Learner.log_probs`."""
+        ...
+
+
 def objective(
-    stage: RlStage, reference: Learner | None = None
+    stage: RlStage, reference: KlReference | None = None
 ) -> Callable[[Tensor, MicroBatch, float], tuple[Tensor, Metrics]]:
     """See the module; `reference` is the frozen policy of the KL penalty."""
 

@@ -11,6 +11,7 @@ from openqwq.model.qwen2 import Qwen2
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.train.judges import Bench
 from openqwq.train.learner import Learner, PolicyLearner
+from openqwq.train.policies import LoadedPolicy
 from openqwq.train.rl import Trainer
 from openqwq.train.run import Run
 from openqwq.types import Generate, Verifier, WeightLink
@@ -32,15 +33,15 @@ class Placement(Protocol):
     trainer: type[Trainer]
 
     def policy(
-        self, run: Run, stage: SamplingStage, model: Qwen2, tokenizer: Tokenizer
+        self, run: Run, stage: SamplingStage, policy: LoadedPolicy, tokenizer: Tokenizer
     ) -> AbstractContextManager[Policy]:
-        """`model` as learner and sampler; a local learner trains `model` itself."""
+        """A policy as learner and sampler; a local learner trains its own weights."""
         ...
 
     def generator(
-        self, run: Run, name: str, model: Qwen2, tokenizer: Tokenizer
+        self, run: Run, name: str, policy: LoadedPolicy, tokenizer: Tokenizer
     ) -> AbstractContextManager[Generate]:
-        """Something that samples `model`, which is called `name` in the run."""
+        """Something that samples a policy, which is called `name` in the run."""
         ...
 
     async def verifiers(self, names: Iterable[str], bench: Bench) -> Mapping[str, Verifier]:
@@ -55,18 +56,21 @@ class LocalPlacement:
 
     @contextmanager
     def policy(
-        self, run: Run, stage: SamplingStage, model: Qwen2, tokenizer: Tokenizer
+        self, run: Run, stage: SamplingStage, policy: LoadedPolicy, tokenizer: Tokenizer
     ) -> Iterator[Policy]:
         """See `Placement.policy`."""
-        with local_engine(model, tokenizer, run.config) as engine:
-            yield Policy(Learner(model, stage.optimiser, stage.steps), engine, engine)
+        with local_engine(policy.model, tokenizer, run.config) as engine:
+            learner = Learner(
+                policy.model, stage.optimiser, stage.steps, policy.adapter, stage.temperature
+            )
+            yield Policy(learner, engine, engine)
 
     @contextmanager
     def generator(
-        self, run: Run, name: str, model: Qwen2, tokenizer: Tokenizer
+        self, run: Run, name: str, policy: LoadedPolicy, tokenizer: Tokenizer
     ) -> Iterator[Generate]:
         """See `Placement.generator`."""
-        with local_engine(model, tokenizer, run.config) as engine:
+        with local_engine(policy.model, tokenizer, run.config) as engine:
             yield engine
 
     async def verifiers(self, names: Iterable[str], bench: Bench) -> Mapping[str, Verifier]:

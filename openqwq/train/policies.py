@@ -1,20 +1,26 @@
 """Where a stage's weights come from, and where its result is saved."""
 
+import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from openqwq.config import Config, ShapeConfig
-from openqwq.model import checkpoint
+from openqwq.config import Config, ShapeConfig, Stage
+from openqwq.model import checkpoint, lora
+from openqwq.model.lora import TARGETS, Adapter, AdapterShape
 from openqwq.model.qwen2 import ModelConfig, Qwen2
 from openqwq.tasks.table import Table
 from openqwq.text.tokenizer import SPECIAL_TOKENS, TEXT_TOKENS, Tokenizer
-from openqwq.train.prepare import START, Prepared
+from openqwq.train.learner import Learner
+from openqwq.train.packing import MicroBatch
+from openqwq.train.prepare import BEST, START, Prepared
 from openqwq.train.run import Run
 from openqwq.train.sft import encode_examples
+from openqwq.types import OpenQwQError
 
 
 def open_tokenizer(run: Run, prepared: Prepared) -> Tokenizer:
@@ -23,7 +29,7 @@ def open_tokenizer(run: Run, prepared: Prepared) -> Tokenizer:
     if config.model:
         from openqwq.engine.open import load_tokenizer, locate
 
-        return load_tokenizer(locate(config.model))
+        return load_tokenizer(locate(base_of_adapter(config.model) or config.model))
     directory = run.directory / "tokenizer"
     if (directory / "tokenizer_config.json").exists():
         return Tokenizer.load(directory)
@@ -56,22 +62,97 @@ def _training_texts(config: Config, tables: Mapping[str, Table]) -> list[str]:
     return texts
 
 
-def load_policy(run: Run, origin: str, tokenizer: Tokenizer) -> Qwen2:
-    """The model that `origin` names: `start`, a stage of the run, `STAGE:best`, or a path."""
-    if origin == START:
-        return _start(run.config, tokenizer)
-    name = origin.replace(":best", ".best")
-    saved = run.directory / name
-    return checkpoint.load(saved if saved.exists() else Path(origin))
+@dataclass(frozen=True)
+class LoadedPolicy:
+    """A model, with the adapter that hangs on it if there is one.
+
+    `base` is what the adapter's directory names as its base: a hub id, or a path.
+    """
+
+    model: Qwen2
+    base: str
+    adapter: Adapter | None = None
 
 
-def _start(config: Config, tokenizer: Tokenizer) -> Qwen2:
-    if not config.model:
-        return fresh_model(config.shape or ShapeConfig(), tokenizer, config.seed)
+def load_policy(run: Run, origin: str, tokenizer: Tokenizer) -> LoadedPolicy:
+    """What `origin` names: `start`, a stage of the run, `STAGE:best`, or a path.
+
+    An adapter's directory gives its base with the adapter attached.
+    """
+    config = run.config
+    if origin == START and not config.model:
+        fresh = fresh_model(config.shape or ShapeConfig(), tokenizer, config.seed)
+        return LoadedPolicy(fresh, START)
+    place = config.model if origin == START else origin
+    saved = run.directory / origin.replace(BEST, best_of(""))
+    if origin != START and saved.exists():
+        place = str(saved.resolve())
+
+    base = base_of_adapter(place)
+    if base is None:
+        return LoadedPolicy(_load_weights(place), place)
+    model = _load_weights(base)
+    adapter = lora.load(Path(place), model)
+    lora.attach(model, adapter)
+    return LoadedPolicy(model, base, adapter)
+
+
+def for_stage(run: Run, stage: Stage, policy: LoadedPolicy) -> LoadedPolicy:
+    """The policy as a stage trains it: whole, with a fresh adapter, or with the one it has.
+
+    An adapter that is not continued is merged into the weights first, which are then saved as
+    `STAGE.base`, so that the next adapter's base is on disk. Raises OpenQwQError for
+    `lora = "continue"` without an adapter.
+    """
+    config = stage.lora
+    if config == "continue":
+        if policy.adapter is None:
+            raise OpenQwQError(
+                f"stages.{stage.name}.lora is 'continue', but {policy.base} has no adapter: give a "
+                "rank"
+            )
+        return policy
+
+    model = policy.model
+    base = policy.base
+    if policy.adapter is not None:
+        lora.detach(model)
+        lora.merge(model, policy.adapter)
+    if config is None:
+        model.requires_grad_(True)
+        return LoadedPolicy(model, base)
+
+    if policy.adapter is not None or base == START:
+        saved = run.directory / f"{stage.name}.base"
+        if not saved.exists():
+            checkpoint.save(model, saved)
+        base = str(saved.resolve())
+    shape = AdapterShape(config.rank, config.alpha, config.targets or TARGETS)
+    generator = torch.Generator().manual_seed(run.config.seed)
+    adapter = lora.fresh(model, shape, generator, base)
+    lora.attach(model, adapter)
+    return LoadedPolicy(model, base, adapter)
+
+
+def base_of_adapter(place: str) -> str | None:
+    """The base that a PEFT directory names; None for anything else."""
+    path = Path(place) / lora.CONFIG
+    if not path.exists():
+        return None
+    config = json.loads(path.read_text("utf-8"))
+    base = config.get("base_model_name_or_path")
+    if not base:
+        raise OpenQwQError(
+            f"{path} names no base_model_name_or_path: write the adapter's base there"
+        )
+    return str(base)
+
+
+def _load_weights(place: str) -> Qwen2:
     from openqwq.engine.open import locate
     from openqwq.model import gguf
 
-    source = locate(config.model)
+    source = locate(place)
     return gguf.load(source) if source.is_file() else checkpoint.load(source)
 
 
@@ -89,7 +170,38 @@ def fresh_model(shape: ShapeConfig, tokenizer: Tokenizer, seed: int) -> Qwen2:
     return model
 
 
-def save_policy(run: Run, name: str, model: Qwen2, tokenizer: Tokenizer) -> None:
-    """Save `model` as `name` in the run's directory, in place of what was there."""
+def best_of(stage: str) -> str:
+    """The directory of a stage's best policy."""
+    return f"{stage}.best"
+
+
+def save_policy(run: Run, name: str, policy: LoadedPolicy, tokenizer: Tokenizer) -> None:
+    """Save a policy, or its adapter alone, as `name` in the run's directory."""
     with run.replacing(name) as directory:
-        checkpoint.save(model, directory, tokenizer)
+        if policy.adapter is None:
+            checkpoint.save(policy.model, directory, tokenizer)
+        else:
+            lora.save(policy.adapter, directory)
+
+
+class AdapterAsItWas:
+    """The policy with the adapter's values of now, for a KL penalty while the adapter moves on."""
+
+    def __init__(self, learner: Learner, adapter: Adapter) -> None:
+        self._learner = learner
+        self._adapter = adapter
+        self._then = _values(adapter)
+
+    def log_probs(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
+        """See `Learner.log_probs`; without gradients."""
+        now = _values(self._adapter)
+        self._adapter.load(self._then)
+        try:
+            with torch.no_grad():
+                return self._learner.log_probs(batch)
+        finally:
+            self._adapter.load(now)
+
+
+def _values(adapter: Adapter) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in adapter.named_parameters()}

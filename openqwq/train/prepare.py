@@ -73,6 +73,7 @@ def _check_names(config: Config, stage: Stage, earlier: Sequence[Stage]) -> None
         raise OpenQwQError(
             f"{path}.lora is 'continue', but no adapter was made before: give a rank"
         )
+    _check_lora(config, stage)
     if isinstance(stage, RlStage):
         for use in judges_used(stage):
             _check_use(use, f"{path}.rewards", earlier)
@@ -80,6 +81,27 @@ def _check_names(config: Config, stage: Stage, earlier: Sequence[Stage]) -> None
             _check_origin(stage.reference, f"{path}.reference", config, earlier)
     if isinstance(stage, DistillStage) and not stage.teacher:
         raise OpenQwQError(f"{path}.teacher is empty: name a checkpoint, a stage or an endpoint")
+
+
+def _check_lora(config: Config, stage: Stage) -> None:
+    """Where adapters, and temperatures other than 1, cannot be trained yet."""
+    path = f"stages.{stage.name}"
+    learners = config.cluster.learners
+    if stage.lora is not None:
+        if config.deterministic:
+            raise OpenQwQError(f"{path}.lora with deterministic = true: train whole weights there")
+        if learners:
+            raise OpenQwQError(
+                f"{path}.lora with cluster.learners {learners}: adapters are trained in one "
+                "process, cluster.learners = 0"
+            )
+        if isinstance(stage, RewardModelStage):
+            raise OpenQwQError(f"{path}.lora: a reward model is trained whole; leave lora out")
+    if isinstance(stage, RlStage | DistillStage) and stage.temperature != 1.0 and learners:
+        raise OpenQwQError(
+            f"{path}.temperature is {stage.temperature} with cluster.learners {learners}: it must "
+            "be 1.0 there"
+        )
 
 
 def _check_origin(origin: str, path: str, config: Config, earlier: Sequence[Stage]) -> None:

@@ -13,8 +13,8 @@ from openqwq.train.checks import check_first_batch, check_log_prob_gap, max_log_
 from openqwq.train.curriculum import Curriculum
 from openqwq.train.describe import describe_batch, rollout_rows
 from openqwq.train.episodes import Attempt
-from openqwq.train.learner import Learner, PolicyLearner
-from openqwq.train.objective import objective
+from openqwq.train.learner import PolicyLearner
+from openqwq.train.objective import KlReference, objective
 from openqwq.train.packing import MicroBatch, pack_trajectories
 from openqwq.train.rewards import ErrorShare, with_limits_applied
 from openqwq.train.rollouts import Prompt, RolloutRunner, trajectories
@@ -57,7 +57,7 @@ class Trainer:
     runner: RolloutRunner
     link: WeightLink
     curriculum: Curriculum
-    reference: Learner | None = None
+    reference: KlReference | None = None
     evaluate: Evaluate = no_evaluation
     errors: ErrorShare = field(default_factory=lambda: ErrorShare(1.0))
 
@@ -119,7 +119,7 @@ class Trainer:
         stage = self.stage
         step = self.learner.done
         self.run.add_rollouts(stage.name, rollout_rows(step, batch.groups, batch.trained))
-        self.errors.count([attempt.score for attempt in batch.attempts])
+        self._count_errors(step, batch)
         if not batch.judged:
             raise OpenQwQError(
                 f"the judges failed on the whole batch of step {step} "
@@ -140,6 +140,15 @@ class Trainer:
         counts = {"groups": len(batch.groups), "refills": batch.refills}
         restarts = {"restarts": self.curriculum.restarts} if self.curriculum.restarts else {}
         return {**described, **counts, **restarts, **metrics}
+
+    def _count_errors(self, step: int, batch: Batch) -> None:
+        """Log what judges raised; raises OpenQwQError where they fail too often."""
+        details: dict[str, None] = {}
+        for attempt in batch.attempts:
+            if attempt.score.status == "error":
+                details[f"{attempt.task.id}: {attempt.score.detail}"] = None
+        self.run.add_errors(self.stage.name, step, details)
+        self.errors.count([attempt.score for attempt in batch.attempts])
 
     def batch(self, groups: Groups, refills: int) -> Batch:
         """A step's rollouts, from its groups with their keys."""

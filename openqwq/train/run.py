@@ -16,12 +16,13 @@ from openqwq.config import Config, dump_config, load_config
 from openqwq.data.files import explained, open_atomically, write_atomically
 from openqwq.train.resume import check_resumable
 from openqwq.train.trackers import Tracker, numbers_of, open_trackers
-from openqwq.types import OpenQwQError
+from openqwq.types import OpenQwQError, Products
 
 CONFIG = "config.toml"
+PRECISION = "precision.json"  # in which the run multiplies
 FINISHED = "finished.json"  # the steps of each stage whose result is saved
 # What a start writes before the first step; a run that failed by then may begin again.
-PREPARED = {CONFIG, "data.lock", "python", "tokenizer", "tensorboard"}
+PREPARED = {CONFIG, PRECISION, "data.lock", "python", "tokenizer", "tensorboard"}
 
 
 class Resumable(Protocol):
@@ -104,6 +105,19 @@ class Run:
         path = self.directory / FINISHED
         found = json.loads(path.read_text()) if path.exists() else {}
         write_atomically(path, json.dumps({**found, stage: steps}, indent=1).encode())
+
+    def recorded_precision(self) -> Products | None:
+        """What the run has multiplied in so far; None where it has not begun."""
+        path = self.directory / PRECISION
+        found: Products | None = None
+        if path.exists():
+            found = json.loads(path.read_text())
+        return found
+
+    def record_precision(self, products: Products) -> None:
+        """Keep what the run multiplies in, so that it goes on in the same."""
+        if self.recorded_precision() != products:
+            write_atomically(self.directory / PRECISION, json.dumps(products).encode())
 
     @contextmanager
     def replacing(self, name: str) -> Iterator[Path]:

@@ -16,6 +16,7 @@ from openqwq.config import (
     SftStage,
     Stage,
 )
+from openqwq.model import precision
 from openqwq.model.device import chosen_device
 from openqwq.model.qwen2 import Qwen2
 from openqwq.text.template import encode_chat
@@ -24,11 +25,19 @@ from openqwq.train import held_out
 from openqwq.train.curriculum import Curriculum
 from openqwq.train.judges import Bench, open_bench
 from openqwq.train.learner import Learner, PolicyLearner
+from openqwq.train.objective import KlReference
 from openqwq.train.placement import LocalPlacement, Placement, with_max_length
-from openqwq.train.policies import load_policy, open_tokenizer, save_policy
+from openqwq.train.policies import (
+    AdapterAsItWas,
+    LoadedPolicy,
+    best_of,
+    for_stage,
+    load_policy,
+    open_tokenizer,
+    save_policy,
+)
 from openqwq.train.preference_stage import fit_reward_model, row_pairs, sampled_pairs
 from openqwq.train.prepare import (
-    BEST,
     LANGUAGE_MODEL,
     PREVIOUS,
     REWARD_MODEL,
@@ -42,7 +51,7 @@ from openqwq.train.rewards import VERIFIER, ErrorShare, Rewards, Term, judges_us
 from openqwq.train.rollouts import RolloutRunner
 from openqwq.train.run import Progress, Run
 from openqwq.train.sft import TaskStream, train_sft
-from openqwq.types import Environment, Generate, Verifier
+from openqwq.types import Environment, Generate, Products, Verifier
 from openqwq.verify.judge import RewardModelJudge
 
 DEFAULT_REPLY = 1024  # tokens, where no stage says how long a reply may be
@@ -80,7 +89,7 @@ class Stages:
     verifiers: dict[str, Verifier] = field(default_factory=dict)
     environments: dict[str, Environment] = field(default_factory=dict)
     previous: str = START  # the name of the newest policy
-    _model: Qwen2 | None = None  # its weights, where they are in memory
+    _policy: LoadedPolicy | None = None  # its weights, where they are in memory
 
     async def open(self) -> None:
         """Open every judge and environment that the tables name."""
@@ -114,26 +123,26 @@ class Stages:
         """Supervised fine-tuning."""
         stream = TaskStream(self.prepared.of(stage), stage, self._seed(stage))
         if self.run.finished(stage.name) == stream.steps:
-            self._model = None
+            self._policy = None
             return
-        model = self.origin(stage)
-        learner = Learner(model, stage.optimiser, stream.steps)
-        evaluate = self.evaluator(stage, learner, model)
+        policy = self.origin(stage)
+        learner = Learner(policy.model, stage.optimiser, stream.steps, policy.adapter)
+        evaluate = self.evaluator(stage, learner, policy)
         with self._shown(stage.name, stream.steps) as report:
             await train_sft(self.run, stage, learner, self.tokenizer, stream, report, evaluate)
-        self.keep(stage, model, stream.steps)
+        self.keep(stage, policy, stream.steps)
 
     async def reinforce(self, stage: RlStage) -> None:
         """RL on the stage's tables, by its rewards."""
         if self.run.finished(stage.name) == stage.steps:
-            self._model = None
+            self._policy = None
             return
-        model = self.origin(stage)
-        reference = self.reference(stage, model)
+        policy = self.origin(stage)
         rewards = await self.rewards(stage)
         curriculum = Curriculum(self.prepared.of(stage), stage.data, self._seed(stage))
         place = self.placement
-        with place.policy(self.run, stage, model, self.tokenizer) as (learner, generate, link):
+        roles = place.policy(self.run, stage, policy, self.tokenizer)
+        with roles as (learner, generate, link):
             trainer = place.trainer(
                 self.run,
                 stage,
@@ -141,21 +150,21 @@ class Stages:
                 self.runner(generate, rewards, stage.max_turns),
                 link,
                 curriculum,
-                reference,
-                self.evaluator(stage, learner, model, generate),
+                self.reference(stage, policy, learner),
+                self.evaluator(stage, learner, policy, generate),
                 ErrorShare(stage.max_error_share),
             )
             with self._shown(stage.name, stage.steps) as report:
                 await trainer.train(report)
-            take_weights(model, learner)
-        self.keep(stage, model, stage.steps)
+            take_weights(policy, learner)
+        self.keep(stage, policy, stage.steps)
 
     async def model_rewards(self, stage: RewardModelStage) -> None:
         """A reward model; the policy stays what it was."""
         epochs = max(1, round(stage.epochs))
         if self.run.finished(stage.name) == epochs:
             return
-        policy = self.origin(stage)
+        policy = self.loaded(self._origin_of(stage))
         tables = self.prepared.of(stage)
         with self.placement.generator(self.run, self.previous, policy, self.tokenizer) as generate:
             runner = self.runner(generate, verdicts_only(self.verifiers), max_turns=1)
@@ -163,39 +172,68 @@ class Stages:
             if stage.pairs is not None:
                 pairs = await sampled_pairs(tables, stage.pairs, runner, self.run.config.seed)
         with self._shown(stage.name, epochs) as report:
-            fit_reward_model(self.run, stage, policy, runner, pairs, report)
+            fit_reward_model(self.run, stage, policy.model, runner, pairs, report)
         self.run.finish(stage.name, epochs)
 
     async def distil(self, stage: DistillStage) -> None:
         """On-policy distillation from a teacher."""
         raise NotImplementedError
 
-    def origin(self, stage: Stage) -> Qwen2:
-        """The weights that a stage starts with, on the run's device."""
-        name = self.previous if stage.from_ == PREVIOUS else stage.from_
-        if self._model is None or name != self.previous:
-            self._model = self.load(name)
-        return self._model
+    def origin(self, stage: Stage) -> LoadedPolicy:
+        """The policy that a stage trains, with its adapter, in the run's precision."""
+        policy = for_stage(self.run, stage, self.loaded(self._origin_of(stage)))
+        products = self.products(policy.model)
+        precision.prepare(policy.model, products, trained=policy.adapter is None)
+        self._policy = policy
+        return policy
 
-    def load(self, origin: str) -> Qwen2:
+    def _origin_of(self, stage: Stage) -> str:
+        return self.previous if stage.from_ == PREVIOUS else stage.from_
+
+    def loaded(self, name: str) -> LoadedPolicy:
+        """A policy on the run's device, from memory where it is the newest one."""
+        if self._policy is None or name != self.previous:
+            self._policy = self.load(name)
+        return self._policy
+
+    def load(self, origin: str) -> LoadedPolicy:
         """A policy on the run's device; the first one settles the engine's length."""
-        model = load_policy(self.run, origin, self.tokenizer)
+        policy = load_policy(self.run, origin, self.tokenizer)
         config = self.run.config
         if not config.engine.max_length:
             needed = needed_length(self.prepared, self.tokenizer)
-            context = model.config.max_position_embeddings
+            context = policy.model.config.max_position_embeddings
             self.run.config = with_max_length(config, min(needed, context))
-        return model.to(chosen_device(config.device))
+        policy.model.to(chosen_device(config.device))
+        products = self.products(policy.model)
+        precision.prepare(policy.model, products, trained=policy.adapter is None)
+        return policy
 
-    def reference(self, stage: RlStage, model: Qwen2) -> Learner | None:
+    def products(self, model: Qwen2) -> Products:
+        """What the run multiplies in; `auto` is measured once and kept for the run."""
+        asked = self.run.config.precision
+        recorded = self.run.recorded_precision()
+        if asked == "auto" and recorded is not None:
+            return recorded
+        chosen = precision.chosen_products(asked, model.config, model.device)
+        self.run.record_precision(chosen)
+        return chosen
+
+    def reference(
+        self, stage: RlStage, policy: LoadedPolicy, learner: PolicyLearner
+    ) -> KlReference | None:
         """The frozen policy of the KL penalty, where the stage has one."""
         if not stage.kl_coefficient:
             return None
-        if stage.reference == START:
-            frozen = deepcopy(model)
-        else:
+        if stage.reference != START:
             frozen = self.load(stage.reference)
-        return Learner(frozen, stage.optimiser, 0)
+            return Learner(frozen.model, stage.optimiser, 0, frozen.adapter)
+        if policy.adapter is None:
+            return Learner(deepcopy(policy.model), stage.optimiser, 0)
+        assert isinstance(learner, Learner)  # adapters are trained in this process
+        if stage.lora == "continue":
+            return AdapterAsItWas(learner, policy.adapter)
+        return learner.reference()
 
     async def rewards(self, stage: RlStage) -> Rewards:
         """The stage's rewards, with reward models of earlier stages and your own functions."""
@@ -234,11 +272,11 @@ class Stages:
             self.run.config.engine.max_length,
         )
 
-    def keep(self, stage: Stage, model: Qwen2, steps: int) -> None:
+    def keep(self, stage: Stage, policy: LoadedPolicy, steps: int) -> None:
         """Save a stage's policy and note that it is finished."""
-        save_policy(self.run, stage.name, model, self.tokenizer)
+        save_policy(self.run, stage.name, policy, self.tokenizer)
         self.run.finish(stage.name, steps)
-        self._model = model
+        self._policy = policy
 
     async def evaluate_once(self, name: str, stage: Stage | None) -> None:
         """Evaluate the newest policy, unless that was done after as many steps."""
@@ -248,9 +286,8 @@ class Stages:
         settings = held_out.settings_of(self.run.config, self.prepared.tables, stage)
         if not settings.tables:
             return
-        if self._model is None:
-            self._model = self.load(self.previous)
-        with self.placement.generator(self.run, name, self._model, self.tokenizer) as generate:
+        policy = self.loaded(self.previous)
+        with self.placement.generator(self.run, name, policy, self.tokenizer) as generate:
             await self._evaluate(name, done, settings, generate)
 
     async def _evaluate(
@@ -264,7 +301,11 @@ class Stages:
             )
 
     def evaluator(
-        self, stage: Stage, learner: PolicyLearner, model: Qwen2, generate: Generate | None = None
+        self,
+        stage: Stage,
+        learner: PolicyLearner,
+        policy: LoadedPolicy,
+        generate: Generate | None = None,
     ) -> Callable[[int], Awaitable[dict[str, Any]]]:
         """What a stage calls while it runs; keeps the best policy as `STAGE.best`."""
         settings = held_out.settings_of(self.run.config, self.prepared.tables, stage)
@@ -274,11 +315,11 @@ class Stages:
             if generate is not None:
                 found = await self._evaluate(name, done, settings, generate)
             else:
-                with self.placement.generator(self.run, name, model, self.tokenizer) as sampler:
+                with self.placement.generator(self.run, name, policy, self.tokenizer) as sampler:
                     found = await self._evaluate(name, done, settings, sampler)
             if held_out.is_best(self.run, stage, done, found):
-                take_weights(model, learner)
-                save_policy(self.run, stage.name + BEST.replace(":", "."), model, self.tokenizer)
+                take_weights(policy, learner)
+                save_policy(self.run, best_of(stage.name), policy, self.tokenizer)
             return found
 
         return evaluate
@@ -298,10 +339,12 @@ def verdicts_only(verifiers: Mapping[str, Verifier]) -> Rewards:
     return Rewards(verifiers, {}, [Term(VERIFIER, 1.0, None, RewardConfig(VERIFIER))])
 
 
-def take_weights(model: Qwen2, learner: PolicyLearner) -> None:
+def take_weights(policy: LoadedPolicy, learner: PolicyLearner) -> None:
     """The trained weights, which are elsewhere on a cluster."""
+    if isinstance(learner, Learner) and learner.model is policy.model:
+        return
     with torch.no_grad():
-        parameters = dict(model.named_parameters())
+        parameters = dict(policy.model.named_parameters())
         for name, value in learner.named_params():
             parameters[name].copy_(value)
 

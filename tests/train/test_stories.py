@@ -1,0 +1,254 @@
+"""What a researcher does in the first week, on a tiny model: own rows, rewards, traces, worlds."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli_w
+import torch
+from safetensors.torch import load_file
+
+from openqwq.cli import main
+from openqwq.config import ShapeConfig
+from openqwq.model import checkpoint
+from openqwq.text.tokenizer import Tokenizer
+from openqwq.train.policies import fresh_model
+
+SUMS = [
+    {"question": f"What is {a} + {b}?", "answer": f"so #### {a + b}"}
+    for a in range(9)
+    for b in range(5)
+]
+RL = {
+    "name": "rl",
+    "kind": "rl",
+    "steps": 2,
+    "prompts_per_step": 4,
+    "group_size": 4,
+    "max_tokens": 8,
+    "checkpoint_every": 1,
+    "skip_checks": ["ends", "rewards"],
+    "data": {"sums": 1.0},
+}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pretrained model, as far as its files go."""
+    directory = tmp_path_factory.mktemp("base") / "model"
+    texts = [row["question"] + row["answer"] for row in SUMS] * 4
+    tokenizer = Tokenizer.train(texts, 320)
+    shape = ShapeConfig(32, 64, 1, 2, 1, max_position_embeddings=256)
+    checkpoint.save(fresh_model(shape, tokenizer, 0), directory, tokenizer)
+    return directory
+
+
+def written(folder: Path, base: Path, stages: list[dict[str, Any]], **data: Any) -> Path:
+    """A config file with its rows in a folder."""
+    (folder / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in SUMS))
+    sums = {
+        "rows": "sums.jsonl",
+        "prompt": "{question} Put it in \\boxed{}.",
+        "system": "You are careful.",
+        "answer": "{answer}",
+        "answer_pattern": "#### (.+)",
+        "held_out": 0.2,
+    }
+    tree = {
+        "model": str(base),
+        "threads": 1,
+        "engine": {"slots": 32},
+        "evaluation": {"limit": 3, "samples": 1},
+        "sandbox": {"workers": 1},
+        "data": {"sums": sums, **data},
+        "stages": stages,
+    }
+    path = folder / "run.toml"
+    path.write_text(tomli_w.dumps(tree))
+    return path
+
+
+def records(run: Path, stage: str) -> list[dict[str, Any]]:
+    lines = (run / "log.jsonl").read_text().splitlines()
+    return [record for record in map(json.loads, lines) if record["stage"] == stage]
+
+
+def train(config: Path, out: Path, *more: str) -> int:
+    return main(["train", str(config), "--out", str(out), *more])
+
+
+def test_rl_on_my_rows_with_an_adapter_is_evaluated_before_during_and_after(
+    base: Path, tmp_path: Path
+) -> None:
+    stage = RL | {"lora": {"rank": 2}, "evaluate": {"every": 1, "data": ["sums"]}}
+    config = written(tmp_path, base, [stage])
+    assert train(config, tmp_path / "run") == 0
+    names = {path.stem for path in (tmp_path / "run" / "evaluation").iterdir()}
+    assert names == {"start", "rl@1", "rl"}
+    assert "held_out" in records(tmp_path / "run", "rl")[1]
+    adapter = json.loads((tmp_path / "run" / "rl" / "adapter_config.json").read_text())
+    assert (adapter["r"], adapter["base_model_name_or_path"]) == (2, str(base))
+    assert (tmp_path / "run" / "data.lock").exists()
+    text = (tmp_path / "run" / "rollouts" / "rl.jsonl").read_text().splitlines()
+    assert "You are careful." not in text[0] and "Put it in" in json.loads(text[0])["question"]
+
+
+def test_more_steps_continue_the_adapter_and_another_run_starts_from_it(
+    base: Path, tmp_path: Path
+) -> None:
+    stage = RL | {"lora": {"rank": 2}}
+    config = written(tmp_path, base, [stage])
+    run = tmp_path / "run"
+    assert train(config, run) == 0
+    first = load_file(run / "rl" / "adapter_model.safetensors")
+    assert train(config, run, "--resume", "--set", "stages.rl.steps=4") == 0
+    assert len([r for r in records(run, "rl") if "reward" in r]) == 4
+    second = load_file(run / "rl" / "adapter_model.safetensors")
+    assert first.keys() == second.keys()
+
+    (tmp_path / "other").mkdir()
+    onward = written(tmp_path / "other", run / "rl", [RL | {"lora": "continue"}])
+    assert train(onward, tmp_path / "onward") == 0
+    config_json = json.loads((tmp_path / "onward" / "rl" / "adapter_config.json").read_text())
+    assert config_json["base_model_name_or_path"] == str(base)
+
+
+REWARDS = """
+def brevity(task, completion):
+    if task.id.endswith(FAILING):
+        raise ValueError("no reward for this row")
+    assert completion.answer is not None or completion.thinking is not None
+    return -0.01 * len(completion)
+
+
+async def slow(task, completion):
+    return None
+"""
+
+
+def test_my_reward_is_weighted_in_and_what_it_raises_is_an_error_in_the_log(
+    base: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "rewards.py").write_text(f'FAILING = ("0", "1", "2")\n{REWARDS}')
+    uses = [{"use": "verifier"}, {"use": "rewards.py:brevity", "weight": 0.5}]
+    stage = RL | {"rewards": uses, "max_error_share": 0.9, "informative": "reward"}
+    assert train(written(tmp_path, base, [stage]), tmp_path / "run") == 0
+    (first, *_) = records(tmp_path / "run", "rl")
+    assert first["errors"] == first["status"]["error"] > 0
+    assert first["rewards"]["brevity"] < 0
+    errors = (tmp_path / "run" / "errors.jsonl").read_text()
+    assert "no reward for this row" in errors and "Traceback" in errors
+
+
+def test_a_reward_that_fails_too_often_stops_the_run_by_name(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "rewards.py").write_text(f'FAILING = ("",)\n{REWARDS}')
+    stage = RL | {"rewards": [{"use": "rewards.py:slow"}], "group_size": 16}
+    assert train(written(tmp_path, base, [stage]), tmp_path / "run") == 2
+    error = capsys.readouterr().err
+    assert "max_error_share" in error and "returned None" in error
+
+
+@pytest.mark.parametrize(
+    ("use", "message"),
+    [
+        ("nowhere.py:f", "nowhere.py does not exist"),
+        ("rewards.py:missing", "has no 'missing'"),
+        ("maths", "did you mean 'math'"),
+        ("stage:taste", "no reward_model stage"),
+    ],
+)
+def test_a_reward_that_stands_for_nothing_is_refused_before_the_run_exists(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], use: str, message: str
+) -> None:
+    (tmp_path / "rewards.py").write_text("def f(task, completion): return 1.0\n")
+    config = written(tmp_path, base, [RL | {"rewards": [{"use": use}]}])
+    assert train(config, tmp_path / "run") == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_my_traces_are_imitated_then_trained_on(base: Path, tmp_path: Path) -> None:
+    rows = []
+    for row in SUMS[:20]:
+        answer = row["answer"].rpartition(" ")[2]
+        reply = {"role": "assistant", "content": f"\\boxed{{{answer}}}"}
+        if len(rows) % 2:
+            reply["reasoning_content"] = "add them"
+        else:
+            reply["content"] = f"<think>\nadd them\n</think>\n\n{reply['content']}"
+        asked = row["question"].replace("What is", "Add")
+        rows.append({"messages": [{"role": "user", "content": asked}, reply]})
+    (tmp_path / "traces.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    sft = {"name": "sft", "kind": "sft", "epochs": 2, "batch_size": 8, "data": {"traces": 1.0}}
+    config = written(tmp_path, base, [sft, RL], traces={"rows": "traces.jsonl"})
+    assert train(config, tmp_path / "run") == 0
+    losses = [r["cross_entropy"] for r in records(tmp_path / "run", "sft")]
+    assert len(losses) == 5  # 2 x 20 rows, 8 at a time
+    before = load_file(base / "model.safetensors")
+    after = load_file(tmp_path / "run" / "sft" / "model.safetensors")
+    assert any(not torch.equal(before[name], value) for name, value in after.items())
+
+
+WORLD = '''
+import random
+from openqwq.types import Message, Observation, Score
+
+
+class Guess:
+    """Guess a digit: one hint, two turns."""
+
+    def __init__(self, largest=9):
+        self.largest = largest
+
+    async def reset(self, task, seed):
+        return Episode(random.Random(seed).randint(0, self.largest))
+
+
+class Episode:
+    def __init__(self, secret):
+        self.secret, self.said = secret, ""
+
+    async def step(self, reply, malformed_calls):
+        done = bool(self.said)
+        self.said = reply["content"]
+        hint = Message(role="user", content="Once more.")
+        return Observation(() if done else (hint,), done)
+
+    async def score(self):
+        right = str(self.secret) in self.said
+        return Score(float(right) - 0.001 * len(self.said), "correct" if right else "wrong")
+
+    async def close(self):
+        pass
+'''
+
+
+def test_my_environment_plays_its_turns_and_scores_itself(base: Path, tmp_path: Path) -> None:
+    (tmp_path / "world.py").write_text(WORLD)
+    rows = [{"prompt": f"Guess {i}."} for i in range(8)]
+    (tmp_path / "guess.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    guess = {"rows": "guess.jsonl", "environment": "world.py:Guess", "options": {"largest": 3}}
+    stage = RL | {"data": {"guess": 1.0}, "max_turns": 2, "informative": "reward"}
+    assert train(written(tmp_path, base, [stage], guess=guess), tmp_path / "run") == 0
+    lines = (tmp_path / "run" / "rollouts" / "rl.jsonl").read_text().splitlines()
+    assert any("Once more." in json.loads(line)["text"] for line in lines)
+
+
+def test_my_preferences_make_a_reward_model_whose_gold_is_logged_next_to_it(
+    base: Path, tmp_path: Path
+) -> None:
+    rows = [
+        {"prompt": row["question"], "chosen": "yes please", "rejected": "no"} for row in SUMS[:24]
+    ]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    pairs = {"rows": "pairs.jsonl", "held_out": 0.25}
+    taste = {"name": "taste", "kind": "reward_model", "epochs": 1, "data": {"pairs": 1.0}}
+    stage = RL | {"rewards": [{"use": "stage:taste"}]}
+    assert train(written(tmp_path, base, [taste, stage], pairs=pairs), tmp_path / "run") == 0
+    (first, *_) = records(tmp_path / "run", "rl")
+    assert {"taste", "verifier"} <= first["rewards"].keys()
+    report = json.loads((tmp_path / "run" / "taste.json").read_text())
+    assert report["held_out"]["pairs"] > 0
