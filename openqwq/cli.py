@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from openqwq import __version__
+from openqwq.config import find_config
 from openqwq.engine.verbs import (
     add_convert_verb,
     add_fit_verb,
@@ -22,6 +23,7 @@ from openqwq.engine.verbs import (
 from openqwq.sandbox.verbs import add_sandbox_verb
 from openqwq.serve.feedback import add_feedback_verb
 from openqwq.serve.settings import add_serve_options, add_talk_options, apply_settings
+from openqwq.train.data_verbs import add_collect_verb, add_data_verb
 from openqwq.types import OpenQwQError
 
 if TYPE_CHECKING:
@@ -68,7 +70,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     _add_run_options(demo, "runs/demo")
     demo.set_defaults(verb=demo_verb, configs=[], plan=False)
     train = verbs.add_parser("train", help="a run from config files")
-    train.add_argument("configs", nargs="+", type=_config_path, metavar="CONFIG.toml")
+    train.add_argument("configs", nargs="+", type=find_config, metavar="CONFIG.toml")
     train.add_argument("--plan", action="store_true", help="memory and time on a cluster; no run")
     _add_run_options(train, None)
     train.set_defaults(verb=train_verb)
@@ -76,6 +78,8 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     report.add_argument("run", type=Path, help="a run directory")
     report.set_defaults(verb=report_verb)
     _add_eval_verb(verbs.add_parser("eval", help="benchmarks, as their authors score them"))
+    add_data_verb(verbs.add_parser("data", help="what a run would ask, before any training"))
+    add_collect_verb(verbs.add_parser("collect", help="a teacher's right answers as rows"))
     chat = verbs.add_parser("chat", help="talk to a model in the terminal")
     add_talk_options(chat)
     chat.set_defaults(verb=chat_verb)
@@ -186,12 +190,6 @@ def train_verb(options: argparse.Namespace) -> None:
     _report(options.out)
 
 
-def _config_path(name: str) -> Path:
-    """A file, or the name of a config that comes with the package."""
-    shipped = MINI.parent / f"{name.removesuffix('.toml')}.toml"
-    return shipped if shipped.exists() and not Path(name).exists() else Path(name)
-
-
 def _train(config: "Config", options: argparse.Namespace) -> None:
     from openqwq.data.hub import DataLock
     from openqwq.train.prepare import prepare
@@ -253,7 +251,7 @@ def eval_verb(options: argparse.Namespace) -> None:
         suite.print_comparison(compare_runs(*options.compare))
         return
     if options.contamination:
-        suite.search_contamination(names, library, _config_path(options.contamination))
+        suite.search_contamination(names, library, find_config(options.contamination))
         return
     if not (options.model or options.rescore):
         raise OpenQwQError("no MODEL was named: give a checkpoint, a GGUF file or a hub id")

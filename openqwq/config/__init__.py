@@ -12,6 +12,7 @@ from openqwq.config.stages import SftStage as SftStage
 from openqwq.config.stages import Stage as Stage
 from openqwq.config.stages import ThinkingConfig as ThinkingConfig
 from openqwq.config.toml import dump_config as dump_config
+from openqwq.config.toml import find_config as find_config
 from openqwq.config.toml import load_config as load_config
 from openqwq.config.tree import ClusterConfig as ClusterConfig
 from openqwq.config.tree import Config as Config

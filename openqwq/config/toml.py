@@ -17,7 +17,14 @@ Table = dict[str, Any]
 
 # Keys of a [data] table that name files.
 DATA_FILES = ("rows", "held_out")
+SHIPPED = Path(__file__).parents[1] / "configs"
 USER_CODE = re.compile(r"[^:]+\.py:[A-Za-z_]\w*")
+
+
+def find_config(name: str) -> Path:
+    """A file, or the name of a config that comes with the package."""
+    shipped = SHIPPED / f"{name.removesuffix('.toml')}.toml"
+    return shipped if shipped.exists() and not Path(name).exists() else Path(name)
 
 
 def load_config(files: Sequence[Path], overrides: Sequence[str] = ()) -> Config:

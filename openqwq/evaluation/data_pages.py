@@ -13,6 +13,7 @@ from rich.text import Text
 
 from openqwq.data.files import write_atomically
 from openqwq.evaluation.data_report import DataReport, StageFit, TableReport
+from openqwq.evaluation.visible import visible
 
 BARS = 10  # of a histogram
 BAR_WIDTH = 30  # characters
@@ -55,6 +56,7 @@ def write_page(report: DataReport, path: Path) -> None:
         loader=folder, autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     environment.globals |= {"histogram": histogram, "problems": problems}
+    environment.filters["visible"] = visible
     page = environment.get_template("data_report.html.jinja").render(report=report)
     write_atomically(path, page.encode())
 
@@ -73,25 +75,27 @@ def problems(table: TableReport) -> list[str]:
     found: list[str] = []
     golds = table.golds
     if golds.failures:
-        found.append(f"{len(golds.failures)} of {golds.judged} golds fail their own verifier")
+        found.append(f"{len(golds.failures)} of {golds.judged} golds fail with their own verifier")
     found += [fit.fault for fit in table.fits if fit.too_long]
     if table.rows.skipped:
-        found.append(f"{len(table.rows.skipped)} rows cannot be used")
+        found.append(f"rows that cannot be used: {len(table.rows.skipped)}")
     if table.duplicates:
-        found.append(f"{len(table.duplicates)} rows ask what another row asks")
+        found.append(f"rows that ask what another row asks: {len(table.duplicates)}")
     if table.overlaps:
-        found.append(f"{len(table.overlaps)} rows share text with benchmark items")
+        found.append(f"rows that share text with benchmark items: {len(table.overlaps)}")
     return found
 
 
 def _print_table(console: Console, table: TableReport) -> None:
     console.rule(f"[bold]{escape(table.name)}[/]", align="left")
     rows = table.rows
-    train = "without end" if rows.train is None else str(rows.train)
+    train = "new ones without end"
+    if rows.train is not None:
+        train = f"{rows.train}, {100 * rows.used_share:.0f}% of the rows"
     verifiers = ", ".join(f"{name or 'none'} {count}" for name, count in table.verifiers.items())
     lines = [
         f"origin      {table.origin}",
-        f"to train on {train} ({100 * rows.used_share:.0f}% of the rows)",
+        f"to train on {train}",
         f"held out    {rows.held_out}",
         f"verifier    {verifiers}",
     ]
@@ -103,7 +107,8 @@ def _print_table(console: Console, table: TableReport) -> None:
         lines.append(f"left out    {rows.beyond_limit} rows by limit")
     lines += [_fit_line(fit) for fit in table.fits]
     golds = table.golds
-    lines.append(f"golds       {golds.correct} of {golds.judged} are right to their verifier")
+    if golds.judged:
+        lines.append(f"golds       {golds.correct} of {golds.judged} are right to their verifier")
     console.print("\n".join(lines), markup=False)
 
     for fault in problems(table):
@@ -117,10 +122,12 @@ def _print_table(console: Console, table: TableReport) -> None:
     _print_histogram(console, "tokens of prompts", table.prompt_tokens)
     _print_histogram(console, "tokens of prompts with their replies", table.example_tokens)
     for prompt in table.prompts:
-        console.print(f"\n[bold]{escape(prompt.task)}[/]  wanted: {escape(prompt.wanted or '-')}")
+        console.print(
+            f"\n[bold]{escape(prompt.task)}[/]  wanted: {escape(visible(prompt.wanted) or '-')}"
+        )
         text = Text()
         for piece in prompt.pieces:
-            text.append(piece.text, "reverse" if piece.special else "")
+            text.append(visible(piece.text), "reverse" if piece.special else "")
         console.print(text)
     console.print()
 
@@ -132,7 +139,7 @@ def _fit_line(fit: StageFit) -> str:
 
 def _print_list(console: Console, items: Sequence[str]) -> None:
     for item in items[:LISTED]:
-        console.print(f"  {item}", markup=False)
+        console.print(f"  {visible(item)}", markup=False)
     if len(items) > LISTED:
         console.print(f"  and {len(items) - LISTED} more (--json lists all)", markup=False)
 

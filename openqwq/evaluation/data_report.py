@@ -59,8 +59,8 @@ class StageFit:
     def fault(self) -> str:
         """That some are too long, in words."""
         return (
-            f"{len(self.too_long)} {self.measured}s are longer than the {self.limit} tokens that "
-            f"the stage {self.stage!r} has for them"
+            f"{self.measured}s longer than the {self.limit} tokens that the stage {self.stage!r} "
+            f"has for them: {len(self.too_long)}"
         )
 
 
@@ -92,7 +92,7 @@ class RowCounts:
     pairs: int
     beyond_limit: int
     skipped: tuple[str, ...]
-    used_share: float  # of the rows that were read, those trained on
+    used_share: float  # of the file's rows, those trained on
 
 
 @dataclass(frozen=True)
@@ -189,8 +189,7 @@ def _count(table: Table, most: int) -> RowCounts:
     if isinstance(table, RowTable):
         skipped = tuple(map(str, table.skipped))
         held_out = len(table.held_out_records)
-        read = len(table.records) + held_out + len(skipped) + table.beyond_limit
-        share = len(table.records) / read if read else 0.0
+        share = len(table.records) / table.read if table.read else 0.0
         return RowCounts(table.size, held_out, len(table.pairs), table.beyond_limit, skipped, share)
     return RowCounts(table.size, len(table.held_out(most, 0)), len(table.pairs), 0, (), 1.0)
 
@@ -265,7 +264,8 @@ def _passes(stage: Stage, table: Table) -> float | None:
 def _prompt(tokenizer: Tokenizer, task: Task, ids: Sequence[int]) -> Prompt:
     wanted = task.answer or ""
     if task.tests is not None:
-        wanted = f"{len(task.tests.cases) or 'code as'} hidden tests ({task.tests.form})"
+        cases = len(task.tests.cases)
+        wanted = f"{cases} hidden tests ({task.tests.form})" if cases else "hidden test code"
     elif task.rules:
         wanted = ", ".join(rule.id for rule in task.rules)
     return Prompt(task.id, tuple(pieces(tokenizer, ids)), wanted)

@@ -105,7 +105,7 @@ def open_run(
     Raises OpenQwQError naming each setting that differs, or a directory that holds a run already.
     """
     path = directory / "run.json"
-    settings = _settings(plan, selections, hashes)
+    settings = json.loads(json.dumps(_settings(plan, selections, hashes)))  # as it is read back
     if not path.exists():
         write_atomically(path, json.dumps(settings, indent=1).encode())
         return

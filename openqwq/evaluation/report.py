@@ -19,6 +19,7 @@ from openqwq import __version__
 from openqwq.config import Config, RlStage, Stage, load_config
 from openqwq.evaluation.evaluate import Accuracy, Outcome, accuracy
 from openqwq.evaluation.plots import COLOURS, KIND_ROLES, Chart, Interval, Plotter, rl_charts
+from openqwq.evaluation.visible import visible
 from openqwq.types import OpenQwQError
 
 Families = Mapping[str, Sequence[str]]
@@ -26,7 +27,6 @@ START = "start"  # the evaluation before the first stage
 NOTHING = math.nan, math.nan
 SECONDS = {"rollout": "correct", "learn": "wrong"}  # parts of an RL step, with their colours
 SHOWN = 4  # problems of each kind
-CONTROL_PICTURES = {i: 0x2400 + i for i in range(32) if chr(i) not in "\n\t"} | {127: 0x2421}
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ def write_report(run_directory: Path, families: Families) -> Path:
         loader=loader, undefined=undefined, trim_blocks=True, lstrip_blocks=True, autoescape=True
     )
     environment.filters |= {"number": _number, "rate": _rate, "duration": _duration}
-    environment.filters["visible"] = lambda text: text.translate(CONTROL_PICTURES)
+    environment.filters["visible"] = visible
     try:
         (run_directory / "plots").mkdir(exist_ok=True)
         html = environment.get_template("report.html.jinja").render(

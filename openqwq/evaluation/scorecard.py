@@ -19,11 +19,11 @@ from openqwq.evaluation.results import (
     read_json,
     summary_from_json,
 )
+from openqwq.evaluation.visible import visible
 from openqwq.types import Message
 
 ITEMS = 400  # shown of one benchmark
 CHARACTERS = 12_000  # shown of one text
-CONTROL_PICTURES = {i: 0x2400 + i for i in range(32) if chr(i) not in "\n\t"} | {127: 0x2421}
 
 
 @dataclass(frozen=True)
@@ -121,4 +121,4 @@ def _shown(text: str | None) -> str:
     if len(text) > CHARACTERS:
         half = CHARACTERS // 2
         text = f"{text[:half]}\n\n[… {len(text) - 2 * half:,} characters …]\n\n{text[-half:]}"
-    return text.translate(CONTROL_PICTURES)
+    return visible(text)

@@ -1,6 +1,7 @@
 """A `[data.NAME]` table over files of rows: tasks and pairs to train on, and those held out."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -57,7 +58,7 @@ class RowTable:
     """The rows of a table, which are tasks, pairs, or both; see `Table`.
 
     `records` are trained on, `held_out_records` never; `skipped` could not be used, and
-    `beyond_limit` rows more were not asked for.
+    `beyond_limit` rows more were not asked for. `read` counts the rows of the file `rows`.
     """
 
     name: str
@@ -65,6 +66,7 @@ class RowTable:
     held_out_records: Sequence[Record]
     skipped: Sequence[SkippedRow] = ()
     beyond_limit: int = 0
+    read: int = 0
 
     @property
     def size(self) -> int:
@@ -140,7 +142,8 @@ def open_rows(
             + (f"; the first of them: {opener.skipped[0]}" if opener.skipped else ": give it some")
         )
     kept = records[: config.limit]
-    return RowTable(name, kept, held_out, tuple(opener.skipped), len(records) - len(kept))
+    beyond = len(records) - len(kept)
+    return RowTable(name, kept, held_out, tuple(opener.skipped), beyond, opener.counts[config.rows])
 
 
 def require_apart(trained: Iterable[RowTable], held_out: Iterable[RowTable]) -> None:
@@ -168,6 +171,7 @@ class _Opener:
         self.lock = lock
         self.reader = RowReader(name, config)
         self.skipped: list[SkippedRow] = []
+        self.counts: Counter[str] = Counter()  # rows of each file
 
     def read(self, reference: str) -> list[Record]:
         """The usable rows of a file."""
@@ -179,6 +183,7 @@ class _Opener:
         first: tuple[Place, Reading] | None = None
         for number, row in numbered_rows(path):
             place = Place(shown, number)
+            self.counts[reference] += 1
             try:
                 reading = self.reader.read(row)
                 first = first or (place, reading)

@@ -5,12 +5,14 @@ Imported for every `qwq --help`: what is heavy is imported where it runs.
 
 import argparse
 import asyncio
+import sys
 from collections.abc import Iterable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from openqwq.config import find_config
 from openqwq.engine.verbs import add_model_options
 from openqwq.types import OpenQwQError, Task, Verifier
 
@@ -27,7 +29,7 @@ GENERATED = 100  # tasks of a generator that a collection asks, unless it is tol
 
 def add_data_verb(parser: argparse.ArgumentParser) -> None:
     """The arguments of `qwq data`."""
-    parser.add_argument("configs", nargs="+", type=Path, metavar="CONFIG.toml")
+    parser.add_argument("configs", nargs="+", type=find_config, metavar="CONFIG.toml")
     parser.add_argument(
         "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE",
         help="override one setting (may be repeated)",
@@ -121,18 +123,18 @@ async def _examined(
 
 def _tokenizer(config: "Config", tables: Mapping[str, "Table"]) -> tuple["Tokenizer", int]:
     """The tokenizer of a run and the tokens of its context."""
+    most = config.engine.max_length or sys.maxsize
     if not config.model:
         from openqwq.train.policies import fresh_tokenizer
 
         assert config.shape is not None
-        return fresh_tokenizer(config, tables), config.shape.max_position_embeddings
+        context = min(most, config.shape.max_position_embeddings)
+        return fresh_tokenizer(config, tables), context
     from openqwq.engine.open import load_tokenizer, locate
     from openqwq.model.fit import read_subject
 
     path = locate(config.model, weights=False)
-    context = read_subject(path).config.max_position_embeddings
-    if config.engine.max_length:
-        context = min(context, config.engine.max_length)
+    context = min(most, read_subject(path).config.max_position_embeddings)
     return load_tokenizer(path), context
 
 
@@ -198,9 +200,9 @@ def _collected_config(data: str) -> "Config":
     file, colon, table = data.rpartition(":")
     if not colon or "/" in table:
         file, table = data, ""
-    if not file.endswith(".toml"):
+    if not str(find_config(file)).endswith(".toml"):
         return Config(data={"rows": DataConfig(rows=data)})
-    config = load_config([Path(file)])
+    config = load_config([find_config(file)])
     if not table:
         return config
     if table not in config.data:

@@ -124,7 +124,7 @@ async def test_lengths_are_held_against_what_each_stage_has_room_for(tmp_path: P
 async def test_the_limit_and_the_held_out_rows_are_not_used(tmp_path: Path) -> None:
     own = table(await examined(tmp_path, limit=2), "own")
     assert (own.rows.train, own.rows.beyond_limit) == (2, 3)
-    assert own.rows.used_share == pytest.approx(2 / 7)
+    assert own.rows.used_share == pytest.approx(2 / 6)
 
 
 async def test_three_prompts_are_shown_as_the_model_reads_them(tmp_path: Path) -> None:
