@@ -141,7 +141,9 @@ def _add_mcp_verb(parser: argparse.ArgumentParser) -> None:
 
 def _add_eval_verb(parser: argparse.ArgumentParser) -> None:
     add_model_options(parser, context="--context-length", precisions=("fp32", "bf16"))
-    parser.add_argument("--tasks", default=ANNOUNCED, help="names with commas, or NAME/KIND")
+    parser.add_argument(
+        "--tasks", default=ANNOUNCED, help="NAME, NAME/KIND, CONFIG.toml[:TABLE] or rows, by commas"
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/eval"), metavar="DIR")
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
     parser.add_argument("--rescore", action="store_true", help="judge its saved replies again")

@@ -4,13 +4,13 @@ import asyncio
 import difflib
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from openqwq.config import load_config
+from openqwq.config import SandboxConfig, load_config
 from openqwq.data.hub import DataLock
 from openqwq.evaluation.benchmarks.benchmark import Benchmark
 from openqwq.evaluation.benchmarks.bfcl import BFCL
@@ -29,6 +29,7 @@ from openqwq.evaluation.contamination import (
     search_texts,
 )
 from openqwq.evaluation.evaluation import Plan, Selection, evaluate, open_run, rescore, select
+from openqwq.evaluation.own_tasks import is_own, own_config, own_selections
 from openqwq.evaluation.results import Summary
 from openqwq.evaluation.scorecard import write_scorecard
 from openqwq.evaluation.statistics import Comparison
@@ -56,14 +57,16 @@ def find_benchmark(name: str, known: Mapping[str, Benchmark]) -> tuple[Benchmark
     return known[first], kind
 
 
-# A stack that closes them, their names, and processes for each -> the judges.
-OpenJudges = Callable[[AsyncExitStack, Iterable[str], int], Awaitable[Mapping[str, Verifier]]]
+# A stack that closes them, their names, and where programs run -> the judges.
+OpenJudges = Callable[
+    [AsyncExitStack, Iterable[str], SandboxConfig], Awaitable[Mapping[str, Verifier]]
+]
 OpenChat = Callable[[], AbstractContextManager[Chat]]
 
 
 @dataclass(frozen=True)
 class Request:
-    """What `qwq eval` was asked for: benchmarks by name, their data, how, and where to write."""
+    """What `qwq eval` was asked for: benchmarks and own data by name, how, and where to write."""
 
     names: Sequence[str]
     library: Library
@@ -82,20 +85,29 @@ def run_suite(
     Raises OpenQwQError naming what is missing, differs or cannot be reached.
     """
     known = benchmarks(request.window)
-    chosen = [find_benchmark(name, known) for name in request.names]
-    selections = [
-        select(benchmark, kind, benchmark.load(request.library), request.plan.limit)
-        for benchmark, kind in chosen
-    ]
+    lock = DataLock()
+    selections: list[Selection] = []
+    sandbox = SandboxConfig()
+    for name in request.names:
+        if is_own(name):
+            own = own_config(name)
+            sandbox = own.sandbox
+            selections += own_selections(own, lock, request.plan.limit)
+        else:
+            benchmark, kind = find_benchmark(name, known)
+            tasks = benchmark.load(request.library)
+            selections.append(select(benchmark, kind, tasks, request.plan.limit))
+    sandbox = replace(sandbox, workers=request.workers)
     if any(task.verifier == "bfcl_turns" for each in selections for task in each.tasks):
         require_backends()
     if open_chat is None:
-        summaries = asyncio.run(_judge(request, selections, None, open_judges))
+        summaries = asyncio.run(_judge(request, selections, None, sandbox, open_judges))
     else:
-        hashes = request.library.hashes
+        own_hashes = {name: file.sha256 for name, file in lock.files.items()}
+        hashes = request.library.hashes | own_hashes
         open_run(request.directory, request.plan, selections, hashes, request.resume)
         with open_chat() as chat:
-            summaries = asyncio.run(_judge(request, selections, chat, open_judges))
+            summaries = asyncio.run(_judge(request, selections, chat, sandbox, open_judges))
     write_scorecard(request.directory, {name: found.title for name, found in known.items()})
     return summaries
 
@@ -104,11 +116,12 @@ async def _judge(
     request: Request,
     selections: Sequence[Selection],
     chat: Chat | None,
+    sandbox: SandboxConfig,
     open_judges: OpenJudges,
 ) -> dict[str, Summary]:
     async with AsyncExitStack() as stack:
         names = {task.verifier for selection in selections for task in selection.tasks}
-        judges = await open_judges(stack, names, request.workers)
+        judges = await open_judges(stack, names, sandbox)
         if chat is None:
             return await rescore(request.directory, selections, judges)
         return await evaluate(request.directory, request.plan, selections, chat, judges)

@@ -107,7 +107,7 @@ class Taste:
 def topics(min_words: int, max_words: int) -> Source:
     """Name what one sees at two places, without two things one hates: judged by preference.
 
-    What is said at once is half beside the point, so that a reward model has something to prefer.
+    Half of what is said at once misses the point, so that a reward model has something to prefer.
     """
 
     def draw(rng: random.Random) -> Problem:

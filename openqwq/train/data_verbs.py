@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from openqwq.text.tokenizer import Tokenizer
 
 SEARCHED = "aime24,aime25,math500,gsm8k,ifeval,humaneval,mbpp"
-GENERATED = 100  # tasks of a generator that a collection asks, unless it is told
 
 
 def add_data_verb(parser: argparse.ArgumentParser) -> None:
@@ -110,15 +109,11 @@ async def _examined(
 
     tokenizer, context = _tokenizer(config, tables)
     async with AsyncExitStack() as stack:
-        return await Examiner(
-            config,
-            tokenizer,
-            context,
-            await _judges(config, judges_needed(tables.values()), stack),
-            BenchmarkIndex(items) if items else None,
-            note,
-            Effort(options.tasks, options.golds),
-        ).report(tables)
+        judges = await _judges(config, judges_needed(tables.values()), stack)
+        index = BenchmarkIndex(items) if items else None
+        effort = Effort(options.tasks, options.golds)
+        examiner = Examiner(config, tokenizer, context, judges, index, note, effort)
+        return await examiner.report(tables)
 
 
 def _tokenizer(config: "Config", tables: Mapping[str, "Table"]) -> tuple["Tokenizer", int]:
@@ -164,8 +159,9 @@ async def _collect(options: argparse.Namespace) -> None:
     from openqwq.evaluation.chat import open_chat
     from openqwq.evaluation.collect import collect, summary
     from openqwq.evaluation.evaluation import PRESETS, Plan
+    from openqwq.evaluation.own_tasks import own_config
 
-    config = _collected_config(options.data)
+    config = own_config(options.data)
     lock = DataLock()
     tasks = _collected_tasks(config, lock, options)
     hashes = {name: file.sha256 for name, file in lock.files.items()}
@@ -175,8 +171,9 @@ async def _collect(options: argparse.Namespace) -> None:
         temperature=options.temperature,
         top_p=options.top_p,
     )
+    adapted = [f" with {adapter}" for adapter in options.adapter[-1:]]
     plan = Plan(
-        options.model, "qwq", params, options.seed, options.samples,
+        f"{options.model}{''.join(adapted)}", "qwq", params, options.seed, options.samples,
         concurrency=options.concurrency,
     )  # fmt: skip
     async with AsyncExitStack() as stack:
@@ -184,7 +181,7 @@ async def _collect(options: argparse.Namespace) -> None:
         judges = await _judges(config, names, stack)
         opening = open_chat(
             options.model, options.engine, options.concurrency, options.context_length,
-            options.precision, options.device,
+            options.precision, options.device, options.adapter,
         )  # fmt: skip
         chat = stack.enter_context(opening)
         found = await collect(
@@ -193,28 +190,11 @@ async def _collect(options: argparse.Namespace) -> None:
     print(summary(found, options.out))
 
 
-def _collected_config(data: str) -> "Config":
-    """The tables of a config, one of them, or one over a file of rows."""
-    from openqwq.config import Config, DataConfig, load_config
-
-    file, colon, table = data.rpartition(":")
-    if not colon or "/" in table:
-        file, table = data, ""
-    if not str(find_config(file)).endswith(".toml"):
-        return Config(data={"rows": DataConfig(rows=data)})
-    config = load_config([find_config(file)])
-    if not table:
-        return config
-    if table not in config.data:
-        known = ", ".join(config.data)
-        raise OpenQwQError(f"{file} has no [data.{table}]: it has {known}")
-    return replace(config, data={table: config.data[table]}, stages=())
-
-
 def _collected_tasks(
     config: "Config", lock: "DataLock", options: argparse.Namespace
 ) -> dict[str, list[Task]]:
     """The training tasks of every table: what is held out stays so."""
+    from openqwq.evaluation.own_tasks import GENERATED
     from openqwq.tasks.rows import RowTable
     from openqwq.tasks.tables import open_table, training_tasks
 

@@ -178,8 +178,8 @@ def open_bench(config: Config, stack: AsyncExitStack) -> Bench:
 
 
 async def open_judges(
-    stack: AsyncExitStack, names: Iterable[str], workers: int
+    stack: AsyncExitStack, names: Iterable[str], sandbox: SandboxConfig
 ) -> dict[str, Verifier]:
-    """The judges called `names`, with so many processes each; `stack` closes them."""
-    bench = Bench(SandboxConfig(workers=workers), stack, math_workers=workers)
+    """The judges called `names`, with as many processes as `sandbox`; `stack` closes them."""
+    bench = Bench(sandbox, stack, math_workers=sandbox.workers)
     return {name: await bench.verifier(name) for name in names}

@@ -105,3 +105,16 @@ def test_collect_names_data_that_is_not_there(
     out = run.with_name("traces.jsonl")
     assert main(["collect", "m", "--data", data.format(run=run), "--out", str(out)]) == 2
     assert re.search(said, capsys.readouterr().err)
+
+
+def test_two_models_are_evaluated_and_compared_on_rows_of_ones_own(
+    run: Path, teacher: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = str(run.with_name("own.jsonl"))
+    outs = [str(run.with_name(name)) for name in ("a", "b")]
+    for out, seed in zip(outs, ("0", "1"), strict=True):
+        arguments = ["eval", str(teacher), "--tasks", data, "--out", out, "--seed", seed]
+        assert main([*arguments, "--max-tokens", "4", "--samples", "2", "--device", "cpu"]) == 0
+    assert "own" in capsys.readouterr().out
+    assert main(["eval", "--compare", *outs]) == 0
+    assert "B − A, points" in capsys.readouterr().out

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from openqwq.config import SandboxConfig
 from openqwq.evaluation.benchmarks import livecodebench, programs
 from openqwq.evaluation.benchmarks.data import DataFile, Library
 from openqwq.evaluation.benchmarks.livecodebench import LiveCodeVerifier, Window, unpack
@@ -69,7 +70,7 @@ def test_the_hubs_rows_and_the_local_ones_are_one_problem(tmp_path: Path) -> Non
 async def verdicts(jobs: list[tuple[Task, str]]) -> list[Score]:
     selection = Selection(KNOWN["humaneval"], "", [task for task, _ in jobs])
     async with AsyncExitStack() as stack:
-        judges = await open_judges(stack, {task.verifier for task in selection.tasks}, 2)
+        judges = await open_judges(stack, {t.verifier for t in selection.tasks}, SandboxConfig())
         scores = [judges[t.verifier].score(t, f"</think>{answer}") for t, answer in jobs]
         return list(await asyncio.gather(*scores))
 

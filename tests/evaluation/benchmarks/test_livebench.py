@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from openqwq.config import SandboxConfig
 from openqwq.evaluation.benchmarks.data import Library
 from openqwq.evaluation.benchmarks.livebench import (
     CATEGORIES,
@@ -153,7 +154,7 @@ async def test_every_category_has_its_judge(tasks: dict[str, Task]) -> None:
         "r1": ("**four**", 0.0),
     }
     async with AsyncExitStack() as stack:
-        judges = await open_judges(stack, {task.verifier for task in tasks.values()}, 2)
+        judges = await open_judges(stack, {t.verifier for t in tasks.values()}, SandboxConfig())
         for name, (answer, value) in answers.items():
             found = await judges["livebench"].score(tasks[name], f"</think>{answer}")
             assert found.value == pytest.approx(value), (name, found)
