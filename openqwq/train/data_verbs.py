@@ -46,7 +46,7 @@ def add_data_verb(parser: argparse.ArgumentParser) -> None:
 
 def add_collect_verb(parser: argparse.ArgumentParser) -> None:
     """The arguments of `qwq collect`."""
-    add_model_options(parser, context="--context-length")
+    add_model_options(parser, context="--context-length", precisions=("fp32", "bf16"))
     parser.add_argument(
         "--data", required=True, metavar="FILE", help="CONFIG.toml, CONFIG.toml:TABLE, or rows"
     )
