@@ -6,6 +6,7 @@ from contextlib import AbstractAsyncContextManager
 
 from openqwq.types import Score, Task
 from openqwq.verify.answer import final_answer
+from openqwq.verify.math_quantities import Level
 from openqwq.verify.workers import JudgePool
 
 _MAX_CHARACTERS = 32_768
@@ -27,9 +28,15 @@ class MathVerifier(AbstractAsyncContextManager["MathVerifier"]):
     """
 
     def __init__(
-        self, thinking: bool = True, workers: int = 2, deadline: float = 5.0, memory: int = 2**30
+        self,
+        thinking: bool = True,
+        workers: int = 2,
+        deadline: float = 5.0,
+        memory: int = 2**30,
+        level: Level = "default",
     ) -> None:
         self._thinking = thinking
+        self._level = level
         self._pool = JudgePool("openqwq.verify.math_worker", workers, deadline, memory)
 
     async def __aexit__(self, *_: object) -> None:
@@ -51,7 +58,7 @@ class MathVerifier(AbstractAsyncContextManager["MathVerifier"]):
         wanted, found = _integer(task.answer), _integer(answer)
         if wanted is not None and found is not None:
             return Score(float(wanted == found), "correct" if wanted == found else "wrong")
-        reply = await self._pool.ask({"gold": task.answer, "answer": answer})
+        reply = await self._pool.ask({"gold": task.answer, "answer": answer, "level": self._level})
         return Score(float(reply["status"] == "correct"), reply["status"], detail=reply["detail"])
 
 

@@ -10,63 +10,37 @@ from antlr4.atn.PredictionMode import PredictionMode
 from latex2sympy2_extended.antlr_parser import PSParser
 from latex2sympy2_extended.latex2sympy2 import _Latex2Sympy
 from math_verify import grader, parse, verify
-from sympy import Basic, Integer, Mul, Pow, Rational, factorial
+from sympy import Basic, Float, Integer, MatrixBase, Mul, Pow, Rational, Set, Union, factorial
 from sympy.core.cache import cacheit
+from sympy.core.expr import UnevaluatedExpr
 from sympy.logic.boolalg import Boolean
 
+from openqwq.verify.math_kinds import (
+    alternatives,
+    contradicting_brackets,
+    same_kind,
+    same_order,
+    unwrapped,
+)
+from openqwq.verify.math_quantities import Level, comparable
+from openqwq.verify.math_text import (
+    BOX,
+    JOINT_OF_GOLD,
+    answered,
+    last_boxes,
+    mathematics,
+    written,
+)
+from openqwq.verify.short_answer import short_answers
 from openqwq.verify.workers import Verdict, serve
 
 MAX_DIGITS = 1e6  # of the largest number that evaluating an answer may build
 
-BOX = re.compile(r"\\f?box(?:ed)?\s*\{")
-JOINT = re.compile(  # what may stand between boxes that form one answer
-    r"(?:[\s$,;.&]|\\[()\[\]]|\\q?quad|(?:\\text\{\s*)?(?:and|or)(?:\s*\})?|[A-Za-z](?:_?\w+)?\s*=)*"
-)
-DELIMITED = re.compile(r"(?<!\\)\$|\\\[|\\\(")
-NUMBER = re.compile(r"[$€£]?\s*-?(?:\d{1,3}(?:[ ,]\d{3})+(?:\.\d+)?|\d*[.,]?\d+)\s*(?:\\?%)?")
-POWER = re.compile(r"-?\(?-?\d[\d\s.+*/()-]*(?:\^|\*\*)[\d\s.+*/^()-]*")
-COMMAND = re.compile(r"\\[A-Za-z]+\s*(?:\{[A-Za-z ]*\})?")
-WORD = re.compile(
-    r"(?i)\b(?!(?:sin|cos|tan|cot|sec|csc|log|exp|sqrt|and)\b)[a-z]{3,}|\b(?:is|it)\b"
-)
-PRODUCT = re.compile(r"(?<=[\d)])\s*\((?=-?\d+(?:\.\d+)?\))")  # 2(3): not the mixed number 2 + 3
+KIND_CHARACTERS = 2000  # no word, date or choice is longer
 LONG_DECIMAL = re.compile(r"\.(\d*[1-9]\d{3,})")
 
+general_numeric_eq = grader.sympy_numeric_eq
 parsed_gold = functools.lru_cache(maxsize=1024)(parse)
-
-
-def last_boxes(text: str) -> str:
-    """What the last `\\boxed{}` holds, and before it those joined to it ("and", a comma)."""
-    contents: list[str] = []
-    following = len(text)
-    for box in reversed(list(BOX.finditer(text))):
-        end, depth = box.end(), 1
-        while depth and end < len(text):
-            depth += {"{": 1, "}": -1}.get(text[end], 0)
-            end += 1
-        if contents and not JOINT.fullmatch(text, end, following):
-            break
-        contents.insert(0, text[box.end() : end - (depth == 0)])
-        following = box.start()
-    return ", ".join(contents)
-
-
-def mathematics(text: str) -> str:
-    """The part of an answer that math-verify should read.
-
-    The last boxes if any; prose, delimited mathematics, plain numbers and Python's powers as they
-    are; any other bare answer between `$$`.
-    """
-    boxed = last_boxes(text)
-    if not boxed:
-        if DELIMITED.search(text):
-            return text
-        text = text.replace("\\$", "").strip("* \n")
-        prose = len(text.split()) > 1 and WORD.search(COMMAND.sub("", text))
-        if prose or NUMBER.fullmatch(text) or POWER.fullmatch(text):
-            return text
-    text = PRODUCT.sub(r"\\cdot(", (boxed or text).strip("$ \n"))
-    return "$$" + text.replace("\n", " ") + "$$"
 
 
 def digits(node: Any) -> float:
@@ -81,22 +55,119 @@ def digits(node: Any) -> float:
     return sum(sizes) if isinstance(node, Mul) else max(sizes, default=0)
 
 
-def judge(gold: str, answer: str) -> tuple[str, str]:
+def judge(gold: str, answer: str, level: Level = "default") -> tuple[str, str]:
     """Return the status of `answer` and, where it is no plain verdict, the reason."""
-    gold, answer = mathematics(gold), mathematics(answer)
+    wanted = last_boxes(gold, JOINT_OF_GOLD) or gold
+    given, boxed = answered(answer)
+    wanted, given = written(wanted), written(given)
+    bare_gold = unwrapped(wanted)
+    readings = [given] if boxed else short_answers(given)
+    readings = [unwrapped(reading) for reading in readings]
+    if bare_gold and bare_gold in readings:
+        return "correct", ""
+    kind = same_kind(bare_gold, readings) if len(given) < KIND_CHARACTERS else None
+    if kind is not None:
+        return ("correct", "") if kind else ("wrong", "another word, date, choice or sequence")
+
+    for reading in readings:
+        pairs = comparable(bare_gold, reading, boxed, level)
+        if pairs is not None:
+            equal = any(same_value(*pair)[0] == "correct" for pair in pairs)
+            return ("correct", "") if equal else ("wrong", "another number or unit")
+    if level != "lenient" and any(contradicting_brackets(bare_gold, r) for r in readings):
+        return "wrong", "a set is not a pair or an interval"
+    if level == "strict" and not all(same_order(bare_gold, reading) for reading in readings):
+        return "wrong", "another order"
+    if level == "lenient":
+        wanted, given = without_order(wanted), without_order(given)
+    boxed_gold = wanted if BOX.search(gold) else None
+    found = same_value(boxed_gold or wanted, given, boxed_gold is not None, boxed, level)
+    if found[0] == "wrong" and same_union(bare_gold, readings[0]):
+        return "correct", ""
+    return found
+
+
+def same_value(
+    gold: str,
+    answer: str,
+    gold_boxed: bool = False,
+    boxed: bool = False,
+    level: Level = "default",
+) -> tuple[str, str]:
+    """Status and reason by algebra: what math-verify makes of two texts."""
+    gold, answer = mathematics(gold, gold_boxed), mathematics(answer, boxed)
     if gold.strip("$ ") and gold.strip("$ ") == answer.strip("$ "):
         return "correct", ""
     wanted, found = parsed_gold(gold, parsing_timeout=0), parse(answer, parsing_timeout=0)
-    if not wanted or any(digits(reading) > MAX_DIGITS for reading in wanted):
+    readable = any(isinstance(reading, Basic | MatrixBase) for reading in wanted)
+    if not readable or any(digits(reading) > MAX_DIGITS for reading in wanted):
         return "error", f"the gold answer {gold[:200]!r} cannot be parsed or is too large"
     if any(digits(reading) > MAX_DIGITS for reading in found):
         return "timeout", f"not evaluated: a number of over {MAX_DIGITS:.0e} digits"
-    # six decimal places, or the four and more significant ones that the answer gives
-    for places in {6, min([6, *map(len, LONG_DECIMAL.findall(answer))])}:
-        options = {"float_rounding": places, "timeout_seconds": 0, "allow_set_relation_comp": True}
-        if verify(wanted, found, **options):
+    # six decimal places, or the four and more significant ones that one of the two gives
+    given = map(len, LONG_DECIMAL.findall(gold) + LONG_DECIMAL.findall(answer))
+    places = {15} if level == "strict" else {6, min([6, *given])}
+    for count in places:
+        options = {"float_rounding": count, "timeout_seconds": 0, "allow_set_relation_comp": True}
+        if verify(wanted, found, strict=level != "lenient", **options):
             return "correct", ""
     return "wrong", "" if found else "no answer found"
+
+
+def without_order(text: str) -> str:
+    """A list in parentheses as a set."""
+    return re.sub(r"(?:\\left)?\(([^()]*,[^()]*)(?:\\right)?\)", r"\\{\1\\}", text)
+
+
+def same_union(gold: str, answer: str) -> bool:
+    """Whether inequalities joined by "or" are the gold's set."""
+    sets = []
+    for text in (gold, answer):
+        parts = [_as_set(part) for part in alternatives(text) or [text]]
+        sets.append(None if None in parts else Union(*parts))
+    joined = alternatives(gold) or alternatives(answer)
+    return bool(joined) and None not in sets and bool(sets[0] == sets[1])
+
+
+def _as_set(text: str) -> Any:
+    for reading in parse(f"$${text.strip(' ,')}$$", parsing_timeout=0):
+        if isinstance(reading, Set):
+            return reading
+        if (isinstance(reading, Basic) and reading.is_Relational) or isinstance(reading, Boolean):
+            with suppress(Exception):  # sympy raises anything
+                return reading.as_set()
+    return None
+
+
+def numeric_eq(a: Any, b: Any, places: int, precision: int) -> bool:
+    """Whether two numbers, or matrices of them, are equal.
+
+    As in math-verify, but relative to their size: exact numbers must be equal to 30 digits, and
+    others to three at the least, where its six decimal places make all small numbers equal.
+    """
+    if isinstance(a, MatrixBase) and isinstance(b, MatrixBase):
+        pairs = zip(a.flat(), b.flat(), strict=False)
+        return a.shape == b.shape and all(numeric_eq(x, y, places, precision) for x, y in pairs)
+    with suppress(Exception):  # sympy raises anything; what it cannot evaluate is left to it
+        percent = a.has(UnevaluatedExpr) or b.has(UnevaluatedExpr)
+        if a.is_number and b.is_number and not percent:
+            x, y = a.doit().evalf(50), b.doit().evalf(50)
+            if not (x.is_finite and y.is_finite):
+                return bool(x == y)
+            size = max(abs(x), abs(y))
+            exact = not (_is_decimal(a) or _is_decimal(b))
+            if abs(x - y) > size * Float("1e-30" if exact else "1e-3"):
+                return False
+            if exact:
+                return True
+    return bool(general_numeric_eq(a, b, places, precision))
+
+
+def _is_decimal(number: Any) -> bool:
+    """Whether a number was written with decimal places, of which math-verify makes fractions."""
+    if number.has(Float):
+        return True
+    return any(10**12 % each.q == 0 and each.q >= 10**4 for each in number.atoms(Rational))
 
 
 def speed_up() -> None:
@@ -127,18 +198,20 @@ def speed_up() -> None:
         with suppress(Exception):  # sympy raises anything; what it cannot evaluate, it simplifies
             names = sorted((a - b).free_symbols, key=str)
             point = {name: Rational(2 * i + 3, 7) for i, name in enumerate(names)}
-            if abs((a - b).subs(point).evalf(15)) > 1e-6:
+            at_a, at_b = a.subs(point).evalf(30), b.subs(point).evalf(30)
+            if abs(at_a - at_b) > 1e-9 * max(abs(at_a), abs(at_b)):
                 return False
         return symbolic(a, b)
 
     PSParser.math, grader.sympy_symbolic_eq = two_stage, refute_first
+    grader.sympy_numeric_eq = numeric_eq
     _Latex2Sympy.parse_number = number
     Boolean.as_set = cacheit(Boolean.as_set)
 
 
-def verdict(request: dict[str, str]) -> Verdict:
+def verdict(request: dict[str, Any]) -> Verdict:
     """The reply to a request of `gold` and `answer`."""
-    status, detail = judge(request["gold"], request["answer"])
+    status, detail = judge(request["gold"], request["answer"], request["level"])
     return {"status": status, "detail": detail}
 
 

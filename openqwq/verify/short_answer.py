@@ -73,7 +73,7 @@ def _spellings(answer: str) -> list[str]:
     bare = _unmarked(answer)
     plain = _unmarked(_without_latex(bare)) if "\\" in bare or "^" in bare else bare
     found = [bare, bare.removesuffix("."), plain, plain.removesuffix(".")]
-    return [each for each in dict.fromkeys(found) if each or not answer.strip()]
+    return [each for each in dict.fromkeys(found) if each] or [answer]
 
 
 def _unmarked(text: str) -> str:

@@ -11,11 +11,15 @@ from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 
+import math_verify
 import pytest
 
 from openqwq.types import Score, Task
+from openqwq.verify import math_worker
 from openqwq.verify.math import MathVerifier
+from openqwq.verify.math_quantities import Level
 
+ROWS = Path(__file__).with_name("math_rows.txt")
 TABLE = Path(__file__).parents[1] / "data/math-equivalence/cases.jsonl"
 
 # Every case whose upstream verdict we do not share: our verdict and why.
@@ -50,9 +54,89 @@ async def test_every_case_of_the_table_gets_its_verdict(verifier: MathVerifier) 
     scores = await asyncio.gather(*(judge(verifier, r["gold"], r["prediction"]) for r in rows))
     for row, score in zip(rows, scores, strict=True):
         expected = DIFFERENT.get(row["id"], (row["expected"], ""))[0]
-        assert score == Score(float(expected), "correct" if expected else "wrong"), row
+        status = "correct" if expected else "wrong"
+        assert (score.value, score.status) == (float(expected), status), row
     by_id = {row["id"]: row["expected"] for row in rows}
     assert all(by_id[name] != verdict for name, (verdict, _) in DIFFERENT.items())
+
+
+def own_rows() -> list[tuple[str, str, str]]:
+    """Verdict, gold and answer of each of our own rows."""
+    found = []
+    for line in ROWS.read_text(encoding="utf-8").splitlines():
+        if line and not line.startswith("#"):
+            expected, gold, answer = line.split(" | ", 2)
+            found.append((expected, gold, answer))
+    return found
+
+
+@pytest.mark.parametrize(("expected", "gold", "answer"), own_rows())
+async def test_every_kind_of_answer_gets_its_verdict(
+    verifier: MathVerifier, expected: str, gold: str, answer: str
+) -> None:
+    score = await judge(verifier, gold, answer)
+    assert (score.status, score.value) == (expected, float(expected == "correct")), score
+
+
+async def test_no_row_is_judged_worse_than_by_plain_math_verify(verifier: MathVerifier) -> None:
+    rows = [json.loads(line) for line in TABLE.read_text().strip().split("\n")]
+    jobs = [(row["expected"], row["gold"], row["prediction"], row["id"]) for row in rows]
+    jobs += [(expected == "correct", gold, answer, "") for expected, gold, answer in own_rows()]
+    worse = []
+    for expected, gold, answer, name in jobs:
+        theirs = plain_verdict(gold, answer)
+        ours = (await judge(verifier, gold, answer)).status == "correct"
+        if theirs == expected and ours != expected and name not in DIFFERENT:
+            worse.append((gold, answer))
+    assert not worse
+
+
+def plain_verdict(gold: str, answer: str) -> bool:
+    """What math-verify says as it comes."""
+    readings = [math_verify.parse(text, parsing_timeout=0) for text in (gold, answer)]
+    return math_verify.verify(readings[0], readings[1], timeout_seconds=0)
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer", "verdicts"),  # strict, default, lenient
+    [
+        ("5\\%", "\\boxed{5}", "wrong wrong correct"),
+        ("5\\%", "\\boxed{5\\%}", "correct correct correct"),
+        ("5\\%", "\\boxed{0.05}", "correct correct wrong"),
+        ("12 \\text{ cm}", "\\boxed{12}", "wrong correct correct"),
+        ("12 \\text{ cm}", "\\boxed{12 \\text{ m}}", "wrong wrong correct"),
+        ("18", "\\boxed{18 \\text{ eggs}}", "wrong correct correct"),
+        ("1, 2", "\\boxed{2, 1}", "wrong correct correct"),
+        ("(1, 2)", "\\boxed{(2, 1)}", "wrong wrong correct"),
+        ("\\{1, 2\\}", "\\boxed{(1, 2)}", "wrong wrong correct"),
+        ("\\frac{1}{3}", "\\boxed{0.333333}", "wrong correct correct"),
+        ("\\frac{1}{2}", "\\boxed{0.5}", "correct correct correct"),
+        ("x^2 - 1", "\\boxed{(x-1)(x+1)}", "correct correct correct"),
+        ("7", "\\boxed{8}", "wrong wrong wrong"),
+    ],
+)
+def test_levels_differ_in_units_percent_order_and_rounding(
+    gold: str, answer: str, verdicts: str
+) -> None:
+    levels: list[Level] = ["strict", "default", "lenient"]
+    found = [math_worker.judge(gold, answer, level)[0] for level in levels]
+    assert found == verdicts.split()
+
+
+BROKEN = ["\0", "7\0", "\ud800", "\\boxed{\ud800}", "\x1b[2J", "\\boxed{\0}", "\u202e7", "\\"]
+
+
+@pytest.mark.parametrize("answer", BROKEN, ids=repr)
+async def test_an_answer_of_broken_text_is_wrong_and_never_an_error(
+    verifier: MathVerifier, answer: str
+) -> None:
+    assert (await judge(verifier, "8", answer)).status == "wrong"
+    assert (await judge(verifier, "New York", answer)).status == "wrong"
+
+
+@pytest.mark.parametrize("gold", ["\0", "\ud800", "\\frac{", "?!"], ids=repr)
+async def test_a_gold_of_broken_text_is_an_error(verifier: MathVerifier, gold: str) -> None:
+    assert (await judge(verifier, gold, "\\boxed{7}")).status == "error"
 
 
 @pytest.mark.parametrize(
@@ -166,7 +250,7 @@ async def test_thinking_is_never_read_and_must_end() -> None:
         )
 
 
-@pytest.mark.parametrize("gold", [None, " ", "$10^{10^{10}}$", "the of"])
+@pytest.mark.parametrize("gold", [None, " ", "$10^{10^{10}}$", "?!"])
 async def test_a_useless_gold_is_an_error_and_never_a_zero(
     verifier: MathVerifier, gold: str | None
 ) -> None:
@@ -205,7 +289,7 @@ async def test_a_worker_that_dies_gives_an_error_and_is_replaced() -> None:
 
 
 async def test_a_stopped_worker_cannot_hang_the_verifier(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("openqwq.verify.workers.PATIENCE", 2.0)
+    monkeypatch.setattr("openqwq.verify.workers.PATIENCE", 12.0)
     others = workers()
     with closing(MathVerifier(thinking=False, workers=1, deadline=0.5)) as verifier:
         first = await only_worker(verifier, others)

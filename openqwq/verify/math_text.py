@@ -1,0 +1,108 @@
+"""How the answers of mathematics are written: which part of a text is one, in one spelling."""
+
+import re
+
+from openqwq.verify.answer import tagged_answer
+
+BOX = re.compile(r"\\f?box(?:ed)?\s*\{")
+JOINT = re.compile(  # what may stand between boxes that form one answer
+    r"(?:[\s$,;.&]|\\[()\[\]]|\\q?quad|\\text\{[^{}]*\}|(?:and|or)\b|[A-Za-z](?:_?\w+)?\s*=)*"
+    r"|\s*(?:[A-Za-z]+\s+)?and(?:\s+[A-Za-z]+)?\s*"
+)
+JOINT_OF_GOLD = re.compile(rf"(?:{JOINT.pattern})|[^.\n]{{0,40}}?(?:\band\b|[,;&])[^.\n]{{0,40}}")
+PERCENT_AFTER = re.compile(r"[\s$]*(?:\\?%|percent(?:age)?\b|pct\b)")
+DELIMITED = re.compile(r"(?<!\\)\$|\\\[|\\\(")
+NUMBER = re.compile(r"[$€£]?\s*-?(?:\d{1,3}(?:[ ,]\d{3})+(?:\.\d+)?|\d*[.,]?\d+)\s*(?:\\?%)?")
+POWER = re.compile(r"-?\(?-?\d[\d\s.+*/()-]*(?:\^|\*\*)[\d\s.+*/^()-]*")
+COMMAND = re.compile(r"\\[A-Za-z]+\s*(?:\{[A-Za-z ]*\})?")
+WORD = re.compile(
+    r"(?i)\b(?!(?:sin|cos|tan|cot|sec|csc|log|exp|sqrt|and)\b)[a-z]{3,}|\b(?:is|it)\b"
+)
+PRODUCT = re.compile(r"(?<=[\d)])\s*\((?=-?\d+(?:\.\d+)?\))")  # 2(3): not the mixed number 2 + 3
+
+_THIN = "\N{THIN SPACE}\N{NARROW NO-BREAK SPACE}\N{NO-BREAK SPACE}\N{SIX-PER-EM SPACE}"
+_GROUPED = re.compile(
+    rf"(?<![\d.])(\d{{1,3}})((?:(?:\\[,;:! ]|~|[ {_THIN}]|\{{,\}})\d{{3}})+)(?!\d)"
+)
+_SCIENTIFIC = re.compile(r"(?<![\w.\\])(-?(?:\d+\.?\d*|\.\d+))[eE]([+-]?\d{1,4})(?![\w.])")
+_MIXED = re.compile(r"(?<![\w.^/}])(-?)(\d+)\s+(\d+)/(\d+)(?![\w/])")
+_REPEATING = re.compile(r"(?<![\d.])(\d*)\.(\d*)\\(?:overline|bar|dot)\s*(?:\{(\d+)\}|(\d))(?!\d)")
+_DOTTED = re.compile(r"(?<![\d.])(\d*)\.(\d*?)(\d{1,6}?)\3{2,}(?:\.\.\.|\\[lc]?dots|…)")
+_UNICODE = {
+    "\N{DEGREE SIGN}": "^\\circ", "\N{MINUS SIGN}": "-", "\N{MULTIPLICATION SIGN}": "\\times ",
+    "\N{INFINITY}": "\\infty ", "\N{SQUARE ROOT}": "\\sqrt", "\N{EMPTY SET}": "\\emptyset",
+    "\N{UNION}": "\\cup ", "\N{LESS-THAN OR EQUAL TO}": "\\le ", "\N{DIVISION SLASH}": "/",
+    "\N{GREATER-THAN OR EQUAL TO}": "\\ge ", "\N{GREEK SMALL LETTER PI}": "\\pi ",
+    "\\varnothing": "\\emptyset", "\N{SUPERSCRIPT TWO}": "^2", "\N{SUPERSCRIPT THREE}": "^3",
+    "\\dfrac": "\\frac", "\\tfrac": "\\frac",
+}  # fmt: skip
+
+
+def last_boxes(text: str, joint: re.Pattern[str] = JOINT) -> str:
+    """What the last `\\boxed{}` holds, and before it those joined to it ("and", a comma)."""
+    contents: list[str] = []
+    following = len(text)
+    for box in reversed(list(BOX.finditer(text))):
+        end, depth = box.end(), 1
+        while depth and end < len(text):
+            depth += {"{": 1, "}": -1}.get(text[end], 0)
+            end += 1
+        if contents and not joint.fullmatch(text, end, following):
+            break
+        contents.insert(0, text[box.end() : end - (depth == 0)])
+        following = box.start()
+    return ", ".join(contents)
+
+
+def written(text: str) -> str:
+    """The text in one spelling: of grouped, mixed, scientific and repeating numbers, and signs."""
+    for sign, command in _UNICODE.items():
+        text = text.replace(sign, command)
+    text = _GROUPED.sub(lambda m: m[1] + re.sub(r"\D", "", m[2]), text)
+    text = _SCIENTIFIC.sub(r"\1 \\times 10^{\2}", text)
+    text = _MIXED.sub(_mixed, text)
+    text = _REPEATING.sub(lambda m: _repeating(m[1], m[2], m[3] or m[4]), text)
+    return _DOTTED.sub(lambda m: _repeating(m[1], m[2], m[3]), text)
+
+
+def _mixed(match: re.Match[str]) -> str:
+    sign, whole, above, below = match.groups()
+    if int(above) >= int(below):
+        return match[0]
+    return rf"{sign}\frac{{{int(whole) * int(below) + int(above)}}}{{{below}}}"
+
+
+def _repeating(whole: str, fixed: str, cycle: str) -> str:
+    """0.1(6) as a fraction."""
+    scale = 10 ** len(fixed)
+    period = 10 ** len(cycle) - 1
+    above = int((whole or "0") + fixed) * period + int(cycle)
+    return rf"\frac{{{above}}}{{{scale * period}}}"
+
+
+def answered(text: str) -> tuple[str, bool]:
+    """What a text answers, and whether that was boxed or tagged."""
+    tagged = tagged_answer(text)
+    boxed = last_boxes(text if tagged is None else tagged)
+    if boxed:
+        last = list(BOX.finditer(text))[-1]
+        following = text[text.find("}", last.end()) + 1 :]
+        return (boxed + "\\%" if PERCENT_AFTER.match(following) else boxed), True
+    return (text, False) if tagged is None else (tagged, True)
+
+
+def mathematics(text: str, boxed: bool) -> str:
+    """The part of an answer that math-verify should read.
+
+    What was boxed; prose, delimited mathematics, plain numbers and Python's powers as they are;
+    any other bare answer between `$$`.
+    """
+    if not boxed:
+        if DELIMITED.search(text):
+            return text
+        text = text.replace("\\$", "").strip("* \n")
+        prose = len(text.split()) > 1 and WORD.search(COMMAND.sub("", text))
+        if prose or NUMBER.fullmatch(text) or POWER.fullmatch(text):
+            return text
+    text = PRODUCT.sub(r"\\cdot(", text.strip("$ \n"))
+    return "$$" + text.replace("\n", " ") + "$$"
