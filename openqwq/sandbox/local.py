@@ -131,11 +131,17 @@ class Worker:
 
 
 async def doctor(level: str = "full", packages: Sequence[str] = ()) -> dict[str, str]:
-    """Try each layer of `level` here; return "" for one that holds, else why it does not."""
+    """Try each layer of `level` here; return "" for one that holds, else why it does not.
+
+    Raises OpenQwQError where a worker dies at its start.
+    """
     worker = Worker(LEVELS[level], packages)
     try:
         failed = await worker.start()
         found: dict[str, str] = failed or await worker.ask({"probe": True}, seconds=60.0)
+    except WorkerDiedError as error:
+        blame = f"; one of {', '.join(packages)} may have ended it" if packages else ""
+        raise OpenQwQError(f"the sandbox cannot start: {error}{blame}") from error
     finally:
         worker.kill()
     return {layer: found.get(layer, "not tried: a layer before it failed") for layer in REMEDIES}

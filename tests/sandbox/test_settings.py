@@ -162,8 +162,10 @@ async def test_a_package_that_cannot_be_imported_stops_the_start_by_name(
     (information / "RECORD").write_text("broken.py,,\n")
     monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
     with pytest.raises(OpenQwQError, match="broken: RuntimeError: needs a licence"):
-        async with LocalSandbox(workers=1, packages=["broken"]):
-            pass
+        await LocalSandbox(workers=1, packages=["broken"]).start()
+    (tmp_path / "broken.py").write_text("import os; os.abort()")
+    with pytest.raises(OpenQwQError, match=r"cannot start: a sandbox worker died.*broken may have"):
+        await LocalSandbox(workers=1, packages=["broken"]).start()
 
 
 def test_limits_above_the_maximum_stop_the_start() -> None:
