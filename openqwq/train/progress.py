@@ -1,8 +1,16 @@
-"""Progress bars on a terminal; one plain line per stage when piped."""
+"""Where a run shows that it is alive: bars on a terminal, plain lines where the output is piped.
+
+A plain line comes when a stage ends and at least every 30 seconds, also before a stage's first
+report and between two stages: a thread watches the clock.
+"""
 
 import sys
+import threading
+import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 from rich.console import Console
@@ -16,34 +24,175 @@ from rich.progress import (
 )
 
 SHOWN = ("reward", "thinking_tokens", "cross_entropy", "entropy")
+EVERY = 30.0  # seconds between plain lines, at most
+
+Report = Callable[[int, Mapping[str, Any]], None]
 
 
 class Display:
-    """Where a run shows that it is alive: standard error."""
+    """Shows the stages of a run on standard error."""
 
-    def __init__(self) -> None:
+    def __init__(self, every: float = EVERY) -> None:
         self.console = Console(stderr=True)
+        self._bars: Progress | None = None
+        self._lines = PlainLines(self._print, every)
+        self._watched = False
 
     @contextmanager
-    def stage(self, title: str, total: int) -> Iterator[Callable[[int, Mapping[str, Any]], None]]:
-        """Yield the function that reports (steps done, metrics)."""
-        columns = (
-            TextColumn("{task.description:<16}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[metrics]}"),
-        )
-        last = ""
-        with Progress(*columns, console=self.console, disable=not sys.stderr.isatty()) as progress:
-            bar = progress.add_task(title, total=total, metrics="")
-
-            def report(done: int, metrics: Mapping[str, Any]) -> None:
-                nonlocal last
-                last = "  ".join(f"{k} {metrics[k]:.3g}" for k in SHOWN if k in metrics)
-                progress.update(bar, completed=done, metrics=last)
-
+    def stage(self, title: str, total: int) -> Iterator[Report]:
+        """Yield the function that reports (steps done, metrics); stages may be nested."""
+        if sys.stderr.isatty():
+            with self._bar(title, total) as report:
+                yield report
+            return
+        if not self._watched:
+            self._watched = True
+            self._watch()
+        with self._lines.stage(title, total) as report:
             yield report
-        if not sys.stderr.isatty():
-            self.console.print(f"{title}: done  {last}", highlight=False)
+
+    @contextmanager
+    def _bar(self, title: str, total: int) -> Iterator[Report]:
+        """A bar; one display holds the bars of nested stages, as a terminal has room for one."""
+        outermost = self._bars is None
+        if self._bars is None:
+            self._bars = _new_bars(self.console)
+        bars = self._bars
+        task = bars.add_task(title, total=total, metrics="")
+
+        def report(done: int, metrics: Mapping[str, Any]) -> None:
+            shown = [f"{name} {metrics[name]:.3g}" for name in SHOWN if name in metrics]
+            bars.update(task, completed=done, metrics="  ".join(shown))
+
+        if not outermost:
+            yield report
+            return
+        try:
+            with bars:
+                yield report
+        finally:
+            self._bars = None
+
+    def _watch(self) -> None:
+        """Have a thread look at the clock for as long as this display lives."""
+        gone = threading.Event()
+        weakref.finalize(self, gone.set)
+        lines = self._lines
+
+        def look() -> None:
+            while not gone.wait(min(1.0, lines.every / 4)):
+                lines.tell_if_silent()
+
+        threading.Thread(target=look, name="progress", daemon=True).start()
+
+    @staticmethod
+    def _print(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+
+def _new_bars(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description:<16}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[metrics]}"),
+        console=console,
+    )
+
+
+@dataclass
+class _Stage:
+    """What is known of a stage; `first` are the steps done at its first report."""
+
+    title: str
+    total: int
+    started: float
+    done: int | None = None
+    first: int = 0
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+
+    def line(self, now: float) -> str:
+        """Stage, step of steps, one figure, time left."""
+        elapsed = now - self.started
+        if self.done is None:
+            return f"{self.title}: step 0 of {self.total}, {_duration(elapsed)} so far"
+        parts = [f"{self.title}: step {self.done} of {self.total}", *_figure(self.metrics)]
+        steps = self.done - self.first + 1  # a resumed stage does not begin with step 1
+        left = elapsed / max(1, steps) * (self.total - self.done)
+        return ", ".join([*parts, f"about {_duration(left)} left"])
+
+
+class PlainLines:
+    """Tells of the stages in plain lines, `every` so many seconds at the latest."""
+
+    def __init__(self, tell: Callable[[str], None], every: float) -> None:
+        self.every = every
+        self._tell = tell
+        self._lock = threading.Lock()
+        self._open: list[_Stage] = []
+        self._ended = ""
+        self._told = time.monotonic()
+
+    @contextmanager
+    def stage(self, title: str, total: int) -> Iterator[Report]:
+        """Yield the function that reports (steps done, metrics)."""
+        stage = _Stage(title, total, time.monotonic())
+        with self._lock:
+            self._open.append(stage)
+
+        def report(done: int, metrics: Mapping[str, Any]) -> None:
+            with self._lock:
+                if stage.done is None:
+                    stage.first = done
+                stage.done, stage.metrics = done, metrics
+            self.tell_if_silent()
+
+        try:
+            yield report
+        except BaseException:
+            self._close(stage)
+            raise
+        self._close(stage)
+        elapsed = _duration(time.monotonic() - stage.started)
+        self._say(", ".join([f"{title}: done in {elapsed}", *_figure(stage.metrics)]))
+
+    def tell_if_silent(self) -> None:
+        """A line about the innermost stage, if the last line is old enough."""
+        now = time.monotonic()
+        with self._lock:
+            if now - self._told < self.every:
+                return
+            if self._open:
+                line = self._open[-1].line(now)
+            else:
+                line = f"after {self._ended}: preparing what comes next"
+        self._say(line)
+
+    def _close(self, stage: _Stage) -> None:
+        with self._lock:
+            self._open.remove(stage)
+            self._ended = stage.title
+
+    def _say(self, line: str) -> None:
+        with self._lock:
+            self._told = time.monotonic()
+        self._tell(line)
+
+
+def _figure(metrics: Mapping[str, Any]) -> list[str]:
+    """The first of SHOWN, or else the first number, with its name."""
+    names = [name for name in SHOWN if name in metrics]
+    names += [name for name, value in metrics.items() if isinstance(value, int | float)]
+    return [f"{names[0].replace('_', ' ')} {metrics[names[0]]:.3g}"] if names else []
+
+
+def _duration(seconds: float) -> str:
+    """As a reader says it: 40 s, 12 min, 3 h 20 min."""
+    minutes = round(seconds / 60)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if minutes < 90:
+        return f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60} min"

@@ -1,0 +1,83 @@
+"""A run whose output is piped tells in plain lines that it is alive."""
+
+import sys
+import time
+
+import pytest
+
+from openqwq.train.progress import Display, PlainLines
+
+
+def lines_until(capsys: pytest.CaptureFixture[str], wanted: str) -> list[str]:
+    """What was told up to a line that holds `wanted`; fails after ten seconds."""
+    told = ""
+    for _ in range(1000):
+        told += capsys.readouterr().err
+        if wanted in told:
+            return told.splitlines()
+        time.sleep(0.01)
+    raise AssertionError(f"{wanted!r} was not told: {told!r}")
+
+
+def test_lines_come_before_the_first_report_between_reports_and_between_stages(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    display = Display(every=0.05)
+    with display.stage("evaluate sft", 8) as report:
+        lines_until(capsys, "evaluate sft: step 0 of 8, 0 s so far")
+        report(4, {"tokens": 1.0, "reward": 0.25, "name": "x"})
+        (line, *_) = lines_until(capsys, "step 4 of 8")[-1:]
+        assert line.startswith("evaluate sft: step 4 of 8, reward 0.25, about ")
+        assert line.endswith(" s left")
+    lines_until(capsys, "evaluate sft: done in")
+    lines_until(capsys, "after evaluate sft: preparing what comes next")
+
+
+def test_many_reports_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with Display().stage("sft", 500) as report:
+        for step in range(1, 501):
+            report(step, {"cross_entropy": 2.5})
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == "sft: done in 0 s, cross entropy 2.5"
+
+
+@pytest.mark.parametrize("first", [1, 91])
+def test_the_time_left_counts_the_steps_of_this_process(
+    monkeypatch: pytest.MonkeyPatch, first: int
+) -> None:
+    """Ten steps take a minute, in a new run and in one that is resumed at step 91."""
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    told: list[str] = []
+    with PlainLines(told.append, 30.0).stage("rl", first + 109) as report:
+        report(first, {})
+        now = 60.0
+        report(first + 9, {})
+    assert told[0] == f"rl: step {first + 9} of {first + 109}, about 10 min left"
+
+
+def test_the_innermost_stage_is_told_of_and_a_failed_one_is_not_done(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    display = Display(every=0.05)
+    with pytest.raises(ZeroDivisionError), display.stage("rl", 9):
+        with display.stage("evaluate rl@4", 2):
+            lines_until(capsys, "evaluate rl@4: step 0 of 2")
+        lines_until(capsys, "rl: step 0 of 9")
+        raise ZeroDivisionError
+    assert "rl: done" not in capsys.readouterr().err
+
+
+def test_bars_of_nested_stages_share_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    display = Display()
+    with display.stage("rl", 2) as outer:
+        outer(1, {"reward": 0.5})
+        with display.stage("evaluate rl@1", 1) as inner:
+            inner(1, {})
+    with display.stage("next", 1):
+        pass
+    told = capsys.readouterr().err
+    assert "rl" in told and "evaluate rl@1" in told and "next" in told
