@@ -10,8 +10,8 @@ from openqwq.tasks.programs import linear
 from openqwq.tasks.source import Problem, Source, Turn
 from openqwq.types import Message, ToolCall
 
-# As the public MCP server `mcp-server-calculator` describes its tool, so that a model trained here
-# meets in use the very prompt it was trained on.
+# A model trained here meets in use the very prompts it was trained on: the tool as the public MCP
+# server `mcp-server-calculator` describes it, and as `qwq agent --tools calculator` does.
 CALCULATE: Mapping[str, Any] = {
     "type": "function",
     "function": {
@@ -25,7 +25,26 @@ CALCULATE: Mapping[str, Any] = {
         },
     },
 }
-
+CALCULATOR: Mapping[str, Any] = {
+    "type": "function",
+    "function": {
+        "name": "calculator",
+        "description": "Work out an arithmetic expression exactly, e.g. 12 * (3 + 4) ** 2 / 7.",
+        "parameters": {
+            "type": "object",
+            "properties": {
+                "expression": {
+                    "type": "string",
+                    "description": "numbers, + - * / // % ** and parentheses, pi, e, abs, min, "
+                    "max, round, sqrt, log, exp, sin, cos, tan, gcd",
+                }
+            },
+            "required": ["expression"],
+            "additionalProperties": False,
+        },
+    },
+}
+CALCULATORS = (CALCULATE, CALCULATOR)
 
 PYTHON: Mapping[str, Any] = {
     "type": "function",
@@ -51,8 +70,11 @@ def calculator(min_digits: int, max_digits: int) -> Source:
             rng.randrange(10 ** (digits - 1), 10**digits)
             for digits in (rng.randint(min_digits, max_digits) for _ in range(2))
         )
-        expression, product = f"{a} * {b}", str(a * b)
-        call = ToolCall(name="calculate", arguments={"expression": expression})
+        expression = f"{a} * {b}"
+        product = str(a * b)
+        described = rng.choice(CALCULATORS)
+        name = described["function"]["name"]
+        call = ToolCall(name=name, arguments={"expression": expression})
         turn = Message(role="assistant", content="", tool_calls=[call])
         turn["reasoning_content"] = "too long: calculate"
         return Problem(
@@ -61,7 +83,7 @@ def calculator(min_digits: int, max_digits: int) -> Source:
             thinking="",
             reply=f"\\boxed{{{product}}}",
             answer=product,
-            tools=(CALCULATE,),
+            tools=(described,),
             turns=(Turn(turn, (Message(role="tool", content=product),)),),
         )
 

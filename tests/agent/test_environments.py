@@ -142,3 +142,11 @@ async def test_no_session_within_the_time_to_wait_is_an_error(
         await second.step(reply(python={"code": "1"}), [])
     await second.close()
     await first.close()
+
+
+def test_the_calculator_is_described_in_training_as_the_agent_describes_it() -> None:
+    from openqwq.agent.calculator import calculator as agents_calculator
+    from openqwq.agent.tools import tool
+    from openqwq.tasks.tools import CALCULATOR
+
+    assert tool(agents_calculator).specification() == CALCULATOR
