@@ -21,6 +21,7 @@ from openqwq.evaluation.benchmarks.livecodebench import Window
 from openqwq.evaluation.chat import ChatReply, Tools
 from openqwq.evaluation.evaluation import PRESETS, Plan
 from openqwq.evaluation.results import Record
+from openqwq.train.judges import open_judges
 from openqwq.types import Message, OpenQwQError, Task, ToolCall
 from openqwq.verify.toolcalls import ToolCallVerifier
 
@@ -331,5 +332,5 @@ def test_a_run_with_episodes_is_refused_at_once_without_the_package(
     out = tmp_path / "run"
     request = suite.Request(["bfcl/multi_turn_base"], Library(data_sets), plan, out, window)
     with pytest.raises(OpenQwQError, match="bfcl-eval is missing"):
-        suite.run_suite(request, open_model)
+        suite.run_suite(request, open_model, open_judges)
     assert not out.exists()
