@@ -68,6 +68,7 @@ def inspect(steps: Mapping[str, Callable[[list[int]], None]], files: list[int]) 
             failed[layer] = str(error)
     linux.set_limits(Limits(open_files=50))
     variables = {"PYTHONHASHSEED", "LANG", "LC_CTYPE", "HOME", *THREADS}
+    variables.add("GOMP_SPINCOUNT")  # set by our own package as it is imported
     holds = {
         "namespaces": lonely and os.getppid() == 1,
         "root": _refused(partial(os.mkdir, "/x")),
