@@ -14,6 +14,7 @@ from openqwq.model import checkpoint, lora
 from openqwq.model.lora import TARGETS, Adapter, AdapterShape
 from openqwq.model.qwen2 import ModelConfig, Qwen2
 from openqwq.tasks.table import Table
+from openqwq.text.template import encode_chat
 from openqwq.text.tokenizer import SPECIAL_TOKENS, TEXT_TOKENS, Tokenizer
 from openqwq.train.learner import Learner
 from openqwq.train.packing import MicroBatch
@@ -46,7 +47,8 @@ def fresh_tokenizer(config: Config, tables: Mapping[str, Table]) -> Tokenizer:
 def _training_texts(config: Config, tables: Mapping[str, Table]) -> list[str]:
     """Whole examples of all staged tables, as the template renders them, without its markers.
 
-    Prompts of tools are mostly template, so the tasks' own text would not do.
+    Prompts of tools are mostly template, so the tasks' own text would not do. Rows without a reply
+    give their prompt.
     """
     in_bytes = Tokenizer.train([], 256 + len(SPECIAL_TOKENS + TEXT_TOKENS))
     markers = set(in_bytes.added_tokens.values())
@@ -57,7 +59,11 @@ def _training_texts(config: Config, tables: Mapping[str, Table]) -> list[str]:
         size = limit if table.size is None else min(limit, table.size)
         for number in islice(range(size), limit):
             task = table.draw(number, str(config.seed))
-            for ids, _ in encode_examples(in_bytes, task):
+            if task.demonstration or task.solution is not None:
+                rendered = [ids for ids, _ in encode_examples(in_bytes, task)]
+            else:
+                rendered = [encode_chat(in_bytes, task.messages, task.tools)]
+            for ids in rendered:
                 texts.append(in_bytes.decode(i for i in ids if i not in markers))
     return texts
 
