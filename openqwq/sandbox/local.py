@@ -52,6 +52,7 @@ class Worker:
         self, layers: Collection[str], packages: Sequence[str] = (), core: int | None = None
     ) -> None:
         ours, theirs = socket.socketpair()
+        # LD_BIND_NOW: functions are looked up at the start, and not again in each fork
         environment = {"PYTHONHASHSEED": "0", "LANG": "C.UTF-8", "LD_BIND_NOW": "1"}
         if packages:
             environment |= THREADS

@@ -9,6 +9,7 @@ from contextlib import suppress
 from importlib import import_module
 
 from openqwq.sandbox import linux, program
+from openqwq.sandbox.doctor import VARIABLES
 from openqwq.sandbox.init import KILL, Zygote, occupy
 from openqwq.sandbox.packages import PACKAGES, import_packages
 from openqwq.sandbox.seccomp import seccomp_program
@@ -95,7 +96,8 @@ def prepare() -> None:
         seccomp_program(children)
     program.open_streams()
     os.environ["HOME"] = "/tmp"
-    os.environ.pop("LD_BIND_NOW", None)  # has had its effect: forks need not look up functions
+    for name in set(os.environ) - VARIABLES:  # LD_BIND_NOW, and what imports have set
+        del os.environ[name]
     random.seed(0)  # a program that draws numbers gets the same verdict every time
 
 
