@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from openqwq.agent.progress import Progress, reporting
 from openqwq.agent.tools import check_arguments, said
 from openqwq.types import Message, OpenQwQError, Tool, ToolCall
 
@@ -16,12 +17,14 @@ Approve = Callable[[Tool, Mapping[str, Any]], Awaitable[str]]
 # Terminals obey control characters, and lone surrogates have no UTF-8: neither is passed on.
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
+LONGEST = 10  # times its seconds that a call may take while it tells of progress
+
 
 @dataclass(frozen=True)
 class CallLimits:
     """What one call may take, and how much of its result the model is shown."""
 
-    seconds: float = 30.0
+    seconds: float = 30.0  # without a word of progress, or ten times as long with it
     characters: int = 8000
 
 
@@ -52,15 +55,17 @@ async def run_calls(
     malformed_calls: Sequence[str] = (),
     limits: CallLimits = DEFAULT_LIMITS,
     approve: Approve | None = None,
+    tell: Callable[[str], None] | None = None,
 ) -> list[CallResult]:
     """Run `calls` at the same time; one result for each in order, then one a malformed call.
 
+    `tell` is given what calls say of their progress, which also lets them take longer.
     `approve` is asked for each valid call, one after the other, outside the time limit; what it
     returns is the reason to refuse, "" for none. Never raises for what a call or a tool does.
     """
     refused: list[CallResult | None] = [await _refuse(tools, call, approve) for call in calls]
     pending = [
-        _settled(refusal) if refusal else _run(tools[call["name"]], call["arguments"], limits)
+        _settled(refusal) if refusal else _run(tools[call["name"]], call["arguments"], limits, tell)
         for call, refusal in zip(calls, refused, strict=True)
     ]
     results = list(await asyncio.gather(*pending))
@@ -101,13 +106,27 @@ async def _refuse(
     return None
 
 
-async def _run(tool: Tool, arguments: Mapping[str, Any], limits: CallLimits) -> CallResult:
+async def _run(
+    tool: Tool,
+    arguments: Mapping[str, Any],
+    limits: CallLimits,
+    tell: Callable[[str], None] | None,
+) -> CallResult:
     started = time.monotonic()
-    task = asyncio.ensure_future(tool.call(arguments))
+    progress = Progress(tell)
+    with reporting(progress):
+        task = asyncio.ensure_future(tool.call(arguments))
     task.add_done_callback(lambda late: late.cancelled() or late.exception())  # nobody may listen
+    done: set[asyncio.Future[str]] = set()
     try:
-        # Not `timeout`: a tool may refuse to be cancelled, and must not be waited for then.
-        done, _ = await asyncio.wait({task}, timeout=limits.seconds)
+        while not done:
+            patience = progress.latest + limits.seconds
+            end = min(patience, started + limits.seconds * LONGEST)
+            left = end - time.monotonic()
+            if left <= 0:
+                break
+            # Not `timeout`: a tool may refuse to be cancelled, and must not be waited for then.
+            done, _ = await asyncio.wait({task}, timeout=left)
     finally:
         task.cancel()
     status: CallStatus = "ok"

@@ -1,53 +1,111 @@
 """Tools of MCP servers: started from a command line, or reached at an address."""
 
 import asyncio
-import json
-import shlex
+import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TextIO
 
+from openqwq.agent.mcp_questions import Ask, answered
+from openqwq.agent.mcp_results import shown, shown_prompt, shown_resource
+from openqwq.agent.mcp_settings import McpSettings, read_settings
+from openqwq.agent.progress import reporter
 from openqwq.types import OpenQwQError, Tool
 
 if TYPE_CHECKING:
     from mcp import Client
-    from mcp.types import CallToolResult
+    from mcp.types import ElicitRequestParams, ElicitResult
     from mcp.types import Tool as McpTool
 
 CONNECT_SECONDS = 30.0
+LISTED = 30  # resources and prompts that are named to the model
 
 
 class McpServer:
     """One server; use as an async context manager, then ask for its `tools`.
 
-    `target` is a command line (stdio) or an http(s) address (streamable HTTP). A server that ends
-    makes the call that is under way fail with a clear message, and is started or reached anew by
-    the next one. Raises OpenQwQError where it cannot be started or speaks no MCP.
+    It is started by its command (stdio) or reached at its address (streamable HTTP). A server that
+    ends makes the call that is under way fail with a clear message, and is started or reached again
+    by the next one. What it offers to read (resources, prompts) is read by tools of their own.
+    `ask` puts a question of the server to the user. Raises OpenQwQError where it cannot be started,
+    does not speak MCP, or lacks a tool that its settings name.
     """
 
-    def __init__(self, target: str) -> None:
-        self.target = target
+    def __init__(self, settings: McpSettings | str, ask: Ask | None = None) -> None:
+        if isinstance(settings, str):
+            (settings,) = read_settings(settings)
+        self.settings, self._ask = settings, ask
+        self.target = settings.target
+        self.name = settings.name
         self.tools: list[Tool] = []
         self._client: Client | None = None
         self._owner: asyncio.Task[None] | None = None
         self._stop = asyncio.Event()
         self._connecting = asyncio.Lock()
+        self._waiting: list[Callable[[str], None]] = []  # what tells of the calls under way
 
     async def __aenter__(self) -> Self:
         try:
-            client, cursor = await self._connect(), None
-            while True:
-                page = await client.list_tools(cursor=cursor)
-                self.tools += [self._tool(each) for each in page.tools]
-                if not (cursor := page.next_cursor):
-                    return self
+            client = await self._connect()
+            listed = await _all(client.list_tools, "tools")
+            readers = await self._readers(client)
+            self._require(self.settings.picked - {each.name for each in [*listed, *readers]})
+            offered = self.settings.offers
+            self.tools = [self._tool(each) for each in listed if offered(each.name)]
+            self.tools += [reader for reader in readers if offered(reader.name)]
+            self.name = self.name or _short_name(client.server_info, self.target)
+            return self
         except BaseException:
             await self._disconnect()
             raise
 
     async def __aexit__(self, *_: object) -> None:
         await self._disconnect()
+
+    def _require(self, missing: frozenset[str]) -> None:
+        if missing:
+            names = ", ".join(sorted(missing))
+            raise OpenQwQError(
+                f"the MCP server {self.target!r} has no tool {names}: correct allow or deny"
+            )
+
+    async def _readers(self, client: "Client") -> list[Tool]:
+        """Tools that read what the server offers beside its tools."""
+        has = client.server_capabilities
+        readers: list[Tool] = []
+        if has.resources is not None:
+            resources = await _all(client.list_resources, "resources")
+            templates = await _all(client.list_resource_templates, "resource_templates")
+            named = [f"{each.uri} ({each.name})" for each in resources]
+            named += [f"{each.uri_template} ({each.name})" for each in templates]
+            if named:
+                text = f"Read one of these resources: {_listed(named)}"
+                uri = {"type": "string", "description": "the resource's address"}
+                parameters = _object({"uri": uri}, ["uri"])
+                readers.append(
+                    Tool("read_resource", text, parameters, self._read_resource, acts=True)
+                )
+        if has.prompts is not None:
+            prompts = await _all(client.list_prompts, "prompts")
+            named = [_prompt_line(each) for each in prompts]
+            if named:
+                text = f"Get one of these prompts, filled in: {_listed(named)}"
+                values = {"type": "object", "additionalProperties": {"type": "string"}}
+                fields = {"name": {"type": "string"}, "arguments": values}
+                parameters = _object(fields, ["name"])
+                readers.append(Tool("get_prompt", text, parameters, self._get_prompt, acts=True))
+        return readers
+
+    async def _read_resource(self, arguments: Mapping[str, Any]) -> str:
+        client = await self._connect()
+        return shown_resource(await client.read_resource(arguments["uri"]))
+
+    async def _get_prompt(self, arguments: Mapping[str, Any]) -> str:
+        client = await self._connect()
+        values = arguments.get("arguments", {})
+        return shown_prompt(await client.get_prompt(arguments["name"], values))
 
     def _tool(self, listed: "McpTool") -> Tool:
         """Every one counts as acting: only its server knows what it does."""
@@ -69,16 +127,25 @@ class McpServer:
         from mcp.types import CONNECTION_CLOSED
 
         client = await self._connect()
+        tell = reporter()  # here: the SDK reports from a task of its own
+        self._waiting.append(tell)
+
+        async def on_progress(progress: float, total: float | None, message: str | None) -> None:
+            whole = f" of {total:g}" if total else ""
+            tell(message or f"{progress:g}{whole}")
+
         try:
-            result = await client.call_tool(name, dict(arguments))
+            result = await client.call_tool(name, dict(arguments), progress_callback=on_progress)
         except MCPError as error:
             if error.code != CONNECTION_CLOSED:
                 raise OpenQwQError(f"the MCP server says: {error}") from error
             await self._disconnect()
             raise OpenQwQError(
-                f"the MCP server {self.target!r} ended during the call: the next call connects"
-                " anew, without what it remembered"
+                f"the MCP server {self.target!r} ended during the call: the next call starts it"
+                " again, without what it remembered"
             ) from error
+        finally:
+            self._waiting.remove(tell)
         if result.is_error:
             raise OpenQwQError(shown(result).removeprefix("error: "))
         return shown(result)
@@ -104,21 +171,19 @@ class McpServer:
 
     async def _own(self, ready: "asyncio.Future[Client]", stop: asyncio.Event) -> None:
         """Hold one connection until `stop`; what keeps it from starting goes to `ready`."""
-        from mcp import Client, StdioServerParameters, stdio_client
+        from mcp import Client
 
         with tempfile.TemporaryFile("w+", errors="replace") as log:  # a server's chatter
             try:
-                if self.target.startswith(("http://", "https://")):
-                    client = Client(self.target)
-                else:
-                    command, *arguments = shlex.split(self.target)
-                    parameters = StdioServerParameters(command=command, args=arguments)
-                    client = Client(stdio_client(parameters, errlog=log))
-                async with asyncio.timeout(CONNECT_SECONDS) as starting:
-                    async with client:
-                        starting.reschedule(None)
-                        ready.set_result(client)
-                        await stop.wait()
+                async with AsyncExitStack() as stack:
+                    transport = await self._transport(stack, log)
+                    asked = self._answer if self._ask else None
+                    client = Client(transport, elicitation_callback=asked)
+                    async with asyncio.timeout(CONNECT_SECONDS) as starting:
+                        async with client:
+                            starting.reschedule(None)
+                            ready.set_result(client)
+                            await stop.wait()
             except Exception as error:  # transports raise groups of whatever their libraries do
                 log.seek(0)
                 said = (log.read().strip() or _innermost(error)).splitlines()[-1][:500]
@@ -130,21 +195,68 @@ class McpServer:
                         )
                     )
 
+    async def _transport(self, stack: AsyncExitStack, log: TextIO) -> Any:
+        """What carries messages to the server."""
+        from mcp import StdioServerParameters, stdio_client
+        from mcp.client.streamable_http import streamable_http_client
+        from mcp.shared._httpx_utils import create_mcp_http_client
 
-def shown(result: "CallToolResult") -> str:
-    """The text of a result; what is not text is named by its kind."""
-    parts = []
-    for block in result.content:
-        match block.type:
-            case "text":
-                parts.append(block.text)
-            case "resource" if hasattr(block.resource, "text"):
-                parts.append(block.resource.text)
-            case kind:
-                parts.append(f"[{kind}: cannot be shown as text]")
-    if not parts and result.structured_content is not None:
-        parts.append(json.dumps(result.structured_content, ensure_ascii=False))
-    return "\n".join(parts)
+        own = self.settings
+        if own.url:
+            if not own.headers:
+                return own.url
+            http = await stack.enter_async_context(create_mcp_http_client(dict(own.headers)))
+            return streamable_http_client(own.url, http_client=http)
+        command, *arguments = own.command
+        parameters = StdioServerParameters(
+            command=command, args=arguments, env=dict(own.environment), cwd=own.folder
+        )
+        return stdio_client(parameters, errlog=log)
+
+    async def _answer(self, context: Any, params: "ElicitRequestParams") -> "ElicitResult":
+        assert self._ask is not None
+        asking = asyncio.create_task(answered(self.name or self.target, params, self._ask))
+        try:
+            while not asking.done():
+                await asyncio.wait({asking}, timeout=1.0)
+                for tell in self._waiting:  # nobody hurries the user
+                    tell("waiting for the user")
+        finally:
+            asking.cancel()
+        return asking.result()
+
+
+async def _all(ask: Any, field: str) -> list[Any]:
+    """Every page of a list."""
+    found: list[Any] = []
+    cursor: str | None = None
+    while True:
+        page = await ask(cursor=cursor)
+        found += getattr(page, field)
+        cursor = page.next_cursor
+        if not cursor:
+            return found
+
+
+def _object(properties: Mapping[str, Any], required: list[str]) -> dict[str, Any]:
+    return {"type": "object", "properties": dict(properties), "required": required}
+
+
+def _listed(lines: list[str]) -> str:
+    more = len(lines) - LISTED
+    return "; ".join(lines[:LISTED]) + (f"; and {more} more" if more > 0 else "")
+
+
+def _prompt_line(prompt: Any) -> str:
+    names = ", ".join(argument.name for argument in prompt.arguments or ())
+    described = f": {prompt.description}" if prompt.description else ""
+    return f"{prompt.name}({names}){described}"
+
+
+def _short_name(info: Any, target: str) -> str:
+    """The server's own name as a prefix of its tools'."""
+    name = getattr(info, "name", "") or target
+    return re.sub(r"\W+", "_", name).strip("_")[:32] or "mcp"
 
 
 def _innermost(error: BaseException) -> str:

@@ -1,12 +1,15 @@
 """Our own tools offered to any MCP client, over standard streams or HTTP."""
 
+import asyncio
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from openqwq import __version__
 from openqwq.agent.call import DEFAULT_LIMITS, CallLimits, run_calls
-from openqwq.agent.loop import Agent, Content, Ended
+from openqwq.agent.loop import Agent, Content, Ended, Thinking
+from openqwq.agent.progress import report_progress
 from openqwq.agent.tools import by_name, tool
 from openqwq.types import Generate, OpenQwQError, SamplingParams, Tool, ToolCall
 
@@ -14,6 +17,8 @@ if TYPE_CHECKING:
     from mcp.server.lowlevel import Server
 
     from openqwq.text.tokenizer import Tokenizer
+
+BEAT_SECONDS = 5.0  # between two reports of progress
 
 
 def mcp_server(
@@ -36,14 +41,38 @@ def mcp_server(
         ]
         return ListToolsResult(tools=listed)
 
-    async def call_tool(_: Any, request: Any) -> CallToolResult:
+    async def call_tool(context: Any, request: Any) -> CallToolResult:
         call = ToolCall(name=request.name, arguments=request.arguments or {})
         own = (limits or {}).get(request.name, DEFAULT_LIMITS)
-        (result,) = await run_calls(named, [call], limits=own)
+        news = _News(context.session)
+        beating = asyncio.create_task(news.beat())
+        try:
+            (result,) = await run_calls(named, [call], limits=own, tell=news.tell)
+        finally:
+            beating.cancel()
         text = TextContent(type="text", text=result.text)
         return CallToolResult(content=[text], is_error=result.status != "ok")
 
     return Server("openqwq", version=__version__, on_list_tools=list_tools, on_call_tool=call_tool)
+
+
+class _News:
+    """Tells a client every few seconds that its call goes on: without it some give up at 60."""
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+        self._text = "running"
+
+    def tell(self, text: str) -> None:
+        """Note what the call says of itself, for the next beat."""
+        self._text = text or self._text
+
+    async def beat(self) -> None:
+        """Report until cancelled; a client that asked for no progress gets none."""
+        started = time.monotonic()
+        while True:
+            await asyncio.sleep(BEAT_SECONDS)
+            await self._session.report_progress(time.monotonic() - started, None, self._text)
 
 
 async def serve_stdio(server: "Server[Any]") -> None:
@@ -76,8 +105,11 @@ def ask_tool(generate: Generate, tokenizer: "Tokenizer", params: SamplingParams)
         agent = Agent(generate, tokenizer, {})
         async for event in agent.run([{"role": "user", "content": question}], params):
             match event:
+                case Thinking():
+                    report_progress("thinking")
                 case Content(text=text):
                     said += text
+                    report_progress("answering")
                 case Ended(reason=reason):
                     pass
         if reason != "answer":

@@ -158,7 +158,8 @@ def run_agent(options: Any) -> None:
         stack = AsyncExitStack()
         try:
             names = [name for name in options.tools.split(",") if name]
-            tools = runner.run(stack.enter_async_context(toolbox(names, options.mcp)))
+            asked = input if sys.stdin.isatty() else None  # by an MCP server
+            tools = runner.run(stack.enter_async_context(toolbox(names, options.mcp, asked)))
             unknown = sorted(set(options.allow) - tools.keys())
             if unknown:
                 known = ", ".join(tools) or "none"

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from openqwq.agent.call import CallLimits, run_calls
-from openqwq.agent.mcp_client import McpServer, shown
+from openqwq.agent.mcp_client import McpServer
+from openqwq.agent.mcp_results import shown
 from openqwq.agent.mcp_server import ask_tool
 from openqwq.agent.tools import by_name
 from openqwq.types import OpenQwQError, SamplingParams
@@ -80,7 +81,7 @@ async def test_a_server_that_dies_in_a_call_is_an_error_and_comes_back(wild: str
     async with McpServer(wild) as server:
         before = await said(server, "pid")
         message = await said(server, "die")
-        assert "ended during the call: the next call connects anew" in message
+        assert "ended during the call: the next call starts it again" in message
         after = await said(server, "pid")
         assert before != after and after.isdecimal()
 
@@ -201,7 +202,7 @@ def test_what_is_not_text_in_a_result_is_named() -> None:
 
     image = ImageContent(type="image", data="aGk=", mime_type="image/png")
     result = CallToolResult(content=[TextContent(type="text", text="a"), image])
-    assert shown(result) == "a\n[image: cannot be shown as text]"
+    assert shown(result) == "a\n[image: image/png, 2 bytes: cannot be shown as text]"
 
 
 async def test_the_tool_ask_gives_the_answer_without_the_thinking(scripted: object) -> None:
