@@ -14,9 +14,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, cast
 
 from openqwq.agent.call import DEFAULT_LIMITS, Approve, CallLimits, CallResult, run_calls
+from openqwq.text.reading import Delta
 from openqwq.text.stream import (
     CLOSING_TEXT,
-    Delta,
     Reply,
     ReplyParser,
     parse_reply,

@@ -136,8 +136,7 @@ class _Reply:
             self.finish_reason = part.finish_reason
 
     def completion(self, tokenizer: Tokenizer, prompt_ids: list[int]) -> Completion:
-        markers = tokenizer.think_open_id, tokenizer.think_close_id
-        tracker = ThinkTracker(*markers, starts_in_thinking(tokenizer, prompt_ids))
+        tracker = ThinkTracker(tokenizer, starts_in_thinking(tokenizer, prompt_ids))
         for token_id in self.token_ids:
             tracker.feed(token_id)
         return Completion(

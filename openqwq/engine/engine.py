@@ -247,7 +247,6 @@ class Engine:
         check_request(prompt_ids, params, vocab_size, len(self.closing_ids))
         limit = min(params.max_tokens, room)
         adapter = self.model.adapters.number_of(params.adapter)
-        markers = self.tokenizer.think_open_id, self.tokenizer.think_close_id
         thinking = starts_in_thinking(self.tokenizer, prompt_ids)
         grammar = AnswerGrammar(self.tokenizer, params.grammar) if params.grammar else None
         ids = list(prompt_ids)
@@ -257,7 +256,7 @@ class Engine:
                 params,
                 params.seed + i,
                 limit,
-                ThinkTracker(*markers, thinking),
+                ThinkTracker(self.tokenizer, thinking),
                 self.closing_ids,
                 grammar and grammar.fork(),
                 steering,

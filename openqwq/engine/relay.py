@@ -114,8 +114,8 @@ class Relay:
                 "or name the adapter's own model on the server"
             )
         room = room_after(prompt_ids, self.context_length)
-        markers = self.tokenizer.think_open_id, self.tokenizer.think_close_id
-        think = ThinkTracker(*markers, starts_in_thinking(self.tokenizer, prompt_ids))
+        thinking = starts_in_thinking(self.tokenizer, prompt_ids)
+        think = ThinkTracker(self.tokenizer, thinking)
         limit = min(params.max_tokens, room)
         return Sequence(list(prompt_ids), params, seed, limit, think, self._closing_ids)
 

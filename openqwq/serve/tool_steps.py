@@ -136,7 +136,7 @@ class _Counting:
         self.prompt_tokens += len(prompt_ids)
         own = self.tokenizer
         thinking = starts_in_thinking(own, prompt_ids)
-        tracker = ThinkTracker(own.think_open_id, own.think_close_id, thinking)
+        tracker = ThinkTracker(own, thinking)
         before = self.reasoning_tokens
         stream = self.generator.stream(prompt_ids, params, steering)
         async with aclosing(cast(AsyncGenerator[TokenEvent, None], stream)) as events:

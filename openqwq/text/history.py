@@ -171,6 +171,18 @@ def history_form(template: ChatTemplate) -> HistoryForm:
     return HistoryForm(lists_tools, False, False, shows_system)
 
 
+def call_rendering(template: ChatTemplate) -> tuple[str, str]:
+    """A conversation in which the assistant says `SAID`, and one in which it makes a call."""
+    form = history_form(template)
+    tools = [TOOL] if form.lists_tools else []
+    said = {"role": "assistant", "content": SAID}
+    turn = _without_content(_call_turn(SAID, form.arguments_as_text), form.no_content)
+    return (
+        _shown(template, [_user("a"), said], tools),
+        _shown(template, [_user("a"), turn], tools),
+    )
+
+
 def tools_note(template: ChatTemplate) -> str:
     """What a user should know of tools with this template; empty where it lists them itself."""
     if history_form(template).lists_tools:

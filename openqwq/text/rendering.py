@@ -55,8 +55,12 @@ class ChatTemplate:
             _, found, rest = self.render(variables).rpartition(PROBE)
         except Exception:  # refused: another conversation may still be rendered
             return None
-        marker = _any_of(self.markers).search(rest) if found else None
-        return marker.group() if marker else None
+        return self.first_marker(rest) if found else None
+
+    def first_marker(self, text: str) -> str | None:
+        """The first of the markers that stand in a text."""
+        found = _any_of(self.markers).search(text)
+        return found.group() if found else None
 
 
 class _Generation(Extension):

@@ -3,52 +3,134 @@ r"""The think/tool state machine: token ids in; reasoning, content and tool call
 The first `</think>` ends the thinking, later ones are text; inside the thinking every marker is
 text, so a call written there is never executed; special tokens such as `<|im_end|>` have no text.
 Newlines around the reasoning, before the content and between content and calls are format, not
-text (the usual end of thinking is `\n</think>\n\n`): they are dropped.
+text (the usual end of thinking is `\n</think>\n\n`): they are dropped. So are markers that say
+nothing: `<think>` again where a thinking has just begun, `</think>` before any answer.
 """
 
 import codecs
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any
 
+from openqwq.text.calls import ContentParser
+from openqwq.text.forms import call_form, markers_of
+from openqwq.text.reading import Delta, Syntax
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.types import Message, ToolCall
 
 CLOSING_TEXT = "\n</think>\n\n"  # what ends a thinking from outside
+OPEN, CLOSE = b"<think>", b"</think>"
+LONGEST_TAG_TOKENS = 12  # tokens at a prompt's end that may spell a tag and white space
 
 
 class ThinkTracker:
-    """Which tokens are thinking, by id alone; with `close_id` None nothing ever is.
+    """Which tokens are thinking.
 
-    A reply that does not start inside the thinking opens it only with its very first token.
+    A checkpoint with think tokens is told by their ids, any other by the tags in its text. A reply
+    that does not start inside the thinking may open it before it says anything else.
     """
 
-    def __init__(self, open_id: int | None, close_id: int | None, starts_in_thinking: bool) -> None:
-        self._open_id, self._close_id = open_id, close_id
-        self._may_open = close_id is not None and not starts_in_thinking
-        self.in_thinking = close_id is not None and starts_in_thinking
+    def __init__(self, tokenizer: Tokenizer, starts_in_thinking: bool) -> None:
+        self.in_thinking = starts_in_thinking
         self.reasoning_tokens = 0  # the two markers are not counted
+        self._tokenizer = tokenizer
+        self._blank = True  # nothing but white space since the reply or its last marker began
+        self._held = b""  # text that may turn out to be a tag
+        self._held_tokens = 0
+
+    @property
+    def may_open(self) -> bool:
+        """Whether the thinking may still be opened."""
+        return self._blank and not self.in_thinking
 
     def feed(self, token_id: int) -> bool:
-        """Advance by one token; True where it is the marker that opens or closes the thinking."""
-        marker = self._close_id if self.in_thinking else self._open_id
-        if token_id == marker and (self.in_thinking or self._may_open):
-            self.in_thinking, self._may_open = not self.in_thinking, False
-            return True
-        self._may_open = False
+        """Advance by one token; True where with it the thinking opens or closes."""
+        before = self.in_thinking
+        self.split(token_id)
+        return self.in_thinking != before
+
+    def split(self, token_id: int) -> list[tuple[bool, bytes]]:
+        """Advance by one token; the bytes that are certain by now, each with whether it thinks."""
+        tokenizer = self._tokenizer
+        if tokenizer.think_close_id is None:
+            return self._split_text(token_id)
+        if token_id == tokenizer.think_close_id:
+            if self.in_thinking or self._blank:
+                self.in_thinking = False
+                self._blank = True
+                self._held = b""
+                return []
+        elif token_id == tokenizer.think_open_id and self._blank:
+            self.in_thinking = True
+            self._held = b""
+            return []
         self.reasoning_tokens += self.in_thinking
-        return False
+        data = b"" if token_id in tokenizer.silent_ids else tokenizer.token_bytes(token_id)
+        if not self._blank:
+            return [(self.in_thinking, data)]
+        self._blank = not data.strip() and token_id not in tokenizer.silent_ids
+        if self._blank and not self.in_thinking:
+            self._held += data
+            return []
+        return [*self.rest(), (self.in_thinking, data)]
 
+    def rest(self) -> list[tuple[bool, bytes]]:
+        """What was held back, once no more tokens come."""
+        held = self._held
+        self._held = b""
+        return [(self.in_thinking, held)] if held else []
 
-@dataclass(frozen=True)
-class Delta:
-    """A piece of a reply: more text, or a whole call (`index` counts the well-formed ones)."""
+    def _split_text(self, token_id: int) -> list[tuple[bool, bytes]]:
+        """The same where tags are plain text, which may begin and end inside of tokens."""
+        spans: list[tuple[bool, bytes]] = []
+        tokenizer = self._tokenizer
+        was_thinking = self.in_thinking
+        data = b"" if token_id in tokenizer.silent_ids else tokenizer.token_bytes(token_id)
+        if token_id in tokenizer.added_ids:
+            self._blank = False
+            self.reasoning_tokens += was_thinking
+            return [*self.rest(), (was_thinking, data)]
+        self._held += data
+        while self._held and self._take_tag(spans):
+            pass
+        if was_thinking:
+            self._count(len(data))
+        return spans
 
-    kind: Literal["reasoning", "content", "tool_call", "malformed_call"]
-    text: str = ""
-    call: ToolCall | None = None
-    index: int = 0
+    def _take_tag(self, spans: list[tuple[bool, bytes]]) -> bool:
+        """Take what is certain off the text held back; whether a tag was among it."""
+        if self._blank:
+            begun = self._held.lstrip()
+            for tag in (OPEN, CLOSE):
+                if begun.startswith(tag):
+                    self.in_thinking = tag == OPEN
+                    self._held = begun[len(tag) :]
+                    return True
+                if tag.startswith(begun):
+                    return False  # white space, and perhaps the beginning of a tag
+            self._blank = False
+        if not self.in_thinking:
+            spans.append((False, self._held))
+            self._held = b""
+            return False
+        thought, closed, after = self._held.partition(CLOSE)
+        kept = 0 if closed else _overlap(thought)
+        if len(thought) > kept:
+            spans.append((True, thought[: len(thought) - kept]))
+        self._held = after if closed else thought[len(thought) - kept :]
+        if closed:
+            self.in_thinking = False
+            self._blank = True
+        return bool(closed)
+
+    def _count(self, size: int) -> None:
+        """Count a token of `size` bytes of the thinking, or uncount those of its closing tag."""
+        if not self.in_thinking:
+            self.reasoning_tokens -= self._held_tokens
+            self._held_tokens = 0
+            return
+        self.reasoning_tokens += 1
+        self._held_tokens = self._held_tokens + 1 if len(self._held) >= size else 0
 
 
 @dataclass(frozen=True)
@@ -71,41 +153,51 @@ class Reply:
         return message
 
 
-class _Text:
-    """Incremental UTF-8 that holds newlines back until text follows them and drops leading ones."""
+class _Thoughts:
+    """Incremental UTF-8 that holds newlines back until text follows, and drops leading ones."""
 
     def __init__(self) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._started = False
-        self.held = ""
+        self._newlines = ""
 
-    def feed(self, data: bytes, final: bool = False) -> str:
+    def feed(self, data: bytes, final: bool = False) -> list[Delta]:
         """Text that is certain by now; `final` turns half a character into U+FFFD."""
-        text = self.held + self._decoder.decode(data, final)
+        text = self._newlines + self._decoder.decode(data, final)
         if not self._started:
             text = text.lstrip("\n")
         body = text.rstrip("\n")
-        self.held = text[len(body) :]
+        self._newlines = text[len(body) :]
         self._started = self._started or bool(body)
-        return body
+        return [Delta("reasoning", body)] if body else []
 
 
 class ReplyParser:
     """Turns a reply's tokens, one at a time, into deltas; call `finish` after the last token.
 
     `starts_in_thinking` holds for QwQ, whose prompt ends with `<think>`; the function of that name
-    tells it from any prompt. A checkpoint without think tokens only ever has content.
+    tells it from any prompt. `tools` are the specifications of those that may be called: what calls
+    another is malformed, and with an empty list nothing is a call. With None any name will do.
+    With `pieces` a call's arguments come as they are written, before the whole call.
     """
 
-    def __init__(self, tokenizer: Tokenizer, starts_in_thinking: bool = True) -> None:
-        self._tokenizer = tokenizer
-        self._silent = tokenizer.special_ids.union(tokenizer.eos_ids)
-        self._tracker = ThinkTracker(
-            tokenizer.think_open_id, tokenizer.think_close_id, starts_in_thinking
-        )
-        self._reasoning, self._content = _Text(), _Text()
-        self._call: bytearray | None = None  # bytes since an open <tool_call>
-        self._calls, self._any_call = 0, False
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        starts_in_thinking: bool = True,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        pieces: bool = False,
+    ) -> None:
+        self._tracker = ThinkTracker(tokenizer, starts_in_thinking)
+        syntax = None
+        if tools is None or tools:
+            schemas = None if tools is None else _schemas(tools)
+            syntax = Syntax(call_form(tokenizer), markers_of(tokenizer), schemas)
+        self._markers = syntax.markers.characters if syntax else {}
+        self._thoughts = _Thoughts()
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._content = ContentParser(syntax, pieces)
+        self._was_thinking = starts_in_thinking
 
     @property
     def in_thinking(self) -> bool:
@@ -119,46 +211,45 @@ class ReplyParser:
 
     def feed(self, token_id: int) -> list[Delta]:
         """What becomes certain with this token, often nothing."""
-        if self._tracker.feed(token_id):
-            return _text_delta("reasoning", self._reasoning.feed(b"", final=True))
-        data = b"" if token_id in self._silent else self._tokenizer.token_bytes(token_id)
-        if self.in_thinking:
-            return _text_delta("reasoning", self._reasoning.feed(data))
-        if self._call is not None:
-            if token_id == self._tokenizer.tool_call_close_id:
-                return [self._close_call(self._call)]
-            self._call += data
-            return []
-        if token_id == self._tokenizer.tool_call_open_id:
-            self._call, self._any_call = bytearray(), True
-            return _text_delta("content", self._content.feed(b"", final=True))
-        return _text_delta("content", self._content.feed(data))
+        spans = self._tracker.split(token_id)
+        marker = self._markers.get(token_id)
+        if marker is None or self.in_thinking or not spans:
+            return self._take(spans)
+        deltas = self._take(spans[:-1])  # the last one is the marker's own text
+        return deltas + self._content.feed(self._decoder.decode(b"", final=True) + marker)
 
     def finish(self) -> list[Delta]:
-        """What is left at the end; a call that was never closed is malformed."""
+        """What is left at the end; a call that was cut off is malformed."""
+        deltas = self._take(self._tracker.rest())
         if self.in_thinking:
-            return _text_delta("reasoning", self._reasoning.feed(b"", final=True))
-        if self._call is not None:
-            return [Delta("malformed_call", self._call.decode(errors="replace"))]
-        rest = self._content.feed(b"", final=True)
-        return _text_delta("content", rest if self._any_call else rest + self._content.held)
+            return deltas + self._thoughts.feed(b"", final=True)
+        return deltas + self._content.feed(self._decoder.decode(b"", final=True), final=True)
 
-    def _close_call(self, data: bytearray) -> Delta:
-        self._call = None
-        text = data.decode(errors="replace")
-        call = _tool_call(text)
-        if call is None:
-            return Delta("malformed_call", text)
-        self._calls += 1
-        return Delta("tool_call", call=call, index=self._calls - 1)
+    def _take(self, spans: list[tuple[bool, bytes]]) -> list[Delta]:
+        deltas: list[Delta] = []
+        for thinks, data in [*spans, (self.in_thinking, b"")]:
+            if self._was_thinking and not thinks:
+                deltas += self._thoughts.feed(b"", final=True)
+            self._was_thinking = thinks
+            if thinks:
+                deltas += self._thoughts.feed(data)
+            else:
+                deltas += self._content.feed(self._decoder.decode(data))
+        return deltas
 
 
 def parse_reply(
-    tokenizer: Tokenizer, token_ids: Iterable[int], starts_in_thinking: bool = True
+    tokenizer: Tokenizer,
+    token_ids: Iterable[int],
+    starts_in_thinking: bool = True,
+    tools: Sequence[Mapping[str, Any]] | None = None,
 ) -> Reply:
     """Parse a whole reply by feeding it to `ReplyParser`."""
-    parser = ReplyParser(tokenizer, starts_in_thinking)
-    deltas = [delta for token_id in token_ids for delta in parser.feed(token_id)] + parser.finish()
+    parser = ReplyParser(tokenizer, starts_in_thinking, tools)
+    deltas: list[Delta] = []
+    for token_id in token_ids:
+        deltas += parser.feed(token_id)
+    deltas += parser.finish()
     return Reply(
         "".join(delta.text for delta in deltas if delta.kind == "reasoning"),
         "".join(delta.text for delta in deltas if delta.kind == "content"),
@@ -169,25 +260,28 @@ def parse_reply(
 
 
 def starts_in_thinking(tokenizer: Tokenizer, prompt_ids: Sequence[int]) -> bool:
-    """Whether a prompt leaves its reply inside the thinking: its last think token opens."""
-    markers = (tokenizer.think_open_id, tokenizer.think_close_id)
-    last = next((i for i in reversed(prompt_ids) if i in markers), None)
-    return last is not None and last == tokenizer.think_open_id
+    """Whether a prompt leaves its reply inside the thinking.
+
+    Its last think token opens; without such tokens its text ends with the opening tag.
+    """
+    if tokenizer.think_close_id is None:
+        end = b"".join(map(tokenizer.token_bytes, prompt_ids[-LONGEST_TAG_TOKENS:]))
+        return end.rstrip().endswith(OPEN)
+    for token_id in reversed(prompt_ids):
+        if token_id in (tokenizer.think_open_id, tokenizer.think_close_id):
+            return token_id == tokenizer.think_open_id
+    return False
 
 
-def _text_delta(kind: Literal["reasoning", "content"], text: str) -> list[Delta]:
-    return [Delta(kind, text)] if text else []
+def _overlap(text: bytes) -> int:
+    """The length of the longest end of `text` that may begin the closing tag."""
+    for length in range(min(len(text), len(CLOSE) - 1), 0, -1):
+        if CLOSE.startswith(text[-length:]):
+            return length
+    return 0
 
 
-def _tool_call(text: str) -> ToolCall | None:
-    """The call that `text` spells, or None unless it is valid JSON with a name and arguments."""
-    try:
-        value = json.loads(text)
-        # What cannot be written back as JSON in UTF-8 (NaN, lone surrogates) is no valid call.
-        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
-    except (ValueError, RecursionError):
-        return None
-    match value:
-        case {"name": str(name), "arguments": dict(arguments)}:
-            return ToolCall(name=name, arguments=arguments)
-    return None
+def _schemas(tools: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """The schemas of the tools' arguments, by name."""
+    functions = [tool.get("function", tool) for tool in tools]
+    return {function["name"]: function.get("parameters") or {} for function in functions}

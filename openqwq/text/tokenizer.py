@@ -30,11 +30,11 @@ TEXT_TOKENS = [*TOOL_TOKENS, "<think>", "</think>"]
 class Tokenizer:
     """Token ids of text and back, with the ids that the rest of OpenQwQ must know by name.
 
-    `added_tokens` maps text to id; `special_ids` are those among them that readers never see.
-    `eos_ids` end a reply: first the one that the chat template writes behind an assistant's turn
-    (a base model's own eos may be another), then the tokenizer's own. `pad_id` falls back to the
-    first, as padding is always masked. The think and tool ids are None where a checkpoint has no
-    such token.
+    `added_tokens` maps text to id; `special_ids` are those among them that readers never see, and
+    `silent_ids` are these and `eos_ids`. `eos_ids` end a reply: first the one that the chat
+    template writes behind an assistant's turn (a base model's own eos may be another), then the
+    tokenizer's own. `pad_id` falls back to the first, as padding is always masked. The think and
+    tool ids are None where a checkpoint has no such token.
     `vocab_size` is the highest id + 1. `chat_template` is the checkpoint's own Jinja, or None;
     `chat_templates` has all of them by name, where there are several.
     Raises OpenQwQError where text and markers cannot be kept apart or nothing ends a reply.
@@ -50,6 +50,7 @@ class Tokenizer:
         self.chat_template = self.chat_templates.get("default")
         added = backend.get_added_tokens_decoder()
         self.added_tokens = {token.content: token_id for token_id, token in added.items()}
+        self.added_ids = frozenset(added)
         self.special_ids = frozenset(i for i, token in added.items() if token.special)
         vocabulary = backend.get_vocab(with_added_tokens=True)
         self.vocab_size = max(vocabulary.values(), default=-1) + 1
@@ -69,6 +70,7 @@ class Tokenizer:
                 f"{source} has no added tokens to end replies {list(self.eos_ids)}: set eos_token"
                 " in tokenizer_config.json and eos_token_id in generation_config.json"
             )
+        self.silent_ids = self.special_ids.union(self.eos_ids)
         self.pad_id = vocabulary.get(self.named_tokens.get("pad_token", ""), self.eos_ids[0])
 
         backend.no_truncation()
@@ -95,13 +97,18 @@ class Tokenizer:
             source = self.chat_templates.get("tool_use", source)
         if source is None:
             source = QWQ_TEMPLATE
-            if not {"<|im_start|>", "<|im_end|>", "<think>"} <= self.added_tokens.keys():
+            if not self.has_template():
                 raise OpenQwQError(
                     f"{self.source} has neither a chat template nor QwQ's tokens: add a"
                     " chat_template to tokenizer_config.json, or use an instruction-tuned"
                     " checkpoint"
                 )
         return ChatTemplate(source, tuple(self.added_tokens), tuple(self.named_tokens.items()))
+
+    def has_template(self) -> bool:
+        """Whether there is a chat template, or QwQ's tokens for QwQ's template."""
+        tokens = {"<|im_start|>", "<|im_end|>", "<think>"}
+        return self.chat_template is not None or tokens <= self.added_tokens.keys()
 
     def _end_of_turn(self) -> str | None:
         return self.template().end_of_turn() if self.chat_template else None

@@ -12,7 +12,10 @@ from openqwq.engine.scheduler import Group, Scheduler
 from openqwq.engine.sequence import Sequence
 from openqwq.model.qwen2 import ModelConfig
 from openqwq.text.stream import ThinkTracker
+from openqwq.text.tokenizer import Tokenizer
 from openqwq.types import SamplingParams
+
+TOKENIZER = Tokenizer.train(["a"], 300)
 
 
 class TokenCache(SlotCache):
@@ -49,7 +52,7 @@ def sequences(
     prompt_ids = [1000 * owner + at for at in range(prompt_tokens)]
     params = SamplingParams(max_tokens=max_tokens)
     return [
-        Sequence(prompt_ids, params, first + i, max_tokens, ThinkTracker(None, None, False), [])
+        Sequence(prompt_ids, params, first + i, max_tokens, ThinkTracker(TOKENIZER, False), [])
         for i in range(count)
     ]
 
