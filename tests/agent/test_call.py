@@ -244,7 +244,7 @@ async def test_a_tool_that_refuses_to_be_cancelled_is_not_waited_for() -> None:
 
     started = time.monotonic()
     assert (await one(stubborn, seconds=0.1)).status == "timeout"
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 25  # it would wait for 30
     released.set()
     await asyncio.sleep(0.05)
 

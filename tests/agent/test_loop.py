@@ -254,7 +254,7 @@ async def test_the_budget_of_time_stops_a_model_that_says_nothing_more(
     started = time.monotonic()
     events = await run(timed(model, 0.2))
     assert end(events).reason == "time"
-    assert time.monotonic() - started < 5 and model.closed == 1
+    assert time.monotonic() - started < 60 and model.closed == 1
 
 
 def timed(model: Any, seconds: float) -> Agent:
@@ -287,7 +287,7 @@ async def closed_after(events: Any, kind: type) -> None:
 
 async def test_closing_the_run_closes_the_models_stream(scripted: Callable[..., Any]) -> None:
     model = scripted("I think", pause=True)
-    await asyncio.wait_for(closed_after(agent(model).run(QUESTION, PARAMS), Thinking), 10)
+    await asyncio.wait_for(closed_after(agent(model).run(QUESTION, PARAMS), Thinking), 60)
     assert model.closed == 1
 
 
@@ -305,10 +305,10 @@ async def test_cancelling_the_run_cancels_its_tools(scripted: Callable[..., Any]
 
     model = scripted(f"</think>\n\n{call('wait')}")
     task = asyncio.create_task(run(agent(model, by_name([tool(wait)]))))
-    await asyncio.wait_for(started.wait(), 10)
+    await asyncio.wait_for(started.wait(), 60)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-    await asyncio.wait_for(stopped.wait(), 10)
+    await asyncio.wait_for(stopped.wait(), 60)
 
 
 async def test_each_step_has_a_seed_of_its_own(scripted: Callable[..., Any]) -> None:

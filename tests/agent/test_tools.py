@@ -77,10 +77,10 @@ def test_arithmetic_is_exact(expression: str, value: str) -> None:
 def test_what_is_no_arithmetic_or_too_much_is_refused_at_once(
     expression: str, problem: str
 ) -> None:
-    started = time.monotonic()
+    started = time.process_time()
     with pytest.raises(OpenQwQError, match=problem):
         calculator(expression)
-    assert time.monotonic() - started < 2
+    assert time.process_time() - started < 2
 
 
 @given(st.text(st.sampled_from("0123456789+-*/%().e ,sqrtroundgcdpi^'_[]"), max_size=40))

@@ -42,5 +42,5 @@ async def test_an_episode_closes_after_a_step_that_was_cancelled(
     step.cancel()
     await asyncio.gather(step, return_exceptions=True)
     await asyncio.sleep(waiting)  # 0.2: its rollout has asked again meanwhile
-    await asyncio.wait_for(episode.close(), 10)
+    await asyncio.wait_for(episode.close(), 60)
     assert episode._rollout.result().keys() == {"error"}

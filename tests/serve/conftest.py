@@ -102,7 +102,7 @@ class Running:
     def metric(self, name: str) -> float:
         return self.server.running.registry.get_sample_value(name) or 0.0
 
-    def wait_until_idle(self, seconds: float = 10.0) -> None:
+    def wait_until_idle(self, seconds: float = 60.0) -> None:
         """Fails unless every place is free soon."""
         end = time.monotonic() + seconds
         while self.server.running.admitted or self.server.running.steering:

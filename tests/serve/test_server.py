@@ -307,7 +307,7 @@ def test_an_abort_frees_the_real_engines_slot(tiny: Any) -> None:
         time.sleep(0.005)
     client.close()
     tiny.wait_until_idle()
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while scheduler.unfinished() and time.monotonic() < end:
         time.sleep(0.01)
     assert not scheduler.unfinished()
@@ -326,7 +326,7 @@ def test_a_reader_that_stops_reading_is_given_up(
         client.sendall(f"{head}content-length: {len(data)}\r\n\r\n".encode() + data)
         while not server.server.running.admitted:
             time.sleep(0.01)
-        server.wait_until_idle(20)
+        server.wait_until_idle()
 
 
 def test_a_full_queue_says_when_to_come_again(scripted: Build, serve: Any) -> None:

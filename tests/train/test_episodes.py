@@ -293,7 +293,7 @@ class Crowded(World):
 async def test_at_its_own_pace_an_episode_frees_its_place_for_those_that_wait() -> None:
     script = Script(QWQ, ["\n</think>\n\n36"])
     runner = RolloutRunner(script, QWQ, judged_by(), {"world": Crowded(2)}, in_step=False)
-    (group,) = await asyncio.wait_for(runner.groups([(TASK, PARAMS)], 6), 20)
+    (group,) = await asyncio.wait_for(runner.groups([(TASK, PARAMS)], 6), 60)
     assert [(a.score.status, len(a.completions)) for a in group] == [("correct", 3)] * 6
 
 

@@ -220,8 +220,8 @@ def test_no_rule_is_slow_on_endless_repetition(unit: str) -> None:
     arguments |= {name + "relation": "at least" for name in ("", "let_", "capital_")}
     arguments |= {name + "frequency": 2 for name in ("", "let_", "capital_")}
     text = f"x{unit * (100_000 // len(unit))}y"
-    start = time.perf_counter()
+    start = time.process_time()
     for rule_id, rule in RULES.items():
         _, *names = signature(rule).parameters
         check(rule_id, {name: arguments.get(name, 2) for name in names}, text)
-    assert time.perf_counter() - start < 10
+    assert time.process_time() - start < 10
