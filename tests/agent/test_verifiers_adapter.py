@@ -10,9 +10,9 @@ import pytest
 from openqwq.agent.verifiers_adapter import VerifiersEnvironment
 from openqwq.types import Message, OpenQwQError
 
-verifiers = pytest.importorskip("verifiers", reason="needs the optional package verifiers 0.1.x")
+verifiers = pytest.importorskip("verifiers", reason="needs pip install 'verifiers<0.2'")
 if not hasattr(verifiers, "ToolEnv"):
-    pytest.skip("needs verifiers 0.1.x", allow_module_level=True)
+    pytest.skip("needs pip install 'verifiers<0.2'", allow_module_level=True)
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the package and what it imports
 
 from datasets import Dataset  # noqa: E402  only there with the package

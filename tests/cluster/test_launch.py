@@ -48,7 +48,7 @@ PartitionName=plain Nodes=plain
 def slurm(tmp_path: Path) -> Iterator[dict[str, str]]:
     """The environment in which Slurm's commands find a controller of our own."""
     if shutil.which("slurmctld") is None or shutil.which("sbatch") is None:
-        pytest.skip("needs Debian's slurmctld and slurm-client")
+        pytest.skip("needs Slurm (Debian: apt install slurmctld slurm-client)")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -129,7 +129,9 @@ def test_the_rayjob_follows_kuberays_own_schema() -> None:
 
 
 def test_the_pods_of_the_rayjob_are_pods_to_kubernetes() -> None:
-    kubernetes = pytest.importorskip("kubernetes_validate", reason="needs kubernetes-validate")
+    kubernetes = pytest.importorskip(
+        "kubernetes_validate", reason="needs pip install kubernetes-validate"
+    )
     cluster = rayjob()["spec"]["rayClusterSpec"]
     groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
     for group in groups:

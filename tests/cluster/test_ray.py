@@ -24,7 +24,7 @@ from openqwq.train.run import Run
 from openqwq.train.stages import run_stages
 from openqwq.types import OpenQwQError, SamplingParams
 
-ray = pytest.importorskip("ray", reason="needs the extra openqwq[cluster]")
+ray = pytest.importorskip("ray", reason="needs Ray: pip install 'ray>=2.50'")
 
 CLUSTER = ("cluster.learners=2", "cluster.samplers=1", "cluster.verifiers=1")
 CLUSTER += ("cluster.cpus_per_actor=0.25", "cluster.timeout=300")

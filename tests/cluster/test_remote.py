@@ -13,7 +13,7 @@ from openqwq.cluster import remote
 from openqwq.cluster.remote import RemoteLearner, RemoteSampler
 from openqwq.types import OpenQwQError, SamplingParams
 
-pytest.importorskip("ray", reason="needs the extra openqwq[cluster]")
+pytest.importorskip("ray", reason="needs Ray: pip install 'ray>=2.50'")
 
 
 @pytest.fixture(autouse=True)

@@ -33,7 +33,7 @@ def test_another_form_of_reference_is_refused_with_the_right_one(reference: str)
 
 
 def test_without_a_network_the_file_and_the_remedy_are_named() -> None:
-    pytest.importorskip("huggingface_hub")
+    pytest.importorskip("huggingface_hub", reason="needs pip install huggingface_hub")
     with pytest.raises(OpenQwQError, match=r"main/test\.parquet .*offline.*name a local copy"):
         DataLock().path(GSM8K)
 

@@ -29,7 +29,7 @@ def table(path: Path, delimiter: str) -> bytes:
 
 
 def test_every_form_of_a_file_gives_the_same_rows(tmp_path: Path) -> None:
-    pyarrow = pytest.importorskip("pyarrow")
+    pyarrow = pytest.importorskip("pyarrow", reason="needs pip install pyarrow")
     from pyarrow import parquet
 
     forms = {

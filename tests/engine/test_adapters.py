@@ -222,7 +222,7 @@ def test_an_adapter_option_without_name_or_directory_is_refused(text: str) -> No
 def test_an_adapter_for_another_engine_is_refused(
     build: Callable[..., Qwen2], tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
-    pytest.importorskip("xllamacpp", reason="needs llama.cpp, from xllamacpp")
+    pytest.importorskip("xllamacpp", reason="needs llama.cpp: pip install xllamacpp")
     gguf.save(build(), tmp_path / "m.gguf", "F32", to_metadata(tokenizer, 300))
     with pytest.raises(OpenQwQError, match="adapter a is for the engine torch"):
         open_model(str(tmp_path / "m.gguf"), "llamacpp", adapters={"a": tmp_path})

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-huggingface_hub = pytest.importorskip("huggingface_hub", reason="needs huggingface_hub")
+huggingface_hub = pytest.importorskip(
+    "huggingface_hub", reason="needs the hub client: pip install huggingface_hub"
+)
 from huggingface_hub import errors  # noqa: E402
 
 from openqwq.engine import hub  # noqa: E402

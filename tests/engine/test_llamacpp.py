@@ -25,7 +25,7 @@ from openqwq.types import OpenQwQError, SamplingParams, Steering, TokenEvent
 
 pytestmark = pytest.mark.usefixtures("no_test_hangs")
 if not llamacpp.installed():
-    pytest.skip("needs llama.cpp, from the package xllamacpp", allow_module_level=True)
+    pytest.skip("needs llama.cpp: pip install xllamacpp", allow_module_level=True)
 
 
 @pytest.fixture(scope="module")

@@ -62,7 +62,7 @@ def test_the_engine_is_chosen_by_what_the_file_holds(
     tmp_path: Path,
 ) -> None:
     if not llamacpp.installed():
-        pytest.skip("needs llama.cpp, from the package xllamacpp")
+        pytest.skip("needs llama.cpp: pip install xllamacpp")
     gguf.save(build(), tmp_path / "small.gguf", kind, to_metadata(tokenizer, 300))
     model = open_model(str(tmp_path / "small.gguf"), slots=1)
     assert (model.engine, model.why, model.name) == (engine, why, "small")

@@ -302,7 +302,7 @@ def test_a_servers_model_without_a_tokenizer_here_is_named(url: str) -> None:
 async def test_a_real_llama_server_takes_and_gives_token_ids(
     smollm2: Any, plain: Callable[..., SamplingParams]
 ) -> None:
-    xllamacpp = pytest.importorskip("xllamacpp", reason="needs llama.cpp, from xllamacpp")
+    xllamacpp = pytest.importorskip("xllamacpp", reason="needs llama.cpp: pip install xllamacpp")
     params = xllamacpp.CommonParams()
     params.model.path, params.n_ctx, params.verbosity = str(smollm2), 512, -1
     params.warmup, params.cpuparams.n_threads, params.n_parallel = False, 1, 2

@@ -128,7 +128,7 @@ def test_llama_cpp_computes_the_same_from_what_we_write(
     tokenizer: Tokenizer,
     tmp_path: Path,
 ) -> None:
-    xllamacpp = pytest.importorskip("xllamacpp", reason="needs llama.cpp, from xllamacpp")
+    xllamacpp = pytest.importorskip("xllamacpp", reason="needs llama.cpp: pip install xllamacpp")
     model = make_model(**SHAPE | FAMILIES[family])
     checkpoint.save(model, tmp_path / "source", tokenizer)
     target = tmp_path / "model.gguf"

@@ -98,7 +98,7 @@ def test_a_real_peak_is_foretold_within_5_percent(
     runner: str, slots: int, context: int, smollm2: Path
 ) -> None:
     if runner == "llamacpp":
-        pytest.importorskip("xllamacpp", reason="needs llama.cpp, from xllamacpp")
+        pytest.importorskip("xllamacpp", reason="needs llama.cpp: pip install xllamacpp")
     if runner == "bf16" and not has_bf16():
         pytest.skip("needs a CPU that multiplies in bf16")
     bench = Path(__file__).parents[2] / "bench" / "fit.py"

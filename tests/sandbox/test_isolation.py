@@ -68,7 +68,7 @@ def test_every_layer_holds_and_programs_run_for_an_ordinary_user(layers: dict[st
     if layers["namespaces"]:
         pytest.skip(f"user namespaces are absent here: {layers['namespaces']}")
     if shutil.which("setpriv") is None:
-        pytest.skip("setpriv, which makes an ordinary user of root, is not installed")
+        pytest.skip("needs setpriv, to become an ordinary user (Debian: apt install util-linux)")
     become = ["setpriv", "--reuid=12345", "--regid=12345", "--clear-groups"]
     for interpreter in (sys.executable, "/usr/bin/python3"):
         command = [*become, interpreter, "-c"]

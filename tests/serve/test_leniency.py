@@ -155,11 +155,8 @@ def test_items_may_hold_what_other_servers_put_into_them(server: Any) -> None:
     assert answer.status_code == 200, answer.text
 
 
-def test_every_shared_case_is_answered_as_it_should_be(server: Any) -> None:
-    folder = Path(__file__).parents[3] / "shared" / "cases" / "api"
-    if not folder.is_dir():
-        pytest.skip(f"needs {folder}")
-    for file in sorted(folder.glob("*.json")):
+def test_every_shared_case_is_answered_as_it_should_be(server: Any, shared_data: Path) -> None:
+    for file in sorted((shared_data.parent / "cases" / "api").glob("*.json")):
         case = json.loads(file.read_text())
         answer = httpx.post(
             server.url + case["path"], json={**case["body"], "model": "scripted"}, timeout=60

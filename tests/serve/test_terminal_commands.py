@@ -148,7 +148,7 @@ def test_piped_questions_are_one_a_line(monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.fixture
 def editor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Sends keys to an editor and gives the text that it returns."""
-    pytest.importorskip("prompt_toolkit")
+    pytest.importorskip("prompt_toolkit", reason="needs pip install prompt_toolkit")
     from prompt_toolkit.application import create_app_session
     from prompt_toolkit.input import create_pipe_input
     from prompt_toolkit.output import DummyOutput
@@ -201,7 +201,7 @@ CHILD = """
 
 
 def test_a_real_terminal_takes_a_long_paste_and_shows_markdown(tmp_path: Path) -> None:
-    pytest.importorskip("prompt_toolkit")
+    pytest.importorskip("prompt_toolkit", reason="needs pip install prompt_toolkit")
     child, terminal = pty.fork()
     if child == 0:
         environment = {**os.environ, "TERM": "xterm", "XDG_STATE_HOME": str(tmp_path)}

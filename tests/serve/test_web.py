@@ -128,7 +128,9 @@ def test_the_committed_bundle_is_what_the_build_makes(tmp_path: Path) -> None:
     assert not [name for name in made if made[name] != committed[name]]
 
 
-needs_chromium = pytest.mark.skipif(not CHROMIUM.is_file(), reason=f"needs Chromium at {CHROMIUM}")
+needs_chromium = pytest.mark.skipif(
+    not CHROMIUM.is_file(), reason=f"needs {CHROMIUM} (Debian: apt install chromium)"
+)
 
 
 @needs_node

@@ -122,7 +122,7 @@ def test_ids_equal_llama_cpps(
 @contextmanager
 def llama_cpp(path: Path) -> Iterator[Callable[[str], list[int]]]:
     """llama.cpp's own tokenizer, through the server that the wheel runs on the loopback."""
-    xllamacpp = pytest.importorskip("xllamacpp", reason="needs llama.cpp, from xllamacpp")
+    xllamacpp = pytest.importorskip("xllamacpp", reason="needs llama.cpp: pip install xllamacpp")
     params = xllamacpp.CommonParams()
     params.model.path, params.n_ctx, params.verbosity = str(path), 256, -1
     params.warmup, params.cpuparams.n_threads = False, 1

@@ -117,7 +117,7 @@ def test_changed_missing_and_damaged_files_are_named(tmp_path: Path) -> None:
 
 
 def test_the_hub_without_a_network_is_a_clear_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("huggingface_hub")
+    pytest.importorskip("huggingface_hub", reason="needs pip install huggingface_hub")
     file = DataFile("toy/a.jsonl", "nobody/no-such-set", "a.jsonl", "0" * 40)
     with pytest.raises(OpenQwQError, match=r"hub cannot be reached .*give --data"):
         list(Library().rows(file))
