@@ -20,6 +20,7 @@ from openqwq.engine.verbs import (
     add_merge_verb,
     add_model_options,
 )
+from openqwq.evaluation.rollouts import add_rollouts_verb
 from openqwq.sandbox.verbs import add_sandbox_verb
 from openqwq.serve.feedback import add_feedback_verb
 from openqwq.serve.settings import add_serve_options, add_talk_options, apply_settings
@@ -77,6 +78,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     report = verbs.add_parser("report", help="write a run's report again")
     report.add_argument("run", type=Path, help="a run directory")
     report.set_defaults(verb=report_verb)
+    add_rollouts_verb(verbs.add_parser("rollouts", help="what a run's policy said, to be read"))
     _add_eval_verb(verbs.add_parser("eval", help="benchmarks, as their authors score them"))
     add_data_verb(verbs.add_parser("data", help="what a run would ask, before any training"))
     add_collect_verb(verbs.add_parser("collect", help="a teacher's right answers as rows"))
