@@ -5,7 +5,6 @@ judges all of them with ten mutants each.
 """
 
 import random
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,6 @@ from openqwq.verify.code import CodeVerifier, agrees
 
 SAMPLE = 8  # of each set
 pytestmark = pytest.mark.filterwarnings("ignore:invalid escape sequence")  # MBPP's references
-outside_tmp = pytest.mark.skipif(
-    sys.prefix.startswith("/tmp"), reason="programs see packages that lie outside /tmp only"
-)
 
 
 def task(tests: CodeTests | None) -> Task:
@@ -164,7 +160,6 @@ def references(load: Loader, data: Path) -> list[tuple[Task, str]]:
     return random.Random(0).sample(list(load(data)), SAMPLE)
 
 
-@outside_tmp
 @pytest.mark.parametrize("load", SETS)
 async def test_sweep_every_reference_solution_passes(load: Loader, data_sets: Path) -> None:
     jobs = references(load, data_sets)
@@ -173,7 +168,6 @@ async def test_sweep_every_reference_solution_passes(load: Loader, data_sets: Pa
     assert not failed
 
 
-@outside_tmp
 @pytest.mark.parametrize("load", SETS)
 async def test_sweep_no_gutted_solution_passes(load: Loader, data_sets: Path) -> None:
     jobs = [
@@ -186,7 +180,6 @@ async def test_sweep_no_gutted_solution_passes(load: Loader, data_sets: Path) ->
     assert not alive
 
 
-@outside_tmp
 @pytest.mark.parametrize("load", SETS)
 async def test_sweep_most_single_faults_fail(load: Loader, data_sets: Path) -> None:
     jobs = [
@@ -199,7 +192,6 @@ async def test_sweep_most_single_faults_fail(load: Loader, data_sets: Path) -> N
     assert counts["correct"] < 0.25 * len(jobs)  # equivalent mutants, and tests of three asserts
 
 
-@outside_tmp
 async def test_sweep_sets_without_solutions_pass_an_oracle_and_fail_one_wrong_answer(
     data_sets: Path,
 ) -> None:
