@@ -93,6 +93,13 @@ def _measured(config: ModelConfig, rows: int) -> Products:
     return faster
 
 
+def product_rate(config: ModelConfig, rows: int, dtype: torch.dtype) -> float:
+    """Operations a second of this machine's products at `rows` tokens, measured now."""
+    shapes = _shapes(config)
+    operations = 2 * rows * sum(outputs * inputs for outputs, inputs in shapes)
+    return operations / _seconds(shapes, rows, dtype)
+
+
 def cache_folder() -> Path:
     """Where what was measured on this machine is kept: `$XDG_CACHE_HOME/openqwq`."""
     home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"

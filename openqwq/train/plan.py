@@ -1,0 +1,218 @@
+"""What a stage in one process will need, from the model's shape alone: memory by part, seconds.
+
+Every tensor that lives through a step is counted: weights, gradients, optimiser, the engine's copy
+and cache, and what the backward pass keeps of a micro-batch. Sampling and learning take turns, so
+the peak is the larger of the two on top of what both hold.
+"""
+
+from dataclasses import dataclass, replace
+
+from openqwq.model.fit import parameter_counts
+from openqwq.model.precision import DTYPES, product_rate
+from openqwq.model.qwen2 import ModelConfig
+from openqwq.types import OpenQwQError, Products
+
+HEAD_LOGITS = {True: 2**25, False: 2**27}  # at most, of a chunk of a frozen and of a trained head
+LEAST_MICRO_BATCH = 256  # tokens; below that products are slow
+MOST_MICRO_BATCH = 8192
+RESERVE = 0.1  # of the memory, left free
+OTHER_WORK = 1.25  # a step's time over that of its products: attention, norms, softmax, Python
+
+
+@dataclass(frozen=True)
+class Work:
+    """One step of a stage: what is sampled, what is learned from, and in what form.
+
+    SFT samples nothing: `slots` is 0. Lengths are tokens, means but for `max_length`.
+    """
+
+    completions: int  # of a step; of SFT its examples
+    group_size: int  # completions that share a prompt
+    prompt_tokens: int
+    completion_tokens: int
+    slots: int
+    lanes: int
+    max_length: int  # prompt and completion of the longest
+    prefill_tokens: int
+    micro_batch_tokens: int
+    products: Products
+    rank: int = 0  # of an adapter on every linear layer; 0: all weights are trained
+    recompute: bool = False
+    reference: bool = False  # a frozen copy beside weights that are trained whole
+
+    @property
+    def learned_tokens(self) -> int:
+        """Tokens of one update; the prompt of a group is computed once."""
+        prompts = self.completions // self.group_size
+        return prompts * self.prompt_tokens + self.completions * self.completion_tokens
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """Peak bytes by part, and the seconds of one step by part."""
+
+    memory: dict[str, int]
+    seconds: dict[str, float]
+
+    @property
+    def peak(self) -> int:
+        """What the process takes at most; of the two phases only the larger counts."""
+        phases = ("sampling", "learning")
+        held = sum(size for part, size in self.memory.items() if part not in phases)
+        return held + max(self.memory[phase] for phase in phases)
+
+
+def plan_stage(config: ModelConfig, work: Work, process: int) -> StagePlan:
+    """The plan of one stage; `process` is Python with its imports, in bytes."""
+    return StagePlan(_memory(config, work, process), _seconds(config, work))
+
+
+def micro_batch_tokens(config: ModelConfig, work: Work, process: int, memory: int) -> int:
+    """The largest micro-batch that fits into `memory` bytes, tokens, a multiple of 64.
+
+    Raises OpenQwQError, saying what to change, where not even a sequence of `max_length` fits.
+    """
+    least = max(LEAST_MICRO_BATCH, work.max_length)
+    tokens = max(least, MOST_MICRO_BATCH)
+    while tokens >= least:
+        plan = _memory(config, replace(work, micro_batch_tokens=tokens), process)
+        if StagePlan(plan, {}).peak <= (1 - RESERVE) * memory:
+            return tokens
+        tokens -= 64
+    smallest = replace(work, micro_batch_tokens=least)
+    needed = StagePlan(_memory(config, smallest, process), {}).peak
+    raise OpenQwQError(
+        f"a micro-batch of {least} tokens needs {_gib(needed)}, and {_gib(memory)} are free: "
+        + advice(config, smallest, process, memory)
+    )
+
+
+def advice(config: ModelConfig, work: Work, process: int, memory: int) -> str:
+    """The first change, or sum of changes, with which the stage fits into `memory` bytes."""
+    changes = {
+        "recompute activations": {"recompute": True},
+        "train an adapter (lora = { rank = 16 })": {"rank": work.rank or 16},
+        "halve engine.slots": {"slots": max(1, work.slots // 2)},
+        "precision = 'bf16'": {"products": "bf16"},
+    }
+    taken: list[str] = []
+    changed = work
+    for name, change in changes.items():
+        before = changed
+        changed = replace(changed, **change)  # type: ignore[arg-type]
+        if changed == before:
+            continue
+        taken.append(name)
+        if StagePlan(_memory(config, changed, process), {}).peak <= memory:
+            return ", ".join(taken)
+    return "choose a smaller model, or a machine with more memory"
+
+
+def describe(name: str, plan: StagePlan, memory: int, hint: str) -> str:
+    """The plan as lines of text; `hint` is what to change where it does not fit."""
+    lines = [f"{name}: peak {_gib(plan.peak)}, {sum(plan.seconds.values()):.1f} s a step"]
+    for part, size in plan.memory.items():
+        lines.append(f"  {part:<12} {_gib(size):>10}")
+    for part, seconds in plan.seconds.items():
+        lines.append(f"  {part:<12} {seconds:>8.1f} s")
+    fits = plan.peak <= memory
+    lines.append(f"  fits into {_gib(memory)}" if fits else f"  does not fit: {hint}")
+    return "\n".join(lines)
+
+
+def _memory(config: ModelConfig, work: Work, process: int) -> dict[str, int]:
+    parameters, embedding = parameter_counts(config)
+    trained = _adapter_parameters(config, work.rank) if work.rank else parameters
+    width = DTYPES[work.products].itemsize
+    base_width = width if work.rank else 4
+    tied_head = embedding if config.tie_word_embeddings else 0
+    memory = {
+        "process": process,
+        "weights": base_width * parameters + (4 * trained if work.rank else 0),
+        "gradients": 4 * trained,
+        "optimiser": 8 * trained,
+    }
+    if work.reference and not work.rank:
+        memory["reference"] = 4 * parameters
+    if work.slots:
+        copy = 0 if work.rank else width * (parameters + tied_head) + (4 - width) * embedding
+        memory["engine"] = copy
+        memory["cache"] = _cache(config, work)
+    memory["sampling"] = _sampling(config, work) if work.slots else 0
+    memory["learning"] = _learning(config, work)
+    return memory
+
+
+def _adapter_parameters(config: ModelConfig, rank: int) -> int:
+    """A and B on each of a layer's seven matrices."""
+    hidden, inner = config.hidden_size, config.intermediate_size
+    queries = config.num_attention_heads * config.head_dim
+    keys = config.num_key_value_heads * config.head_dim
+    sizes = 2 * (hidden + queries) + 2 * (hidden + keys) + 3 * (hidden + inner)
+    return config.num_hidden_layers * rank * sizes
+
+
+def _cache(config: ModelConfig, work: Work) -> int:
+    """Keys and values of all rows in fp32; while they grow the shorter ones are still there."""
+    rows = work.slots + work.lanes
+    keys = config.num_key_value_heads * config.head_dim
+    capacity = 128
+    before = 0
+    while capacity < work.max_length:
+        before, capacity = capacity, 2 * capacity
+    capacity = min(capacity, work.max_length)
+    per_token = 4 * config.num_hidden_layers * keys * rows
+    return per_token * (2 * capacity + (before + 1) // 2)
+
+
+def _sampling(config: ModelConfig, work: Work) -> int:
+    """A prefill's activations, or the logits of a decoding step, whichever is more."""
+    hidden, inner = config.hidden_size, config.intermediate_size
+    rows = min(work.prefill_tokens, work.lanes * work.prompt_tokens)
+    prefill = 4 * rows * (6 * hidden + 3 * inner)
+    logits = 4 * 3 * config.vocab_size * work.slots
+    return max(prefill, logits)
+
+
+def _learning(config: ModelConfig, work: Work) -> int:
+    """What the forward pass keeps of a micro-batch, and the largest that is there besides."""
+    hidden, inner = config.hidden_size, config.intermediate_size
+    queries = config.num_attention_heads * config.head_dim
+    keys = config.num_key_value_heads * config.head_dim
+    tokens = min(work.micro_batch_tokens, work.learned_tokens)
+    layer = 4 * tokens * (6 * hidden + 3 * queries + 4 * keys + 4 * inner + 7 * work.rank)
+    kept = config.num_hidden_layers * layer
+    if work.recompute:
+        kept = 4 * tokens * hidden * config.num_hidden_layers + layer
+    chunk = min(HEAD_LOGITS[work.rank > 0], tokens * config.vocab_size)
+    copies = 3 if work.rank else 4
+    head = 4 * copies * chunk
+    backward = 4 * tokens * (2 * inner + 2 * hidden)
+    optimiser = 0 if work.rank else 8 * config.vocab_size * hidden
+    return max(kept + head, kept + backward, optimiser)
+
+
+def _seconds(config: ModelConfig, work: Work) -> dict[str, float]:
+    """By the products' number and their measured rate here, and the share of all other work."""
+    parameters, embedding = parameter_counts(config)
+    multiplied = parameters if config.tie_word_embeddings else parameters - embedding
+    dtype = DTYPES[work.products]
+    seconds = {}
+    if work.slots:
+        prompts = work.completions // work.group_size * work.prompt_tokens
+        sampled = work.completions * work.completion_tokens
+        rows = max(1, min(work.slots, work.completions))
+        prefill = 2 * (multiplied - embedding) * prompts / product_rate(config, 1024, dtype)
+        decode = 2 * multiplied * sampled / product_rate(config, rows, dtype)
+        seconds["prefill"] = OTHER_WORK * prefill
+        seconds["decode"] = OTHER_WORK * decode
+    passes = 4 if work.rank else 6  # products of a weight, in numbers of operations a token
+    if work.recompute:
+        passes += 2
+    update = passes * multiplied * work.learned_tokens / product_rate(config, 1024, dtype)
+    seconds["update"] = OTHER_WORK * update
+    return seconds
+
+
+def _gib(size: float) -> str:
+    return f"{size / 2**30:.2f} GiB"
