@@ -167,7 +167,9 @@ class Examiner:
             if length:
                 examples[task.id] = length
         stages = [stage for stage in self.config.stages if table.name in stage.data]
-        fits = [_fit(stage, table, prompts, examples, self.context) for stage in stages]
+        sampled = min(self.context, self.config.engine.max_length or self.context)
+        rooms = (self.context, sampled)
+        fits = [_fit(stage, table, prompts, examples, rooms) for stage in stages]
         shown = [_prompt(self.tokenizer, t, prompts[t.id]) for t in tasks[:SHOWN_PROMPTS]]
         return TableReport(
             name=table.name,
@@ -230,16 +232,18 @@ def _fit(
     table: Table,
     prompts: Mapping[str, Sequence[int]],
     examples: Mapping[str, int],
-    context: int,
+    rooms: tuple[int, int],
 ) -> StageFit:
+    """`rooms` are the tokens of the context in training and in sampling."""
+    trained, sampled = rooms
     if isinstance(stage, SftStage):
         lengths: Mapping[str, int] = examples
         measured = "example"
-        limit = context
+        limit = trained
     else:
         lengths = {key: len(ids) for key, ids in prompts.items()}
         measured = "prompt"
-        limit = context - (stage.max_tokens if isinstance(stage, RlStage | DistillStage) else 1)
+        limit = sampled - (stage.max_tokens if isinstance(stage, RlStage | DistillStage) else 1)
     too_long = [key for key, length in lengths.items() if length > limit]
     longest = max(lengths.values(), default=0)
     passes = _passes(stage, table)

@@ -5,7 +5,6 @@ Imported for every `qwq --help`: what is heavy is imported where it runs.
 
 import argparse
 import asyncio
-import sys
 from collections.abc import Iterable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from openqwq.data.hub import DataLock
     from openqwq.evaluation.data_report import DataReport
     from openqwq.tasks.table import Table
-    from openqwq.text.tokenizer import Tokenizer
 
 SEARCHED = "aime24,aime25,math500,gsm8k,ifeval,humaneval,mbpp"
 
@@ -70,12 +68,13 @@ def data_verb(options: argparse.Namespace) -> None:
     from openqwq.data.hub import DataLock
     from openqwq.evaluation.data_pages import print_report, to_json, write_page
     from openqwq.tasks.tables import open_tables
+    from openqwq.train.own_environments import own_tasks
 
     for name in ("tasks", "golds"):
         if getattr(options, name) < 1:
             raise OpenQwQError(f"--{name} is {getattr(options, name)}: it must be at least 1")
     config = load_config(options.configs, options.overrides)
-    tables = open_tables(config, DataLock(), skip_bad_rows=True)
+    tables = open_tables(config, DataLock(), skip_bad_rows=True, own_tasks=own_tasks)
     report = asyncio.run(_examined(config, tables, options))
     if options.json:
         print(to_json(report))
@@ -92,6 +91,7 @@ async def _examined(
     from openqwq.evaluation.contamination import BenchmarkIndex
     from openqwq.evaluation.data_report import Effort, Examiner, judges_needed
     from openqwq.evaluation.suite import benchmark_items
+    from openqwq.train.lengths import run_tokenizer
 
     items: list[Task] = []
     searched: list[str] = []
@@ -107,30 +107,13 @@ async def _examined(
             missing.append(f"{name} not at hand ({error})")
     note = f"{', '.join(searched) or 'none'} searched for" + "".join(f"; {m}" for m in missing)
 
-    tokenizer, context = _tokenizer(config, tables)
+    tokenizer, context = run_tokenizer(config, tables)
     async with AsyncExitStack() as stack:
         judges = await _judges(config, judges_needed(tables.values()), stack)
         index = BenchmarkIndex(items) if items else None
         effort = Effort(options.tasks, options.golds)
         examiner = Examiner(config, tokenizer, context, judges, index, note, effort)
         return await examiner.report(tables)
-
-
-def _tokenizer(config: "Config", tables: Mapping[str, "Table"]) -> tuple["Tokenizer", int]:
-    """The tokenizer of a run and the tokens of its context."""
-    most = config.engine.max_length or sys.maxsize
-    if not config.model:
-        from openqwq.train.policies import fresh_tokenizer
-
-        assert config.shape is not None
-        context = min(most, config.shape.max_position_embeddings)
-        return fresh_tokenizer(config, tables), context
-    from openqwq.engine.open import load_tokenizer, locate
-    from openqwq.model.fit import read_subject
-
-    path = locate(config.model, weights=False)
-    context = min(most, read_subject(path).config.max_position_embeddings)
-    return load_tokenizer(path), context
 
 
 async def _judges(

@@ -8,6 +8,7 @@ from pathlib import Path
 from openqwq.config import Config, DistillStage, RewardModelStage, RlStage, SftStage, Stage
 from openqwq.data.hub import DataLock
 from openqwq.data.user_code import is_reference, load_object
+from openqwq.tasks.rows import RowTable
 from openqwq.tasks.table import Table
 from openqwq.tasks.tables import open_tables
 from openqwq.train.judges import check_environment, check_judge
@@ -161,10 +162,18 @@ def _check_usable(prepared: Prepared, stage: Stage, name: str) -> None:
 
 
 def sample_tasks(prepared: Prepared, count: int = 500) -> list[Task]:
-    """Up to `count` training tasks of every table, to measure prompts by."""
+    """Up to `count` training tasks of every table, to measure prompts by: of rows, the longest."""
     tasks: list[Task] = []
     for name, table in prepared.tables.items():
+        if isinstance(table, RowTable):
+            rows = [record.task for record in table.records]
+            tasks += sorted(rows, key=_characters, reverse=True)[:count]
+            continue
         size = count if table.size is None else min(count, table.size)
         for number in islice(range(size), count):
             tasks.append(table.draw(number, f"{prepared.config.seed}/lengths/{name}"))
     return tasks
+
+
+def _characters(task: Task) -> int:
+    return sum(len(message["content"]) for message in task.messages)

@@ -1,0 +1,124 @@
+"""Whether the rows of a run fit its model, found out before the first step."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from openqwq.config import Config, DistillStage, RlStage, SftStage, Stage
+from openqwq.engine.open import load_tokenizer, locate
+from openqwq.model.fit import read_subject
+from openqwq.tasks.rows import Record, RowTable, SkippedRow
+from openqwq.tasks.table import Table
+from openqwq.text.template import encode_chat
+from openqwq.text.tokenizer import Tokenizer
+from openqwq.train.policies import base_of_adapter, fresh_tokenizer
+from openqwq.train.prepare import Prepared
+from openqwq.train.sft import encode_examples
+from openqwq.types import OpenQwQError, Task
+
+NAMED = 20  # rows left out that are listed one by one
+
+
+def run_tokenizer(config: Config, tables: Mapping[str, Table]) -> tuple[Tokenizer, int]:
+    """The tokenizer of a run, and its model's context in tokens."""
+    if not config.model:
+        assert config.shape is not None
+        return fresh_tokenizer(config, tables), config.shape.max_position_embeddings
+    path = locate(base_of_adapter(config.model) or config.model, weights=False)
+    return load_tokenizer(path), read_subject(path).config.max_position_embeddings
+
+
+def fit_rows(prepared: Prepared, skip_bad_rows: bool = False) -> Prepared:
+    """`prepared` with rows alone that its stages have room for.
+
+    A prompt that leaves no room for a reply, or a conversation longer than the context, stops the
+    run: OpenQwQError names file and row. With `skip_bad_rows` it is left out and listed.
+    """
+    config = prepared.config
+    staged = [(stage, name) for stage in config.stages for name in stage.data]
+    tables = dict(prepared.tables)
+    if not any(isinstance(tables[name], RowTable) for _, name in staged):
+        return prepared
+
+    tokenizer, context = run_tokenizer(config, tables)
+    for stage, name in staged:
+        table = tables[name]
+        if isinstance(table, RowTable):
+            measure = Measure(stage, tokenizer, room_of(stage, config, context))
+            tables[name] = _fitting(table, measure, skip_bad_rows)
+    return replace(prepared, tables=tables)
+
+
+def _fitting(table: RowTable, measure: "Measure", skip_bad_rows: bool) -> RowTable:
+    kept: list[Record] = []
+    skipped: list[SkippedRow] = []
+    for record in table.records:
+        fault = measure.fault(record.task)
+        if fault:
+            skipped.append(SkippedRow(record.place, fault))
+        else:
+            kept.append(record)
+    if not skipped:
+        return table
+    if not skip_bad_rows:
+        raise OpenQwQError(
+            f"data.{table.name}: {skipped[0]} ({len(skipped)} such rows); or leave them out with "
+            "--skip-bad-rows"
+        )
+    return replace(table, records=kept, skipped=(*table.skipped, *skipped))
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Measures tasks against the `room` that a stage has for them, in tokens."""
+
+    stage: Stage
+    tokenizer: Tokenizer
+    room: int
+
+    def fault(self, task: Task) -> str:
+        """That the task is too long, in words; "" where it fits."""
+        # A token stands for a byte at least: most rows are so short that their bytes say enough.
+        turns = (*task.messages, *task.demonstration)
+        text = json.dumps([turns, task.solution], ensure_ascii=False)
+        if not task.tools and len(text.encode()) + self.template_tokens <= self.room:
+            return ""
+        length = self._length(task)
+        if length <= self.room:
+            return ""
+        what = "conversation" if isinstance(self.stage, SftStage) else "prompt"
+        return (
+            f"{what}: it has {length} tokens, and the stage {self.stage.name!r} has room for "
+            f"{self.room}: shorten it"
+        )
+
+    @cached_property
+    def template_tokens(self) -> int:
+        """What a template adds to a conversation without tools, at most about."""
+        return 4 * len(encode_chat(self.tokenizer, ({"role": "user", "content": ""},)))
+
+    def _length(self, task: Task) -> int:
+        if isinstance(self.stage, SftStage):
+            examples = encode_examples(self.tokenizer, task, self.stage.loss_on)
+            return max(len(ids) for ids, _ in examples)
+        return len(encode_chat(self.tokenizer, task.messages, task.tools))
+
+
+def room_of(stage: Stage, config: Config, context: int) -> int:
+    """Tokens that a stage has for a prompt, or in SFT for a whole example."""
+    if isinstance(stage, RlStage | DistillStage):
+        return min(context, config.engine.max_length or context) - 1
+    return context
+
+
+def skipped_rows(prepared: Prepared) -> list[str]:
+    """The rows that a run leaves out, in words; the first ones of many."""
+    rows: list[SkippedRow] = []
+    for table in prepared.tables.values():
+        if isinstance(table, RowTable):
+            rows += table.skipped
+    told = [f"left out: {row}" for row in rows[:NAMED]]
+    if len(rows) > NAMED:
+        told.append(f"left out: {len(rows) - NAMED} more rows (qwq data lists them)")
+    return told

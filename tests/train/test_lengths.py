@@ -1,0 +1,68 @@
+"""Rows that are longer than the model's context are named before a run begins."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from openqwq.config import load_config
+from openqwq.data.hub import DataLock
+from openqwq.train.lengths import fit_rows, skipped_rows
+from openqwq.train.prepare import Prepared, prepare, sample_tasks
+from openqwq.types import OpenQwQError
+
+CONFIG = """
+[shape]
+hidden_size = 32
+intermediate_size = 64
+num_attention_heads = 2
+num_key_value_heads = 1
+max_position_embeddings = 128
+[tokenizer]
+vocab_size = 300
+[data.own]
+rows = "own.jsonl"
+[[stages]]
+name = "first"
+kind = "{kind}"
+steps = 2
+data = {{ own = 1 }}
+"""
+LONG = "long " * 200
+
+
+def prepared(tmp_path: Path, kind: str, **changed: str) -> Prepared:
+    rows = [{"question": f"{n} + 1?", "answer": str(n + 1), "solution": "Count."} for n in range(5)]
+    rows[3].update(changed)
+    (tmp_path / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path = tmp_path / "run.toml"
+    path.write_text(CONFIG.format(kind=kind))
+    return prepare(load_config([path]), DataLock())
+
+
+@pytest.mark.parametrize(
+    ("kind", "column", "what", "room"),
+    [("rl", "question", "prompt", 127), ("sft", "solution", "conversation", 128)],
+)
+def test_a_row_longer_than_the_context_is_named_or_left_out(
+    tmp_path: Path, kind: str, column: str, what: str, room: int
+) -> None:
+    run = prepared(tmp_path, kind, **{column: LONG})
+    said = rf"data\.own: own\.jsonl row 4, {what}: it has \d{{3,}} tokens, .* room for {room}: "
+    with pytest.raises(OpenQwQError, match=said):
+        fit_rows(run)
+    kept = fit_rows(run, skip_bad_rows=True)
+    assert kept.tables["own"].size == 4
+    (row,) = skipped_rows(kept)
+    assert row.startswith("left out: own.jsonl row 4, ")
+
+
+def test_a_reply_that_no_stage_imitates_may_be_long(tmp_path: Path) -> None:
+    run = prepared(tmp_path, "rl", solution=LONG)
+    assert fit_rows(run).tables["own"].size == 5
+
+
+def test_the_longest_rows_are_those_that_prompts_are_measured_by(tmp_path: Path) -> None:
+    run = prepared(tmp_path, "rl", question=LONG)
+    (task,) = sample_tasks(run, count=1)
+    assert task.id == "own:4"
