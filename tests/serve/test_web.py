@@ -5,15 +5,21 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
+import sys
+import threading
+import time
 import tomllib
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from openqwq.engine.open import OpenedModel
+from openqwq.serve.feedback import read_feedback
 from openqwq.serve.guard import Access
 from openqwq.serve.server import ServerOptions
 from openqwq.serve.tool_steps import ServerTools
@@ -145,23 +151,105 @@ def test_every_flow_in_chromium() -> None:
 
 
 @needs_node
+def test_two_tabs_against_a_model_of_the_store() -> None:
+    run_node("store.test.mjs")
+
+
+@needs_node
+@needs_chromium
+def test_files_previews_tabs_and_languages_in_chromium() -> None:
+    run_node("material.test.mjs", VIEWS=os.environ.get("VIEWS", "one"))
+
+
+THINKING = "the quick brown fox jumps over the lazy dog\n\n" * 6
+ANSWER = f"{THINKING}</think>\n\nThe answer is **42**."
+
+
+@needs_node
 @needs_chromium
 def test_the_page_and_qwq_serve_understand_each_other(
-    scripted: Callable[..., OpenedModel], serve: Callable[..., Any]
+    scripted: Callable[..., OpenedModel], serve: Callable[..., Any], tmp_path: Path
 ) -> None:
-    thinking = "the quick brown fox jumps over the lazy dog\n\n" * 6
-    thinker = scripted(f"{thinking}</think>\n\nThe answer is **42**.", delay=0.01)
     call = '<tool_call>\n{"name": "calculator", "arguments": {"expression": "6*7"}}\n</tool_call>'
     caller = scripted(f"I compute</think>\n\n{call}", "got it</think>\n\nIt is 42.")
+    program = scripted("hm</think>\n\n```python\nprint(6 * 7)\n```\n")
+    ratings = tmp_path / "ratings.db"
+    rated = ServerOptions(tools=ServerTools.opened(["python"], []), feedback=ratings)
+    calculating = ServerOptions(tools=ServerTools.opened(["calculator"], []))
     locked = ServerOptions(slots=4, access=Access("sesame"))
     with (
-        serve(thinker, locked) as thinking_server,
-        serve(caller, ServerOptions(tools=ServerTools.opened(["calculator"], []))) as tool_server,
+        serve(scripted(ANSWER, delay=0.05), locked) as thinking_server,
+        serve(caller, calculating) as tool_server,
+        serve(program, rated) as rated_server,
     ):
         run_node(
             "served.test.mjs",
             CHAT_URL=f"{thinking_server.url}/",
             CHAT_TOOLS_URL=f"{tool_server.url}/",
+            CHAT_RATED_URL=f"{rated_server.url}/",
             CHAT_MODEL="scripted",
             CHAT_KEY="sesame",
         )
+    kinds = [opinion["kind"] for opinion in read_feedback(ratings)]
+    assert sorted(kinds) == ["edit", "preference", "rating"]
+
+
+class Killable:
+    """A server in a process of its own that is killed and started over HTTP."""
+
+    def __init__(self, store: Path) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = free.getsockname()[1]
+        self._command = [sys.executable, str(Path(__file__).with_name("scripted_server.py"))]
+        self._command += [str(self.port), str(store), ANSWER]
+        self.process: subprocess.Popen[bytes] | None = None
+        self.start()
+        owner = self
+
+        class Control(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                owner.kill() if self.path == "/kill" else owner.start()
+                self.send_response(204)
+                self.end_headers()
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self.control = ThreadingHTTPServer(("127.0.0.1", 0), Control)
+        threading.Thread(target=self.control.serve_forever, daemon=True).start()
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(self._command)
+        end = time.monotonic() + 60
+        while time.monotonic() < end:
+            try:
+                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+                return
+            except OSError:
+                time.sleep(0.05)
+        raise AssertionError("the server did not start")
+
+    def kill(self) -> None:
+        assert self.process
+        self.process.kill()
+        self.process.wait()
+
+    def close(self) -> None:
+        self.control.shutdown()
+        self.control.server_close()
+        self.kill()
+
+
+@needs_node
+@needs_chromium
+def test_the_page_finds_a_server_again_that_was_killed(tmp_path: Path) -> None:
+    server = Killable(tmp_path / "responses.db")
+    try:
+        run_node(
+            "served.test.mjs",
+            CHAT_KILLABLE_URL=f"http://127.0.0.1:{server.port}/",
+            CHAT_CONTROL=f"http://127.0.0.1:{server.control.server_port}/",
+            CHAT_MODEL="scripted",
+        )
+    finally:
+        server.close()

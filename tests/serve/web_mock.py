@@ -112,8 +112,24 @@ H<sub>2</sub>O and x<sup>2</sup><br>on the next line, but <b>this</b> stays.
 | one<br>two | \(x\) |
 """
 ROWS = "".join(f"| {row} | a cell of row {row} with **bold** |\n" for row in range(2000))
+PREVIEW = """```html
+<style>h1 { color: rgb(200, 0, 0) }</style><h1 onclick="parent.hacked = 1">A page</h1>
+<script>parent.hacked = 2; top.location = "/x"</script>
+<img src="https://tracker.example/pixel.png" onerror="parent.hacked = 3">
+<iframe src="javascript:parent.hacked = 4"></iframe><form action="/x"><button>go</button></form>
+<meta http-equiv="refresh" content="0; url=https://tracker.example/">
+<a href="javascript:parent.hacked = 5" target="_top">link</a>
+```
+
+```svg
+<svg xmlns="http://www.w3.org/2000/svg" width="90" height="90" onload="parent.hacked = 6">
+<script>parent.hacked = 7</script><circle cx="45" cy="45" r="40" fill="teal"/>
+<foreignObject><iframe src="https://tracker.example/"/></foreignObject></svg>
+```
+"""
 CONTENT = {
     "markdown": MARKDOWN,
+    "preview": PREVIEW,
     "rendering": RENDERING,
     "table": f"A table:\n| number | text |\n| -: | :- |\n{ROWS}\nAfter the table.",
     "word": "W" * 24_000 + "\n\nAfter the word.",
@@ -283,7 +299,7 @@ class Handler(BaseHTTPRequestHandler):
             return
         self.server.requests.append(body)
         users = [m["content"] for m in body["messages"] if m["role"] == "user"]
-        words = str(users[-1]).split()
+        words = str(users[-1]).split("\n\n")[-1].split()
         if refused := refusal(words[0]):
             self.json(refused[1], refused[0], refused[2])
         elif words[0] == "whole":

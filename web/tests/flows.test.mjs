@@ -2,44 +2,10 @@
 
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
-import { after, before, describe, test } from "node:test";
-import { startBrowser, startMock, VIEWS, Visit } from "./page.mjs";
+import { describe } from "node:test";
+import { FAILED_REQUEST, names, prepareFlows } from "./page.mjs";
 
-const FAILED_REQUEST = /Failed to load resource/;
-const names = Object.keys(VIEWS);
-let browser, mock;
-
-before(async () => {
-  [browser, mock] = await Promise.all([startBrowser(), startMock()]);
-});
-after(async () => {
-  await browser?.close();
-  mock?.stop();
-});
-
-let flows = 0;
-
-/** VIEWS=all: every flow in every view; VIEWS=one: each in one, by turns; else in two. */
-function usualViews() {
-  if (process.env.VIEWS === "all") return names;
-  return process.env.VIEWS === "one" ? [names[flows++ % 2]] : names.slice(0, 2);
-}
-
-function flow(title, run, views = usualViews(), address = () => mock.url) {
-  for (const name of views) {
-    test(`${title} (${name})`, { timeout: 60_000 }, async () => {
-      const visit = await Visit.open(browser, address(), VIEWS[name]);
-      try {
-        await run(visit, name.replace(" ", "-"));
-        await visit.assertFits();
-      } catch (error) {
-        await visit.picture(`failed-${title.replaceAll(/\W+/g, "-").slice(0, 60)}`);
-        throw error;
-      }
-      await visit.close();
-    });
-  }
-}
+const { flow, mock } = prepareFlows();
 
 describe("answers", () => {
   flow(
@@ -52,7 +18,7 @@ describe("answers", () => {
       await page.locator(".math .katex").nth(3).waitFor();
       await page.locator(".hljs-keyword").first().waitFor();
       const reply = visit.reply;
-      assert.equal(await reply.locator("h4").textContent(), "Result");
+      assert.equal(await reply.locator("h3").textContent(), "Result");
       assert.equal(await reply.locator("td.align-right").count(), 2);
       assert.equal(await reply.locator(".math.display .katex-display").count(), 2);
       assert.equal(await reply.locator("math").count(), 4);
@@ -135,7 +101,7 @@ describe("answers", () => {
     void visit;
     await page.locator(".composer textarea").fill("markdown");
     await page.locator(".composer textarea").press("Enter");
-    const heading = await page.locator(".markdown h4").elementHandle({ timeout: 10_000 });
+    const heading = await page.locator(".markdown h3").elementHandle({ timeout: 10_000 });
     await page.locator(".turn.assistant .turn-actions").waitFor();
     assert.equal(await heading.evaluate((element) => element.isConnected), true);
   });

@@ -4,6 +4,7 @@ import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
+import { after, before, test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { chromium } from "playwright-core";
 
@@ -148,7 +149,7 @@ export class Visit {
     assert.deepEqual(wide, [], "scrolls sideways");
   }
 
-  /** No serious or critical finding of axe-core on the page as it is. */
+  /** Not one violation that axe-core knows on the page as it is. */
   async assertAccessible() {
     const session = await this.context.newCDPSession(this.page);
     const evaluate = async (expression) => {
@@ -163,7 +164,6 @@ export class Visit {
     await evaluate(`${AXE};0`);
     const findings = await evaluate(
       `axe.run(document, {resultTypes: ["violations"]}).then(({violations}) => violations
-        .filter(({impact}) => ["serious", "critical"].includes(impact))
         .map(({id, nodes}) => id + ": " + nodes.map(({html}) => html.slice(0, 200)).join(" | ")))`,
     );
     assert.deepEqual(findings, [], "axe-core");
@@ -181,4 +181,46 @@ export class Visit {
     );
     assert.deepEqual(unexpected, [], "faults of the page");
   }
+}
+
+export const FAILED_REQUEST = /Failed to load resource/;
+export const names = Object.keys(VIEWS);
+
+/** A browser and a mock server for the flows of one file; `flow` declares one. */
+export function prepareFlows() {
+  const mock = {};
+  let browser;
+  let flows = 0;
+  before(async () => {
+    const [started, server] = await Promise.all([startBrowser(), startMock()]);
+    browser = started;
+    Object.assign(mock, server);
+  });
+  after(async () => {
+    await browser?.close();
+    mock.stop?.();
+  });
+
+  /** VIEWS=all: every flow in every view; VIEWS=one: each in one, by turns; else in two. */
+  const usualViews = () => {
+    if (process.env.VIEWS === "all") return names;
+    return process.env.VIEWS === "one" ? [names[flows++ % 2]] : names.slice(0, 2);
+  };
+
+  const flow = (title, run, views = usualViews(), address = () => mock.url) => {
+    for (const name of views) {
+      test(`${title} (${name})`, { timeout: 60_000 }, async () => {
+        const visit = await Visit.open(browser, address(), VIEWS[name]);
+        try {
+          await run(visit, name.replace(" ", "-"));
+          await visit.assertFits();
+        } catch (error) {
+          await visit.picture(`failed-${title.replaceAll(/\W+/g, "-").slice(0, 60)}`);
+          throw error;
+        }
+        await visit.close();
+      });
+    }
+  };
+  return { flow, mock };
 }

@@ -134,9 +134,8 @@ function lineOf(state: StateBlock, line: number): string {
   return state.src.slice(start, state.eMarks[line]);
 }
 
-/** Headings below the page's own; table alignment by class, since the page allows no style. */
+/** Table alignment by class, since the page allows no style. */
 function calmBlock(token: Token): void {
-  if (token.type.startsWith("heading_")) token.tag = `h${Math.min(6, Number(token.tag[1]) + 2)}`;
   const style = token.attrGet("style");
   if (style === null) return;
   token.attrs = token.attrs?.filter(([name]) => name !== "style") ?? null;

@@ -35,12 +35,17 @@ export class MarkdownView {
   private plainLength = 0;
   private table: TableBlock | null = null;
   private env: Env = {};
+  /** The levels, as written, of the headings around the end of what is settled. */
+  private levels: number[] = [];
+  private ended = false;
 
   constructor(private readonly root: HTMLElement) {}
 
   /** Shows `text`, which begins with the text shown before; `done` when no more comes. */
   update(text: string, done: boolean): void {
-    if (text.length < this.settled) this.reset();
+    const goesOn = this.ended && (!done || text.length > this.settled);
+    if (text.length < this.settled || goesOn) this.reset();
+    this.ended = done;
     let goOn = true;
     while (goOn && this.settled < text.length) {
       const source = text.slice(this.settled);
@@ -56,6 +61,7 @@ export class MarkdownView {
     this.tail = [];
     this.code = this.plain = this.table = null;
     this.env = {};
+    this.levels = [];
   }
 
   /** Like every writer here: true once its part is settled, so that the next may begin. */
@@ -125,9 +131,11 @@ export class MarkdownView {
       this.settled += complete ? source.length : 0;
       return complete;
     }
-    const fragment = this.draw(tokens.slice(last));
-    const tail = [...fragment.childNodes];
-    this.replaceTail([...this.draw(tokens.slice(0, last)).childNodes, ...tail]);
+    const settled = [...this.draw(tokens.slice(0, last)).childNodes];
+    const levels = [...this.levels];
+    const tail = [...this.draw(tokens.slice(last)).childNodes];
+    this.levels = levels;
+    this.replaceTail([...settled, ...tail]);
     this.tail = tail;
     this.settled += offsetOfLine(source, tokens[last]?.map?.[0] ?? 0);
     return false;
@@ -139,7 +147,20 @@ export class MarkdownView {
     this.root.append(...nodes);
   }
 
+  /** Headings in steps of one, whatever the levels that the text uses: none is skipped. */
+  private levelHeadings(tokens: Token[]): void {
+    for (const token of tokens) {
+      if (token.type === "heading_open") {
+        const level = token.markup.startsWith("#") ? token.markup.length : Number(token.tag[1]);
+        this.levels = this.levels.filter((above) => above < level);
+        this.levels.push(level);
+      }
+      if (token.type.startsWith("heading_")) token.tag = `h${Math.min(6, 2 + this.levels.length)}`;
+    }
+  }
+
   private draw(tokens: Token[]): DocumentFragment {
+    this.levelHeadings(tokens);
     const html = parser.renderer.render(tokens, parser.options, this.env);
     const fragment = DOMPurify.sanitize(html, SANITIZE);
     for (const link of fragment.querySelectorAll("a")) {
