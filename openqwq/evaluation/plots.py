@@ -1,5 +1,6 @@
 """Charts of a run: each a PNG file, and inline SVG whose colours follow the page's theme."""
 
+import html
 import io
 import itertools
 import math
@@ -65,6 +66,7 @@ STYLE: dict[Any, Any] = {
 NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 MARKS = ("o", "o", "D", "s", "^", "v")  # of the sides, the first one hollow
 DASHES = ("-", "--", ":")  # for more kinds than colours
+HOVER_POINTS = 200  # of one line
 WIDTH, LEGEND_COLUMNS = 4.6, 3  # inches: about a phone's width, so that labels are readable there
 
 
@@ -130,6 +132,7 @@ class Plotter:
                 colour, dashes = LIGHT[roles[key]], DASHES[turn % len(DASHES)]
                 axes.plot(steps, line, ".", color=colour, alpha=0.4, ms=4, mew=0)
                 axes.plot(steps, moving_average(line, reach), dashes, color=colour, label=key)
+                _hover(axes, steps, line, f"hover {key}")
             if log and any(value > 0 for line in lines.values() for value in line):
                 axes.set_yscale("log")
                 axes.yaxis.set_major_locator(LogLocator(subs=(1, 3)))
@@ -140,7 +143,11 @@ class Plotter:
             _label(axes, unit)
 
         note = f"Points: single steps. Line: mean over {2 * reach + 1} steps." if reach else ""
-        return [self._save(name, title, note, draw, len(lines))]
+        titles = {}
+        for key, line in lines.items():
+            points = _hovered(steps, line)
+            titles[f"hover {key}"] = [f"{key}, step {x}: {y:.4g} {unit}" for x, y in points]
+        return [self._save(name, title, note, draw, len(lines), titles=titles)]
 
     def stack(
         self, name: str, title: str, unit: str, records: Sequence[Mapping[str, Any]],
@@ -211,7 +218,7 @@ class Plotter:
 
     def _save(
         self, name: str, title: str, note: str, draw: Callable[[Axes], None],
-        entries: int, height: float = 2.7,
+        entries: int, height: float = 2.7, titles: Mapping[str, Sequence[str]] | None = None,
     ) -> Chart:  # fmt: skip
         with rc_context(STYLE):
             figure = Figure(figsize=(WIDTH, height))
@@ -232,7 +239,37 @@ class Plotter:
         svg = svg[svg.index("<svg") :]
         for role, colour in LIGHT.items():
             svg = svg.replace(colour, f"var(--{role})")
+        for gid, texts in (titles or {}).items():
+            svg = _with_titles(svg, gid, texts)
         return Chart(title, note, svg)
+
+
+def _hovered(steps: Sequence[int], line: Sequence[float]) -> list[tuple[int, float]]:
+    """The points that tell their value, evenly taken where there are very many."""
+    points = [(x, y) for x, y in zip(steps, line, strict=True) if math.isfinite(y)]
+    return points[:: max(1, math.ceil(len(points) / HOVER_POINTS))]
+
+
+def _hover(axes: Axes, steps: Sequence[int], line: Sequence[float], gid: str) -> None:
+    """Unseen marks over the points, large enough to be hit by a pointer."""
+    points = _hovered(steps, line)
+    xs, ys = [x for x, _ in points], [y for _, y in points]
+    (marks,) = axes.plot(xs, ys, "o", ms=10, mew=0, color=LIGHT["ink"], alpha=0.0)
+    marks.set_gid(gid)
+
+
+def _with_titles(svg: str, gid: str, texts: Sequence[str]) -> str:
+    """`svg` where each mark of the group `gid` tells its text under a pointer, without a script."""
+    start = svg.find(f'<g id="{html.escape(gid)}"')
+    if start < 0:
+        return svg
+    head, group = svg[:start], svg[start:]
+    for text in texts:
+        place = group.find("<use ")
+        end = group.find("/>", place)
+        head += f"{group[:end]}><title>{html.escape(text)}</title></use>"
+        group = group[end + 2 :]
+    return head + group
 
 
 def _label(axes: Axes, unit: str) -> None:

@@ -17,6 +17,7 @@ from rich.table import Table
 
 from openqwq import __version__
 from openqwq.config import Config, RlStage, Stage, load_config
+from openqwq.evaluation import story
 from openqwq.evaluation.evaluate import Accuracy, Outcome, accuracy
 from openqwq.evaluation.plots import COLOURS, KIND_ROLES, Chart, Interval, Plotter, rl_charts
 from openqwq.evaluation.visible import visible
@@ -173,6 +174,7 @@ def write_report(run_directory: Path, families: Families) -> Path:
     """
     run, path = read_run(run_directory), run_directory / "report.html"
     rows = summary_table(run, families)
+    samples = {kind: (run.compared(kind), _samples(run, kind)) for kind in run.kinds(families)}
     roles = dict(zip(run.kinds(families), itertools.cycle(KIND_ROLES)))  # colours of kinds
     loader, undefined = jinja2.FileSystemLoader(Path(__file__).parent), jinja2.StrictUndefined
     environment = jinja2.Environment(
@@ -189,7 +191,12 @@ def write_report(run_directory: Path, families: Families) -> Path:
             colours=COLOURS,
             roles=roles,
             charts=_charts(run, rows, roles),
-            samples={kind: (run.compared(kind), _samples(run, kind)) for kind in roles},
+            samples=samples,
+            lead=story.first_sentence(run.config, run.checkpoints, run.outcomes),
+            example=_example(samples),
+            charts_explained=story.CHARTS_EXPLAINED,
+            stage_kinds=story.STAGE_KINDS,
+            stages_explained=story.STAGES_EXPLAINED,
             times=_times(run),
             digest=hashlib.sha256(run.config_text.encode()).hexdigest()[:12],
             parameters=_parameters(run_directory, run.checkpoints),
@@ -263,6 +270,20 @@ def _samples(run: RunData, kind: str) -> list[tuple[str, list[Sample | None]]]:
     return [
         ((old | new)[t][0].question, [_sample(side.get(t, [])) for side in sides]) for t in chosen
     ]
+
+
+def _example(samples: Mapping[str, Any]) -> tuple[str, tuple[str, str], Sequence[Sample]] | None:
+    """The shortest problem among the samples that was wrong before and is right after."""
+    found = []
+    for compared, problems in samples.values():
+        for question, (before, after) in problems:
+            if before and after and after.status == "correct" != before.status:
+                length = sum(len(side.thinking + side.answer) for side in (before, after))
+                found.append((length, question, compared, (before, after)))
+    if not found:
+        return None
+    _, question, compared, sides = min(found, key=lambda each: each[0])
+    return question, compared, sides
 
 
 def _sample(outcomes: Sequence[Outcome]) -> Sample | None:

@@ -15,6 +15,7 @@ import pytest
 from openqwq.config import Config, DataConfig, EvaluationConfig, RlStage, SftStage, dump_config
 from openqwq.evaluation.plots import KIND_ROLES, LIGHT, Interval, Plotter, moving_average, rl_charts
 from openqwq.evaluation.report import print_summary, read_run, summary_table, write_report
+from openqwq.evaluation.story import CHARTS_EXPLAINED, STAGES_EXPLAINED
 from openqwq.types import OpenQwQError
 
 FAMILIES = {"arithmetic": ("addition", "subtraction"), "code": ("linear",)}
@@ -219,6 +220,55 @@ def test_gains_are_paired_by_problem(tmp_path: Path) -> None:
     assert math.isclose(row.gains[0][1], 1.96 * 57.735 / 2, rel_tol=1e-4)
 
 
+def test_the_first_sentence_says_what_was_trained_and_what_it_gained(finished: Path) -> None:
+    page = (finished / "report.html").read_text()
+    (lead,) = re.findall(r'<p class="lead">([^<]*)</p>', page)
+    assert lead == (
+        "A model made from nothing was trained by supervised fine-tuning and reinforcement"
+        " learning on addition, subtraction, linear and riddle; on 32 problems that it never saw,"
+        " the share of right answers rose from 25.0% after sft to 75.0% (+50.0 ± 17.6 points)."
+    )
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "words"),
+    [
+        ([1, 1, 1, 1], [0, 0, 0, 0], "fell from 100.0% after sft to 0.0% (−100.0 ± 0.0 points)"),
+        ([1, 0, 1, 0], [0, 1, 1, 0], "did not change measurably from 50.0%"),
+        ([1, 0], None, "it has not been compared with its beginning yet."),
+    ],
+)
+def test_the_first_sentence_claims_no_more_than_the_interval_allows(
+    tmp_path: Path, before: list[int], after: list[int] | None, words: str
+) -> None:
+    def side(values: list[int] | None) -> list[dict[str, Any]] | None:
+        return values and [outcome("linear", i, bool(v)) for i, v in enumerate(values)]
+
+    run = write_run(tmp_path, [], side(before), side(after))
+    assert words in write_report(run, FAMILIES).read_text()
+
+
+def test_points_tell_their_value_without_a_script(finished: Path) -> None:
+    page = (finished / "report.html").read_text()
+    assert page.count("<title>cross_entropy, step 29: 0.1 nats/token</title>") == 1
+    assert len(re.findall(r"<title>reward, step \d: 0\.\d+ mean reward</title>", page)) == 10
+
+
+def test_every_term_is_explained_where_it_stands(finished: Path) -> None:
+    page = (finished / "report.html").read_text()
+    assert "<b>pass@1</b> is the share of single answers that are right" in page
+    for kind in ("sft", "rl"):
+        assert STAGES_EXPLAINED[kind] in page
+    titles = set(re.findall(r'<div role="img" aria-label="([^"]*)"', page))
+    assert titles <= set(CHARTS_EXPLAINED)
+
+
+def test_the_contents_name_every_section(finished: Path) -> None:
+    page = (finished / "report.html").read_text()
+    links = re.findall(r'<a href="#([^"]+)"', page)
+    assert links == re.findall(r'<section id="([^"]+)"', page)
+
+
 def test_errors_are_neither_right_nor_wrong(tmp_path: Path) -> None:
     before = [outcome("linear", i, right=True) for i in range(3)]
     after = [*before[:2], before[2] | {"value": 0.0, "status": "error"}]
@@ -245,8 +295,10 @@ def test_samples_are_what_rl_put_right_by_gain_then_what_is_wrong(tmp_path: Path
     before = side([(1, 1), (0, 1), (0, 0), (0, 0), (0, 0), (0, 1)])
     after = side([(1, 1), (1, 1), (0, 1), (1, 1), (1, 0), (1, 0)])
     page = write_report(write_run(tmp_path, [], before, after), FAMILIES).read_text()
+    top, _, page = page.partition('id="before-and-after"')
     assert re.findall(r"Question (\d) of linear", page) == ["3", "1", "4", "2"]  # 5 gained nothing
     assert page.count("0 of 2 samples right") == 3 and page.count("2 of 2 samples right") == 2
+    assert re.findall(r"Question (\d) of linear", top) == ["3"]  # one of them before all else
     assert re.search(r'class="thinking">thought 3</span>\s+answer 3</pre>', page)
 
 

@@ -18,7 +18,9 @@ from typing import Any
 
 import pytest
 
+from openqwq.config import Config, DataConfig, RlStage, SftStage, dump_config
 from openqwq.engine.open import OpenedModel
+from openqwq.evaluation.report import write_report
 from openqwq.serve.feedback import read_feedback
 from openqwq.serve.guard import Access
 from openqwq.serve.server import ServerOptions
@@ -253,3 +255,38 @@ def test_the_page_finds_a_server_again_that_was_killed(tmp_path: Path) -> None:
         )
     finally:
         server.close()
+
+
+@needs_node
+@needs_chromium
+def test_a_run_report_is_accessible_on_a_phone_and_a_desktop(tmp_path: Path) -> None:
+    config = Config(
+        data={"addition": DataConfig(source="addition")},
+        stages=(
+            SftStage("sft", {"addition": 1.0}, steps=20),
+            RlStage("rl", {"addition": 1.0}, steps=20),
+        ),
+    )
+    (tmp_path / "config.toml").write_text(dump_config(config))
+    lines = [
+        {"stage": "sft", "step": i, "lr": 0.01, "cross_entropy": 3 / (i + 1)} for i in range(20)
+    ]
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (tmp_path / "evaluation").mkdir()
+    for stage, right in (("sft", 3), ("rl", 8)):
+        outcomes = [
+            {
+                "task_id": f"addition:{i}",
+                "kind": "addition",
+                "question": f"What is {i} + 1?",
+                "completion": f"I add.\n</think>\n\nThe answer is {i + 1}.",
+                "value": float(i < right),
+                "status": "correct" if i < right else "wrong",
+                "thinking_tokens": 10,
+            }
+            for i in range(10)
+        ]
+        record = {"checkpoint": stage, "outcomes": outcomes}
+        (tmp_path / "evaluation" / f"{stage}.json").write_text(json.dumps(record))
+    report = write_report(tmp_path, {})
+    run_node("report.test.mjs", REPORT=str(report.resolve()))
