@@ -35,7 +35,7 @@ def ask_chat(model: OpenedModel, body: Mapping[str, Any]) -> Ask:
         raise ApiError(400, "top_logprobs needs logprobs: true", "top_logprobs")
     max_tokens = require_room(model, len(prompt_ids), newer or older)
     parallel = body.get("parallel_tool_calls", True)
-    grammar = _grammar(body, tools, choice, forced, parallel)
+    grammar = _grammar(model, body, tools, choice, forced, parallel)
     if grammar and body.get("ignore_eos"):
         raise ApiError(400, "ignore_eos: an answer of a set form ends by itself", "ignore_eos")
     if grammar:  # here, in a thread: the engine would refuse it once a stream has begun
@@ -144,6 +144,7 @@ def _tools(body: Mapping[str, Any]) -> tuple[list[dict[str, Any]], str, str | No
 
 
 def _grammar(
+    model: OpenedModel,
     body: Mapping[str, Any],
     tools: Sequence[dict[str, Any]],
     choice: str,
@@ -165,4 +166,4 @@ def _grammar(
     for tool in named:
         require_usable(tool["function"].get("parameters") or {}, "tools")
     answer = None if choice == "required" else schema
-    return tool_call_grammar(named, parallel and forced is None, answer)
+    return tool_call_grammar(model.tokenizer, named, parallel and forced is None, answer)

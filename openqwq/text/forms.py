@@ -17,8 +17,9 @@ from openqwq.text.tokenizer import Tokenizer
 
 Kind = Literal["json", "named", "pythonic", "parameters"]
 OBJECT = re.compile(
-    rf'(?P<array>\[?)\s*\{{\s*"name": ?"{NAME}", ?"(?P<key>\w+)": ?\{{"probe_key": ?"{VALUE}"\}}'
-    r"[^}]*\}\s*\]?"
+    rf'(?:(?P<array>\[)\s*)?\{{\s*"name": ?"{NAME}", ?"(?P<key>\w+)": ?'
+    rf'\{{"probe_key": ?"{VALUE}"\}}'
+    r"[^}]*\}(?:\s*\])?"
 )
 NAMED = re.compile(rf'{NAME}(?P<between>[^{{]*)\{{"probe_key": ?"{VALUE}"\}}')
 FIRST_MARKER = 0xD800  # lone surrogates, which no decoded text holds, stand for marker tokens

@@ -5,11 +5,13 @@ A grammar never governs the thinking: it begins with the answer, at the first to
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from copy import copy
 from functools import lru_cache
 from typing import Any
 
+from openqwq.text.forms import CallForm, call_form
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.types import OpenQwQError
 
@@ -30,45 +32,131 @@ def json_grammar(schema: Mapping[str, Any]) -> str:
 
 
 def tool_call_grammar(
+    tokenizer: Tokenizer,
     tools: Sequence[Mapping[str, Any]],
     parallel: bool = True,
     answer: Mapping[str, Any] | None = None,
 ) -> str:
-    """The grammar of one call, or several, of `tools` as chat templates write them.
+    """The grammar of one call, or several, of `tools` in the form the tokenizer's template writes.
 
-    JSON of the schema `answer`, if there is one, may come instead.
-
-    `tools` are specifications, bare or as `{"type": "function", "function": ...}`; give one to
-    force that one. Arguments follow each tool's schema; without one there are none. Raises
-    OpenQwQError for a bad schema.
+    JSON of the schema `answer`, if there is one, may come instead. `tools` are specifications, bare
+    or as `{"type": "function", "function": ...}`; give one to force that one. Arguments follow each
+    tool's schema; without one there are none. Raises OpenQwQError for a bad schema.
     """
     if not tools:
         raise OpenQwQError("a tool call is required but there are no tools: give at least one")
-    functions = [tool.get("function", tool) for tool in tools]
-    rules = {
-        f"call_{i}": _json(
-            {
-                "type": "object",
-                "properties": {
-                    "name": {"const": function["name"]},
-                    "arguments": function.get("parameters") or _NO_ARGUMENTS,
-                },
-                "required": ["name", "arguments"],
-                "additionalProperties": False,
-                "$defs": (function.get("parameters") or {}).get("$defs", {}),
-            },
-            _TEMPLATE_FORM,
-        )
-        for i, function in enumerate(functions)
-    }
-    calls, other = " | ".join(rules), ""
+    form = call_form(tokenizer)
+    rules: dict[str, str] = {}
+    calls: list[str] = []
+    for number, tool in enumerate(tools):
+        function = tool.get("function", tool)
+        schema = function.get("parameters") or _NO_ARGUMENTS
+        between = _with_markers(tokenizer, form.between)
+        calls.append(_call(f"arguments_{number}", function["name"], schema, form, rules, between))
+    rules["call"] = " | ".join(f"({call})" for call in calls)
+    start = _around("call", form, parallel and not form.one_a_turn, tokenizer)
     if answer is not None:
-        rules["answer"], other = _json(answer, _BLANKS), " | answer"
-    for rule in rules.values():
-        _require_valid(_lark("answer", answer=rule), None)
-    one = f'<tool_call> "\\n" ({calls}) "\\n" </tool_call>'
-    more = f' ("\\n" {one})*' if parallel else ""
-    return _lark(f"/\\n{{0,2}}/ ({one}{more}{other})", **rules)
+        rules["answer"] = _json(answer, _BLANKS)
+        start = f"{start} | answer"
+    for name, rule in rules.items():
+        if rule.startswith("%json"):
+            _require_valid(_lark(name, **{name: rule}), None)
+    return _lark(f"/\\n{{0,2}}/ ({start})", **rules)
+
+
+def _call(
+    rule: str,
+    name: str,
+    schema: Mapping[str, Any],
+    form: CallForm,
+    rules: dict[str, str],
+    between: str,
+) -> str:
+    """One tool's call without what stands around it; its schema's rules are added to `rules`."""
+    properties = schema.get("properties") or {}
+    if form.kind == "parameters":
+        parts = [_parameter(rule, key, schema, rules) for key in properties]
+        return " ".join([f'"<function={name}>\\n"', *parts, '"</function>"'])
+    if form.kind == "pythonic":
+        return f'{_text(name + "(")} {_keywords(rule, schema, rules)} ")"'
+    whole = schema if "type" in schema or "$ref" in schema else {**schema, "type": "object"}
+    rules[rule] = _json(whole, _TEMPLATE_FORM)
+    if form.kind == "named":
+        return f"{_text(name)} {between} {rule}"
+    head = _text(f'{{"name": {json.dumps(name)}, "{form.arguments_key}": ')
+    if form.has_ids:
+        call_id = _text(', "id": "')
+        end = _text('"}')
+        return f"{head} {rule} {call_id} /[a-zA-Z0-9]{{9}}/ {end}"
+    return f'{head} {rule} "}}"'
+
+
+def _parameter(rule: str, key: str, schema: Mapping[str, Any], rules: dict[str, str]) -> str:
+    """A parameter between tags: text as it is, anything else as JSON."""
+    declared = schema["properties"][key]
+    value = "/[^<]*/"
+    if not isinstance(declared, dict) or declared.get("type") != "string":
+        value = _part_rule(rule, key, schema, rules)
+    part = f'"<parameter={key}>\\n" {value} "\\n</parameter>\\n"'
+    return part if key in schema.get("required", ()) else f"({part})?"
+
+
+def _keywords(rule: str, schema: Mapping[str, Any], rules: dict[str, str]) -> str:
+    """Keyword arguments, the required ones first."""
+    required = list(schema.get("required", ()))
+    keys = [key for key in schema.get("properties") or {} if key not in required]
+    written = ""
+    for key in reversed(keys):
+        follows = f' (", " {written})?' if written else ""
+        written = f"{_text(key + '=')} {_part_rule(rule, key, schema, rules)}{follows}"
+    optional = ""
+    if written:
+        optional = f'(", " {written})?' if required else f"({written})?"
+    given = [f"{_text(key + '=')} {_part_rule(rule, key, schema, rules)}" for key in required]
+    return ' ", " '.join(given) + f" {optional}"
+
+
+def _part_rule(rule: str, key: str, schema: Mapping[str, Any], rules: dict[str, str]) -> str:
+    """The rule of one argument; definitions of the whole schema stay within its reach."""
+    name = f"{rule}_{len(rules)}"
+    definitions = {k: schema[k] for k in ("$defs", "definitions") if k in schema}
+    declared = (schema.get("properties") or {}).get(key, {})
+    rules[name] = _json({**definitions, **declared}, _TEMPLATE_FORM)
+    return name
+
+
+def _around(call: str, form: CallForm, parallel: bool, tokenizer: Tokenizer) -> str:
+    """What stands around a call, or around several."""
+    opening = _with_markers(tokenizer, form.opening)
+    closing = _with_markers(tokenizer, form.closing)
+    if form.is_list:
+        more = f' (", " {call})*' if parallel else ""
+        return f'{opening} "[" {call}{more} "]" {closing}'
+    one = f"{opening} {call} {closing}"
+    may_repeat = parallel and form.kind != "named" and bool(form.opening)
+    return f'{one} ("\\n" {one})*' if may_repeat else one
+
+
+def _with_markers(tokenizer: Tokenizer, text: str) -> str:
+    """A text of the template in which added tokens are these tokens, by id."""
+    parts: list[str] = []
+    for part in tokenizer.split_markers(text):
+        token_id = tokenizer.added_tokens.get(part)
+        if token_id is not None:
+            parts.append(f"<[{token_id}]>")
+        elif part:
+            parts.append(_text(part))
+    return " ".join(parts)
+
+
+def _text(text: str) -> str:
+    return json.dumps(text)
+
+
+def opening_first(grammar: str, opening_id: int) -> str:
+    """The same grammar, or the one token that opens a thinking, and then nothing."""
+    start = f"start: <[{opening_id}]> | only_answer\nonly_answer:"
+    return re.sub(r"(?m)^start\s*:", start, grammar, count=1)
 
 
 class AnswerGrammar:

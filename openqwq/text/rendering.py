@@ -42,10 +42,6 @@ class ChatTemplate:
         """
         return _compile(self, guard).render(variables)
 
-    def split(self, text: str) -> list[str]:
-        """Plain text, marker, plain text, and so on."""
-        return re.split(f"({_any_of(self.markers).pattern})", text)
-
     def end_of_turn(self) -> str | None:
         """The marker that follows what an assistant says, None where the template writes none."""
         user = {"role": "user", "content": "a"}
@@ -93,6 +89,11 @@ def _compile(template: ChatTemplate, guard: str) -> jinja2.Template:
     tree = environment.parse(template.source)
     _mark_constants(tree, mark)
     return environment.from_string(tree)
+
+
+def split_markers(text: str, markers: tuple[str, ...]) -> list[str]:
+    """Plain text, marker, plain text, and so on."""
+    return re.split(f"({_any_of(markers).pattern})", text)
 
 
 def _any_of(markers: tuple[str, ...]) -> re.Pattern[str]:

@@ -150,7 +150,7 @@ def _pieces(
                 f"the chat template of {tokenizer.source} mixes its markers {built} with message"
                 " text: write each marker as one constant, or remove the template to use QwQ's"
             )
-        parts = tokenizer.template(bool(tools)).split(text)
+        parts = tokenizer.split_markers(text)
     return [added[part] if place % 2 else part for place, part in enumerate(parts)]
 
 

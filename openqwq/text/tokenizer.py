@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, trainers
 
-from openqwq.text.rendering import ChatTemplate
+from openqwq.text.rendering import ChatTemplate, split_markers
 from openqwq.types import OpenQwQError
 
 Parsed = TypeVar("Parsed")
@@ -104,6 +104,10 @@ class Tokenizer:
                     " checkpoint"
                 )
         return ChatTemplate(source, tuple(self.added_tokens), tuple(self.named_tokens.items()))
+
+    def split_markers(self, text: str) -> list[str]:
+        """Plain text, added token, plain text, and so on."""
+        return split_markers(text, tuple(self.added_tokens))
 
     def has_template(self) -> bool:
         """Whether there is a chat template, or QwQ's tokens for QwQ's template."""

@@ -89,7 +89,9 @@ async def test_the_thinking_is_free_and_only_the_answer_obeys(
     engine = start(slots=8, max_length=400)
     tools = [{"name": "set", "parameters": POINT}]
     prompt_ids = tokenizer.encode("why?<think>\n", allow_special=True)
-    params = plain(350, 5, grammar=tool_call_grammar(tools, parallel=False), thinking_budget=30)
+    params = plain(
+        350, 5, grammar=tool_call_grammar(tokenizer, tools, parallel=False), thinking_budget=30
+    )
     (free,) = await engine.generate(prompt_ids, plain(30, 5))
     group = await engine.generate(prompt_ids, params, 8)
     assert group[0].token_ids[:30] == free.token_ids[:30]

@@ -1,9 +1,11 @@
 """One trained tokenizer for the whole room, and strings of every kind to try it on."""
 
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer as Backend
 
 from openqwq.text.tokenizer import Tokenizer
 
@@ -109,3 +111,41 @@ def many_strings(strings: list[str]) -> list[str]:
         mixture([*MARKERS, *(m[:-1] for m in MARKERS), "a", "你", "😀"]) for _ in range(1000)
     ]
     return [*strings, *multilingual, *broken, *cut, *code, *markers]
+
+
+TEMPLATES = Path(__file__).parents[1] / "data" / "templates"
+FAMILIES: dict[str, list[str]] = {
+    "qwen2.5-instruct": ["<|endoftext|>", "<|im_end|>"],
+    "llama3-form": ["<|begin_of_text|>", "<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>"],
+    "r1-distill": [
+        "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>",
+        "<｜tool▁calls▁begin｜>", "<｜tool▁call▁begin｜>", "<｜tool▁sep｜>", "<｜tool▁call▁end｜>",
+        "<｜tool▁calls▁end｜>", "<｜tool▁outputs▁begin｜>", "<｜tool▁output▁begin｜>",
+        "<｜tool▁output▁end｜>", "<｜tool▁outputs▁end｜>",
+    ],
+    "mistral-form": ["<s>", "</s>", "[INST]", "[/INST]", "[TOOL_CALLS]", "[ARGS]"],
+    "pythonic-form": ["<s>", "<|eot|>", "<|python_start|>", "<|python_end|>"],
+    "parameters-form": ["<|endoftext|>", "<|im_end|>"],
+}  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def family() -> Callable[[str], Tokenizer]:
+    """A small tokenizer with the markers and the chat template of a family."""
+
+    plain = Tokenizer.train(CORPUS, 512).backend_json()
+
+    def build(name: str) -> Tokenizer:
+        backend = Backend.from_str(plain)
+        backend.add_special_tokens(FAMILIES[name])
+        first, end = FAMILIES[name][:2]
+        config = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "bos_token": first,
+            "eos_token": end,
+            "clean_up_tokenization_spaces": False,
+            "chat_template": (TEMPLATES / f"{name}.jinja").read_text("utf-8"),
+        }
+        return Tokenizer(backend, config, [], name)
+
+    return build

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from openqwq.text.grammar import AnswerGrammar, json_grammar, tool_call_grammar
+from openqwq.text.grammar import AnswerGrammar, json_grammar, opening_first, tool_call_grammar
 from openqwq.text.stream import Reply, parse_reply
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.types import OpenQwQError
@@ -31,6 +31,9 @@ BALANCE: dict[str, Any] = {
     "required": ["open", "lines", "note"],
     "additionalProperties": False,
 }
+
+
+PLAIN = Tokenizer.train(["a"], 300)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +74,7 @@ def test_every_walk_through_a_schema_is_json_that_obeys_it(tokenizer: Tokenizer)
 def test_every_walk_through_the_tools_is_well_formed_calls_of_them(
     tokenizer: Tokenizer, parallel: bool
 ) -> None:
-    replies = walks(tokenizer, tool_call_grammar(TOOLS, parallel), 40)
+    replies = walks(tokenizer, tool_call_grammar(tokenizer, TOOLS, parallel), 40)
     calls = [call for reply in replies for call in reply.tool_calls]
     assert not any(reply.content or reply.malformed_calls for reply in replies)
     assert {call["name"] for call in calls} == {"add", "greet", "now"}
@@ -86,7 +89,7 @@ def test_every_walk_through_the_tools_is_well_formed_calls_of_them(
 
 
 def test_one_tool_given_is_the_one_that_is_called(tokenizer: Tokenizer) -> None:
-    replies = walks(tokenizer, tool_call_grammar(TOOLS[:1]))
+    replies = walks(tokenizer, tool_call_grammar(tokenizer, TOOLS[:1]))
     assert {call["name"] for reply in replies for call in reply.tool_calls} == {"add"}
 
 
@@ -98,7 +101,9 @@ def test_definitions_of_a_tool_s_schema_are_found(tokenizer: Tokenizer) -> None:
         "properties": {"x": {"$ref": "#/$defs/bit"}},
         "additionalProperties": False,
     }
-    (reply, *_) = walks(tokenizer, tool_call_grammar([{"name": "f", "parameters": schema}]))
+    (reply, *_) = walks(
+        tokenizer, tool_call_grammar(tokenizer, [{"name": "f", "parameters": schema}])
+    )
     assert reply.tool_calls[0]["arguments"]["x"] in (0, 1)
 
 
@@ -122,8 +127,11 @@ def test_the_end_is_allowed_only_where_the_answer_is_complete(tokenizer: Tokeniz
         (lambda: json_grammar({"$ref": "#/missing"}), "missing"),
         (lambda: json_grammar({"type": "array", "uniqueItems": True}), "uniqueItems"),
         (lambda: json_grammar({"x-guidance": 5}), "x-guidance is 5"),
-        (lambda: tool_call_grammar([]), "at least one"),
-        (lambda: tool_call_grammar([{"name": "f", "parameters": {"type": "nothing"}}]), "nothing"),
+        (lambda: tool_call_grammar(PLAIN, []), "at least one"),
+        (
+            lambda: tool_call_grammar(PLAIN, [{"name": "f", "parameters": {"type": "nothing"}}]),
+            "nothing",
+        ),
     ],
     ids=["type", "reference", "keyword", "form", "tools", "tool"],
 )
@@ -136,3 +144,86 @@ def test_what_cannot_be_enforced_is_refused(build: Callable[[], str], message: s
 def test_a_grammar_with_unknown_markers_is_refused(tokenizer: Tokenizer) -> None:
     with pytest.raises(OpenQwQError, match="<nothing>"):
         AnswerGrammar(tokenizer, "start: <nothing>")
+
+
+FORMS = {
+    "qwen2.5-instruct": '<tool_call>\n{"name": "add", "arguments": {"a": ',
+    "llama3-form": '{"name": "add", "parameters": {"a": ',
+    "r1-distill": "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>add\n```json\n",
+    "mistral-form": '[TOOL_CALLS][{"name": "add", "arguments": {"a": ',
+    "pythonic-form": "<|python_start|>[add(a=",
+    "parameters-form": "<tool_call>\n<function=add>\n<parameter=a>\n",
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_calls_are_forced_in_the_form_that_is_read(
+    family: Callable[[str], Tokenizer], name: str
+) -> None:
+    """Every walk gives well-formed calls of the tools, written as the template writes them."""
+    own = family(name)
+    start = AnswerGrammar(own, tool_call_grammar(own, TOOLS[:2]))
+    written = set()
+    for seed in range(20):
+        ids = walk(own, start.fork(), seed)
+        reply = parse_reply(own, ids, starts_in_thinking=False, tools=TOOLS)
+        assert reply.tool_calls and not reply.content and not reply.malformed_calls, own.decode(ids)
+        for call in reply.tool_calls:
+            if call["name"] == "add":
+                assert {type(value) for value in call["arguments"].values()} == {int}
+                written.add(own.decode(ids).lstrip("\n")[: len(FORMS[name])])
+            else:
+                assert call["arguments"]["who"] in ("Ada", "</tool_call>")
+    assert FORMS[name] in written
+
+
+SCHEMAS: list[tuple[dict[str, Any], Callable[[Any], bool]]] = [
+    (
+        {"$ref": "#/definitions/A", "definitions": {"A": INTEGERS}},
+        lambda value: set(value) == {"a", "b"},
+    ),
+    (
+        {
+            "type": "object",
+            "properties": {"x": {"enum": [7]}, "y": {"$ref": "#/properties/x"}},
+            "required": ["x", "y"],
+            "additionalProperties": False,
+        },
+        lambda value: value == {"x": 7, "y": 7},
+    ),
+    (
+        {
+            "type": "object",
+            "properties": {"next": {"anyOf": [{"$ref": "#"}, {"type": "null"}]}},
+            "required": ["next"],
+            "additionalProperties": False,
+        },
+        lambda value: set(value) == {"next"} and (value["next"] is None or "next" in value["next"]),
+    ),
+    (
+        {"properties": {"x": {"enum": [7]}}, "additionalProperties": False},
+        lambda value: value in ({}, {"x": 7}),
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("schema", "fits"), SCHEMAS, ids=["definition", "property", "root", "bare"]
+)
+def test_references_are_those_of_the_tools_own_schema(
+    tokenizer: Tokenizer, schema: dict[str, Any], fits: Callable[[Any], bool]
+) -> None:
+    tool = {"name": "f", "parameters": schema}
+    for reply in walks(tokenizer, tool_call_grammar(tokenizer, [tool], parallel=False), 8):
+        (call,) = reply.tool_calls
+        assert fits(call["arguments"])
+
+
+def test_a_thinking_may_be_opened_before_a_grammar_begins(tokenizer: Tokenizer) -> None:
+    opening = tokenizer.think_open_id
+    assert opening is not None
+    grammar = AnswerGrammar(tokenizer, opening_first(json_grammar({"enum": [12]}), opening))
+    allowed = [i for i, may in enumerate(grammar.allowed()) if may]
+    assert opening in allowed and tokenizer.encode("1")[0] in allowed
+    grammar.accept(opening)
+    assert set(tokenizer.eos_ids) == {i for i, may in enumerate(grammar.allowed()) if may}

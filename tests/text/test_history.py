@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizers import Tokenizer as Backend
 from transformers import AutoTokenizer
 from transformers.utils.chat_template_utils import render_jinja_template
 
@@ -15,40 +14,10 @@ from openqwq.text.template import encode_chat
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.types import Message, OpenQwQError
 
-TEMPLATES = Path(__file__).parents[1] / "data" / "templates"
-FAMILIES = {
-    "qwen2.5-instruct": ["<|endoftext|>", "<|im_end|>"],
-    "llama3-form": ["<|begin_of_text|>", "<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>"],
-    "r1-distill": [
-        "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>",
-        "<｜tool▁calls▁begin｜>", "<｜tool▁call▁begin｜>", "<｜tool▁sep｜>", "<｜tool▁call▁end｜>",
-        "<｜tool▁calls▁end｜>", "<｜tool▁outputs▁begin｜>", "<｜tool▁output▁begin｜>",
-        "<｜tool▁output▁end｜>", "<｜tool▁outputs▁end｜>",
-    ],
-}  # fmt: skip
+FAMILIES = ["qwen2.5-instruct", "llama3-form", "r1-distill"]
 TOOLS = [{"type": "function", "function": {"name": "add", "description": "Sums <b>é</b>."}}]
 CALL = {"name": "add", "arguments": {"x": 1, "note": 'é "<'}}
 Build = Callable[[str], Tokenizer]
-
-
-@pytest.fixture(scope="module")
-def family(tokenizer: Tokenizer) -> Build:
-    """A small tokenizer with the markers and the chat template of a family."""
-
-    def build(name: str) -> Tokenizer:
-        backend = Backend.from_str(tokenizer.backend_json())
-        backend.add_special_tokens(FAMILIES[name])
-        first, end = FAMILIES[name][:2]
-        config = {
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            "bos_token": first,
-            "eos_token": end,
-            "clean_up_tokenization_spaces": False,
-            "chat_template": (TEMPLATES / f"{name}.jinja").read_text("utf-8"),
-        }
-        return Tokenizer(backend, config, [], name)
-
-    return build
 
 
 def conversation(arguments: Any, content: str | None = None) -> list[dict[str, Any]]:
@@ -131,7 +100,7 @@ def test_where_a_turn_holds_one_call_several_take_turns(family: Build) -> None:
 def test_ends_of_turn_are_those_of_the_family(family: Build) -> None:
     for name in FAMILIES:
         tokenizer = family(name)
-        assert tokenizer.decode(tokenizer.eos_ids[:1]) == FAMILIES[name][1]
+        assert tokenizer.decode(tokenizer.eos_ids[:1]) == tokenizer.named_tokens["eos_token"]
 
 
 CHATML = (
