@@ -173,7 +173,10 @@ def demo_verb(options: argparse.Namespace) -> None:
     train_verb(options)
     if not options.dry_run:
         last = next(n for n in ("stage2", "stage1") if (options.out / n).exists())
-        print(f"Talk to it:  qwq chat {options.out}/{last}   (ask: What is 3587 + 467?)")
+        model = f"{options.out}/{last}"
+        print(f"Talk to it:  qwq chat {model}   (ask: What is 3587 + 467?)")
+        print(f"With a tool: qwq agent {model} --tools calculator   (ask: What is 58713 * 9421?)")
+        print(f"As a server: qwq serve {model}   (a web chat and OpenAI's API)")
 
 
 def train_verb(options: argparse.Namespace) -> None:
@@ -202,15 +205,17 @@ def _train(config: "Config", options: argparse.Namespace) -> None:
     from openqwq.train.progress import Display
     from openqwq.train.run import InterruptedRun, Run
     from openqwq.train.stages import run_stages
+    from openqwq.train.user_files import keep_code
 
     lock = DataLock.load(options.out / "data.lock") if options.resume else DataLock()
     prepared = fit_rows(prepare(config, lock, options.skip_bad_rows), options.skip_bad_rows)
     for row in skipped_rows(prepared):
         print(row, file=sys.stderr)
     run = Run(options.out, config, options.resume)
+    keep_code(config, options.out)
     replace(lock, file=options.out / "data.lock").save()
     try:
-        with _placement(config) as placement:
+        with _placement(config, options.out) as placement:
             asyncio.run(run_stages(run, prepared, Display(), placement))
     except InterruptedRun as stop:
         print(f"qwq: {stop}", file=sys.stderr)
@@ -219,7 +224,7 @@ def _train(config: "Config", options: argparse.Namespace) -> None:
         run.close()
 
 
-def _placement(config: "Config") -> "AbstractContextManager[Placement | None]":
+def _placement(config: "Config", run: Path) -> "AbstractContextManager[Placement | None]":
     if not config.cluster.learners:
         return nullcontext()
     try:
@@ -229,7 +234,7 @@ def _placement(config: "Config") -> "AbstractContextManager[Placement | None]":
             f"cluster.learners is {config.cluster.learners}, but {error.name} is not installed: "
             "pip install 'openqwq[cluster]', or set it to 0 to train in one process"
         ) from error
-    return ray_placement(config)
+    return ray_placement(config, run)
 
 
 def report_verb(options: argparse.Namespace) -> None:

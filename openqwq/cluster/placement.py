@@ -27,6 +27,7 @@ from openqwq.train.placement import Policy, SamplingStage, engine_limits
 from openqwq.train.policies import LoadedPolicy
 from openqwq.train.rl import Trainer
 from openqwq.train.run import Run
+from openqwq.train.user_files import FOLDER
 from openqwq.types import Generate, OpenQwQError, Verifier
 
 PLACEMENT_SECONDS = 60
@@ -34,8 +35,10 @@ VLLM_DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 
 
 @contextmanager
-def ray_placement(config: Config) -> Iterator["RayPlacement"]:
+def ray_placement(config: Config, run: Path | None = None) -> Iterator["RayPlacement"]:
     """Connect to Ray (or start it here) for as long as a run lasts.
+
+    The user's own Python, in `run`, travels to every node.
 
     Raises OpenQwQError where the cluster cannot hold the run's actors or runs other software.
     """
@@ -49,6 +52,7 @@ def ray_placement(config: Config) -> Iterator["RayPlacement"]:
                 log_to_driver=False,
                 configure_logging=False,
                 num_cpus=None if cluster.address else max(1, math.ceil(_cpus(cluster))),
+                runtime_env=_own_python(run),
             )
         except (ConnectionError, ValueError, RuntimeError, RayError) as error:
             raise OpenQwQError(
@@ -68,6 +72,14 @@ def ray_placement(config: Config) -> Iterator["RayPlacement"]:
         remove_placement_group(group)
         if started:
             ray.shutdown()
+
+
+def _own_python(run: Path | None) -> dict[str, str] | None:
+    """Ray's runtime environment that brings RUN/python along; None where there is none."""
+    folder = None if run is None else run.absolute() / FOLDER
+    if folder is None or not folder.exists():
+        return None
+    return {"working_dir": str(folder)}
 
 
 class RayPlacement:

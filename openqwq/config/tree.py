@@ -138,7 +138,6 @@ class Config:
     device: Device = "cpu"  # of a run in one process
     deterministic: bool = False  # RL's sampler and learner agree on log-probs to the last bit
     recompute: bool = False  # keep only the layers' inputs for the backward pass
-    thinking: Literal["auto", "text", "tokens"] = "auto"  # of a base without think tokens
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ("tensorboard",)
     shape: ShapeConfig | None = None
     tokenizer: TokenizerConfig = TokenizerConfig()

@@ -56,6 +56,8 @@ def load_object(reference: str) -> Any:
 @cache
 def _module_of_file(path: Path) -> ModuleType:
     if not path.is_file():
+        path = _shipped(path)
+    if not path.is_file():
         files = [each.name for each in path.parent.glob("*.py")]
         raise OpenQwQError(f"{path} does not exist{_nearest(path.name, files)}")
 
@@ -76,6 +78,11 @@ def _module_of_file(path: Path) -> ModuleType:
         del sys.modules[name]
         raise _failed(str(path), error) from error
     return module
+
+
+def _shipped(path: Path) -> Path:
+    """The file on a node of a cluster, where Ray puts the run's Python into the work folder."""
+    return Path.cwd() / path.name
 
 
 @cache
@@ -107,3 +114,11 @@ def _failed(place: str, error: BaseException) -> OpenQwQError:
 def _nearest(word: str, known: list[str]) -> str:
     matches = difflib.get_close_matches(word, known, n=1)
     return f": did you mean {matches[0]!r}?" if matches else ": check the name"
+
+
+def file_of(reference: str) -> Path | None:
+    """The file of `file.py:name`; None for a package or for something else."""
+    place, _, _ = reference.rpartition(":")
+    if is_reference(reference) and place.endswith(".py"):
+        return Path(place).expanduser().absolute()
+    return None

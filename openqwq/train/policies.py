@@ -162,6 +162,25 @@ def _load_weights(place: str) -> Qwen2:
     return gguf.load(source) if source.is_file() else checkpoint.load(source)
 
 
+def require_one_vocabulary(teacher: LoadedPolicy, tokenizer: Tokenizer, name: str) -> None:
+    """Raise OpenQwQError where a teacher cannot score the student's tokens.
+
+    Its own tokenizer must give every id the same text; padding rows at the end do not matter.
+    """
+    from openqwq.engine.open import load_tokenizer, locate
+
+    place = locate(teacher.base) if teacher.base != START else None
+    own = tokenizer if place is None else load_tokenizer(place)
+    same = own.vocab_size == tokenizer.vocab_size
+    same = same and own.added_tokens == tokenizer.added_tokens
+    ids = range(tokenizer.vocab_size) if same else ()
+    if not same or any(own.token_bytes(i) != tokenizer.token_bytes(i) for i in ids):
+        raise OpenQwQError(
+            f"the teacher {name} has another vocabulary than the student: tokens cannot be "
+            "compared; name a teacher of the same family, or use qwq collect and an sft stage"
+        )
+
+
 def fresh_model(shape: ShapeConfig, tokenizer: Tokenizer, seed: int) -> Qwen2:
     """A model of `shape` with random weights, its output projection tied to its embedding."""
     model = Qwen2(

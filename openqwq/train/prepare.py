@@ -80,8 +80,15 @@ def _check_names(config: Config, stage: Stage, earlier: Sequence[Stage]) -> None
             _check_use(use, f"{path}.rewards", earlier)
         if stage.reference != START:
             _check_origin(stage.reference, f"{path}.reference", config, earlier)
-    if isinstance(stage, DistillStage) and not stage.teacher:
-        raise OpenQwQError(f"{path}.teacher is empty: name a checkpoint, a stage or an endpoint")
+    if isinstance(stage, DistillStage):
+        if not stage.teacher:
+            raise OpenQwQError(f"{path}.teacher is empty: name a checkpoint or an earlier stage")
+        if "://" in stage.teacher:
+            raise OpenQwQError(
+                f"{path}.teacher is {stage.teacher}: an endpoint cannot be a teacher yet; name a "
+                "checkpoint, or let the endpoint answer with qwq collect"
+            )
+        _check_origin(stage.teacher, f"{path}.teacher", config, earlier)
 
 
 def _check_lora(config: Config, stage: Stage) -> None:

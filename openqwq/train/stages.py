@@ -23,6 +23,7 @@ from openqwq.text.template import encode_chat
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.train import held_out
 from openqwq.train.curriculum import Curriculum
+from openqwq.train.distil import Distiller
 from openqwq.train.judges import Bench, open_bench
 from openqwq.train.learner import Learner, PolicyLearner
 from openqwq.train.objective import KlReference
@@ -34,6 +35,7 @@ from openqwq.train.policies import (
     for_stage,
     load_policy,
     open_tokenizer,
+    require_one_vocabulary,
     save_policy,
 )
 from openqwq.train.preference_stage import fit_reward_model, row_pairs, sampled_pairs
@@ -177,7 +179,30 @@ class Stages:
 
     async def distil(self, stage: DistillStage) -> None:
         """On-policy distillation from a teacher."""
-        raise NotImplementedError
+        if self.run.finished(stage.name) == stage.steps:
+            self._policy = None
+            return
+        teacher = self.load(stage.teacher)
+        require_one_vocabulary(teacher, self.tokenizer, stage.teacher)
+        policy = self.origin(stage)
+        curriculum = Curriculum(self.prepared.of(stage), stage.data, self._seed(stage))
+        roles = self.placement.policy(self.run, stage, policy, self.tokenizer)
+        with roles as (learner, generate, link):
+            frozen = Learner(teacher.model, stage.optimiser, 0, teacher.adapter, stage.temperature)
+            distiller = Distiller(
+                self.run,
+                stage,
+                learner,
+                self.runner(generate, verdicts_only(self.verifiers), stage.max_turns),
+                link,
+                curriculum,
+                frozen,
+                self.evaluator(stage, learner, policy, generate),
+            )
+            with self._shown(stage.name, stage.steps) as report:
+                await distiller.train(report)
+            take_weights(policy, learner)
+        self.keep(stage, policy, stage.steps)
 
     def origin(self, stage: Stage) -> LoadedPolicy:
         """The policy that a stage trains, with its adapter, in the run's precision."""

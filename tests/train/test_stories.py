@@ -252,3 +252,60 @@ def test_my_preferences_make_a_reward_model_whose_gold_is_logged_next_to_it(
     assert {"taste", "verifier"} <= first["rewards"].keys()
     report = json.loads((tmp_path / "run" / "taste.json").read_text())
     assert report["held_out"]["pairs"] > 0
+
+
+def test_a_student_learns_from_a_teacher_that_scores_its_own_tokens(
+    base: Path, tmp_path: Path
+) -> None:
+    tokenizer = Tokenizer.load(base)
+    teacher = fresh_model(ShapeConfig(32, 64, 1, 2, 1, max_position_embeddings=256), tokenizer, 0)
+    with torch.no_grad():
+        teacher.model.norm.weight.mul_(30.0)  # the student's own opinions, held more firmly
+    checkpoint.save(teacher, tmp_path / "teacher", tokenizer)
+    stage = {
+        "name": "student",
+        "kind": "distill",
+        "teacher": "teacher/.",
+        "steps": 20,
+        "prompts_per_step": 4,
+        "group_size": 4,
+        "max_tokens": 12,
+        "data": {"sums": 1.0},
+        "optimiser": {"lr": 0.05, "warmup_steps": 1},
+    }
+    assert train(written(tmp_path, base, [stage]), tmp_path / "run") == 0
+    found = [r["reverse_kl"] for r in records(tmp_path / "run", "student")]
+    assert len(found) == 20
+    assert sum(found[-3:]) < 0.7 * sum(found[:3])
+
+
+def test_a_teacher_with_another_vocabulary_is_refused(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = Tokenizer.train(["another text altogether"] * 9, 300)
+    model = fresh_model(ShapeConfig(32, 64, 1, 2, 1, max_position_embeddings=256), other, 1)
+    checkpoint.save(model, tmp_path / "teacher", other)
+    stage = {
+        "name": "student",
+        "kind": "distill",
+        "teacher": "teacher/.",
+        "steps": 1,
+        "data": {"sums": 1.0},
+    }
+    assert train(written(tmp_path, base, [stage]), tmp_path / "run") == 2
+    assert "another vocabulary" in capsys.readouterr().err
+
+
+def test_my_python_is_kept_with_the_run_and_may_not_change_under_it(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine = tmp_path / "rewards.py"
+    mine.write_text("def f(task, completion):\n    return len(completion) * 0.1\n")
+    stage = RL | {"rewards": [{"use": "rewards.py:f"}], "informative": "reward"}
+    config = written(tmp_path, base, [stage])
+    run = tmp_path / "run"
+    assert train(config, run) == 0
+    assert (run / "python" / "rewards.py").read_text() == mine.read_text()
+    mine.write_text("def f(task, completion):\n    return 0.0\n")
+    assert train(config, run, "--resume") == 2
+    assert "rewards.py has changed since the run began" in capsys.readouterr().err
