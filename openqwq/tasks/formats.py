@@ -162,8 +162,9 @@ class RowReader:
         column = find_column(row, CHATS)
         if column is not None:
             return self._recorded(row[column], column, column.lower())
-        if isinstance(row.get("input"), Mapping) and "messages" in row["input"]:  # OpenAI's pairs
-            return self._recorded(row["input"]["messages"], "input.messages", "input")
+        given = _given(row)
+        if "messages" in given:
+            return self._recorded(given["messages"], "input.messages", "input")
         column = find_column(row, QUESTIONS)
         if column is None:
             column = next((name for mark, name in STATEMENTS if mark in row and name in row), None)
@@ -249,8 +250,8 @@ class RowReader:
         if value is not None:
             return read_tools(value, f"{self._path}.tools")
         value = find_value(row, TOOLS)
-        if value is None and isinstance(row.get("input"), Mapping):
-            value = row["input"].get("tools")
+        if value is None:
+            value = _given(row).get("tools")
         return read_tools(value, "tools") if value else ()
 
     def _nothing_asked(self, row: Row) -> RowError:
@@ -259,6 +260,13 @@ class RowReader:
             f"nothing says what to ask: the row has {', '.join(map(repr, row))}; name its column, "
             f'{self._path}.prompt = "{{column}}"',
         )
+
+
+def _given(row: Row) -> Mapping[str, Any]:
+    """What OpenAI's preference format keeps in `input`: the prompt's messages and tools."""
+    given = row.get("input")
+    given = from_json(given) if isinstance(given, str) else given
+    return given if isinstance(given, Mapping) else {}
 
 
 def _identity(row: Row) -> str:

@@ -90,3 +90,27 @@ def test_a_damaged_lock_is_named(tmp_path: Path) -> None:
     (tmp_path / "data.lock").write_text("[")
     with pytest.raises(OpenQwQError, match=r"data\.lock is damaged"):
         DataLock.load(tmp_path / "data.lock")
+
+
+def test_a_file_in_the_hubs_cache_is_found_without_a_network_and_locked_to_its_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    constants = pytest.importorskip("huggingface_hub.constants")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    repository = tmp_path / "datasets--own--sums"
+    copy = repository / "snapshots" / commit / "data" / "train.jsonl"
+    copy.parent.mkdir(parents=True)
+    copy.write_text("{}")
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+
+    lock = DataLock(tmp_path / "data.lock")
+    reference = "hf://datasets/own/sums/data/train.jsonl"
+    assert lock.path(reference).read_text() == "{}"
+    assert lock.files[reference].commit == commit
+    lock.save()
+    (repository / "refs" / "main").write_text("f" * 40)  # the branch has moved on
+    assert DataLock.load(tmp_path / "data.lock").path(reference) == copy
+    with pytest.raises(OpenQwQError, match=r"offline.*name a local copy"):
+        DataLock().path(reference)

@@ -1,8 +1,10 @@
 """Formats that need no settings: what each file in `tests/data/formats` means."""
 
+import csv
 import json
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -262,6 +264,25 @@ ASKED = [{"role": "user", "content": "2 + 3?"}]
         ({"prompt": "2 + 3?", "completion": ""}, "completion: the completion is empty"),
         ({"prompt": "2 + 3?", "completion": "6", "label": False}, "label: single ratings"),
         ({"prompt": "a", "chosen": "b", "rejected": "b"}, "chosen and rejected are equal"),
+        (
+            {
+                "chosen": [*ASKED, {"role": "assistant", "content": "5"}],
+                "rejected": [{"role": "user", "content": "?"}, {"role": "gpt", "content": "5"}],
+            },
+            "rejected: chosen and rejected answer different chats",
+        ),
+        (
+            {
+                "prompt": "4 + 4?",
+                "chosen": [*ASKED, {"role": "assistant", "content": "5"}],
+                "rejected": [*ASKED, {"role": "assistant", "content": "6"}],
+            },
+            "chosen: it begins with another prompt than the row's",
+        ),
+        (
+            {"prompt": "a", "chosen": "b", "rejected": [{"role": "gpt", "content": "c"}]},
+            "rejected: chosen is a text and rejected turns",
+        ),
         ({"prompt": "a", "chosen": "b", "rejected": ""}, "rejected: its last turn is empty"),
         (
             {"chosen": ASKED, "rejected": ASKED},
@@ -290,3 +311,30 @@ def test_a_row_that_cannot_be_used_is_named_with_field_and_remedy(
 ) -> None:
     with pytest.raises(OpenQwQError, match=rf"data\.own: rows\.jsonl row 1, .*{said}"):
         open_rows("own", written(tmp_path, row), DataLock())
+
+
+@pytest.mark.parametrize("path", sorted(FORMATS.glob("*.jsonl")), ids=lambda path: path.stem)
+def test_a_format_means_the_same_in_parquet_and_with_json_in_the_cells_of_a_table(
+    tmp_path: Path, path: Path
+) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    with (tmp_path / "rows.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        for row in rows:
+            cells = {k: v if isinstance(v, str) else json.dumps(v) for k, v in row.items()}
+            writer.writerow(cells)
+
+    expected = [
+        replace(record, task=replace(record.task, row={})) for record in opened(path.stem).records
+    ]
+    for name in ("rows.parquet", "rows.csv"):
+        table = open_rows("own", DataConfig(rows=str(tmp_path / name)), DataLock())
+        for record, wanted in zip(table.records, expected, strict=True):
+            assert replace(record.task, row={}) == wanted.task, name
+            assert record.pair == wanted.pair, name
+            assert record.problem == wanted.problem, name

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from small import write_config
 
 from openqwq.cli import main
+from openqwq.data.rows import read_rows
 
 COMMAND = [sys.executable, "-m", "openqwq.cli", "train"]
 
@@ -108,13 +109,13 @@ def test_a_run_leaves_checkpoints_log_evaluation_and_report(finished: Path) -> N
 
 
 def test_a_reward_model_stage_leaves_its_preferences_and_its_report(finished: Path) -> None:
-    from openqwq.train.preferences import load_pairs
-
     report = json.loads((finished / "taste.json").read_text())
-    train, held_out = (load_pairs(finished / "preferences" / f"taste-{n}.jsonl")
-                       for n in ("train", "held_out"))  # fmt: skip
+    train, held_out = (
+        list(read_rows(finished / "preferences" / f"taste-{name}.jsonl"))
+        for name in ("train", "held_out")
+    )
     assert report["train_pairs"] == len(train) and report["held_out"]["pairs"] == len(held_out)
-    prompts = [{pair.chosen[0]["content"] for pair in pairs} for pairs in (train, held_out)]
+    prompts = [{row["chosen"][0]["content"] for row in rows} for rows in (train, held_out)]
     assert not prompts[0] & prompts[1]
     records = [json.loads(line) for line in (finished / "log.jsonl").read_text().splitlines()]
     stage2 = [record for record in records if record["stage"] == "stage2"]
