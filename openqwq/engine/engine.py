@@ -4,9 +4,8 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable
 from collections.abc import Sequence as Ids
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,6 +16,7 @@ from openqwq.engine.graphs import WITHOUT_PADDING, DecodeGraphs
 from openqwq.engine.packed import PackedModel, PlainModel
 from openqwq.engine.sampler import alternatives, mask_logits, penalised, sample
 from openqwq.engine.scheduler import Group, Scheduler
+from openqwq.engine.scoring import PromptScores
 from openqwq.engine.sequence import Sequence, check_request, room_after
 from openqwq.model import lora
 from openqwq.model.device import without_memory
@@ -32,8 +32,6 @@ from openqwq.types import (
     Steering,
     TokenEvent,
 )
-
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -51,33 +49,6 @@ class EngineLimits:
         for name, value in vars(self).items():
             if value < 1:
                 raise OpenQwQError(f"engine.{name} is {value}: it must be at least 1")
-
-
-class CallersThread(Executor):
-    """Does at once, in the thread that asks, what is submitted; refuses it after `shutdown`."""
-
-    closed = False
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """See `Executor.submit`."""
-        if self.closed:
-            raise RuntimeError("the engine is closed")
-        future: Future[Any] = Future()
-        try:
-            future.set_result(fn(*args, **kwargs))
-        except Exception as error:
-            future.set_exception(error)
-        return future
-
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """See `Executor.shutdown`."""
-        self.closed = True
-
-
-def on_a_thread(function: Callable[[], Result]) -> Result:
-    """What `function` returns or raises, called on a thread that ends with it."""
-    with ThreadPoolExecutor(1) as thread:
-        return thread.submit(function).result()
 
 
 @dataclass(frozen=True)
@@ -159,6 +130,21 @@ class Engine:
             for sequence in sequences:
                 sequence.cancel()
         return [s.completion() for s in sequences]
+
+    async def score(
+        self, token_ids: Ids[int], top_log_probs: int = 0, adapter: str = ""
+    ) -> list[TokenEvent]:
+        """See `Scores.score`."""
+        params = SamplingParams(temperature=0, max_tokens=1, adapter=adapter)
+        (sequence,) = self._submit(token_ids, params, 1)
+        sequence.scores = PromptScores(top_log_probs)
+        try:
+            while sequence.finish_reason is None:
+                await self._step_done()
+        finally:
+            sequence.cancel()
+        sequence.completion()  # raises what made it fail
+        return sequence.scores.events
 
     async def stream(
         self, prompt_ids: Ids[int], params: SamplingParams, steering: Steering | None = None
@@ -323,6 +309,10 @@ class Engine:
         drawn: list[Sequence] = []
         rows: list[int] = []
         for row, (group, count) in enumerate(plan):
+            if group.scores:
+                end = int(lasts[row]) + 1
+                following = group.token_ids[group.cached + 1 : group.cached + 1 + count]
+                group.scores.add(hidden[end - count : end], following, self.model.logits)
             group.cached += count
             if group.remaining == 0:
                 members = self.scheduler.fork(group)

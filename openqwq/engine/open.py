@@ -12,8 +12,9 @@ from typing import Literal, NamedTuple, Protocol
 import torch
 
 from openqwq.engine import hub, llamacpp
-from openqwq.engine.engine import Engine, EngineLimits, on_a_thread
+from openqwq.engine.engine import Engine, EngineLimits
 from openqwq.engine.relay import fitting_context
+from openqwq.engine.threads import on_a_thread
 from openqwq.model import checkpoint, gguf, lora
 from openqwq.model.device import chosen_device, without_memory
 from openqwq.model.fit import read_subject

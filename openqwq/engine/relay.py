@@ -5,6 +5,7 @@ thinking budget, "answer now"), its request ends and a new one begins behind wha
 """
 
 import asyncio
+import math
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from collections.abc import Sequence as Ids
 from contextlib import aclosing
@@ -101,6 +102,30 @@ class Relay:
                 while event := sequence.event(sent):
                     sent += 1
                     yield event
+
+    async def score(
+        self, token_ids: Ids[int], top_log_probs: int = 0, adapter: str = ""
+    ) -> list[TokenEvent]:
+        """See `Scores.score`; a request a token, each of which the bias forces to be drawn.
+
+        The engines report the log-probs before any bias, and keep the prompt in their caches.
+        """
+        events: list[TokenEvent] = []
+        for place in range(1, len(token_ids)):
+            forced = ((token_ids[place], 1e4),)
+            params = SamplingParams(
+                0, max_tokens=1, top_log_probs=top_log_probs, logit_bias=forced, adapter=adapter
+            )
+            sequence = self._sequence(token_ids[:place], params, 0)
+            log_prob = math.nan
+            alternatives: tuple[tuple[int, float], ...] = ()
+            async with aclosing(self._draw([sequence])) as drawn:
+                async for token in drawn:
+                    if token.token_id == token_ids[place]:
+                        log_prob, alternatives = token.log_prob, token.alternatives
+                    break
+            events.append(TokenEvent(token_ids[place], log_prob, False, None, alternatives))
+        return events
 
     def _sequence(self, prompt_ids: Ids[int], params: SamplingParams, seed: int) -> Sequence:
         if params.grammar:

@@ -7,9 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 from openqwq.engine.open import OpenedModel
+from openqwq.engine.scoring import Scores
 from openqwq.serve.asking import require_known, require_room, sampling, stops
 from openqwq.serve.protocol import ApiError
-from openqwq.serve.reply import Ask, Finish, Piece, StopSearch
+from openqwq.serve.reply import UNSCORED, Ask, Finish, Piece, StopSearch
+from openqwq.types import TokenEvent
 
 DEFAULT_TOKENS = 16  # OpenAI's
 
@@ -23,17 +25,31 @@ def ask_completion(model: OpenedModel, body: Mapping[str, Any]) -> list[Ask]:
     if not all(ids):
         raise ApiError(400, "the prompt is empty: give at least one token", "prompt")
     tokens = body.get("max_tokens", DEFAULT_TOKENS)
+    echo = body.get("echo", False)
+    if tokens == 0 and not echo:
+        raise ApiError(400, "max_tokens is 0: give at least 1, or echo: true", "max_tokens")
+    wanted = body.get("logprobs")
+    if echo and wanted is not None and not isinstance(model.generate, Scores):
+        text = f"the engine {model.engine} cannot score a prompt: leave echo or logprobs out"
+        raise ApiError(400, text, "echo")
+    n, stop = body.get("n", 1), stops(body)
+    asks: list[Ask] = []
     for prompt_ids in ids:
         require_known(model, prompt_ids, "prompt")
-        require_room(model, len(prompt_ids), tokens)
-    wanted = body.get("logprobs")
-    params = sampling(model, body, tokens, log_probs=wanted is not None, top_log_probs=wanted or 0)
-    n, stop = body.get("n", 1), stops(body)
-    return [Ask(prompt_ids, params, n, stop) for prompt_ids in ids]
+        most = require_room(model, len(prompt_ids), max(tokens, 1))
+        log_probs = {"log_probs": wanted is not None, "top_log_probs": wanted or 0}
+        params = sampling(model, body, most, **log_probs)
+        asks.append(Ask(prompt_ids, params, n, stop, echo=echo, silent=tokens == 0))
+    return asks
 
 
 async def continuation(model: OpenedModel, ask: Ask, number: int) -> AsyncGenerator[Piece, None]:
     """Like `reply`, but everything is content; special tokens that readers never see have none."""
+    if ask.echo:
+        yield await _echo(model, ask)
+    if ask.silent:
+        yield Piece("end", finish=Finish("length", None, 0, 0))
+        return
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     search, tokenizer, count = StopSearch(ask.stop), model.tokenizer, 0
     params = replace(ask.params, seed=ask.params.seed + number)
@@ -56,3 +72,15 @@ async def continuation(model: OpenedModel, ask: Ask, number: int) -> AsyncGenera
     cut = reason in ("length", "loop") and not search.found
     loop = ("loop", "the text repeated itself and was ended") if cut and reason == "loop" else None
     yield Piece("end", finish=Finish("length" if cut else "stop", loop, count, 0))
+
+
+async def _echo(model: OpenedModel, ask: Ask) -> Piece:
+    """The prompt as the first piece, with the log-probs of its tokens where they are wanted."""
+    text = model.tokenizer.decode(ask.prompt_ids)
+    if not ask.params.log_probs:
+        return Piece("content", text)
+    assert isinstance(model.generate, Scores)
+    first = TokenEvent(ask.prompt_ids[0], UNSCORED, False, None)
+    adapter = ask.params.adapter
+    scored = await model.generate.score(ask.prompt_ids, ask.params.top_log_probs, adapter)
+    return Piece("content", text, tokens=(first, *scored))

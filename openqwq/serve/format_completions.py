@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from openqwq import __version__
 from openqwq.serve.format import Json, ending, finite, usage
 from openqwq.serve.protocol import ApiError
-from openqwq.serve.reply import Ask, Finish, Piece
+from openqwq.serve.reply import UNSCORED, Ask, Finish, Piece
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.types import TokenEvent
 
@@ -92,10 +92,15 @@ class CompletionFormat:
         tokens = choice.tokens[first:]
         return {
             "tokens": [self._text(token.token_id) for token in tokens],
-            "token_logprobs": [finite(token.log_prob) for token in tokens],
-            "top_logprobs": [
-                {self._text(i): finite(value) for i, value in token.alternatives}
-                for token in tokens
-            ],
+            "token_logprobs": [self._log_prob(token) for token in tokens],
+            "top_logprobs": [self._alternatives(token) for token in tokens],
             "text_offset": choice.offsets[first:],
         }
+
+    def _log_prob(self, token: TokenEvent) -> float | None:
+        return None if token.log_prob == UNSCORED else finite(token.log_prob)
+
+    def _alternatives(self, token: TokenEvent) -> Json | None:
+        if token.log_prob == UNSCORED:
+            return None
+        return {self._text(i): finite(value) for i, value in token.alternatives}

@@ -5,6 +5,7 @@ Whoever wants the whole reply folds the pieces, so that it cannot differ from th
 
 import asyncio
 import json
+import math
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
@@ -17,6 +18,7 @@ from openqwq.text.tokenizer import Tokenizer
 from openqwq.types import FinishReason, SamplingParams, Steering, TokenEvent, ToolCall
 
 TEXT = {"reasoning", "content"}
+UNSCORED = math.inf  # the log-prob of a text's first token, which nothing precedes
 LEAST_LOG_PROB = -9999.0  # OpenAI's stand-in for minus infinity, which JSON cannot hold
 
 
@@ -26,6 +28,7 @@ class Ask:
 
     `tools` maps the name of each tool that may be called to what checks its arguments, if they
     must follow a schema. `stop` texts end the answer; `one_call` ends it after its first call.
+    `echo` repeats the prompt before the reply; a `silent` ask wants no reply behind it.
     """
 
     prompt_ids: Sequence[int]
@@ -34,6 +37,8 @@ class Ask:
     stop: tuple[str, ...] = ()
     tools: Mapping[str, Any] = field(default_factory=dict)
     one_call: bool = False
+    echo: bool = False
+    silent: bool = False
 
 
 @dataclass(frozen=True)

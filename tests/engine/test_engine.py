@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 import openqwq.engine.engine as engine_module
-from openqwq.engine.engine import CallersThread, Engine, EngineLimits, on_a_thread
+from openqwq.engine.engine import Engine, EngineLimits
 from openqwq.engine.sampler import log_distribution
+from openqwq.engine.threads import CallersThread, on_a_thread
 from openqwq.model.attention import RaggedAttention, positions
 from openqwq.model.qwen2 import Qwen2
 from openqwq.text.stream import parse_reply
@@ -322,3 +323,25 @@ async def test_an_interrupted_completion_goes_on_as_if_it_had_not_been(
     assert rest.weight_version == [0] * len(part.token_ids) + [7] * (40 - len(part.token_ids))
     with pytest.raises(OpenQwQError, match="one completion was begun, but 2 are asked for"):
         await engine.generate(prompt, params, 2, begun=part)
+
+
+@pytest.mark.parametrize("prefill_tokens", [5, 64])
+async def test_a_text_is_scored_as_the_learner_scores_it(
+    start: Start, build: Build, plain: Plain, prompt: Prompt, prefill_tokens: int
+) -> None:
+    engine, ids = start(prefill_tokens=prefill_tokens), prompt(23, 0)
+    await engine.generate(ids, plain(2))  # what the cache holds is scored all the same
+    scored, other = await asyncio.gather(engine.score(ids, 3), engine.score(ids[:7]))
+    with torch.inference_mode():
+        model = build()
+        hidden = model(torch.tensor(ids), positions([len(ids)]), RaggedAttention([len(ids)]))
+        expected = model.logits(hidden).log_softmax(-1)
+    assert [event.token_id for event in scored] == ids[1:]
+    for place, event in enumerate(scored):
+        assert event.log_prob == pytest.approx(float(expected[place, ids[place + 1]]), abs=1e-4)
+        best = expected[place].topk(3)
+        assert [token_id for token_id, _ in event.alternatives] == best.indices.tolist()
+    assert [event.log_prob for event in other] == pytest.approx(
+        [event.log_prob for event in scored[:6]], abs=1e-4
+    )
+    assert not engine.scheduler.unfinished()

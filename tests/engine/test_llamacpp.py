@@ -15,6 +15,7 @@ import torch
 from openqwq.engine import llamacpp
 from openqwq.engine.open import OpenedModel, open_model
 from openqwq.engine.sampler import log_distribution
+from openqwq.engine.scoring import Scores
 from openqwq.model import gguf
 from openqwq.model.attention import RaggedAttention, positions
 from openqwq.model.qwen2 import Qwen2
@@ -325,3 +326,18 @@ def test_a_file_that_it_cannot_load_is_named(tokenizer: Tokenizer, tmp_path: Pat
     path.write_bytes(b"GGUF" + b"\0" * 100)
     with pytest.raises(OpenQwQError, match=f"llama.cpp cannot load {path} with room for 256"):
         llamacpp.open_llamacpp(path, tokenizer, 1, 256, 256)
+
+
+async def test_a_text_is_scored_by_the_model_alone(random_model: OpenedModel, build: Any) -> None:
+    assert isinstance(random_model.generate, Scores)
+    ids = [5, 60, 61, 62, 7, 8]
+    scored = await random_model.generate.score(ids, 2)
+    model = build()
+    with torch.inference_mode():
+        hidden = model(torch.tensor(ids), positions([len(ids)]), RaggedAttention([len(ids)]))
+        expected = model.logits(hidden).log_softmax(-1)
+    for place, event in enumerate(scored):
+        if not math.isnan(event.log_prob):  # held back inside a character
+            wanted = float(expected[place, ids[place + 1]])
+            assert event.log_prob == pytest.approx(wanted, abs=2e-2)
+    assert sum(not math.isnan(event.log_prob) for event in scored) >= 3

@@ -62,6 +62,11 @@ class Scripted:
         finally:
             self.open -= 1
 
+    async def score(
+        self, token_ids: Sequence[int], top_log_probs: int = 0, adapter: str = ""
+    ) -> list[TokenEvent]:
+        return [TokenEvent(each, -1.0, False, None, ((each, -1.0),)) for each in token_ids[1:]]
+
     def close(self) -> None:
         pass
 

@@ -1,0 +1,46 @@
+"""Log-probs of a prompt's own tokens, taken while the prompt is prefilled."""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
+
+from openqwq.types import TokenEvent
+
+ROWS = 128  # of logits at once: a vocabulary of 150,000 makes 75 MB of them
+
+
+@runtime_checkable
+class Scores(Protocol):
+    """What a `Generate` can also be: a judge of how likely a given text is."""
+
+    async def score(
+        self, token_ids: Sequence[int], top_log_probs: int = 0, adapter: str = ""
+    ) -> list[TokenEvent]:
+        """The log-prob of each token after the first, by the model alone: no filters, T = 1."""
+        ...
+
+
+class PromptScores:
+    """Fills `events`, one for each token after the first, chunk by chunk.
+
+    Log-probs are the model's own at temperature 1, without filters; `top` alternatives come with
+    each.
+    """
+
+    def __init__(self, top: int) -> None:
+        self._top = top
+        self.events: list[TokenEvent] = []
+
+    def add(
+        self, hidden: Tensor, following: Sequence[int], logits: Callable[[Tensor], Tensor]
+    ) -> None:
+        """Score `following` from the states (rows, width) before them; the last may have none."""
+        for first in range(0, len(following), ROWS):
+            wanted = following[first : first + ROWS]
+            log_probs = logits(hidden[first : first + len(wanted)]).log_softmax(-1)
+            values, ids = log_probs.topk(self._top) if self._top else (log_probs[:, :0],) * 2
+            own = log_probs[range(len(wanted)), wanted].tolist()
+            for row, token_id in enumerate(wanted):
+                pairs = zip(map(int, ids[row].tolist()), values[row].tolist(), strict=True)
+                self.events.append(TokenEvent(token_id, own[row], False, None, tuple(pairs)))
