@@ -29,38 +29,59 @@ class RaggedAttention:
         invariant: bool = False,
     ) -> None:
         self.attention = batch_invariant.attention if invariant else _attention
-        self.prefixes = _Padding(prefix_lengths, 0, device) if prefix_lengths else None
         self.own = _Padding(sequence_lengths, sum(prefix_lengths), device)
-        if self.prefixes is None:
-            return
-        owner = torch.tensor(prefix_of, device=device)
+        self.prefixes: _Padding | None = None
+        self.order: Tensor | None = None
+        if prefix_lengths:
+            self.prefixes = _Padding(prefix_lengths, 0, device)
+            self._share(self.prefixes, torch.tensor(prefix_of, device=device), invariant)
+
+    def _share(self, prefixes: "_Padding", owner: Tensor, invariant: bool) -> None:
+        """Let sequence i see prefix `owner[i]`, (sequences,), before its own tokens.
+
+        Keys are laid out as all of a prefix's columns, then all of a sequence's.
+        """
         self.prefix_rows = owner.clamp(min=0)  # (sequences,)
-        shared = self.prefixes.lengths[self.prefix_rows] * (owner >= 0)
-        columns, own = self.prefixes.columns, self.own.columns
-        in_prefix = (columns < shared[:, None])[:, None].expand(-1, len(own), -1)
+        shared = prefixes.lengths[self.prefix_rows] * (owner >= 0)  # tokens each one shares
+        beyond = prefixes.columns >= shared[:, None]  # (sequences, prefix): not its prefix
+
+        own = self.own.columns
+        in_prefix = (~beyond)[:, None].expand(-1, len(own), -1)
         causal = (own <= own[:, None]).expand(len(owner), -1, -1)
         visible = torch.cat([in_prefix, causal], dim=2)  # (sequences, longest, prefix + longest)
-        self.order = None
+
         if invariant:  # every key must stand at its position: what pads a prefix goes to the end
-            padding = F.pad((columns >= shared[:, None]).long(), (0, len(own)))
-            order = padding.argsort(dim=1, stable=True)  # (sequences, prefix + longest)
+            is_padding = F.pad(beyond.long(), (0, len(own)))
+            order = is_padding.argsort(dim=1, stable=True)  # (sequences, prefix + longest)
             visible = visible.take_along_dim(order[:, None], 2)
             self.order = order[:, None, :, None]
-        self.bias = torch.zeros(visible.shape, device=device)
-        self.bias = self.bias.masked_fill_(~visible, float("-inf"))[:, None]
+
+        bias = torch.zeros(visible.shape, device=owner.device)
+        self.bias = bias.masked_fill_(~visible, float("-inf"))[:, None]
 
     def __call__(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """See `Attend`: (tokens, heads or kv_heads, head_dim) to (tokens, heads, head_dim)."""
-        own_q, own_k, own_v = (self.own.pad(x) for x in (queries, keys, values))
+        own_queries = self.own.pad(queries)
+        own_keys, own_values = self.own.pad(keys), self.own.pad(values)
         if self.prefixes is None:
-            return self.own.flatten(self.attention(own_q, own_k, own_v))
-        q, k, v = (self.prefixes.pad(x) for x in (queries, keys, values))
-        shared_k, shared_v = (x.index_select(0, self.prefix_rows) for x in (k, v))
-        own_k, own_v = torch.cat([shared_k, own_k], 2), torch.cat([shared_v, own_v], 2)
-        if self.order is not None:
-            own_k, own_v = (x.take_along_dim(self.order, 2) for x in (own_k, own_v))
-        mixed = self.attention(own_q, own_k, own_v, self.bias.to(own_q.dtype))
-        return torch.cat([self.prefixes.flatten(self.attention(q, k, v)), self.own.flatten(mixed)])
+            return self.own.flatten(self.attention(own_queries, own_keys, own_values))
+
+        prefix_queries = self.prefixes.pad(queries)
+        prefix_keys, prefix_values = self.prefixes.pad(keys), self.prefixes.pad(values)
+        mixed_prefixes = self.attention(prefix_queries, prefix_keys, prefix_values)
+
+        all_keys = self._after_prefix(prefix_keys, own_keys)
+        all_values = self._after_prefix(prefix_values, own_values)
+        bias = self.bias.to(own_queries.dtype)
+        mixed = self.attention(own_queries, all_keys, all_values, bias)
+        return torch.cat([self.prefixes.flatten(mixed_prefixes), self.own.flatten(mixed)])
+
+    def _after_prefix(self, prefixes: Tensor, own: Tensor) -> Tensor:
+        """What each sequence sees, (sequences, kv_heads, prefix + longest, head_dim)."""
+        together = torch.cat([prefixes.index_select(0, self.prefix_rows), own], 2)
+        if self.order is None:
+            return together
+        return together.take_along_dim(self.order, 2)
 
 
 class _Padding:

@@ -63,7 +63,7 @@ class _Family:
 
 
 def _families(trajectories: Sequence[Trajectory]) -> list[_Family]:
-    """Samples of one prompt together; whoever has no sibling shares nothing."""
+    """Samples of one prompt together; one without siblings shares nothing."""
     siblings: dict[tuple[str, tuple[int, ...]], list[Trajectory]] = {}
     for t in trajectories:
         # The last prompt token predicts the first sampled one, so each sample keeps its own.
@@ -76,33 +76,52 @@ def _families(trajectories: Sequence[Trajectory]) -> list[_Family]:
 
 
 def _join(families: Sequence[_Family]) -> MicroBatch:
-    prefixes = [f for f in families if f.shared]
-    inputs = [i for f in prefixes for i in f.members[0].token_ids[: f.shared]]
-    lengths: list[int] = []
-    owners, starts, loss_tokens = [], [], []
-    opened = 0
+    """Shared prefixes first, each once, then what every member adds to its own."""
+    inputs: list[int] = []
+    prefix_lengths: list[int] = []
     for family in families:
-        owner = opened if family.shared else -1
-        opened += bool(family.shared)
-        for t in family.members:
-            offset = len(inputs) - family.shared - 1
-            sampled = [i for i, drawn in enumerate(t.sampled_mask) if drawn]
-            loss_tokens += [
-                (offset + i, t.token_ids[i], t.log_probs[i], t.advantage, len(lengths))
-                for i in sampled
-            ]
-            lengths.append(sampled[-1] - family.shared)
+        if family.shared:
+            inputs += family.members[0].token_ids[: family.shared]
+            prefix_lengths.append(family.shared)
+
+    lengths: list[int] = []
+    starts: list[int] = []  # position of each sequence's first own token
+    prefix_of: list[int] = []
+    predictors: list[int] = []
+    targets: list[int] = []
+    log_probs: list[float] = []
+    advantages: list[float] = []
+    sequences: list[int] = []
+    prefixes_seen = 0
+    for family in families:
+        prefix = -1
+        if family.shared:
+            prefix = prefixes_seen
+            prefixes_seen += 1
+
+        for trajectory in family.members:
+            offset = len(inputs) - family.shared - 1  # what predicts token i lies at offset + i
+            last = family.shared
+            for i, sampled in enumerate(trajectory.sampled_mask):
+                if not sampled:
+                    continue
+                predictors.append(offset + i)
+                targets.append(trajectory.token_ids[i])
+                log_probs.append(trajectory.log_probs[i])
+                advantages.append(trajectory.advantage)
+                sequences.append(len(lengths))
+                last = i
+            inputs += trajectory.token_ids[family.shared : last]
+            lengths.append(last - family.shared)
             starts.append(family.shared)
-            owners.append(owner)
-            inputs += t.token_ids[family.shared : sampled[-1]]
-    predictors, targets, log_probs, advantages, sequences = zip(*loss_tokens, strict=True)
-    shared = [f.shared for f in prefixes]
+            prefix_of.append(prefix)
+
     return MicroBatch(
         token_ids=torch.tensor(inputs),
-        position_ids=positions(shared + lengths, [0] * len(shared) + starts),
+        position_ids=positions(prefix_lengths + lengths, [0] * len(prefix_lengths) + starts),
         sequence_lengths=lengths,
-        prefix_lengths=shared,
-        prefix_of=owners,
+        prefix_lengths=prefix_lengths,
+        prefix_of=prefix_of,
         loss_positions=torch.tensor(predictors),
         targets=torch.tensor(targets),
         sampler_log_probs=torch.tensor(log_probs, dtype=torch.float32),
