@@ -19,6 +19,7 @@ from typing import Any
 
 from openqwq.engine.relay import Drawn, Relay
 from openqwq.engine.sequence import Sequence
+from openqwq.text.grammar import opening_first
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.types import OpenQwQError
 
@@ -38,7 +39,7 @@ def open_llamacpp(
     load the file.
     """
     engine = LlamaCpp(path, tokenizer, slots, context_length, cache_tokens)
-    return Relay("llamacpp", engine.draw, engine.close, tokenizer, context_length, slots)
+    return Relay("llamacpp", engine.draw, engine.close, tokenizer, context_length, slots, True)
 
 
 def installed() -> bool:
@@ -155,7 +156,9 @@ def request(sequences: Ids[Sequence]) -> dict[str, Any]:
     first = sequences[0]
     params, drawn = first.params, len(first.token_ids)
     alone = not params.temperature and not params.log_probs  # the drawn token and no other
+    ruled = {"grammar": _grammar(first)} if params.grammar and not first.think.in_thinking else {}
     return {
+        **ruled,
         "prompt": first.prompt_ids + first.token_ids,
         "n": len(sequences),
         "stream": True,
@@ -178,6 +181,17 @@ def request(sequences: Ids[Sequence]) -> dict[str, Any]:
         # Greedy: log-probs at temperature 1, for which it sorts the vocabulary.
         "post_sampling_probs": alone or params.temperature > 0,
     }
+
+
+def _grammar(sequence: Sequence) -> str:
+    """The grammar of what is drawn now; its own first line tells llama.cpp that it is llguidance's.
+
+    A model that opens its thinking itself may do so first, which ends the request.
+    """
+    grammar = sequence.params.grammar or ""
+    if sequence.may_open_thinking:
+        grammar = opening_first(grammar, sequence.opening_id)
+    return grammar if grammar.startswith("%llguidance") else f"%llguidance {{}}\n{grammar}"
 
 
 class Reader:

@@ -12,6 +12,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from openqwq.engine.sequence import Sequence, room_after
+from openqwq.text.grammar import AnswerGrammar
 from openqwq.text.stream import CLOSING_TEXT, ThinkTracker, starts_in_thinking
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.types import (
@@ -54,7 +55,8 @@ Draw = Callable[[Ids[Sequence]], AsyncGenerator[Drawn]]
 class Relay:
     """A `Generate` over `draw`, for requests of up to `group` members at once.
 
-    `name` is the engine's in errors; `free` is called by `close`.
+    `name` is the engine's in errors; `free` is called by `close`; `grammars` says whether it can
+    follow one.
     """
 
     def __init__(
@@ -65,9 +67,11 @@ class Relay:
         tokenizer: Tokenizer,
         context_length: int,
         group: int,
+        grammars: bool = False,
     ) -> None:
         self.name, self.tokenizer, self.context_length = name, tokenizer, context_length
         self._draw, self._group, self.close = draw, group, free
+        self._grammars = grammars
         self._closing_ids = tokenizer.encode(CLOSING_TEXT, allow_special=True)
 
     async def generate(
@@ -128,7 +132,7 @@ class Relay:
         return events
 
     def _sequence(self, prompt_ids: Ids[int], params: SamplingParams, seed: int) -> Sequence:
-        if params.grammar:
+        if params.grammar and not self._grammars:
             raise OpenQwQError(
                 f"the engine {self.name} cannot follow a grammar: use the engine torch, or ask"
                 " without one"
@@ -142,7 +146,9 @@ class Relay:
         thinking = starts_in_thinking(self.tokenizer, prompt_ids)
         think = ThinkTracker(self.tokenizer, thinking)
         limit = min(params.max_tokens, room)
-        return Sequence(list(prompt_ids), params, seed, limit, think, self._closing_ids)
+        # What the other engine draws is checked by our own reading of the grammar.
+        grammar = AnswerGrammar(self.tokenizer, params.grammar) if params.grammar else None
+        return Sequence(list(prompt_ids), params, seed, limit, think, self._closing_ids, grammar)
 
     async def _finish(self, sequence: Sequence) -> None:
         async with aclosing(self._requests(sequence)) as tokens:
@@ -174,9 +180,12 @@ class Relay:
                 if _force(sequence):
                     active.remove(token.index)
                 else:
+                    thought = sequence.think.in_thinking
                     ids = token.token_id, token.log_prob, True, 0
                     sequence.append(*ids, token.alternatives)
-                    if sequence.finish_reason:
+                    # A grammar governs the answer alone: it goes with a request of its own.
+                    turned = sequence.grammar and thought != sequence.think.in_thinking
+                    if sequence.finish_reason or turned:
                         active.remove(token.index)
                 yield
                 if not active:

@@ -17,19 +17,20 @@ from openqwq.types import (
     TokenEvent,
 )
 
-LONGEST_CYCLE, LEAST_REPEATS, LEAST_SPAN = 64, 6, 192  # tokens, times, tokens
+LONGEST_CYCLE = 64  # tokens
+LOOP_TOKENS = 4096  # of an answer; a matrix of 36 by 36 zeros has about as many
+THINKING_LOOP_TOKENS = 2048
 
 
-def repeats_itself(token_ids: list[int], start: int = 0) -> bool:
-    """Whether the tokens from `start` on end in a cycle that honest text hardly contains.
+def repeats_itself(token_ids: list[int], start: int, span: int) -> bool:
+    """Whether the last `span` tokens, none before `start`, repeat a cycle of up to 64 tokens.
 
-    The last 192 tokens repeat a cycle of up to 32 tokens, or the last six times its length one of
-    up to 64.
+    Honest answers repeat themselves for hundreds of tokens: tables, matrices, lines to be copied.
     """
+    first = len(token_ids) - span
+    if first < start:
+        return False
     for period in range(1, LONGEST_CYCLE + 1):
-        first = len(token_ids) - max(LEAST_SPAN, LEAST_REPEATS * period)
-        if first < start:
-            return False
         tail_agrees = token_ids[-1] == token_ids[-1 - period]
         if tail_agrees and token_ids[first + period :] == token_ids[first:-period]:
             return True
@@ -107,11 +108,17 @@ class Sequence:
 
         The answer keeps what was asked for it, or a quarter of what is left if that is less.
         """
+        self.opening_id = self.think.opening_id(self.prompt_ids)
         self.thinking_budget = self.params.thinking_budget
         if self.thinking_budget is not None:
             asked = self.params.max_tokens - self.thinking_budget
             answer = max(min(asked, self.max_tokens // 4), len(self.closing_ids) + 1)
             self.thinking_budget = max(0, min(self.thinking_budget, self.max_tokens - answer))
+
+    @property
+    def may_open_thinking(self) -> bool:
+        """Whether the next token may be the one that opens the thinking, whatever the grammar."""
+        return self.opening_id >= 0 and self.phase_start == 0 and self.think.may_open
 
     def next_forced(self) -> int | None:
         """The token the engine must put next instead of a sampled one, if any."""
@@ -131,7 +138,12 @@ class Sequence:
         if self.grammar is None or self.think.in_thinking:
             return None
         try:
-            return self.grammar.allowed()
+            allowed = self.grammar.allowed()
+            if self.may_open_thinking:
+                marked = bytearray(allowed)
+                marked[self.opening_id] = 255
+                allowed = bytes(marked)
+            return allowed
         except OpenQwQError as error:
             self.cancel(error)
             return None
@@ -145,7 +157,9 @@ class Sequence:
         alternatives: tuple[tuple[int, float], ...] = (),
     ) -> None:
         """Take one token and decide whether it is the last."""
-        if sampled and not self.finish_reason and self.grammar and not self.think.in_thinking:
+        ruled = sampled and not self.finish_reason and not self.think.in_thinking
+        opens = token_id == self.opening_id and self.may_open_thinking
+        if ruled and self.grammar and not opens:
             self.grammar.accept(token_id)
         self.token_ids.append(token_id)
         self.log_probs.append(log_prob)
@@ -184,7 +198,9 @@ class Sequence:
             return "stop"
         if len(self.token_ids) >= self.max_tokens:
             return "length"
-        if self.params.stop_loops and sampled and repeats_itself(self.token_ids, self.phase_start):
+        span = THINKING_LOOP_TOKENS if self.think.in_thinking else LOOP_TOKENS
+        watched = self.params.stop_loops and sampled
+        if watched and repeats_itself(self.token_ids, self.phase_start, span):
             if not self.think.in_thinking:
                 return "loop"
             self.thinking_loops = True

@@ -53,6 +53,14 @@ class ChatTemplate:
             return None
         return self.first_marker(rest) if found else None
 
+    def opens_thinking(self) -> bool:
+        """Whether a prompt ends inside of the thinking."""
+        variables = {"messages": [{"role": "user", "content": "a"}], "add_generation_prompt": True}
+        try:
+            return self.render(variables).rstrip().endswith("<think>")
+        except Exception:  # refused: another conversation may still be rendered
+            return False
+
     def first_marker(self, text: str) -> str | None:
         """The first of the markers that stand in a text."""
         found = _any_of(self.markers).search(text)

@@ -43,6 +43,19 @@ class ThinkTracker:
         """Whether the thinking may still be opened."""
         return self._blank and not self.in_thinking
 
+    def opening_id(self, prompt_ids: Sequence[int]) -> int:
+        """The token with which a model opens the thinking of its reply itself; -1 if none is.
+
+        None is where the chat template opens it, and where a prompt closes it again at its end.
+        """
+        opening = self._tokenizer.think_open_id
+        if opening is None or self.in_thinking or not self._tokenizer.leaves_thinking_open:
+            return -1
+        for token_id in reversed(prompt_ids):
+            if self._tokenizer.token_bytes(token_id).strip():
+                return -1 if token_id == self._tokenizer.think_close_id else opening
+        return opening
+
     def feed(self, token_id: int) -> bool:
         """Advance by one token; True where with it the thinking opens or closes."""
         before = self.in_thinking
@@ -61,6 +74,7 @@ class ThinkTracker:
                 self._held = b""
                 return []
         elif token_id == tokenizer.think_open_id and self._blank:
+            self.reasoning_tokens += self.in_thinking  # once more: a budget must not miss it
             self.in_thinking = True
             self._held = b""
             return []

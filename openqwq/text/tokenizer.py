@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -113,6 +113,11 @@ class Tokenizer:
         """Whether there is a chat template, or QwQ's tokens for QwQ's template."""
         tokens = {"<|im_start|>", "<|im_end|>", "<think>"}
         return self.chat_template is not None or tokens <= self.added_tokens.keys()
+
+    @cached_property
+    def leaves_thinking_open(self) -> bool:
+        """Whether a model opens its thinking itself, as its chat template does not do it."""
+        return self.has_template() and not self.template().opens_thinking()
 
     def _end_of_turn(self) -> str | None:
         return self.template().end_of_turn() if self.chat_template else None

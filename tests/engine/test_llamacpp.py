@@ -20,6 +20,8 @@ from openqwq.model import gguf
 from openqwq.model.attention import RaggedAttention, positions
 from openqwq.model.qwen2 import Qwen2
 from openqwq.text.gguf import to_metadata
+from openqwq.text.grammar import json_grammar, tool_call_grammar
+from openqwq.text.stream import parse_reply
 from openqwq.text.template import encode_chat
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.types import OpenQwQError, SamplingParams, Steering, TokenEvent
@@ -291,8 +293,6 @@ def test_one_model_serves_several_event_loops(
 async def test_what_it_cannot_do_is_said(
     real: OpenedModel, plain: Callable[..., SamplingParams]
 ) -> None:
-    with pytest.raises(OpenQwQError, match="engine llamacpp cannot follow a grammar: use"):
-        await real.generate.generate([5], plain(2, grammar='start: "a"'))
     with pytest.raises(OpenQwQError, match="the prompt is empty"):
         await real.generate.generate([], plain(2))
     with pytest.raises(OpenQwQError, match="has 600 tokens, 89 too many for a context of 512"):
@@ -341,3 +341,56 @@ async def test_a_text_is_scored_by_the_model_alone(random_model: OpenedModel, bu
             wanted = float(expected[place, ids[place + 1]])
             assert event.log_prob == pytest.approx(wanted, abs=2e-2)
     assert sum(not math.isnan(event.log_prob) for event in scored) >= 3
+
+
+POINT = {
+    "type": "object",
+    "properties": {"x": {"type": "boolean"}, "y": {"enum": [1, "two"]}},
+    "required": ["x", "y"],
+    "additionalProperties": False,
+}
+
+
+async def test_an_answer_follows_its_grammar(real: OpenedModel, question: list[int]) -> None:
+    params = SamplingParams(
+        max_tokens=60, stop_token_ids=real.tokenizer.eos_ids, grammar=json_grammar(POINT), seed=3
+    )
+    for completion in await real.generate.generate(question, params, 2):
+        assert completion.finish_reason == "stop"
+        answer = json.loads(real.tokenizer.decode(completion.token_ids, skip_special=True))
+        assert list(answer) == ["x", "y"] and answer["y"] in (1, "two")
+
+
+async def test_a_call_is_forced_in_the_models_own_form(
+    real: OpenedModel, question: list[int]
+) -> None:
+    tools = [{"name": "find", "parameters": POINT}]
+    grammar = tool_call_grammar(real.tokenizer, tools, parallel=False)
+    params = SamplingParams(
+        max_tokens=80, stop_token_ids=real.tokenizer.eos_ids, grammar=grammar, seed=1
+    )
+    (completion,) = await real.generate.generate(question, params)
+    reply = parse_reply(real.tokenizer, completion.token_ids, False, tools)
+    assert [call["name"] for call in reply.tool_calls] == ["find"] and not reply.content
+
+
+async def test_the_grammar_begins_behind_the_thinking(
+    random_model: OpenedModel, plain: Callable[..., SamplingParams]
+) -> None:
+    own = random_model.tokenizer
+    params = plain(
+        120, 5, grammar=json_grammar(POINT), thinking_budget=20, stop_token_ids=own.eos_ids
+    )
+    for completion in await random_model.generate.generate(thinking_prompt(own), params, 3):
+        ids = completion.token_ids
+        closing = own.think_close_id
+        assert closing in ids
+        answer = own.decode(ids[ids.index(closing) + 1 :], skip_special=True)
+        assert set(json.loads(answer)) == {"x", "y"}
+
+
+async def test_a_bad_grammar_is_refused_before_anything_is_drawn(
+    random_model: OpenedModel, plain: Callable[..., SamplingParams]
+) -> None:
+    with pytest.raises(OpenQwQError, match="not usable"):
+        await random_model.generate.generate([70], plain(5, grammar="start: <nothing>"))

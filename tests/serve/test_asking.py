@@ -144,9 +144,11 @@ def test_tool_choice_decides_what_is_shown_and_what_is_forced(scripted: Build) -
     assert asked("none") == (False, None, set())
     assert asked("auto") == (True, None, {"add", "sub"})
     shown, grammar, _ = asked("required")
-    assert shown and grammar and '"add"' in grammar and '"sub"' in grammar and ")*" in grammar
+    assert (
+        shown and grammar and '\\"add\\"' in grammar and '\\"sub\\"' in grammar and ")*" in grammar
+    )
     shown, grammar, names = asked({"function": {"name": "sub"}})
-    assert shown and grammar and '"add"' not in grammar and ")*" not in grammar
+    assert shown and grammar and '\\"add\\"' not in grammar and ")*" not in grammar
     assert names == {"add", "sub"}
 
 
@@ -156,8 +158,8 @@ def test_a_tool_named_like_a_choice_can_be_forced(scripted: Build, name: str) ->
     tools = [SUB, {"type": "function", "function": function}]
     choice = {"type": "function", "function": function}
     ask = ask_chat(scripted(), {"messages": [USER], "tools": tools, "tool_choice": choice})
-    assert ask.params.grammar and f'"{name}"' in ask.params.grammar
-    assert '"sub"' not in ask.params.grammar and ")*" not in ask.params.grammar
+    assert ask.params.grammar and f'\\"{name}\\"' in ask.params.grammar
+    assert '\\"sub\\"' not in ask.params.grammar and ")*" not in ask.params.grammar
     assert set(ask.tools) == {"sub", name}
 
 
