@@ -9,7 +9,6 @@ done for the run. The run left alone is in one process. The model is that of the
 """
 
 import argparse
-import asyncio
 import json
 import os
 import random
@@ -19,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +28,11 @@ ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "tests" / "cluster"), str(ROOT / "tests" / "train")]
 
 from machines import PLACED, Machines, two_machines  # noqa: E402
-from openqwq.train.pipeline import run_stages  # noqa: E402
 from small import small_config  # noqa: E402
 
+from openqwq.config import Config  # noqa: E402
 from openqwq.model import checkpoint  # noqa: E402
-from openqwq.train.progress import Display  # noqa: E402
-from openqwq.train.run import Run  # noqa: E402
+from openqwq.train.start import run_config, start_run  # noqa: E402
 
 TITLES = {
     "learner rank": "ray::LearnerRank",
@@ -101,16 +99,23 @@ def records(directory: Path) -> list[dict[str, Any]]:
     path = directory / "log.jsonl"
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
     found = [json.loads(line) for line in lines if line.endswith("\n")]
-    return [record for record in found if record["stage"] == "rl"]
+    return [record for record in found if record["stage"] == "stage1"]
+
+
+def first_stages(*overrides: str) -> Config:
+    """The small run up to its first RL stage."""
+    config = small_config(*overrides)
+    return replace(config, stages=config.stages[:2])
 
 
 def train(alone: Path, directory: Path, settings: tuple[str, ...], order: list[str]) -> float:
     """Stage 1 of `alone` over two machines, with kills in the given order; returns its seconds."""
     with two_machines() as machines:
-        config = small_config(*settings, *PLACED, f"cluster.address={machines.meeting}")
-        Run(directory, config, resume=False)
+        config = first_stages(*settings, *PLACED, f"cluster.address={machines.meeting}")
+        run, _ = start_run(directory, config, resume=False)
         for name in ("tokenizer", "sft", "evaluation"):
             shutil.copytree(alone / name, directory / name)
+        run.finish("sft", config.stages[0].steps)
         machines.start_ray(0)
         machines.start_ray(1)
         job = Job(machines, directory, directory.with_suffix(".log"))
@@ -137,12 +142,12 @@ def main() -> None:
     random.seed(options.seed)
     order = random.sample(sorted(TITLES), len(TITLES))
     settings = (
-        f"rl.steps={options.steps}", "rl.optimiser.name=adamw", "rl.checkpoint_every=3",
-        "stage2.steps=0", "cluster.timeout=300",
+        f"stages.stage1.steps={options.steps}", "stages.stage1.checkpoint_every=3",
+        "cluster.timeout=300", "evaluation.data=['addition']",
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as temporary:
         alone, killed = (Path(temporary) / name for name in ("alone", "killed"))
-        asyncio.run(run_stages(Run(alone, small_config(*settings), resume=False), Display()))
+        run_config(alone, first_stages(*settings))
         seconds = train(alone, killed, settings, order)
         expected, found = records(alone), records(killed)
         weights = [checkpoint.load(path / "stage1").state_dict() for path in (alone, killed)]

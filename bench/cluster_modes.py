@@ -12,14 +12,14 @@ import json
 import shutil
 import statistics
 import tempfile
+from dataclasses import replace
 from pathlib import Path
-
-from openqwq.train.pipeline import run_stages
 
 from openqwq.cluster.placement import ray_placement
 from openqwq.config import load_config
 from openqwq.train.progress import Display
-from openqwq.train.run import Run
+from openqwq.train.stages import run_stages
+from openqwq.train.start import start_run
 
 
 def seconds_per_step(start: Path, mode: str, steps: int) -> tuple[float, float, float]:
@@ -27,20 +27,23 @@ def seconds_per_step(start: Path, mode: str, steps: int) -> tuple[float, float, 
     settings = load_config(
         [start / "config.toml"],
         [
-            f"rl.steps={steps}", "rl.max_refills=0", "rl.checkpoint_every=1000", "stage2.steps=0",
-            "evaluation.problems=1", "threads=1", "cluster.learners=1", "cluster.samplers=1",
+            f"stages.stage1.steps={steps}", "stages.stage1.max_refills=0",
+            "stages.stage1.checkpoint_every=1000", "evaluation.limit=1", "threads=1",
+            "cluster.learners=1", "cluster.samplers=1",
             "cluster.cpus_per_actor=0.5", f"cluster.mode={mode}", "cluster.max_staleness=4",
         ],
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as directory:
         target = Path(directory) / "run"
-        run = Run(target, settings, resume=False)
+        settings = replace(settings, stages=settings.stages[:2])
+        run, prepared = start_run(target, settings, resume=False)
         for name in ("sft", "tokenizer"):
             shutil.copytree(start / name, target / name)
+        run.finish("sft", settings.stages[0].steps)
         with ray_placement(settings) as placement:
-            asyncio.run(run_stages(run, Display(), placement))
+            asyncio.run(run_stages(run, prepared, Display(), placement))
         lines = [json.loads(line) for line in (target / "log.jsonl").read_text().splitlines()]
-    records = [line for line in lines if line["stage"] == "rl"]
+    records = [line for line in lines if line["stage"] == "stage1" and "seconds" in line]
     each = [record["seconds"] for record in records[1:]]
     wall = [s["rollout"] + s["learn"] for s in each]
     rewards = statistics.mean(record["reward"] for record in records[-3:])

@@ -18,34 +18,33 @@ from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
-from openqwq.train.pipeline import run_stages
-
 from openqwq.cli import FAMILIES as DEMO_FAMILIES
 from openqwq.cli import MINI
 from openqwq.config import load_config
 from openqwq.evaluation.evaluate import Outcome, accuracies
 from openqwq.evaluation.report import write_report
 from openqwq.train.progress import Display
-from openqwq.train.run import Run
+from openqwq.train.stages import run_stages
+from openqwq.train.start import start_run
 
 RUNS = ("0", "1", "2", "control", "no-replay")
 # What is taken over from seed 0, and what differs.
 VARIANTS = {
     "control": (
         ("tokenizer", "sft", "evaluation/sft.json"),
-        ("rl.shuffle_rewards=true", "stage2.shuffle_rewards=true"),
+        ("stages.stage1.shuffle_rewards=true", "stages.stage2.shuffle_rewards=true"),
     ),
     "no-replay": (
         ("tokenizer", "sft", "stage1", "evaluation/sft.json", "evaluation/stage1.json"),
-        ("stage2.replay_share=0",),
+        ("stages.stage2.data={instructions=48.7, topics=13.9, calculator=17.4}",),
     ),
 }
 CHECKPOINTS = ("sft", "stage1", "stage2")
 PLOTS = (
-    "reward_by_kind.png",
-    "thinking_by_kind.png",
+    "stage1_reward_by_kind.png",
+    "stage1_thinking_by_kind.png",
     "stage2_reward_by_kind.png",
-    "stage2_gold.png",
+    "stage2_rewards.png",
 )
 # All of stage 1's problems together: what stage 2 must not lose.
 FAMILIES = {**DEMO_FAMILIES, "all stage 1": tuple(chain(*DEMO_FAMILIES.values()))}
@@ -58,7 +57,8 @@ def execute(folder: Path, name: str, overrides: list[str]) -> None:
     parts, settings = VARIANTS.get(name, ((), ()))
     seed = "0" if parts else name
     out = folder / name
-    run = Run(out, load_config([MINI], [f"seed={seed}", *settings, *overrides]), resume=True)
+    config = load_config([MINI], [f"seed={seed}", *settings, *overrides])
+    run, prepared = start_run(out, config, resume=True)
     for part in parts:
         source, target = folder / "0" / part, out / part
         target.parent.mkdir(exist_ok=True)
@@ -66,7 +66,11 @@ def execute(folder: Path, name: str, overrides: list[str]) -> None:
             shutil.copytree(source, target)
         elif not target.exists():
             shutil.copy(source, target)
-    asyncio.run(run_stages(run, Display()))
+    for stage in ("sft", "stage1"):
+        if stage in parts:
+            run.finish(stage, config.stage(stage).steps)
+    asyncio.run(run_stages(run, prepared, Display()))
+    run.close()
     write_report(out, DEMO_FAMILIES)
 
 
@@ -77,15 +81,15 @@ def summary(out: Path) -> dict[str, Any]:
         if record["stage"] == "timing":
             seconds = result["seconds"]
             seconds[record["name"]] = seconds.get(record["name"], 0) + record["seconds"]
-    for checkpoint in (*CHECKPOINTS, "without_tools"):
+    for checkpoint in CHECKPOINTS:
         saved = json.loads((out / "evaluation" / f"{checkpoint}.json").read_text())
         outcomes = [Outcome(**outcome) for outcome in saved["outcomes"]]
         result[checkpoint] = {
             name: {key: round(value, 4) for key, value in vars(found).items()}
             for name, found in accuracies(outcomes, FAMILIES).items()
         }
-    if (out / "reward_model.json").exists():
-        result["reward_model"] = json.loads((out / "reward_model.json").read_text())["held_out"]
+    if (out / "taste.json").exists():
+        result["reward_model"] = json.loads((out / "taste.json").read_text())["held_out"]
     return result
 
 
@@ -105,7 +109,7 @@ def table(runs: dict[str, dict[str, Any]]) -> list[str]:
                 f"{name:<10} {family:<13} pass@1 {rates}  (stage 1 {first:+5.1f}, "
                 f"stage 2 {second:+5.1f} points)   thinking {tokens} tokens"
             )
-        without = run["without_tools"]["calculator"]["pass_at_1"]
+        without = run["stage2"]["without-tools"]["pass_at_1"]
         lines.append(f"{name:<10} calculator    asked without its tool: {without:6.1%}")
         if found := run.get("reward_model"):
             lines.append(
@@ -125,7 +129,7 @@ def main() -> None:
     options = parser.parse_args()
     for name in [options.only] if options.only else RUNS:
         execute(options.folder, name, options.overrides)
-    done = [n for n in RUNS if (options.folder / n / "evaluation" / "without_tools.json").exists()]
+    done = [n for n in RUNS if (options.folder / n / "evaluation" / "stage2.json").exists()]
     runs = {name: summary(options.folder / name) for name in done}
     print("\n".join(table(runs)))
     if {"0", "1", "2"} <= set(done):

@@ -25,15 +25,15 @@ from typing import Any
 import tokenizers
 import torch
 
-from openqwq.config import OptimiserConfig, RlConfig
+from openqwq.config import OptimiserConfig, RlStage
 from openqwq.engine.engine import Engine, EngineLimits
 from openqwq.engine.threads import CallersThread
 from openqwq.model.qwen2 import ModelConfig, Qwen2
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.train.advantages import group_advantages
 from openqwq.train.learner import Learner
+from openqwq.train.objective import objective
 from openqwq.train.packing import pack_trajectories
-from openqwq.train.rl import objective
 from openqwq.types import Completion, SamplingParams, Trajectory
 
 PROMPTS, GROUP, NEW_TOKENS, REPEATS = 16, 8, 64, 5
@@ -84,10 +84,10 @@ def trajectories(prompt: list[int], group: list[Completion], name: str) -> list[
     ]  # fmt: skip
 
 
-def config(device: str) -> RlConfig:
+def config(device: str) -> RlStage:
     """Both sides' settings."""
     optimiser = OptimiserConfig(max_tokens_per_micro_batch=MICRO_BATCH[device])
-    return RlConfig(steps=100, max_tokens=NEW_TOKENS, optimiser=optimiser)
+    return RlStage("rl", steps=100, max_tokens=NEW_TOKENS, optimiser=optimiser)
 
 
 async def our_step(

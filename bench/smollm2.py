@@ -44,7 +44,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path)
     run = parser.parse_args().run
-    if not (run / "evaluation" / "stage1.json").exists():
+    if not (run / "evaluation" / "rl.json").exists():
         resume = ["--resume"] if run.exists() else []
         code = qwq(
             ["train", "smollm2", "--set", f"model={checkpoint()}", "--out", str(run), *resume]
@@ -54,7 +54,7 @@ def main() -> None:
         used = resource.getrusage(resource.RUSAGE_SELF)
         print(f"CPU time of the process: {(used.ru_utime + used.ru_stime) / 60:.1f} minutes")
     log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    steps = [record for record in log if record["stage"] == "rl"]
+    steps = [record for record in log if record["stage"] == "rl" and "reward" in record]
     for first in range(0, len(steps), 10):
         part = steps[first : first + 10]
         mean, correct = (
@@ -65,14 +65,14 @@ def main() -> None:
         print(
             f"steps {first:3}-{first + 9:<3} reward {mean:.3f}  correct {correct / attempts:6.1%}"
         )
-    before, after = item_rewards(run, "sft"), item_rewards(run, "stage1")
+    before, after = item_rewards(run, "start"), item_rewards(run, "rl")
     found = compare(before, after)
     print(
         f"held out, {found.items} problems: reward {fmean(before.values()):.3f} to "
         f"{fmean(after.values()):.3f}, {found.difference.value:+.3f} "
         f"({found.difference.low:+.3f} to {found.difference.high:+.3f}), p = {found.p_value:.4f}"
     )
-    shutil.copy(run / "plots" / "reward.png", IMAGE)
+    shutil.copy(run / "plots" / "rl_reward.png", IMAGE)
 
 
 if __name__ == "__main__":

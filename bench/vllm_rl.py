@@ -11,15 +11,15 @@ import asyncio
 import json
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean
-
-from openqwq.train.pipeline import run_stages
 
 from openqwq.cluster.placement import ray_placement
 from openqwq.config import load_config
 from openqwq.train.progress import Display
-from openqwq.train.run import Run
+from openqwq.train.stages import run_stages
+from openqwq.train.start import start_run
 
 
 def main() -> None:
@@ -32,20 +32,22 @@ def main() -> None:
     settings = load_config(
         [options.run / "config.toml"],
         [
-            f"rl.steps={options.steps}", "stage2.steps=0", "evaluation.problems=1", "threads=1",
+            f"stages.stage1.steps={options.steps}", "evaluation.limit=1", "threads=1",
             "cluster.learners=1", "cluster.cpus_per_actor=0.5", "cluster.timeout=600",
             f"cluster.sampler={options.sampler}",
         ],
     )  # fmt: skip
     with tempfile.TemporaryDirectory() as directory:
         target = Path(directory) / "run"
-        run = Run(target, settings, resume=False)
+        settings = replace(settings, stages=settings.stages[:2])
+        run, prepared = start_run(target, settings, resume=False)
         for name in ("sft", "tokenizer"):
             shutil.copytree(options.run / name, target / name)
+        run.finish("sft", settings.stages[0].steps)
         with ray_placement(settings) as placement:
-            asyncio.run(run_stages(run, Display(), placement))
+            asyncio.run(run_stages(run, prepared, Display(), placement))
         lines = [json.loads(line) for line in (target / "log.jsonl").read_text().splitlines()]
-    steps = [line for line in lines if line["stage"] == "rl"]
+    steps = [line for line in lines if line["stage"] == "stage1" and "seconds" in line]
     for step in steps:
         print(
             f"step {step['step']:3d}  reward {step['reward']:.3f}  "

@@ -117,8 +117,8 @@ def _add_run_options(parser: argparse.ArgumentParser, out: str | None) -> None:
     )  # fmt: skip
     parser.add_argument("--out", type=Path, default=out, metavar="DIR", help="the run's directory")
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
-    parser.add_argument("--skip-bad-rows", action="store_true", help="list them and go on")
     parser.add_argument("--dry-run", action="store_true", help="print the resolved config and stop")
+    parser.add_argument("--skip-bad-rows", action="store_true", help="list them and go on")
 
 
 def _add_agent_verb(parser: argparse.ArgumentParser) -> None:
@@ -199,21 +199,12 @@ def train_verb(options: argparse.Namespace) -> None:
 
 
 def _train(config: "Config", options: argparse.Namespace) -> None:
-    from openqwq.data.hub import DataLock
-    from openqwq.train.lengths import fit_rows, skipped_rows
-    from openqwq.train.prepare import prepare
     from openqwq.train.progress import Display
-    from openqwq.train.run import InterruptedRun, Run
+    from openqwq.train.run import InterruptedRun
     from openqwq.train.stages import run_stages
-    from openqwq.train.user_files import keep_code
+    from openqwq.train.start import start_run
 
-    lock = DataLock.load(options.out / "data.lock") if options.resume else DataLock()
-    prepared = fit_rows(prepare(config, lock, options.skip_bad_rows), options.skip_bad_rows)
-    for row in skipped_rows(prepared):
-        print(row, file=sys.stderr)
-    run = Run(options.out, config, options.resume)
-    keep_code(config, options.out)
-    replace(lock, file=options.out / "data.lock").save()
+    run, prepared = start_run(options.out, config, options.resume, options.skip_bad_rows)
     try:
         with _placement(config, options.out) as placement:
             asyncio.run(run_stages(run, prepared, Display(), placement))
