@@ -16,7 +16,7 @@ from openqwq.engine.graphs import WITHOUT_PADDING, DecodeGraphs
 from openqwq.engine.packed import PackedModel, PlainModel
 from openqwq.engine.sampler import alternatives, mask_logits, penalised, sample
 from openqwq.engine.scheduler import Group, Scheduler
-from openqwq.engine.scoring import PromptScores
+from openqwq.engine.scoring import MeanState, PromptReader, PromptScores
 from openqwq.engine.sequence import Sequence, check_request, room_after
 from openqwq.model import lora
 from openqwq.model.device import without_memory
@@ -135,16 +135,27 @@ class Engine:
         self, token_ids: Ids[int], top_log_probs: int = 0, adapter: str = ""
     ) -> list[TokenEvent]:
         """See `Scores.score`."""
+        scores = PromptScores(top_log_probs)
+        await self._read(token_ids, scores, adapter)
+        return scores.events
+
+    async def embed(self, token_ids: Ids[int], adapter: str = "") -> list[float]:
+        """See `Embeds.embed`."""
+        states = MeanState()
+        await self._read(token_ids, states, adapter)
+        return states.unit()
+
+    async def _read(self, token_ids: Ids[int], reader: PromptReader, adapter: str) -> None:
+        """Show `reader` the states of every token, none of which is taken from the cache."""
         params = SamplingParams(temperature=0, max_tokens=1, adapter=adapter)
         (sequence,) = self._submit(token_ids, params, 1)
-        sequence.scores = PromptScores(top_log_probs)
+        sequence.reader = reader
         try:
             while sequence.finish_reason is None:
                 await self._step_done()
         finally:
             sequence.cancel()
         sequence.completion()  # raises what made it fail
-        return sequence.scores.events
 
     async def stream(
         self, prompt_ids: Ids[int], params: SamplingParams, steering: Steering | None = None
@@ -309,10 +320,10 @@ class Engine:
         drawn: list[Sequence] = []
         rows: list[int] = []
         for row, (group, count) in enumerate(plan):
-            if group.scores:
+            if group.reader:
                 end = int(lasts[row]) + 1
                 following = group.token_ids[group.cached + 1 : group.cached + 1 + count]
-                group.scores.add(hidden[end - count : end], following, self.model.logits)
+                group.reader.add(hidden[end - count : end], following, self.model.logits)
             group.cached += count
             if group.remaining == 0:
                 members = self.scheduler.fork(group)

@@ -4,7 +4,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from openqwq.engine.cache import SlotCache
-from openqwq.engine.scoring import PromptScores
+from openqwq.engine.scoring import PromptReader
 from openqwq.engine.sequence import Sequence
 
 
@@ -28,9 +28,9 @@ class Group:
         return self.members[0].adapter
 
     @property
-    def scores(self) -> PromptScores | None:
-        """Where the log-probs of the prompt go, if they are wanted; then all of it is prefilled."""
-        return self.members[0].scores
+    def reader(self) -> PromptReader | None:
+        """What reads the prompt's states, if anything does; then all of it is prefilled."""
+        return self.members[0].reader
 
     @property
     def remaining(self) -> int:
@@ -86,12 +86,12 @@ class Scheduler:
         """Give a group a lane, unless a prompt that is being prefilled will soon spare it more."""
         prompt = group.token_ids
         row, length = self.cache.longest_prefix(prompt, group.adapter)
-        if group.scores:
+        if group.reader:
             length = 0
         worth = length + self.cache.REUSE_FROM
         for other in self.prefilling:
             alike = other.adapter == group.adapter and other.token_ids[:worth] == prompt[:worth]
-            if alike and len(prompt) > worth and not group.scores:
+            if alike and len(prompt) > worth and not group.reader:
                 return False
         group.lane, group.cached = self.free_lanes.pop(0), length
         superseded = length == self.cache.held[row] and len(self.running) <= row < self.slots

@@ -1,4 +1,4 @@
-"""Log-probs of a prompt's own tokens, taken while the prompt is prefilled."""
+"""What is read of a prompt while it is prefilled: its log-probs, or one vector for all of it."""
 
 from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
@@ -19,6 +19,43 @@ class Scores(Protocol):
     ) -> list[TokenEvent]:
         """The log-prob of each token after the first, by the model alone: no filters, T = 1."""
         ...
+
+
+@runtime_checkable
+class Embeds(Protocol):
+    """What a `Generate` can also be: a map from texts to vectors."""
+
+    async def embed(self, token_ids: Sequence[int], adapter: str = "") -> list[float]:
+        """The mean of the last layer's states over all tokens, of length 1."""
+        ...
+
+
+class PromptReader(Protocol):
+    """Takes in a prompt's last states chunk by chunk."""
+
+    def add(
+        self, hidden: Tensor, following: Sequence[int], logits: Callable[[Tensor], Tensor]
+    ) -> None:
+        """Read states (rows, width), each of which `following` has the next token of, if any."""
+        ...
+
+
+class MeanState:
+    """The mean of all states; see `PromptReader`."""
+
+    def __init__(self) -> None:
+        self._total: Tensor | None = None
+
+    def add(self, hidden: Tensor, _: Sequence[int], __: Callable[[Tensor], Tensor]) -> None:
+        """See `PromptReader.add`."""
+        total = hidden.float().sum(0)
+        self._total = total if self._total is None else self._total + total
+
+    def unit(self) -> list[float]:
+        """The mean, of length 1."""
+        assert self._total is not None
+        vector: list[float] = (self._total / self._total.norm()).tolist()
+        return vector
 
 
 class PromptScores:

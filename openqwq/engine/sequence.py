@@ -4,7 +4,7 @@ from collections.abc import Sequence as Ids
 from dataclasses import dataclass, field
 
 from openqwq.engine.adapters import NO_ADAPTER
-from openqwq.engine.scoring import PromptScores
+from openqwq.engine.scoring import PromptReader
 from openqwq.text.grammar import AnswerGrammar
 from openqwq.text.stream import ThinkTracker
 from openqwq.types import (
@@ -101,7 +101,7 @@ class Sequence:
     failure: Exception | None = None
     phase_start: int = 0  # index of the answer's first token, once there is one
     thinking_loops: bool = False
-    scores: PromptScores | None = None  # of the prompt, where they are wanted
+    reader: PromptReader | None = None  # of the prompt's states, where they are wanted
 
     def __post_init__(self) -> None:
         """Where the context ends before `max_tokens`, the thinking ends sooner too.

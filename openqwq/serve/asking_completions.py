@@ -18,12 +18,7 @@ DEFAULT_TOKENS = 16  # OpenAI's
 
 def ask_completion(model: OpenedModel, body: Mapping[str, Any]) -> list[Ask]:
     """One ask a prompt of a CompletionRequest."""
-    prompt = body["prompt"]
-    prompts = prompt if isinstance(prompt, list) and not isinstance(prompt[0], int) else [prompt]
-    encode = model.tokenizer.encode
-    ids = [encode(p, allow_special=True) if isinstance(p, str) else p for p in prompts]
-    if not all(ids):
-        raise ApiError(400, "the prompt is empty: give at least one token", "prompt")
+    ids = token_ids(model, body["prompt"], "prompt")
     tokens = body.get("max_tokens", DEFAULT_TOKENS)
     echo = body.get("echo", False)
     if tokens == 0 and not echo:
@@ -41,6 +36,18 @@ def ask_completion(model: OpenedModel, body: Mapping[str, Any]) -> list[Ask]:
         params = sampling(model, body, most, **log_probs)
         asks.append(Ask(prompt_ids, params, n, stop, echo=echo, silent=tokens == 0))
     return asks
+
+
+def token_ids(model: OpenedModel, given: Any, param: str) -> list[list[int]]:
+    """The ids of one text or several, each a text or ids already; ApiError for an empty one."""
+    several = isinstance(given, list) and not isinstance(given[0], int)
+    found: list[list[int]] = []
+    for each in given if several else [given]:
+        ids = model.tokenizer.encode(each, allow_special=True) if isinstance(each, str) else each
+        if not ids:
+            raise ApiError(400, f"the {param} is empty: give at least one token", param)
+        found.append(ids)
+    return found
 
 
 async def continuation(model: OpenedModel, ask: Ask, number: int) -> AsyncGenerator[Piece, None]:

@@ -21,6 +21,7 @@ from openqwq.serve.guard import Guard
 from openqwq.serve.page import page_routes
 from openqwq.serve.protocol import Answer, ApiError, as_api_error, document, refusal
 from openqwq.serve.routes_chat import ChatRoutes
+from openqwq.serve.routes_embeddings import EmbeddingsRoutes
 from openqwq.serve.routes_messages import MessagesRoutes
 from openqwq.serve.routes_page import PageRoutes
 from openqwq.serve.routes_responses import ResponsesRoutes
@@ -68,6 +69,7 @@ class Server:
             *ResponsesRoutes(self.service).routes(),
             *PageRoutes(self.service).routes(),
             *MessagesRoutes(self.service).routes(),
+            *EmbeddingsRoutes(self.service).routes(),
             Route("/v1/chat/completions/{id}/answer_now", self.answer_now, methods=["POST"]),
             Route("/v1/responses/{id}/answer_now", self.answer_now, methods=["POST"]),
             Route("/health", self.health, methods=["GET"]),

@@ -1,0 +1,60 @@
+"""The route /v1/embeddings: texts to vectors, by the mean of the model's last states."""
+
+import asyncio
+import base64
+import struct
+from contextlib import ExitStack
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from openqwq.engine.open import OpenedModel
+from openqwq.engine.scoring import Embeds
+from openqwq.serve.asking import require_known, require_room
+from openqwq.serve.asking_completions import token_ids
+from openqwq.serve.protocol import Answer, ApiError
+from openqwq.serve.service import Service
+
+
+class EmbeddingsRoutes:
+    """The route; the engines of others do not show their states, which is a 404."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    def routes(self) -> list[Route]:
+        """The route."""
+        return [Route("/v1/embeddings", self.embed, methods=["POST"])]
+
+    async def embed(self, request: Request) -> Response:
+        """POST /v1/embeddings."""
+        body = await self._service.body(request, "EmbeddingsRequest")
+        with ExitStack() as place:
+            model = await self._service.lend(body, place)
+            ids = await asyncio.to_thread(token_ids, model, body["input"], "input")
+            vectors = await self._vectors(model, ids)
+        written = _base64 if body.get("encoding_format") == "base64" else list
+        data = [
+            {"object": "embedding", "index": index, "embedding": written(vector)}
+            for index, vector in enumerate(vectors)
+        ]
+        tokens = sum(map(len, ids))
+        usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+        return Answer({"object": "list", "data": data, "model": model.name, "usage": usage})
+
+    async def _vectors(self, model: OpenedModel, inputs: list[list[int]]) -> list[list[float]]:
+        if not isinstance(model.generate, Embeds):
+            text = f"{model.name} has no embeddings here: its engine {model.engine} shows no states"
+            raise ApiError(404, text, "model", "model_not_found")
+        for ids in inputs:
+            require_known(model, ids, "input")
+            require_room(model, len(ids), None)
+        adapter = model.name if model.name in model.adapters else ""
+        generate = model.generate
+        return await asyncio.gather(*(generate.embed(ids, adapter) for ids in inputs))
+
+
+def _base64(vector: list[float]) -> Any:
+    return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
