@@ -72,7 +72,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     demo.set_defaults(verb=demo_verb, configs=[], plan=False)
     train = verbs.add_parser("train", help="a run from config files")
     train.add_argument("configs", nargs="+", type=find_config, metavar="CONFIG.toml")
-    train.add_argument("--plan", action="store_true", help="memory and time on a cluster; no run")
+    train.add_argument("--plan", action="store_true", help="memory and time; no run")
     _add_run_options(train, None)
     train.set_defaults(verb=train_verb)
     report = verbs.add_parser("report", help="write a run's report again")
@@ -188,14 +188,22 @@ def train_verb(options: argparse.Namespace) -> None:
         print(dump_config(config), end="")
         return
     if options.plan:
-        from openqwq.cluster.plan import describe_plan, make_plan
-
-        print(describe_plan(config, make_plan(config)))
+        print(_plan(config))
         return
     if options.out is None:
         raise OpenQwQError("train needs a directory for the run: add --out DIR")
     _train(config, options)
     _report(options.out)
+
+
+def _plan(config: "Config") -> str:
+    if config.cluster.learners:
+        from openqwq.cluster.plan import describe_plan, make_plan
+
+        return describe_plan(config, make_plan(config))
+    from openqwq.train.local_plan import describe_local_plan
+
+    return describe_local_plan(config)
 
 
 def _train(config: "Config", options: argparse.Namespace) -> None:

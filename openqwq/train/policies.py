@@ -183,16 +183,19 @@ def require_one_vocabulary(teacher: LoadedPolicy, tokenizer: Tokenizer, name: st
 
 def fresh_model(shape: ShapeConfig, tokenizer: Tokenizer, seed: int) -> Qwen2:
     """A model of `shape` with random weights, its output projection tied to its embedding."""
-    model = Qwen2(
-        ModelConfig(
-            vocab_size=tokenizer.vocab_size,
-            head_dim=shape.hidden_size // shape.num_attention_heads,
-            tie_word_embeddings=True,
-            **asdict(shape),
-        )
-    )
+    model = Qwen2(fresh_config(shape, tokenizer))
     model.initialise(torch.Generator().manual_seed(seed))
     return model
+
+
+def fresh_config(shape: ShapeConfig, tokenizer: Tokenizer) -> ModelConfig:
+    """The shape of a fresh model, whose vocabulary is the tokenizer's."""
+    return ModelConfig(
+        vocab_size=tokenizer.vocab_size,
+        head_dim=shape.hidden_size // shape.num_attention_heads,
+        tie_word_embeddings=True,
+        **asdict(shape),
+    )
 
 
 def best_of(stage: str) -> str:

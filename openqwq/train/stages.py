@@ -230,6 +230,7 @@ class Stages:
             context = policy.model.config.max_position_embeddings
             self.run.config = with_max_length(config, min(needed, context))
         policy.model.to(chosen_device(config.device))
+        policy.model.recompute = config.recompute
         products = self.products(policy.model)
         precision.prepare(policy.model, products, trained=policy.adapter is None)
         return policy

@@ -309,3 +309,13 @@ def test_my_python_is_kept_with_the_run_and_may_not_change_under_it(
     mine.write_text("def f(task, completion):\n    return 0.0\n")
     assert train(config, run, "--resume") == 2
     assert "rewards.py has changed since the run began" in capsys.readouterr().err
+
+
+def test_a_plan_says_what_each_stage_needs_without_making_a_run(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("openqwq.train.plan.product_rate", lambda config, rows, dtype: 1e11)
+    config = written(tmp_path, base, [RL | {"lora": {"rank": 2}}])
+    assert main(["train", str(config), "--plan"]) == 0
+    said = capsys.readouterr().out
+    assert "rl: peak" in said and "learning" in said and "fits into" in said

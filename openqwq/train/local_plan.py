@@ -1,0 +1,106 @@
+"""`qwq train CONFIG --plan` for one machine: memory and seconds of each stage, before training."""
+
+from statistics import mean
+
+import torch
+
+from openqwq.config import Config, DistillStage, LoraConfig, RlStage, SftStage, Stage
+from openqwq.data.hub import DataLock
+from openqwq.engine.open import locate
+from openqwq.model.fit import available_memory, memory_in_use, read_subject
+from openqwq.model.precision import chosen_products
+from openqwq.model.qwen2 import ModelConfig
+from openqwq.text.template import encode_chat
+from openqwq.text.tokenizer import Tokenizer
+from openqwq.train.lengths import run_tokenizer
+from openqwq.train.plan import Work, advice, describe, plan_stage
+from openqwq.train.policies import base_of_adapter, fresh_config
+from openqwq.train.prepare import Prepared, prepare
+from openqwq.train.sft import encode_examples
+from openqwq.train.stages import needed_length
+
+TASKS = 50  # of each table, whose prompts are measured
+
+
+def describe_local_plan(config: Config) -> str:
+    """The plan as text: the tables are opened to measure prompts, of the model only its header.
+
+    Raises OpenQwQError as a run would before its first step.
+    """
+    prepared = prepare(config, DataLock())
+    tokenizer, context = run_tokenizer(config, prepared.tables)
+    model = _model_config(config, tokenizer)
+    process = memory_in_use()  # Python with its imports
+    memory = available_memory() + process
+    length = config.engine.max_length or min(context, needed_length(prepared, tokenizer))
+
+    texts: list[str] = []
+    for stage in config.stages:
+        if not isinstance(stage, SftStage | RlStage | DistillStage):
+            texts.append(f"{stage.name}: a reward model takes less than the policy's own stages")
+            continue
+        work = _work(prepared, stage, tokenizer, model, length)
+        plan = plan_stage(model, work, process)
+        hint = advice(model, work, process, memory)
+        texts.append(describe(stage.name, plan, memory, hint))
+    return "\n\n".join(texts)
+
+
+def _model_config(config: Config, tokenizer: Tokenizer) -> ModelConfig:
+    if config.model:
+        path = locate(base_of_adapter(config.model) or config.model, weights=False)
+        return read_subject(path).config
+    assert config.shape is not None
+    return fresh_config(config.shape, tokenizer)
+
+
+def _work(
+    prepared: Prepared, stage: Stage, tokenizer: Tokenizer, model: ModelConfig, length: int
+) -> Work:
+    """One step of a stage; completions are as long as plan.mean_completion says."""
+    config = prepared.config
+    device = torch.device("cuda" if config.device == "cuda" else "cpu")
+    rank = stage.lora.rank if isinstance(stage.lora, LoraConfig) else 0
+    if stage.lora == "continue":
+        rank = LoraConfig().rank
+    prompts, replies = _lengths(prepared, stage, tokenizer)
+    samples = isinstance(stage, RlStage | DistillStage)
+    if isinstance(stage, RlStage | DistillStage):
+        completions = stage.prompts_per_step * stage.group_size
+        replies = round(config.plan.mean_completion * stage.max_tokens)
+        group = stage.group_size
+    else:
+        assert isinstance(stage, SftStage)
+        completions, group = stage.batch_size, 1
+    return Work(
+        completions=completions,
+        group_size=group,
+        prompt_tokens=prompts,
+        completion_tokens=replies,
+        slots=min(config.engine.slots, completions) if samples else 0,
+        lanes=config.engine.lanes,
+        max_length=length,
+        prefill_tokens=config.engine.prefill_tokens,
+        micro_batch_tokens=stage.optimiser.max_tokens_per_micro_batch,
+        products=chosen_products(config.precision, model, device),
+        rank=rank,
+        recompute=config.recompute,
+        reference=isinstance(stage, RlStage) and stage.kl_coefficient > 0,
+    )
+
+
+def _lengths(prepared: Prepared, stage: Stage, tokenizer: Tokenizer) -> tuple[int, int]:
+    """Mean tokens of a prompt, and of a reply that is imitated."""
+    prompts: list[int] = []
+    replies: list[int] = []
+    for name in stage.data:
+        table = prepared.tables[name]
+        count = TASKS if table.size is None else min(TASKS, table.size)
+        for number in range(count):
+            task = table.draw(number, f"{prepared.config.seed}/plan/{name}")
+            prompts.append(len(encode_chat(tokenizer, task.messages, task.tools)))
+            if isinstance(stage, SftStage):
+                for ids, learned in encode_examples(tokenizer, task, stage.loss_on):
+                    replies.append(sum(learned))
+                    prompts.append(len(ids) - sum(learned))
+    return round(mean(prompts)), round(mean(replies)) if replies else 0
