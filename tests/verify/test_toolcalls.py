@@ -273,7 +273,7 @@ CALL = '<tool_call>\n{"name": "f", "arguments": {"x": 1}}\n</tool_call>'
 def task(answer: str | None, wrapped: bool = False) -> Task:
     tool = document(x="integer")
     tools = ({"type": "function", "function": tool} if wrapped else tool,)
-    return Task("one", "tools", (), "tool_calls", answer, tools=tools)
+    return Task("one", "tools", (), "tool_calls", answer=answer, tools=tools)
 
 
 @pytest.mark.parametrize(
