@@ -17,6 +17,7 @@ import { ReplyFolder } from "./reply";
 import {
   cancelResponse,
   chunkOf,
+  endOf,
   isLast,
   responseBody,
   resumeResponse,
@@ -160,11 +161,13 @@ export class Replies {
   ): Promise<void> {
     const { turn } = run;
     for await (const chunk of chunks) {
+      const isKnown = run.responseId !== null;
       run.responseId ??= chunk.id ?? null;
       const steps = turn.steps.length;
       folder.push(chunk, performance.now());
       this.announceProgress(run, steps);
-      if (performance.now() - run.savedAt > SAVE_EVERY) this.save(run);
+      // From the moment that the reply has a name, a page that comes back can find it.
+      if (!isKnown || performance.now() - run.savedAt > SAVE_EVERY) this.save(run);
       this.around.redraw();
     }
     if (!turn.finish && !run.abort.signal.aborted) {
@@ -233,7 +236,12 @@ export class Replies {
           if (chunk) yield chunk;
           if (isLast(event)) return;
         }
-        throw new ConnectionError("stream", t.problems.endedEarly);
+        const end = turn.resumable && (await endOf(settings, turn.resumable.id));
+        if (!end) throw new ConnectionError("stream", t.problems.endedEarly);
+        const chunk = chunkOf(end);
+        if (chunk) yield chunk;
+        else abort.abort();
+        return;
       } catch (error) {
         const wait = RETRY_SECONDS[attempt++];
         const broken = error instanceof ConnectionError && !abort.signal.aborted;

@@ -94,6 +94,18 @@ export function resumeResponse(
   return eventsOf(send(settings, path, { signal }), signal);
 }
 
+/** The last event of a response that has ended, made of what is stored; null while it runs.
+ *
+ * A server that was killed may not have stored the last events that it sent, so that its word on
+ * the end has a number that the page has seen already.
+ */
+export async function endOf(settings: Settings, id: string): Promise<ResponseEvent | null> {
+  const answer = await send(settings, `/v1/responses/${encodeURIComponent(id)}`, {});
+  const response = (await answer.json()) as ResponseEvent["response"] & { status: string };
+  if (["queued", "in_progress"].includes(response.status)) return null;
+  return { type: `response.${response.status}`, sequence_number: 0, response };
+}
+
 /** Ends a response on the server; that it has ended already, or is gone, is no matter. */
 export async function cancelResponse(settings: Settings, id: string): Promise<void> {
   const path = `/v1/responses/${encodeURIComponent(id)}/cancel`;

@@ -187,7 +187,7 @@ describe("answers", () => {
 describe("tools", () => {
   flow("the reader plays a tool and the model goes on", async (visit, name) => {
     await visit.ask("tools");
-    const card = visit.reply.getByRole("region", { name: "Tool get_weather" });
+    const card = visit.reply.getByRole("group", { name: "Tool get_weather" });
     assert.match(await card.textContent(), /waits for you[^]*city[^]*Paris/);
     await visit.assertAccessible();
     await visit.picture(`tool-${name}`);

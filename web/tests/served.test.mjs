@@ -95,7 +95,7 @@ test("a reply goes on while its page is gone, and any tab follows it", { skip: !
     const other = await visit.newPage();
     await other.goto(page.url());
     for (const tab of [page, other]) {
-      await tab.getByText("The answer is").waitFor();
+      await tab.locator(".turn").getByText("The answer is").waitFor();
       await tab.locator(".turn.assistant .usage").waitFor();
       const text = await tab.locator(".turn.assistant .markdown").last().textContent();
       assert.equal(text.trim(), "The answer is 42.", "nothing twice, nothing missing");

@@ -56,7 +56,7 @@ export class CodeBlock {
     this.bar.append(label, this.copyButton());
     const pre = document.createElement("pre");
     pre.tabIndex = 0;
-    pre.setAttribute("role", "region");
+    pre.setAttribute("role", "group");
     pre.setAttribute("aria-label", t.code_(language || t.plainText));
     pre.append(this.code);
     this.element.className = "code";
@@ -153,7 +153,7 @@ export class CodeBlock {
     this.output ??= document.createElement("pre");
     this.output.className = error ? "code-output failed" : "code-output";
     this.output.tabIndex = 0;
-    this.output.setAttribute("role", "region");
+    this.output.setAttribute("role", "group");
     this.output.setAttribute("aria-label", error ? t.error : t.output);
     const more = result.length - LONGEST_OUTPUT;
     const cut = more > 0 ? `${result.slice(0, LONGEST_OUTPUT)}\n${t.moreCharacters(more)}` : result;

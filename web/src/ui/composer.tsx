@@ -209,7 +209,7 @@ export function Attachments({ attachments, onRemove }: AttachmentsProps) {
                   .join(" · ")}
               </span>
             </summary>
-            <pre tabIndex={0} role="region" aria-label={attachment.name}>
+            <pre tabIndex={0} role="group" aria-label={attachment.name}>
               {attachment.text.slice(0, 4000)}
             </pre>
           </details>

@@ -20,7 +20,7 @@ interface Props {
 export function ProblemCard({ problem, onRemedy }: Props) {
   const wait = useCountdown(problem.retryAt);
   return (
-    <section class="problem" aria-label={t.problem}>
+    <div class="problem" role="group" aria-label={t.problem}>
       <Icon name="warning" />
       <div>
         <p class="problem-title">{problem.title}</p>
@@ -39,7 +39,7 @@ export function ProblemCard({ problem, onRemedy }: Props) {
           ))}
         </div>
       </div>
-    </section>
+    </div>
   );
 }
 

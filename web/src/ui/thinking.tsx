@@ -25,7 +25,7 @@ export function Thinking({ step, active, budget }: Props) {
   const seconds = useSeconds(step, active);
 
   return (
-    <section class={`thinking ${active ? "active" : ""}`} aria-label={t.thinking}>
+    <div class={`thinking ${active ? "active" : ""}`} role="group" aria-label={t.thinking}>
       <div class="thinking-head">
         <button
           type="button"
@@ -64,13 +64,13 @@ export function Thinking({ step, active, budget }: Props) {
           ref={box}
           onScroll={onScroll}
           tabIndex={0}
-          role="region"
+          role="group"
           aria-label={t.thinkingText}
         >
           <Markdown text={step.text} done={!active} />
         </div>
       )}
-    </section>
+    </div>
   );
 }
 

@@ -24,7 +24,7 @@ export function ToolCard({ step, running, runnable, onResult, onApprove, onRefus
   const [chosen, choose] = useState<boolean | null>(null);
   const open = chosen ?? (waiting && step.ranBy === "reader");
   return (
-    <section class={`tool ${step.failed ? "failed" : ""}`} aria-label={t.tool(step.name)}>
+    <div class={`tool ${step.failed ? "failed" : ""}`} role="group" aria-label={t.tool(step.name)}>
       <button type="button" class="tool-head" aria-expanded={open} onClick={() => choose(!open)}>
         <Icon name="tool" />
         <span class="tool-name">{step.name || "tool"}</span>
@@ -50,7 +50,7 @@ export function ToolCard({ step, running, runnable, onResult, onApprove, onRefus
           )}
         </div>
       )}
-    </section>
+    </div>
   );
 }
 
@@ -66,7 +66,7 @@ function Part({ title, text }: { title: string; text: string }) {
   return (
     <div class="tool-part">
       <h3>{title}</h3>
-      <pre tabIndex={0} role="region" aria-label={title}>
+      <pre tabIndex={0} role="group" aria-label={title}>
         {text}
       </pre>
     </div>
