@@ -155,7 +155,7 @@ class _Use:
 
 @dataclass
 class _Step:
-    """One reply as it comes: its tokens, and how it ended."""
+    """One reply as it arrives: its tokens, and how it ended."""
 
     thinking: bool
     token_ids: list[int] = field(default_factory=list)
@@ -227,7 +227,7 @@ class Agent:
         async with aclosing(cast(AsyncGenerator[TokenEvent, None], stream)) as tokens:
             try:
                 while True:
-                    # Not around a `yield`, where it would stop whoever consumes the events.
+                    # Not around a `yield`, where it would stop the consumer of the events.
                     async with asyncio.timeout(max(use.seconds_left, 0.0)):
                         token = await anext(tokens)
                     step.token_ids.append(token.token_id)

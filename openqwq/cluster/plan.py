@@ -261,5 +261,5 @@ def describe_plan(config: Config, plan: Plan) -> str:
     lines += [f"  {name:<18}{value:8.1f}" for name, value in plan.seconds.items()]
     lines.append(f"  {'step':<18}{plan.step_seconds:8.1f}  (most of it: {plan.bottleneck})")
     shares = ", ".join(f"{name} {share:.0%}" for name, share in vars(Efficiency()).items())
-    lines.append(f"reckoned with these shares of the data sheet: {shares}")
+    lines.append(f"computed with these shares of the data sheet: {shares}")
     return "\n".join(lines)

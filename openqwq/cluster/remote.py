@@ -102,7 +102,7 @@ class RemoteLearner:
         self._all("restore", self.directory / state["shards"], self.done)
 
     def _all(self, method: str, *arguments: Any) -> list[Any]:
-        """Call every rank; lost ranks are started anew and brought to where they were."""
+        """Call every rank; lost ranks are started again and brought to where they were."""
         lost = False
         for attempt in range(ATTEMPTS):
             try:

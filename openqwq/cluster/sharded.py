@@ -1,7 +1,7 @@
 """The learner over many ranks: FSDP2 shards its weights, every rank takes a share of the batches.
 
 The micro-batches and their token count are the same on every rank, so the step's gradient is that
-of one process: the sum over all micro-batches, whoever computed them.
+of one process: the sum over all micro-batches, on whichever rank they were computed.
 """
 
 from collections.abc import Iterator, Sequence

@@ -119,7 +119,7 @@ class VllmSampler:
 
 
 class _Reply:
-    """One sample, piece by piece; a token bears the version that was current when it came."""
+    """One sample, piece by piece; a token has the version that was current when it was drawn."""
 
     def __init__(self) -> None:
         self.token_ids: list[int] = []

@@ -74,7 +74,7 @@ class Engine:
     `closing_text` is what a spent thinking budget forces.
 
     OpenMP gives each thread that computes a team of its own, and where all teams together outnumber
-    the cores they sleep between any two operations: whoever else computes in this process costs a
+    the cores they sleep between any two operations: other computation in this process costs a
     fifth of its speed. So load the model in a thread that ends (`on_a_thread`), and where the
     caller itself computes in turn with the engine, as in training, give it `CallersThread`.
     """
@@ -184,7 +184,7 @@ class Engine:
         """Copy new weights in (see `WeightLink`). Refused while sequences run on the old ones.
 
         Of a model with an adapter they are the adapter's alone: its base is frozen and shared.
-        With `in_flight` they go on between two steps: tokens drawn from then on bear the new
+        With `in_flight` they go on between two steps: tokens drawn from then on have the new
         version, keys and values that they have already are kept (PipelineRL, arXiv 2509.19128).
         """
         given = dict(named_params)
@@ -228,7 +228,7 @@ class Engine:
         return EngineStatistics(running, max(0, unfinished - running), *tokens)
 
     def close(self) -> None:
-        """Stop the engine's thread; whoever still waits, or asks later, gets a RuntimeError."""
+        """Stop the engine's thread; requests that wait or come later get a RuntimeError."""
         self._thread.shutdown(wait=True)
 
     def _submit(
@@ -274,7 +274,7 @@ class Engine:
         await self._progress.wait()
 
     async def _run(self) -> None:
-        """Step until nothing is left; every exit has woken whoever waits."""
+        """Step until nothing is left; every exit has woken all that wait."""
         loop = asyncio.get_running_loop()
         while True:
             try:

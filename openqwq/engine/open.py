@@ -33,7 +33,7 @@ class Closable(Generate, Protocol):
     """A back end that holds memory, threads or connections until it is closed."""
 
     def close(self) -> None:
-        """Free them; whoever still waits gets a RuntimeError."""
+        """Free them; requests that still wait get a RuntimeError."""
         ...
 
 

@@ -35,7 +35,7 @@ def save(figure: Figure, path: Path, title: str, note: str = "") -> Chart:
 def bars(
     model: str, names: Mapping[str, str], summaries: Mapping[str, Summary], path: Path
 ) -> Chart:
-    """Our scores with their 95% intervals beside the published ones; `names` are the titles."""
+    """Our scores with their 95% intervals next to the published ones; `names` are the titles."""
     series = {label: rows for label, rows in PUBLISHED.items() if rows.keys() & names.keys()}
     with rc_context(STYLE):
         figure = Figure(figsize=(9.2, 3.9))
@@ -95,7 +95,7 @@ def by_length(title: str, records: Sequence[Record], path: Path) -> Chart | None
 def by_budget(title: str, records: Sequence[Record], path: Path) -> Chart | None:
     """Share of all records that are right and thought no longer than a budget, perhaps not at all.
 
-    A reply that could not be had counts as wrong, so that the curve ends at the score.
+    A reply that never came counts as wrong, so that the curve ends at the score.
     """
     replies = [r for r in records if r.generated]
     if len(replies) < 4 * GROUPS or not any(r.reasoning_tokens for r in replies):

@@ -43,7 +43,7 @@ class ChatReply:
 
 
 class Chat(Protocol):
-    """Whoever answers a conversation; raises OpenQwQError where no answer can be had."""
+    """What answers a conversation; raises OpenQwQError where no answer can be had."""
 
     async def reply(
         self, messages: Sequence[Message], tools: Tools, params: SamplingParams

@@ -1,4 +1,4 @@
-"""Checkpoint directories in Hugging Face's layout: a config.json beside safetensors files."""
+"""Checkpoint directories in Hugging Face's layout: a config.json and safetensors files."""
 
 import json
 import os

@@ -198,7 +198,7 @@ def report(
         f"{name}: {parameters / 1e9:.3g} B parameters, in {kept} with the engine {engine}",
         f"{slots} sequence(s) of {context} tokens",
         *(f"  {part:<12} {size / 2**30:8.2f} GiB" for part, size in parts.items()),
-        *([f"  (the peak is while loading, {found.loading / 2**30:.2f} GiB beside the process)"]
+        *([f"  (the peak is while loading, {found.loading / 2**30:.2f} GiB on top of the process)"]
           if found.peak == process + found.loading else []),
         f"{verdict} into {memory / 2**30:.1f} GiB",
         f"at most {bandwidth / found.read_per_token:.3g} tokens/s for one sequence: a token reads"

@@ -42,13 +42,13 @@ def from_metadata(metadata: Mapping[str, Any], source: str) -> Tokenizer:
     types = metadata.get("tokenizer.ggml.token_type") or [NORMAL] * len(tokens)
     if len(types) != len(tokens):
         raise OpenQwQError(
-            f"{source} has {len(tokens)} tokens but {len(types)} token types: convert it anew"
+            f"{source} has {len(tokens)} tokens but {len(types)} token types: convert it again"
         )
     vocabulary = {token: i for i, token in enumerate(tokens) if types[i] != UNUSED}
     try:
         backend = tokenizers.Tokenizer(models.BPE(vocabulary, merges, ignore_merges=pre in LLAMA3))
     except Exception as error:  # `tokenizers` raises bare Exception
-        raise OpenQwQError(f"{source} has unusable merges ({error}): convert it anew") from error
+        raise OpenQwQError(f"{source} has unusable merges ({error}): convert it again") from error
     backend.normalizer = normalizers.NFC() if pre in QWEN2 else None
     backend.pre_tokenizer = _pre_tokenizer(pre)
     backend.decoder = decoders.ByteLevel()

@@ -27,7 +27,7 @@ from openqwq.types import OpenQwQError, SamplingParams, Trajectory, WeightLink
 
 
 class Teacher(Protocol):
-    """Whoever knows how likely tokens are."""
+    """What knows how likely tokens are."""
 
     def log_probs(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
         """Log-probs of the batch's targets, nats, (loss_tokens,); see `Learner.log_probs`."""

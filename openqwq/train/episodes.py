@@ -174,7 +174,7 @@ class Rollout:
 
 
 def as_judges_read(text: str, in_thinking: bool) -> str:
-    """A reply as text that starts inside the thinking, whoever opened that.
+    """A reply as text that starts inside the thinking, whether prompt or reply opened it.
 
     A reply that opens no thinking is an answer from its first character.
     """

@@ -38,7 +38,7 @@ class Work:
     products: Products
     rank: int = 0  # of an adapter on every linear layer; 0: all weights are trained
     recompute: bool = False
-    reference: bool = False  # a frozen copy beside weights that are trained whole
+    reference: bool = False  # a frozen copy next to weights that are trained whole
 
     @property
     def learned_tokens(self) -> int:
@@ -175,7 +175,7 @@ def _sampling(config: ModelConfig, work: Work) -> int:
 
 
 def _learning(config: ModelConfig, work: Work) -> int:
-    """What the forward pass keeps of a micro-batch, and the largest that is there besides."""
+    """What the forward pass keeps of a micro-batch, and the largest temporary."""
     hidden, inner = config.hidden_size, config.intermediate_size
     queries = config.num_attention_heads * config.head_dim
     keys = config.num_key_value_heads * config.head_dim

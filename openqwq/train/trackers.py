@@ -1,4 +1,4 @@
-"""Where a run's numbers go besides log.jsonl: TensorBoard, wandb, trackio."""
+"""Where a run's numbers go in addition to log.jsonl: TensorBoard, wandb, trackio."""
 
 import importlib
 import importlib.util

@@ -10,12 +10,12 @@ import torch.multiprocessing as mp
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from openqwq.cluster.sharded import ShardedLearner, Sharding
-from openqwq.config import OptimiserConfig, RlConfig
+from openqwq.config import OptimiserConfig, RlStage
 from openqwq.model.qwen2 import ModelConfig, Qwen2
 from openqwq.train.learner import Learner, Objective
 from openqwq.train.loss import cross_entropy_loss
 from openqwq.train.packing import MicroBatch, pack_trajectories
-from openqwq.train.rl import objective
+from openqwq.train.objective import objective
 from openqwq.types import OpenQwQError, Trajectory
 
 OPTIMISER = OptimiserConfig(lr=1e-2, warmup_steps=1)
@@ -56,7 +56,7 @@ def sft_objective(log_probs: torch.Tensor, batch: MicroBatch, tokens: float) -> 
     return cross_entropy_loss(log_probs, tokens)
 
 
-OBJECTIVES: dict[str, Objective] = {"sft": sft_objective, "rl": objective(RlConfig())}
+OBJECTIVES: dict[str, Objective] = {"sft": sft_objective, "rl": objective(RlStage("rl"))}
 
 JOBS = {"sft": "sft", "rl": "rl", "recompute": "rl"}  # job: objective
 
