@@ -14,8 +14,8 @@ from openqwq.config import OptimiserConfig, RlStage
 from openqwq.model.qwen2 import ModelConfig, Qwen2
 from openqwq.train.learner import Learner, Objective
 from openqwq.train.loss import cross_entropy_loss
-from openqwq.train.packing import MicroBatch, pack_trajectories
 from openqwq.train.objective import objective
+from openqwq.train.packing import MicroBatch, pack_trajectories
 from openqwq.types import OpenQwQError, Trajectory
 
 OPTIMISER = OptimiserConfig(lr=1e-2, warmup_steps=1)
