@@ -6,8 +6,9 @@ a row is a tag and the parts of one item, so shared parts and cycles are kept.
 
 import math
 import re
-from collections import Counter, deque
+from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, ItemsView, Iterator, KeysView, Mapping, Sequence, ValuesView
+from importlib import import_module
 from itertools import islice
 from typing import Any
 
@@ -18,7 +19,10 @@ HASHING = 2**20  # parts hashed, beyond the data's own size: nested tuples are h
 # they are shared, which may be exponential
 GREATEST_COST = 2**60
 SEQUENCES = {list: "list", tuple: "tuple", set: "set", frozenset: "frozenset", deque: "deque"}
+MAPPINGS = {Counter: "Counter", OrderedDict: "OrderedDict", defaultdict: "defaultdict"}
 SHELLS = {"list": list, "set": set, "dict": dict, "deque": deque, "iterator": list}
+SHELLS |= {"Counter": Counter, "OrderedDict": OrderedDict, "defaultdict": defaultdict}
+TEXTS = {"decimal.Decimal", "datetime.datetime", "datetime.date", "datetime.time"}  # cross as text
 TYPES: dict[str, type] = {
     kind.__name__: kind for kind in (bool, int, float, str, bytes, list, tuple, set, dict)
 }
@@ -34,6 +38,20 @@ def _complex(real: str, imaginary: str) -> complex:
     return complex(float(real), float(imaginary))
 
 
+def _library_value(name: str, *parts: Any) -> Any:
+    """A number or a date of a module that is imported only where one crosses."""
+    module, _, kind = name.partition(".")
+    made = getattr(import_module(module), kind)
+    if kind == "Fraction":
+        return made(_integer(parts[0]), _integer(parts[1]))
+    if kind == "timedelta":
+        return made(*parts)
+    text = str(parts[0])
+    if len(text) > HEX_DIGITS or name not in TEXTS:
+        raise ValueError(f"{name} is too long, or unknown")
+    return made(text) if kind == "Decimal" else made.fromisoformat(text)
+
+
 SCALARS: Mapping[str, Callable[..., Any]] = {
     "int": _integer,
     "str": str,
@@ -43,16 +61,18 @@ SCALARS: Mapping[str, Callable[..., Any]] = {
     "bytearray": bytearray.fromhex,
     "range": range,
     "type": TYPES.__getitem__,
+    "library": _library_value,
 }
 
 
 def encode(value: Any) -> list[Any]:
     """Return `[reference, table]`, JSON that keeps types, shared parts and cycles.
 
+    Decimals, fractions, dates and named tuples cross too; a `defaultdict` loses its factory.
     Instances of the program's own classes cross as class name and attributes, an `re.Match` as
     the tuple of its texts; anything else raises TypeError naming its type.
     """
-    writer = _Writer()
+    writer = Writer()
     root = writer.refer(value)
     table = []
     for item in writer.items:  # grows while we walk it; item i becomes row i
@@ -60,7 +80,7 @@ def encode(value: Any) -> list[Any]:
     return [root, table]
 
 
-class _Writer:
+class Writer:
     """Gives each item that is not a JSON scalar its own row."""
 
     def __init__(self) -> None:
@@ -96,11 +116,27 @@ class _Writer:
             case range():
                 return ["range", item.start, item.stop, item.step]
             case dict():
-                return ["dict", *self._pairs(item)]
+                return [MAPPINGS.get(type(item), "dict"), *self._pairs(item)]
+        if isinstance(item, tuple) and hasattr(item, "_fields"):
+            names = " ".join(item._fields)
+            return ["namedtuple", type(item).__name__, names, *map(self.refer, item)]
         for kind, name in SEQUENCES.items():
             if isinstance(item, kind):
                 return [name, *map(self.refer, item)]
-        return self._other_row(item)
+        return self._library_row(item) or self._other_row(item)
+
+    def _library_row(self, item: Any) -> list[Any] | None:
+        """Return the row of a decimal, a fraction, a date or a time."""
+        kind = type(item)
+        name = f"{kind.__module__}.{kind.__qualname__}"
+        if name in TEXTS:
+            text = str(item) if name == "decimal.Decimal" else item.isoformat()
+            return ["library", name, text]
+        if name == "fractions.Fraction":
+            return ["library", name, format(item.numerator, "x"), format(item.denominator, "x")]
+        if name == "datetime.timedelta":
+            return ["library", name, item.days, item.seconds, item.microseconds]
+        return None
 
     def _other_row(self, item: Any) -> list[Any]:
         if isinstance(item, type) and TYPES.get(item.__name__) is item:
@@ -137,12 +173,12 @@ def decode(data: Any, classes: Mapping[str, type] | None = None) -> Any:
     """
     try:
         root, table = data[0], data[1]
-        return _Reader(table, classes or {}).read(root)
+        return Reader(table, classes or {}).read(root)
     except (LookupError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         raise ValueError(f"malformed data: {error}") from error
 
 
-class _Reader:
+class Reader:
     """Makes mutable items empty, immutable ones from their parts, then fills the empty ones."""
 
     def __init__(self, table: list[list[Any]], classes: Mapping[str, type]) -> None:
@@ -176,6 +212,8 @@ class _Reader:
         """Return a scalar or an immutable item whole, any other one empty."""
         if tag in SCALARS:
             return self.make_scalar(index, tag, parts)
+        if tag == "namedtuple":  # as plain data; the other side of a script makes it what it was
+            tag, parts = "tuple", parts[2:]
         if tag == "tuple":
             items = [self.get(part) for part in parts]
             self.cost[index] = self.cost_of_all(parts)
@@ -204,9 +242,9 @@ class _Reader:
         if tag == "object":
             name, *pairs = parts
             self.set_attributes(item, name, pairs)
-        elif tag == "dict":
+        elif isinstance(item, dict):
             keys = self.keys(parts[::2])
-            item.update(zip(keys, map(self.get, parts[1::2]), strict=True))
+            dict.update(item, zip(keys, map(self.get, parts[1::2]), strict=True))
         elif tag == "set":
             item.update(self.keys(parts))
         else:

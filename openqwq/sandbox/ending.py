@@ -11,7 +11,8 @@ from openqwq.sandbox.protocol import DEFAULT, RunRequest
 
 Report = dict[str, Any]
 REPORTED = ("ok", "compile_error", "runtime_error", "memory")
-OF_SCRIPTS = ("ended", "unconfined")  # the program behind the pipe is gone, or never was
+# the program behind the pipe is gone, or never was; the tests cannot run
+OF_SCRIPTS = ("ended", "unconfined", "unusable")
 REASONS = {"timeout": "the wall time ran out", "output_limit": "wrote more than output_bytes"}
 
 
@@ -60,6 +61,8 @@ def verdict(report: Report, ending: Ending, request: RunRequest) -> Report:
     status = ending.status
     if request.form == "script" and reported == "unconfined":
         raise OSError("the program's process could not be confined")
+    if request.form == "script" and reported == "unusable":
+        return report
     if reported == "ended":  # the script says that the program did
         reported = None
         status = ending.program_status

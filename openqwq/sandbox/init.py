@@ -18,6 +18,8 @@ from openqwq.sandbox import linux, program
 from openqwq.sandbox.doctor import inspect
 from openqwq.sandbox.protocol import DEFAULT, RunRequest
 from openqwq.sandbox.seccomp import confine, seccomp_program
+from openqwq.sandbox.served import serve
+from openqwq.sandbox.trial import run_tests
 
 FILES = 8  # the most that an order brings, Landlock's rules among them
 KILL: int = signal.SIGKILL
@@ -149,9 +151,9 @@ class Init:
             if job == b"run":
                 status = program.run(request, request.cases[case], self.code)
             elif job == b"serve":
-                status = program.serve(request)
+                status = serve(request)
             elif job == b"script":
-                status = program.script(request.entry_point or "")
+                status = run_tests(request.entry_point or "")
             else:
                 status = program.session()
         except BaseException as error:  # hostile code ran in here: it must not reach our stack

@@ -290,7 +290,7 @@ class LocalSandbox:
                 cases.append(_result(await worker.ask(*frames, seconds=seconds)))
                 frames = []
             # a script that was ended may not have read its text from the socket
-            healthy = request.form != "script" or cases[0].status in LASTING
+            healthy = request.form != "script" or cases[0].status in (*LASTING, "unusable")
             return cases
         finally:  # also when cancelled: the program must not go on
             if worker and not healthy:

@@ -6,7 +6,6 @@ report that compiling survived; only after it does hostile code run.
 """
 
 import atexit
-import builtins
 import gc
 import io
 import json
@@ -19,10 +18,10 @@ import traceback
 from ast import Expr, Expression, parse
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from types import CodeType, ModuleType, SimpleNamespace
+from types import CodeType, ModuleType
 from typing import Any
 
-from openqwq.sandbox.data import decode, encode
+from openqwq.sandbox.data import encode
 from openqwq.sandbox.protocol import Case, RunRequest
 
 REPORT = 3
@@ -41,6 +40,10 @@ SUCCESS = json.dumps(SUCCEEDED).encode()  # made once and not by each case
 
 class Ended(BaseException):
     """The program behind the pipe is gone; no test may catch this."""
+
+
+class UnusableError(BaseException):
+    """The tests themselves cannot run or cannot decide; no test may catch this."""
 
 
 def send(descriptor: int, data: Any) -> None:
@@ -155,7 +158,7 @@ def guarded(body: Callable[[], Any]) -> Report:
     """Call hostile code; return the report of how it ended, with a traceback on stderr."""
     try:
         return {"status": "ok", "value": body()}
-    except Ended:
+    except (Ended, UnusableError):
         raise
     except SystemExit as stop:
         if stop.code in (None, 0):
@@ -217,89 +220,6 @@ def run(request: RunRequest, case: Case, code: CodeType | None) -> int:
     elif report["status"] == "ok":
         report["value"] = None
     return finish(report)
-
-
-def serve(request: RunRequest) -> int:
-    """Be the program of a script: answer the calls that come over the pipe."""
-    report, names = load(request, None)
-    report["value"] = None
-    send(OUTPUT, report)
-    while report["status"] == "ok":
-        try:
-            arguments = receive(INPUT)
-        except EOFError:
-            break
-        send(OUTPUT, answer(names, request.entry_point or "", arguments, classes_of(names)))
-    sys.stdout.flush()
-    return 0
-
-
-def classes_of(names: dict[str, Any]) -> dict[str, type]:
-    """Return the classes of a namespace."""
-    return {name: part for name, part in names.items() if isinstance(part, type)}
-
-
-def answer(
-    names: dict[str, Any], point: str, arguments: Any, classes: dict[str, type]
-) -> list[Any]:
-    """Call the entry point; return its value, or the name and text of what it raised."""
-    try:
-        positional, named = decode(arguments, classes)
-        return ["value", encode(entry(names, point)(*positional, **named))]
-    except Exception as error:  # crosses by name, to be raised again on the script's side
-        return ["raise", type(error).__name__, str(error)[:2000]]
-
-
-def script(entry_point: str) -> int:
-    """Be the trusted script; its text is read here, where the program cannot see it."""
-    given = receive(CHANNEL)
-    os.close(CHANNEL)
-    names = main_names()
-    if os.read(INPUT, 1) != b"\n":
-        return finish({"status": "unconfined"})
-    try:
-        started = receive(INPUT)
-        report = {key: started[key] for key in ("status", "error") if key in started}
-        if report["status"] == "ok":
-            report = guarded(lambda: trusted(given, entry_point, names))
-        elif report["status"] not in FAILED:  # forged
-            report = {"status": "ended"}
-    except (Ended, EOFError):
-        report = {"status": "ended"}
-    return finish({**report, "value": None})
-
-
-def trusted(given: dict[str, str], entry_point: str, names: dict[str, Any]) -> None:
-    """Execute the setup, then the script with the program's function in place."""
-    exec(compiled(given["setup"]), names)
-    # of these alone may the program make instances: the script's own may be lenient when compared
-    own = classes_of(names).items()
-    classes = {name: part for name, part in own if part.__module__ == "__main__"}
-    ended = []
-
-    def candidate(*positional: Any, **named: Any) -> Any:
-        try:
-            send(OUTPUT, encode((positional, named)))
-            kind, *answer = receive(INPUT)
-        except (EOFError, BrokenPipeError):
-            ended.append(True)
-            raise Ended from None
-        if kind == "value":
-            return decode(answer[0], classes)
-        raised = getattr(builtins, str(answer[0]), None)
-        ends = isinstance(raised, type) and issubclass(raised, StopIteration)  # a map, early
-        if isinstance(raised, type) and issubclass(raised, Exception) and not ends:
-            raise raised(answer[1])
-        raise RuntimeError(f"{answer[0]}: {answer[1]}")
-
-    name, _, method = entry_point.partition(".")
-    names["candidate"] = candidate
-    names[name] = candidate
-    if method:
-        names[name] = lambda: SimpleNamespace(**{method: candidate})
-    exec(compiled(given["script"]), names)
-    if ended:  # a test that catches everything has caught this too
-        raise Ended
 
 
 def session() -> int:

@@ -16,6 +16,7 @@ Status = Literal[
     "memory",
     "output_limit",
     "crashed",  # killed by a signal
+    "unusable",  # the trusted tests of a script cannot run: never the program's fault
     "skipped",  # `stop_early` ended the run before this case
     "error",  # the sandbox itself failed: never the program's fault, never to be scored
 ]

@@ -66,6 +66,9 @@ class CodeVerifier:
             return Score(0.0, "error", detail=f"task {task.id!r}: {error}")
         if result.status == "error" or len(result.cases) != len(request.cases):
             return Score(0.0, "error", detail=f"the sandbox failed: {result.error}")
+        for case in result.cases:
+            if case.status == "unusable":
+                return Score(0.0, "error", detail=f"tests of task {task.id!r}: {case.error}")
         failures = [
             (case.status, f"test {number}: {case.error or 'not the expected result'}")
             for number, case in enumerate(result.cases)
