@@ -55,11 +55,12 @@ def load_object(reference: str) -> Any:
 
 @cache
 def _module_of_file(path: Path) -> ModuleType:
+    named = path
     if not path.is_file():
         path = _shipped(path)
     if not path.is_file():
-        files = [each.name for each in path.parent.glob("*.py")]
-        raise OpenQwQError(f"{path} does not exist{_nearest(path.name, files)}")
+        files = [each.name for each in named.parent.glob("*.py")]
+        raise OpenQwQError(f"{named} does not exist{_nearest(named.name, files)}")
 
     # Files next to it can be imported, but they hide no installed package.
     folder = str(path.parent)

@@ -168,8 +168,8 @@ def read_rules(value: Any, field: str) -> tuple[Rule, ...]:
     if isinstance(value, str):
         value = from_json(value)
     if isinstance(value, Mapping) and "instruction_id_list" in value:
-        names, given = (_list(value.get(key)) for key in ("instruction_id_list", "kwargs"))
-        given = given or [{}] * len(names)
+        names = _list(value.get("instruction_id_list"))
+        given = _list(value.get("kwargs")) or [{}] * len(names)
         if len(names) != len(given):
             raise RowError(field, f"there are {len(names)} rules and {len(given)} of arguments")
         value = [{"id": a, "arguments": b} for a, b in zip(names, given, strict=True)]

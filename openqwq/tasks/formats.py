@@ -211,7 +211,8 @@ class RowReader:
 
     def _answer(self, row: Row, needed: bool) -> str | None:
         """The right answer; an empty one is an error where nothing else says what is right."""
-        field, value = f"{self._path}.answer", self._fill("answer", row)
+        field = f"{self._path}.answer"
+        value = self._fill("answer", row)
         if value is None:
             field, value = find_answer(row)
             if value is None:
@@ -226,7 +227,7 @@ class RowReader:
             return read_solution(value, f"{self._path}.solution")
         field, value = find_solution(row)
         if value is None and is_program:
-            field, value = "code", row.get("code")
+            value = row.get("code")
         if not isinstance(value, str):
             return None
         if is_program:

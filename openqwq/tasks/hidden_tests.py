@@ -161,7 +161,8 @@ def _setup(row: Mapping[str, Any]) -> str:
             parts.append(given)
         elif isinstance(given, list | tuple):
             parts += map(str, given)
-    prompt, entry_point = row.get("prompt"), row.get("entry_point")
+    prompt = row.get("prompt")
+    entry_point = row.get("entry_point")
     if isinstance(prompt, str) and isinstance(entry_point, str):
         head, stub, _ = prompt.partition(f"def {entry_point}(")
         if stub and _is_python(head):
@@ -188,7 +189,8 @@ def _pairs(values: Sequence[Any], entry_point: str | None, field: str) -> CodeTe
         if value.get("testtype") == "functional" and entry_point is None:
             entry_point = find_entry_point(value)
             form = "call"
-        given, wanted = _one_of(value, INPUTS, where), _one_of(value, OUTPUTS, where)
+        given = _one_of(value, INPUTS, where)
+        wanted = _one_of(value, OUTPUTS, where)
         cases.append(_case(form, given, wanted, where))
     if form == "call" and entry_point is None:
         raise RowError(field, "the tests call a function, and none is named: add fn_name")
@@ -197,7 +199,8 @@ def _pairs(values: Sequence[Any], entry_point: str | None, field: str) -> CodeTe
 
 def _columns(value: Mapping[str, Any], entry_point: str | None, field: str) -> CodeTests:
     """An object with a list of inputs and one of outputs, as in APPS."""
-    givens, wanteds = _one_of(value, INPUTS, field), _one_of(value, OUTPUTS, field)
+    givens = _one_of(value, INPUTS, field)
+    wanteds = _one_of(value, OUTPUTS, field)
     if not isinstance(givens, list | tuple) or not isinstance(wanteds, list | tuple):
         return _pairs([value], entry_point, field)
     if len(givens) != len(wanteds):
