@@ -1,6 +1,7 @@
 """Continuous batching over one model: `Engine` implements the `Generate` seam."""
 
 import asyncio
+import math
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable
 from collections.abc import Sequence as Ids
@@ -13,9 +14,10 @@ from torch import Tensor
 from openqwq.engine.adapters import NO_ADAPTER
 from openqwq.engine.cache import CacheAttention, DecodeAttention, SlotCache
 from openqwq.engine.graphs import WITHOUT_PADDING, DecodeGraphs
+from openqwq.engine.pace import Pace
 from openqwq.engine.packed import PackedModel, PlainModel
 from openqwq.engine.sampler import alternatives, mask_logits, penalised, sample
-from openqwq.engine.scheduler import Group, Scheduler
+from openqwq.engine.scheduler import EngineStatistics, Group, Scheduler
 from openqwq.engine.scoring import MeanState, PromptReader, PromptScores
 from openqwq.engine.sequence import Sequence, check_request, room_after
 from openqwq.model import lora
@@ -37,29 +39,20 @@ from openqwq.types import (
 @dataclass(frozen=True)
 class EngineLimits:
     """How much runs at once: `slots` sequences of at most `max_length` tokens, prompt included;
-    `prefill_tokens` prompt tokens a step, of `lanes` prompts at a time.
+    `prefill_tokens` prompt tokens a step, of `lanes` prompts at a time, and no more than take about
+    `prefill_seconds`: a prompt that is cancelled keeps others waiting for so long.
     """
 
     slots: int = 256
     max_length: int = 2048
     prefill_tokens: int = 4096
     lanes: int = 16
+    prefill_seconds: float = math.inf  # finite ones make numbers depend on the machine's load
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             if value < 1:
                 raise OpenQwQError(f"engine.{name} is {value}: it must be at least 1")
-
-
-@dataclass(frozen=True)
-class EngineStatistics:
-    """Counts since the start, and what there is to do now (`running`, `waiting` sequences)."""
-
-    running: int
-    waiting: int
-    prompt_tokens: int
-    reused_prompt_tokens: int  # of these, found in the cache
-    drawn_tokens: int
 
 
 class Engine:
@@ -104,6 +97,7 @@ class Engine:
         self._lock = threading.Lock()  # held while a step or a weight update touches the model
         self._thread = thread or ThreadPoolExecutor(1, thread_name_prefix="engine")
         self._drawn_tokens = 0
+        self._pace = Pace(self.limits.prefill_tokens, self.limits.prefill_seconds)
         self._pump: asyncio.Task[None] | None = None
         self._progress = asyncio.Event()  # set at the end of the step, and replaced
 
@@ -298,7 +292,7 @@ class Engine:
             self.scheduler.retire()
 
     def _prefill(self) -> None:
-        plan = self.scheduler.chunks(self.limits.prefill_tokens)
+        plan = self.scheduler.chunks(self._pace.begin())
         if not plan:
             return
         counts = [count for _, count in plan]
@@ -315,6 +309,7 @@ class Engine:
         ids = torch.tensor(token_ids, device=self.device)
         hidden = self.model.forward(ids, attend.position_ids, attend, self._numbers(adapters))
         cache.record(lanes, starts, counts, token_ids)
+        self._pace.end(len(token_ids))
 
         lasts = torch.tensor(counts).cumsum(0) - 1
         drawn: list[Sequence] = []

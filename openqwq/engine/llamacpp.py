@@ -27,6 +27,8 @@ FILTERS = ["penalties", "temperature", "top_k", "top_p", "min_p"]  # transformer
 PROGRESS = b'"prompt_progress":'  # in the events before the first token
 TOGETHER_SECONDS = 0.05  # tokens that come so close share one waking of the event loop: it costs
 # llama.cpp's threads more than the tokens themselves, and no reader sees the difference
+PROMPT_BATCH = 64  # tokens read between two looks at whether the client is still there: a prompt
+# of 4,000 that is cancelled keeps the next request waiting 1 s instead of 58 (2,048 tokens)
 SEEDS = 2**31  # its seeds have 32 bits, of which all ones mean "random"
 
 
@@ -133,6 +135,7 @@ def _server(path: Path, slots: int, cache_tokens: int, shared: bool) -> Any:
     params = xllamacpp.CommonParams()
     params.model.path = str(path)
     params.n_parallel, params.n_ctx = slots, cache_tokens
+    params.n_batch = params.n_ubatch = PROMPT_BATCH
     params.kv_unified = shared  # one pool of cache tokens: attention then walks over all slots'
     params.cache_ram_mib = 0  # no copies of old prompts beside it
     params.fit_params = params.warmup = params.enable_chat_template = params.use_jinja = False

@@ -26,6 +26,7 @@ from openqwq.text.tokenizer import Tokenizer
 from openqwq.types import Device, Generate, OpenQwQError, Precision, Products
 
 EngineName = Literal["auto", "torch", "llamacpp", "remote"]
+STEP_SECONDS = 1.0  # of a step that reads prompts: what a client that left keeps others waiting
 CACHE_SHARE = 0.25  # of the free memory, for llama.cpp's cache beyond one full context
 
 
@@ -229,7 +230,7 @@ def _torch_engine(
     def loaded() -> tuple[Engine, int]:
         weights = load(DTYPES[products])
         context = fitting_context(length, weights.config.max_position_embeddings)
-        limits = EngineLimits(slots, context, 2048, min(slots, 16))
+        limits = EngineLimits(slots, context, 2048, min(slots, 16), STEP_SECONDS)
         adapters = {name: lora.load(folder, weights) for name, folder in place.adapters.items()}
         engine = Engine(weights, tokenizer, limits, device=device)
         for name, adapter in adapters.items():

@@ -8,6 +8,17 @@ from openqwq.engine.scoring import PromptReader
 from openqwq.engine.sequence import Sequence
 
 
+@dataclass(frozen=True)
+class EngineStatistics:
+    """Counts since the start, and what there is to do now (`running`, `waiting` sequences)."""
+
+    running: int
+    waiting: int
+    prompt_tokens: int
+    reused_prompt_tokens: int  # of these, found in the cache
+    drawn_tokens: int
+
+
 @dataclass(eq=False)
 class Group:
     """Sequences that share one prompt and so one prefill; `lane` is its cache row meanwhile."""
