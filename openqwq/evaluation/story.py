@@ -2,9 +2,10 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from statistics import mean, stdev
+from statistics import mean
 
 from openqwq.config import Config
+from openqwq.evaluation.comparison import half_width, values_by_problem
 from openqwq.evaluation.evaluate import Outcome
 
 STAGE_KINDS = {
@@ -45,6 +46,8 @@ CHARTS_EXPLAINED = {
     "about the same tokens: it should stay near 0.",
     "Gradient norm": "Size of the change that a step asks for, before it is limited.",
     "Time of an RL step": "Rollout: answers are written. Learn: weights are updated.",
+    "Distance to the teacher": "How much less likely the teacher finds what the student says (the "
+    "reverse KL divergence): 0 where they agree.",
     "Calibration": "How often the reward model is right where it is so sure; the dashed line is "
     "perfect.",
 }
@@ -71,7 +74,9 @@ def first_sentence(
         return f"{trained}; no problem was asked both before and after."
     begin = "before training" if evaluated[0] == "start" else f"after {evaluated[0]}"
     gain = 100 * (after - before)
-    verb = "rose" if gain > half else "fell" if gain < -half else "did not change measurably"
+    verb = "did not change measurably"
+    if abs(gain) > half:
+        verb = "rose" if gain > 0 else "fell"
     sign = f"{gain:+.1f}".replace("-", "−")
     interval = f" ± {half:.1f}" if math.isfinite(half) else ""
     return (
@@ -82,21 +87,15 @@ def first_sentence(
 
 def _change(first: Sequence[Outcome], last: Sequence[Outcome]) -> tuple[float, float, float, int]:
     """Accuracy before and after over the problems asked both times, half a 95% interval, count."""
-    old, new = _by_problem(first), _by_problem(last)
-    both = [task for task in old if task in new]
+    old = values_by_problem(first)
+    new = values_by_problem(last)
+    both = [problem for problem in old if problem in new]
     if not both:
         return math.nan, math.nan, math.nan, 0
-    gains = [100 * (new[task] - old[task]) for task in both]
-    half = 1.96 * stdev(gains) / math.sqrt(len(gains)) if len(gains) > 1 else math.nan
-    return mean(old[t] for t in both), mean(new[t] for t in both), half, len(both)
-
-
-def _by_problem(outcomes: Sequence[Outcome]) -> dict[str, float]:
-    values: dict[str, list[float]] = {}
-    for outcome in outcomes:
-        if outcome.status != "error":
-            values.setdefault(outcome.task_id, []).append(outcome.value)
-    return {task: mean(each) for task, each in values.items()}
+    before = mean(old[problem] for problem in both)
+    after = mean(new[problem] for problem in both)
+    half = half_width([100 * (new[problem] - old[problem]) for problem in both])
+    return before, after, half, len(both)
 
 
 def _listed(words: Sequence[str]) -> str:

@@ -35,7 +35,7 @@ Messages = Sequence[dict[str, Any]]
 class Talker(Protocol):
     """Whatever answers a chat: a model here or a server elsewhere.
 
-    `body` holds the fields of a ChatRequest beside its messages; `/set` changes them.
+    `body` holds the fields of a ChatRequest other than its messages; `/set` changes them.
     """
 
     @property
@@ -137,7 +137,7 @@ async def _say(talker: Talker, messages: Messages, writer: Writer | MarkdownWrit
 
 
 def say(talker: Talker, messages: Messages, writer: Writer | MarkdownWriter) -> bool:
-    """One reply, written as it comes; False if Ctrl-C stopped it."""
+    """One reply, written while it is made; False if Ctrl-C stopped it."""
     return asyncio.run(_say(talker, messages, writer))
 
 

@@ -137,7 +137,7 @@ def _safe(text: str) -> str:
 def _arguments(arguments: Mapping[str, Any]) -> str:
     """A call's arguments: code and other lone texts as they are, the rest as JSON.
 
-    What changes the order of a line or shows nothing is spelled out, lest it hide what is run.
+    What changes the order of a line or shows nothing is spelled out: it could hide what is run.
     """
     values = list(arguments.values())
     alone = len(values) == 1 and isinstance(values[0], str)

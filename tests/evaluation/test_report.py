@@ -13,8 +13,10 @@ import matplotlib
 import pytest
 
 from openqwq.config import Config, DataConfig, EvaluationConfig, RlStage, SftStage, dump_config
+from openqwq.evaluation.comparison import summary_table
 from openqwq.evaluation.plots import KIND_ROLES, LIGHT, Interval, Plotter, moving_average, rl_charts
-from openqwq.evaluation.report import print_summary, read_run, summary_table, write_report
+from openqwq.evaluation.report import print_summary, write_report
+from openqwq.evaluation.run_data import read_run
 from openqwq.evaluation.story import CHARTS_EXPLAINED, STAGES_EXPLAINED
 from openqwq.types import OpenQwQError
 

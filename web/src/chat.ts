@@ -363,8 +363,11 @@ export class Chat {
   // Turns.
 
   send({ text, attachments }: Draft): void {
-    const end = shownPath(this.conversation).at(-1);
     if (this.run || !(text.trim() || attachments.length)) return;
+    // What another tab is being told is not there yet: this goes next to its question.
+    const end = shownPath(this.conversation).findLast(
+      (turn) => turn.role === "assistant" && turn.status !== "streaming",
+    );
     this.clearDraft();
     this.ask(end?.id ?? null, text, attachments);
   }

@@ -14,10 +14,10 @@ const FLAGS =
   "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync";
 
 export const VIEWS = {
-  "desktop light": { viewport: { width: 1280, height: 860 }, colorScheme: "light" },
-  "phone dark": { viewport: { width: 360, height: 740 }, colorScheme: "dark", hasTouch: true },
-  "desktop dark": { viewport: { width: 1280, height: 860 }, colorScheme: "dark" },
-  "phone light": { viewport: { width: 360, height: 740 }, colorScheme: "light", hasTouch: true },
+  "desktop light": { viewport: { width: 1440, height: 900 }, colorScheme: "light" },
+  "phone dark": { viewport: { width: 390, height: 844 }, colorScheme: "dark", hasTouch: true },
+  "desktop dark": { viewport: { width: 1440, height: 900 }, colorScheme: "dark" },
+  "phone light": { viewport: { width: 390, height: 844 }, colorScheme: "light", hasTouch: true },
 };
 
 export async function startMock() {

@@ -2,23 +2,10 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { build } from "esbuild";
 import { IDBFactory } from "fake-indexeddb";
+import { bundled } from "./sources.mjs";
 
-const { outputFiles } = await build({
-  stdin: {
-    contents: ["store", "tree", "import"]
-      .map((name) => `export * from "./src/${name}";`)
-      .join("\n"),
-    resolveDir: new URL("..", import.meta.url).pathname,
-  },
-  bundle: true,
-  format: "esm",
-  write: false,
-  external: ["./pdf"],
-});
-const code = Buffer.from(outputFiles[0].contents).toString("base64");
-const chat = await import(`data:text/javascript;base64,${code}`);
+const chat = await bundled("store", "tree", "import");
 
 /** Numbers from a seed: mulberry32. */
 function seeded(seed) {

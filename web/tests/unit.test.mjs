@@ -2,21 +2,9 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { build } from "esbuild";
+import { bundled } from "./sources.mjs";
 
-const { outputFiles } = await build({
-  stdin: {
-    contents: ["sse", "think", "tree", "reply", "api", "problems", "markdown/source"]
-      .map((name) => `export * from "./src/${name}";`)
-      .join("\n"),
-    resolveDir: new URL("..", import.meta.url).pathname,
-  },
-  bundle: true,
-  format: "esm",
-  write: false,
-});
-const code = Buffer.from(outputFiles[0].contents).toString("base64");
-const chat = await import(`data:text/javascript;base64,${code}`);
+const chat = await bundled("sse", "think", "tree", "reply", "api", "problems", "markdown/source");
 
 function streamOf(bytes, size) {
   let at = 0;
