@@ -29,7 +29,8 @@ import tokenizers
 import torch
 
 from openqwq.config import OptimiserConfig, RlStage
-from openqwq.engine.engine import CallersThread, Engine, EngineLimits
+from openqwq.engine.engine import Engine, EngineLimits
+from openqwq.engine.threads import CallersThread
 from openqwq.model import lora, precision
 from openqwq.model.fit import available_memory, memory_in_use
 from openqwq.model.lora import AdapterShape

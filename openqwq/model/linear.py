@@ -73,7 +73,7 @@ def product(
     """
     dtype = dtype or weight.dtype
     mixed = dtype != weight.dtype or dtype != x.dtype
-    if mixed or (torch.is_grad_enabled() and _onednn_serves(x) and _onednn_serves(weight)):
+    if mixed or (_onednn_serves(x) and _onednn_serves(weight)):
         output: Tensor = _Product.apply(x, weight, bias, _multiply, dtype)  # type: ignore[no-untyped-call]
         return output
     return F.linear(x, weight, bias)

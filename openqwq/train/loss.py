@@ -220,14 +220,16 @@ class _FrozenHead(torch.autograd.Function):
         for first in range(0, len(targets), rows):
             part = slice(first, first + rows)
             wanted = targets[part]
+            # One pass less over the logits each: they are the largest tensors of a step.
             logits = product(hidden[part].to(weight.dtype), weight).float()
-            total = logits.logsumexp(1, keepdim=True)
-            log_probs[part] = (logits.gather(1, wanted[:, None]) - total).squeeze(1)
-            probs = (logits - total).exp_()
-            mean_logit = torch.linalg.vecdot(probs, logits)
-            entropy[part] = total.squeeze(1) - mean_logit
+            logits.sub_(logits.amax(1, keepdim=True))
+            masses = logits.exp()
+            total = masses.sum(1, keepdim=True)
+            log_probs[part] = (logits.gather(1, wanted[:, None]) - total.log()).squeeze(1)
+            mean_logit = torch.linalg.vecdot(masses, logits) / total.squeeze(1)
+            entropy[part] = total.log().squeeze(1) - mean_logit
             if gradient is not None:
-                mean_row = product(probs.to(weight.dtype), weight.t())
+                mean_row = product(masses.to(weight.dtype), weight.t()) / total
                 gradient[part] = weight[wanted].to(gradient.dtype) - mean_row
         ctx.save_for_backward(gradient)
         ctx.mark_non_differentiable(entropy)
