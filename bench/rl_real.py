@@ -32,7 +32,7 @@ from openqwq.config import OptimiserConfig, RlStage
 from openqwq.engine.engine import Engine, EngineLimits
 from openqwq.engine.threads import CallersThread
 from openqwq.model import lora, precision
-from openqwq.model.fit import available_memory, memory_in_use
+from openqwq.model.fit import available_memory, memory_in_use, room_for_pack
 from openqwq.model.lora import AdapterShape
 from openqwq.model.qwen2 import ModelConfig, Qwen2
 from openqwq.text.tokenizer import Tokenizer
@@ -145,15 +145,16 @@ class Ours:
         limits = EngineLimits(case.prompts * case.group, longest)
         config = OptimiserConfig(lr=1e-5)
         self.learner = Learner(model, config, 100, adapter)
-        self.engine = Engine(model, self.tokenizer, limits, thread=CallersThread())
-        self.work = self._work(limits)
+        packs = room_for_pack(model)
+        self.engine = Engine(model, self.tokenizer, limits, thread=CallersThread(), packs=packs)
+        self.work = self._work(limits, packs)
         free = available_memory() if case.device == "cpu" else torch.cuda.mem_get_info()[0]
         used = memory_in_use()
         room = free + used
         tokens = case.micro_batch or micro_batch_tokens(shape, self.work, 2**29, room)
         self.work = replace(self.work, micro_batch_tokens=tokens)
 
-    def _work(self, limits: EngineLimits) -> Work:
+    def _work(self, limits: EngineLimits, packs: bool) -> Work:
         case = self.case
         prompts, lengths = [len(ids) for ids in self.asked], case.lengths
         return Work(
@@ -168,6 +169,7 @@ class Ours:
             micro_batch_tokens=8192,
             products=self.products,
             rank=case.rank,
+            packs=packs,
         )
 
     async def step(self, number: int) -> dict[str, float]:

@@ -19,7 +19,7 @@ from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 from openqwq.model.checkpoint import empty_model, parse_config
 from openqwq.model.gguf import READ_TYPES
 from openqwq.model.gguf_header import model_config, read_header
-from openqwq.model.qwen2 import ModelConfig
+from openqwq.model.qwen2 import ModelConfig, Qwen2
 from openqwq.types import OpenQwQError, Precision
 
 Engine = Literal["torch", "llamacpp"]
@@ -157,6 +157,12 @@ def available_memory() -> int:
     """Bytes that programs can still get, caches of files included."""
     with open("/proc/meminfo", encoding="ascii") as lines:
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvail"))
+
+
+def room_for_pack(model: Qwen2) -> bool:
+    """Whether the memory holds a second, packed copy of a model's weights four times over."""
+    size = sum(parameter.nbytes for parameter in model.parameters())
+    return model.device.type == "cpu" and 4 * size <= available_memory()
 
 
 def read_bandwidth(size: int = 2**28, repeats: int = 5) -> float:

@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 from openqwq.config import Config, DistillStage, RlStage
 from openqwq.engine.engine import Engine, EngineLimits
 from openqwq.engine.threads import CallersThread
+from openqwq.model.fit import room_for_pack
 from openqwq.model.qwen2 import Qwen2
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.train.judges import Bench
@@ -84,7 +85,8 @@ def local_engine(model: Qwen2, tokenizer: Tokenizer, config: Config) -> Iterator
     """An engine over `model`, of which it keeps a copy in its own layout."""
     if config.deterministic:
         model.make_invariant()
-    engine = Engine(model, tokenizer, engine_limits(config), thread=CallersThread())
+    limits, packs = engine_limits(config), room_for_pack(model)
+    engine = Engine(model, tokenizer, limits, thread=CallersThread(), packs=packs)
     try:
         yield engine
     finally:

@@ -39,6 +39,7 @@ class Work:
     rank: int = 0  # of an adapter on every linear layer; 0: all weights are trained
     recompute: bool = False
     reference: bool = False  # a frozen copy next to weights that are trained whole
+    packs: bool = False  # the engine copies a frozen base into its own layout, to decode faster
 
     @property
     def learned_tokens(self) -> int:
@@ -135,8 +136,10 @@ def _memory(config: ModelConfig, work: Work, process: int) -> dict[str, int]:
     if work.reference and not work.rank:
         memory["reference"] = 4 * parameters
     if work.slots:
-        copy = 0 if work.rank else width * (parameters + tied_head) + (4 - width) * embedding
-        memory["engine"] = copy
+        copy = width * (parameters + tied_head)
+        if work.rank == 0:
+            copy += (4 - width) * embedding
+        memory["engine"] = copy if work.packs or work.rank == 0 else 0
         memory["cache"] = _cache(config, work)
     memory["sampling"] = _sampling(config, work) if work.slots else 0
     memory["learning"] = _learning(config, work)

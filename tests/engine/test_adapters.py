@@ -226,3 +226,18 @@ def test_an_adapter_for_another_engine_is_refused(
     gguf.save(build(), tmp_path / "m.gguf", "F32", to_metadata(tokenizer, 300))
     with pytest.raises(OpenQwQError, match="adapter a is for the engine torch"):
         open_model(str(tmp_path / "m.gguf"), "llamacpp", adapters={"a": tmp_path})
+
+
+def test_an_engine_that_packs_the_base_answers_as_one_that_shares_it(
+    build: Callable[..., Qwen2], opened: Start, tokenizer: Tokenizer
+) -> None:
+    model, adapter = build(), filled(build(), 1)
+    lora.attach(model, adapter)
+    packing = Engine(model, tokenizer, LIMITS, packs=True)
+    try:
+        assert isinstance(packing.model, PackedModel)
+        assert packing.model.head.packed and not packing.model.shared
+        packing.push(adapter.named_parameters(), 1)
+        assert close(run(packing, "")[0], run(opened(model), "")[0])
+    finally:
+        packing.close()

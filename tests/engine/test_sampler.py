@@ -14,7 +14,7 @@ from transformers.generation.logits_process import (
 )
 
 from openqwq.engine import sampler
-from openqwq.engine.sampler import log_distribution, penalised, sample, uniforms
+from openqwq.engine.sampler import draw_plainly, log_distribution, penalised, sample, uniforms
 from openqwq.types import OpenQwQError, SamplingParams
 
 
@@ -235,3 +235,12 @@ def test_a_repetition_penalty_equals_transformers_and_the_others_openais_formula
 def test_a_repetition_penalty_of_nothing_is_refused() -> None:
     with pytest.raises(OpenQwQError, match="repetition_penalty"):
         SamplingParams(repetition_penalty=0)
+
+
+def test_log_probs_read_from_the_probabilities_are_those_of_a_second_softmax() -> None:
+    logits = 4 * torch.randn(50, 1000, generator=torch.Generator().manual_seed(0))
+    draws = torch.linspace(0, 0.999, 50, dtype=torch.float64)
+    ids, exact = draw_plainly(logits, draws)
+    same_ids, read = draw_plainly(logits, draws, exact=False)
+    assert torch.equal(ids, same_ids)
+    torch.testing.assert_close(read, exact, rtol=1e-5, atol=2e-6)
