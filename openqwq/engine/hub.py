@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from openqwq.model.gguf_header import is_later_part
 from openqwq.types import OpenQwQError
 
 CHECKPOINT = ("*.safetensors", "*.json", "*.jinja")
@@ -25,7 +26,8 @@ def download(name: str, weights: bool = True) -> Path:
     folder = _snapshot(repository, patterns)
     if not part:
         return folder
-    files = sorted(path for path in folder.rglob("*.gguf") if part in path.name)
+    named = sorted(path for path in folder.rglob("*.gguf") if part in path.name)
+    files = [path for path in named if not is_later_part(path)]
     if len(files) != 1:
         found = ", ".join(path.name for path in files) or "none"
         raise OpenQwQError(

@@ -11,11 +11,13 @@ import math
 import secrets
 import threading
 import time
-from collections.abc import AsyncGenerator, Mapping
+import urllib.request
+from collections.abc import AsyncGenerator, Callable, Mapping
 from collections.abc import Sequence as Ids
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from openqwq.engine.relay import Drawn, Relay
 from openqwq.engine.sequence import Sequence
@@ -32,15 +34,47 @@ PROMPT_BATCH = 64  # tokens read between two looks at whether the client is stil
 SEEDS = 2**31  # its seeds have 32 bits, of which all ones mean "random"
 
 
+TokenizerOf = Callable[[Callable[[str], list[int]]], Tokenizer]
+
+
+@dataclass(frozen=True)
+class LlamaOptions:
+    """What llama.cpp alone can be told; the defaults are its own.
+
+    `draft` is a small model's GGUF file that guesses ahead, `ngrams` guesses from the text so far.
+    """
+
+    gpu_layers: int | None = None  # None: all that fit, -1: all
+    cache_type: Literal["f16", "bf16", "q8_0", "q4_0"] = "f16"  # of keys and values
+    flash_attention: Literal["auto", "on", "off"] = "auto"
+    threads: int | None = None  # None: as many as PyTorch has
+    draft: str | None = None
+    ngrams: bool = False
+
+
+USUAL_OPTIONS = LlamaOptions()
+
+
 def open_llamacpp(
-    path: Path, tokenizer: Tokenizer, slots: int, context_length: int, cache_tokens: int
+    path: Path,
+    tokenizer_of: TokenizerOf,
+    slots: int,
+    context_length: int,
+    cache_tokens: int,
+    options: LlamaOptions = USUAL_OPTIONS,
 ) -> Relay:
     """Load a GGUF file for `slots` sequences, each of at most `context_length` tokens.
 
-    Together they may hold `cache_tokens`. Raises OpenQwQError where the wheel is missing or cannot
-    load the file.
+    Together they may hold `cache_tokens`. `tokenizer_of` is given llama.cpp's own way from text to
+    ids, for files of kinds that our tokenizer does not know. Raises OpenQwQError where the wheel is
+    missing or cannot load the file.
     """
-    engine = LlamaCpp(path, tokenizer, slots, context_length, cache_tokens)
+    engine = LlamaCpp(path, slots, context_length, cache_tokens, options)
+    try:
+        engine.tokenizer = tokenizer = tokenizer_of(engine.encode)
+    except OpenQwQError:
+        engine.close()
+        raise
     return Relay("llamacpp", engine.draw, engine.close, tokenizer, context_length, slots, True)
 
 
@@ -59,13 +93,15 @@ class LlamaCpp:
     def __init__(
         self,
         path: Path,
-        tokenizer: Tokenizer,
         slots: int,
         context_length: int,
         cache_tokens: int,
+        options: LlamaOptions,
     ) -> None:
-        self._tokenizer = tokenizer
-        self._server = _server(path, slots, cache_tokens, cache_tokens < slots * context_length)
+        self.tokenizer: Tokenizer | None = None
+        self._key = secrets.token_hex()
+        shared = cache_tokens < slots * context_length
+        self._server = _server(path, slots, cache_tokens, shared, self._key, options)
         self._threads = ThreadPoolExecutor(slots, thread_name_prefix="llamacpp")
         self._closed = threading.Event()
 
@@ -74,6 +110,21 @@ class LlamaCpp:
         self._closed.set()
         self._threads.shutdown(wait=True, cancel_futures=True)
         self._server = None
+
+    def encode(self, text: str) -> list[int]:
+        """The ids that llama.cpp's own tokenizer gives a text, control tokens left as text."""
+        body = json.dumps({"content": text, "add_special": False, "parse_special": False})
+        headers = {"Authorization": f"Bearer {self._key}", "Content-Type": "application/json"}
+        url = f"{self._server.listening_address}/tokenize"
+        asked = urllib.request.Request(url, body.encode(), headers)
+        try:
+            with urllib.request.urlopen(asked, timeout=60) as answer:
+                ids: list[int] = json.load(answer)["tokens"]
+                return ids
+        except (OSError, ValueError, LookupError) as error:
+            raise OpenQwQError(
+                f"llama.cpp's tokenizer did not answer ({error}): open the model again"
+            ) from error
 
     async def draw(self, sequences: Ids[Sequence]) -> AsyncGenerator[Drawn]:
         """See `relay.Draw`; closing it ends the request at its next token or prompt batch."""
@@ -107,7 +158,8 @@ class LlamaCpp:
 
         self._threads.submit(work)
         log_probs = sequences[0].params.log_probs
-        reader = Reader(self._tokenizer, len(sequences), log_probs)
+        assert self.tokenizer is not None
+        reader = Reader(self.tokenizer, len(sequences), log_probs)
         try:
             event: bytes | Exception | None = b""
             while event is not None:
@@ -122,7 +174,9 @@ class LlamaCpp:
             stopped.set()
 
 
-def _server(path: Path, slots: int, cache_tokens: int, shared: bool) -> Any:
+def _server(
+    path: Path, slots: int, cache_tokens: int, shared: bool, key: str, options: LlamaOptions
+) -> Any:
     try:
         import xllamacpp
     except ImportError as error:
@@ -140,9 +194,12 @@ def _server(path: Path, slots: int, cache_tokens: int, shared: bool) -> Any:
     params.cache_ram_mib = 0  # no copies of old prompts beside it
     params.fit_params = params.warmup = params.enable_chat_template = params.use_jinja = False
     params.verbosity = -1
-    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = torch.get_num_threads()
+    threads = options.threads or torch.get_num_threads()
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
+    params.ctx_shift = False  # a full context ends the reply: nothing is forgotten in silence
     params.endpoint_metrics = True
-    params.api_keys, params.ui = [secrets.token_hex()], False  # it listens on a port of its own
+    params.api_keys, params.ui = [key], False  # it listens on a port of its own
+    _set_options(xllamacpp, params, options)
     try:
         server = xllamacpp.Server(params)
         server.handle_metrics()  # answered by its loop: freed before that runs, it would hang
@@ -150,8 +207,26 @@ def _server(path: Path, slots: int, cache_tokens: int, shared: bool) -> Any:
     except (RuntimeError, ValueError) as error:
         raise OpenQwQError(
             f"llama.cpp cannot load {path} with room for {cache_tokens} tokens ({error}): see"
-            " `qwq fit`, lower the context length, or try the engine torch"
+            " `qwq fit`, lower the context length, or try the engine torch; it refuses files whose"
+            " architecture or tokenizer it does not know, too"
         ) from error
+
+
+def _set_options(xllamacpp: Any, params: Any, options: LlamaOptions) -> None:
+    """Tell llama.cpp what was asked for."""
+    if options.gpu_layers is not None:
+        params.n_gpu_layers = options.gpu_layers
+    kind = getattr(xllamacpp.ggml_type, f"GGML_TYPE_{options.cache_type.upper()}")
+    params.cache_type_k = params.cache_type_v = kind
+    attention = {"auto": "AUTO", "on": "ENABLED", "off": "DISABLED"}[options.flash_attention]
+    types = xllamacpp.llama_flash_attn_type
+    params.flash_attn_type = getattr(types, f"LLAMA_FLASH_ATTN_TYPE_{attention}")
+    speculative = xllamacpp.common_speculative_type
+    if options.draft:
+        params.speculative.draft.mparams.path = options.draft
+        params.speculative.types = [speculative.COMMON_SPECULATIVE_TYPE_DRAFT_SIMPLE]
+    elif options.ngrams:
+        params.speculative.types = [speculative.COMMON_SPECULATIVE_TYPE_NGRAM_SIMPLE]
 
 
 def request(sequences: Ids[Sequence]) -> dict[str, Any]:

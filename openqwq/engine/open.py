@@ -18,10 +18,17 @@ from openqwq.engine.threads import on_a_thread
 from openqwq.model import checkpoint, gguf, lora
 from openqwq.model.device import chosen_device, without_memory
 from openqwq.model.fit import read_subject
-from openqwq.model.gguf_header import ARCHITECTURES, GgufFile, cache_shape, read_header
+from openqwq.model.gguf_header import (
+    ARCHITECTURES,
+    SPLIT_NAME,
+    GgufFile,
+    cache_shape,
+    is_later_part,
+    read_header,
+)
 from openqwq.model.precision import DTYPES, chosen_products
 from openqwq.model.qwen2 import Qwen2
-from openqwq.text.gguf import from_metadata
+from openqwq.text.gguf import from_metadata, is_known
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.types import Device, Generate, OpenQwQError, Precision, Products
 
@@ -65,6 +72,7 @@ def open_model(
     device: Device = "auto",
     adapters: Mapping[str, Path] | None = None,
     default_adapter: str = "",
+    llama: llamacpp.LlamaOptions = llamacpp.USUAL_OPTIONS,
 ) -> OpenedModel:
     """Load `model` for up to `slots` sequences at once of at most `context_length` tokens.
 
@@ -73,10 +81,13 @@ def open_model(
     that is None, the one of the model that the server names. `precision` is that of our own
     engine's weights and products, `device` where it computes; the others have their own.
     `adapters` are PEFT directories by the names that `SamplingParams.adapter` may have; requests
-    that name none use `default_adapter`, or the model alone. Raises OpenQwQError naming what is
+    that name none use `default_adapter`, or the model alone. `llama` holds llama.cpp's own options.
+    Raises OpenQwQError naming what is
     missing, broken or does not fit the engine.
     """
     adapters = adapters or {}
+    if engine != "auto":
+        require_llamacpp(engine, llama)
     if model.startswith(("http://", "https://")):
         _require(engine, "remote", model, "a URL is asked through the engine remote")
         require_own_engine("remote", precision, device, adapters)
@@ -96,7 +107,7 @@ def open_model(
     if engine == "remote":
         raise OpenQwQError(f"{model} is no URL: the engine remote needs one, http://HOST:PORT")
     path = locate(model)
-    place = Place(device, precision, adapters, default_adapter)
+    place = Place(device, precision, adapters, default_adapter, llama)
     opened = (_open_gguf if path.is_file() else _open_directory)(
         path, engine, slots, context_length, place
     )
@@ -122,7 +133,7 @@ def locate(model: str, weights: bool = True) -> Path:
         )
     if path.is_file() or (path / "config.json").exists():
         return path
-    files = sorted(path.glob("*.gguf"))
+    files = [file for file in sorted(path.glob("*.gguf")) if not is_later_part(file)]
     if len(files) != 1:
         raise OpenQwQError(
             f"{path} holds no config.json and {len(files)} GGUF files: name a checkpoint directory"
@@ -171,6 +182,15 @@ def require_own_engine(
             )
 
 
+def require_llamacpp(engine: EngineName, llama: llamacpp.LlamaOptions) -> None:
+    """Raise OpenQwQError where another engine is given llama.cpp's options."""
+    if engine != "llamacpp" and llama != llamacpp.USUAL_OPTIONS:
+        raise OpenQwQError(
+            f"{llama} are for the engine llamacpp: the engine {engine} has none of them, so leave"
+            " them out"
+        )
+
+
 class Place(NamedTuple):
     """Where and in what our engine computes, and with which adapters."""
 
@@ -178,6 +198,7 @@ class Place(NamedTuple):
     precision: Precision
     adapters: Mapping[str, Path]
     default_adapter: str
+    llama: llamacpp.LlamaOptions
 
     def chosen(self, path: Path) -> tuple[torch.device, Products]:
         """Where and in what the model at `path` computes.
@@ -208,6 +229,7 @@ def _memory_returned() -> Iterator[None]:
 def _open_directory(
     path: Path, engine: EngineName, slots: int, length: int | None, place: Place
 ) -> OpenedModel:
+    require_llamacpp("torch", place.llama)
     remedy = f"make a GGUF file of it first (qwq convert {path} FILE.gguf)"
     _require(engine, "torch", str(path), remedy)
     tokenizer = Tokenizer.load(path)
@@ -248,12 +270,16 @@ def _open_gguf(
     path: Path, engine: EngineName, slots: int, length: int | None, place: Place
 ) -> OpenedModel:
     file = read_header(path)
-    tokenizer = from_metadata(file.metadata, str(path))
-    if embedding := file.tensors.get("token_embd.weight"):
-        tokenizer.require_fits(embedding.shape[0])
+    path = file.path
     engine, why = choose_engine(file, engine)
-    if engine == "torch":
-        generate: Closable
+
+    has_tokenizer = "tokenizer.ggml.model" in file.metadata
+    is_own = engine == "torch" or is_known(file.metadata) or not has_tokenizer
+    own = _fitting_tokenizer(file, None) if is_own else None
+    require_llamacpp(engine, place.llama)
+    generate: Closable
+    if own is not None and engine == "torch":
+        tokenizer = own
         load = partial(gguf.load, path)
         generate, length = _torch_engine(path, load, place, tokenizer, slots, length)
     else:
@@ -261,8 +287,26 @@ def _open_gguf(
         shape = cache_shape(file)
         length = fitting_context(length, shape.context_length)
         tokens = _cache_tokens(shape.bytes_per_token, slots, length)
-        generate = llamacpp.open_llamacpp(path, tokenizer, slots, length, tokens)
-    return OpenedModel(path.stem, generate, tokenizer, length, engine, why)
+        generate = relay = llamacpp.open_llamacpp(
+            path,
+            lambda foreign: own or _fitting_tokenizer(file, foreign),
+            slots,
+            length,
+            tokens,
+            place.llama,
+        )
+        tokenizer = relay.tokenizer
+    name = SPLIT_NAME.fullmatch(path.name)
+    title = name[1] if name else path.stem
+    return OpenedModel(title, generate, tokenizer, length, engine, why)
+
+
+def _fitting_tokenizer(file: GgufFile, foreign: Callable[[str], list[int]] | None) -> Tokenizer:
+    """The tokenizer of a GGUF file; raises OpenQwQError where it has more ids than the model."""
+    tokenizer = from_metadata(file.metadata, str(file.path), foreign)
+    if embedding := file.tensors.get("token_embd.weight"):
+        tokenizer.require_fits(embedding.shape[0])
+    return tokenizer
 
 
 def choose_engine(file: GgufFile, engine: EngineName) -> tuple[Literal["torch", "llamacpp"], str]:
@@ -271,9 +315,13 @@ def choose_engine(file: GgufFile, engine: EngineName) -> tuple[Literal["torch", 
         return engine, f"{engine}: asked for"
     kinds = sorted({t.kind.name for t in file.tensors.values()} - {"F32", "F16", "BF16"})
     name = file.metadata.get("general.architecture")
-    if not kinds and name in ARCHITECTURES:
+    known = is_known(file.metadata)
+    if not kinds and name in ARCHITECTURES and known:
         return "torch", f"torch: the weights of {file.path.name} are not quantised"
     what = f"weights in {', '.join(kinds)}" if kinds else f"the architecture {name}"
+    if not known and llamacpp.installed():
+        pre = file.metadata.get("tokenizer.ggml.pre")
+        return "llamacpp", f"llamacpp: it knows the tokenizer of {file.path.name} ({pre})"
     if llamacpp.installed():
         return "llamacpp", f"llamacpp: it runs {what} as they are"
     return "torch", (

@@ -6,7 +6,10 @@ Imported for every `qwq --help`: what is heavy is imported where it runs.
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypedDict
+from typing import TYPE_CHECKING, TypedDict
+
+if TYPE_CHECKING:
+    from openqwq.engine.llamacpp import LlamaOptions
 
 
 def add_model_options(
@@ -29,6 +32,30 @@ def add_model_options(
         "--adapter", action="append", default=[], metavar="NAME=DIR",
         help="a LoRA adapter in PEFT's form; of several, the last answers",
     )  # fmt: skip
+    llama = parser.add_argument_group("llama.cpp")
+    llama.add_argument("--gpu-layers", type=int, help="layers on the GPU; all that fit if not said")
+    llama.add_argument("--cache-type", default="f16", choices=["f16", "bf16", "q8_0", "q4_0"],
+                       help="of keys and values; q8_0 and q4_0 may change answers")  # fmt: skip
+    llama.add_argument("--flash-attention", default="auto", choices=["auto", "on", "off"])
+    llama.add_argument("--threads", type=int, help="threads that compute")
+    llama.add_argument(
+        "--draft", metavar="FILE", help="a small model's GGUF file that guesses ahead"
+    )
+    llama.add_argument("--ngrams", action="store_true", help="guess ahead from the text so far")
+
+
+def llama_options(options: argparse.Namespace) -> "LlamaOptions":
+    """llama.cpp's options among a verb's."""
+    from openqwq.engine.llamacpp import LlamaOptions
+
+    return LlamaOptions(
+        options.gpu_layers,
+        options.cache_type,
+        options.flash_attention,
+        options.threads,
+        options.draft,
+        options.ngrams,
+    )
 
 
 def adapters_named(texts: Sequence[str]) -> dict[str, Path]:

@@ -76,10 +76,11 @@ def load(path: Path | str, dtype: torch.dtype | None = torch.float32) -> Qwen2:
                 f"{file.path} has {gguf_name(name)} as {tensor.kind.name} {list(tensor.shape)}: "
                 f"it must be {list(shape)} in one of {', '.join(READ_TYPES)}"
             )
-    descriptor = os.open(file.path, os.O_RDONLY)
+    descriptors = [os.open(part, os.O_RDONLY) for part in file.parts]
 
     def tensor_of(name: str) -> Tensor:
-        tensor = _dequantised(descriptor, file.tensors[gguf_name(name)], dtype)
+        described = file.tensors[gguf_name(name)]
+        tensor = _dequantised(descriptors[described.part], described, dtype)
         return _reordered(name, tensor, config, config.head_dim // 2)
 
     try:
@@ -88,7 +89,8 @@ def load(path: Path | str, dtype: torch.dtype | None = torch.float32) -> Qwen2:
     except OSError as error:
         raise OpenQwQError(f"cannot read {file.path} ({error}): copy it again") from error
     finally:
-        os.close(descriptor)
+        for descriptor in descriptors:
+            os.close(descriptor)
 
 
 def gguf_name(name: str) -> str:

@@ -2,8 +2,9 @@
 
 import math
 import mmap
+import re
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from openqwq.types import OpenQwQError
 
 ARCHITECTURES = ("qwen2", "qwen3", "llama")
 ROPE_FACTORS = "rope_freqs.weight"  # what llama.cpp divides each pair's frequency by
+SPLIT_NAME = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf")
 SCALARS = {
     GGUFValueType.UINT8: "<u1",
     GGUFValueType.INT8: "<i1",
@@ -40,6 +42,7 @@ class GgufTensor:
     kind: GGMLQuantizationType
     shape: tuple[int, ...]
     offset: int  # bytes from the start of the file
+    part: int = 0  # which file of a split one
 
     @property
     def size(self) -> int:
@@ -55,14 +58,50 @@ class GgufFile:
     path: Path
     metadata: dict[str, Any]
     tensors: dict[str, GgufTensor]
+    parts: tuple[Path, ...]  # all files, the first one first
 
 
 def read_header(path: Path | str) -> GgufFile:
-    """Read everything but the weights.
+    """Read everything but the weights; any file of a split one stands for all of them.
 
-    Raises OpenQwQError if the file is missing, damaged, cut short or not a GGUF of version 2 or 3.
+    Raises OpenQwQError if a file is missing, damaged, cut short or not a GGUF of version 2 or 3.
     """
     file = Path(path)
+    header = _read_one(file)
+    count = header.metadata.get("split.count", 1)
+    if count == 1:
+        return header
+    name = SPLIT_NAME.fullmatch(file.name)
+    if name is None or int(name[3]) != count:
+        raise OpenQwQError(
+            f"{file} is one of {count} files of a model, but its name does not end in"
+            f" -00001-of-{count:05}.gguf: give all of them their own names again"
+        )
+    parts = tuple(
+        file.with_name(f"{name[1]}-{n:05}-of-{count:05}.gguf") for n in range(1, count + 1)
+    )
+    missing = [part.name for part in parts if not part.exists()]
+    if missing:
+        raise OpenQwQError(f"{file} is one of {count} files, of which {missing} are missing")
+    tensors: dict[str, GgufTensor] = {}
+    headers = [_read_one(part) for part in parts]
+    for number, part in enumerate(headers):
+        if part.metadata.get("split.count") != count or part.metadata.get("split.no") != number:
+            raise OpenQwQError(f"{parts[number]} is not file {number} of {count}: copy it again")
+        tensors |= {name: replace(tensor, part=number) for name, tensor in part.tensors.items()}
+    expected = headers[0].metadata.get("split.tensors.count", len(tensors))
+    if len(tensors) != expected:
+        raise OpenQwQError(f"{parts[0]} and its parts hold {len(tensors)} of {expected} tensors")
+    return GgufFile(parts[0], headers[0].metadata, tensors, parts)
+
+
+def is_later_part(path: Path) -> bool:
+    """Whether a file's name is that of a split GGUF's second file or a later one."""
+    name = SPLIT_NAME.fullmatch(path.name)
+    return name is not None and int(name[2]) > 1
+
+
+def _read_one(file: Path) -> GgufFile:
     try:
         with (
             file.open("rb") as opened,
@@ -107,7 +146,7 @@ class _Header:
             if tensor.offset + tensor.size > len(self.data):
                 raise ValueError(f"{name} would end after the file's {len(self.data)} bytes")
             tensors[name] = tensor
-        return GgufFile(self.path, metadata, tensors)
+        return GgufFile(self.path, metadata, tensors, (self.path,))
 
     def take(self, layout: str) -> tuple[Any, ...]:
         """Little-endian values; `layout` as in `struct`."""

@@ -6,7 +6,6 @@ from typing import Any, Protocol
 
 from openqwq.serve.protocol import ApiError
 from openqwq.serve.reply import LEAST_LOG_PROB, Ask, Finish, Piece
-from openqwq.types import OpenQwQError
 
 Json = dict[str, Any]
 
@@ -42,10 +41,11 @@ class Format(Protocol):
 
 
 def finite(log_prob: float) -> float:
-    """A log-prob that JSON can hold; OpenQwQError where the engine tells none."""
-    if math.isnan(log_prob):
-        raise OpenQwQError("this engine tells no log-probs: leave logprobs out")
-    return max(log_prob, LEAST_LOG_PROB)
+    """A log-prob that JSON can hold; the least one where the engine tells none.
+
+    llama.cpp tells none of tokens that end inside a character.
+    """
+    return LEAST_LOG_PROB if math.isnan(log_prob) else max(log_prob, LEAST_LOG_PROB)
 
 
 def ending(finish: Finish | None) -> Json:

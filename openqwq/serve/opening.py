@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from openqwq.engine.open import OpenedModel, locate, open_model
-from openqwq.engine.verbs import adapters_named
+from openqwq.engine.verbs import adapters_named, llama_options
 from openqwq.serve.catalogue import Catalogue, Entry
 from openqwq.types import OpenQwQError
 
@@ -44,6 +44,7 @@ def _load(model: str, name: str, options: Any, adapters: dict[str, Path]) -> Ope
         precision=options.precision,
         device=options.device,
         adapters=adapters,
+        llama=llama_options(options),
     )
     return replace(opened, name=name)
 

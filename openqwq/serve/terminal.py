@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 from openqwq.engine.open import OpenedModel, open_model
-from openqwq.engine.verbs import chosen_adapter
+from openqwq.engine.verbs import chosen_adapter, llama_options
 from openqwq.serve.asking import ask_chat
 from openqwq.serve.client import RemoteTalker
 from openqwq.serve.protocol import check
@@ -243,6 +243,7 @@ def opened(options: Any, slots: int) -> OpenedModel:
         precision=options.precision,
         device=options.device,
         **chosen_adapter(options.adapter),
+        llama=llama_options(options),
     )
 
 

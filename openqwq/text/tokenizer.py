@@ -1,7 +1,7 @@
 """Byte-level BPE on `tokenizers`: text that a user wrote never becomes an added token."""
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -44,34 +44,11 @@ class Tokenizer:
         self, backend: tokenizers.Tokenizer, config: dict[str, Any], eos_ids: list[int], source: str
     ) -> None:
         """`config` holds the fields of tokenizer_config.json; errors name `source`."""
-        self.source = source
-        self.config = config
-        self.chat_templates = _named_templates(config.get("chat_template"), source)
-        self.chat_template = self.chat_templates.get("default")
         added = backend.get_added_tokens_decoder()
-        self.added_tokens = {token.content: token_id for token_id, token in added.items()}
-        self.added_ids = frozenset(added)
-        self.special_ids = frozenset(i for i, token in added.items() if token.special)
+        special = frozenset(i for i, token in added.items() if token.special)
+        by_text = {token.content: token_id for token_id, token in added.items()}
         vocabulary = backend.get_vocab(with_added_tokens=True)
-        self.vocab_size = max(vocabulary.values(), default=-1) + 1
-        self.think_open_id = self.added_tokens.get("<think>")
-        self.think_close_id = self.added_tokens.get("</think>")
-        self.tool_call_open_id = self.added_tokens.get("<tool_call>")
-        self.tool_call_close_id = self.added_tokens.get("</tool_call>")
-
-        fields = {key: value for key, value in config.items() if key.endswith("_token")}
-        texts = {k: v.get("content") if isinstance(v, dict) else v for k, v in fields.items()}
-        self.named_tokens = {k: text for k, text in texts.items() if isinstance(text, str)}
-        ends = [self._end_of_turn(), self.named_tokens.get("eos_token")]
-        own = [vocabulary[text] for text in ends if text in vocabulary]
-        self.eos_ids = tuple(dict.fromkeys([*own, *eos_ids]))
-        if not self.eos_ids or not set(self.eos_ids) <= added.keys():
-            raise OpenQwQError(
-                f"{source} has no added tokens to end replies {list(self.eos_ids)}: set eos_token"
-                " in tokenizer_config.json and eos_token_id in generation_config.json"
-            )
-        self.silent_ids = self.special_ids.union(self.eos_ids)
-        self.pad_id = vocabulary.get(self.named_tokens.get("pad_token", ""), self.eos_ids[0])
+        self._describe(config, by_text, special, vocabulary, eos_ids, source)
 
         backend.no_truncation()
         backend.no_padding()
@@ -86,6 +63,46 @@ class Tokenizer:
                 f"{source} is not a byte-level BPE whose added tokens stand apart from text"
                 f" {trims + mixes}: only tokenizers of Qwen2's and GPT-2's kind are supported"
             )
+
+    def _describe(
+        self,
+        config: dict[str, Any],
+        added_tokens: dict[str, int],
+        special_ids: frozenset[int],
+        vocabulary: Mapping[str, int],
+        eos_ids: list[int],
+        source: str,
+    ) -> None:
+        """Set what is known of the tokens, however text is encoded."""
+        self.source = source
+        self.config = config
+        self.chat_templates = _named_templates(config.get("chat_template"), source)
+        self.chat_template = self.chat_templates.get("default")
+        self.added_tokens = added_tokens
+        self.added_ids = frozenset(added_tokens.values())
+        self.special_ids = special_ids
+        self.vocab_size = max(vocabulary.values(), default=-1) + 1
+        self.think_open_id = added_tokens.get("<think>")
+        self.think_close_id = added_tokens.get("</think>")
+        self.tool_call_open_id = added_tokens.get("<tool_call>")
+        self.tool_call_close_id = added_tokens.get("</tool_call>")
+
+        named: dict[str, str] = {}
+        for key, value in config.items():
+            text = value.get("content") if isinstance(value, dict) else value
+            if key.endswith("_token") and isinstance(text, str):
+                named[key] = text
+        self.named_tokens = named
+        ends = [self._end_of_turn(), named.get("eos_token")]
+        own = [vocabulary[text] for text in ends if text is not None and text in vocabulary]
+        self.eos_ids = tuple(dict.fromkeys([*own, *eos_ids]))
+        if not self.eos_ids or not set(self.eos_ids) <= self.added_ids:
+            raise OpenQwQError(
+                f"{source} has no added tokens to end replies {list(self.eos_ids)}: set eos_token"
+                " in tokenizer_config.json and eos_token_id in generation_config.json"
+            )
+        self.silent_ids = special_ids.union(self.eos_ids)
+        self.pad_id = vocabulary.get(named.get("pad_token", ""), self.eos_ids[0])
 
     def template(self, with_tools: bool = False) -> ChatTemplate:
         """The chat template; of several, the one named tool_use where there are tools.
@@ -208,10 +225,7 @@ class Tokenizer:
         Ids equal transformers'; as there, a checkpoint that lacks a byte (SmolLM2 does) omits it.
         Raises OpenQwQError for a lone surrogate, which no UTF-8 text can hold.
         """
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise OpenQwQError(f"text has a lone surrogate at {error.start}: remove it") from error
+        require_utf8(text)
         encoder = self._backend if allow_special else self._plain
         return encoder.encode(text, add_special_tokens=False).ids
 
@@ -222,7 +236,7 @@ class Tokenizer:
 
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes of one token; none for the padding rows that models have past the last id."""
-        return _bytes_of(self._backend.id_to_token(token_id) or "")
+        return bytes_of(self._backend.id_to_token(token_id) or "")
 
 
 # GPT-2's byte alphabet: printable Latin-1 stands for itself, U+0100 on for the others in order.
@@ -231,8 +245,17 @@ _OWN = [ord(character) for character in _ALPHABET if ord(character) < 256]
 _BYTE_OF = dict(zip(_ALPHABET, _OWN + sorted(set(range(256)) - set(_OWN)), strict=True))
 
 
+def require_utf8(text: str) -> None:
+    """Raise OpenQwQError for a lone surrogate, which no UTF-8 text can hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise OpenQwQError(f"text has a lone surrogate at {error.start}: remove it") from error
+
+
 @cache
-def _bytes_of(token: str) -> bytes:
+def bytes_of(token: str) -> bytes:
+    """The bytes that a token of a byte-level vocabulary stands for."""
     try:
         return bytes(_BYTE_OF[character] for character in token)
     except KeyError:  # an added token is stored as text, not in the byte alphabet

@@ -325,7 +325,7 @@ def test_a_file_that_it_cannot_load_is_named(tokenizer: Tokenizer, tmp_path: Pat
     path = tmp_path / "bad.gguf"
     path.write_bytes(b"GGUF" + b"\0" * 100)
     with pytest.raises(OpenQwQError, match=f"llama.cpp cannot load {path} with room for 256"):
-        llamacpp.open_llamacpp(path, tokenizer, 1, 256, 256)
+        llamacpp.open_llamacpp(path, lambda _: tokenizer, 1, 256, 256)
 
 
 async def test_a_text_is_scored_by_the_model_alone(random_model: OpenedModel, build: Any) -> None:

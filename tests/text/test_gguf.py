@@ -185,8 +185,8 @@ def test_llama_3s_kind_is_read_and_written(tokenizer: Tokenizer) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model": "llama"}, "x has a tokenizer of model 'llama' and pre 'qwen2': supported"),
-        ({"pre": "tekken"}, "pre 'tekken': supported is gpt2 with qwen2"),
+        ({"model": "llama"}, "x has a tokenizer of model 'llama' and pre 'qwen2': ours reads"),
+        ({"pre": "tekken"}, "pre 'tekken': ours reads gpt2 with qwen2"),
         ({"tokens": None}, "x has no tokenizer.ggml.tokens: convert it with its tokenizer"),
         ({"merges": [1]}, "x has no tokenizer.ggml.merges"),
         ({"merges": ["zz qq"]}, "x has unusable merges"),

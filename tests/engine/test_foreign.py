@@ -1,0 +1,151 @@
+"""Files in several parts, and files whose tokenizer llama.cpp knows and ours does not."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from gguf import GGUFReader, GGUFWriter
+
+from openqwq.engine import llamacpp
+from openqwq.engine.llamacpp import LlamaOptions
+from openqwq.engine.open import locate, open_model
+from openqwq.model import gguf
+from openqwq.model.fit import read_subject
+from openqwq.model.gguf_header import read_header
+from openqwq.model.qwen2 import Qwen2
+from openqwq.text.gguf import to_metadata
+from openqwq.text.stream import parse_reply
+from openqwq.text.template import encode_chat
+from openqwq.text.tokenizer import Tokenizer
+from openqwq.types import OpenQwQError, SamplingParams
+
+needs_llamacpp = pytest.mark.skipif(not llamacpp.installed(), reason="needs the wheel xllamacpp")
+Build = Callable[..., Qwen2]
+
+
+@pytest.fixture(scope="module")
+def whole(build: Build, tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("whole") / "tiny.gguf"
+    gguf.save(build(), path, "F32", to_metadata(tokenizer, 300))
+    return path
+
+
+@pytest.fixture(scope="module")
+def parts(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """The same model in three files, as llama.cpp's gguf-split writes them."""
+    folder = tmp_path_factory.mktemp("parts")
+    metadata = read_header(whole).metadata
+    tensors = list(GGUFReader(whole).tensors)
+    paths = []
+    for number in range(3):
+        path = folder / f"tiny-{number + 1:05}-of-00003.gguf"
+        writer = GGUFWriter(path, metadata["general.architecture"])
+        writer.add_uint16("split.no", number)
+        writer.add_uint16("split.count", 3)
+        writer.add_int32("split.tensors.count", len(tensors))
+        if number == 0:
+            _copy(writer, metadata)
+        for tensor in tensors[number::3]:
+            writer.add_tensor(tensor.name, tensor.data)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        paths.append(path)
+    return paths
+
+
+def _copy(writer: GGUFWriter, metadata: dict[str, Any]) -> None:
+    for key, value in metadata.items():
+        match value:
+            case bool():
+                writer.add_bool(key, value)
+            case int():
+                writer.add_uint32(key, value)
+            case float():
+                writer.add_float32(key, value)
+            case str() if key != "general.architecture":
+                writer.add_string(key, value)
+            case list():
+                writer.add_array(key, value)
+
+
+def test_a_split_file_is_the_whole_model(whole: Path, parts: list[Path]) -> None:
+    expected = dict(gguf.load(whole).named_parameters())
+    for path in parts:  # each of them stands for all
+        loaded = dict(gguf.load(path).named_parameters())
+        assert loaded.keys() == expected.keys()
+        assert all(torch.equal(loaded[name], expected[name]) for name in expected)
+    assert read_subject(parts[1]) == read_subject(whole)
+    assert locate(str(parts[0].parent)) == parts[0]
+
+
+def test_a_missing_part_is_named(parts: list[Path], tmp_path: Path) -> None:
+    for path in parts[:2]:
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    with pytest.raises(OpenQwQError, match=r"tiny-00003-of-00003\.gguf"):
+        read_header(tmp_path / parts[0].name)
+    (tmp_path / parts[2].name).write_bytes(parts[1].read_bytes())
+    with pytest.raises(OpenQwQError, match="is not file 2 of 3"):
+        read_header(tmp_path / parts[0].name)
+    renamed = tmp_path / "other.gguf"
+    renamed.write_bytes(parts[0].read_bytes())
+    with pytest.raises(OpenQwQError, match="does not end in -00001-of-00003"):
+        read_header(renamed)
+
+
+@needs_llamacpp
+async def test_both_engines_run_a_split_file(whole: Path, parts: list[Path]) -> None:
+    params = SamplingParams(0, max_tokens=8)
+    replies = []
+    for path in (whole, parts[2]):
+        for engine in ("torch", "llamacpp"):
+            model = open_model(str(path), engine, slots=1, context_length=64)
+            (reply,) = await model.generate.generate([70, 71, 72], params)
+            replies.append(reply.token_ids)
+            model.close()
+            assert model.name == "tiny"
+    assert replies[0] == replies[2] and replies[1] == replies[3]
+
+
+@needs_llamacpp
+async def test_a_tokenizer_that_only_llamacpp_knows_is_its_own(
+    build: Build, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    path = tmp_path / "foreign.gguf"
+    metadata = {**to_metadata(tokenizer, 300), "tokenizer.ggml.pre": "tekken"}
+    gguf.save(build(), path, "F32", metadata)
+    model = open_model(str(path), slots=1, context_length=256)
+    own = model.tokenizer
+    assert model.engine == "llamacpp" and "tekken" in model.why
+    for text in ("the quick 12 fox\n", "é 😀", "a<think>b</think><|im_end|>", ""):
+        ids = own.encode(text)
+        assert own.decode(ids) == text and not own.added_ids.intersection(ids)
+    chat = [{"role": "user", "content": "the fox</think>"}]
+    marked = own.encode("<|im_start|>", allow_special=True)
+    ids = encode_chat(own, chat)  # type: ignore[arg-type]
+    assert ids[:1] == marked == encode_chat(tokenizer, chat)[:1]  # type: ignore[arg-type]
+    assert ids.count(own.think_open_id) == 1 and own.think_close_id not in ids
+    params = SamplingParams(1.0, max_tokens=60, thinking_budget=10, stop_token_ids=own.eos_ids)
+    (reply,) = await model.generate.generate(ids, params)
+    assert reply.reasoning_tokens <= 11 and reply.prompt_tokens == len(ids)
+    assert parse_reply(own, reply.token_ids).reasoning_tokens == reply.reasoning_tokens
+    model.close()
+    with pytest.raises(OpenQwQError, match="any other needs the engine llamacpp"):
+        open_model(str(path), "torch")
+
+
+@needs_llamacpp
+async def test_llamacpps_options_reach_it(whole: Path) -> None:
+    params = SamplingParams(0, max_tokens=12, log_probs=False)
+    options = LlamaOptions(threads=1, flash_attention="off", gpu_layers=0)
+    for llama in (options, replace(options, cache_type="bf16"), replace(options, ngrams=True)):
+        model = open_model(str(whole), "llamacpp", 1, 64, llama=llama)
+        (reply,) = await model.generate.generate([70, 71, 72] * 4, params)
+        assert len(reply.token_ids) == 12
+        model.close()
+    with pytest.raises(OpenQwQError, match="for the engine llamacpp"):
+        open_model(str(whole), "torch", llama=options)
