@@ -7,14 +7,16 @@ exact zeros; and functions of single elements see whole vectors only, because a 
 is left over otherwise.
 
 What remains to the kernels is that one product gives the same bits for any number of threads and
-for a row wherever it stands in the tile. MKL keeps neither on Intel processors, so products are
-oneDNN's, whose threads share out the outputs and, of a long product only, the inputs: longer ones
-are cut. `require_exact_kernels` tries it on the machine at hand.
+for a row wherever it stands in the tile. MKL keeps neither on Intel processors, so on x86 products
+are oneDNN's, whose threads share out the outputs and, of a long product only, the inputs: longer
+ones are cut. On Arm oneDNN keeps neither and PyTorch's own BLAS, OpenBLAS, does.
+`require_exact_kernels` tries it on the machine at hand.
 
 The idea is that of "Defeating Nondeterminism in LLM Inference" (Thinking Machines, 2025). fp32 on
 the CPU.
 """
 
+import platform
 from collections.abc import Callable, Iterable
 from functools import partial
 
@@ -24,6 +26,7 @@ from torch import Tensor
 
 from openqwq.types import OpenQwQError
 
+IS_X86 = platform.machine().lower() in ("x86_64", "amd64")
 ROWS = 32  # of a product
 INPUTS = 1024  # of a product: oneDNN may divide the sum over more among its threads
 PAIRS, QUERIES, KEYS = 8, 16, 64  # (sequence, head) pairs, queries and keys in attention's tile
@@ -45,10 +48,15 @@ def product(x: Tensor, weight: Tensor) -> Tensor:
     weights = [part.contiguous() for part in torch.split(weight, INPUTS, 1)]
     for tile, target in zip(torch.split(rows, ROWS), torch.split(output, ROWS), strict=True):
         tiles = [part.contiguous() for part in torch.split(tile, INPUTS, 1)]
-        target.copy_(onednn_product(tiles[0], weights[0]))
+        target.copy_(exact_product(tiles[0], weights[0]))
         for inputs, part in zip(tiles[1:], weights[1:], strict=True):
-            target.add_(onednn_product(inputs, part))
+            target.add_(exact_product(inputs, part))
     return output[: len(x)]
+
+
+def exact_product(x: Tensor, weight: Tensor) -> Tensor:
+    """x Wᵀ by one call of the library that treats all rows of a tile alike."""
+    return onednn_product(x, weight) if IS_X86 else torch.mm(x, weight.t())
 
 
 def onednn_product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

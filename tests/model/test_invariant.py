@@ -129,7 +129,7 @@ def rounds_by_threads(x: Tensor, weight: Tensor) -> Tensor:
 def test_kernels_that_are_not_exact_are_refused(
     model: Qwen2, monkeypatch: pytest.MonkeyPatch, kernel: Callable[[Tensor, Tensor], Tensor]
 ) -> None:
-    monkeypatch.setattr(invariant, "onednn_product", kernel)
+    monkeypatch.setattr(invariant, "exact_product", kernel)
     torch.set_num_threads(2)
     with pytest.raises(OpenQwQError, match=r"on this CPU .* a product of 32 by .* is not the same"):
         model.make_invariant()
