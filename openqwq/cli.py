@@ -21,6 +21,7 @@ from openqwq.engine.verbs import (
     add_model_options,
 )
 from openqwq.evaluation.rollouts import add_rollouts_verb
+from openqwq.evaluation.verdicts import add_verify_verb
 from openqwq.sandbox.verbs import add_sandbox_verb
 from openqwq.serve.feedback import add_feedback_verb
 from openqwq.serve.settings import add_serve_options, add_talk_options, apply_settings
@@ -80,6 +81,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     report.set_defaults(verb=report_verb)
     add_rollouts_verb(verbs.add_parser("rollouts", help="what a run's policy said, to be read"))
     _add_eval_verb(verbs.add_parser("eval", help="benchmarks, as their authors score them"))
+    add_verify_verb(verbs.add_parser("verify", help="the judges alone, on rows from a file"))
     add_data_verb(verbs.add_parser("data", help="what a run would ask, before any training"))
     add_collect_verb(verbs.add_parser("collect", help="a teacher's right answers as rows"))
     chat = verbs.add_parser("chat", help="talk to a model in the terminal")
