@@ -25,7 +25,7 @@ from openqwq.model import lora
 from openqwq.model.device import without_memory
 from openqwq.model.lora import Adapter
 from openqwq.model.qwen2 import Qwen2
-from openqwq.text.grammar import AnswerGrammar
+from openqwq.text.grammar import answer_grammar
 from openqwq.text.stream import CLOSING_TEXT, ThinkTracker, starts_in_thinking
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.types import Completion, OpenQwQError, SamplingParams, Steering, TokenEvent
@@ -236,7 +236,7 @@ class Engine:
         limit = min(params.max_tokens, room)
         adapter = self.model.adapters.number_of(params.adapter)
         thinking = starts_in_thinking(self.tokenizer, prompt_ids)
-        grammar = AnswerGrammar(self.tokenizer, params.grammar) if params.grammar else None
+        grammar = answer_grammar(self.tokenizer, params.grammar) if params.grammar else None
         ids = list(prompt_ids)
         sequences = [
             Sequence(

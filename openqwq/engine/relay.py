@@ -12,7 +12,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from openqwq.engine.sequence import Sequence, room_after
-from openqwq.text.grammar import AnswerGrammar
+from openqwq.text.grammar import answer_grammar
 from openqwq.text.stream import CLOSING_TEXT, ThinkTracker, starts_in_thinking
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.types import (
@@ -147,7 +147,7 @@ class Relay:
         think = ThinkTracker(self.tokenizer, thinking)
         limit = min(params.max_tokens, room)
         # What the other engine draws is checked by our own reading of the grammar.
-        grammar = AnswerGrammar(self.tokenizer, params.grammar) if params.grammar else None
+        grammar = answer_grammar(self.tokenizer, params.grammar) if params.grammar else None
         return Sequence(list(prompt_ids), params, seed, limit, think, self._closing_ids, grammar)
 
     async def _finish(self, sequence: Sequence) -> None:

@@ -12,7 +12,7 @@ from openqwq.serve.protocol import ApiError
 from openqwq.serve.reply import Ask
 from openqwq.serve.schemas import require_usable
 from openqwq.serve.thinking import template_options, thinking_budget
-from openqwq.text.grammar import AnswerGrammar, json_grammar, tool_call_grammar
+from openqwq.text.grammar import answer_grammar, json_grammar, tool_call_grammar
 from openqwq.text.template import encode_chat
 from openqwq.types import SamplingParams
 
@@ -39,7 +39,7 @@ def ask_chat(model: OpenedModel, body: Mapping[str, Any]) -> Ask:
     if grammar and body.get("ignore_eos"):
         raise ApiError(400, "ignore_eos: an answer of a set form ends by itself", "ignore_eos")
     if grammar:  # here, in a thread: the engine would refuse it once a stream has begun
-        AnswerGrammar(model.tokenizer, grammar)
+        answer_grammar(model.tokenizer, grammar)
     params = sampling(
         model,
         body,

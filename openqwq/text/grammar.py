@@ -159,6 +159,19 @@ def opening_first(grammar: str, opening_id: int) -> str:
     return re.sub(r"(?m)^start\s*:", start, grammar, count=1)
 
 
+def answer_grammar(tokenizer: Tokenizer, grammar: str) -> "AnswerGrammar":
+    """`AnswerGrammar` of these, compiled once for as long as others do not crowd it out.
+
+    A request's grammar is checked when it is asked and followed when it is drawn.
+    """
+    return _compiled(tokenizer, grammar).fork()
+
+
+@lru_cache(maxsize=16)
+def _compiled(tokenizer: Tokenizer, grammar: str) -> "AnswerGrammar":
+    return AnswerGrammar(tokenizer, grammar)
+
+
 class AnswerGrammar:
     """Which tokens may come next in one answer; one of `end_ids` ends it.
 

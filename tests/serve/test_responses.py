@@ -12,13 +12,17 @@ import httpx
 import jsonschema_rs
 import openai
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from openqwq.engine.open import OpenedModel
+from openqwq.serve.format_responses import ResponsesFormat
 from openqwq.serve.protocol import ApiError, document
+from openqwq.serve.reply import Ask, Finish, Piece
 from openqwq.serve.server import ServerOptions
 from openqwq.serve.store import ResponseStore
 from openqwq.serve.tool_steps import ServerTools
-from openqwq.types import OpenQwQError
+from openqwq.types import OpenQwQError, SamplingParams, ToolCall
 
 Build = Callable[..., OpenedModel]
 PATH = "/v1/responses"
@@ -263,6 +267,55 @@ def test_tools_of_a_namespace_are_called_by_their_own_names(scripted: Build, ser
         assert '"name": "agents.close"' in prompt(server)
         twice = post(server, tools=[close, close])
     assert twice.status_code == 400 and "'close'" in twice.json()["error"]["message"]
+
+
+PIECES = st.lists(
+    st.builds(Piece, st.sampled_from(["reasoning", "content"]), st.text(min_size=1, max_size=4))
+    | st.builds(
+        lambda name: Piece("tool_call", call=ToolCall(name=name, arguments={"a": 1})),
+        st.sampled_from("fg"),
+    ),
+    max_size=12,
+)
+TWO_TOOLS = [{"type": "function", "name": name} for name in "fg"]
+
+
+def folded(stream: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The output that a client makes of the events alone, without the last one's response."""
+    output: list[dict[str, Any]] = []
+    for event in stream:
+        match event["type"]:
+            case "response.output_item.added":
+                assert event["output_index"] == len(output)
+                output.append(event["item"])
+            case "response.content_part.added":
+                output[event["output_index"]]["content"].append(event["part"])
+            case "response.output_text.delta" | "response.reasoning_text.delta":
+                output[event["output_index"]]["content"][0]["text"] += event["delta"]
+            case "response.function_call_arguments.delta":
+                output[event["output_index"]]["arguments"] += event["delta"]
+            case "response.output_item.done":
+                item = output[event["output_index"]]
+                assert {**item, "status": event["item"]["status"]} == event["item"]
+                item["status"] = event["item"]["status"]
+    return output
+
+
+@given(PIECES)
+def test_any_pieces_fold_to_the_whole_response(pieces: list[Piece]) -> None:
+    def made() -> ResponsesFormat:
+        ask = Ask([1], SamplingParams())
+        return ResponsesFormat("resp_x", "m", ask, {"tools": TWO_TOOLS})
+
+    streamed, whole = made(), made()
+    stream = streamed.start()
+    for piece in [*pieces, Piece("end", finish=Finish("stop", None, 3, 1))]:
+        stream += streamed.feed(0, piece)
+        whole.feed(0, piece)
+    stream += streamed.end()
+    assert folded(stream) == whole.whole()["output"] == stream[-1]["response"]["output"]
+    assert [event["sequence_number"] for event in stream] == list(range(len(stream)))
+    assert fits(whole.whole(), "Response")
 
 
 def test_openais_client_streams_and_resumes_a_background_response(slow: Any) -> None:

@@ -7,7 +7,13 @@ from typing import Any
 
 import pytest
 
-from openqwq.text.grammar import AnswerGrammar, json_grammar, opening_first, tool_call_grammar
+from openqwq.text.grammar import (
+    AnswerGrammar,
+    answer_grammar,
+    json_grammar,
+    opening_first,
+    tool_call_grammar,
+)
 from openqwq.text.stream import Reply, parse_reply
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.types import OpenQwQError
@@ -227,3 +233,22 @@ def test_a_thinking_may_be_opened_before_a_grammar_begins(tokenizer: Tokenizer) 
     assert opening in allowed and tokenizer.encode("1")[0] in allowed
     grammar.accept(opening)
     assert set(tokenizer.eos_ids) == {i for i, may in enumerate(grammar.allowed()) if may}
+
+
+def test_a_grammar_is_compiled_once_for_all_who_follow_it(
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+    compile_grammar = AnswerGrammar.__init__
+
+    def counted(self: AnswerGrammar, own: Tokenizer, grammar: str) -> None:
+        made.append(grammar)
+        compile_grammar(self, own, grammar)
+
+    monkeypatch.setattr(AnswerGrammar, "__init__", counted)
+    grammar = json_grammar({"enum": ["once", "twice"]})
+    first = answer_grammar(tokenizer, grammar)
+    before = first.allowed()
+    walk(tokenizer, first, seed=0)
+    assert answer_grammar(tokenizer, grammar).allowed() == before  # the first one's way is its own
+    assert made == [grammar]
