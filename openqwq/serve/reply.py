@@ -4,7 +4,6 @@ Whoever wants the whole reply folds the pieces, so that it cannot differ from th
 """
 
 import asyncio
-import json
 import math
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
@@ -107,7 +106,7 @@ class Assembler:
 
     def __init__(self, tokenizer: Tokenizer, ask: Ask, steering: Steering | None = None) -> None:
         thinking = starts_in_thinking(tokenizer, ask.prompt_ids)
-        self._parser = ReplyParser(tokenizer, thinking)
+        self._parser = ReplyParser(tokenizer, thinking, [{"name": name} for name in ask.tools])
         self._tokenizer, self._ask, self._steering = tokenizer, ask, steering or Steering()
         self._stop = StopSearch(ask.stop)
         self._logged: list[TokenEvent] = []
@@ -170,11 +169,8 @@ class Assembler:
             if delta.kind == "reasoning":
                 pieces.append(Piece("reasoning", delta.text))
                 continue
-            text, fault = delta.text, ""
-            if delta.kind != "content":
-                fault = self._fault(delta.call)
-                spelled = delta.text or json.dumps(delta.call, ensure_ascii=False)
-                text = f"<tool_call>{spelled}</tool_call>"
+            fault = delta.fault or self._fault(delta.call)
+            text = delta.raw or delta.text  # what is no call stays as the model wrote it
             if delta.kind == "tool_call" and not fault:
                 pieces += self._content(self._stop.rest())
                 pieces.append(Piece("tool_call", call=delta.call, index=self._calls))
@@ -187,13 +183,9 @@ class Assembler:
         return pieces
 
     def _fault(self, call: ToolCall | None) -> str:
-        """Why a call is text and no call; "" if it is one."""
-        if call is None:
-            return "a call is not valid JSON with a name and arguments, or was cut off"
-        if call["name"] not in self._ask.tools:
-            return f"the reply calls {call['name']!r}, which is no tool it may call"
-        checker = self._ask.tools[call["name"]]
-        if checker is not None and not checker.is_valid(call["arguments"]):
+        """Why a call of a tool is text and no call; "" if it is one, or if there is none."""
+        checker = self._ask.tools[call["name"]] if call else None
+        if call and checker is not None and not checker.is_valid(call["arguments"]):
             return f"the arguments of {call['name']!r} do not follow its schema"
         return ""
 

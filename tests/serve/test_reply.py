@@ -147,7 +147,7 @@ def test_calls_after_the_thinking_are_calls_with_distinct_ids() -> None:
     [
         ("<tool_call>{broken</tool_call>", {"add": None}, "not valid JSON"),
         ('<tool_call>\n{"name": ', {"add": None}, "cut off"),
-        (CALL, {}, "no tool it may call"),
+        (CALL, {"sub": None}, "not a tool it may call"),
         (CALL, {"add": jsonschema_rs.validator_for({"required": ["b"]})}, "follow its schema"),
     ],
 )
@@ -158,6 +158,20 @@ def test_a_call_that_is_none_is_content_with_a_finish_detail(
     assert "tool_calls" not in got["message"] and "<tool_call>" in got["message"]["content"]
     assert got["finish_details"]["type"] == "malformed_tool_call"
     assert fault in got["finish_details"]["message"]
+
+
+def test_what_is_no_call_stays_where_and_as_it_was_written() -> None:
+    text = 'Use:\n\n<tool_call>\n{"name": "f", "arguments": {"a":1}}\n</tool_call>\n\nDone'
+    for tools in ({}, {"add": None}):
+        got = reply(f"</think>\n\n{text}", ask(tools=tools))
+        assert got["message"]["content"] == text and "tool_calls" not in got["message"]
+
+
+def test_a_call_needs_no_closing_tag_at_the_end() -> None:
+    got = reply('</think>\n\n<tool_call>\n{"name": "add", "arguments": {}}', ask())
+    (call,) = got["message"]["tool_calls"]
+    assert call["function"] == {"name": "add", "arguments": "{}"}
+    assert got["finish_reason"] == "tool_calls" and not got["message"]["content"]
 
 
 def test_without_parallel_calls_the_first_one_ends_the_reply() -> None:
