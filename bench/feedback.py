@@ -138,10 +138,12 @@ def learn(folder: Path, base: Path, options: argparse.Namespace, by_coin: bool) 
     """Ratings, rows, a run, and what the rule says before and after it."""
     name = "coin" if by_coin else "rule"
     database, rows, out = (folder / f"{name}{end}" for end in (".db", "-rows", "-run"))
-    store = FeedbackStore(database)
-    for opinion in asyncio.run(choices(base, options.ratings, by_coin)):
-        store.put(opinion)
-    store.close()
+    if not database.exists():  # the slow part of a run that is repeated
+        made = asyncio.run(choices(base, options.ratings, by_coin))
+        store = FeedbackStore(database)
+        for opinion in made:
+            store.put(opinion)
+        store.close()
     counts = export_feedback(database, rows)
     length = load_config([options.config]).engine.max_length or 512
     config = folder / f"{name}.toml"

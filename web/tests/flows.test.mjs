@@ -271,10 +271,10 @@ describe("conversations", () => {
     await page.getByRole("button", { name: "Delete A better title" }).click();
     await visit.assertAccessible();
     await page.getByRole("button", { name: "Delete", exact: true }).click();
-    await page.locator("#app").getByText("Your chats stay in this browser.").waitFor();
+    await page.locator("#app").getByText("Your chats are kept in this browser.").waitFor();
     await page.reload();
     await visit.openSidebar();
-    await page.locator("#app").getByText("Your chats stay in this browser.").waitFor();
+    await page.locator("#app").getByText("Your chats are kept in this browser.").waitFor();
   });
 
   flow("a reply runs on while another chat is open, and in every tab's list", async (visit) => {

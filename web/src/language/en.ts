@@ -27,7 +27,7 @@ export const en = {
   searchLabel: "Search all chats",
   nothingFound: "Nothing found.",
   searching: "Searching…",
-  staysHere: "Your chats stay in this browser.",
+  staysHere: "Your chats are kept in this browser.",
   rename: (title: string) => `Rename ${title}`,
   exportOne: (title: string) => `Export ${title}`,
   deleteOne: (title: string) => `Delete ${title}`,
@@ -225,9 +225,10 @@ export const en = {
   noModel: "No model",
   nameOfModel: "Name of the model",
   keepsRatings: "This server keeps the ratings you give, with their conversations, for training.",
+  keepsReplies: "This server stores its replies for 30 days, so that they go on without this page.",
   yourData: "Your data",
   chatsHere: (count: number) =>
-    `${number(count)} ${count === 1 ? "chat" : "chats"} in this browser, nowhere else.`,
+    `${number(count)} ${count === 1 ? "chat" : "chats"} in this browser.`,
   exportAll: "Export all",
   importChats: "Import",
   importHint: "Exports of this page, open-webui and ChatGPT.",
@@ -254,7 +255,7 @@ export const en = {
   },
 
   deleteTitle: "Delete this chat?",
-  deleteHint: "It is only in this browser, and it cannot be brought back.",
+  deleteHint: "It cannot be brought back.",
   keep: "Keep",
   delete: "Delete",
 

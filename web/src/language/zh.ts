@@ -29,7 +29,7 @@ export const zh: Language = {
   searchLabel: "搜索所有对话",
   nothingFound: "没有找到。",
   searching: "正在搜索…",
-  staysHere: "对话只保存在此浏览器中。",
+  staysHere: "对话保存在此浏览器中。",
   rename: (title) => `重命名 ${title}`,
   exportOne: (title) => `导出 ${title}`,
   deleteOne: (title) => `删除 ${title}`,
@@ -220,8 +220,9 @@ export const zh: Language = {
   noModel: "没有模型",
   nameOfModel: "模型名称",
   keepsRatings: "此服务器会保存你的评价及其对话，用于训练。",
+  keepsReplies: "此服务器会保存回复 30 天，使其在页面关闭后也能继续。",
   yourData: "你的数据",
-  chatsHere: (count) => `${number(count)} 个对话，只保存在此浏览器中。`,
+  chatsHere: (count) => `此浏览器中有 ${number(count)} 个对话。`,
   exportAll: "全部导出",
   importChats: "导入",
   importHint: "本页、open-webui 和 ChatGPT 的导出文件。",
@@ -246,7 +247,7 @@ export const zh: Language = {
   },
 
   deleteTitle: "删除此对话？",
-  deleteHint: "它只保存在此浏览器中，删除后无法恢复。",
+  deleteHint: "删除后无法恢复。",
   keep: "保留",
   delete: "删除",
 

@@ -149,6 +149,7 @@ function YourData({ conversations, models, onExportAll, onImport, onRemoveAll }:
     <section class="your-data" aria-label={t.yourData}>
       <h3>{t.yourData}</h3>
       <p class="hint">{t.chatsHere(conversations)}</p>
+      {models.some(({ durable }) => durable) && <p class="hint">{t.keepsReplies}</p>}
       {models.some(({ feedback }) => feedback) && <p class="hint">{t.keepsRatings}</p>}
       <div class="dialog-actions">
         <ImportButton onImport={onImport} />
