@@ -67,7 +67,7 @@ def find_answer(row: Row) -> tuple[str, Any]:
     if column is None:
         return "", None
     value = lookup(row, column)
-    parsed = from_json(value) if isinstance(value, str) else value
+    parsed = from_json(value)
     if isinstance(parsed, Mapping):
         return "", None
     return column, value
@@ -110,7 +110,7 @@ def find_solution(row: Row) -> tuple[str, Any]:
     column = find_column(row, SOLUTIONS)
     if column is not None:
         value = lookup(row, column)
-        value = from_json(value) if isinstance(value, str) else value
+        value = from_json(value)
         if isinstance(value, list | tuple):
             value = value[0] if value else None
         if isinstance(value, str) and value.strip():
@@ -149,7 +149,7 @@ def find_tests(row: Row) -> CodeTests | None:
     truth_column = find_column(row, ("reward_model.ground_truth", "ground_truth"))
     if truth_column is not None:
         truth = lookup(row, truth_column)
-        truth = from_json(truth) if isinstance(truth, str) else truth
+        truth = from_json(truth)
         if isinstance(truth, Mapping) and {"inputs", "outputs"} <= set(truth):
             return read_tests(truth, truth_column, row)
     return None
@@ -165,8 +165,7 @@ def find_rules(row: Row) -> tuple[Rule, ...]:
 
 def read_rules(value: Any, field: str) -> tuple[Rule, ...]:
     """Rules as a list of ids and arguments, or as IFEval's two lists."""
-    if isinstance(value, str):
-        value = from_json(value)
+    value = from_json(value)
     if isinstance(value, Mapping) and "instruction_id_list" in value:
         names = _list(value.get("instruction_id_list"))
         given = _list(value.get("kwargs")) or [{}] * len(names)
@@ -179,8 +178,7 @@ def read_rules(value: Any, field: str) -> tuple[Rule, ...]:
     rules: list[Rule] = []
     for each in value:
         arguments = each.get("arguments") if isinstance(each, Mapping) else None
-        if isinstance(arguments, str):
-            arguments = from_json(arguments)
+        arguments = from_json(arguments)
         if not isinstance(each, Mapping) or not isinstance(each.get("id"), str):
             raise RowError(field, f"a rule is {each!r:.80}: it must have an id and arguments")
         rules.append(Rule(each["id"], without_nulls(arguments or {})))
@@ -188,5 +186,5 @@ def read_rules(value: Any, field: str) -> tuple[Rule, ...]:
 
 
 def _list(value: Any) -> list[Any]:
-    value = from_json(value) if isinstance(value, str) else value
+    value = from_json(value)
     return list(value) if isinstance(value, list | tuple) else []

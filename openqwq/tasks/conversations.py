@@ -35,8 +35,7 @@ _INLINE = re.compile(r"\s*<think>(.*?)</think>(.*)", re.DOTALL)
 
 def read_chat(value: Any, field: str) -> tuple[Message, ...]:
     """A list of turns, or its JSON text; RowError naming `field` and the turn for anything else."""
-    if isinstance(value, str):
-        value = from_json(value)
+    value = from_json(value)
     if not isinstance(value, list | tuple) or not value:
         raise RowError(field, f"it is {value!r:.80}: it must be a list of turns")
     return tuple(_read_turn(turn, f"{field}.{i}") for i, turn in enumerate(value))
@@ -87,16 +86,14 @@ def split_at_reply(
 
 def read_tools(value: Any, field: str) -> tuple[Mapping[str, Any], ...]:
     """Tool specifications in OpenAI's form; bare functions and JSON text are taken too."""
-    if isinstance(value, str):
-        value = from_json(value)
+    value = from_json(value)
     if not isinstance(value, list | tuple):
         raise RowError(field, f"it is {value!r:.80}: it must be a list of tools")
     tools: list[Mapping[str, Any]] = []
     for tool in value:
-        if isinstance(tool, str):
-            tool = from_json(tool)
-        function = tool.get("function", tool) if isinstance(tool, Mapping) else None
-        if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+        tool = from_json(tool)
+        function = _object(_object(tool).get("function", tool))
+        if not isinstance(function.get("name"), str):
             raise RowError(
                 field,
                 f"a tool is {tool!r:.80}: it must be an object with a function, its name, "
@@ -115,6 +112,11 @@ def without_nulls(value: Any) -> Any:
     return value
 
 
+def _object(value: Any) -> Mapping[str, Any]:
+    """The value if it is an object, else an empty one."""
+    return value if isinstance(value, Mapping) else {}
+
+
 def _read_turn(turn: Any, field: str) -> Message:
     if not isinstance(turn, Mapping):
         raise RowError(field, f"it is {turn!r:.80}: a turn is an object with role and content")
@@ -127,7 +129,7 @@ def _read_turn(turn: Any, field: str) -> Message:
     calls = _read_calls(turn, field)
     content = turn.get("content", turn.get("value"))
     if named == "function_call" and not calls:
-        calls = [_read_call(from_json(content) if isinstance(content, str) else content, field)]
+        calls = [_read_call(from_json(content), field)]
         content = ""
     if content is None and calls:
         content = ""
@@ -176,8 +178,7 @@ def _add_weight(message: Message, weight: Any, field: str) -> None:
 
 def _read_calls(turn: Mapping[str, Any], field: str) -> list[ToolCall]:
     calls = turn.get("tool_calls") or []
-    if isinstance(calls, str):
-        calls = from_json(calls)
+    calls = from_json(calls)
     if turn.get("function_call"):  # OpenAI's form before tools
         calls = [turn["function_call"]]
     if not isinstance(calls, list | tuple):
@@ -186,9 +187,9 @@ def _read_calls(turn: Mapping[str, Any], field: str) -> list[ToolCall]:
 
 
 def _read_call(call: Any, field: str) -> ToolCall:
-    function = call.get("function", call) if isinstance(call, Mapping) else None
-    name = function.get("name") if isinstance(function, Mapping) else None
-    arguments = function.get("arguments") if isinstance(function, Mapping) else None
+    function = _object(_object(call).get("function", call))
+    name = function.get("name")
+    arguments = function.get("arguments")
     if isinstance(arguments, str):
         try:
             arguments = json.loads(arguments or "{}")

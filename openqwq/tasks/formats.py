@@ -266,7 +266,7 @@ class RowReader:
 def _given(row: Row) -> Mapping[str, Any]:
     """What OpenAI's preference format keeps in `input`: the prompt's messages and tools."""
     given = row.get("input")
-    given = from_json(given) if isinstance(given, str) else given
+    given = from_json(given)
     return given if isinstance(given, Mapping) else {}
 
 
@@ -292,7 +292,7 @@ def _question(value: Any, field: str, form: str, raw: Sequence[Any]) -> Asked:
 
 def _turns_or_text(value: Any) -> Any:
     """A list of turns, also one kept as JSON text; else the value as text."""
-    parsed = from_json(value) if isinstance(value, str) else value
+    parsed = from_json(value)
     if isinstance(parsed, list | tuple) and (not parsed or isinstance(parsed[0], Mapping)):
         return parsed
     return as_text(value)

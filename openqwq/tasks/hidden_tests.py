@@ -32,8 +32,7 @@ def read_tests(value: Any, field: str, row: Mapping[str, Any]) -> CodeTests:
 
     Raises RowError for tests that are empty or of no known form.
     """
-    if isinstance(value, str):
-        value = from_json(value)
+    value = from_json(value)
     entry_point = find_entry_point(row)
     if isinstance(value, str):
         return _script(value, entry_point, field, row)
@@ -54,7 +53,7 @@ def contest_tests(row: Mapping[str, Any]) -> CodeTests:
     parts: list[CodeTests] = []
     for name in CONTESTS:
         value = row.get(name)
-        value = from_json(value) if isinstance(value, str) else value
+        value = from_json(value)
         inputs = value.get("input") if isinstance(value, Mapping) else value
         if inputs:  # a problem may have no tests of a kind
             parts.append(read_tests(value, name, row))
@@ -69,7 +68,7 @@ def find_entry_point(row: Mapping[str, Any]) -> str | None:
     places = [row]
     for name in ("metadata", "extra_info", "input_output"):
         inner = row.get(name)
-        inner = from_json(inner) if isinstance(inner, str) else inner
+        inner = from_json(inner)
         if isinstance(inner, Mapping):
             places.append(inner)
     for place in places:

@@ -105,8 +105,7 @@ def lookup(row: Mapping[str, Any], name: str) -> Any:
         return row[name]
     value: Any = row
     for part in name.split("."):
-        if isinstance(value, str):
-            value = from_json(value)
+        value = from_json(value)
         if isinstance(value, Mapping) and part in value:
             value = value[part]
         elif isinstance(value, list) and part.isdecimal() and int(part) < len(value):
@@ -116,14 +115,14 @@ def lookup(row: Mapping[str, Any], name: str) -> Any:
     return value
 
 
-def from_json(text: str) -> Any:
-    """The object or list that a text spells in JSON; else the text itself."""
-    if text.lstrip()[:1] in ("{", "["):
-        try:
-            return json.loads(text)
-        except ValueError:
-            return text
-    return text
+def from_json(value: Any) -> Any:
+    """The object or list that a text spells in JSON; any other value as it is."""
+    if not isinstance(value, str) or value.lstrip()[:1] not in ("{", "["):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value
 
 
 def as_text(value: Any) -> str:
