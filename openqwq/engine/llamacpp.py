@@ -17,10 +17,13 @@ from collections.abc import Sequence as Ids
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from openqwq.engine.relay import Drawn, Relay
 from openqwq.engine.sequence import Sequence
+from openqwq.model.gguf_header import GgufFile
+from openqwq.model.gguf_lora import write_adapter
 from openqwq.text.grammar import opening_first
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.types import OpenQwQError
@@ -55,6 +58,28 @@ class LlamaOptions:
 USUAL_OPTIONS = LlamaOptions()
 
 
+@dataclass(frozen=True)
+class Adapters:
+    """PEFT directories by name, for the model in a GGUF file; unnamed requests get `default`."""
+
+    base: GgufFile
+    folders: Mapping[str, Path]
+    default: str = ""
+
+    def scales(self, name: str) -> list[dict[str, float]]:
+        """The request's field `lora`: 1 for the adapter that it names, 0 for every other."""
+        wanted = name or self.default
+        return [{"id": i, "scale": float(own == wanted)} for i, own in enumerate(self.folders)]
+
+    def write(self, folder: Path) -> list[Path]:
+        """Write them in llama.cpp's format, which it reads once, when it loads the model."""
+        files = []
+        for number, directory in enumerate(self.folders.values()):
+            files.append(folder / f"{number}.gguf")
+            write_adapter(directory, self.base, files[-1])
+        return files
+
+
 def open_llamacpp(
     path: Path,
     tokenizer_of: TokenizerOf,
@@ -62,6 +87,7 @@ def open_llamacpp(
     context_length: int,
     cache_tokens: int,
     options: LlamaOptions = USUAL_OPTIONS,
+    adapters: Adapters | None = None,
 ) -> Relay:
     """Load a GGUF file for `slots` sequences, each of at most `context_length` tokens.
 
@@ -69,13 +95,16 @@ def open_llamacpp(
     ids, for files of kinds that our tokenizer does not know. Raises OpenQwQError where the wheel is
     missing or cannot load the file.
     """
-    engine = LlamaCpp(path, slots, context_length, cache_tokens, options)
+    engine = LlamaCpp(path, slots, context_length, cache_tokens, options, adapters)
     try:
         engine.tokenizer = tokenizer = tokenizer_of(engine.encode)
     except OpenQwQError:
         engine.close()
         raise
-    return Relay("llamacpp", engine.draw, engine.close, tokenizer, context_length, slots, True)
+    names = tuple(adapters.folders) if adapters else ()
+    return Relay(
+        "llamacpp", engine.draw, engine.close, tokenizer, context_length, slots, True, names
+    )
 
 
 def installed() -> bool:
@@ -97,11 +126,15 @@ class LlamaCpp:
         context_length: int,
         cache_tokens: int,
         options: LlamaOptions,
+        adapters: Adapters | None = None,
     ) -> None:
+        self._adapters = adapters
         self.tokenizer: Tokenizer | None = None
         self._key = secrets.token_hex()
         shared = cache_tokens < slots * context_length
-        self._server = _server(path, slots, cache_tokens, shared, self._key, options)
+        with TemporaryDirectory() as folder:
+            files = adapters.write(Path(folder)) if adapters else []
+            self._server = _server(path, slots, cache_tokens, shared, self._key, options, files)
         self._threads = ThreadPoolExecutor(slots, thread_name_prefix="llamacpp")
         self._closed = threading.Event()
 
@@ -128,7 +161,10 @@ class LlamaCpp:
 
     async def draw(self, sequences: Ids[Sequence]) -> AsyncGenerator[Drawn]:
         """See `relay.Draw`; closing it ends the request at its next token or prompt batch."""
-        body = json.dumps(request(sequences)).encode()  # as bytes, events come as bytes: cheaper
+        asked = request(sequences)
+        if self._adapters and self._adapters.folders:
+            asked["lora"] = self._adapters.scales(sequences[0].params.adapter)
+        body = json.dumps(asked).encode()  # as bytes, events come as bytes: cheaper
         loop, stopped = asyncio.get_running_loop(), threading.Event()
         bunches: asyncio.Queue[list[bytes | Exception | None]] = asyncio.Queue()
         bunch: list[bytes | Exception | None] = []
@@ -175,7 +211,13 @@ class LlamaCpp:
 
 
 def _server(
-    path: Path, slots: int, cache_tokens: int, shared: bool, key: str, options: LlamaOptions
+    path: Path,
+    slots: int,
+    cache_tokens: int,
+    shared: bool,
+    key: str,
+    options: LlamaOptions,
+    adapters: Ids[Path],
 ) -> Any:
     try:
         import xllamacpp
@@ -188,6 +230,12 @@ def _server(
 
     params = xllamacpp.CommonParams()
     params.model.path = str(path)
+    infos = []
+    for file in adapters:
+        info = xllamacpp.CommonAdapterLoraInfo()
+        info.path, info.scale = str(file), 0.0
+        infos.append(info)
+    params.lora_adapters = infos
     params.n_parallel, params.n_ctx = slots, cache_tokens
     params.n_batch = params.n_ubatch = PROMPT_BATCH
     params.kv_unified = shared  # one pool of cache tokens: attention then walks over all slots'

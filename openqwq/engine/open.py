@@ -283,7 +283,7 @@ def _open_gguf(
         load = partial(gguf.load, path)
         generate, length = _torch_engine(path, load, place, tokenizer, slots, length)
     else:
-        require_own_engine("llamacpp", place.precision, place.device, place.adapters)
+        require_own_engine("llamacpp", place.precision, place.device)
         shape = cache_shape(file)
         length = fitting_context(length, shape.context_length)
         tokens = _cache_tokens(shape.bytes_per_token, slots, length)
@@ -294,6 +294,7 @@ def _open_gguf(
             length,
             tokens,
             place.llama,
+            llamacpp.Adapters(file, place.adapters, place.default_adapter),
         )
         tokenizer = relay.tokenizer
     name = SPLIT_NAME.fullmatch(path.name)

@@ -56,7 +56,7 @@ class Relay:
     """A `Generate` over `draw`, for requests of up to `group` members at once.
 
     `name` is the engine's in errors; `free` is called by `close`; `grammars` says whether it can
-    follow one.
+    follow one, `adapters` names those that a request may ask for.
     """
 
     def __init__(
@@ -68,10 +68,11 @@ class Relay:
         context_length: int,
         group: int,
         grammars: bool = False,
+        adapters: Ids[str] = (),
     ) -> None:
         self.name, self.tokenizer, self.context_length = name, tokenizer, context_length
         self._draw, self._group, self.close = draw, group, free
-        self._grammars = grammars
+        self._grammars, self._adapters = grammars, adapters
         self._closing_ids = tokenizer.encode(CLOSING_TEXT, allow_special=True)
 
     async def generate(
@@ -137,7 +138,7 @@ class Relay:
                 f"the engine {self.name} cannot follow a grammar: use the engine torch, or ask"
                 " without one"
             )
-        if params.adapter:
+        if params.adapter and params.adapter not in self._adapters:
             raise OpenQwQError(
                 f"the engine {self.name} has no adapter {params.adapter!r}: use the engine torch, "
                 "or name the adapter's own model on the server"

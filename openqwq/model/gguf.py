@@ -81,7 +81,7 @@ def load(path: Path | str, dtype: torch.dtype | None = torch.float32) -> Qwen2:
     def tensor_of(name: str) -> Tensor:
         described = file.tensors[gguf_name(name)]
         tensor = _dequantised(descriptors[described.part], described, dtype)
-        return _reordered(name, tensor, config, config.head_dim // 2)
+        return reordered(name, tensor, config, config.head_dim // 2)
 
     try:
         with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # numpy lets go of the GIL
@@ -115,7 +115,7 @@ def _dequantised(descriptor: int, tensor: GgufTensor, dtype: torch.dtype | None)
     return result
 
 
-def _reordered(name: str, weight: Tensor, config: ModelConfig, outer: int) -> Tensor:
+def reordered(name: str, weight: Tensor, config: ModelConfig, outer: int) -> Tensor:
     """Llama's q and k rows in llama.cpp's order (`outer` 2) or back in ours (head_dim / 2).
 
     llama.cpp rotates coordinates (2i, 2i + 1) of such a head together, we (i, i + head_dim / 2).
@@ -162,7 +162,7 @@ def save(
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
         for name, weight in weights.items():
-            numbers = _reordered(name, weight.detach().float(), model.config, 2).numpy(force=True)
+            numbers = reordered(name, weight.detach().float(), model.config, 2).numpy(force=True)
             writer.write_tensor_data(quantize(numbers, kinds[name]))
         if factors is not None:
             writer.write_tensor_data(factors.numpy())

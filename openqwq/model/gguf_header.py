@@ -287,7 +287,8 @@ def _llama3(file: GgufFile, theta: float, head_dim: int) -> Llama3Scaling | None
             f"{file.path} has {ROPE_FACTORS} as {tensor.kind.name} {list(tensor.shape)}: it must "
             f"be F32 {[head_dim // 2]}"
         )
-    stored = np.fromfile(file.path, np.float32, head_dim // 2, offset=tensor.offset)
+    part = file.parts[tensor.part]
+    stored = np.fromfile(part, np.float32, head_dim // 2, offset=tensor.offset)
     factors = torch.from_numpy(stored)
     plain = inverse_frequencies(head_dim, theta, None)
     for scaling in _candidates(factors, plain):

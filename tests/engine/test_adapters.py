@@ -2,6 +2,8 @@
 
 import asyncio
 from collections.abc import Callable, Iterator
+from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +21,7 @@ from openqwq.model.lora import Adapter, AdapterShape
 from openqwq.model.qwen2 import Qwen2
 from openqwq.text.gguf import to_metadata
 from openqwq.text.tokenizer import Tokenizer
-from openqwq.types import Completion, OpenQwQError, SamplingParams
+from openqwq.types import Completion, Generate, OpenQwQError, SamplingParams
 
 PROMPT = list(range(40, 80))  # long enough for the cache to be worth using
 LIMITS = EngineLimits(8, 96, 64, 2)
@@ -219,13 +221,52 @@ def test_an_adapter_option_without_name_or_directory_is_refused(text: str) -> No
         adapters_named(["a=x", "a=y"])
 
 
-def test_an_adapter_for_another_engine_is_refused(
-    build: Callable[..., Qwen2], tokenizer: Tokenizer, tmp_path: Path
+@pytest.mark.parametrize("family", ["qwen2", "llama"])
+def test_llama_cpp_answers_with_the_adapter_that_a_request_names(
+    family: str, build: Callable[..., Qwen2], tokenizer: Tokenizer, opened: Start, tmp_path: Path
 ) -> None:
-    pytest.importorskip("xllamacpp", reason="needs llama.cpp: pip install xllamacpp")
-    gguf.save(build(), tmp_path / "m.gguf", "F32", to_metadata(tokenizer, 300))
+    pytest.importorskip("xllamacpp", reason="needs llama.cpp, from xllamacpp")
+    base = build()
+    if family == "llama":
+        base = Qwen2(replace(base.config, attention_bias=False))
+        base.initialise(torch.Generator().manual_seed(0), std=0.2)
+    gguf.save(base, tmp_path / "m.gguf", "F32", to_metadata(tokenizer, 300))
+    folders = {}
+    for name, seed in (("a", 1), ("b", 11)):
+        folders[name] = tmp_path / name
+        lora.save(filled(base, seed), folders[name])
+    model = open_model(
+        str(tmp_path / "m.gguf"),
+        "llamacpp",
+        context_length=96,
+        adapters=folders,
+        default_adapter="b",
+    )
+    try:
+        found = {name: first(model.generate, name) for name in ("a", "b", "")}
+        with pytest.raises(OpenQwQError, match="llamacpp has no adapter 'c'"):
+            first(model.generate, "c")
+    finally:
+        model.close()
+    for name, answer in found.items():
+        merged = deepcopy(base)
+        lora.merge(merged, lora.load(folders[name or "b"], merged))
+        engine = opened(merged)
+        alone = first(engine, "")
+        assert answer.token_ids == alone.token_ids, name
+        assert answer.log_probs == pytest.approx(alone.log_probs, abs=5e-3), name
+    assert found["a"].log_probs != found["b"].log_probs
+
+
+def first(generate: Generate, adapter: str) -> Completion:
+    """One token: of those that end inside a character llama.cpp tells neither id nor log-prob."""
+    params = replace(greedy(adapter), max_tokens=1)
+    return asyncio.run(generate.generate(PROMPT, params))[0]
+
+
+def test_an_adapter_for_a_server_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OpenQwQError, match="adapter a is for the engine torch"):
-        open_model(str(tmp_path / "m.gguf"), "llamacpp", adapters={"a": tmp_path})
+        open_model("http://127.0.0.1:9", adapters={"a": tmp_path})
 
 
 def test_an_engine_that_packs_the_base_answers_as_one_that_shares_it(
