@@ -277,6 +277,11 @@ class CompletionText(str):
         made.finish_reason = finish_reason
         return made
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """How a copy is made, in this process or another."""
+        parts = (str(self), self.thinking, self.answer, self.messages, self.finish_reason)
+        return CompletionText, parts
+
 
 @dataclass(frozen=True)
 class Score:

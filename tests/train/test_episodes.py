@@ -1,6 +1,7 @@
 """Multi-turn rollouts: exact masks over random episodes, log-probs of a fresh forward, failures."""
 
 import asyncio
+import pickle
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -24,6 +25,7 @@ from openqwq.train.packing import pack_trajectories
 from openqwq.train.rollouts import RolloutRunner, trajectories
 from openqwq.types import (
     Completion,
+    CompletionText,
     Message,
     Observation,
     OpenQwQError,
@@ -373,3 +375,11 @@ def test_recorded_log_probs_are_those_of_a_fresh_forward_over_every_record(templ
 def test_rollouts_are_bit_equal_however_long_tools_take() -> None:
     one, other = sampled("rewriting"), sampled("rewriting")
     assert [a.records for a in one] == [a.records for a in other]
+
+
+def test_a_completion_reaches_other_processes_whole() -> None:
+    said = CompletionText("so\n</think>\n\n36", "so", "36", (ASK,), "length")
+    copy = pickle.loads(pickle.dumps(said))
+    assert copy == said and isinstance(copy, CompletionText)
+    found = (copy.thinking, copy.answer, copy.messages, copy.finish_reason)
+    assert found == ("so", "36", (ASK,), "length")
