@@ -27,8 +27,15 @@ SECONDS = 0.08  # for each shape and type
 
 
 def has_bf16() -> bool:
-    """Whether this CPU multiplies in bf16 (AVX-512 BF16 or AMX)."""
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    """Whether this CPU multiplies in bf16 (AVX-512 BF16 or AMX), and oneDNN may."""
+    if not (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):
+        return False
+    one = torch.ones(1, 1, dtype=torch.bfloat16)
+    try:
+        torch.ops.mkldnn._linear_pointwise(one, one, None, "none", [], "")
+    except RuntimeError:  # ONEDNN_MAX_CPU_ISA names an older CPU
+        return False
+    return True
 
 
 def chosen_products(

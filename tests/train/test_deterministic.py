@@ -18,6 +18,7 @@ from openqwq.train.learner import Learner
 from openqwq.train.objective import objective
 from openqwq.train.packing import pack_trajectories
 from openqwq.train.placement import LocalPlacement
+from openqwq.train.policies import LoadedPolicy
 from openqwq.train.rl import Trainer
 from openqwq.train.run import Run
 from openqwq.types import Completion, OpenQwQError, SamplingParams, Trajectory
@@ -111,7 +112,11 @@ def test_the_switch_makes_both_roles_of_a_run_exact_and_only_with_it(tmp_path: P
         config = small_config(f"deterministic={str(deterministic).lower()}")
         run = Run(tmp_path / str(deterministic), config, resume=False)
         model, place = policy(SHAPES[2]), LocalPlacement()
-        with place.policy(run, rl_stage(config), model, TOKENIZER) as (learner, engine, _):
+        with place.policy(run, rl_stage(config), LoadedPolicy(model, ""), TOKENIZER) as (
+            learner,
+            engine,
+            _,
+        ):
             assert isinstance(engine, Engine) and isinstance(learner, Learner)
             batches = pack_trajectories(rollouts(engine, 0), 700)
         assert model.invariant == deterministic
