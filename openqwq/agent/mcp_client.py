@@ -72,7 +72,7 @@ class McpServer:
             )
 
     async def _readers(self, client: "Client") -> list[Tool]:
-        """Tools that read what the server offers beside its tools."""
+        """Tools that read what the server offers apart from its tools."""
         has = client.server_capabilities
         readers: list[Tool] = []
         if has.resources is not None:

@@ -35,13 +35,13 @@ def reporting(progress: Progress) -> Iterator[None]:
 
 
 def reporter() -> Callable[[str], None]:
-    """What tells whoever waits for the present call that it goes on, from any task."""
+    """What tells the waiting caller that the present call goes on, from any task."""
     progress = _CURRENT.get()
     return progress.report if progress else _ignore
 
 
 def report_progress(text: str = "") -> None:
-    """Tell whoever waits for this call that it goes on; nothing where nobody does."""
+    """Tell the waiting caller that this call goes on; nothing where nobody waits."""
     reporter()(text)
 
 

@@ -96,7 +96,7 @@ def _assistant(blocks: Sequence[Mapping[str, Any]]) -> Json:
 
 
 def _from_user(role: str, blocks: Sequence[Mapping[str, Any]], where: str) -> list[Json]:
-    """Results of calls, then what the user says beside them."""
+    """Results of calls, then what the user says with them."""
     turns: list[Json] = []
     text = ""
     for place, block in enumerate(blocks):

@@ -15,7 +15,7 @@ TIMEOUT = httpx.Timeout(10.0, read=600.0)  # seconds; a long prompt is silent fo
 
 @dataclass(frozen=True)
 class RemoteTalker:
-    """A `terminal.Talker` over HTTP; `body` holds the request's fields beside its messages.
+    """A `terminal.Talker` over HTTP; `body` holds the request's fields except its messages.
 
     `answer_now` works where the server is ours; elsewhere it stops nothing.
     """

@@ -73,7 +73,7 @@ def anthropic_error(error: ApiError) -> dict[str, Any]:
 
 @cache
 def document() -> dict[str, Any]:
-    """The OpenAPI document as it lies beside this module."""
+    """The OpenAPI document, from the file next to this module."""
     loaded: dict[str, Any] = json.loads(PATH.read_text(encoding="utf-8"))
     return loaded
 
@@ -141,7 +141,7 @@ def _at_fault(error: Any) -> Any:
 
 
 def _of_wrong_kind(faults: list[Any]) -> list[Any]:
-    """Those that say what a value is: what else such a value lacks is beside the point."""
+    """Those that say what a value is: what else such a value lacks does not matter."""
     return [fault for fault in faults if list(fault.instance_path)[-1:] in (["role"], ["type"])]
 
 

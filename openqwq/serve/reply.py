@@ -1,6 +1,6 @@
 """One reply, token by token, as pieces; streamed and whole answers are both made of them.
 
-Whoever wants the whole reply folds the pieces, so that it cannot differ from the streamed one.
+A whole reply is folded from the pieces, so that it cannot differ from the streamed one.
 """
 
 import asyncio
@@ -231,7 +231,7 @@ async def merged(
                 async for piece in stream:
                     queue.put_nowait((number, piece))
             queue.put_nowait((number, None))
-        except Exception as error:  # raised again by whoever reads
+        except Exception as error:  # raised again in the reader
             queue.put_nowait((number, error))
 
     tasks = [asyncio.create_task(pump(i, stream)) for i, stream in enumerate(streams)]

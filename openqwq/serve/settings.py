@@ -99,7 +99,7 @@ def _entries(file: Path, verbs: Iterable[str]) -> Iterator[tuple[str, str, Any]]
     except FileNotFoundError:
         return
     except (OSError, ValueError) as error:
-        raise OpenQwQError(f"cannot read {file} ({error}): mend or remove it") from error
+        raise OpenQwQError(f"cannot read {file} ({error}): repair or remove it") from error
     tables = {key: value for key, value in data.items() if isinstance(value, dict)}
     for table in tables.keys() - set(verbs):
         raise OpenQwQError(f"{file}: unknown table [{table}]{_nearest(table, verbs)}")

@@ -171,7 +171,7 @@ class ResponseStore:
 
 
 def _runs(process: int) -> bool:
-    """Whether a process of this machine is alive, whoever owns it."""
+    """Whether a process of this machine is alive, even if another user owns it."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:

@@ -17,7 +17,7 @@ EFFORTS = {
 }  # thinking tokens
 _OURS = {"messages", "tools", "add_generation_prompt"}  # variables of every chat template
 LEAST_ANSWER = 8  # tokens to close the thinking and to say something
-ANSWER_TOKENS = 1024  # kept for the answer beside a thinking budget, or a quarter of a small limit
+ANSWER_TOKENS = 1024  # kept for the answer next to a thinking budget, or a quarter of a small limit
 
 
 def thinking_budget(body: Mapping[str, Any], max_tokens: int) -> int | None:
