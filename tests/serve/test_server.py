@@ -10,19 +10,16 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import httpx
 import jsonschema_rs
 import pytest
-import tokenizers
 
 from openqwq.engine.open import OpenedModel
 from openqwq.serve.protocol import BODY_BYTES, document
 from openqwq.serve.server import ServerOptions
-from openqwq.text.tokenizer import Tokenizer
 
 Build = Callable[..., OpenedModel]
 CHAT = "/v1/chat/completions"
@@ -233,17 +230,13 @@ def test_an_id_that_is_no_token_is_named(tiny: Any) -> None:
         assert f"token id {unknown} " in error["message"]
 
 
-def test_a_grammar_the_tokenizer_cannot_write_is_refused_before_a_stream_begins(
-    tokenizer: Tokenizer, scripted: Build, serve: Any
+@pytest.mark.parametrize("schema", [{"type": "nonsense"}, {"type": "string", "pattern": "("}])
+def test_a_schema_that_cannot_be_enforced_is_refused_before_a_stream_begins(
+    tiny: Any, schema: dict[str, Any]
 ) -> None:
-    text = tokenizer.backend_json().replace("<tool_call>", "<other_call>")
-    backend = tokenizers.Tokenizer.from_str(text)
-    unmarked = Tokenizer(backend, tokenizer.config, list(tokenizer.eos_ids), "a test")
-    tools = [{"type": "function", "function": {"name": "f"}}]
-    body = chat(stream=True, tools=tools, tool_choice="required")
-    with serve(replace(scripted("x"), tokenizer=unmarked)) as server:
-        answer = httpx.post(server.url + CHAT, json=body)
-    assert answer.status_code == 400 and "<tool_call>" in answer.json()["error"]["message"]
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    answer = httpx.post(tiny.url + CHAT, json={**BODY, "stream": True, "response_format": form})
+    assert answer.status_code == 400 and fits(answer.json(), "Error")
 
 
 def test_responses_take_back_a_message_between_a_call_and_its_result(tiny: Any) -> None:
