@@ -109,7 +109,10 @@ async def choices(base: Path, count: int, by_coin: bool) -> list[dict[str, Any]]
         params = SamplingParams.for_training(64, stops, 10 * number)
         first, second = await model.generate.generate(ids, params, 2)
         number += 1
-        sides = [model.tokenizer.decode(each.token_ids) for each in (first, second)]
+        sides = []
+        for side in (first, second):
+            said = [token for token in side.token_ids if token not in stops]
+            sides.append(model.tokenizer.decode(said))
         values = [rule(task, side) for side in sides]
         if values[0] == values[1]:
             continue
