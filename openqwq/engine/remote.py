@@ -254,6 +254,9 @@ def _chat_reply(url: str, data: bytes) -> ChatReply:
     if not reasoning and "</think>" in content:
         before, _, content = content.partition("</think>")
         reasoning = before.strip().removeprefix("<think>").strip()
+    elif not reasoning and content.lstrip().startswith("<think>"):  # cut off in its thinking
+        reasoning = content.lstrip().removeprefix("<think>").strip()
+        content = ""
     message = Message(role="assistant", content=content.lstrip("\n"))
     if reasoning:
         message["reasoning_content"] = reasoning

@@ -127,7 +127,7 @@ def add_convert_verb(parser: argparse.ArgumentParser) -> None:
 
 def fit_verb(options: argparse.Namespace) -> None:
     """Say what a model needs and which quantisations fit."""
-    from openqwq.engine.open import choose_engine, locate, require_own_engine
+    from openqwq.engine.open import choose_engine, load_tokenizer, locate, require_own_engine
     from openqwq.engine.relay import fitting_context
     from openqwq.model import fit
     from openqwq.model.gguf_header import read_header
@@ -144,6 +144,8 @@ def fit_verb(options: argparse.Namespace) -> None:
     engine: fit.Engine = "torch" if options.engine == "auto" else options.engine
     if path.is_file():
         engine, _ = choose_engine(read_header(path), options.engine)
+        if engine == "torch":
+            load_tokenizer(path)  # refused here as it would be on opening
     require_own_engine(engine, options.precision)
     subject = fit.read_subject(path)
     trained = subject.config.max_position_embeddings

@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 
 from openqwq.serve.reply import Finish, Piece
+from openqwq.text.stream import InlineThinking
 from openqwq.types import OpenQwQError, Steering
 
 TIMEOUT = httpx.Timeout(10.0, read=600.0)  # seconds; a long prompt is silent for minutes
@@ -35,6 +36,7 @@ class RemoteTalker:
         finish: Finish | None = None
         told = False
         counts: dict[str, Any] = {}
+        inline = InlineThinking()  # many servers leave the thinking in the content
         try:
             async with httpx.AsyncClient(headers=headers, timeout=TIMEOUT) as client:
                 if not body.get("model"):
@@ -52,7 +54,7 @@ class RemoteTalker:
                             raise OpenQwQError(f"{address}: {text or error}")
                         counts = chunk.get("usage") or counts
                         for choice in chunk["choices"]:
-                            for piece in _pieces(choice["delta"]):
+                            for piece in _pieces(choice["delta"], inline):
                                 yield piece
                             finish = _finish(choice) or finish
                         if steering.answer_now and not told:
@@ -60,6 +62,8 @@ class RemoteTalker:
                             await client.post(f"{address}/{chunk['id']}/answer_now")
         except (httpx.HTTPError, ValueError, LookupError) as error:
             raise OpenQwQError(f"{address} cannot be talked to: {error!r}") from error
+        for piece in _inline_pieces(inline.rest()):
+            yield piece
         if finish is None:
             raise OpenQwQError(f"{address}: the stream ended before the reply did: ask again")
         thinking = (counts.get("completion_tokens_details") or {}).get("reasoning_tokens") or 0
@@ -81,12 +85,17 @@ def _refusal(answer: httpx.Response) -> str:
         return f"{answer.status_code}: {answer.text[:300]}"
 
 
-def _pieces(delta: dict[str, Any]) -> list[Piece]:
+def _pieces(delta: dict[str, Any], inline: InlineThinking) -> list[Piece]:
     reasoning = delta.get("reasoning_content") or delta.get("reasoning")
     pieces = [Piece("reasoning", reasoning)] if reasoning else []
     if content := delta.get("content"):
-        pieces.append(Piece("content", content))
+        pieces += _inline_pieces(inline.read(content.encode(errors="replace")))
     return pieces
+
+
+def _inline_pieces(spans: list[tuple[bool, bytes]]) -> list[Piece]:
+    """Content, and the thinking that stood between tags in it."""
+    return [Piece("reasoning" if thinks else "content", text.decode()) for thinks, text in spans]
 
 
 def _finish(choice: dict[str, Any]) -> Finish | None:

@@ -23,7 +23,56 @@ OPEN, CLOSE = b"<think>", b"</think>"
 LONGEST_TAG_TOKENS = 12  # tokens at a prompt's end that may spell a tag and white space
 
 
-class ThinkTracker:
+class InlineThinking:
+    """Thinking between tags in plain text, which may come in any pieces."""
+
+    def __init__(self, in_thinking: bool = False) -> None:
+        self.in_thinking = in_thinking
+        self._blank = True  # nothing but white space since the reply or its last marker began
+        self._held = b""  # text that may turn out to be a tag
+
+    def read(self, data: bytes) -> list[tuple[bool, bytes]]:
+        """Advance by some text; the bytes that are certain by now, each with whether it thinks."""
+        spans: list[tuple[bool, bytes]] = []
+        self._held += data
+        while self._held and self._take_tag(spans):
+            pass
+        return spans
+
+    def rest(self) -> list[tuple[bool, bytes]]:
+        """What was held back, once no more tokens come."""
+        held = self._held
+        self._held = b""
+        return [(self.in_thinking, held)] if held else []
+
+    def _take_tag(self, spans: list[tuple[bool, bytes]]) -> bool:
+        """Take what is certain off the text held back; whether a tag was among it."""
+        if self._blank:
+            begun = self._held.lstrip()
+            for tag in (OPEN, CLOSE):
+                if begun.startswith(tag):
+                    self.in_thinking = tag == OPEN
+                    self._held = begun[len(tag) :]
+                    return True
+                if tag.startswith(begun):
+                    return False  # white space, and perhaps the beginning of a tag
+            self._blank = False
+        if not self.in_thinking:
+            spans.append((False, self._held))
+            self._held = b""
+            return False
+        thought, closed, after = self._held.partition(CLOSE)
+        kept = 0 if closed else _overlap(thought)
+        if len(thought) > kept:
+            spans.append((True, thought[: len(thought) - kept]))
+        self._held = after if closed else thought[len(thought) - kept :]
+        if closed:
+            self.in_thinking = False
+            self._blank = True
+        return bool(closed)
+
+
+class ThinkTracker(InlineThinking):
     """Which tokens are thinking.
 
     A checkpoint with think tokens is told by their ids, any other by the tags in its text. A reply
@@ -31,11 +80,9 @@ class ThinkTracker:
     """
 
     def __init__(self, tokenizer: Tokenizer, starts_in_thinking: bool) -> None:
-        self.in_thinking = starts_in_thinking
+        super().__init__(starts_in_thinking)
         self.reasoning_tokens = 0  # the two markers are not counted
         self._tokenizer = tokenizer
-        self._blank = True  # nothing but white space since the reply or its last marker began
-        self._held = b""  # text that may turn out to be a tag
         self._held_tokens = 0
 
     @property
@@ -88,15 +135,8 @@ class ThinkTracker:
             return []
         return [*self.rest(), (self.in_thinking, data)]
 
-    def rest(self) -> list[tuple[bool, bytes]]:
-        """What was held back, once no more tokens come."""
-        held = self._held
-        self._held = b""
-        return [(self.in_thinking, held)] if held else []
-
     def _split_text(self, token_id: int) -> list[tuple[bool, bytes]]:
         """The same where tags are plain text, which may begin and end inside of tokens."""
-        spans: list[tuple[bool, bytes]] = []
         tokenizer = self._tokenizer
         was_thinking = self.in_thinking
         data = b"" if token_id in tokenizer.silent_ids else tokenizer.token_bytes(token_id)
@@ -104,38 +144,10 @@ class ThinkTracker:
             self._blank = False
             self.reasoning_tokens += was_thinking
             return [*self.rest(), (was_thinking, data)]
-        self._held += data
-        while self._held and self._take_tag(spans):
-            pass
+        spans = self.read(data)
         if was_thinking:
             self._count(len(data))
         return spans
-
-    def _take_tag(self, spans: list[tuple[bool, bytes]]) -> bool:
-        """Take what is certain off the text held back; whether a tag was among it."""
-        if self._blank:
-            begun = self._held.lstrip()
-            for tag in (OPEN, CLOSE):
-                if begun.startswith(tag):
-                    self.in_thinking = tag == OPEN
-                    self._held = begun[len(tag) :]
-                    return True
-                if tag.startswith(begun):
-                    return False  # white space, and perhaps the beginning of a tag
-            self._blank = False
-        if not self.in_thinking:
-            spans.append((False, self._held))
-            self._held = b""
-            return False
-        thought, closed, after = self._held.partition(CLOSE)
-        kept = 0 if closed else _overlap(thought)
-        if len(thought) > kept:
-            spans.append((True, thought[: len(thought) - kept]))
-        self._held = after if closed else thought[len(thought) - kept :]
-        if closed:
-            self.in_thinking = False
-            self._blank = True
-        return bool(closed)
 
     def _count(self, size: int) -> None:
         """Count a token of `size` bytes of the thinking, or uncount those of its closing tag."""

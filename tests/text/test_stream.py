@@ -11,6 +11,7 @@ from tokenizers import Tokenizer as Backend
 
 from openqwq.text.reading import Delta
 from openqwq.text.stream import (
+    InlineThinking,
     Reply,
     ReplyParser,
     ThinkTracker,
@@ -324,6 +325,21 @@ def test_tags_in_plain_text_part_the_thinking_too(
     if opened[0].strip() == "" and opened[1]:
         inside = parse_reply(tagless, tagless.encode(opened[2]), True)
         assert (inside.reasoning, inside.content) == (reasoning, content)
+
+
+@pytest.mark.parametrize("size", [1, 3, 1000])
+@pytest.mark.parametrize(("text", "reasoning", "content"), TAGGED)
+def test_text_without_tokens_is_parted_alike(
+    text: str, reasoning: str, content: str, size: int
+) -> None:
+    inline = InlineThinking()
+    spans = []
+    for start in range(0, len(text), size):
+        spans += inline.read(text[start : start + size].encode())
+    spans += inline.rest()
+    thought = b"".join(data for thinks, data in spans if thinks).decode()
+    said = b"".join(data for thinks, data in spans if not thinks).decode()
+    assert thought.strip("\n") == reasoning and said.lstrip("\n") == content.lstrip("\n")
 
 
 def test_in_plain_text_thinking_is_counted_without_its_tags(tagless: Tokenizer) -> None:
