@@ -122,14 +122,22 @@ def _date(text: str) -> tuple[int, int, int] | None:
 
 def same_based(gold: str, answer: str) -> bool | None:
     """Numbers with their base: 1101_2. Without a base in the answer, the digits decide."""
-    wanted = _BASED.fullmatch(gold.replace(" ", ""))
-    if not wanted or not wanted[2].isdecimal() or not wanted[1][0].isalnum() or wanted[1].isalpha():
+    wanted = _based(gold)
+    given = _based(answer)
+    if wanted is None or given is None:
         return None
-    given = _BASED.fullmatch(answer.replace(" ", ""))
-    if given is None:
+    return wanted == given
+
+
+def _based(text: str) -> tuple[str, str] | None:
+    """Digits without leading zeros, and the base in digits."""
+    match = _BASED.fullmatch(text.replace(" ", ""))
+    if not match or (match[1].isalpha() and match[2] != "16"):
         return None
-    same_base = wanted[2] == given[2]
-    return same_base and wanted[1].upper().lstrip("0") == given[1].upper().lstrip("0")
+    base = match[2].lower()
+    if base in _NUMERALS:
+        base = str(_NUMERALS.index(base))
+    return (match[1].upper().lstrip("0"), base) if base.isdecimal() else None
 
 
 def same_sequence(gold: str, answer: str) -> bool | None:

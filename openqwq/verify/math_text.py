@@ -1,6 +1,7 @@
 """How the answers of mathematics are written: which part of a text is one, in one spelling."""
 
 import re
+import unicodedata
 
 from openqwq.verify.answer import tagged_answer
 
@@ -27,6 +28,8 @@ _GROUPED = re.compile(
 _SCIENTIFIC = re.compile(r"(?<![\w.\\])(-?(?:\d+\.?\d*|\.\d+))[eE]([+-]?\d{1,4})(?![\w.])")
 _MIXED = re.compile(r"(?<![\w.^/}])(-?)(\d+)\s+(\d+)/(\d+)(?![\w/])")
 _REPEATING = re.compile(r"(?<![\d.])(\d*)\.(\d*)\\(?:overline|bar|dot)\s*(?:\{(\d+)\}|(\d))(?!\d)")
+_IN_PARENTHESES = re.compile(r"(?<![\d.])(0)\.(\d*)\((\d+)\)(?![\d.])")
+_VULGAR = re.compile("[\N{VULGAR FRACTION ONE QUARTER}-\N{VULGAR FRACTION THREE QUARTERS}⅐-⅞]")
 _DOTTED = re.compile(r"(?<![\d.])(\d*)\.(\d*?)(\d{1,6}?)\3{2,}(?:\.\.\.|\\[lc]?dots|…)")
 _UNICODE = {
     "\N{DEGREE SIGN}": "^\\circ", "\N{MINUS SIGN}": "-", "\N{MULTIPLICATION SIGN}": "\\times ",
@@ -61,6 +64,8 @@ def written(text: str) -> str:
     text = _GROUPED.sub(lambda m: m[1] + re.sub(r"\D", "", m[2]), text)
     text = _SCIENTIFIC.sub(r"\1 \\times 10^{\2}", text)
     text = _MIXED.sub(_mixed, text)
+    text = _VULGAR.sub(_vulgar, text)
+    text = _IN_PARENTHESES.sub(lambda m: _repeating(m[1], m[2], m[3]), text)
     text = _REPEATING.sub(lambda m: _repeating(m[1], m[2], m[3] or m[4]), text)
     return _DOTTED.sub(lambda m: _repeating(m[1], m[2], m[3]), text)
 
@@ -70,6 +75,12 @@ def _mixed(match: re.Match[str]) -> str:
     if int(above) >= int(below):
         return match[0]
     return rf"{sign}\frac{{{int(whole) * int(below) + int(above)}}}{{{below}}}"
+
+
+def _vulgar(match: re.Match[str]) -> str:
+    """A fraction that is one character."""
+    above, _, below = unicodedata.normalize("NFKC", match[0]).partition("\N{FRACTION SLASH}")
+    return rf"\frac{{{above}}}{{{below}}}" if below else match[0]
 
 
 def _repeating(whole: str, fixed: str, cycle: str) -> str:
