@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from statistics import mean
 from typing import Any
 
-from openqwq.config import Config, EvaluateConfig, RlStage, Stage
+from openqwq.config import Config, RlStage, Stage
 from openqwq.data.files import write_atomically
 from openqwq.evaluation.evaluate import Outcome
 from openqwq.tasks.table import Table
@@ -30,10 +30,10 @@ class Settings:
     seed: int
 
 
-def settings_of(config: Config, tables: Mapping[str, Table], stage: Stage | None) -> Settings:
-    """The evaluation of `stage`, or of what the run begins with."""
+def settings_of(config: Config, tables: Mapping[str, Table], stage: Stage) -> Settings:
+    """The evaluation of `stage`; what the run begins with is evaluated as its first stage is."""
     common = config.evaluation
-    own = stage.evaluate if stage else EvaluateConfig()
+    own = stage.evaluate
     named = own.data if own.data is not None else common.data or _staged(config, tables)
     longest = [s.max_tokens for s in config.stages if isinstance(s, RlStage)]
     max_tokens = own.max_tokens or common.max_tokens or max(longest, default=DEFAULT_MAX_TOKENS)

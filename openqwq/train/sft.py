@@ -93,7 +93,7 @@ def _recorded(tokenizer: Tokenizer, task: Task) -> list[Example]:
     examples: list[Example] = []
     chat = list(task.messages)
     for message in task.demonstration:
-        if message["role"] == "assistant":
+        if message["role"] == "assistant" and message.get("weight") != 0:
             prompt, reply = encode_reply(tokenizer, chat, message, task.tools)
             examples.append(_example(prompt, reply))
         chat.append(message)

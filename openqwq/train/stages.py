@@ -108,7 +108,7 @@ class Stages:
     async def run_stage(self, stage: Stage) -> None:
         """One stage, its result saved, then its evaluation."""
         if self.previous == START and self.run.config.model:
-            await self.evaluate_once(START, None)
+            await self.evaluate_once(START, 0, stage)
         run_kind: dict[type, Callable[[Any], Awaitable[None]]] = {
             SftStage: self.fine_tune,
             RewardModelStage: self.model_rewards,
@@ -119,7 +119,8 @@ class Stages:
         if isinstance(stage, RewardModelStage):
             return
         self.previous = stage.name
-        await self.evaluate_once(stage.name, stage)
+        done = self.run.finished(stage.name) or 0
+        await self.evaluate_once(stage.name, done, stage)
 
     async def fine_tune(self, stage: SftStage) -> None:
         """Supervised fine-tuning."""
@@ -304,9 +305,8 @@ class Stages:
         self.run.finish(stage.name, steps)
         self._policy = policy
 
-    async def evaluate_once(self, name: str, stage: Stage | None) -> None:
-        """Evaluate the newest policy, unless that was done after as many steps."""
-        done = 0 if stage is None else self.run.finished(stage.name) or 0
+    async def evaluate_once(self, name: str, done: int, stage: Stage) -> None:
+        """Evaluate the newest policy as `stage` says, unless that was done after as many steps."""
         if held_out.saved_steps(self.run, name) == done:
             return
         settings = held_out.settings_of(self.run.config, self.prepared.tables, stage)

@@ -324,3 +324,18 @@ def test_a_plan_says_what_each_stage_needs_without_making_a_run(
     assert main(["train", str(config), "--plan"]) == 0
     said = capsys.readouterr().out
     assert "rl: peak" in said and "learning" in said and "fits into" in said
+
+
+def test_a_turn_of_weight_zero_is_read_but_not_imitated(base: Path) -> None:
+    from openqwq.train.sft import encode_examples
+    from openqwq.types import Message, Task
+
+    ask = Message(role="user", content="Hi")
+    spoilt = Message(role="assistant", content="bad", weight=0)
+    good = Message(role="assistant", content="good")
+    task = Task("t", "k", (ask,), "", demonstration=(spoilt, ask, good))
+    tokenizer = Tokenizer.load(base)
+    ((ids, learned),) = encode_examples(tokenizer, task)
+    imitated = [token for token, is_learned in zip(ids, learned, strict=True) if is_learned]
+    assert "good" in tokenizer.decode(imitated) and "bad" not in tokenizer.decode(imitated)
+    assert "bad" in tokenizer.decode(ids)
