@@ -2,7 +2,7 @@
 
 import os
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # How often an OpenMP thread looks for work before it sleeps; OpenMP reads it when PyTorch or
 # llama.cpp load it. By default it looks on for milliseconds, and beside one busy process, which

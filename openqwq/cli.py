@@ -23,6 +23,7 @@ from openqwq.engine.verbs import (
 from openqwq.evaluation.rollouts import add_rollouts_verb
 from openqwq.evaluation.verdicts import add_verify_verb
 from openqwq.sandbox.verbs import add_sandbox_verb
+from openqwq.serve.doctor import add_doctor_verb
 from openqwq.serve.feedback import add_feedback_verb
 from openqwq.serve.settings import add_serve_options, add_talk_options, apply_settings
 from openqwq.train.data_verbs import add_collect_verb, add_data_verb
@@ -34,6 +35,14 @@ if TYPE_CHECKING:
 
 MINI = Path(__file__).parent / "configs" / "mini.toml"
 LCB_WINDOW = ("2024-08-01", "2025-02-01")  # of the announcement
+GREETING = """OpenQwQ makes and serves a reasoning model. Four things to do next:
+
+  qwq demo             train a small one from nothing: minutes on two cores
+  qwq chat MODEL       talk to one: a directory, a GGUF file or a hub id such as Qwen/QwQ-32B
+  qwq serve MODEL      OpenAI's API and a web chat at http://127.0.0.1:8000
+  qwq doctor           see what works on this machine
+
+All verbs: qwq --help. One verb: qwq VERB --help."""
 ANNOUNCED = "aime24,livecodebench,livebench,ifeval,bfcl"
 CONFIGURED = ("ask", "chat", "serve")  # verbs that take settings from variables and files
 FAMILIES = {
@@ -46,6 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; a user's mistake is one line on standard error and exit code 2."""
     parser, verbs = _parser()
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words:
+        print(GREETING)
+        return 0
     try:
         if words and words[0] in CONFIGURED:
             apply_settings({verb: verbs[verb] for verb in CONFIGURED}, words[0], os.environ)
@@ -108,6 +120,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     _add_agent_verb(verbs.add_parser("agent", help="a model that uses tools, in the terminal"))
     _add_mcp_verb(verbs.add_parser("mcp", help="our tools for any MCP client, on standard streams"))
     add_feedback_verb(verbs.add_parser("feedback", help="ratings of answers as training rows"))
+    add_doctor_verb(verbs.add_parser("doctor", help="what works on this machine, on one page"))
     add_sandbox_verb(verbs.add_parser("sandbox", help="the code execution sandbox"))
     return parser, verbs.choices
 

@@ -21,10 +21,10 @@ ROOMS: dict[str, frozenset[str]] = {
         "config": "tomli_w",
         "data": "huggingface_hub pyarrow",
         "text": "jinja2 llguidance tokenizers",
-        "model": "gguf numpy safetensors torch",
+        "model": "gguf numpy psutil safetensors torch",
         "engine": "numpy torch xllamacpp",
         "sandbox": "",
-        "verify": "antlr4 langdetect latex2sympy2_extended math_verify sympy",
+        "verify": "antlr4 langdetect latex2sympy2_extended math_verify psutil sympy",
         "tasks": "reasoning_gym",
         "agent": "jsonschema mcp referencing",
         "evaluation": "jinja2 matplotlib rich",
@@ -33,6 +33,7 @@ ROOMS: dict[str, frozenset[str]] = {
         "serve": "httpx jsonschema_rs prometheus_client prompt_toolkit rich sse_starlette"
         " starlette uvicorn",
         "cli": "rich shtab",
+        "__main__": "",
     }.items()
 }
 ONLY_IN_FILE = {
@@ -40,6 +41,7 @@ ONLY_IN_FILE = {
     "agent/verifiers_adapter.py": {"verifiers"},
     "engine/hub.py": {"huggingface_hub"},
     "engine/remote.py": {"httpx"},
+    "serve/doctor.py": {"psutil", "torch"},
     "sandbox/client.py": {"httpx"},
     "sandbox/packages.py": {"numpy"},
     "sandbox/server.py": {"sse_starlette", "starlette", "uvicorn"},

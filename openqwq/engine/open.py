@@ -1,7 +1,6 @@
 """From what a user names (directory, GGUF file, hub id, URL) to something that generates."""
 
 import ctypes
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,7 +16,7 @@ from openqwq.engine.relay import fitting_context
 from openqwq.engine.threads import on_a_thread
 from openqwq.model import checkpoint, gguf, lora
 from openqwq.model.device import chosen_device, without_memory
-from openqwq.model.fit import read_subject
+from openqwq.model.fit import available_memory, read_subject
 from openqwq.model.gguf_header import (
     ARCHITECTURES,
     SPLIT_NAME,
@@ -333,5 +332,5 @@ def choose_engine(file: GgufFile, engine: EngineName) -> tuple[Literal["torch", 
 
 def _cache_tokens(bytes_per_token: int, slots: int, length: int) -> int:
     """Every slot's full context if that is little, else what a share of the memory holds."""
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return max(length, min(slots * length, int(free * CACHE_SHARE) // bytes_per_token))
+    share = int(available_memory() * CACHE_SHARE)
+    return max(length, min(slots * length, share // bytes_per_token))

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+import psutil
 import torch
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
@@ -148,15 +149,16 @@ def parse_memory(text: str) -> int:
 
 
 def memory_in_use(key: Literal["VmRSS", "VmHWM"] = "VmRSS") -> int:
-    """Bytes of this process that are in memory now, or were at most."""
+    """Bytes of this process that are in memory now, or (VmHWM, on Linux alone) were at most."""
+    if key == "VmRSS":
+        return int(psutil.Process().memory_info().rss)
     with open("/proc/self/status", encoding="ascii") as status:
         return next(int(line.split()[1]) * 1024 for line in status if line.startswith(key))
 
 
 def available_memory() -> int:
     """Bytes that programs can still get, caches of files included."""
-    with open("/proc/meminfo", encoding="ascii") as lines:
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvail"))
+    return int(psutil.virtual_memory().available)
 
 
 def room_for_pack(model: Qwen2) -> bool:

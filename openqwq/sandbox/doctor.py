@@ -1,6 +1,7 @@
 """Which layers hold, each tried from inside a confined process, and what each level requires."""
 
 import os
+import platform
 import resource
 import socket
 from collections.abc import Callable, Mapping
@@ -29,6 +30,18 @@ LEVELS: Mapping[str, frozenset[str]] = {
     "full": frozenset(REMEDIES),
     "no-landlock": frozenset(REMEDIES) - {"landlock"},
 }
+
+
+def require_platform() -> None:
+    """Raise OpenQwQError where no layer can hold: anywhere but on Linux on x86-64."""
+    system = platform.system()
+    machine = platform.machine()
+    if (system, machine) != ("Linux", "x86_64"):
+        raise OpenQwQError(
+            "the sandbox isolates programs with namespaces, seccomp and Landlock of Linux on "
+            f"x86-64, and this is {system} on {machine}: run what executes programs on such a "
+            "machine or in its container (docs/install.md). All else works here"
+        )
 
 
 def require(level: str, report: Mapping[str, str]) -> None:

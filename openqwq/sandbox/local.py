@@ -16,7 +16,7 @@ from typing import Any, Self
 
 from openqwq.config import SandboxConfig
 from openqwq.sandbox import program
-from openqwq.sandbox.doctor import LEVELS, REMEDIES, require
+from openqwq.sandbox.doctor import LEVELS, REMEDIES, require, require_platform
 from openqwq.sandbox.installed import find_packages, modules
 from openqwq.sandbox.packages import THREADS
 from openqwq.sandbox.protocol import (
@@ -51,6 +51,7 @@ class Worker:
     def __init__(
         self, layers: Collection[str], packages: Sequence[str] = (), core: int | None = None
     ) -> None:
+        require_platform()
         ours, theirs = socket.socketpair()
         # LD_BIND_NOW: functions are looked up at the start, and not again in each fork
         environment = {"PYTHONHASHSEED": "0", "LANG": "C.UTF-8", "LD_BIND_NOW": "1"}

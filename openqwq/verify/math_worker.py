@@ -209,6 +209,15 @@ def speed_up() -> None:
     Boolean.as_set = cacheit(Boolean.as_set)
 
 
+def complete_grammar() -> None:
+    """Give the parser for ANTLR 4.9, which hydra needs, the one atom that only the others have.
+
+    latex2sympy2_extended asks every atom for it, and without it fails on percentages.
+    """
+    if not hasattr(PSParser.AtomContext, "FUNC_GAMMA"):
+        PSParser.AtomContext.FUNC_GAMMA = lambda _: None
+
+
 def verdict(request: dict[str, Any]) -> Verdict:
     """The reply to a request of `gold` and `answer`."""
     status, detail = judge(request["gold"], request["answer"], request["level"])
@@ -216,5 +225,6 @@ def verdict(request: dict[str, Any]) -> Verdict:
 
 
 if __name__ == "__main__":
+    complete_grammar()
     speed_up()
     serve(verdict)

@@ -21,6 +21,8 @@ from contextlib import suppress
 from queue import LifoQueue
 from typing import Any, cast
 
+import psutil
+
 Verdict = dict[str, Any]  # JSON: "status", "detail", and what a judge adds
 START_SECONDS = 60.0  # importing sympy on a busy machine; the deadline counts from the request
 PATIENCE = 10.0  # wall seconds for each CPU second until a worker counts as hung
@@ -117,7 +119,8 @@ def serve(judge: Callable[[dict[str, Any]], Verdict]) -> None:
     """
     deadline = float(sys.argv[1])
     memory = int(sys.argv[2])
-    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    if sys.platform == "linux":  # macOS knows this limit and refuses to set it
+        resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     logging.disable()
     gc.freeze()  # the libraries are not garbage: do not walk them again and again
     os.write(0, b"ready\n")
@@ -132,5 +135,4 @@ def serve(judge: Callable[[dict[str, Any]], Verdict]) -> None:
 
 def _resident_bytes() -> int:
     """This process's memory now; its `ru_maxrss` would begin at that of the process it is from."""
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * resource.getpagesize()
+    return int(psutil.Process().memory_info().rss)

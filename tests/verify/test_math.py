@@ -13,6 +13,8 @@ from pathlib import Path
 
 import math_verify
 import pytest
+from latex2sympy2_extended.latex2sympy2 import latex2sympy
+from sympy import Rational
 
 from openqwq.types import Score, Task
 from openqwq.verify import math_worker
@@ -333,3 +335,13 @@ os._exit(1)
             return
         time.sleep(0.05)
     raise AssertionError(f"worker {pid} outlives its parent")
+
+
+def test_percentages_are_read_with_the_parser_for_antlr_4_9(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delattr(math_worker.PSParser.AtomContext, "FUNC_GAMMA", raising=False)
+    with pytest.raises(AttributeError, match="FUNC_GAMMA"):
+        latex2sympy(r"28\%")
+    math_worker.complete_grammar()
+    assert latex2sympy(r"28\%").doit() == Rational(28, 100)
