@@ -373,7 +373,8 @@ def test_an_engine_that_fails_is_a_500_and_an_event(
 
 
 def test_sigterm_lets_running_replies_finish(saved: Path) -> None:
-    command = [sys.executable, "-m", "openqwq.cli", "serve", str(saved), "--port", "0"]
+    command = [sys.executable, "-m", "openqwq.cli", "serve", str(saved)]
+    command += ["--port", "0", "--store", "none"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         url = process.stdout.readline().split(" at ")[1].split()[0]
