@@ -147,7 +147,7 @@ def _config(metadata: Mapping[str, Any], tokens: list[str]) -> dict[str, Any]:
 
 
 def _ends(metadata: Mapping[str, Any], tokens: list[str], types: list[int]) -> list[int]:
-    """Ids that end a reply besides the named eos."""
+    """Ids that end a reply, other than the named eos."""
     ends: list[int] = []
     for name in ("eot", "eom"):
         token_id = metadata.get(f"tokenizer.ggml.{name}_token_id")

@@ -64,8 +64,9 @@ class HistoryForm:
         unshown: list[dict[str, Any]] = []  # calls for turns of their own
         for message in messages:
             if message["role"] == "tool":
-                call = waiting.pop(0) if waiting else None
-                self._add_result(turns, message, call)
+                answered = waiting[:1]
+                waiting = waiting[1:]
+                self._add_result(turns, message, answered)
                 if unshown:
                     empty = Message(role="assistant", content="")
                     turns += self._calling(empty, [unshown.pop(0)])
@@ -83,11 +84,14 @@ class HistoryForm:
         return self._with_system(turns, listed)
 
     def _add_result(
-        self, turns: list[dict[str, Any]], message: Message, call: Mapping[str, Any] | None
+        self, turns: list[dict[str, Any]], message: Message, answered: Sequence[Mapping[str, Any]]
     ) -> None:
+        """Add a tool's result, which names the call that it answers if there is one."""
         if self.shows_results:
-            known = {"tool_call_id": call["id"], "name": call["function"]["name"]} if call else {}
-            turns.append({**message, **known})
+            result: dict[str, Any] = {**message}
+            for call in answered:
+                result |= {"tool_call_id": call["id"], "name": call["function"]["name"]}
+            turns.append(result)
             return
         text = f"<tool_response>\n{message['content']}\n</tool_response>"
         if turns and turns[-1]["role"] == "user":
