@@ -4,7 +4,7 @@
 
 Nothing is installed: pip resolves `openqwq` with its extras and the newest release of each peer,
 in an empty environment, and reports. A peer that cannot be had in its newest release has failed.
-The table goes to standard output and into bench/results/resolve.json.
+The table goes to standard output, and every version to bench/results/resolve.json.
 """
 
 import argparse
