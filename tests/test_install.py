@@ -7,6 +7,7 @@ import subprocess
 import sys
 import sysconfig
 import tarfile
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -109,6 +110,15 @@ def test_both_names_of_the_command_run_where_only_the_wheel_is(
 
 def test_an_installed_config_is_found(python: Path, tmp_path: Path) -> None:
     assert "seed = 0" in run([python, "-m", "openqwq", "demo", "--dry-run"], tmp_path)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/install.md"])
+def test_the_extras_that_a_page_installs_exist(page: str) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lists = re.findall(r"install '\.\[(.+?)\]'", (ROOT / page).read_text())
+    assert lists
+    for extras in lists:
+        assert set(extras.split(",")) <= set(project["optional-dependencies"])
 
 
 def test_the_command_alone_names_four_things_to_do(capsys: pytest.CaptureFixture[str]) -> None:
