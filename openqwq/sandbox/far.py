@@ -251,8 +251,9 @@ class Tests(Side):
         needed = sorted(script.needed - set(self.names) - ({name} if method else set()))
         found = dict(zip(needed, self.described(needed), strict=True))
         self.objects = any(found.get(each) is not None for each in script.as_classes)
+        lacking = found.get(name) is None  # then nothing that is missing is a slip of the tests
         for each, kind in found.items():
-            self.bind_name(each, kind, script, entry_point)
+            self.bind_name(each, kind, script, each if lacking else entry_point)
         self.names["candidate"] = self.entry
         if method:
             self.names[name] = lambda: SimpleNamespace(**{method: self.entry})
