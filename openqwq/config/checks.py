@@ -25,7 +25,6 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "overlong_buffer": (0, inf),
     "group_size": (2, inf),  # completions that are compared
     "answers": (2, inf),
-    "over_sampling": (1, inf),
     "thinking_share": (0, 1),
     "tool_share": (0, 1),
     "decay_share": (0, 1),

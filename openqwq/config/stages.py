@@ -128,7 +128,6 @@ class RlStage(StageBase):
     rewards_of: Mapping[str, tuple[RewardConfig, ...]] = field(default_factory=dict)
     informative: Literal["verifier", "reward"] = "verifier"
     truncated: Literal["lowest", "zero", "drop"] = "lowest"
-    over_sampling: float = 1.0  # completions begun, as a multiple of those a step needs
     max_error_share: float = 0.2  # of the verdicts since the start
     reward_seconds: float = 30.0  # that one call of your Python may take
     skip_checks: tuple[Literal["ends", "golds", "rewards", "gap"], ...] = ()
