@@ -251,9 +251,13 @@ class Tests(Side):
         needed = sorted(script.needed - set(self.names) - ({name} if method else set()))
         found = dict(zip(needed, self.described(needed), strict=True))
         self.objects = any(found.get(each) is not None for each in script.as_classes)
-        lacking = found.get(name) is None  # then nothing that is missing is a slip of the tests
+        lacking = not method and self.described([name]) == [None]
+        self.calls += int(lacking)  # then what fails is the program's fault
         for each, kind in found.items():
-            self.bind_name(each, kind, script, each if lacking else entry_point)
+            if lacking and kind is None:
+                self.names[each] = self.absent(each)
+            else:
+                self.bind_name(each, kind, script, entry_point)
         self.names["candidate"] = self.entry
         if method:
             self.names[name] = lambda: SimpleNamespace(**{method: self.entry})
