@@ -128,7 +128,7 @@ test("the responses API", async () => {
 });
 
 test("mistakes are the client's own errors", async () => {
-  const wrong = { model: "tiny", messages, frequency_penalty: 1 };
+  const wrong = { model: "tiny", messages, frequency_penalty: 9 };
   await assert.rejects(tiny.chat.completions.create(wrong), (error) => {
     assert.ok(error instanceof OpenAI.BadRequestError);
     return error.param === "frequency_penalty";
