@@ -150,6 +150,10 @@ def _anchor(tree: Table, folder: Path) -> None:
     if isinstance(model, str) and (folder / model).exists() and model:
         tree["model"] = str(folder / model)
 
+    evaluation = tree.get("evaluation")
+    if isinstance(evaluation, dict) and evaluation.get("benchmark_data"):
+        evaluation["benchmark_data"] = str(folder / evaluation["benchmark_data"])
+
     data = tree.get("data")
     for table in data.values() if isinstance(data, dict) else ():
         if isinstance(table, dict):

@@ -95,6 +95,7 @@ class EvaluationConfig:
     temperature: float = 1.0
     max_tokens: int | None = None  # none: the largest of the RL stages', else 1,024
     seed: int = 1234
+    benchmark_data: str = ""  # a folder of benchmarks; empty: the hub
 
 
 @dataclass(frozen=True)

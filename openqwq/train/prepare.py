@@ -11,6 +11,7 @@ from openqwq.data.user_code import is_reference, load_object
 from openqwq.tasks.rows import RowTable
 from openqwq.tasks.table import Table
 from openqwq.tasks.tables import open_tables
+from openqwq.train.benchmark_tables import benchmark_tables
 from openqwq.train.judges import check_environment, check_judge
 from openqwq.train.own_environments import own_tasks
 from openqwq.train.rewards import VERIFIER, judges_used
@@ -39,6 +40,12 @@ class Prepared:
             return None
         return table.draw(0, f"{self.config.seed}/first/{name}")
 
+    def first_tasks(self, name: str) -> list[Task]:
+        """A training and a held-out task of a table, as far as it has them."""
+        first = self.first_task(name)
+        trained = [] if first is None else [first]
+        return [*trained, *self.tables[name].held_out(1, self.config.evaluation.seed)]
+
 
 def prepare(config: Config, lock: DataLock, skip_bad_rows: bool = False) -> Prepared:
     """Open the tables of `config` and resolve its names.
@@ -60,7 +67,7 @@ def prepare(config: Config, lock: DataLock, skip_bad_rows: bool = False) -> Prep
         earlier.append(stage)
 
     tables = open_tables(config, lock, skip_bad_rows=skip_bad_rows, own_tasks=own_tasks)
-    prepared = Prepared(config, tables)
+    prepared = Prepared(config, {**tables, **benchmark_tables(config)})
     for stage in config.stages:
         for name in stage.data:
             _check_usable(prepared, stage, name)
@@ -169,9 +176,12 @@ def _check_usable(prepared: Prepared, stage: Stage, name: str) -> None:
 
 
 def sample_tasks(prepared: Prepared, count: int = 500) -> list[Task]:
-    """Up to `count` training tasks of every table, to measure prompts by: of rows, the longest."""
+    """Up to `count` tasks of every table, to measure prompts by: of rows, the longest."""
     tasks: list[Task] = []
     for name, table in prepared.tables.items():
+        if table.size == 0:
+            tasks += table.held_out(count, prepared.config.evaluation.seed)
+            continue
         if isinstance(table, RowTable):
             rows = [record.task for record in table.records]
             tasks += sorted(rows, key=_characters, reverse=True)[:count]

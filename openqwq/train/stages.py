@@ -96,13 +96,15 @@ class Stages:
     async def open(self) -> None:
         """Open every judge and environment that the tables name."""
         judges: dict[str, None] = {}
-        for name, table in self.run.config.data.items():
-            task = self.prepared.first_task(name)
-            verifier = table.verifier or (task.verifier if task else "")
-            judges |= dict.fromkeys(filter(None, [verifier]))
-            environment = task.environment if task else ""
-            if environment:
-                self.environments[environment] = await self.bench.environment(environment)
+        environments: dict[str, None] = {}
+        for name in self.prepared.tables:
+            for task in self.prepared.first_tasks(name):
+                judges[task.verifier] = None
+                environments[task.environment] = None
+        judges.pop("", None)
+        environments.pop("", None)
+        for name in environments:
+            self.environments[name] = await self.bench.environment(name)
         self.verifiers |= await self.placement.verifiers(judges, self.bench)
 
     async def run_stage(self, stage: Stage) -> None:

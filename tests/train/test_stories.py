@@ -339,3 +339,36 @@ def test_a_turn_of_weight_zero_is_read_but_not_imitated(base: Path) -> None:
     imitated = [token for token, is_learned in zip(ids, learned, strict=True) if is_learned]
     assert "good" in tokenizer.decode(imitated) and "bad" not in tokenizer.decode(imitated)
     assert "bad" in tokenizer.decode(ids)
+
+
+def test_a_stage_is_evaluated_on_benchmarks_and_on_tables_that_nothing_trains_on(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from functools import partial
+
+    from openqwq.evaluation.benchmarks.data import Library
+
+    changed = partial(Library, allow_changed=True)
+    monkeypatch.setattr("openqwq.train.benchmark_tables.Library", changed)
+    items = [{"question": "How many?", "answer": "2"}, {"question": "And now?", "answer": "3"}]
+    (tmp_path / "gsm8k").mkdir()
+    text = "".join(json.dumps(item) + "\n" for item in items)
+    (tmp_path / "gsm8k" / "test.jsonl").write_text(text)
+    (tmp_path / "only.jsonl").write_text(text.replace("How", "So how"))
+    stage = RL | {"steps": 1, "evaluate": {"benchmarks": ["gsm8k"], "data": ["only"]}}
+    config = written(tmp_path, base, [stage], only={"rows": "only.jsonl"})
+    more = ("--set", f"evaluation.benchmark_data={tmp_path}")
+    assert train(config, tmp_path / "run", *more) == 0
+    saved = json.loads((tmp_path / "run" / "evaluation" / "rl.json").read_text())
+    kinds = [outcome["kind"] for outcome in saved["outcomes"]]
+    assert kinds == ["only", "only", "gsm8k", "gsm8k"]
+    assert {outcome["status"] for outcome in saved["outcomes"]} <= {"wrong", "truncated"}
+
+
+def test_a_benchmark_of_several_turns_is_refused_by_name(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, message in (("bfcl", "several turns"), ("gsm", "did you mean 'gsm8k'")):
+        config = written(tmp_path, base, [RL | {"evaluate": {"benchmarks": [name]}}])
+        assert train(config, tmp_path / "run") == 2
+        assert message in capsys.readouterr().err
