@@ -1,4 +1,4 @@
-"""How much of the prompts one step reads, so that whoever waits for the step need not wait long."""
+"""How much of the prompts one step reads, so that a request waiting for it need not wait long."""
 
 import math
 import time
