@@ -239,7 +239,7 @@ def _server(
     params.n_parallel, params.n_ctx = slots, cache_tokens
     params.n_batch = params.n_ubatch = PROMPT_BATCH
     params.kv_unified = shared  # one pool of cache tokens: attention then walks over all slots'
-    params.cache_ram_mib = 0  # no copies of old prompts beside it
+    params.cache_ram_mib = 0  # keep no copies of old prompts
     params.fit_params = params.warmup = params.enable_chat_template = params.use_jinja = False
     params.verbosity = -1
     threads = options.threads or torch.get_num_threads()

@@ -33,7 +33,7 @@ class RewardModelJudge:
 
     Rewards beyond ±`clip` count as it, so that no answer gains from a reward the model never saw
     in training. Parts: `reward` as `rate` gave it, and `gold` where a `gold` judge, which training
-    never uses, is asked beside it. Status: `correct` above one half, `truncated` where the thinking
+    never uses, is asked as well. Status: `correct` above one half, `truncated` where the thinking
     never ended, `error` where the reward is not finite or `rate` fails.
     """
 
