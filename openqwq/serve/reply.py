@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from openqwq.engine.open import OpenedModel
-from openqwq.text.reading import Delta
+from openqwq.text.reading import Delta, overlap
 from openqwq.text.stream import ReplyParser, starts_in_thinking
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.types import FinishReason, SamplingParams, Steering, TokenEvent, ToolCall
@@ -85,7 +85,7 @@ class StopSearch:
             return text[:place]
         if not self._stop:
             return text
-        keep = max(_overlap(text, stop) for stop in self._stop)
+        keep = max(overlap(text, stop) for stop in self._stop)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]
 
@@ -93,12 +93,6 @@ class StopSearch:
         """What was held back, once no more text comes."""
         text, self._held = self._held, ""
         return text
-
-
-def _overlap(text: str, stop: str) -> int:
-    """The length of the longest end of `text` that begins `stop`."""
-    longest = min(len(text), len(stop) - 1)
-    return next((n for n in range(longest, 0, -1) if text.endswith(stop[:n])), 0)
 
 
 class Assembler:

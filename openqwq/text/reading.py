@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, AnyStr, Literal
 
 from openqwq.text.forms import CallForm, Markers
 from openqwq.text.values import (
@@ -97,7 +97,7 @@ class Syntax:
 
     def partial_opener(self, text: str) -> int:
         """How many characters at the end of `text` may begin an opener."""
-        return max((_overlap(text, opener) for opener in self.openers), default=0)
+        return max((overlap(text, opener) for opener in self.openers), default=0)
 
 
 @dataclass(frozen=True)
@@ -372,7 +372,7 @@ def _any_of(parts: Sequence[str]) -> re.Pattern[str]:
     return re.compile("|".join(map(re.escape, parts)) or "(?!)")
 
 
-def _overlap(text: str, opener: str) -> int:
+def overlap(text: AnyStr, opener: AnyStr) -> int:
     """The length of the longest end of `text` that begins `opener` without being all of it."""
     for length in range(min(len(text), len(opener) - 1), 0, -1):
         if text.endswith(opener[:length]):

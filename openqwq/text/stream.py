@@ -14,7 +14,7 @@ from typing import Any
 
 from openqwq.text.calls import ContentParser
 from openqwq.text.forms import call_form, markers_of
-from openqwq.text.reading import Delta, Syntax
+from openqwq.text.reading import Delta, Syntax, overlap
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.types import Message, ToolCall
 
@@ -62,7 +62,7 @@ class InlineThinking:
             self._held = b""
             return False
         thought, closed, after = self._held.partition(CLOSE)
-        kept = 0 if closed else _overlap(thought)
+        kept = 0 if closed else overlap(thought, CLOSE)
         if len(thought) > kept:
             spans.append((True, thought[: len(thought) - kept]))
         self._held = after if closed else thought[len(thought) - kept :]
@@ -297,14 +297,6 @@ def starts_in_thinking(tokenizer: Tokenizer, prompt_ids: Sequence[int]) -> bool:
         if token_id in (tokenizer.think_open_id, tokenizer.think_close_id):
             return token_id == tokenizer.think_open_id
     return False
-
-
-def _overlap(text: bytes) -> int:
-    """The length of the longest end of `text` that may begin the closing tag."""
-    for length in range(min(len(text), len(CLOSE) - 1), 0, -1):
-        if CLOSE.startswith(text[-length:]):
-            return length
-    return 0
 
 
 def _schemas(tools: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
