@@ -2,6 +2,7 @@
 
 import { Announcer } from "./announce";
 import { answerNow, ApiError, callTool, listModels, sendFeedback, withdrawFeedback } from "./api";
+import { Drafts, type DraftStore } from "./drafts";
 import { readExport, type Imported } from "./import";
 import { speak, t } from "./language";
 import { explain } from "./problems";
@@ -34,7 +35,6 @@ import type {
   Turn,
 } from "./types";
 
-const DRAFT_DELAY = 300;
 /** A tab that receives a reply gives a sign of life at least so often, in milliseconds. */
 const LIFE_SIGN = 8000;
 const LEAST_MORE_THINKING = 4096;
@@ -44,9 +44,6 @@ export class Chat {
   conversation: Conversation;
   summaries: Summary[] = [];
   models: Model[] = [];
-  draft: Draft = { text: "", attachments: [] };
-  /** Grows whenever the draft is another's, so that the field can show it. */
-  draftEdition = 0;
   /** Why the list of models is empty, if it is. */
   connection: Problem | null = null;
   /** A sentence about the last rating, or "". */
@@ -58,11 +55,13 @@ export class Chat {
   /** Servers without "answer now" lose the button at its first use. */
   canAnswerNow = true;
   readonly announcer: Announcer;
+  readonly drafts: Drafts;
   private readonly replies: Replies;
   private readonly store = new Store();
   private readonly channel = new BroadcastChannel("openqwq");
   private modelsRequest: AbortController | null = null;
-  private draftTimer = 0;
+  /** The conversation that the reader chose last; "" for a new one. */
+  private wanted = "";
   /** Whether the open conversation is in the store. */
   private stored = new Set<string>();
 
@@ -73,6 +72,7 @@ export class Chat {
     speak(this.settings.language);
     this.conversation = newConversation(this.settings.options);
     this.announcer = new Announcer(region);
+    this.drafts = new Drafts(this.draftId, this.draftStore(), redraw);
     this.channel.onmessage = ({ data }) => void this.changedElsewhere(String(data));
     this.replies = new Replies({
       settings: () => this.settings,
@@ -87,9 +87,9 @@ export class Chat {
 
   async start(): Promise<void> {
     addEventListener("popstate", () => void this.openLinked());
-    addEventListener("pagehide", () => void this.saveDraft());
+    addEventListener("pagehide", () => void this.drafts.flush());
     document.addEventListener("visibilitychange", () => {
-      if (document.hidden) void this.saveDraft();
+      if (document.hidden) void this.drafts.flush();
       else this.reattach();
     });
     await Promise.all([this.refreshList(), this.refreshModels(), this.openLinked()]);
@@ -166,27 +166,25 @@ export class Chat {
   }
 
   newChat(): void {
-    void this.saveDraft();
+    this.wanted = "";
     this.conversation = newConversation(this.settings.options);
     this.gone = false;
     this.link("");
-    void this.showDraft();
-    this.redraw();
+    void this.drafts.show(this.draftId);
   }
 
   async open(id: string, link = true): Promise<void> {
-    await this.saveDraft();
+    this.wanted = id;
     const running = this.replies.of(id)?.conversation;
     const loaded = running ?? (await this.kept(() => this.store.load(id)));
-    if (!loaded) return;
+    if (!loaded || this.wanted !== id) return;
     this.stored.add(id);
     this.conversation = loaded;
     if (!running) loaded.options = { ...defaultOptions, ...loaded.options };
     this.gone = false;
     if (link) this.link(id);
     this.reattach();
-    await this.showDraft();
-    this.redraw();
+    await this.drafts.show(this.draftId);
   }
 
   async rename(id: string, title: string): Promise<void> {
@@ -203,6 +201,7 @@ export class Chat {
     this.replies.drop(id);
     await this.kept(() => this.store.remove(id));
     this.stored.delete(id);
+    this.drafts.drop(id);
     if (this.conversation.id === id) this.newChat();
     this.channel.postMessage(id);
     await this.refreshList();
@@ -241,41 +240,31 @@ export class Chat {
   private async openLinked(): Promise<void> {
     const id = location.hash.slice(1);
     if (id) await this.open(id, false);
-    else await this.showDraft();
+    else this.newChat();
   }
 
-  get draftId(): string {
+  get draft(): Draft {
+    return this.drafts.current.content;
+  }
+
+  editDraft(change: Partial<Draft>): void {
+    this.drafts.edit(this.drafts.current.id, (draft) => ({ ...draft, ...change }));
+  }
+
+  private get draftId(): string {
     return Object.keys(this.conversation.turns).length ? this.conversation.id : "new";
   }
 
-  setDraft(draft: Draft): void {
-    this.draft = draft;
-    clearTimeout(this.draftTimer);
-    this.draftTimer = window.setTimeout(() => void this.saveDraft(), DRAFT_DELAY);
-    this.redraw();
-  }
-
-  private async saveDraft(): Promise<void> {
-    if (!this.draftTimer) return;
-    clearTimeout(this.draftTimer);
-    this.draftTimer = 0;
-    const { draft, draftId } = this;
-    await this.kept(() => this.store.saveDraft(draftId, draft));
-  }
-
-  private async showDraft(): Promise<void> {
-    const id = this.draftId;
-    const draft = await this.kept(() => this.store.loadDraft(id));
-    if (this.draftId !== id || this.draftTimer) return;
-    this.draft = draft ?? { text: "", attachments: [] };
-    this.draftEdition++;
-    this.redraw();
-  }
-
-  private clearDraft(): void {
-    this.setDraft({ text: "", attachments: [] });
-    this.draftEdition++;
-    void this.saveDraft();
+  /** Drafts in this browser's store. */
+  private draftStore(): DraftStore {
+    const saved = async (id: string, draft: Draft) => {
+      await this.store.saveDraft(id, draft);
+      return true;
+    };
+    return {
+      load: (id) => this.kept(() => this.store.loadDraft(id)),
+      save: async (id, draft) => (await this.kept(() => saved(id, draft))) ?? false,
+    };
   }
 
   /** Another tab has written to a conversation: its turns join those that are shown here. */
@@ -368,8 +357,10 @@ export class Chat {
     const end = shownPath(this.conversation).findLast(
       (turn) => turn.role === "assistant" && turn.status !== "streaming",
     );
-    this.clearDraft();
+    this.drafts.clear();
     this.ask(end?.id ?? null, text, attachments);
+    // A new conversation has an id, and with it a draft, from its first turn on.
+    void this.drafts.show(this.draftId);
   }
 
   /** Asks again with other words: a new branch next to the old message. */

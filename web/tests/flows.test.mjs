@@ -3,7 +3,15 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { describe } from "node:test";
-import { FAILED_REQUEST, names, prepareFlows } from "./page.mjs";
+import {
+  eventually,
+  FAILED_REQUEST,
+  fieldHolds,
+  names,
+  prepareFlows,
+  says,
+  shows,
+} from "./page.mjs";
 
 const { flow, mock } = prepareFlows();
 
@@ -18,13 +26,13 @@ describe("answers", () => {
       await page.locator(".math .katex").nth(3).waitFor();
       await page.locator(".hljs-keyword").first().waitFor();
       const reply = visit.reply;
-      assert.equal(await reply.locator("h3").textContent(), "Result");
-      assert.equal(await reply.locator("td.align-right").count(), 2);
-      assert.equal(await reply.locator(".math.display .katex-display").count(), 2);
-      assert.equal(await reply.locator("math").count(), 4);
-      assert.match(await reply.locator("blockquote").textContent(), /costs \$5 and then \$10/);
-      assert.equal(await reply.locator("ol ul li").count(), 1);
-      assert.equal(await reply.locator("img").count(), 0);
+      await says(reply.locator("h3"), "Result");
+      await shows(reply.locator("td.align-right"), 2);
+      await shows(reply.locator(".math.display .katex-display"), 2);
+      await shows(reply.locator("math"), 4);
+      await says(reply.locator("blockquote"), /costs \$5 and then \$10/);
+      await shows(reply.locator("ol ul li"), 1);
+      await shows(reply.locator("img"), 0);
       const picture = reply.locator("a", { hasText: "Image: a picture" });
       assert.equal(await picture.getAttribute("href"), "https://example.org/picture.png");
       assert.match(await picture.getAttribute("rel"), /noopener noreferrer/);
@@ -34,7 +42,7 @@ describe("answers", () => {
         await page.evaluate(() => navigator.clipboard.readText()),
         /^def area[^]*"x"\)$/,
       );
-      assert.match(await reply.locator(".usage").textContent(), /1,234 tokens, 1,200 thinking/);
+      await says(reply.locator(".usage"), /1,234 tokens, 1,200 thinking/);
       await visit.assertAccessible();
       await visit.picture(`markdown-${name}`);
     },
@@ -45,18 +53,18 @@ describe("answers", () => {
     const { page, reply } = visit;
     await visit.ask("rendering");
     await page.locator(".math .katex").nth(2).waitFor();
-    assert.equal(await reply.locator("strong").first().textContent(), "注意：");
-    assert.equal(await reply.locator("strong").nth(1).textContent(), "“引号”");
-    assert.equal(await reply.locator(".katex .boxed, .katex .fbox").count(), 1);
-    assert.equal(await reply.locator(".math.display .katex-display").count(), 1);
-    assert.equal(await reply.locator("sub").textContent(), "2");
-    assert.equal(await reply.locator("p br").count(), 1);
-    assert.match(await reply.textContent(), /<b>this<\/b>/);
-    assert.equal(await reply.locator("li.task").count(), 2);
-    assert.match(await reply.locator("li.task").last().textContent(), /☑ done/);
+    await says(reply.locator("strong").first(), "注意：");
+    await says(reply.locator("strong").nth(1), "“引号”");
+    await shows(reply.locator(".katex .boxed, .katex .fbox"), 1);
+    await shows(reply.locator(".math.display .katex-display"), 1);
+    await says(reply.locator("sub"), "2");
+    await shows(reply.locator("p br"), 1);
+    await says(reply, /<b>this<\/b>/);
+    await shows(reply.locator("li.task"), 2);
+    await says(reply.locator("li.task").last(), /☑ done/);
     const hebrew = reply.locator("ul", { hasText: "שלום" });
     assert.equal(await hebrew.evaluate((list) => getComputedStyle(list).direction), "rtl");
-    assert.equal(await reply.locator("td br").count(), 1);
+    await shows(reply.locator("td br"), 1);
     await visit.assertAccessible();
     await visit.picture(`rendering-${name}`);
   });
@@ -77,11 +85,11 @@ describe("answers", () => {
     const { page } = visit;
     const gaps = await visit.watchFrames();
     await visit.ask("table");
-    assert.equal(await visit.reply.locator("tbody tr").count(), 2000);
-    assert.equal(await visit.reply.locator("td.align-right").count(), 2000);
-    assert.match(await visit.reply.textContent(), /After the table\.$|After the table\./);
+    await shows(visit.reply.locator("tbody tr"), 2000);
+    await shows(visit.reply.locator("td.align-right"), 2000);
+    await says(visit.reply, /After the table\.$|After the table\./);
     await visit.ask("word");
-    assert.equal((await visit.reply.locator(".overlong").textContent()).trim().length, 24_000);
+    await says(visit.reply.locator(".overlong"), "W".repeat(24_000));
     assert.ok((await gaps()) < 4000, `${await gaps()} ms without a frame`);
   });
 
@@ -89,8 +97,8 @@ describe("answers", () => {
     const { page } = visit;
     await visit.ask("markdown please");
     await page.emulateMedia({ media: "print" });
-    assert.equal(await page.locator(".composer").isVisible(), false);
-    assert.equal(await page.locator(".top").isVisible(), false);
+    await page.locator(".composer").waitFor({ state: "hidden" });
+    await page.locator(".top").waitFor({ state: "hidden" });
     const pdf = await page.pdf({ format: "A4" });
     assert.ok(pdf.length > 20_000);
     await visit.picture(`print-${name}`);
@@ -116,20 +124,21 @@ describe("answers", () => {
       return box && box.scrollHeight > box.clientHeight + 60;
     });
     const gap = () => text.evaluate((box) => box.scrollHeight - box.scrollTop - box.clientHeight);
-    assert.ok((await gap()) < 4, "follows the thinking");
+    await eventually(async () => assert.ok((await gap()) < 4, "follows the thinking"));
     await visit.assertAccessible();
     await visit.picture(`thinking-${name}`);
     await text.evaluate((box) => (box.scrollTop = 0));
-    await page.waitForTimeout(300);
+    const longer = (height) => document.querySelector(".thinking-text").scrollHeight > height + 60;
+    await page.waitForFunction(longer, await text.evaluate((box) => box.scrollHeight));
     assert.ok((await gap()) > 40, "stays where the reader scrolled to");
     await page.getByRole("button", { name: "Answer now" }).click();
     await visit.ended();
-    assert.match(await reply.locator(".markdown").last().textContent(), /The answer is 42/);
-    assert.equal(await text.count(), 0);
+    await says(reply.locator(".markdown").last(), /The answer is 42/);
+    await shows(text, 0);
     const toggle = page.getByRole("button", { name: /Thought for/ });
     await toggle.press("Enter");
-    assert.match(await text.textContent(), /Step 0: let me check/);
-    assert.equal(await page.getByRole("button", { name: "Answer now" }).count(), 0);
+    await says(text, /Step 0: let me check/);
+    await shows(page.getByRole("button", { name: "Answer now" }), 0);
   });
 
   flow("a server without Answer now loses the button, not the reply", async (visit) => {
@@ -139,23 +148,24 @@ describe("answers", () => {
     const button = page.getByRole("button", { name: "Answer now" });
     await button.click();
     await button.waitFor({ state: "detached" });
-    assert.match(await page.locator(".thinking-text").textContent(), /Step 0/);
+    await says(page.locator(".thinking-text"), /Step 0/);
     await visit.composer.press("Escape");
     await page.locator("#app").getByText("Stopped.").waitFor();
   });
 
   flow("Esc stops and keeps what has come; the server is told", async (visit) => {
     const { page } = visit;
-    const before = (await (await fetch(`${mock.url}mock/requests`)).json()).disconnects;
+    const disconnects = async () =>
+      (await (await fetch(`${mock.url}mock/requests`)).json()).disconnects;
+    const before = await disconnects();
     await visit.send("slow");
     await page.locator("#app").getByText("word 2.").waitFor();
     await page.keyboard.press("Escape");
     await page.locator("#app").getByText("Stopped.").waitFor();
-    assert.match(await visit.reply.textContent(), /word 0\. word 1\./);
-    await page.waitForTimeout(200);
-    assert.ok((await (await fetch(`${mock.url}mock/requests`)).json()).disconnects > before);
+    await says(visit.reply, /word 0\. word 1\./);
+    await eventually(async () => assert.ok((await disconnects()) > before));
     await visit.ask("plain");
-    assert.match(await visit.reply.textContent(), /A short answer/);
+    await says(visit.reply, /A short answer/);
   });
 
   flow("thinking in <think> tags is told from the answer", async (visit) => {
@@ -164,12 +174,11 @@ describe("answers", () => {
       ["opened", "thoughts without opening"],
     ]) {
       await visit.ask(name);
-      const answer = await visit.reply.locator(".markdown").last().textContent();
-      assert.match(answer, /^The visible answer/);
+      await says(visit.reply.locator(".markdown").last(), /^The visible answer/);
       await visit.reply.getByRole("button", { name: /Thought for/ }).click();
-      assert.equal((await visit.reply.locator(".thinking-text").textContent()).trim(), thought);
+      await says(visit.reply.locator(".thinking-text"), thought);
     }
-    assert.match(await visit.page.locator(".markdown code").first().textContent(), /^<think>$/);
+    await says(visit.page.locator(".markdown code").first(), /^<think>$/);
   });
 
   flow("replies that end oddly say so", async (visit) => {
@@ -179,7 +188,7 @@ describe("answers", () => {
       ["whole", "Not streamed."],
     ]) {
       await visit.ask(name);
-      assert.match(await visit.reply.textContent(), new RegExp(text));
+      await says(visit.reply, new RegExp(text));
     }
   });
 });
@@ -188,7 +197,7 @@ describe("tools", () => {
   flow("the reader plays a tool and the model goes on", async (visit, name) => {
     await visit.ask("tools");
     const card = visit.reply.getByRole("group", { name: "Tool get_weather" });
-    assert.match(await card.textContent(), /waits for you[^]*city[^]*Paris/);
+    await says(card, /waits for you[^]*city[^]*Paris/);
     await visit.assertAccessible();
     await visit.picture(`tool-${name}`);
     await card.getByRole("textbox").fill("18 degrees");
@@ -206,12 +215,12 @@ describe("tools", () => {
   flow("the server's own tools show their steps", async (visit, name) => {
     await visit.ask("server");
     const cards = visit.reply.locator(".tool");
-    assert.equal(await cards.count(), 2);
+    await shows(cards, 2);
     await cards.nth(0).getByRole("button").click();
     await cards.nth(1).getByRole("button").click();
-    assert.match(await cards.nth(0).textContent(), /python[^]*done[^]*print\(6 \* 7\)[^]*42/);
-    assert.match(await cards.nth(1).textContent(), /failed[^]*<b>life<\/b>[^]*no network/);
-    assert.match(await visit.reply.textContent(), /It is 42\./);
+    await says(cards.nth(0), /python[^]*done[^]*print\(6 \* 7\)[^]*42/);
+    await says(cards.nth(1), /failed[^]*<b>life<\/b>[^]*no network/);
+    await says(visit.reply, /It is 42\./);
     await visit.assertAccessible();
     await visit.picture(`server-tools-${name}`);
   });
@@ -229,21 +238,18 @@ describe("conversations", () => {
     await page.keyboard.press("Enter");
     await page.locator("#app").getByText("You said: other").waitFor();
     await visit.ended();
-    assert.equal(await page.locator(".turn").count(), 2);
-    assert.match(await first.locator(".branches").textContent(), /2\/2/);
+    await shows(page.locator(".turn"), 2);
+    await says(first.locator(".branches"), /2\/2/);
     assert.equal((await visit.requests()).at(-1).messages.length, 1);
     await visit.reply.getByRole("button", { name: "Write another answer" }).click();
     await page.locator(".turn.assistant .branches").waitFor();
-    assert.match(await visit.reply.locator(".branches").textContent(), /2\/2/);
+    await says(visit.reply.locator(".branches"), /2\/2/);
     await visit.picture(`branches-${name}`);
     await first.getByRole("button", { name: "Previous version" }).click();
     await page.locator("#app").getByText("plain second").first().waitFor();
-    assert.equal(await page.locator(".turn").count(), 4);
+    await shows(page.locator(".turn"), 4);
     await visit.composer.press("ArrowUp");
-    assert.equal(
-      await page.getByRole("textbox", { name: "Edit message" }).inputValue(),
-      "plain second",
-    );
+    await fieldHolds(page.getByRole("textbox", { name: "Edit message" }), "plain second");
     await page.keyboard.press("Escape");
   });
 
@@ -308,7 +314,7 @@ describe("plain HTTP from another machine", () => {
       await visit.reply.getByText("Copied").waitFor();
       await visit.composer.focus();
       await page.keyboard.press("Control+V");
-      assert.match(await visit.composer.inputValue(), /^def area/);
+      await fieldHolds(visit.composer, /^def area/);
     },
     ["desktop light"],
     () => `http://chat.test:${mock.port}/`,
@@ -332,7 +338,7 @@ describe("options and settings", () => {
     await page.getByLabel("Top-k").fill("20");
     await page.getByLabel("Max tokens").fill("512");
     await page.getByLabel("Seed").fill("-3");
-    assert.match(await page.locator("dialog").textContent(), /whole number at least 0/);
+    await says(page.locator("dialog"), /whole number at least 0/);
     await page.getByLabel("Seed").fill("7");
     await page.locator("dialog").getByRole("combobox", { name: "Thinking" }).selectOption("custom");
     await page.getByLabel("Thinking tokens").fill("100");
@@ -426,7 +432,7 @@ describe("failures", () => {
       ["midstream", /The server failed|The reply failed/, "Try again"],
     ]) {
       await visit.ask(word);
-      assert.match(await visit.reply.textContent(), text);
+      await says(visit.reply, text);
       await visit.reply.getByRole("button", { name: button }).waitFor();
     }
     await visit.assertAccessible();
@@ -435,22 +441,22 @@ describe("failures", () => {
 
   flow("a busy server is tried again after its time", async (visit, name) => {
     visit.expect(FAILED_REQUEST);
-    await visit.ask("error429");
-    const again = visit.reply.getByRole("button", { name: /Try again in [12] s/ });
-    assert.equal(await again.isDisabled(), true);
+    const soon = { name: /Try again in [12] s/, disabled: true };
+    const waiting = visit.reply.getByRole("button", soon).waitFor();
+    await Promise.all([visit.ask("error429"), waiting]);
     await visit.picture(`busy-${name}`);
     const count = (await visit.requests()).length;
     await visit.reply.getByRole("button", { name: "Try again", exact: true }).click();
     await visit.ended();
     assert.equal((await visit.requests()).length, count + 1);
-    assert.equal(await visit.page.locator(".turn.assistant").count(), 1);
+    await shows(visit.page.locator(".turn.assistant"), 1);
   });
 
   flow("without network the message and the way out are shown", async (visit) => {
     visit.expect(/ERR_INTERNET_DISCONNECTED/);
     await visit.context.setOffline(true);
     await visit.ask("plain");
-    assert.match(await visit.reply.textContent(), /cannot be reached/);
+    await says(visit.reply, /cannot be reached/);
     await visit.context.setOffline(false);
     await visit.reply.getByRole("button", { name: "Try again" }).click();
     await visit.reply.getByText("A short answer.").waitFor();
@@ -463,11 +469,10 @@ describe("hostile output", () => {
     await visit.send("hostile");
     await visit.reply.getByText("THE END").waitFor({ timeout: 40_000 });
     await visit.ended();
-    await page.waitForTimeout(300);
     assert.equal(await page.evaluate(() => window.hacked), undefined);
     const elements =
       "script, img, iframe, object, embed, form, style, link, base, meta, svg[onload]";
-    assert.equal(await visit.reply.locator(elements).count(), 0);
+    await shows(visit.reply.locator(elements), 0);
     const links = await visit.reply
       .locator("a")
       .evaluateAll((all) =>
@@ -496,7 +501,7 @@ describe("hostile output", () => {
     await visit.composer.fill("I can still type");
     await page.locator("#app").getByText("After the block.").waitFor({ timeout: 40_000 });
     await visit.ended();
-    assert.equal(await visit.composer.inputValue(), "I can still type");
+    await fieldHolds(visit.composer, "I can still type");
     const longest = await gaps();
     // 250 ms where nothing else runs; the bound leaves room for a machine that is ten times busier.
     assert.ok(longest < 4000, `${longest} ms without a frame`);
@@ -508,13 +513,12 @@ describe("hostile output", () => {
 describe("keyboard and screen reader", () => {
   flow("everything is reached by keyboard", async (visit) => {
     const { page, composer } = visit;
-    if (!visit.phone)
-      assert.equal(await composer.evaluate((e) => e === document.activeElement), true);
+    if (!visit.phone) await visit.composerHasFocus();
     await composer.focus();
     await composer.pressSequentially("two");
     await page.keyboard.press("Shift+Enter");
     await composer.pressSequentially("lines?");
-    assert.equal(await composer.inputValue(), "two\nlines?");
+    await fieldHolds(composer, "two\nlines?");
     await composer.fill("");
     await page.locator(".transcript").focus();
     await page.keyboard.press("?");
@@ -523,18 +527,14 @@ describe("keyboard and screen reader", () => {
     await page.keyboard.press("Escape");
     await page.locator("dialog").waitFor({ state: "detached" });
     await page.keyboard.press("Shift+Escape");
-    assert.equal(await composer.evaluate((e) => e === document.activeElement), true);
+    await visit.composerHasFocus();
     await page.keyboard.press("Control+,");
     await page.getByRole("heading", { name: "Settings" }).waitFor();
     await page.keyboard.press("Escape");
     await page.keyboard.press("Control+.");
     await page.getByRole("heading", { name: "Chat options" }).waitFor();
     await page.keyboard.press("Escape");
-    assert.equal(
-      await composer.evaluate((e) => e === document.activeElement),
-      true,
-      "focus returns",
-    );
+    await visit.composerHasFocus();
     const shown = await page.locator("#sidebar").isVisible();
     await page.keyboard.press("Control+Shift+H");
     await page.locator("#sidebar").waitFor({ state: shown ? "hidden" : "visible" });
@@ -542,7 +542,7 @@ describe("keyboard and screen reader", () => {
     await page.locator("main[inert]").waitFor();
     await page.keyboard.press("Escape");
     await page.locator("#sidebar").waitFor({ state: "hidden" });
-    await page.waitForFunction(() => document.activeElement?.matches(".composer textarea"));
+    await visit.composerHasFocus();
   });
 
   flow("a screen reader hears sentences, not tokens", async (visit) => {
@@ -562,6 +562,6 @@ describe("keyboard and screen reader", () => {
     assert.match(heard.join(" "), /A short answer\. It has two sentences\./);
     for (const text of heard) assert.match(text, /[.!?]$/);
     assert.ok(heard.length <= 4, heard.join(" | "));
-    assert.equal(await page.getByRole("main").count(), 1);
+    await shows(page.getByRole("main"), 1);
   });
 });

@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { describe } from "node:test";
-import { FAILED_REQUEST, prepareFlows } from "./page.mjs";
+import { FAILED_REQUEST, fieldHolds, prepareFlows, says, shows } from "./page.mjs";
 
 const { flow, mock } = prepareFlows();
 
@@ -37,17 +37,17 @@ describe("attachments", () => {
     );
     const chips = page.locator(".composer .attachments li");
     await chips.nth(1).waitFor();
-    assert.match(await chips.nth(0).textContent(), /notes\.md[^]*≈ \d+ tokens/);
-    assert.match(await chips.nth(1).textContent(), /3 rows × 2 columns/);
+    await says(chips.nth(0), /notes\.md[^]*≈ \d+ tokens/);
+    await says(chips.nth(1), /3 rows × 2 columns/);
     await chips.nth(0).locator("summary").click();
-    assert.match(await chips.nth(0).locator("pre").textContent(), /# Notes/);
+    await says(chips.nth(0).locator("pre"), /# Notes/);
     await visit.assertAccessible();
     await visit.picture(`attached-${name}`);
     await visit.ask("plain: what is in them?");
     const sent = await lastUserText(visit);
     assert.match(sent, /^````notes\.md\n# Notes\n```py[^]*```\n````\n\n```table\.csv\nname,value/);
     assert.match(sent, /\n```\n\nplain: what is in them\?$/);
-    assert.equal(await chips.count(), 0);
+    await shows(chips, 0);
     await page.reload();
     await page.locator(".turn.user .attachments li").nth(1).waitFor();
   });
@@ -60,10 +60,10 @@ describe("attachments", () => {
       await page.keyboard.press("Control+V");
     };
     await paste("short words");
-    assert.equal(await composer.inputValue(), "short words");
+    await fieldHolds(composer, "short words");
     await paste("line\n".repeat(100));
     await page.locator(".composer .attachments", { hasText: "Pasted text" }).waitFor();
-    assert.equal(await composer.inputValue(), "short words");
+    await fieldHolds(composer, "short words");
     await page.getByRole("button", { name: "Remove Pasted text" }).click();
     await page.locator(".composer .attachments").waitFor({ state: "detached" });
   });
@@ -74,9 +74,9 @@ describe("attachments", () => {
     await attach(visit, file("paper.pdf", pdf, "application/pdf"));
     const chip = page.locator(".composer .attachments li");
     await chip.waitFor();
-    assert.match(await chip.textContent(), /paper\.pdf2 pages · ≈ \d+ tokens/);
+    await says(chip, /paper\.pdf2 pages · ≈ \d+ tokens/);
     await chip.locator("summary").click();
-    assert.match(await chip.locator("pre").textContent(), /First page of seven[^]*The second page/);
+    await says(chip.locator("pre"), /First page of seven[^]*The second page/);
     await page.getByRole("button", { name: "Remove paper.pdf" }).click();
     const scan = await pdfOf(visit, '<svg width="90" height="90"><circle r="40"/></svg>');
     const script = Buffer.from(
@@ -91,7 +91,7 @@ describe("attachments", () => {
     ]) {
       await attach(visit, file(name, content, "application/pdf"));
       await page.locator(".refused", { hasText: name }).waitFor({ timeout: 40_000 });
-      assert.match(await page.locator(".refused").textContent(), words);
+      await says(page.locator(".refused"), words);
     }
     assert.equal(await page.evaluate(() => window.hacked), undefined);
   });
@@ -107,7 +107,7 @@ describe("attachments", () => {
     ]) {
       await attach(visit, bad);
       await page.locator(".refused", { hasText: bad.name }).waitFor();
-      assert.match(await refused.textContent(), words);
+      await says(refused, words);
     }
     await page.evaluate(() => {
       const transfer = new DataTransfer();
@@ -138,7 +138,7 @@ describe("attachments", () => {
     assert.match(opening, /^`{5}[^`]+$/);
     assert.match(sent, /\n`{5}\n\nplain$/);
     assert.equal(await page.evaluate(() => window.hacked), undefined);
-    assert.equal(await page.locator("img[src=x]").count(), 0);
+    await shows(page.locator("img[src=x]"), 0);
   });
 });
 
@@ -152,16 +152,16 @@ describe("previews", () => {
     await html.getByRole("heading", { name: "A page" }).waitFor();
     const color = await html.locator("h1").evaluate((e) => getComputedStyle(e).color);
     assert.equal(color, "rgb(200, 0, 0)");
-    assert.equal(await html.locator("script:not([src]), iframe, form, [onclick]").count(), 0);
+    await shows(html.locator("script:not([src]), iframe, form, [onclick]"), 0);
     await reply.getByRole("button", { name: "Preview", exact: true }).last().click();
     const svg = page.frameLocator("iframe.preview").last();
     await svg.locator("circle").waitFor();
-    await page.waitForTimeout(300);
+    await visit.drawn();
     assert.equal(await page.evaluate(() => window.hacked), undefined);
     await visit.picture(`preview-${name}`);
     await visit.assertAccessible();
     await reply.getByRole("button", { name: "Hide preview" }).first().click();
-    assert.equal(await page.locator("iframe.preview").count(), 1);
+    await shows(page.locator("iframe.preview"), 1);
   });
 });
 
@@ -172,26 +172,18 @@ describe("nothing is lost", () => {
     const link = page.url();
     assert.match(link, /#t[0-9a-f]{32}$/);
     await composer.fill("half a thought");
-    await page.waitForTimeout(500);
     await page.keyboard.press("Control+Shift+O");
     await page.locator("#app").getByText("What shall we think about?").waitFor();
-    assert.equal(await composer.inputValue(), "");
+    await fieldHolds(composer, "");
     await composer.fill("of the new chat");
-    await page.waitForTimeout(500);
     await page.goBack();
     await page.locator(".turn.user", { hasText: "plain first" }).waitFor();
-    await page.waitForFunction(
-      () => document.querySelector(".composer textarea").value === "half a thought",
-    );
+    await fieldHolds(composer, "half a thought");
     await page.reload();
     await page.locator(".turn.user", { hasText: "plain first" }).waitFor();
-    await page.waitForFunction(
-      () => document.querySelector(".composer textarea").value === "half a thought",
-    );
+    await fieldHolds(composer, "half a thought");
     await page.goto(link.split("#")[0]);
-    await page.waitForFunction(
-      () => document.querySelector(".composer textarea").value === "of the new chat",
-    );
+    await fieldHolds(composer, "of the new chat");
   });
 
   flow("two tabs on one chat keep every message", async (visit) => {
@@ -235,11 +227,11 @@ describe("nothing is lost", () => {
     const { page } = visit;
     await visit.send("slow");
     await page.locator("#app").getByText("word 2.").waitFor();
-    await page.waitForTimeout(2300);
+    await visit.kept("word 2.");
     await page.reload();
     await page.locator(".turn.assistant").waitFor();
     await page.getByText("The page was closed while this was written").waitFor({ timeout: 15_000 });
-    assert.match(await visit.reply.textContent(), /word 2\./);
+    await says(visit.reply, /word 2\./);
     await visit.reply.getByRole("button", { name: "Continue" }).click();
     await page.locator("#app").getByText("You said: Continue").waitFor();
     await visit.ended();
@@ -260,7 +252,7 @@ describe("nothing is lost", () => {
     });
     await visit.ask("plain");
     await page.getByText("This browser does not keep your chats").waitFor();
-    assert.match(await visit.reply.textContent(), /A short answer/);
+    await says(visit.reply, /A short answer/);
     await visit.assertAccessible();
   });
 
@@ -346,7 +338,7 @@ describe("finding and taking along", () => {
     const search = page.getByRole("searchbox", { name: "Search all chats" });
     await search.fill("nested point");
     await page.locator(".conversation .snippet", { hasText: "nested point" }).waitFor();
-    assert.equal(await page.locator(".conversation").count(), 1);
+    await shows(page.locator(".conversation"), 1);
     await visit.assertAccessible();
     await visit.picture(`search-${name}`);
     await search.fill("zebra");
@@ -365,7 +357,7 @@ describe("finding and taking along", () => {
     await page.locator("dialog", { hasText: "This file is not an export" }).waitFor();
     await page.keyboard.press("Escape");
     await visit.openSidebar();
-    assert.equal(await page.locator(".conversation").count(), 3);
+    await shows(page.locator(".conversation"), 3);
   });
 
   flow("Chinese is chosen, kept and spoken everywhere", async (visit, name) => {
@@ -414,7 +406,7 @@ describe("thinking as an instrument", () => {
     await page.getByRole("button", { name: "Answer now" }).click();
     await visit.ended();
     assert.equal((await visit.requests()).at(-1).reasoning_effort, "high");
-    assert.match(await reply.locator(".branches").textContent(), /2\/2/);
+    await says(reply.locator(".branches"), /2\/2/);
   });
 
   flow("the budget is set next to the message; unusual options are seen", async (visit, name) => {
@@ -424,14 +416,14 @@ describe("thinking as an instrument", () => {
     await page.getByLabel("Temperature").fill("0.3");
     await page.keyboard.press("Escape");
     const status = page.locator(".status-line");
-    assert.match(await status.textContent(), /Temperature 0\.3[^]*Thinking tokens 50/);
+    await says(status, /Temperature 0\.3[^]*Thinking tokens 50/);
     await visit.send("think");
     await page.locator(".spent", { hasText: /≈ [2-4]\d of 50 tokens/ }).waitFor();
     await visit.picture(`budget-${name}`);
     await visit.assertAccessible();
     await page.getByRole("button", { name: "Answer now" }).click();
     await visit.ended();
-    assert.match(await status.textContent(), /tokens\/s[^]*first token[^]*context 1,243/);
+    await says(status, /tokens\/s[^]*first token[^]*context 1,243/);
     assert.equal((await visit.requests()).at(-1).thinking_budget, 50);
   });
 
@@ -441,8 +433,8 @@ describe("thinking as an instrument", () => {
     await reply.getByRole("button", { name: "Continue" }).click();
     await reply.getByText("Too longYou said: Continue").waitFor();
     await visit.ended();
-    assert.equal(await visit.page.locator(".turn").count(), 2);
-    assert.equal(await reply.locator(".markdown").count(), 1);
+    await shows(visit.page.locator(".turn"), 2);
+    await shows(reply.locator(".markdown"), 1);
   });
 });
 
@@ -455,7 +447,7 @@ describe("an edited answer", () => {
     await page.getByRole("textbox", { name: "Edit answer" }).fill("My *own* words.");
     await page.keyboard.press("Enter");
     await reply.locator("em", { hasText: "own" }).waitFor();
-    assert.match(await reply.textContent(), /Edited by you\.[^]*2\/2/);
+    await says(reply, /Edited by you\.[^]*2\/2/);
     await visit.ask("plain again");
     assert.equal((await visit.requests()).at(-1).messages[1].content, "My *own* words.");
     assert.ok(mock.port > 0);

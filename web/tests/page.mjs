@@ -20,6 +20,36 @@ export const VIEWS = {
   "phone light": { viewport: { width: 390, height: 844 }, colorScheme: "light", hasTouch: true },
 };
 
+/** Waits until what `check` asserts is so; if that never comes, its last error is the test's. */
+export async function eventually(check, milliseconds = 30_000) {
+  const end = Date.now() + milliseconds;
+  for (;;) {
+    try {
+      return await check();
+    } catch (error) {
+      if (Date.now() > end) throw error;
+      await new Promise((resolve) => setTimeout(resolve, 50));
+    }
+  }
+}
+
+function agrees(text, wanted) {
+  if (wanted instanceof RegExp) assert.match(text, wanted);
+  else assert.equal(text.trim(), wanted);
+}
+
+/** Waits until the element's text is `wanted`, or matches it. */
+export const says = (locator, wanted) =>
+  eventually(async () => agrees(await locator.textContent(), wanted));
+
+/** Waits until the field holds `wanted`. */
+export const fieldHolds = (locator, wanted) =>
+  eventually(async () => agrees(await locator.inputValue(), wanted));
+
+/** Waits until so many elements match. */
+export const shows = (locator, count) =>
+  eventually(async () => assert.equal(await locator.count(), count));
+
 export async function startMock() {
   const child = spawn(process.env.PYTHON ?? "python3", [MOCK], {
     stdio: ["ignore", "pipe", "inherit"],
@@ -60,7 +90,7 @@ export class Visit {
 
   async newPage() {
     const page = await this.context.newPage();
-    page.setDefaultTimeout(15_000);
+    page.setDefaultTimeout(30_000);
     page.on("pageerror", (error) => this.faults.push(`page error: ${error.stack}`));
     page.on("console", (message) => {
       if (["error", "warning"].includes(message.type())) this.faults.push(message.text());
@@ -95,21 +125,52 @@ export class Visit {
     await this.composer.press("Enter");
   }
 
+  /** Waits for the frame in which everything is drawn that has been done to the page so far. */
+  async drawn() {
+    await this.page.evaluate(() => new Promise((done) => requestAnimationFrame(() => done())));
+  }
+
+  /** Waits until the last reply has ended, also where a click has only just asked for it. */
   async ended() {
-    await this.page
-      .locator(".turn.assistant .turn-actions, .turn.assistant .problem")
-      .last()
-      .waitFor();
-    await this.page.locator(".send:not(.stop)").waitFor();
+    await this.drawn();
+    await this.page.waitForFunction(() => {
+      const last = [...document.querySelectorAll(".turn.assistant")].at(-1);
+      const over = last?.querySelector(".turn-actions, .problem");
+      return over && document.querySelector(".send:not(.stop)");
+    });
   }
 
   async ask(text) {
+    const asked = this.page.locator(".turn.user");
+    const before = await asked.count();
     await this.send(text);
-    await this.page
-      .locator(".turn.user", { hasText: text.slice(0, 20) })
-      .last()
-      .waitFor();
+    await asked.nth(before).waitFor();
     await this.ended();
+  }
+
+  /** Waits until the message field has the focus. */
+  async composerHasFocus() {
+    await this.page.waitForFunction(() => document.activeElement?.matches(".composer textarea"));
+  }
+
+  /** Waits until this browser keeps a turn with `text`. */
+  async kept(text) {
+    const turns = () =>
+      this.page.evaluate(
+        () =>
+          new Promise((resolve, reject) => {
+            const opening = indexedDB.open("openqwq");
+            opening.onerror = () => reject(opening.error);
+            opening.onsuccess = () => {
+              const database = opening.result;
+              const asking = database.transaction("turns").objectStore("turns").getAll();
+              asking.onsuccess = () => resolve(JSON.stringify(asking.result));
+              asking.onerror = () => reject(asking.error);
+              database.close();
+            };
+          }),
+      );
+    await eventually(async () => assert.ok((await turns()).includes(text), `kept: ${text}`));
   }
 
   async openSidebar() {
@@ -138,15 +199,16 @@ export class Visit {
   }
 
   async assertFits() {
-    const wide = await this.page.evaluate(() =>
-      [
-        document.documentElement,
-        ...document.querySelectorAll(".transcript, dialog[open], #sidebar"),
-      ]
-        .filter((element) => element.scrollWidth > element.clientWidth + 1)
-        .map((element) => `${element.className || element.tagName} ${element.scrollWidth}`),
-    );
-    assert.deepEqual(wide, [], "scrolls sideways");
+    const wide = () =>
+      this.page.evaluate(() =>
+        [
+          document.documentElement,
+          ...document.querySelectorAll(".transcript, dialog[open], #sidebar"),
+        ]
+          .filter((element) => element.scrollWidth > element.clientWidth + 1)
+          .map((element) => `${element.className || element.tagName} ${element.scrollWidth}`),
+      );
+    await eventually(async () => assert.deepEqual(await wide(), [], "scrolls sideways"));
   }
 
   /** Not one violation that axe-core knows on the page as it is. */
@@ -209,7 +271,7 @@ export function prepareFlows() {
 
   const flow = (title, run, views = usualViews(), address = () => mock.url) => {
     for (const name of views) {
-      test(`${title} (${name})`, { timeout: 60_000 }, async () => {
+      test(`${title} (${name})`, { timeout: 120_000 }, async () => {
         const visit = await Visit.open(browser, address(), VIEWS[name]);
         try {
           await run(visit, name.replace(" ", "-"));

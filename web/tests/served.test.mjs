@@ -6,7 +6,7 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { startBrowser, VIEWS, Visit } from "./page.mjs";
+import { says, startBrowser, VIEWS, Visit } from "./page.mjs";
 
 const { CHAT_URL: url, CHAT_TOOLS_URL: toolsUrl, CHAT_MODEL: model, CHAT_KEY: key } = process.env;
 const { CHAT_RATED_URL: rated, CHAT_KILLABLE_URL: killable, CHAT_CONTROL: control } = process.env;
@@ -22,18 +22,15 @@ test(
       const visit = await Visit.open(browser, url, view, model);
       const { page } = visit;
       await visit.ask("What is 6 times 7?");
-      assert.match(await visit.reply.locator(".markdown").last().textContent(), /The answer is 42/);
+      await says(visit.reply.locator(".markdown").last(), /The answer is 42/);
       await visit.reply.getByRole("button", { name: /Thought for/ }).click();
-      assert.match(
-        await visit.reply.locator(".thinking-text").textContent(),
-        /the quick brown fox/,
-      );
-      assert.match(await visit.reply.locator(".usage").textContent(), /tokens, \d+ thinking/);
+      await says(visit.reply.locator(".thinking-text"), /the quick brown fox/);
+      await says(visit.reply.locator(".usage"), /tokens, \d+ thinking/);
       await page.locator(".top").getByRole("button", { name: "Chat options" }).click();
       await page.getByLabel("Max tokens").fill("5");
       await page.keyboard.press("Escape");
       await visit.ask("And briefly?");
-      assert.match(await visit.reply.textContent(), /The token limit was reached/);
+      await says(visit.reply, /The token limit was reached/);
       await page.locator(".top").getByRole("button", { name: "Chat options" }).click();
       await page.getByRole("button", { name: "Reset all" }).click();
       await page.keyboard.press("Escape");
@@ -61,10 +58,10 @@ test(
       for (const question of ["What is 6 times 7?", "And once more?"]) {
         await visit.ask(question);
         const card = visit.reply.locator(".tool");
-        assert.match(await card.textContent(), /calculator.*done/);
+        await says(card, /calculator.*done/);
         await card.getByRole("button").click();
-        assert.match(await card.textContent(), /expression6\*7Result42/);
-        assert.match(await visit.reply.locator(".markdown").last().textContent(), /It is 42\./);
+        await says(card, /expression6\*7Result42/);
+        await says(visit.reply.locator(".markdown").last(), /It is 42\./);
       }
       await visit.picture("served-tools");
       await visit.close();
@@ -97,13 +94,13 @@ test("a reply goes on while its page is gone, and any tab follows it", { skip: !
     for (const tab of [page, other]) {
       await tab.locator(".turn").getByText("The answer is").waitFor();
       await tab.locator(".turn.assistant .usage").waitFor();
-      const text = await tab.locator(".turn.assistant .markdown").last().textContent();
-      assert.equal(text.trim(), "The answer is 42.", "nothing twice, nothing missing");
+      // Nothing twice, nothing missing.
+      await says(tab.locator(".turn.assistant .markdown").last(), "The answer is 42.");
     }
     assert.ok(link.startsWith(url));
     await begin(visit, "And then?");
     await page.goto("about:blank");
-    await page.waitForTimeout(1500);
+    await other.locator(".turn.assistant .usage").nth(1).waitFor();
     await page.goto(other.url());
     await page.locator(".turn.assistant .usage").nth(1).waitFor();
     await other.close();
@@ -121,14 +118,12 @@ test("a server that is killed and comes back is found again", { skip: !killable 
     const { page } = visit;
     await begin(visit, "What is 6 times 7?");
     await page.locator(".thinking-text").getByText("fox").first().waitFor();
-    await page.waitForTimeout(1200);
-    await fetch(`${control}kill`);
-    await page.waitForTimeout(1000);
+    await Promise.all([page.waitForEvent("requestfailed"), fetch(`${control}kill`)]);
     await fetch(`${control}start`);
     await page.locator(".turn.assistant .problem").waitFor({ timeout: 40_000 });
-    assert.match(await visit.reply.textContent(), /the server ended while it wrote/);
+    await says(visit.reply, /the server ended while it wrote/);
     await page.getByRole("button", { name: /Thought for/ }).click();
-    assert.match(await page.locator(".thinking-text").textContent(), /quick brown fox/);
+    await says(page.locator(".thinking-text"), /quick brown fox/);
     await visit.reply.getByRole("button", { name: "Try again" }).click();
     await visit.reply.getByText("The answer is").waitFor({ timeout: 40_000 });
     await visit.close();
@@ -153,12 +148,12 @@ test("tools are listed, switched and approved; Python runs", { skip: !toolsUrl }
     await visit.assertAccessible();
     await reply.getByRole("button", { name: "Run", exact: true }).click();
     await reply.getByText("It is 42.").waitFor();
-    assert.match(await reply.locator(".tool").textContent(), /calculator.*done/);
+    await says(reply.locator(".tool"), /calculator.*done/);
     await visit.ask("And again?");
     await reply.getByRole("button", { name: "Refuse" }).click();
     await reply.getByText("It is 42.").waitFor();
     await reply.locator(".tool-head").click();
-    assert.match(await reply.locator(".tool").textContent(), /The user refused this call/);
+    await says(reply.locator(".tool"), /The user refused this call/);
     await visit.close();
   } finally {
     await browser.close();
@@ -182,12 +177,13 @@ test("a Python block runs, and ratings are kept", { skip: !rated }, async () => 
     await reply.getByRole("button", { name: "Write another answer" }).click();
     await page.locator(".turn.assistant .branches").waitFor();
     await visit.ended();
-    await reply.getByRole("button", { name: "This version is the best" }).click();
+    const isKept = () => page.waitForResponse((response) => response.url().includes("/feedback"));
+    const better = reply.getByRole("button", { name: "This version is the best" });
+    await Promise.all([isKept(), better.click()]);
     await reply.getByRole("button", { name: "Edit answer" }).click();
     await page.getByRole("textbox", { name: "Edit answer" }).fill("My own.");
-    await page.keyboard.press("Enter");
+    await Promise.all([isKept(), page.keyboard.press("Enter")]);
     await reply.getByText("Edited by you.").waitFor();
-    await page.waitForTimeout(500);
     await visit.close();
   } finally {
     await browser.close();

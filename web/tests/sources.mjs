@@ -1,4 +1,4 @@
-/** Modules of the page's own sources, for tests that need no browser. */
+/** Modules of the page's own sources, and numbers, for tests that need no browser. */
 
 import { build } from "esbuild";
 
@@ -15,4 +15,15 @@ export async function bundled(...names) {
   });
   const code = Buffer.from(outputFiles[0].contents).toString("base64");
   return import(`data:text/javascript;base64,${code}`);
+}
+
+/** Numbers from a seed: mulberry32. */
+export function seeded(seed) {
+  let state = seed;
+  return () => {
+    state = (state + 0x6d2b79f5) | 0;
+    let mixed = Math.imul(state ^ (state >>> 15), 1 | state);
+    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed;
+    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
+  };
 }

@@ -2,9 +2,18 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { bundled } from "./sources.mjs";
+import { bundled, seeded } from "./sources.mjs";
 
-const chat = await bundled("sse", "think", "tree", "reply", "api", "problems", "markdown/source");
+const chat = await bundled(
+  "sse",
+  "think",
+  "tree",
+  "reply",
+  "api",
+  "problems",
+  "drafts",
+  "markdown/source",
+);
 
 function streamOf(bytes, size) {
   let at = 0;
@@ -157,3 +166,71 @@ test("the base address is taken with or without /v1", () => {
     assert.equal(chat.endpoint(base, "/v1/models"), "http://h:1/v1/models");
   }
 });
+
+/** A store of drafts that answers, in the order in which it was asked, when `answer` is called. */
+function slowStore() {
+  const kept = new Map();
+  const waiting = [];
+  const ask = (question) => new Promise((resolve) => waiting.push(() => resolve(question())));
+  const answer = async () => {
+    waiting.shift()?.();
+    await new Promise((resolve) => setImmediate(resolve));
+  };
+  return {
+    kept,
+    answer,
+    settle: async () => {
+      while (waiting.length) await answer();
+    },
+    load: (id) => ask(() => structuredClone(kept.get(id))),
+    save: (id, draft) => {
+      const copy = structuredClone(draft);
+      return ask(() => kept.set(id, copy) !== undefined);
+    },
+  };
+}
+
+test("another draft's field is empty at once, and what is typed there stays there", async () => {
+  const store = slowStore();
+  store.kept.set("b", { text: "kept", attachments: [] });
+  const drafts = new chat.Drafts("a", store, () => {});
+  const type = (id, text) => drafts.edit(id, (draft) => ({ ...draft, text: draft.text + text }));
+  type("a", "half a thought");
+  void drafts.show("b");
+  assert.equal(drafts.current.content.text, "");
+  type("b", "typed early");
+  type("a", " and a late file");
+  await store.settle();
+  assert.equal(drafts.current.content.text, "kept\ntyped early");
+  await Promise.all([drafts.flush(), store.settle()]);
+  assert.equal(store.kept.get("a").text, "half a thought and a late file");
+  assert.equal(store.kept.get("b").text, "kept\ntyped early");
+});
+
+for (let seed = 1; seed <= 30; seed++) {
+  test(`no draft is lost or mixed, however late the store answers (seed ${seed})`, async () => {
+    const random = seeded(seed);
+    const store = slowStore();
+    const drafts = new chat.Drafts("0", store, () => {});
+    const wanted = new Map();
+    for (let step = 0; step < 60; step++) {
+      const dice = random();
+      const { id } = drafts.current;
+      if (dice < 0.3) void drafts.show(String(Math.floor(random() * 3)));
+      else if (dice < 0.6) {
+        wanted.set(id, [...(wanted.get(id) ?? []), `<${step}>`]);
+        drafts.edit(id, (draft) => ({ ...draft, text: `${draft.text}<${step}>` }));
+      } else if (dice < 0.65 && drafts.current.read) {
+        wanted.delete(id);
+        drafts.clear();
+      } else await store.answer();
+    }
+    const flushed = drafts.flush();
+    await store.settle();
+    await flushed;
+    for (const id of ["0", "1", "2"]) {
+      const pieces = store.kept.get(id)?.text.match(/<\d+>/g) ?? [];
+      assert.deepEqual(pieces, wanted.get(id) ?? [], `draft ${id}`);
+    }
+  });
+}

@@ -6,7 +6,7 @@ import { attachFile, isLongPaste, pastedAttachment, RefusedFile } from "../attac
 import { countTokens } from "../api";
 import type { Chat } from "../chat";
 import { t } from "../language";
-import type { Attachment, ChatOptions, Draft } from "../types";
+import type { Attachment, ChatOptions } from "../types";
 import type { OpenDialog } from "./dialogs";
 import { Icon, IconButton } from "./icons";
 import { StatusLine } from "./status";
@@ -32,7 +32,7 @@ export function Composer({ chat, area, onEditLast, onOpen }: Props) {
     if (!element) return;
     element.style.height = "auto";
     element.style.height = `${Math.min(TALLEST, element.scrollHeight)}px`;
-  }, [draft.text, chat.draftEdition]);
+  }, [draft.text, chat.drafts.edition]);
 
   const sendable = draft.text.trim() !== "" || draft.attachments.length > 0;
   const submit = () => {
@@ -94,7 +94,7 @@ export function Composer({ chat, area, onEditLast, onOpen }: Props) {
           attachments={draft.attachments}
           onRemove={(place) => {
             const attachments = draft.attachments.filter((_, other) => other !== place);
-            chat.setDraft({ ...draft, attachments });
+            chat.editDraft({ attachments });
           }}
         />
         {reading && <p class="attaching">{t.reading(reading)}</p>}
@@ -110,7 +110,7 @@ export function Composer({ chat, area, onEditLast, onOpen }: Props) {
           rows={1}
           dir="auto"
           value={draft.text}
-          onInput={(event) => chat.setDraft({ ...chat.draft, text: event.currentTarget.value })}
+          onInput={(event) => chat.editDraft({ text: event.currentTarget.value })}
           onKeyDown={onKeyDown}
           onPaste={onPaste}
         />
@@ -153,6 +153,8 @@ function useAttaching(chat: Chat) {
   const [refused, setRefused] = useState("");
   const add = async (files: File[], ready: Attachment[] = [], unnamed = "") => {
     setRefused("");
+    // While a file is read, the reader may turn to another conversation.
+    const { id } = chat.drafts.current;
     const made = [...ready];
     for (const file of files) {
       const known = unnamed ? new File([file], unnamed, { type: file.type }) : file;
@@ -166,9 +168,10 @@ function useAttaching(chat: Chat) {
     }
     setReading("");
     if (!made.length) return;
-    const { attachments } = chat.draft;
-    chat.setDraft({ ...chat.draft, attachments: [...attachments, ...made] });
-    await count(chat, made);
+    chat.drafts.edit(id, (draft) => {
+      return { ...draft, attachments: [...draft.attachments, ...made] };
+    });
+    await count(chat, id, made);
   };
   const start = (files: File[], ready: Attachment[] = [], unnamed = "") =>
     void add(files, ready, unnamed);
@@ -176,14 +179,13 @@ function useAttaching(chat: Chat) {
 }
 
 /** Has our server count the tokens; other servers have no route for it. */
-async function count(chat: Chat, made: Attachment[]): Promise<void> {
+async function count(chat: Chat, id: string, made: Attachment[]): Promise<void> {
   if (!chat.model?.durable) return;
   for (const attachment of made) {
     const tokens = await countTokens(chat.settings, attachment.text);
     if (tokens !== null) Object.assign(attachment, { tokens, exact: true });
   }
-  const draft: Draft = { ...chat.draft };
-  chat.setDraft(draft);
+  chat.drafts.edit(id, (draft) => ({ ...draft }));
 }
 
 interface AttachmentsProps {
