@@ -39,7 +39,7 @@ class Zygote:
         linux.gain_no_privileges()
         occupy()
         null = os.open("/dev/null", os.O_RDWR)
-        self.rehearse()
+        self.rehearse(null)
         gc.collect()
         gc.freeze()
         while files := socket.recv_fds(runs, 1, 2)[1]:
@@ -54,8 +54,12 @@ class Zygote:
                 os.close(file)
             os.waitpid(pid, 0)
 
-    def rehearse(self) -> None:
-        """Do what runs do, so that what an interpreter makes at first use is there to share."""
+    def rehearse(self, null: int) -> None:
+        """Do what runs do, so that what an interpreter makes at first use is there to share.
+
+        Reports go to `null`: some builds of libffi keep a file open, for reading, where they go.
+        """
+        os.dup2(null, program.REPORT)
         request = RunRequest("print()")
         for _ in range(16):
             program.load(RunRequest.known_good(request.to_json()), None)
