@@ -222,15 +222,20 @@ def _plan(config: "Config") -> str:
 
 
 def _train(config: "Config", options: argparse.Namespace) -> None:
+    from openqwq.train.outlook import introduction, outlook_of
     from openqwq.train.progress import Display
     from openqwq.train.run import InterruptedRun
     from openqwq.train.stages import run_stages
     from openqwq.train.start import start_run
 
+    display = Display()
+    if MINI in options.configs:
+        print(introduction(config, options.out), file=sys.stderr)
+        display = Display(outlook=outlook_of(config))
     run, prepared = start_run(options.out, config, options.resume, options.skip_bad_rows)
     try:
         with _placement(config, options.out) as placement:
-            asyncio.run(run_stages(run, prepared, Display(), placement))
+            asyncio.run(run_stages(run, prepared, display, placement))
     except InterruptedRun as stop:
         print(f"qwq: {stop}", file=sys.stderr)
         raise SystemExit(130) from None

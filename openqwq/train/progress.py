@@ -23,6 +23,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from openqwq.train.outlook import Outlook
+
 SHOWN = ("reward", "thinking_tokens", "cross_entropy", "entropy")
 EVERY = 30.0  # seconds between plain lines, at most
 
@@ -32,10 +34,11 @@ Report = Callable[[int, Mapping[str, Any]], None]
 class Display:
     """Shows the stages of a run on standard error."""
 
-    def __init__(self, every: float = EVERY) -> None:
+    def __init__(self, every: float = EVERY, outlook: Outlook | None = None) -> None:
         self.console = Console(stderr=True)
         self._bars: Progress | None = None
-        self._lines = PlainLines(self._print, every)
+        self._outlook = outlook
+        self._lines = PlainLines(self._print, every, outlook)
         self._watched = False
 
     @contextmanager
@@ -62,6 +65,7 @@ class Display:
 
         def report(done: int, metrics: Mapping[str, Any]) -> None:
             shown = [f"{name} {metrics[name]:.3g}" for name in SHOWN if name in metrics]
+            shown += _run_left(self._outlook, title, done, total)
             bars.update(task, completed=done, metrics="  ".join(shown))
 
         if not outermost:
@@ -127,9 +131,12 @@ class _Stage:
 class PlainLines:
     """Tells of the stages in plain lines, `every` so many seconds at the latest."""
 
-    def __init__(self, tell: Callable[[str], None], every: float) -> None:
+    def __init__(
+        self, tell: Callable[[str], None], every: float, outlook: Outlook | None = None
+    ) -> None:
         self.every = every
         self._tell = tell
+        self._outlook = outlook
         self._lock = threading.Lock()
         self._open: list[_Stage] = []
         self._ended = ""
@@ -165,7 +172,10 @@ class PlainLines:
             if now - self._told < self.every:
                 return
             if self._open:
-                line = self._open[-1].line(now)
+                stage = self._open[-1]
+                done = stage.done or 0
+                whole = _run_left(self._outlook, stage.title, done, stage.total)
+                line = ", ".join([stage.line(now), *whole])
             else:
                 line = f"after {self._ended}: preparing what comes next"
         self._say(line)
@@ -186,6 +196,16 @@ def _figure(metrics: Mapping[str, Any]) -> list[str]:
     names = [name for name in SHOWN if name in metrics]
     names += [name for name, value in metrics.items() if isinstance(value, int | float)]
     return [f"{names[0].replace('_', ' ')} {metrics[names[0]]:.3g}"] if names else []
+
+
+def _run_left(outlook: Outlook | None, title: str, done: int, total: int) -> list[str]:
+    """How long the whole run still takes, where that can be told."""
+    if outlook is None:
+        return []
+    left = outlook.left(title, done, total)
+    if left is None:
+        return []
+    return [f"the whole run: about {_duration(left)}"]
 
 
 def _duration(seconds: float) -> str:

@@ -1,10 +1,14 @@
 """A run whose output is piped tells in plain lines that it is alive."""
 
+import re
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
+from openqwq.config import find_config, load_config
+from openqwq.train.outlook import Outlook, introduction
 from openqwq.train.progress import Display, PlainLines
 
 
@@ -81,3 +85,45 @@ def test_bars_of_nested_stages_share_a_terminal(
         pass
     told = capsys.readouterr().err
     assert "rl" in told and "evaluate rl@1" in told and "next" in told
+
+
+def test_the_demo_says_what_it_does_before_it_begins() -> None:
+    config = load_config([find_config("mini")], ["stages.stage1.steps=7"])
+    text = introduction(config, Path("runs/demo"))
+    for stage in config.stages:
+        assert re.search(rf"^  {stage.name} ", text, re.MULTILINE)
+    assert re.search(r"^  stage1 +7 steps ", text, re.MULTILINE)
+    assert "into runs/demo" in text and re.search(r"About 1\d minutes", text)
+
+
+def test_the_time_left_of_a_run_follows_the_pace_of_this_machine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Work expected to take 100 s took 300 s, so the 200 s that are left take 600 s."""
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    outlook = Outlook({"sft": 200.0, "evaluate sft": 20.0, "stage1": 80.0})
+    assert outlook.left("sft", 0, 800) == 300.0
+    now = 300.0
+    assert outlook.left("sft", 400, 800) == 600.0
+    assert outlook.left("evaluate sft@400", 1, 2) is None
+
+
+def test_what_an_earlier_process_did_says_nothing_about_the_pace(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    outlook = Outlook({"sft": 200.0, "stage1": 100.0})
+    assert outlook.left("stage1", 0, 10) == 100.0
+    now = 20.0
+    assert outlook.left("stage1", 1, 10) == pytest.approx(180.0)
+
+
+def test_a_line_tells_of_the_stage_and_of_the_whole_run(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    display = Display(every=0.05, outlook=Outlook({"sft": 60.0, "stage1": 600.0}))
+    with display.stage("sft", 8):
+        (line, *_) = lines_until(capsys, "step 0 of 8")
+    assert line.endswith("so far, the whole run: about 11 min")
