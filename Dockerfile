@@ -6,13 +6,19 @@
 #
 # The sandbox needs namespaces, which a container's default profile forbids: see docs/install.md.
 
-FROM python:3.13-slim
+# Any image of Debian or Ubuntu with Python 3.11 or newer, its venv module and its headers.
+ARG BASE=python:3.13-slim
+FROM ${BASE}
 
 ARG DEVICE=cpu
 # PyTorch's index for DEVICE=cpu; its CUDA build is the one that PyPI has.
 ARG CPU_WHEELS=https://download.pytorch.org/whl/cpu
 
-ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+
+# Debian's own Python takes packages into an environment alone.
+RUN python3 -m venv /opt/openqwq
+ENV PATH=/opt/openqwq/bin:$PATH
 
 # PyTorch first and apart: its layer stays as it is when only OpenQwQ changes.
 WORKDIR /build
