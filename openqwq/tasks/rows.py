@@ -2,10 +2,11 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from openqwq.config import DataConfig
 from openqwq.data.hub import DataLock
@@ -15,6 +16,7 @@ from openqwq.tasks.table import permuted
 from openqwq.tasks.templates import RowError
 from openqwq.types import OpenQwQError, Pair, Task
 
+Item = TypeVar("Item")
 # What a task needs so that a judge of this name can work.
 NEEDED = {"math": "answer", "code": "tests", "instructions": "rules"}
 
@@ -114,33 +116,26 @@ def open_rows(
     """
     opener = _Opener(name, config, lock)
     records = opener.read(config.rows)
+    held_out: list[Record] = []
     if isinstance(config.held_out, str):
         held_out = opener.read(config.held_out)
-    elif config.held_out is not None:
-        drawn = [record for record in records if _hash(record) < config.held_out]
-        held_out = sorted(drawn, key=_hash)
-        records = [record for record in records if _hash(record) >= config.held_out]
+        records = opener.without_held_out(records, held_out)
+    if opener.skipped and not skip_bad_rows:
+        raise OpenQwQError(
+            f"data.{name}: {opener.skipped[0]}{_and_more(len(opener.skipped) - 1)}; or leave such "
+            "rows out with --skip-bad-rows"
+        )
+    if not records and not held_out:
+        first = f"; the first of them: {opener.skipped[0]}" if opener.skipped else ": give it some"
+        raise OpenQwQError(f"data.{name}: {config.rows} has no rows that can be used{first}")
+
+    if isinstance(config.held_out, float):
+        held_out, records = split_by_hash(records, config.held_out, _problem)
         if not held_out:
             raise OpenQwQError(
                 f"data.{name}.held_out is {config.held_out}, which is none of the {len(records)} "
                 f"rows of {config.rows}: hold out a larger share, or a file"
             )
-    else:
-        held_out = []
-
-    records = opener.without_held_out(records, held_out)
-    if opener.skipped and not skip_bad_rows:
-        first = opener.skipped[0]
-        others = len(opener.skipped) - 1
-        more = f" ({others} more rows cannot be used)" if others else ""
-        raise OpenQwQError(
-            f"data.{name}: {first}{more}; or leave such rows out with --skip-bad-rows"
-        )
-    if not records and not held_out:
-        raise OpenQwQError(
-            f"data.{name}: {config.rows} has no rows that can be used"
-            + (f"; the first of them: {opener.skipped[0]}" if opener.skipped else ": give it some")
-        )
     kept = records[: config.limit]
     beyond = len(records) - len(kept)
     return RowTable(name, kept, held_out, tuple(opener.skipped), beyond, opener.counts[config.rows])
@@ -267,7 +262,37 @@ def _require_alike(place: Place, reading: Reading, first: tuple[Place, Reading])
             )
 
 
-def _hash(record: Record) -> float:
-    """A number from 0 to 1 that only what is asked decides."""
-    digest = hashlib.sha256(record.problem.encode()).digest()
+def split_by_hash(
+    items: Sequence[Item], share: float, problem: Callable[[Item], str]
+) -> tuple[list[Item], list[Item]]:
+    """The `share` of `items` to hold out, in the order of their hashes, and the others.
+
+    `problem` says what is asked, which alone decides on which side an item falls.
+    """
+    held_out: list[tuple[float, Item]] = []
+    others: list[Item] = []
+    for item in items:
+        place = _hash(problem(item))
+        if place < share:
+            held_out.append((place, item))
+        else:
+            others.append(item)
+    held_out.sort(key=itemgetter(0))
+    return [item for _, item in held_out], others
+
+
+def _and_more(count: int) -> str:
+    """That `count` rows more are like the one that was named."""
+    if not count:
+        return ""
+    return f" ({count} more {'row' if count == 1 else 'rows'} cannot be used)"
+
+
+def _problem(record: Record) -> str:
+    return record.problem
+
+
+def _hash(problem: str) -> float:
+    """A number from 0 to 1 that only `problem` decides."""
+    digest = hashlib.sha256(problem.encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64

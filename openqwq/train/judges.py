@@ -155,7 +155,11 @@ class Bench:
             return CalculatorEnvironment(await self.verifier("math"))
         if name == "python":
             return PythonEnvironment(await self.sandbox())
-        return make_environment(name, self.options.get(name, {}))
+        environment = make_environment(name, self.options.get(name, {}))
+        close = getattr(environment, "close", None)
+        if close is not None:
+            self.stack.push_async_callback(close)
+        return environment
 
 
 def make_environment(name: str, options: Mapping[str, Any]) -> Environment:

@@ -1,9 +1,11 @@
 """Tables of an environment's own tasks: `tasks(split)` of your class, or `verifiers:ENV_ID`."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from openqwq.config import DataConfig
+from openqwq.tasks.rows import split_by_hash
 from openqwq.tasks.table import permuted
 from openqwq.train.judges import make_environment
 from openqwq.types import OpenQwQError, Pair, Task
@@ -38,8 +40,8 @@ class EnvironmentTable:
 def own_tasks(name: str, config: DataConfig) -> EnvironmentTable:
     """The table of an environment that has tasks of its own.
 
-    Its `tasks(split)` gives them for "train" and "held_out"; one without the argument gives
-    training tasks alone. Raises OpenQwQError where there is none.
+    Its `tasks(split)` gives them for "train" and "held_out". Where it holds none out, the table's
+    `held_out` may be a share of those to train on. Raises OpenQwQError where there are none.
     """
     environment = make_environment(config.environment, config.options)
     tasks = getattr(environment, "tasks", None)
@@ -48,12 +50,23 @@ def own_tasks(name: str, config: DataConfig) -> EnvironmentTable:
             f"data.{name} has neither rows nor a source, and {config.environment} has no "
             "tasks(split): give it one of them"
         )
-    sides: dict[str, list[Task]] = {}
-    for split in ("train", "held_out"):
-        sides[split] = [_named(name, config, task) for task in tasks(split)]
-    if not sides["train"]:
+    train = [_named(name, config, task) for task in tasks("train")]
+    held_out = [_named(name, config, task) for task in tasks("held_out")]
+    if config.held_out is not None:
+        if held_out or isinstance(config.held_out, str):
+            raise OpenQwQError(
+                f"data.{name}.held_out is {config.held_out!r}: it must be a share, and "
+                f"{config.environment} must hold out no tasks itself ({len(held_out)} now)"
+            )
+        held_out, train = split_by_hash(train, config.held_out, _problem)
+    train = train[: config.limit]
+    if not train:
         raise OpenQwQError(f"data.{name}: {config.environment} gave no tasks to train on")
-    return EnvironmentTable(name, sides["train"], sides["held_out"])
+    return EnvironmentTable(name, train, held_out)
+
+
+def _problem(task: Task) -> str:
+    return json.dumps(task.messages)
 
 
 def _named(name: str, config: DataConfig, task: Task) -> Task:
