@@ -140,6 +140,8 @@ class RlStage(StageBase):
     token_mask: bool = False  # drop tokens whose ratio is outside [0.5, 5]
     sequence_mask: bool = False  # drop sequences whose mean ratio is outside [0.99, 1.01]
     divide_by_batch_std: bool = False
+    over_sampling: float = 0.0  # share of more prompts, so as not to wait for the longest replies
+    unfinished: Literal["continue", "drop"] = "continue"  # what over_sampling leaves unfinished
     max_refills: int = 1  # rounds of new prompts for groups that say nothing
     retire_pass_rate: float = 0.9
     overlong_buffer: int = 0  # tokens before max_tokens over which a penalty grows; 0: none

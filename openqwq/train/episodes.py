@@ -4,6 +4,7 @@ A template that shows the model another history than the recorded one (QwQ's dro
 forces a new record. All records of an episode are one attempt: they share its reward.
 """
 
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -138,12 +139,14 @@ class Rollout:
         reply = self._reply()
         try:
             observation = await self.episode.step(reply.message(), reply.malformed_calls)
-        except (OpenQwQError, OSError) as error:
-            self.done, self.failure = True, f"the environment failed: {error}"
+            over, said = observation.done, observation.messages
+        except Exception as error:  # an environment of the user's may raise anything
+            self.done = True
+            self.failure = environment_failure(error)
             return
-        self.done = observation.done or len(self.completions) == max_turns
+        self.done = over or len(self.completions) == max_turns
         if not self.done:
-            self._observe(reply, observation.messages, context_length)
+            self._observe(reply, said, context_length)
 
     def _reply(self) -> Reply:
         given = self.prompt_ids[: -len(self.completions[-1].token_ids)]
@@ -171,6 +174,13 @@ class Rollout:
     def _begin_record(self, prompt_ids: Sequence[int]) -> None:
         self.records.append(Record())
         self.records[-1].give(prompt_ids)
+
+
+def environment_failure(error: Exception) -> str:
+    """What an environment raised, in words; where it did not foresee it, with the traceback."""
+    if isinstance(error, OpenQwQError | OSError):
+        return f"the environment failed: {error}"
+    return "the environment raised\n" + "".join(traceback.format_exception(error))
 
 
 def as_judges_read(text: str, in_thinking: bool) -> str:

@@ -133,6 +133,22 @@ def _check_use(use: str, path: str, earlier: Sequence[Stage]) -> None:
     if use.startswith(REWARD_MODEL):
         models = [stage.name for stage in earlier if isinstance(stage, RewardModelStage)]
         if use.removeprefix(REWARD_MODEL) not in models:
+def _check_over_sampling(config: Config, stage: RlStage, task: Task | None) -> None:
+    """What is left unfinished can be taken up in one process, in a single reply."""
+    path = f"stages.{stage.name}.over_sampling"
+    if config.cluster.learners:
+        raise OpenQwQError(
+            f"{path} with cluster.learners {config.cluster.learners}: on a cluster a step need not "
+            'wait with cluster.mode = "asynchronous"'
+        )
+    if task is not None and task.environment:
+        raise OpenQwQError(
+            f"{path} with the table {task.kind!r}, which the environment {task.environment!r} "
+            "answers: replies that are over-sampled are single turns; leave the table or the key "
+            "out"
+        )
+
+
             raise OpenQwQError(
                 f"{path} uses {use!r}, but no reward_model stage of that name comes before: there "
                 f"are {', '.join(models) or 'none'}"
@@ -179,6 +195,8 @@ def sample_tasks(prepared: Prepared, count: int = 500) -> list[Task]:
     """Up to `count` tasks of every table, to measure prompts by: of rows, the longest."""
     tasks: list[Task] = []
     for name, table in prepared.tables.items():
+        if stage.over_sampling:
+            _check_over_sampling(prepared.config, stage, task)
         if table.size == 0:
             tasks += table.held_out(count, prepared.config.evaluation.seed)
             continue

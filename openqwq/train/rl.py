@@ -100,13 +100,18 @@ class Trainer:
         if found:
             self.run.log(self.stage.name, self.learner.done - 1, {"held_out": found})
 
-    async def check(self, attempts: Sequence[Attempt], micro_batches: Sequence[MicroBatch]) -> None:
-        """Refuse a run that cannot learn, or goes on with sampler and learner apart."""
+    async def check(self, batch: Batch) -> None:
+        """Refuse a run that cannot learn, or goes on with sampler and learner apart.
+
+        They are compared on what the newest weights drew alone.
+        """
         config = self.run.config
         max_gap = max_log_prob_gap(config.precision, config.deterministic)
+        drawn_now = [record for record in batch.trained if drawn_by(record, self.learner.done)]
+        micro_batches = self._packed(drawn_now)
         if self.learner.done == 0:
             await check_first_batch(
-                self.runner, self.learner, attempts, micro_batches, max_gap, self.stage
+                self.runner, self.learner, batch.attempts, micro_batches, max_gap, self.stage
             )
         elif "gap" not in self.stage.skip_checks:
             check_log_prob_gap(self.learner, micro_batches, max_gap)
@@ -125,9 +130,9 @@ class Trainer:
                 f"the judges failed on the whole batch of step {step} "
                 f"({batch.attempts[0].score.detail}): repair them, then go on with --resume"
             )
-        micro_batches = pack_trajectories(batch.trained, stage.optimiser.max_tokens_per_micro_batch)
+        micro_batches = self._packed(batch.trained)
         if first:
-            await self.check(batch.attempts, micro_batches)
+            await self.check(batch)
 
         metrics: dict[str, float] = {}
         if micro_batches:
@@ -140,6 +145,9 @@ class Trainer:
         counts = {"groups": len(batch.groups), "refills": batch.refills}
         restarts = {"restarts": self.curriculum.restarts} if self.curriculum.restarts else {}
         return {**described, **counts, **restarts, **metrics}
+
+    def _packed(self, records: Sequence[Trajectory]) -> list[MicroBatch]:
+        return pack_trajectories(records, self.stage.optimiser.max_tokens_per_micro_batch)
 
     def _count_errors(self, step: int, batch: Batch) -> None:
         """Log what judges raised; raises OpenQwQError where they fail too often."""
@@ -223,23 +231,27 @@ class Trainer:
     async def _collect(self) -> Batch:
         """One step's rollouts: groups that say nothing make way for new prompts, up to k times."""
         stage = self.stage
-        groups: list[tuple[str, Sequence[Attempt]]] = []
+        groups: list[tuple[str, list[Attempt]]] = []
         wanted = stage.prompts_per_step
         refills = 0
         while True:
-            prefix = f"{stage.name}/{self.run.config.seed}/{self.curriculum.drawn}"
-            keys = [f"{prefix}/{i}" for i in range(wanted)]
-            tasks = self.curriculum.next_tasks(wanted)
-            prompts = [self.prompt(task, key) for task, key in zip(tasks, keys, strict=True)]
-            drawn = await self.runner.groups(prompts, stage.group_size)
-            for group in drawn:
-                self.retire(group)
-            groups += zip(keys, drawn, strict=True)
+            groups += await self._groups(wanted)
             batch = self.batch(groups, refills)
             wanted = stage.prompts_per_step - len({t.group_id for t in batch.trained})
             if wanted <= 0 or refills == stage.max_refills:
                 return batch
             refills += 1
+
+    async def _groups(self, wanted: int) -> list[tuple[str, list[Attempt]]]:
+        """The judged groups of the next `wanted` prompts, with their keys."""
+        prefix = f"{self.stage.name}/{self.run.config.seed}/{self.curriculum.drawn}"
+        keys = [f"{prefix}/{i}" for i in range(wanted)]
+        tasks = self.curriculum.next_tasks(wanted)
+        prompts = [self.prompt(task, key) for task, key in zip(tasks, keys, strict=True)]
+        drawn = await self.runner.groups(prompts, self.stage.group_size)
+        for group in drawn:
+            self.retire(group)
+        return list(zip(keys, drawn, strict=True))
 
     def prompt(self, task: Task, key: str) -> Prompt:
         """A task and how it is asked; `key` fixes its draws."""
@@ -256,6 +268,12 @@ class Trainer:
         share = judged.count("correct") / len(judged)
         if share >= self.stage.retire_pass_rate:
             self.curriculum.retired.add(group[0].task.id)
+
+
+def drawn_by(record: Trajectory, version: int) -> bool:
+    """Whether the weights of `version` drew every token that a policy drew."""
+    versions = zip(record.weight_version, record.sampled_mask, strict=True)
+    return all(found == version for found, sampled in versions if sampled)
 
 
 def stage_params(stage: RlStage, stops: tuple[int, ...], seed: int) -> SamplingParams:

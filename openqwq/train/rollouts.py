@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 
 from openqwq.text.template import encode_chat
 from openqwq.text.tokenizer import Tokenizer
-from openqwq.train.episodes import Attempt, Rollout
+from openqwq.train.episodes import Attempt, Rollout, environment_failure
 from openqwq.train.rewards import Rewards, without_value
 from openqwq.types import (
+    Completion,
     Environment,
     Generate,
-    OpenQwQError,
     SamplingParams,
     Score,
     Task,
@@ -63,6 +63,16 @@ class RolloutRunner:
                 await asyncio.gather(*(self._finish(*rollout) for rollout in rollouts))
             return list(await asyncio.gather(*(self._judged(group) for group in groups)))
 
+    async def judged(self, task: Task, completions: Sequence[Completion]) -> list[Attempt]:
+        """The judged attempts that `completions` are at a task without an environment."""
+        prompt_ids = encode_chat(self.tokenizer, task.messages, task.tools)
+        group: list[Rollout] = []
+        for member, completion in enumerate(completions):
+            rollout = Rollout(task, self.tokenizer, prompt_ids, member, None)
+            rollout.take(completion)
+            group.append(rollout)
+        return await self._judged(group)
+
     async def _begin(self, task: Task, seed: int, n: int, stack: AsyncExitStack) -> list[Rollout]:
         prompt_ids = encode_chat(self.tokenizer, task.messages, task.tools)
         group = [Rollout(task, self.tokenizer, prompt_ids, i, None) for i in range(n)]
@@ -70,14 +80,17 @@ class RolloutRunner:
             return group
 
         environment = self.environments[task.environment]
-        for rollout in group:
+
+        async def reset(rollout: Rollout) -> None:
             try:
                 rollout.episode = await environment.reset(task, seed + rollout.member)
-            except (OpenQwQError, OSError) as error:
+            except Exception as error:  # an environment of the user's may raise anything
                 rollout.done = True
-                rollout.failure = f"the environment failed: {error}"
+                rollout.failure = environment_failure(error)
             else:
                 stack.push_async_callback(rollout.episode.close)
+
+        await asyncio.gather(*(reset(rollout) for rollout in group))
         return group
 
     async def _first_turn(self, group: Sequence[Rollout], params: SamplingParams) -> None:
@@ -144,9 +157,13 @@ class RolloutRunner:
     async def _episode_verdict(self, rollout: Rollout) -> Score:
         assert rollout.episode is not None
         try:
-            return await rollout.episode.score()
-        except (OpenQwQError, OSError) as error:
-            return Score(0.0, "error", detail=f"the environment failed: {error}")
+            verdict = await rollout.episode.score()
+        except Exception as error:  # as above
+            return Score(0.0, "error", detail=environment_failure(error))
+        if not isinstance(verdict, Score):
+            told = f"the environment's score() returned {verdict!r:.80}: return a Score"
+            return Score(0.0, "error", detail=told)
+        return verdict
 
 
 def trajectories(attempt: Attempt, group_id: str, advantage: float = 0.0) -> list[Trajectory]:

@@ -27,6 +27,7 @@ from openqwq.train.distil import Distiller
 from openqwq.train.judges import Bench, open_bench
 from openqwq.train.learner import Learner, PolicyLearner
 from openqwq.train.objective import KlReference
+from openqwq.train.over_sampling import OverSamplingTrainer
 from openqwq.train.placement import LocalPlacement, Placement, with_max_length
 from openqwq.train.policies import (
     AdapterAsItWas,
@@ -148,7 +149,8 @@ class Stages:
         place = self.placement
         roles = place.policy(self.run, stage, policy, self.tokenizer)
         with roles as (learner, generate, link):
-            trainer = place.trainer(
+            kind = OverSamplingTrainer if stage.over_sampling else place.trainer
+            trainer = kind(
                 self.run,
                 stage,
                 learner,
