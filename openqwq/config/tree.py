@@ -134,6 +134,8 @@ class Config:
 
     seed: int = 0
     model: str = ""  # directory, GGUF file or hub id (id@revision); none: fresh weights of `shape`
+    # How a model that has no think tokens writes its thinking: tags as text, or two new tokens.
+    thinking: Literal["text", "tokens"] = "text"
     precision: Literal["auto", "fp32", "bf16"] = "fp32"  # of products; auto: the faster one here
     threads: int = 0  # of PyTorch; 0: as many as cores
     device: Device = "cpu"  # of a run in one process

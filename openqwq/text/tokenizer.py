@@ -24,7 +24,8 @@ QWEN2_PATTERN = (
 # tokens are left out: nothing here would ever train their rows.
 SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 TOOL_TOKENS = ["<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>"]
-TEXT_TOKENS = [*TOOL_TOKENS, "<think>", "</think>"]
+THINK_TOKENS = ["<think>", "</think>"]
+TEXT_TOKENS = [*TOOL_TOKENS, *THINK_TOKENS]
 
 
 class Tokenizer:
@@ -192,6 +193,12 @@ class Tokenizer:
         declared = [_read(p, _json_object).get("eos_token_id") for p in paths if p.exists()]
         ids: Any = next((ids for ids in declared if ids is not None), [])
         return cls(backend, config, ids if isinstance(ids, list) else [ids], str(folder))
+
+    def with_think_tokens(self) -> "Tokenizer":
+        """A tokenizer of the same text to which `<think>` and `</think>` are tokens, too."""
+        backend = tokenizers.Tokenizer.from_str(self.backend_json())
+        backend.add_tokens([AddedToken(text, normalized=False) for text in THINK_TOKENS])
+        return Tokenizer(backend, self.config, list(self.eos_ids), self.source)
 
     def save(self, directory: Path | str) -> None:
         """Write what transformers' AutoTokenizer loads; an old generation config keeps its rest."""

@@ -15,6 +15,7 @@ from openqwq.text.tokenizer import Tokenizer
 from openqwq.train.policies import base_of_adapter, fresh_tokenizer
 from openqwq.train.prepare import Prepared
 from openqwq.train.sft import encode_examples
+from openqwq.train.think_tokens import with_setting
 from openqwq.types import OpenQwQError, Task
 
 NAMED = 20  # rows left out that are listed one by one
@@ -26,7 +27,8 @@ def run_tokenizer(config: Config, tables: Mapping[str, Table]) -> tuple[Tokenize
         assert config.shape is not None
         return fresh_tokenizer(config, tables), config.shape.max_position_embeddings
     path = locate(base_of_adapter(config.model) or config.model, weights=False)
-    return load_tokenizer(path), read_subject(path).config.max_position_embeddings
+    tokenizer = with_setting(load_tokenizer(path), config)
+    return tokenizer, read_subject(path).config.max_position_embeddings
 
 
 def fit_rows(prepared: Prepared, skip_bad_rows: bool = False) -> Prepared:

@@ -21,6 +21,7 @@ from openqwq.train.packing import MicroBatch
 from openqwq.train.prepare import BEST, START, Prepared
 from openqwq.train.run import Run
 from openqwq.train.sft import encode_examples
+from openqwq.train.think_tokens import with_rows, with_setting
 from openqwq.types import OpenQwQError
 
 
@@ -28,15 +29,20 @@ def open_tokenizer(run: Run, prepared: Prepared) -> Tokenizer:
     """The tokenizer of the run's model; a fresh one is trained the first time."""
     config = run.config
     if config.model:
-        from openqwq.engine.open import load_tokenizer, locate
-
-        return load_tokenizer(locate(base_of_adapter(config.model) or config.model))
+        return with_setting(base_tokenizer(config), config)
     directory = run.directory / "tokenizer"
     if (directory / "tokenizer_config.json").exists():
         return Tokenizer.load(directory)
     tokenizer = fresh_tokenizer(config, prepared.tables)
     tokenizer.save(directory)
     return tokenizer
+
+
+def base_tokenizer(config: Config) -> Tokenizer:
+    """The tokenizer that came with the run's model."""
+    from openqwq.engine.open import load_tokenizer, locate
+
+    return load_tokenizer(locate(base_of_adapter(config.model) or config.model))
 
 
 def fresh_tokenizer(config: Config, tables: Mapping[str, Table]) -> Tokenizer:
@@ -89,6 +95,11 @@ def load_policy(run: Run, origin: str, tokenizer: Tokenizer) -> LoadedPolicy:
     if origin == START and not config.model:
         fresh = fresh_model(config.shape or ShapeConfig(), tokenizer, config.seed)
         return LoadedPolicy(fresh, START)
+    if origin == START and base_of_adapter(config.model) is None:
+        model = _load_weights(config.model)
+        if tokenizer.think_open_id != base_tokenizer(config).think_open_id:
+            model = with_rows(model, tokenizer)
+        return LoadedPolicy(model, config.model)
     place = config.model if origin == START else origin
     saved = run.directory / origin.replace(BEST, best_of(""))
     if origin != START and saved.exists():
