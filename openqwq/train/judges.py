@@ -11,14 +11,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from openqwq.agent.environments import CalculatorEnvironment, PythonEnvironment
-from openqwq.config import Config, RlStage, SandboxConfig
+from openqwq.config import Config, DataConfig, RlStage, SandboxConfig
 from openqwq.data.user_code import is_reference, load_object
 from openqwq.evaluation.benchmarks.bfcl_turns import TurnsVerifier
 from openqwq.evaluation.benchmarks.livebench import LiveBenchVerifier
 from openqwq.evaluation.benchmarks.livecodebench import LiveCodeVerifier
 from openqwq.sandbox.local import LocalSandbox
 from openqwq.tasks.instructions import TasteVerifier
-from openqwq.train.your_python import UserJudge, open_environment
+from openqwq.train.your_python import UserJudge, check_judge_function, open_environment
 from openqwq.types import Environment, OpenQwQError, Verifier
 from openqwq.verify.code import CodeVerifier
 from openqwq.verify.contest import ContestVerifier
@@ -48,7 +48,7 @@ CONTEST_PACKAGE = "numpy"
 def check_judge(name: str, path: str) -> None:
     """Raise OpenQwQError naming `path` in the config unless `name` is a judge's."""
     if is_reference(name):
-        load_object(name)
+        check_judge_function(name)
     elif name not in JUDGES:
         raise _unknown("judge", name, JUDGES, path)
 
@@ -171,12 +171,17 @@ def make_environment(name: str, options: Mapping[str, Any]) -> Environment:
     return open_environment(name, options)
 
 
+def environment_options(table: DataConfig) -> Mapping[str, Any]:
+    """The options of a table's environment; next to a source they are the source's."""
+    return {} if table.source else table.options
+
+
 def open_bench(config: Config, stack: AsyncExitStack) -> Bench:
     """The bench of a run, with nothing opened yet."""
     options: dict[str, Mapping[str, Any]] = {}
     for table in config.data.values():
         if table.environment:
-            options[table.environment] = {} if table.source else table.options
+            options[table.environment] = environment_options(table)
     seconds = [stage.reward_seconds for stage in config.stages if isinstance(stage, RlStage)]
     return Bench(config.sandbox, stack, reward_seconds=max(seconds, default=30.0), options=options)
 

@@ -65,7 +65,7 @@ def _fitting(table: RowTable, measure: "Measure", skip_bad_rows: bool) -> RowTab
         return table
     if not skip_bad_rows:
         raise OpenQwQError(
-            f"data.{table.name}: {skipped[0]} ({len(skipped)} such rows); or leave them out with "
+            f"data.{table.name}: {skipped[0]} (such rows: {len(skipped)}); or leave them out with "
             "--skip-bad-rows"
         )
     return replace(table, records=kept, skipped=(*table.skipped, *skipped))

@@ -12,7 +12,13 @@ from openqwq.tasks.rows import RowTable
 from openqwq.tasks.table import Table
 from openqwq.tasks.tables import open_tables
 from openqwq.train.benchmark_tables import benchmark_tables
-from openqwq.train.judges import check_environment, check_judge
+from openqwq.train.judges import (
+    VERIFIERS_PACKAGE,
+    check_environment,
+    check_judge,
+    environment_options,
+    make_environment,
+)
 from openqwq.train.own_environments import own_tasks
 from openqwq.train.rewards import VERIFIER, judges_used
 from openqwq.train.trackers import check_trackers
@@ -59,6 +65,11 @@ def prepare(config: Config, lock: DataLock, skip_bad_rows: bool = False) -> Prep
             check_judge(table.verifier, f"data.{name}.verifier")
         if table.environment not in ("", "none"):
             check_environment(table.environment, f"data.{name}.environment")
+        if table.environment.startswith(VERIFIERS_PACKAGE) and (table.rows or table.source):
+            raise OpenQwQError(
+                f"data.{name} has an origin next to {table.environment}, which brings its own "
+                "tasks: leave rows and source out"
+            )
         if is_reference(table.source):
             load_object(table.source)
     earlier: list[Stage] = []
@@ -66,6 +77,9 @@ def prepare(config: Config, lock: DataLock, skip_bad_rows: bool = False) -> Prep
         _check_names(config, stage, earlier)
         earlier.append(stage)
 
+    for table in config.data.values():
+        if is_reference(table.environment):
+            make_environment(table.environment, environment_options(table))
     tables = open_tables(config, lock, skip_bad_rows=skip_bad_rows, own_tasks=own_tasks)
     prepared = Prepared(config, {**tables, **benchmark_tables(config)})
     for stage in config.stages:
@@ -119,20 +133,6 @@ def _check_lora(config: Config, stage: Stage) -> None:
         )
 
 
-def _check_origin(origin: str, path: str, config: Config, earlier: Sequence[Stage]) -> None:
-    """A `from` names an earlier stage that made a policy, or something on disk."""
-    name = origin.removesuffix(BEST)
-    policies = [stage.name for stage in earlier if not isinstance(stage, RewardModelStage)]
-    if name in (PREVIOUS, START) or name in policies or Path(name).exists():
-        return
-    known = ", ".join([PREVIOUS, START, *policies])
-    raise OpenQwQError(f"{path} is {origin!r}: it must be one of {known}, STAGE:best, or a path")
-
-
-def _check_use(use: str, path: str, earlier: Sequence[Stage]) -> None:
-    if use.startswith(REWARD_MODEL):
-        models = [stage.name for stage in earlier if isinstance(stage, RewardModelStage)]
-        if use.removeprefix(REWARD_MODEL) not in models:
 def _check_over_sampling(config: Config, stage: RlStage, task: Task | None) -> None:
     """What is left unfinished can be taken up in one process, in a single reply."""
     path = f"stages.{stage.name}.over_sampling"
@@ -149,6 +149,20 @@ def _check_over_sampling(config: Config, stage: RlStage, task: Task | None) -> N
         )
 
 
+def _check_origin(origin: str, path: str, config: Config, earlier: Sequence[Stage]) -> None:
+    """A `from` names an earlier stage that made a policy, or something on disk."""
+    name = origin.removesuffix(BEST)
+    policies = [stage.name for stage in earlier if not isinstance(stage, RewardModelStage)]
+    if name in (PREVIOUS, START) or name in policies or Path(name).exists():
+        return
+    known = ", ".join([PREVIOUS, START, *policies])
+    raise OpenQwQError(f"{path} is {origin!r}: it must be one of {known}, STAGE:best, or a path")
+
+
+def _check_use(use: str, path: str, earlier: Sequence[Stage]) -> None:
+    if use.startswith(REWARD_MODEL):
+        models = [stage.name for stage in earlier if isinstance(stage, RewardModelStage)]
+        if use.removeprefix(REWARD_MODEL) not in models:
             raise OpenQwQError(
                 f"{path} uses {use!r}, but no reward_model stage of that name comes before: there "
                 f"are {', '.join(models) or 'none'}"
@@ -181,6 +195,8 @@ def _check_usable(prepared: Prepared, stage: Stage, name: str) -> None:
             "with messages, or data.NAME.solution"
         )
     if isinstance(stage, RlStage):
+        if stage.over_sampling:
+            _check_over_sampling(prepared.config, stage, task)
         terms = stage.rewards_of.get(name, stage.rewards)
         needs_verdict = any(term.use == VERIFIER and term.weight for term in terms)
         if needs_verdict and not task.verifier and not task.environment:
@@ -195,8 +211,6 @@ def sample_tasks(prepared: Prepared, count: int = 500) -> list[Task]:
     """Up to `count` tasks of every table, to measure prompts by: of rows, the longest."""
     tasks: list[Task] = []
     for name, table in prepared.tables.items():
-        if stage.over_sampling:
-            _check_over_sampling(prepared.config, stage, task)
         if table.size == 0:
             tasks += table.held_out(count, prepared.config.evaluation.seed)
             continue

@@ -127,7 +127,8 @@ def brevity(task, completion):
     return -0.01 * len(completion)
 
 
-async def slow(task, completion):
+async def slow(completion, task):
+    assert task.id and len(completion) >= 0
     return None
 """
 
@@ -161,6 +162,7 @@ def test_a_reward_that_fails_too_often_stops_the_run_by_name(
     [
         ("nowhere.py:f", "nowhere.py does not exist"),
         ("rewards.py:missing", "has no 'missing'"),
+        ("rewards.py:lone", "it takes (task)"),
         ("maths", "did you mean 'math'"),
         ("stage:taste", "no reward_model stage"),
     ],
@@ -168,11 +170,22 @@ def test_a_reward_that_fails_too_often_stops_the_run_by_name(
 def test_a_reward_that_stands_for_nothing_is_refused_before_the_run_exists(
     base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], use: str, message: str
 ) -> None:
-    (tmp_path / "rewards.py").write_text("def f(task, completion): return 1.0\n")
+    functions = "def f(task, completion): return 1.0\ndef lone(task): return 1.0\n"
+    (tmp_path / "rewards.py").write_text(functions)
     config = written(tmp_path, base, [RL | {"rewards": [{"use": use}]}])
     assert train(config, tmp_path / "run") == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_a_reward_that_hangs_is_an_error_and_the_run_still_ends(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hangs = "import threading\ndef hang(task, completion): threading.Event().wait()\n"
+    (tmp_path / "rewards.py").write_text(hangs)
+    stage = RL | {"rewards": [{"use": "rewards.py:hang"}], "reward_seconds": 0.05}
+    assert train(written(tmp_path, base, [stage]), tmp_path / "run") == 2
+    assert "rewards.py:hang took more than 0.05 s" in capsys.readouterr().err
 
 
 def test_my_traces_are_imitated_then_trained_on(base: Path, tmp_path: Path) -> None:
@@ -240,6 +253,46 @@ def test_my_environment_plays_its_turns_and_scores_itself(base: Path, tmp_path: 
     assert train(written(tmp_path, base, [stage], guess=guess), tmp_path / "run") == 0
     lines = (tmp_path / "run" / "rollouts" / "rl.jsonl").read_text().splitlines()
     assert any("Once more." in json.loads(line)["text"] for line in lines)
+
+
+def test_what_my_environment_raises_is_an_error_with_its_traceback(
+    base: Path, tmp_path: Path
+) -> None:
+    broken = WORLD.replace("return Episode(", "return {}[seed] if seed % 2 else Episode(")
+    (tmp_path / "world.py").write_text(broken)
+    rows = [{"prompt": f"Guess {i}."} for i in range(8)]
+    (tmp_path / "guess.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    guess = {"rows": "guess.jsonl", "environment": "world.py:Guess"}
+    stage = RL | {"data": {"guess": 1.0}, "max_turns": 2, "max_error_share": 1.0}
+    assert train(written(tmp_path, base, [stage], guess=guess), tmp_path / "run") == 0
+    (first, *_) = records(tmp_path / "run", "rl")
+    assert 0 < first["errors"] == first["status"]["error"]
+    errors = (tmp_path / "run" / "errors.jsonl").read_text()
+    assert "return {}[seed]" in errors and "KeyError" in errors
+
+
+OWN_TASKS = """
+    def tasks(self, split):
+        if split != "train":
+            return []
+        from openqwq.types import Task
+        asked = [({"role": "user", "content": f"Guess {i}."},) for i in range(20)]
+        return [Task(id=str(i), kind="", messages=m, verifier="") for i, m in enumerate(asked)]
+"""
+
+
+def test_a_share_of_my_environments_own_tasks_is_held_out(base: Path, tmp_path: Path) -> None:
+    (tmp_path / "world.py").write_text(
+        WORLD.replace("    async def reset", f"{OWN_TASKS}\n    async def reset", 1)
+    )
+    own = {"environment": "world.py:Guess", "options": {"largest": 3}, "held_out": 0.3}
+    stage = RL | {"data": {"own": 1.0}, "max_turns": 2, "informative": "reward"}
+    assert train(written(tmp_path, base, [stage], own=own), tmp_path / "run") == 0
+    lines = (tmp_path / "run" / "rollouts" / "rl.jsonl").read_text().splitlines()
+    trained = {json.loads(line)["task"] for line in lines}
+    record = json.loads((tmp_path / "run" / "evaluation" / "rl.json").read_text())
+    held_out = {outcome["task_id"] for outcome in record["outcomes"]}
+    assert held_out and not held_out & trained
 
 
 def test_my_preferences_make_a_reward_model_whose_gold_is_logged_next_to_it(
