@@ -39,6 +39,8 @@ ROOMS: dict[str, frozenset[str]] = {
 ONLY_IN_FILE = {
     "agent/mcp_server.py": {"uvicorn"},
     "agent/verifiers_adapter.py": {"verifiers"},
+    "agent/verifiers_endpoint.py": {"aiohttp"},
+    "agent/verifiers_harness.py": {"httpx", "verifiers"},
     "engine/hub.py": {"huggingface_hub"},
     "engine/remote.py": {"httpx"},
     "serve/doctor.py": {"psutil", "torch"},
