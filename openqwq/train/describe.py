@@ -1,7 +1,7 @@
 """What a step's rollouts were like: numbers for the log, and every attempt for the reader."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from statistics import mean
 from typing import Any
 
@@ -15,18 +15,22 @@ def describe_batch(
     attempts: Sequence[Attempt], judged: Sequence[Attempt], trained: Sequence[Trajectory]
 ) -> dict[str, Any]:
     """Means over all that was judged, not only over what is trained on."""
-    kinds = by_kind(judged)
+    statuses = Counter(attempt.score.status for attempt in attempts)
+    groups = {record.group_id for record in trained}
+    reward, reward_by_kind = _means(judged, _value)
+    thinking, thinking_by_kind = _means(judged, _thinking_tokens)
+    tokens, _ = _means(judged, _sampled_tokens)
     example = attempts[0]
     return {
-        "reward": mean(a.score.value for a in judged),
-        "reward_by_kind": {k: mean(a.score.value for a in group) for k, group in kinds.items()},
+        "reward": reward,
+        "reward_by_kind": reward_by_kind,
         **_accuracies(judged),
-        "thinking_tokens": mean(a.reasoning_tokens for a in judged),
-        "thinking_by_kind": {k: mean(a.reasoning_tokens for a in g) for k, g in kinds.items()},
-        "completion_tokens": mean(a.sampled_tokens for a in judged),
-        "status": dict(sorted(Counter(a.score.status for a in attempts).items())),
-        "errors": sum(a.score.status == "error" for a in attempts),
-        "groups_trained": len({t.group_id for t in trained}),
+        "thinking_tokens": thinking,
+        "thinking_by_kind": thinking_by_kind,
+        "completion_tokens": tokens,
+        "status": dict(sorted(statuses.items())),
+        "errors": statuses["error"],
+        "groups_trained": len(groups),
         **_rewards(judged),
         "sample": {
             "task": example.task.id,
@@ -37,18 +41,39 @@ def describe_batch(
     }
 
 
+def _means(
+    attempts: Sequence[Attempt], number: Callable[[Attempt], float]
+) -> tuple[float, dict[str, float]]:
+    """The mean of a number over all attempts, and over those of each table."""
+    by_table: dict[str, float] = {}
+    for kind, group in by_kind(attempts).items():
+        by_table[kind] = mean(map(number, group))
+    return mean(map(number, attempts)), by_table
+
+
+def _value(attempt: Attempt) -> float:
+    return attempt.score.value
+
+
+def _thinking_tokens(attempt: Attempt) -> float:
+    return attempt.reasoning_tokens
+
+
+def _sampled_tokens(attempt: Attempt) -> float:
+    return attempt.sampled_tokens
+
+
+def _is_right(attempt: Attempt) -> float:
+    return float(attempt.score.status == "correct")
+
+
 def _accuracies(judged: Sequence[Attempt]) -> dict[str, Any]:
     """The share of `correct` verdicts, over all and for each table that has verdicts."""
-    verdicts = [a for a in judged if a.score.status != "scored"]
+    verdicts = [attempt for attempt in judged if attempt.score.status != "scored"]
     if not verdicts:
         return {}
-    by_table: dict[str, float] = {}
-    for kind, group in by_kind(verdicts).items():
-        by_table[kind] = mean(a.score.status == "correct" for a in group)
-    return {
-        "accuracy": mean(a.score.status == "correct" for a in verdicts),
-        "accuracy_by_kind": by_table,
-    }
+    accuracy, by_table = _means(verdicts, _is_right)
+    return {"accuracy": accuracy, "accuracy_by_kind": by_table}
 
 
 def _rewards(judged: Sequence[Attempt]) -> dict[str, dict[str, float]]:

@@ -9,8 +9,9 @@ from openqwq.config import PairsConfig, RewardModelStage
 from openqwq.data.files import write_atomically
 from openqwq.model.qwen2 import Qwen2
 from openqwq.tasks.table import Table
+from openqwq.train.preference_report import judge_pairs, report_json
 from openqwq.train.preferences import ranked_pairs, save_pairs
-from openqwq.train.reward_model import RewardModel, judge_pairs, report_json, train_reward_model
+from openqwq.train.reward_model import RewardModel, train_reward_model
 from openqwq.train.rollouts import Prompt, RolloutRunner
 from openqwq.train.run import Progress, Run
 from openqwq.types import OpenQwQError, Pair, SamplingParams, Task

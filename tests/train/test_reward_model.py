@@ -12,16 +12,9 @@ from openqwq.config import OptimiserConfig, RewardModelStage
 from openqwq.model.qwen2 import ModelConfig, Qwen2
 from openqwq.text.template import encode_chat
 from openqwq.text.tokenizer import Tokenizer
-from openqwq.train.preferences import Pair
-from openqwq.train.reward_model import (
-    RewardModel,
-    bradley_terry_loss,
-    judge_pairs,
-    preference_report,
-    report_json,
-    train_reward_model,
-)
-from openqwq.types import Message, OpenQwQError, Task
+from openqwq.train.preference_report import judge_pairs, preference_report, report_json
+from openqwq.train.reward_model import RewardModel, bradley_terry_loss, train_reward_model
+from openqwq.types import Message, OpenQwQError, Pair, Task
 
 TOKENIZER = Tokenizer.train(["sun moon fish pig"] * 9, 290)
 ASK = Message(role="user", content="?")
