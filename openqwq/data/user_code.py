@@ -11,6 +11,8 @@ import re
 import sys
 import threading
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -21,6 +23,7 @@ from openqwq.types import OpenQwQError
 _NAME = r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*"
 _REFERENCE = re.compile(rf"(?:[^:]+\.py|{_NAME}):{_NAME}")
 RESERVED = ("stage", "model", "verifiers")  # `stage:NAME` and the like name other things
+SLOW_IMPORT = 20.0  # seconds after which it is told
 _LOADING = threading.Lock()
 
 
@@ -39,7 +42,7 @@ def load_object(reference: str) -> Any:
             f"{reference!r} does not name Python: write file.py:name or package.module:name"
         )
     place, _, name = reference.rpartition(":")
-    with _LOADING:
+    with _LOADING, _told_if_slow(place):
         if place.endswith(".py"):
             module = _module_of_file(Path(place).expanduser().absolute())
         else:
@@ -51,6 +54,19 @@ def load_object(reference: str) -> Any:
             raise OpenQwQError(f"{place} has no {name!r}{_nearest(part, dir(found))}")
         found = getattr(found, part)
     return found
+
+
+@contextmanager
+def _told_if_slow(place: str) -> Iterator[None]:
+    """Say on standard error what the process waits for, if the block takes long."""
+    told = f"qwq: {place} is still being imported after {SLOW_IMPORT:g} s; Ctrl-C ends the wait"
+    timer = threading.Timer(SLOW_IMPORT, print, [told], {"file": sys.stderr, "flush": True})
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 @cache

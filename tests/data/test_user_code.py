@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from openqwq.data import user_code
 from openqwq.data.user_code import is_reference, load_object
 from openqwq.types import OpenQwQError
 
@@ -63,6 +64,15 @@ def test_a_file_that_cannot_be_used_is_named_with_the_line(
     (tmp_path / "rewards.py").write_text(source)
     with pytest.raises(OpenQwQError, match=rf"rewards\.py .*{said}"):
         load_object(f"{tmp_path}/rewards.py:{name}")
+
+
+def test_an_import_that_hangs_says_which_file_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(user_code, "SLOW_IMPORT", 0.05)
+    (tmp_path / "slow.py").write_text("import time\ntime.sleep(0.5)\nx = 1\n")
+    assert load_object(f"{tmp_path}/slow.py:x") == 1
+    assert f"{tmp_path}/slow.py is still being imported" in capsys.readouterr().err
 
 
 def test_missing_files_and_modules_are_named(tmp_path: Path) -> None:
