@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.text import Text
 
 from openqwq.data.files import write_atomically
-from openqwq.evaluation.data_report import DataReport, StageFit, TableReport
+from openqwq.evaluation.data_report import DataReport, Piece, StageFit, TableReport
 from openqwq.evaluation.visible import visible
 
 BARS = 10  # of a histogram
@@ -122,14 +122,20 @@ def _print_table(console: Console, table: TableReport) -> None:
     _print_histogram(console, "tokens of prompts", table.prompt_tokens)
     _print_histogram(console, "tokens of prompts with their replies", table.example_tokens)
     for prompt in table.prompts:
-        console.print(
-            f"\n[bold]{escape(prompt.task)}[/]  wanted: {escape(visible(prompt.wanted) or '-')}"
-        )
-        text = Text()
-        for piece in prompt.pieces:
-            text.append(visible(piece.text), "reverse" if piece.special else "")
-        console.print(text)
+        wanted = f"  wanted: {visible(prompt.wanted)}" if prompt.wanted else ""
+        console.print(f"\n[bold]{escape(prompt.task)}[/]{escape(wanted)}")
+        console.print(_as_text(prompt.pieces))
+        if prompt.reply:
+            console.print("[bold]the reply that SFT teaches[/]")
+            console.print(_as_text(prompt.reply))
     console.print()
+
+
+def _as_text(pieces: Sequence[Piece]) -> Text:
+    text = Text()
+    for piece in pieces:
+        text.append(visible(piece.text), "reverse" if piece.special else "")
+    return text
 
 
 def _fit_line(fit: StageFit) -> str:

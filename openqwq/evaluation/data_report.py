@@ -10,13 +10,12 @@ from openqwq.evaluation.contamination import BenchmarkIndex, Overlap
 from openqwq.tasks.rows import RowTable
 from openqwq.tasks.table import Table
 from openqwq.tasks.tables import task_text, training_tasks
-from openqwq.text.template import encode_chat, encode_reply
+from openqwq.text.template import NO_THINKING, encode_chat, encode_reply, encode_solution
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.types import CompletionText, Score, Task, Verifier
 
 SHOWN_PROMPTS = 3
 AT_ONCE = 8  # gold answers that are judged at the same time
-CLOSED = "</think>\n\n"
 
 
 @dataclass(frozen=True)
@@ -37,11 +36,15 @@ class Piece:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A task as the model would be asked it; `wanted` is what its judge compares with."""
+    """A task as the model would be asked it.
+
+    `wanted` is what its judge compares with, `reply` what SFT would teach; empty where it has none.
+    """
 
     task: str
     pieces: tuple[Piece, ...]
     wanted: str
+    reply: tuple[Piece, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -161,16 +164,18 @@ class Examiner:
         tasks = _tasks(table, self.effort.tasks)
         prompts: dict[str, list[int]] = {}
         examples: dict[str, int] = {}
+        shown: list[Prompt] = []
         for task in tasks:
             prompts[task.id] = encode_chat(self.tokenizer, task.messages, task.tools)
-            length = _example_length(self.tokenizer, task, len(prompts[task.id]))
-            if length:
-                examples[task.id] = length
+            example = _last_example(self.tokenizer, task)
+            if example is not None:
+                examples[task.id] = len(example.prompt) + len(example.reply)
+            if len(shown) < SHOWN_PROMPTS:
+                shown.append(_prompt(self.tokenizer, task, prompts[task.id], example))
         stages = [stage for stage in self.config.stages if table.name in stage.data]
         sampled = min(self.context, self.config.engine.max_length or self.context)
         rooms = (self.context, sampled)
         fits = [_fit(stage, table, prompts, examples, rooms) for stage in stages]
-        shown = [_prompt(self.tokenizer, t, prompts[t.id]) for t in tasks[:SHOWN_PROMPTS]]
         return TableReport(
             name=table.name,
             origin=entry.rows or entry.source or entry.environment,
@@ -204,20 +209,27 @@ def _tasks(table: Table, count: int) -> list[Task]:
     return training_tasks(table, count, "report")
 
 
-def _example_length(tokenizer: Tokenizer, task: Task, prompt: int) -> int:
-    """Tokens of prompt and reply, in the last turn; 0 without a reply."""
+@dataclass(frozen=True)
+class _Example:
+    """A turn that SFT imitates: token ids of the prompt, and of the reply."""
+
+    prompt: list[int]
+    reply: list[int]
+
+
+def _last_example(tokenizer: Tokenizer, task: Task) -> _Example | None:
+    """A task's last turn with a reply; None without one."""
     replies = [i for i, turn in enumerate(task.demonstration) if turn["role"] == "assistant"]
     if replies:
         earlier = [*task.messages, *task.demonstration[: replies[-1]]]
         last = task.demonstration[replies[-1]]
-        before, reply = encode_reply(tokenizer, earlier, last, task.tools)
-        return len(before) + len(reply)
+        prompt, reply = encode_reply(tokenizer, earlier, last, task.tools)
+        return _Example(prompt, reply)
     final = last_turn(task)
     if final.solution is None:
-        return 0
-    if final is not task:
-        prompt = len(encode_chat(tokenizer, final.messages, final.tools))
-    return prompt + len(tokenizer.encode(final.solution, allow_special=True)) + 1
+        return None
+    prompt = encode_chat(tokenizer, final.messages, final.tools)
+    return _Example(prompt, encode_solution(tokenizer, prompt, final.solution))
 
 
 def last_turn(task: Task) -> Task:
@@ -265,14 +277,21 @@ def _passes(stage: Stage, table: Table) -> float | None:
     return stage.steps * per_step * share / table.size
 
 
-def _prompt(tokenizer: Tokenizer, task: Task, ids: Sequence[int]) -> Prompt:
+def _prompt(
+    tokenizer: Tokenizer, task: Task, first: Sequence[int], example: _Example | None
+) -> Prompt:
+    """What is shown of a task: its `first` prompt, or the turn that SFT imitates."""
     wanted = task.answer or ""
     if task.tests is not None:
         cases = len(task.tests.cases)
         wanted = f"{cases} hidden tests ({task.tests.form})" if cases else "hidden test code"
     elif task.rules:
         wanted = ", ".join(rule.id for rule in task.rules)
-    return Prompt(task.id, tuple(pieces(tokenizer, ids)), wanted)
+    if example is None:
+        return Prompt(task.id, tuple(pieces(tokenizer, first)), wanted)
+    asked = pieces(tokenizer, example.prompt)
+    taught = pieces(tokenizer, example.reply)
+    return Prompt(task.id, tuple(asked), wanted, tuple(taught))
 
 
 def pieces(tokenizer: Tokenizer, ids: Sequence[int]) -> list[Piece]:
@@ -320,7 +339,7 @@ def gold_completions(task: Task) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
     if task.answer is not None:
         answer = f"\\boxed{{{task.answer}}}" if task.verifier == "math" else task.answer
-        found.append(("answer", CLOSED + answer))
+        found.append(("answer", NO_THINKING + answer))
     final = last_turn(task)
     if final.solution is not None:
         found.append(("solution", final.solution))

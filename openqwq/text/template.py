@@ -18,6 +18,7 @@ from openqwq.types import Message, OpenQwQError
 
 Tools = Sequence[Mapping[str, Any]]
 Unit = int | str  # a marker's id, or one character of text
+NO_THINKING = "</think>\n\n"  # how a solution without thinking begins
 INLINE_THINKING = re.compile(r"\s*<think>(.*?)</think>\s*(.*)", re.DOTALL)
 
 
@@ -89,6 +90,21 @@ def encode_reply(
     elif in_thinking:
         lead = ["\n", *_marker(tokenizer, "</think>"), "\n", "\n"]
     return prompt_ids, [*_encode(tokenizer, [*lead, *body]), tokenizer.eos_ids[0]]
+
+
+def encode_solution(tokenizer: Tokenizer, prompt_ids: Sequence[int], solution: str) -> list[int]:
+    """Ids of a worked completion as the model must produce it behind `prompt_ids`.
+
+    `solution` is what follows an opened thinking. Where the prompt does not open it, the reply
+    does; one that begins with the thinking's end has none.
+    """
+    text = solution
+    if not starts_in_thinking(tokenizer, prompt_ids):
+        if solution.startswith(NO_THINKING):
+            text = solution.removeprefix(NO_THINKING)
+        else:
+            text = f"<think>\n{solution}"
+    return [*tokenizer.encode(text, allow_special=True), tokenizer.eos_ids[0]]
 
 
 def bridge(

@@ -126,10 +126,7 @@ class Trainer:
         self.run.add_rollouts(stage.name, rollout_rows(step, batch.groups, batch.trained))
         self._count_errors(step, batch)
         if not batch.judged:
-            raise OpenQwQError(
-                f"the judges failed on the whole batch of step {step} "
-                f"({batch.attempts[0].score.detail}): repair them, then go on with --resume"
-            )
+            raise OpenQwQError(self._nothing_judged(step, batch))
         micro_batches = self._packed(batch.trained)
         if first:
             await self.check(batch)
@@ -145,6 +142,19 @@ class Trainer:
         counts = {"groups": len(batch.groups), "refills": batch.refills}
         restarts = {"restarts": self.curriculum.restarts} if self.curriculum.restarts else {}
         return {**described, **counts, **restarts, **metrics}
+
+    def _nothing_judged(self, step: int, batch: Batch) -> str:
+        for attempt in batch.attempts:
+            if attempt.score.status == "error":
+                return (
+                    f"the judges failed on the whole batch of step {step} "
+                    f"({attempt.score.detail}): repair them, then go on with --resume"
+                )
+        path = f"stages.{self.stage.name}"
+        return (
+            f"every completion of step {step} was cut off, and {path}.truncated is 'drop': raise "
+            f"{path}.max_tokens ({self.stage.max_tokens}), or choose 'lowest'"
+        )
 
     def _packed(self, records: Sequence[Trajectory]) -> list[MicroBatch]:
         return pack_trajectories(records, self.stage.optimiser.max_tokens_per_micro_batch)

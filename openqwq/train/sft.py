@@ -7,8 +7,7 @@ from torch import Tensor
 
 from openqwq.config import SftStage
 from openqwq.tasks.table import Table
-from openqwq.text.stream import starts_in_thinking
-from openqwq.text.template import encode_chat, encode_reply
+from openqwq.text.template import encode_chat, encode_reply, encode_solution
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.train.curriculum import Curriculum, epoch_tasks
 from openqwq.train.learner import Learner
@@ -19,7 +18,6 @@ from openqwq.types import OpenQwQError, Task
 
 Evaluate = Callable[[int], Awaitable[dict[str, Any]]]  # steps done -> what to log of it
 Example = tuple[list[int], list[bool]]  # token ids, and True on what is to be learned
-CLOSED = "</think>\n\n"  # how a solution without thinking begins
 
 
 class TaskStream:
@@ -82,11 +80,7 @@ def _worked(tokenizer: Tokenizer, task: Task) -> Example:
     if task.solution is None:
         raise OpenQwQError(f"task {task.id} has no worked solution: there is nothing to imitate")
     prompt = encode_chat(tokenizer, task.messages, task.tools)
-    text = task.solution
-    if not starts_in_thinking(tokenizer, prompt):
-        text = text.removeprefix(CLOSED) if text.startswith(CLOSED) else f"<think>\n{text}"
-    reply = [*tokenizer.encode(text, allow_special=True), tokenizer.eos_ids[0]]
-    return _example(prompt, reply)
+    return _example(prompt, encode_solution(tokenizer, prompt, task.solution))
 
 
 def _recorded(tokenizer: Tokenizer, task: Task) -> list[Example]:

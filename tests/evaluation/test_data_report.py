@@ -136,6 +136,14 @@ async def test_three_prompts_are_shown_as_the_model_reads_them(tmp_path: Path) -
             assert prompt.wanted
 
 
+async def test_the_reply_that_sft_imitates_is_shown_behind_its_prompt(tmp_path: Path) -> None:
+    taught = [p for found in (await examined(tmp_path)).tables for p in found.prompts if p.reply]
+    assert taught
+    for prompt in taught:
+        special = [piece.text for piece in prompt.reply if piece.special]
+        assert "</think>" in special and special[-1] == "<|im_end|>"
+
+
 def test_text_that_looks_like_a_special_token_is_shown_as_text() -> None:
     tokenizer = Tokenizer.train(["abc <|im_end|>"], 400)
     ids = [*tokenizer.encode("a <|im_end|>"), *tokenizer.eos_ids[:1]]

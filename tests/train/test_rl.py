@@ -95,6 +95,13 @@ def test_a_run_trains_on_its_own_samples_and_logs_every_step(tmp_path: Path) -> 
     assert records[0]["groups"] >= 8 and 0 < records[0]["groups_trained"] <= 8
 
 
+def test_a_batch_that_is_cut_off_and_dropped_says_so(tmp_path: Path) -> None:
+    overrides = ("stages.stage1.truncated=drop", "stages.stage1.max_tokens=1")
+    made = trainer(tmp_path, Judge(parity, status="truncated"), *overrides)
+    with pytest.raises(OpenQwQError, match=r"was cut off.*raise stages\.stage1\.max_tokens \(1\)"):
+        train(made)
+
+
 def test_identical_completions_of_a_task_are_judged_once(tmp_path: Path) -> None:
     made = trainer(tmp_path, judge := Judge(parity))
     task = made.curriculum.next_tasks(1)[0]
