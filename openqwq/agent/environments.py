@@ -9,12 +9,15 @@ import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 from openqwq.agent.calculator import calculator
 from openqwq.agent.call import DEFAULT_LIMITS, CallLimits, CallResult, run_calls
 from openqwq.agent.python_session import LIMITS, PythonSession
 from openqwq.agent.tools import by_name, tool
 from openqwq.sandbox.protocol import Limits, Sandbox
+from openqwq.tasks.calculators import Calculator
 from openqwq.types import Message, Observation, OpenQwQError, Score, Task, Tool, Verifier
 from openqwq.verify.code import CodeVerifier
 
@@ -63,15 +66,27 @@ class ToolEpisode:
 
 @dataclass(frozen=True)
 class CalculatorEnvironment:
-    """A calculator under the name that the task gives it; `verifier` judges the answer."""
+    """A calculator as the task describes it; `verifier` judges the answer.
+
+    It takes an expression and answers with the bare result, unless the task's reference is a
+    `Calculator`, which takes its arguments and words its answer in a way of its own.
+    """
 
     verifier: Verifier
 
     async def reset(self, task: Task, seed: int) -> ToolEpisode:
         """See `Environment.reset`."""
+        call = tool(calculator).call
+        if isinstance(task.reference, Calculator):
+            call = partial(_answered, task.reference)
         described = [specification["function"] for specification in task.tools]
-        own = {each["name"]: Tool(**each, call=tool(calculator).call) for each in described}
+        own = {each["name"]: Tool(**each, call=call) for each in described}
         return ToolEpisode(own, lambda answer: self.verifier.score(task, f"</think>\n\n{answer}"))
+
+
+async def _answered(form: Calculator, given: Mapping[str, Any]) -> str:
+    """What a calculator of that form says; raises OpenQwQError where it cannot work it out."""
+    return form.said(given, calculator(form.expression(given)))
 
 
 @dataclass

@@ -146,9 +146,8 @@ def _index(node: Any, key: str, path: str) -> int:
 
 def _anchor(tree: Table, folder: Path) -> None:
     """Make the paths of a tree absolute, starting from `folder`."""
-    model = tree.get("model")
-    if isinstance(model, str) and (folder / model).exists() and model:
-        tree["model"] = str(folder / model)
+    _anchor_model(tree, "model", folder)
+    _anchor_model(tree.get("tokenizer"), "like", folder)
 
     evaluation = tree.get("evaluation")
     if isinstance(evaluation, dict) and evaluation.get("benchmark_data"):
@@ -163,6 +162,14 @@ def _anchor(tree: Table, folder: Path) -> None:
     for stage in stages if isinstance(stages, list) else ():
         if isinstance(stage, dict):
             _anchor_stage(stage, folder)
+
+
+def _anchor_model(table: Any, key: str, folder: Path) -> None:
+    """A model's place where it is on this disk; a hub id stays as it is."""
+    if isinstance(table, dict):
+        place = table.get(key)
+        if isinstance(place, str) and place and (folder / place).exists():
+            table[key] = str(folder / place)
 
 
 def _anchor_table(table: Table, folder: Path) -> None:

@@ -23,8 +23,13 @@ class ShapeConfig:
 
 @dataclass(frozen=True)
 class TokenizerConfig:
-    """A byte-level BPE trained on the training splits of all staged data."""
+    """A byte-level BPE trained on the training splits of all staged data.
 
+    `like` takes that of a model (directory, GGUF file or hub id) in its place, so that a student
+    made from nothing shares its teacher's vocabulary.
+    """
+
+    like: str = ""
     vocab_size: int = 400
     tasks_per_table: int = 500
 
@@ -119,13 +124,14 @@ class ClusterConfig:
 
 @dataclass(frozen=True)
 class PlanConfig:
-    """What `qwq train --plan` assumes of a cluster that is not there."""
+    """What `qwq train --plan` assumes of a cluster, or of one card, that is not there."""
 
     shape: ShapeConfig | None = None  # of the model, where its files are not at hand
     vocab_size: int = 152064
     gpu: Literal["A100", "H100", "H200", "B200"] = "H200"
     gpus_per_node: int = 8
     mean_completion: float = 0.4  # share of an RL stage's max_tokens
+    memory_gib: float = 0.0  # of a run in one process; 0: what is free on this machine
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,12 @@ def replies_directory(out: Path) -> Path:
 def write_accepted(
     records: Sequence[Record], tasks: Mapping[str, Task], model: str, out: Path, keep: Keep
 ) -> Collected:
-    """Write the accepted replies as `messages` rows: of each task all, or the shortest one."""
+    """Write the accepted replies as `messages` rows: of each task all, or the shortest one.
+
+    Rows name their answer where every task has one: a file whose rows only partly can be judged
+    is refused by a stage.
+    """
+    judged_by_answer = all(task.answer is not None for task in tasks.values())
     rows: list[dict[str, Any]] = []
     accepted = 0
     solved = 0
@@ -77,7 +82,7 @@ def write_accepted(
         solved += bool(right)
         if keep == "shortest":
             right = sorted(right, key=_length)[:1]
-        rows += [_row(record, tasks[identity], model) for record in right]
+        rows += [_row(record, tasks[identity], model, judged_by_answer) for record in right]
     lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
     write_atomically(out, "".join(lines).encode(errors="replace"))
     return Collected(len(groups), len(records), accepted, solved, len(rows))
@@ -95,7 +100,7 @@ def _length(record: Record) -> tuple[int, int]:
     return record.completion_tokens, len(record.reasoning) + len(record.answer or "")
 
 
-def _row(record: Record, task: Task, model: str) -> dict[str, Any]:
+def _row(record: Record, task: Task, model: str, with_answer: bool) -> dict[str, Any]:
     reply = Message(role="assistant", content=record.answer or "")
     if record.reasoning:
         reply["reasoning_content"] = record.reasoning
@@ -104,7 +109,7 @@ def _row(record: Record, task: Task, model: str) -> dict[str, Any]:
         "messages": [*task.messages, reply],
         "model": model,
     }
-    if task.answer is not None:
+    if with_answer:
         row["answer"] = task.answer
     if task.tools:
         row["tools"] = list(task.tools)

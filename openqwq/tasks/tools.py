@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from openqwq.tasks.calculators import calculators
 from openqwq.tasks.programs import linear
 from openqwq.tasks.source import Problem, Source, Turn
 from openqwq.types import Message, ToolCall
@@ -107,7 +108,8 @@ def python(max_slope: int, max_offset: int) -> Source:
     return Source("python", "code", draw, environment="python")
 
 
-TOOL_TASKS: dict[str, Callable[[int, int], Source]] = {
+TOOL_TASKS: dict[str, Callable[..., Source]] = {
     "calculator": calculator,
+    "calculators": calculators,
     "python": python,
 }

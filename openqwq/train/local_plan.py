@@ -18,6 +18,7 @@ from openqwq.train.policies import base_of_adapter, fresh_config
 from openqwq.train.prepare import Prepared, prepare
 from openqwq.train.sft import encode_examples
 from openqwq.train.stages import needed_length
+from openqwq.types import Products
 
 TASKS = 50  # of each table, whose prompts are measured
 
@@ -32,6 +33,9 @@ def describe_local_plan(config: Config) -> str:
     model = _model_config(config, tokenizer)
     process = memory_in_use()  # Python with its imports
     memory = available_memory() + process
+    elsewhere = config.plan.memory_gib > 0  # on a card or machine whose speed nobody measured
+    if elsewhere:
+        memory = round(config.plan.memory_gib * 2**30)
     length = config.engine.max_length or min(context, needed_length(prepared, tokenizer))
 
     texts: list[str] = []
@@ -40,7 +44,7 @@ def describe_local_plan(config: Config) -> str:
             texts.append(f"{stage.name}: a reward model takes less than the policy's own stages")
             continue
         work = _work(prepared, stage, tokenizer, model, length)
-        plan = plan_stage(model, work, process)
+        plan = plan_stage(model, work, process, timed=not elsewhere)
         hint = advice(model, work, process, memory)
         texts.append(describe(stage.name, plan, memory, hint))
     return "\n\n".join(texts)
@@ -59,7 +63,6 @@ def _work(
 ) -> Work:
     """One step of a stage; completions are as long as plan.mean_completion says."""
     config = prepared.config
-    device = torch.device("cuda" if config.device == "cuda" else "cpu")
     rank = stage.lora.rank if isinstance(stage.lora, LoraConfig) else 0
     if stage.lora == "continue":
         rank = LoraConfig().rank
@@ -82,11 +85,19 @@ def _work(
         max_length=length,
         prefill_tokens=config.engine.prefill_tokens,
         micro_batch_tokens=stage.optimiser.max_tokens_per_micro_batch,
-        products=chosen_products(config.precision, model, device),
+        products=_products(config, model),
         rank=rank,
         recompute=config.recompute,
         reference=isinstance(stage, RlStage) and stage.kl_coefficient > 0,
     )
+
+
+def _products(config: Config, model: ModelConfig) -> Products:
+    """What the run multiplies in; a card that is not here is taken to know bf16."""
+    if config.plan.memory_gib and config.device == "cuda":
+        return "fp32" if config.precision == "fp32" else "bf16"
+    device = torch.device("cuda" if config.device == "cuda" else "cpu")
+    return chosen_products(config.precision, model, device)
 
 
 def _lengths(prepared: Prepared, stage: Stage, tokenizer: Tokenizer) -> tuple[int, int]:

@@ -63,9 +63,13 @@ class StagePlan:
         return held + max(self.memory[phase] for phase in phases)
 
 
-def plan_stage(config: ModelConfig, work: Work, process: int) -> StagePlan:
-    """The plan of one stage; `process` is Python with its imports, in bytes."""
-    return StagePlan(_memory(config, work, process), _seconds(config, work))
+def plan_stage(config: ModelConfig, work: Work, process: int, timed: bool = True) -> StagePlan:
+    """The plan of one stage; `process` is Python with its imports, in bytes.
+
+    Only what runs on this machine can be `timed`: its products are measured for that.
+    """
+    memory = _memory(config, work, process)
+    return StagePlan(memory, _seconds(config, work) if timed else {})
 
 
 def micro_batch_tokens(config: ModelConfig, work: Work, process: int, memory: int) -> int:
@@ -111,7 +115,10 @@ def advice(config: ModelConfig, work: Work, process: int, memory: int) -> str:
 
 def describe(name: str, plan: StagePlan, memory: int, hint: str) -> str:
     """The plan as lines of text; `hint` is what to change where it does not fit."""
-    lines = [f"{name}: peak {_gib(plan.peak)}, {sum(plan.seconds.values()):.1f} s a step"]
+    title = f"{name}: peak {_gib(plan.peak)}"
+    if plan.seconds:
+        title += f", {sum(plan.seconds.values()):.1f} s a step"
+    lines = [title]
     for part, size in plan.memory.items():
         lines.append(f"  {part:<12} {_gib(size):>10}")
     for part, seconds in plan.seconds.items():

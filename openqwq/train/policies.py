@@ -46,7 +46,11 @@ def base_tokenizer(config: Config) -> Tokenizer:
 
 
 def fresh_tokenizer(config: Config, tables: Mapping[str, Table]) -> Tokenizer:
-    """A tokenizer trained on the training splits of all staged tables."""
+    """A tokenizer trained on the training splits of all staged tables, or a named model's."""
+    if config.tokenizer.like:
+        from openqwq.engine.open import load_tokenizer, locate
+
+        return load_tokenizer(locate(config.tokenizer.like, weights=False))
     return Tokenizer.train(_training_texts(config, tables), config.tokenizer.vocab_size)
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,21 @@ async def test_all_right_replies_are_kept_where_asked_for(tmp_path: Path) -> Non
     found = await collected(out, Teacher(), keep="all")
     assert found.written == 6
     assert len({str(row["id"]) for row in rows(out)}) == 6
+
+
+async def test_rows_of_tasks_with_and_without_an_answer_train_together(tmp_path: Path) -> None:
+    class Anyone:
+        async def score(self, task: Task, completion: str) -> Score:
+            return Score(1.0, "correct")
+
+    out = tmp_path / "traces.jsonl"
+    tables = {"own": TASKS[:1], "programs": [replace(TASKS[1], verifier="code", answer=None)]}
+    plan = Plan("teacher", "qwq", PRESETS["qwq"], 0, samples=1, concurrency=1)
+    judges = {"math": Anyone(), "code": Anyone()}
+    await collect(tables, plan, Teacher(), judges, {}, out)
+    assert len(rows(out)) == 2
+    table = open_rows("traces", DataConfig(rows=str(out)), DataLock())
+    assert table.size == 2
 
 
 async def test_the_rows_are_ready_for_training(tmp_path: Path) -> None:

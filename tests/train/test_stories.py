@@ -1,6 +1,7 @@
 """What a researcher does in the first week, on a tiny model: own rows, rewards, traces, worlds."""
 
 import json
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -377,6 +378,49 @@ def test_a_plan_says_what_each_stage_needs_without_making_a_run(
     assert main(["train", str(config), "--plan"]) == 0
     said = capsys.readouterr().out
     assert "rl: peak" in said and "learning" in said and "fits into" in said
+
+
+def test_a_plan_for_a_card_that_is_not_here_takes_its_memory_and_names_no_seconds(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = written(tmp_path, base, [RL])
+    assert main(["train", str(config), "--plan", "--set", "plan.memory_gib=22.5"]) == 0
+    said = capsys.readouterr().out
+    assert "fits into 22.50 GiB" in said and "s a step" not in said
+    assert main(["train", str(config), "--plan", "--set", "plan.memory_gib=0.1"]) == 0
+    assert "does not fit" in capsys.readouterr().out
+
+
+def test_a_student_made_from_nothing_takes_its_teachers_vocabulary(
+    base: Path, tmp_path: Path
+) -> None:
+    stage = {
+        "name": "student",
+        "kind": "distill",
+        "teacher": str(base),
+        "steps": 1,
+        "prompts_per_step": 2,
+        "group_size": 2,
+        "max_tokens": 8,
+        "data": {"sums": 1.0},
+    }
+    tree = tomllib.loads(written(tmp_path, base, [stage]).read_text())
+    del tree["model"]
+    tree["shape"] = {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "max_position_embeddings": 256,
+    }
+    tree["tokenizer"] = {"like": "base"}
+    (tmp_path / "base").symlink_to(base)
+    config = tmp_path / "student.toml"
+    config.write_text(tomli_w.dumps(tree))
+    assert train(config, tmp_path / "run") == 0
+    ours = Tokenizer.load(tmp_path / "run" / "student")
+    assert ours.vocab_size == Tokenizer.load(base).vocab_size
 
 
 def test_a_turn_of_weight_zero_is_read_but_not_imitated(base: Path) -> None:

@@ -1,0 +1,68 @@
+"""Calculators that no training has shown: a model trained on many tools against one trained on two.
+
+    python bench/unseen_tools.py DIR --demo DEMO              every seed, then the table
+    python bench/unseen_tools.py DIR --demo DEMO --only 0     one seed
+
+DEMO/0, DEMO/1 and DEMO/2 are runs of `qwq demo` (bench/demo.py makes them). Each seed goes on from
+its own stage 1 with openqwq/configs/mini-tools.toml; its stage 2, which met a calculator under two
+descriptions, answers the same problems. The figures go to bench/results/unseen_tools.json.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from trainings import SEEDS, by_table, evaluate_start, mean_of, save, seconds, train
+
+TABLES = ("calculators", "new-calculators", "calculator", "addition")
+
+
+def run_seed(folder: Path, demo: Path, seed: int, overrides: list[str]) -> None:
+    """Train one seed, and ask the demo's last checkpoint the same."""
+    common = [f"seed={seed}", *overrides]
+    train(["mini-tools"], folder / f"many-{seed}", [f"model={demo}/{seed}/stage1", *common])
+    two = folder / f"two-{seed}"
+    evaluate_start("mini-tools", two, [f"model={demo}/{seed}/stage2", *common])
+
+
+def figures(folder: Path, seed: int) -> dict[str, Any]:
+    """Accuracy of each table: of the demo's model, and as the training goes on."""
+    many = folder / f"many-{seed}"
+    return {
+        "two tools": by_table(folder / f"two-{seed}", "start"),
+        "stage 1": by_table(many, "start"),
+        "many tools, sft": by_table(many, "read"),
+        "many tools, rl": by_table(many, "use"),
+        "seconds": seconds(many),
+    }
+
+
+def main() -> None:
+    """See the module."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--demo", type=Path, required=True)
+    parser.add_argument("--only", type=int)
+    parser.add_argument("--set", dest="overrides", action="append", default=[])
+    options = parser.parse_args()
+    for seed in SEEDS if options.only is None else [options.only]:
+        run_seed(options.folder, options.demo, seed, options.overrides)
+
+    done = [s for s in SEEDS if (options.folder / f"many-{s}" / "evaluation/use.json").exists()]
+    runs = {str(seed): figures(options.folder, seed) for seed in done}
+    print(f"{'':<24}{'':>8}" + "".join(f"{table:>18}" for table in TABLES))
+    for policy in ("two tools", "stage 1", "many tools, sft", "many tools, rl"):
+        for seed, run in runs.items():
+            cells = [run[policy][table] for table in TABLES]
+            shown = [f"{c['pass_at_1']:.1%} ± {c['half_width']:.1%}" for c in cells]
+            print(f"{policy:<24}{'seed ' + seed:>8}" + "".join(f"{cell:>18}" for cell in shown))
+    every = list(runs.values())
+    seen = mean_of(every, "many tools, rl", "calculators", "pass_at_1")
+    new = mean_of(every, "many tools, rl", "new-calculators", "pass_at_1")
+    old = mean_of(every, "two tools", "new-calculators", "pass_at_1")
+    print(f"new calculators: {new:.1%}, {new / seen:.0%} of those trained on; two tools {old:.1%}")
+    save("unseen_tools", {"runs": runs})
+
+
+if __name__ == "__main__":
+    main()
