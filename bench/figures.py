@@ -55,7 +55,7 @@ PEERS = {
 
 
 def decoding_row(case: Mapping[str, Any], precision: str, batch: int) -> str:
-    """One case of bench/engine.py beside all its peers."""
+    """One case of bench/engine.py, next to all its peers."""
     peers = [name for name in PEERS if name in case]
     rates = ", ".join(f"{PEERS[name]}: {case[name]['median']:.0f}" for name in peers)
     ratios = ", ".join(f"{case[name]['ratio']:.1f} x" for name in peers)
@@ -119,7 +119,7 @@ def gpu() -> str:
 
 
 def filled(text: str) -> str:
-    """`text` with every block made anew."""
+    """`text` with every block written again."""
 
     def block(match: re.Match[str]) -> str:
         figures = {"demo": demo, "speed": speed, "gpu": gpu}[match[1]]()

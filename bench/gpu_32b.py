@@ -1,6 +1,6 @@
 """QwQ-32B's shape in bf16 on one GPU: memory, and tokens a second against what reading allows.
 
-All 64 layers, each with memory of its own on the GPU, filled with the same random numbers: speed
+All 64 layers, each with its own memory on the GPU, filled with the same random numbers: speed
 depends on shapes alone. A token of one sequence must read every weight but the embedding once. The
 bandwidth is that of a large sum, measured here. With --transformers its generate follows, on a
 model of the same shape, in the same process after ours has gone.

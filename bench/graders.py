@@ -1,4 +1,4 @@
-"""Our verdicts beside the official graders' on the same outputs, and items a second of each.
+"""Our verdicts and the official graders' on the same outputs, and items a second of each.
 
 Run: python bench/graders.py OFFICIAL_PYTHON [--items N]. OFFICIAL_PYTHON is the interpreter of an
 environment with the official libraries, which cannot share ours:
@@ -322,7 +322,7 @@ def official_turns(jobs: list[Job]) -> list[Any]:
     found = []
     for number, job in enumerate(jobs):
         row = job["row"]
-        # a name of its own for each job: instances are cached by model and item
+        # a separate name for each job: instances are cached by model and item
         verdict = multi_turn_checker(
             job["turns"], row["ground_truth"], row, f"multi_turn_{job['category']}", f"m{number}"
         )
@@ -453,7 +453,7 @@ def describe(job: Job) -> str:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Verdicts beside the official graders'.")
+    parser = argparse.ArgumentParser(description="Verdicts compared with the official graders'.")
     parser.add_argument("python", nargs="?", default="/tmp/graders/bin/python")
     parser.add_argument("--items", type=int, help="of each kind, at most")
     parser.add_argument("--only", default="", help="kinds whose name holds this")

@@ -1,9 +1,9 @@
-"""Our judge of contest programs beside LiveCodeBench's own grader, on programs of our own.
+"""Our judge of contest programs and LiveCodeBench's own grader, on our programs.
 
     git clone https://github.com/LiveCodeBench/LiveCodeBench
     python bench/livecodebench.py LiveCodeBench/lcb_runner/evaluation/testing_util.py
 
-The official file is loaded from where you put it and is no part of this repository. Each program
+The official file is loaded from where you put it; it is not part of this repository. Each program
 gets a fresh process there, as its own runner gives it. `livecodebench_programs.py` holds our
 programs; none of them does harm outside a sandbox. The result goes to bench/results.
 """

@@ -1,4 +1,4 @@
-"""Which versions pip chooses where OpenQwQ is installed beside another package, newest first.
+"""Which versions pip chooses where OpenQwQ is installed with another package, newest first.
 
     python bench/resolve.py [--python python3.12] [PACKAGE ...]        # or: make resolve
 
@@ -34,7 +34,7 @@ def main() -> int:
     parser.add_argument("peers", nargs="*", default=PEERS, metavar="PACKAGE")
     parser.add_argument("--python", default=sys.executable, help="whose versions to resolve for")
     options = parser.parse_args()
-    header = ["beside", "version", *SHOWN, "seconds"]
+    header = ["peer", "version", *SHOWN, "seconds"]
     print("|", " | ".join(header), "|")
     print("|", " | ".join(["---"] * len(header)), "|")
 

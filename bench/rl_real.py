@@ -2,7 +2,7 @@
 
 8 prompts x 8 completions of natural lengths, up to 300 tokens, are sampled, scored and learned from
 once. Weights are random, so both sides are told where each completion ends: lengths come from one
-log-normal draw with a median of 140 tokens. Each side runs in a process of its own, in turn.
+log-normal draw with a median of 140 tokens. Each side runs in its own process, in turn.
 
     python bench/rl_real.py [--repeats 5] [--precision auto] [--quick]
     python bench/rl_real.py --shape 32b --device cuda --sides ours     (one GPU of 141 GiB)
@@ -76,7 +76,7 @@ class Case:
 
 
 def questions(case: Case) -> list[str]:
-    """GSM8K's own, or made up where the data set is not beside the project."""
+    """GSM8K's own, or made up where the data set is not next to the project."""
     if not GSM8K.exists():
         return [f"{SYSTEM}What is {i} + {7 * i}? Explain it well." for i in range(case.prompts)]
     with gzip.open(GSM8K, "rt") as lines:

@@ -71,7 +71,7 @@ for name, probe in probes.items():
 
 
 async def bubblewrap(source: str) -> str:
-    """Run a program on STDIN in a bubblewrap of its own and return its output."""
+    """Run a program on STDIN in its own bubblewrap and return its output."""
     paths = [
         path for path in ("/lib", "/lib64", "/usr/lib", sys.base_prefix) if Path(path).exists()
     ]

@@ -1,4 +1,4 @@
-"""The server under load: a soak of many clients, and throughput beside other servers.
+"""The server under load: a soak of many clients, and throughput compared with other servers.
 
 `soak`: clients that stream, ask whole, demand JSON, or leave in the middle, on a miniature; every
 error counts, memory must stay flat, and at the end every place must be free.
@@ -207,7 +207,7 @@ async def soak(options: argparse.Namespace) -> bool:
 
 # ---------------------------------------------------------------------------------- throughput
 
-# `vllm bench serve`, once a line of arguments: a start of its own each would take 10 seconds.
+# `vllm bench serve`, once a line of arguments: a start for each would take 10 seconds.
 LOADER = """
 import argparse, json, sys
 from vllm.benchmarks import serve
@@ -305,7 +305,7 @@ def measured(
         arguments += " --result-filename r.json"
         load(arguments.split())
         saved = json.loads((Path(folder) / "r.json").read_text())
-    # Where a server streams no usage (llama.cpp) the tool tokenises the text anew: about right.
+    # Where a server streams no usage (llama.cpp) the tool tokenises the text again: about right.
     drawn, wanted = saved["total_output_tokens"], count * tokens
     if saved["completed"] != count or not 0.9 < drawn / wanted < 1.1:
         faults = sorted({error[-300:] for error in saved["errors"] if error})
@@ -340,7 +340,7 @@ def throughput(options: argparse.Namespace) -> None:
             found[name] = {concurrent: [] for concurrent in shapes}
             print(f"{name} has started", flush=True)
             measured(load, url, weights, (1, 1, 8), 10_000)  # warm-up
-            os.killpg(process.pid, signal.SIGSTOP)  # whoever is not measured computes nothing
+            os.killpg(process.pid, signal.SIGSTOP)  # what is not measured computes nothing
         for seed in range(options.repeats):  # prompts that no server has in its cache
             for name, (url, process) in running.items():
                 os.killpg(process.pid, signal.SIGCONT)

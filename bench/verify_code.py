@@ -5,7 +5,7 @@ versions of it, and up to ten mutants with one small fault each. For CodeContest
 which come without solutions: a program that knows every answer, and one that gets the last wrong.
 
 A mutant that passes is either equivalent to the reference or not told from it by the set's own
-tests. To show that it is no fault of ours, each such mutant is run once more against those tests
+tests. To show that the fault is not ours, each such mutant is run once more against those tests
 by a plain Python (they are faults in trusted solutions, not programs of a model): both must agree.
 
     python bench/verify_code.py [--mutants 10] [--sample N]
