@@ -100,7 +100,8 @@ def measured(
     print(
         f"{path.stem[:24]:<24} {engine:<8} {slots} x {context:<5}"
         f" predicted {found['predicted'] / 2**20:6.0f} MiB"
-        f"  measured {found['measured'] / 2**20:6.0f} MiB  {gap:+6.1%}   {found['tokens_per_second']:7.2f} tokens/s, bound"
+        f"  measured {found['measured'] / 2**20:6.0f} MiB  {gap:+6.1%}"
+        f"   {found['tokens_per_second']:7.2f} tokens/s, bound"
         f" {found['bound']:7.2f} ({found['bandwidth'] / 1e9:.1f} GB/s)",
         flush=True,
     )
