@@ -353,8 +353,11 @@ def models_verb(options: argparse.Namespace) -> None:
     """`qwq models`: what is on the disk."""
     from openqwq.serve.models import local_models
 
-    for model in local_models(options.folder):
+    found = local_models(options.folder)
+    for model in found:
         print(f"{model.size / 1e9:8.2f} GB  {model.kind:<24}  {model.name}")
+    if not found:
+        print(f"no model in {options.folder} or in the hub's cache", file=sys.stderr)
 
 
 def completion_verb(options: argparse.Namespace) -> None:

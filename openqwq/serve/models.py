@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from openqwq.types import OpenQwQError
+
 
 class LocalModel(NamedTuple):
     """One model: what to call it in other verbs, its kind, its bytes on disk."""
@@ -16,7 +18,12 @@ class LocalModel(NamedTuple):
 
 
 def local_models(folder: Path, hub: Path | None = None) -> list[LocalModel]:
-    """The checkpoints and GGUF files below `folder`, and what the hub's cache holds."""
+    """The checkpoints and GGUF files below `folder`, and what the hub's cache holds.
+
+    Raises OpenQwQError where `folder` is not a directory.
+    """
+    if not folder.is_dir():
+        raise OpenQwQError(f"{folder} is not a directory: name one to look for models in")
     return [*_checkpoints(folder), *_cached(hub or hub_cache())]
 
 

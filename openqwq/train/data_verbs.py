@@ -74,6 +74,9 @@ def data_verb(options: argparse.Namespace) -> None:
         if getattr(options, name) < 1:
             raise OpenQwQError(f"--{name} is {getattr(options, name)}: it must be at least 1")
     config = load_config(options.configs, options.overrides)
+    if not config.data:
+        named = ", ".join(map(str, options.configs))
+        raise OpenQwQError(f"{named} has no table [data.NAME]: add one (docs/your-data.md)")
     tables = open_tables(config, DataLock(), skip_bad_rows=True, own_tasks=own_tasks)
     report = asyncio.run(_examined(config, tables, options))
     if options.json:

@@ -13,6 +13,7 @@ from openqwq.train.progress import Display
 from openqwq.train.run import Run
 from openqwq.train.stages import run_stages
 from openqwq.train.user_files import keep_code
+from openqwq.types import OpenQwQError
 
 LOCK = "data.lock"
 
@@ -24,6 +25,8 @@ def start_run(
 
     Raises OpenQwQError for whatever would stop the run later, with the directory left as it was.
     """
+    if directory.exists() and not directory.is_dir():
+        raise OpenQwQError(f"{directory} is a file: name a directory for the run with --out")
     path = directory / LOCK
     lock = DataLock.load(path) if resume else DataLock()
     prepared = fit_rows(prepare(config, lock, skip_bad_rows), skip_bad_rows)
