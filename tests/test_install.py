@@ -108,6 +108,26 @@ def test_both_names_of_the_command_run_where_only_the_wheel_is(
     assert run([python, "-m", "openqwq", "--version"], tmp_path) == said
 
 
+def test_a_tag_and_the_changelog_name_this_version() -> None:
+    """A commit that is released carries the tag of the version that it says it is."""
+    changelog = (ROOT / "CHANGELOG.md").read_text()
+    newest = re.search(r"^## \[(\d.*?)\] - \d{4}-\d{2}-\d{2}$", changelog, re.MULTILINE)
+    assert newest and newest[1] == __version__
+    listed = subprocess.run(
+        ["git", "tag", "--points-at", "HEAD", "--list", "v*"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert set(listed.stdout.split()) <= {f"v{__version__}"}
+
+
+def test_every_mention_of_an_extra_names_one_that_exists() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "openqwq").rglob("*.py")]
+    for page in pages:
+        for extras in re.findall(r"openqwq\[([a-z,]+)\]", page.read_text()):
+            assert set(extras.split(",")) <= set(project["optional-dependencies"]), page
+
+
 def test_an_installed_config_is_found(python: Path, tmp_path: Path) -> None:
     assert "seed = 0" in run([python, "-m", "openqwq", "demo", "--dry-run"], tmp_path)
 
