@@ -1,27 +1,28 @@
-"""Tiny models behind a real server on a loopback port, and an engine that says what it is told."""
+"""Tiny models, and one that says what it is told, behind a real server on a loopback port."""
 
-import asyncio
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import openai
 import pytest
 import torch
 import uvicorn
+from scripted import Scripted
 
 from openqwq.engine.engine import Engine, EngineLimits
-from openqwq.engine.open import OpenedModel
-from openqwq.model import checkpoint
+from openqwq.engine.open import OpenedModel, open_model
+from openqwq.model import checkpoint, gguf
 from openqwq.model.qwen2 import ModelConfig, Qwen2
 from openqwq.serve.catalogue import Catalogue
 from openqwq.serve.server import Server, ServerOptions
+from openqwq.text.gguf import to_metadata
 from openqwq.text.tokenizer import Tokenizer
-from openqwq.types import Completion, SamplingParams, Steering, TokenEvent
 
 TEXT = "the quick brown fox jumps over the lazy dog\n\n"
 
@@ -31,50 +32,10 @@ def tokenizer() -> Tokenizer:
     return Tokenizer.train([TEXT] * 4, 300)
 
 
-@dataclass
-class Scripted:
-    """Says `texts` one after another (markers count), a token every `delay` seconds."""
-
-    tokenizer: Tokenizer
-    texts: list[str]
-    delay: float = 0.0
-    asked: list[tuple[list[int], SamplingParams]] = field(default_factory=list)
-    open: int = 0
-
-    async def generate(
-        self, prompt_ids: Sequence[int], params: SamplingParams, n: int = 1
-    ) -> list[Completion]:
-        raise NotImplementedError
-
-    async def stream(
-        self, prompt_ids: Sequence[int], params: SamplingParams, steering: Steering | None = None
-    ) -> AsyncIterator[TokenEvent]:
-        text = self.texts[len(self.asked) % len(self.texts)]
-        self.asked.append((list(prompt_ids), params))
-        ids = [*self.tokenizer.encode(text, allow_special=True), self.tokenizer.eos_ids[0]]
-        self.open += 1
-        try:
-            for place, token_id in enumerate(ids[: params.max_tokens], 1):
-                await asyncio.sleep(self.delay)
-                last = place == min(len(ids), params.max_tokens)
-                reason = None if not last else "stop" if place == len(ids) else "length"
-                yield TokenEvent(token_id, -0.5, True, reason, ((token_id, -0.5), (0, -1e30)))
-        finally:
-            self.open -= 1
-
-    async def score(
-        self, token_ids: Sequence[int], top_log_probs: int = 0, adapter: str = ""
-    ) -> list[TokenEvent]:
-        return [TokenEvent(each, -1.0, False, None, ((each, -1.0),)) for each in token_ids[1:]]
-
-    def close(self) -> None:
-        pass
-
-
 @pytest.fixture
 def scripted(tokenizer: Tokenizer) -> Callable[..., OpenedModel]:
     def scripted(*texts: str, delay: float = 0.0, context: int = 4096) -> OpenedModel:
-        engine = Scripted(tokenizer, list(texts), delay)
+        engine = Scripted(tokenizer, texts, delay)
         return OpenedModel("scripted", engine, tokenizer, context, "torch", "a test")
 
     return scripted
@@ -142,6 +103,32 @@ def tiny(tokenizer: Tokenizer) -> Iterator[Running]:
     """The random model, served without a key."""
     with running(random_model(tokenizer)) as server:
         yield server
+
+
+@pytest.fixture(scope="session", params=["torch", "llamacpp"])
+def either_server(
+    request: pytest.FixtureRequest, tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Running]:
+    """The random model on our own engine, and the same weights on llama.cpp."""
+    if request.param == "torch":
+        model = random_model(tokenizer)
+    else:
+        pytest.importorskip("xllamacpp")
+        weights = random_weights(tokenizer)
+        path = tmp_path_factory.mktemp("gguf") / "tiny.gguf"
+        gguf.save(weights, path, "F32", to_metadata(tokenizer, weights.config.vocab_size))
+        model = open_model(str(path), "llamacpp", slots=4, context_length=2048)
+        model = replace(model, name="tiny")
+    with running(model) as server:
+        yield server
+
+
+@pytest.fixture
+def either(either_server: Running) -> Iterator[openai.OpenAI]:
+    """OpenAI's client of `either_server`."""
+    url = f"{either_server.url}/v1"
+    with openai.OpenAI(base_url=url, api_key="none", max_retries=0) as client:
+        yield client
 
 
 @pytest.fixture(scope="session")

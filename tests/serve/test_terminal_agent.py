@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 from rich.console import Console
+from scripted import ENDLESS, Scripted
 
 from openqwq import cli
 from openqwq.agent.approval import Approval
@@ -41,26 +42,6 @@ TOKENIZER = Tokenizer.train(["hello"] * 9, 270)
 ENDED = Ended("answer", 1, 5, 0.1, {})
 
 
-class Scripted:
-    """Says prepared replies; "..." among them thinks until it is stopped."""
-
-    def __init__(self, *replies: str) -> None:
-        self.replies = list(replies)
-
-    async def generate(self, prompt_ids: Sequence[int], params: SamplingParams, n: int = 1) -> Any:
-        raise NotImplementedError
-
-    async def stream(
-        self, prompt_ids: Sequence[int], params: SamplingParams, steering: Steering | None = None
-    ) -> AsyncIterator[TokenEvent]:
-        text = self.replies.pop(0)
-        for token_id in TOKENIZER.encode(text, allow_special=True):
-            yield TokenEvent(token_id, 0.0, True, None)
-        if text == "...":
-            await asyncio.Event().wait()
-        yield TokenEvent(TOKENIZER.eos_ids[0], 0.0, True, "stop")
-
-
 def add(a: int, b: int) -> int:
     """Add."""
     return a + b
@@ -75,7 +56,7 @@ def conversation(
     *replies: str, path: Path | None = None, approval: Approval | None = None, acts: bool = False
 ) -> Conversation:
     tools = by_name([tool(add, acts=acts)])
-    agent = Agent(Scripted(*replies), TOKENIZER, tools, Budgets(), approve=approval)
+    agent = Agent(Scripted(TOKENIZER, replies), TOKENIZER, tools, Budgets(), approve=approval)
     console = Console(file=io.StringIO(), force_terminal=True, width=60, soft_wrap=True)
     params = SamplingParams(max_tokens=500)
     return Conversation(agent, params, Screen(console), Transcript("toy", path))
@@ -146,7 +127,7 @@ def test_ctrl_c_ends_the_run_and_the_conversation_goes_on(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     path = tmp_path / "t.jsonl"
-    talk = conversation(call(a=1, b=1), "...", "</think>\n\nhello", path=path)
+    talk = conversation(call(a=1, b=1), ENDLESS, "</think>\n\nhello", path=path)
     shown = threading.Event()
     original = talk.screen.show
 
@@ -230,7 +211,7 @@ def test_results_that_outgrow_the_context_are_forgotten_and_the_conversation_goe
         return "x" * 3000
 
     reading = '</think>\n\n<tool_call>\n{"name": "read", "arguments": {}}\n</tool_call>'
-    model = Cramped("</think>\n\none", reading, "</think>\n\nthree")
+    model = Cramped(TOKENIZER, ["</think>\n\none", reading, "</think>\n\nthree"])
     talk = conversation()
     talk.agent = Agent(model, TOKENIZER, by_name([tool(read)]))
     talk_to(monkeypatch, talk, "first\nread it\nthird\n")
@@ -243,7 +224,7 @@ def test_a_conversation_that_outgrows_the_context_begins_anew(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     talk = conversation()
-    talk.agent = Agent(Cramped("</think>\n\none", "</think>\n\ntwo"), TOKENIZER, {})
+    talk.agent = Agent(Cramped(TOKENIZER, ["</think>\n\none", "</think>\n\ntwo"]), TOKENIZER, {})
     talk_to(monkeypatch, talk, f"first\n{'x' * 3000}\nthird\n")
     assert "said before is forgotten now: ask again" in plain(screen_of(talk))
     assert [message["content"] for message in talk.messages] == ["third", "two"]

@@ -1,21 +1,20 @@
 """A model that says what each client's first example needs, and the clients' own environments."""
 
-import asyncio
 import re
-from collections.abc import AsyncIterator, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from itertools import count
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from scripted import Scripted
 
 from openqwq.engine.open import OpenedModel
 from openqwq.serve import routes_responses
 from openqwq.serve.catalogue import Catalogue
 from openqwq.serve.server import ServerOptions
 from openqwq.text.tokenizer import Tokenizer
-from openqwq.types import Completion, SamplingParams, Steering, TokenEvent
+from openqwq.types import SamplingParams
 
 PLAIN = "The quick brown fox."
 CALL = '<tool_call>\n{"name": "%s", "arguments": %s}\n</tool_call>'
@@ -26,6 +25,7 @@ KNOWN = {
     "exec_command": '{"cmd": "echo sunny"}',  # codex
     "Bash": '{"command": "echo sunny", "description": "Say it"}',  # Claude Code
 }
+SECONDS = 0.001  # between tokens: without a pause all of them travel as one event
 FORM = "[[ ## answer ## ]]\nsunny\n\n[[ ## completed ## ]]"  # what dspy's adapter asks for
 
 
@@ -48,31 +48,12 @@ def answer(prompt: str, grammar: str | None) -> str:
     return FORM if "[[ ## answer ## ]]" in prompt else PLAIN
 
 
-@dataclass
-class Puppet:
+class Puppet(Scripted):
     """Thinks a little, then says what `answer` makes of the prompt."""
 
-    tokenizer: Tokenizer
-    asked: list[tuple[str, SamplingParams]] = field(default_factory=list)
-
-    async def generate(
-        self, prompt_ids: Sequence[int], params: SamplingParams, n: int = 1
-    ) -> list[Completion]:
-        raise NotImplementedError
-
-    async def stream(
-        self, prompt_ids: Sequence[int], params: SamplingParams, steering: Steering | None = None
-    ) -> AsyncIterator[TokenEvent]:
+    def text(self, prompt_ids: Sequence[int], params: SamplingParams) -> str:
         prompt = self.tokenizer.decode(prompt_ids)
-        self.asked.append((prompt, params))
-        text = f"let me see</think>\n\n{answer(prompt, params.grammar)}"
-        ids = [*self.tokenizer.encode(text, allow_special=True), self.tokenizer.eos_ids[0]]
-        for place, token_id in enumerate(ids, 1):
-            await asyncio.sleep(0.001)  # else all tokens travel as one event
-            yield TokenEvent(token_id, -0.5, True, "stop" if place == len(ids) else None)
-
-    def close(self) -> None:
-        pass
+        return f"let me see</think>\n\n{answer(prompt, params.grammar)}"
 
 
 @pytest.fixture
@@ -84,6 +65,8 @@ def puppet(tokenizer: Tokenizer, serve: Any, monkeypatch: pytest.MonkeyPatch) ->
     numbers = count()
     fixed = SimpleNamespace(token_hex=lambda size: f"{next(numbers):0{2 * size}x}")
     monkeypatch.setattr(routes_responses, "secrets", fixed)
-    model = OpenedModel("puppet", Puppet(tokenizer), tokenizer, 200_000, "torch", "a test")
+    model = OpenedModel(
+        "puppet", Puppet(tokenizer, (), SECONDS), tokenizer, 200_000, "torch", "a test"
+    )
     with serve(Catalogue.of(model, ["*"]), ServerOptions(slots=8)) as server:
         yield server
