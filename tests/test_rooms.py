@@ -41,7 +41,6 @@ ONLY_IN_FILE = {
     "agent/verifiers_adapter.py": {"verifiers"},
     "agent/verifiers_endpoint.py": {"aiohttp"},
     "agent/verifiers_harness.py": {"httpx", "verifiers"},
-    "engine/hub.py": {"huggingface_hub"},
     "engine/remote.py": {"httpx"},
     "serve/doctor.py": {"psutil", "torch"},
     "sandbox/client.py": {"httpx"},

@@ -1,11 +1,12 @@
-"""Row files of the Hugging Face hub, and the lock that ties a run to the bytes it began with."""
+"""Files of the Hugging Face hub, and the lock that ties a run to the bytes it began with."""
 
 import json
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 from openqwq.data.files import sha256_of, write_atomically
@@ -40,50 +41,59 @@ def parse_reference(reference: str) -> HubFile:
 
 
 def fetch(file: HubFile) -> Path:
-    """The file on this disk: from the hub's cache, else downloaded.
+    """The file on this disk: from the hub's cache, else downloaded; raises as `from_hub` does."""
+    return from_hub(
+        f"{file.path} of the dataset {file.repository} at {file.revision}",
+        f"datasets/{file.repository}/tree/{file.revision}",
+        "data",
+        lambda client: client.hf_hub_download(
+            file.repository, file.path, repo_type="dataset", revision=file.revision
+        ),
+    )
 
-    Raises OpenQwQError where huggingface_hub is missing, the hub cannot be reached and the cache
-    has no copy, or the hub has no such file.
+
+def from_hub(what: str, page: str, extra: str, download: Callable[[Any], str]) -> Path:
+    """The path that `download` returns, which is given the module huggingface_hub.
+
+    `what` names what is fetched and `page` where the hub shows it. Raises OpenQwQError where the
+    client is missing (the package's `extra` installs it), where the hub cannot be reached and the
+    cache has no copy, and for what the hub does not have or does not give.
     """
-    where = f"{file.path} of the dataset {file.repository} at {file.revision}"
     try:
-        from huggingface_hub import errors, hf_hub_download
+        import huggingface_hub
+        from huggingface_hub import errors
     except ImportError as error:
         raise OpenQwQError(
-            f"fetching {where} needs huggingface_hub ({error}): pip install 'openqwq[data]', or "
+            f"fetching {what} needs huggingface_hub ({error}): pip install 'openqwq[{extra}]', or "
             "name a local copy"
         ) from error
 
     # Its retries are not worth a line each: the error below says what happened.
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     try:
-        found = hf_hub_download(
-            file.repository, file.path, repo_type="dataset", revision=file.revision
-        )
+        return Path(download(huggingface_hub))
     except errors.GatedRepoError as error:
         raise OpenQwQError(
-            f"{where} is gated: accept its terms on the hub and run `hf auth login`"
+            f"{what} is gated: accept its terms on the hub and run `hf auth login`"
         ) from error
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
         raise OpenQwQError(
-            f"{where} is not in the hub's cache, and the hub cannot be reached (offline): connect "
-            "once, or name a local copy of the file"
+            f"{what} is not in the hub's cache, and the hub cannot be reached (offline): connect "
+            "once, or name a local copy"
         ) from error
-    except errors.RepositoryNotFoundError as error:
+    except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
         raise OpenQwQError(
-            f"the hub has no dataset {file.repository}: check its name; if it is private, run "
-            "`hf auth login`"
+            f"the hub does not have {what}: check its name; if it is private, run `hf auth login`"
         ) from error
     except (errors.EntryNotFoundError, errors.RevisionNotFoundError) as error:
         raise OpenQwQError(
-            f"the hub has no {where}: see https://huggingface.co/datasets/{file.repository}/tree/"
-            f"{file.revision}"
+            f"the hub does not have {what}: see https://huggingface.co/{page}"
         ) from error
-    except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
+    except Exception as error:  # which transport library fails depends on the release
         raise OpenQwQError(
-            f"cannot fetch {where} ({error}): try again, or name a local copy of the file"
+            f"the download of {what} failed ({error}): try again, it resumes where it stopped, or "
+            "name a local copy"
         ) from error
-    return Path(found)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from openqwq.data.hub import from_hub
 from openqwq.model.gguf_header import is_later_part
 from openqwq.types import OpenQwQError
 
@@ -18,12 +19,17 @@ def is_hub_id(name: str) -> bool:
 def download(name: str, weights: bool = True) -> Path:
     """The checkpoint's directory, or the GGUF file that owner/name:PART names by part of its name.
 
-    Without `weights` only what describes a checkpoint is fetched. Raises OpenQwQError where the hub
-    cannot be reached and the cache has no copy, and for what the hub does not have.
+    Without `weights` only what describes a checkpoint is fetched. Raises OpenQwQError as
+    `data.hub.from_hub` does, and where the part does not name exactly one file.
     """
     repository, _, part = name.partition(":")
     patterns = [f"*{part}*.gguf"] if part else list(CHECKPOINT if weights else DESCRIPTION)
-    folder = _snapshot(repository, patterns)
+    folder = from_hub(
+        f"{repository} (not a path on this machine)",
+        repository,
+        "hub",
+        lambda client: client.snapshot_download(repository, allow_patterns=patterns),
+    )
     if not part:
         return folder
     named = sorted(path for path in folder.rglob("*.gguf") if part in path.name)
@@ -34,34 +40,3 @@ def download(name: str, weights: bool = True) -> Path:
             f"{repository} has {found} for {part!r}: name a part of exactly one GGUF file's name"
         )
     return files[0]
-
-
-def _snapshot(repository: str, patterns: list[str]) -> Path:
-    try:
-        import huggingface_hub
-        from huggingface_hub import errors
-    except ImportError as error:
-        raise OpenQwQError(
-            f"{repository} is no local path, and downloading needs huggingface_hub ({error}):"
-            " pip install 'openqwq[hub]', or copy the checkpoint here and name its directory"
-        ) from error
-    try:
-        return Path(huggingface_hub.snapshot_download(repository, allow_patterns=patterns))
-    except errors.GatedRepoError as error:
-        raise OpenQwQError(
-            f"{repository} is gated: accept its terms on the hub and run `hf auth login`"
-        ) from error
-    except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
-        raise OpenQwQError(
-            f"{repository} is neither a local path nor on the hub: check the spelling"
-        ) from error
-    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
-        raise OpenQwQError(
-            f"{repository} is no local path, it is not in the hub's cache, and the hub cannot be"
-            " reached (offline): connect, or name a directory or GGUF file that is here"
-        ) from error
-    except Exception as error:  # which transport library fails depends on the release
-        raise OpenQwQError(
-            f"the download of {repository} broke off ({error}): run the same command again, it"
-            " resumes where it stopped"
-        ) from error

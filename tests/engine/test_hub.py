@@ -89,10 +89,13 @@ def test_what_is_not_cached_says_offline(cache: Path) -> None:
 @pytest.mark.parametrize(
     ("failure", "message"),
     [
-        (errors.HFValidationError("x"), "neither a local path nor on the hub: check the spelling"),
+        (
+            errors.HFValidationError("x"),
+            r"the hub does not have owner/name \(not a path on this machine\): check",
+        ),
         (errors.LocalEntryNotFoundError("x"), r"cannot be reached \(offline\)"),
-        (OSError("disk full"), r"broke off \(disk full\): run the same command again, it resumes"),
-        (RuntimeError("reset"), r"broke off \(reset\)"),
+        (OSError("disk full"), r"failed \(disk full\): try again, it resumes"),
+        (RuntimeError("reset"), r"failed \(reset\)"),
     ],
 )
 def test_failures_of_a_download_are_told_apart(

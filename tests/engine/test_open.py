@@ -102,8 +102,8 @@ def test_a_context_is_never_longer_than_the_models(directory: Path) -> None:
 BAD = {
     "a/b/c": "a/b/c does not exist: name a checkpoint directory, a GGUF file, a hub id",
     "missing.gguf": "missing.gguf does not exist",
-    "owner/name": "owner/name is no local path, it is not in the hub's cache, and the hub cannot",
-    "owner/name:Q4": "owner/name is no local path",
+    "owner/name": "owner/name (not a path on this machine) is not in the hub's cache, and the hub",
+    "owner/name:Q4": "owner/name (not a path on this machine)",
 }
 
 
