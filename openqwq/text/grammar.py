@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from copy import copy
 from functools import lru_cache
 from typing import Any
+from urllib.parse import quote
 
 from openqwq.text.forms import CallForm, call_form
 from openqwq.text.tokenizer import Tokenizer
@@ -18,6 +19,8 @@ from openqwq.types import OpenQwQError
 # Pretty-printing is allowed, endless spaces are not.
 _BLANKS = {"whitespace_pattern": r"[ \n]{1,24}"}
 _NO_ARGUMENTS = {"type": "object", "additionalProperties": False}
+# Of what no grammar can enforce, the model is trusted with what is not strict.
+_LOOSE = {"lenient": True, "coerce_one_of": True}
 _TEMPLATE_FORM = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
 
@@ -41,7 +44,8 @@ def tool_call_grammar(
 
     JSON of the schema `answer`, if there is one, may come instead. `tools` are specifications, bare
     or as `{"type": "function", "function": ...}`; give one to force that one. Arguments follow each
-    tool's schema; without one there are none. Raises OpenQwQError for a bad schema.
+    tool's schema; without one there are none. Keywords that cannot be enforced are left to the
+    model, but not those of a `strict` tool. Raises OpenQwQError for them and for a bad schema.
     """
     if not tools:
         raise OpenQwQError("a tool call is required but there are no tools: give at least one")
@@ -51,6 +55,8 @@ def tool_call_grammar(
     for number, tool in enumerate(tools):
         function = tool.get("function", tool)
         schema = function.get("parameters") or _NO_ARGUMENTS
+        if not function.get("strict"):
+            schema = {**schema, "x-guidance": {**_LOOSE, **_guidance(schema)}}
         between = _with_markers(tokenizer, form.between)
         calls.append(_call(f"arguments_{number}", function["name"], schema, form, rules, between))
     rules["call"] = " | ".join(f"({call})" for call in calls)
@@ -117,12 +123,28 @@ def _keywords(rule: str, schema: Mapping[str, Any], rules: dict[str, str]) -> st
 
 
 def _part_rule(rule: str, key: str, schema: Mapping[str, Any], rules: dict[str, str]) -> str:
-    """The rule of one argument; definitions of the whole schema stay within its reach."""
+    """The rule of one argument; references still lead into the whole schema."""
     name = f"{rule}_{len(rules)}"
-    definitions = {k: schema[k] for k in ("$defs", "definitions") if k in schema}
-    declared = (schema.get("properties") or {}).get(key, {})
-    rules[name] = _json({**definitions, **declared}, _TEMPLATE_FORM)
+    part: dict[str, Any] = {"x-guidance": _guidance(schema)}
+    if key in (schema.get("properties") or {}):
+        pointer = quote(key.replace("~", "~0").replace("/", "~1"), safe="")
+        part["$ref"] = f"#/$defs/tool/properties/{pointer}"
+        part["$defs"] = {"tool": _below(schema, "/$defs/tool")}
+    rules[name] = _json(part, _TEMPLATE_FORM)
     return name
+
+
+def _below(schema: Any, place: str) -> Any:
+    """A schema whose references hold where it stands at `place` of another."""
+    if isinstance(schema, list):
+        return [_below(each, place) for each in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    moved = {key: _below(value, place) for key, value in schema.items() if key != "x-guidance"}
+    reference = schema.get("$ref")
+    if isinstance(reference, str) and (reference == "#" or reference.startswith("#/")):
+        moved["$ref"] = f"#{place}{reference[1:]}"
+    return moved
 
 
 def _around(call: str, form: CallForm, parallel: bool, tokenizer: Tokenizer) -> str:
@@ -204,10 +226,15 @@ class AnswerGrammar:
 
 
 def _json(schema: Mapping[str, Any], form: Mapping[str, Any]) -> str:
+    return "%json " + json.dumps({**schema, "x-guidance": {**form, **_guidance(schema)}})
+
+
+def _guidance(schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a schema itself tells llguidance."""
     own = schema.get("x-guidance", {})
     if not isinstance(own, Mapping):
         raise OpenQwQError(f"x-guidance is {own!r:.100}: make it an object, or leave it out")
-    return "%json " + json.dumps({**schema, "x-guidance": {**form, **own}})
+    return own
 
 
 def _lark(start: str, **rules: str) -> str:

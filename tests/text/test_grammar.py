@@ -126,6 +126,28 @@ def test_the_end_is_allowed_only_where_the_answer_is_complete(tokenizer: Tokeniz
         grammar.accept(65)
 
 
+UNIQUE = {
+    "name": "f",
+    "parameters": {
+        "type": "object",
+        "properties": {
+            "x": {"type": "array", "items": {"const": 7}, "minItems": 1, "uniqueItems": True},
+            "y": {"oneOf": [{"const": 1}, {"const": 2}]},
+        },
+        "required": ["x", "y"],
+        "additionalProperties": False,
+    },
+}
+
+
+def test_what_cannot_be_enforced_is_left_to_the_model_where_nothing_is_strict(
+    tokenizer: Tokenizer,
+) -> None:
+    for reply in walks(tokenizer, tool_call_grammar(tokenizer, [UNIQUE], parallel=False), 8):
+        (call,) = reply.tool_calls
+        assert set(call["arguments"]["x"]) == {7} and call["arguments"]["y"] in (1, 2)
+
+
 @pytest.mark.parametrize(
     ("build", "message"),
     [
@@ -138,8 +160,9 @@ def test_the_end_is_allowed_only_where_the_answer_is_complete(tokenizer: Tokeniz
             lambda: tool_call_grammar(PLAIN, [{"name": "f", "parameters": {"type": "nothing"}}]),
             "nothing",
         ),
+        (lambda: tool_call_grammar(PLAIN, [{**UNIQUE, "strict": True}]), "uniqueItems"),
     ],
-    ids=["type", "reference", "keyword", "form", "tools", "tool"],
+    ids=["type", "reference", "keyword", "form", "tools", "tool", "strict tool"],
 )
 def test_what_cannot_be_enforced_is_refused(build: Callable[[], str], message: str) -> None:
     with pytest.raises(OpenQwQError, match=message) as caught:
@@ -223,6 +246,30 @@ def test_references_are_those_of_the_tools_own_schema(
     for reply in walks(tokenizer, tool_call_grammar(tokenizer, [tool], parallel=False), 8):
         (call,) = reply.tool_calls
         assert fits(call["arguments"])
+
+
+@pytest.mark.parametrize("name", ["pythonic-form", "parameters-form"])
+def test_references_of_single_arguments_lead_into_the_whole_schema(
+    family: Callable[[str], Tokenizer], name: str
+) -> None:
+    own = family(name)
+    properties = {
+        "x": {"enum": [7]},
+        "y": {"$ref": "#/properties/x"},
+        "z": {"type": "array", "items": {"$ref": "#/definitions/A"}, "minItems": 1},
+    }
+    schema = {
+        "properties": properties,
+        "required": [*properties],
+        "definitions": {"A": {"const": 8}},
+    }
+    tools = [{"name": "f", "parameters": schema}]
+    start = AnswerGrammar(own, tool_call_grammar(own, tools, parallel=False))
+    for seed in range(4):
+        ids = walk(own, start.fork(), seed)
+        (call,) = parse_reply(own, ids, starts_in_thinking=False, tools=tools).tool_calls
+        assert (call["arguments"]["x"], call["arguments"]["y"]) == (7, 7)
+        assert set(call["arguments"]["z"]) == {8}
 
 
 def test_a_thinking_may_be_opened_before_a_grammar_begins(tokenizer: Tokenizer) -> None:
