@@ -129,7 +129,8 @@ class Relay:
                     if token.token_id == token_ids[place]:
                         log_prob, alternatives = token.log_prob, token.alternatives
                     break
-            events.append(TokenEvent(token_ids[place], log_prob, False, None, alternatives))
+            shown = alternatives[:top_log_probs]  # some back ends always tell one
+            events.append(TokenEvent(token_ids[place], log_prob, False, None, shown))
         return events
 
     def _sequence(self, prompt_ids: Ids[int], params: SamplingParams, seed: int) -> Sequence:
@@ -183,7 +184,7 @@ class Relay:
                 else:
                     thought = sequence.think.in_thinking
                     ids = token.token_id, token.log_prob, True, 0
-                    sequence.append(*ids, token.alternatives)
+                    sequence.append(*ids, token.alternatives[: sequence.params.top_log_probs])
                     # A grammar governs the answer alone: it goes with a request of its own.
                     turned = sequence.grammar and thought != sequence.think.in_thinking
                     if sequence.finish_reason or turned:

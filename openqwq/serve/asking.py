@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jsonschema_rs
@@ -9,33 +10,40 @@ import jsonschema_rs
 from openqwq.engine.open import OpenedModel
 from openqwq.serve.history import messages
 from openqwq.serve.protocol import ApiError
-from openqwq.serve.reply import Ask
+from openqwq.serve.reply import Ask, OfferedTool
 from openqwq.serve.schemas import require_usable
-from openqwq.serve.thinking import template_options, thinking_budget
+from openqwq.serve.thinking import forbids_thinking, template_options, thinking_budget
 from openqwq.text.grammar import answer_grammar, json_grammar, tool_call_grammar
+from openqwq.text.stream import CLOSING_TEXT, starts_in_thinking
 from openqwq.text.template import encode_chat
 from openqwq.types import SamplingParams
 
 LEAST_TEMPERATURE = 0.0001  # below it the draws are greedy
-_SAME = (
-    *("temperature", "top_p", "top_k", "min_p"),
-    *("presence_penalty", "frequency_penalty", "repetition_penalty"),
-)  # sampling parameters that requests and engines call by the same name
+# Sampling parameters that requests and engines call by the same name.
+_SAME = {
+    "frequency_penalty",
+    "min_p",
+    "presence_penalty",
+    "repetition_penalty",
+    "temperature",
+    "top_k",
+    "top_p",
+}
 
 
 def ask_chat(model: OpenedModel, body: Mapping[str, Any]) -> Ask:
     """The ask of a ChatRequest; raises ApiError or OpenQwQError for what does not fit together."""
-    tools, choice, forced = _tools(body)
-    turns, options = messages(body["messages"]), template_options(body)
-    prompt_ids = encode_chat(model.tokenizer, turns, tools, options=options)
-    older, newer = body.get("max_tokens"), body.get("max_completion_tokens")
+    choice = _chosen_tools(body)
+    prompt_ids = _prompt(model, body, choice.tools)
+    older = body.get("max_tokens")
+    newer = body.get("max_completion_tokens")
     if older and newer and older != newer:
         raise ApiError(400, "max_tokens and max_completion_tokens differ: give one", "max_tokens")
-    if body.get("top_logprobs") is not None and not body.get("logprobs"):
+    if body.get("top_logprobs") and not body.get("logprobs"):
         raise ApiError(400, "top_logprobs needs logprobs: true", "top_logprobs")
     max_tokens = require_room(model, len(prompt_ids), newer or older)
     parallel = body.get("parallel_tool_calls", True)
-    grammar = _grammar(model, body, tools, choice, forced, parallel)
+    grammar = _grammar(model, body, choice, parallel)
     if grammar and body.get("ignore_eos"):
         raise ApiError(400, "ignore_eos: an answer of a set form ends by itself", "ignore_eos")
     if grammar:  # here, in a thread: the engine would refuse it once a stream has begun
@@ -49,36 +57,63 @@ def ask_chat(model: OpenedModel, body: Mapping[str, Any]) -> Ask:
         log_probs=body.get("logprobs", False),
         top_log_probs=body.get("top_logprobs", 0),
     )
-    functions = [tool["function"] for tool in tools]
-    checks = {f["name"]: arguments_check(f) if f.get("strict") else None for f in functions}
-    return Ask(prompt_ids, params, body.get("n", 1), stops(body), checks, not parallel)
+    return Ask(
+        prompt_ids,
+        params,
+        body.get("n", 1),
+        stops(body),
+        _offered(choice.tools),
+        one_call=not parallel,
+        partial_calls=body.get("stream", False),
+    )
+
+
+def _prompt(
+    model: OpenedModel, body: Mapping[str, Any], tools: Sequence[dict[str, Any]]
+) -> list[int]:
+    """The chat as the template writes it; a thinking that nobody wants is closed at its end."""
+    own = model.tokenizer
+    options = template_options(body)
+    prompt_ids = encode_chat(own, messages(body["messages"]), tools, options=options)
+    if forbids_thinking(body) and starts_in_thinking(own, prompt_ids):
+        return [*prompt_ids, *own.encode(CLOSING_TEXT, allow_special=True)]
+    return prompt_ids
 
 
 def sampling(
     model: OpenedModel, body: Mapping[str, Any], max_tokens: int, **more: Any
 ) -> SamplingParams:
     """The sampling parameters that every API spells the same way."""
-    given = {name: body[name] for name in _SAME if name in body}
+    given = {name: value for name, value in body.items() if name in _SAME}
     if given.get("temperature", 1) < LEAST_TEMPERATURE:
         given["temperature"] = 0  # clients that want greedy draws and may not say 0 ask so
     given["top_k"] = max(0, given.get("top_k", SamplingParams.top_k))  # -1 is off elsewhere
-    bias = body.get("logit_bias", {})
-    given["logit_bias"] = tuple((int(token_id), value) for token_id, value in bias.items())
-    require_known(model, [token_id for token_id, _ in given["logit_bias"]], "logit_bias")
-    seed = body.get("seed", secrets.randbits(62))
+    bias = {int(token_id): value for token_id, value in body.get("logit_bias", {}).items()}
+    require_known(model, [*bias], "logit_bias")
+    given["logit_bias"] = tuple(bias.items())
+    given["max_tokens"] = max_tokens
+    given["seed"] = body.get("seed", secrets.randbits(62))
     endless = body.get("ignore_eos", False)
-    loops = body.get("stop_loops", not endless)
-    ends = () if endless else model.tokenizer.eos_ids
-    given["adapter"] = model.name if model.name in model.adapters else ""
-    return SamplingParams(
-        **given, max_tokens=max_tokens, stop_token_ids=ends, seed=seed, stop_loops=loops, **more
-    )
+    given["stop_loops"] = body.get("stop_loops", not endless)
+    if not endless:
+        given["stop_token_ids"] = model.tokenizer.eos_ids
+    given["adapter"] = adapter_of(model)
+    return SamplingParams(**given, **more)
+
+
+def adapter_of(model: OpenedModel) -> str:
+    """The adapter that the model's name asks for; "" for none."""
+    if model.name in model.adapters:
+        return model.name
+    return ""
 
 
 def stops(body: Mapping[str, Any]) -> tuple[str, ...]:
     """The stop texts of a request."""
     stop = body.get("stop", ())
-    return (stop,) if isinstance(stop, str) else tuple(stop)
+    if isinstance(stop, str):
+        return (stop,)
+    return tuple(stop)
 
 
 def require_room(model: OpenedModel, prompt_tokens: int, max_tokens: int | None) -> int:
@@ -96,16 +131,18 @@ def require_room(model: OpenedModel, prompt_tokens: int, max_tokens: int | None)
             "messages",
             "context_length_exceeded",
         )
-    return room if max_tokens is None else min(max_tokens, room)
+    if max_tokens is None:
+        return room
+    return min(max_tokens, room)
 
 
 def require_known(model: OpenedModel, ids: Sequence[int], param: str) -> None:
     """Raise ApiError naming the first of `ids` that is no token."""
-    tokenizer = model.tokenizer
-    unknown = next((i for i in dict.fromkeys(ids) if not tokenizer.token_bytes(i)), None)
-    if unknown is not None:
-        text = f"token id {unknown} is outside the vocabulary of {tokenizer.vocab_size}"
-        raise ApiError(400, text, param)
+    for token_id in dict.fromkeys(ids):
+        if not model.tokenizer.token_bytes(token_id):
+            size = model.tokenizer.vocab_size
+            text = f"token id {token_id} is outside the vocabulary of {size}"
+            raise ApiError(400, text, param)
 
 
 def arguments_check(function: Mapping[str, Any]) -> Any:
@@ -118,52 +155,86 @@ def arguments_check(function: Mapping[str, Any]) -> Any:
         raise ApiError(400, f"the schema of tool {name!r} is invalid: {error}", "tools") from error
 
 
+def _offered(tools: Sequence[Mapping[str, Any]]) -> dict[str, OfferedTool]:
+    offered: dict[str, OfferedTool] = {}
+    for tool in tools:
+        function = tool["function"]
+        check: Any = None
+        if function.get("strict"):
+            check = arguments_check(function)
+        offered[function["name"]] = OfferedTool(function.get("parameters") or {}, check)
+    return offered
+
+
 def _no_retrieval(uri: str) -> Any:
     raise ValueError(f"schemas are not fetched: {uri}")
 
 
-def _tools(body: Mapping[str, Any]) -> tuple[list[dict[str, Any]], str, str | None]:
-    """The tools the model is shown, the choice (none, auto, required), the one forced by name."""
-    given = [tool["function"] for tool in body.get("tools", [])]
-    functions = [{k: v for k, v in function.items() if v is not None} for function in given]
-    tools: list[dict[str, Any]] = [{"type": "function", "function": f} for f in functions]
-    names = [function["name"] for function in functions]
+@dataclass(frozen=True)
+class _Choice:
+    """The tools that the model is shown, and whether a call is demanded, perhaps of one by name."""
+
+    tools: list[dict[str, Any]]
+    demanded: bool = False
+    name: str | None = None
+
+
+def _chosen_tools(body: Mapping[str, Any]) -> _Choice:
+    tools: list[dict[str, Any]] = []
+    names: list[str] = []
+    for tool in body.get("tools", []):
+        given = tool["function"].items()
+        function = {key: value for key, value in given if value is not None}
+        tools.append({"type": "function", "function": function})
+        names.append(function["name"])
     if len(set(names)) < len(names):
         raise ApiError(400, f"tools share a name among {sorted(names)}: rename one", "tools")
-    choice: Any = body.get("tool_choice", "auto" if tools else "none")
-    forced: str | None = None
-    if isinstance(choice, dict):
-        choice, forced = "required", choice["function"]["name"]
-        if forced not in names:
-            raise ApiError(
-                400, f"tool_choice names {forced!r}, not a tool of {names}", "tool_choice"
-            )
-    elif choice == "required" and not tools:
-        raise ApiError(400, f"tool_choice is {choice!r} but there are no tools", "tool_choice")
-    return ([] if choice == "none" else tools), choice, forced
+    match body.get("tool_choice", "auto"):
+        case "none":
+            return _Choice([])
+        case "auto":
+            return _Choice(tools)
+        case "required":
+            if not tools:
+                text = "tool_choice is 'required' but there are no tools"
+                raise ApiError(400, text, "tool_choice")
+            return _Choice(tools, demanded=True)
+        case choice:
+            name = choice["function"]["name"]
+            if name not in names:
+                text = f"tool_choice names {name!r}, not a tool of {names}"
+                raise ApiError(400, text, "tool_choice")
+            return _Choice(tools, demanded=True, name=name)
 
 
 def _grammar(
-    model: OpenedModel,
-    body: Mapping[str, Any],
-    tools: Sequence[dict[str, Any]],
-    choice: str,
-    forced: str | None,
-    parallel: bool,
+    model: OpenedModel, body: Mapping[str, Any], choice: _Choice, parallel: bool
 ) -> str | None:
-    form = body.get("response_format", {"type": "text"})
-    schema: dict[str, Any] | None = {"type": "object"}
-    if form["type"] != "json_object":
-        schema = form["json_schema"]["schema"] if form["type"] == "json_schema" else None
-    if choice != "required" and schema is None:
+    """What the answer must follow; None where it is free."""
+    schema = _answer_schema(body)
+    if schema is None and not choice.demanded:
         return None
-    if schema is not None:
-        require_usable(schema, "response_format")
-    if not tools:
+    if not choice.tools:
         assert schema is not None
         return json_grammar(schema)
-    named = [tool for tool in tools if forced in (None, tool["function"]["name"])]
-    for tool in named:
-        require_usable(tool["function"].get("parameters") or {}, "tools")
-    answer = None if choice == "required" else schema
-    return tool_call_grammar(model.tokenizer, named, parallel and forced is None, answer)
+    callable_tools: list[dict[str, Any]] = []
+    for tool in choice.tools:
+        if choice.name in (None, tool["function"]["name"]):
+            require_usable(tool["function"].get("parameters") or {}, "tools")
+            callable_tools.append(tool)
+    if choice.demanded:
+        schema = None  # a call, and no answer in its place
+    one = choice.name is not None or not parallel
+    return tool_call_grammar(model.tokenizer, callable_tools, not one, schema)
+
+
+def _answer_schema(body: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The schema of the answer that the request asks for; None for plain text."""
+    match body.get("response_format", {"type": "text"}):
+        case {"type": "json_schema", "json_schema": {"schema": schema}}:
+            require_usable(schema, "response_format")
+            found: dict[str, Any] = schema
+            return found
+        case {"type": "json_object"}:
+            return {"type": "object"}
+    return None

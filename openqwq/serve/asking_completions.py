@@ -27,13 +27,15 @@ def ask_completion(model: OpenedModel, body: Mapping[str, Any]) -> list[Ask]:
     if echo and wanted is not None and not isinstance(model.generate, Scores):
         text = f"the engine {model.engine} cannot score a prompt: leave echo or logprobs out"
         raise ApiError(400, text, "echo")
-    n, stop = body.get("n", 1), stops(body)
+    n = body.get("n", 1)
+    stop = stops(body)
     asks: list[Ask] = []
     for prompt_ids in ids:
         require_known(model, prompt_ids, "prompt")
         most = require_room(model, len(prompt_ids), max(tokens, 1))
-        log_probs = {"log_probs": wanted is not None, "top_log_probs": wanted or 0}
-        params = sampling(model, body, most, **log_probs)
+        params = sampling(
+            model, body, most, log_probs=wanted is not None, top_log_probs=wanted or 0
+        )
         asks.append(Ask(prompt_ids, params, n, stop, echo=echo, silent=tokens == 0))
     return asks
 
@@ -41,9 +43,11 @@ def ask_completion(model: OpenedModel, body: Mapping[str, Any]) -> list[Ask]:
 def token_ids(model: OpenedModel, given: Any, param: str) -> list[list[int]]:
     """The ids of one text or several, each a text or ids already; ApiError for an empty one."""
     several = isinstance(given, list) and not isinstance(given[0], int)
+    inputs = given if several else [given]
     found: list[list[int]] = []
-    for each in given if several else [given]:
-        ids = model.tokenizer.encode(each, allow_special=True) if isinstance(each, str) else each
+    for ids in inputs:
+        if isinstance(ids, str):
+            ids = model.tokenizer.encode(ids, allow_special=True)
         if not ids:
             raise ApiError(400, f"the {param} is empty: give at least one token", param)
         found.append(ids)
@@ -58,17 +62,17 @@ async def continuation(model: OpenedModel, ask: Ask, number: int) -> AsyncGenera
         yield Piece("end", finish=Finish("length", None, 0, 0))
         return
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    search, tokenizer, count = StopSearch(ask.stop), model.tokenizer, 0
+    search = StopSearch(ask.stop)
+    count = 0
     params = replace(ask.params, seed=ask.params.seed + number)
     events = model.generate.stream(ask.prompt_ids, params)
     reason = "stop"
     async with aclosing(events):  # type: ignore[type-var]  # every back end's is a generator
         async for event in events:
             count += 1
-            silent = event.token_id in tokenizer.special_ids or event.token_id in tokenizer.eos_ids
-            data = b"" if silent else tokenizer.token_bytes(event.token_id)
-            text = search.feed(decoder.decode(data))
-            if not silent:
+            if event.token_id not in model.tokenizer.silent_ids:
+                data = model.tokenizer.token_bytes(event.token_id)
+                text = search.feed(decoder.decode(data))
                 yield Piece("content", text, tokens=(event,))
             if search.found:
                 break
@@ -76,9 +80,12 @@ async def continuation(model: OpenedModel, ask: Ask, number: int) -> AsyncGenera
     rest = search.feed(decoder.decode(b"", final=True)) + search.rest()
     if rest:
         yield Piece("content", rest)
-    cut = reason in ("length", "loop") and not search.found
-    loop = ("loop", "the text repeated itself and was ended") if cut and reason == "loop" else None
-    yield Piece("end", finish=Finish("length" if cut else "stop", loop, count, 0))
+    finish = Finish("stop", None, count, 0)
+    if reason == "length" and not search.found:
+        finish = Finish("length", None, count, 0)
+    elif reason == "loop" and not search.found:
+        finish = Finish("length", ("loop", "the text repeated itself and was ended"), count, 0)
+    yield Piece("end", finish=finish)
 
 
 async def _echo(model: OpenedModel, ask: Ask) -> Piece:

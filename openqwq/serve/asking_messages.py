@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from openqwq.serve.protocol import ApiError
-from openqwq.serve.thinking import MOST
+from openqwq.serve.thinking import LEAST_ANSWER, MOST
 
 Json = dict[str, Any]
 _SAME = ("temperature", "top_p", "top_k", "chat_template_kwargs", "stream")
@@ -24,7 +24,13 @@ def chat_body(body: Mapping[str, Any]) -> Json:
     chat |= {name: body[name] for name in _SAME if name in body}
     if "max_tokens" in body:
         chat["max_tokens"] = body["max_tokens"]
-        chat["thinking_budget"] = _budget(body)
+        has_room = body["max_tokens"] > LEAST_ANSWER  # Claude Code asks for one token to see
+        chat["thinking_budget"] = MOST if has_room else 0
+    thinking = body.get("thinking") or {}
+    if thinking.get("type") == "disabled":
+        chat["thinking_budget"] = 0
+    elif "budget_tokens" in thinking:
+        chat["thinking_budget"] = thinking["budget_tokens"]
     if body.get("stop_sequences"):
         chat["stop"] = body["stop_sequences"]
     if body.get("tools"):
@@ -38,17 +44,9 @@ def chat_body(body: Mapping[str, Any]) -> Json:
         schema = {"name": "output", "schema": form["schema"]}
         chat["response_format"] = {"type": "json_schema", "json_schema": schema}
     if effort := output.get("effort"):
-        del chat["thinking_budget"]
+        chat.pop("thinking_budget", None)
         chat["reasoning_effort"] = effort
     return chat
-
-
-def _budget(body: Mapping[str, Any]) -> int:
-    """Thinking tokens; a model that always thinks must at least leave room for its answer."""
-    thinking = body.get("thinking") or {}
-    if thinking.get("type") == "disabled":
-        return 0
-    return int(thinking.get("budget_tokens", MOST))
 
 
 def _tool(tool: Mapping[str, Any]) -> Json:

@@ -8,11 +8,25 @@ from openqwq.serve.store import ResponseStore
 
 Json = dict[str, Any]
 # What both APIs call by the same name.
-_SAME = (
-    *("temperature", "top_p", "top_k", "min_p", "seed", "stop", "stop_loops", "ignore_eos"),
-    *("parallel_tool_calls", "thinking_budget", "top_logprobs", "chat_template_kwargs"),
-    *("presence_penalty", "frequency_penalty", "repetition_penalty", "logit_bias"),
-)
+_SAME = {
+    "chat_template_kwargs",
+    "frequency_penalty",
+    "ignore_eos",
+    "logit_bias",
+    "min_p",
+    "parallel_tool_calls",
+    "presence_penalty",
+    "repetition_penalty",
+    "seed",
+    "stop",
+    "stop_loops",
+    "stream",
+    "temperature",
+    "thinking_budget",
+    "top_k",
+    "top_logprobs",
+    "top_p",
+}
 
 
 def input_items(body: Mapping[str, Any], suffix: str, store: ResponseStore) -> list[Json]:
@@ -26,11 +40,13 @@ def input_items(body: Mapping[str, Any], suffix: str, store: ResponseStore) -> l
         given = [{"type": "message", "role": "user", "content": [part]}]
     items: list[Json] = []
     for number, item in enumerate(given):
-        if item.get("type") == "item_reference" or ("role" not in item and "type" not in item):
+        has_no_kind = item.get("type") is None and item.get("role") is None
+        if item.get("type") == "item_reference" or has_no_kind:
             items.append(store.item(item["id"]))
             continue
-        kind = item.get("type") or "message"
-        items.append({**item, "type": kind, "id": item.get("id") or f"in_{suffix}_{number}"})
+        own = {"type": "message", "id": f"in_{suffix}_{number}"}
+        own |= {key: value for key, value in item.items() if value is not None}
+        items.append(own)
     return items
 
 
@@ -50,11 +66,10 @@ def earlier_items(body: Mapping[str, Any], store: ResponseStore) -> list[Json]:
 def chat_body(body: Mapping[str, Any], items: list[Json]) -> Json:
     """The ChatRequest that asks the same of `items`, without what every API shares."""
     chat: Json = {"messages": _messages(body.get("instructions"), items)}
-    for name in _SAME:
-        if name in body:
-            chat[name] = body[name]
+    chat |= {name: value for name, value in body.items() if name in _SAME}
     if body.get("tools"):
-        chat["tools"] = [_chat_tool(name, tool) for name, (_, tool) in functions(body).items()]
+        offered = functions(body).items()
+        chat["tools"] = [_chat_tool(name, tool) for name, (_, tool) in offered]
     match body.get("tool_choice"):
         case {"name": name}:
             chat["tool_choice"] = {"type": "function", "function": {"name": name}}
@@ -82,8 +97,12 @@ def functions(body: Mapping[str, Any]) -> dict[str, tuple[str | None, Json]]:
     for tool in body.get("tools", []):
         if tool["type"] == "web_search":  # offered by codex; there is none here
             continue
-        space = tool["name"] if tool["type"] == "namespace" else None
-        for function in tool["tools"] if space else [tool]:
+        space: str | None = None
+        members = [tool]
+        if tool["type"] == "namespace":
+            space = tool["name"]
+            members = tool["tools"]
+        for function in members:
             name = _full_name(space, function["name"])
             if name in found:
                 raise ApiError(400, f"two tools are named {name!r}: rename one", "tools")
@@ -92,12 +111,16 @@ def functions(body: Mapping[str, Any]) -> dict[str, tuple[str | None, Json]]:
 
 
 def _full_name(space: str | None, name: str) -> str:
-    return f"{space}.{name}" if space else name
+    if not space:
+        return name
+    return f"{space}.{name}"
 
 
 def _chat_tool(name: str, tool: Mapping[str, Any]) -> Json:
-    function = {key: value for key, value in tool.items() if key not in ("type", "defer_loading")}
-    return {"type": "function", "function": {**function, "name": name}}
+    function = {**tool, "name": name}
+    function.pop("type", None)
+    function.pop("defer_loading", None)
+    return {"type": "function", "function": function}
 
 
 def _messages(instructions: str | None, items: list[Json]) -> list[Json]:
@@ -107,6 +130,8 @@ def _messages(instructions: str | None, items: list[Json]) -> list[Json]:
         turns.append({"role": "system", "content": instructions})
     for item in items:
         match item["type"]:
+            case "function_call" if item.get("status") == "incomplete":
+                continue  # the model broke it off: what it wrote is a message behind it
             case "reasoning":
                 parts = item.get("content") or []
                 text = "".join(part["text"] for part in parts)

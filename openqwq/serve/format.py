@@ -6,6 +6,8 @@ from typing import Any, Protocol
 
 from openqwq.serve.protocol import ApiError
 from openqwq.serve.reply import LEAST_LOG_PROB, Ask, Finish, Piece
+from openqwq.text.tokenizer import Tokenizer
+from openqwq.types import TokenEvent
 
 Json = dict[str, Any]
 
@@ -45,7 +47,28 @@ def finite(log_prob: float) -> float:
 
     llama.cpp tells none of tokens that end inside a character.
     """
-    return LEAST_LOG_PROB if math.isnan(log_prob) else max(log_prob, LEAST_LOG_PROB)
+    if math.isnan(log_prob):
+        return LEAST_LOG_PROB
+    return max(log_prob, LEAST_LOG_PROB)
+
+
+def log_prob_entries(tokenizer: Tokenizer, tokens: Sequence[TokenEvent]) -> list[Json]:
+    """The log-probs of tokens and their alternatives, as chats and responses show them."""
+    entries: list[Json] = []
+    for token in tokens:
+        entry = _log_prob_entry(tokenizer, token.token_id, token.log_prob)
+        entry["top_logprobs"] = [
+            _log_prob_entry(tokenizer, token_id, log_prob)
+            for token_id, log_prob in token.alternatives
+        ]
+        entries.append(entry)
+    return entries
+
+
+def _log_prob_entry(tokenizer: Tokenizer, token_id: int, log_prob: float) -> Json:
+    data = tokenizer.token_bytes(token_id)
+    text = data.decode(errors="replace")
+    return {"token": text, "logprob": finite(log_prob), "bytes": list(data)}
 
 
 def ending(finish: Finish | None) -> Json:

@@ -1,18 +1,19 @@
 """A reply in the form of /v1/chat/completions: chunks while it comes, one object at the end."""
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from openqwq import __version__
-from openqwq.serve.format import Json, ending, finite, usage
+from openqwq.serve.format import Json, ending, log_prob_entries, usage
 from openqwq.serve.protocol import ApiError
 from openqwq.serve.reply import Ask, Finish, Piece
 from openqwq.serve.thinking import hides_thinking
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.types import TokenEvent
+
+HIDDEN = "hidden"  # a `reasoning_format`: the thinking is left out
 
 
 @dataclass
@@ -35,11 +36,17 @@ class ChatFormat:
     def __init__(
         self, reply_id: str, model: str, tokenizer: Tokenizer, ask: Ask, body: Mapping[str, Any]
     ) -> None:
-        self._id, self._tokenizer, self._ask = reply_id, tokenizer, ask
-        self._head: Json = {"id": reply_id, "created": int(time.time()), "model": model}
-        self._head["system_fingerprint"] = f"openqwq-{__version__}"
-        hidden = "hidden" if hides_thinking(body) else "reasoning_content"
-        self._reasoning = body.get("reasoning_format", hidden)
+        self._id = reply_id
+        self._tokenizer = tokenizer
+        self._ask = ask
+        self._head: Json = {
+            "id": reply_id,
+            "created": int(time.time()),
+            "model": model,
+            "system_fingerprint": f"openqwq-{__version__}",
+        }
+        usual = HIDDEN if hides_thinking(body) else "reasoning_content"
+        self._reasoning = body.get("reasoning_format", usual)
         self._usage = bool(body.get("stream_options", {}).get("include_usage"))
         self._choices = [Choice() for _ in range(ask.n)]
         self.finishes: list[Finish] = []
@@ -47,29 +54,35 @@ class ChatFormat:
     def start(self) -> list[Json]:
         """One chunk a choice with the role, sent at once so that the reply's id is known."""
         delta = {"role": "assistant", "content": ""}
-        return [self._chunk(i, delta) for i in range(len(self._choices))]
+        return [self._chunk(number, delta) for number in range(len(self._choices))]
 
     def feed(self, number: int, piece: Piece) -> list[Json]:
-        """The chunk of a piece; none for thinking that is hidden."""
-        choice, delta = self._choices[number], Json()
+        """The chunk of a piece; none for thinking that is hidden and for what ends a call."""
+        choice = self._choices[number]
         choice.tokens += piece.tokens
+        delta: Json = {}
         match piece.kind:
             case "reasoning":
                 choice.reasoning += piece.text
-                if self._reasoning == "hidden":
+                if self._reasoning == HIDDEN:
                     return []
                 delta[self._reasoning] = piece.text
             case "content":
                 choice.content += piece.text
                 delta["content"] = piece.text
-            case "tool_call":
-                call = self._call(number, piece)
-                choice.calls.append(call)
-                delta["tool_calls"] = [{"index": piece.index, **call}]
+            case "call_start":
+                choice.calls.append(self._begun_call(number, piece))
+                begun = self._begun_call(number, piece)  # its own: the other one grows
+                delta["tool_calls"] = [{"index": piece.index, **begun}]
+            case "call_arguments":
+                choice.calls[-1]["function"]["arguments"] += piece.text
+                more = {"arguments": piece.text}
+                delta["tool_calls"] = [{"index": piece.index, "function": more}]
+            case "call_end":
+                return []
             case "tool_step":
                 assert piece.step is not None
-                choice.steps = [s for s in choice.steps if s["id"] != piece.step["id"]]
-                choice.steps.append(piece.step)
+                self._note_step(choice, piece.step)
                 delta["tool_steps"] = [piece.step]
         if piece.finish:
             choice.finish = piece.finish
@@ -89,47 +102,48 @@ class ChatFormat:
 
     def whole(self) -> Json:
         """The chat completion."""
-        choices = [self._choice(i, choice) for i, choice in enumerate(self._choices)]
+        choices = [self._choice(number, choice) for number, choice in enumerate(self._choices)]
         head = {**self._head, "object": "chat.completion", "choices": choices}
         return {**head, "usage": usage(self._ask, self.finishes)}
 
     def _choice(self, number: int, choice: Choice) -> Json:
-        content = None if choice.calls and not choice.content else choice.content
-        message: Json = {"role": "assistant", "content": content, "refusal": None}
-        if self._reasoning != "hidden":
+        message: Json = {"role": "assistant", "content": choice.content, "refusal": None}
+        if choice.calls and not choice.content:
+            message["content"] = None
+        if self._reasoning != HIDDEN:
             message[self._reasoning] = choice.reasoning or None
-        lists = {"tool_calls": choice.calls, "tool_steps": choice.steps}
-        message |= {key: entries for key, entries in lists.items() if entries}
-        log_probs = self._log_probs(choice.tokens) if self._ask.params.log_probs else None
+        if choice.calls:
+            message["tool_calls"] = choice.calls
+        if choice.steps:
+            message["tool_steps"] = choice.steps
+        log_probs: Json | None = None
+        if self._ask.params.log_probs:
+            log_probs = self._log_probs(choice.tokens)
         return {"index": number, "message": message, "logprobs": log_probs, **ending(choice.finish)}
 
     def _chunk(self, number: int, delta: Json, piece: Piece | None = None) -> Json:
-        tokens = piece.tokens if piece else ()
-        log_probs = self._log_probs(tokens) if self._ask.params.log_probs and tokens else None
-        choice: Json = {"index": number, "delta": delta, "logprobs": log_probs}
-        finish = ending(piece.finish if piece else None)
-        choice |= finish if piece and piece.finish else {"finish_reason": None}
-        head = {**self._head, "object": "chat.completion.chunk", "choices": [choice]}
-        return {**head, "usage": None} if self._usage else head
+        choice: Json = {"index": number, "delta": delta, "logprobs": None, "finish_reason": None}
+        if piece and piece.tokens and self._ask.params.log_probs:
+            choice["logprobs"] = self._log_probs(piece.tokens)
+        if piece and piece.finish:
+            choice |= ending(piece.finish)
+        chunk: Json = {**self._head, "object": "chat.completion.chunk", "choices": [choice]}
+        if self._usage:
+            chunk["usage"] = None
+        return chunk
 
-    def _call(self, number: int, piece: Piece) -> Json:
-        assert piece.call is not None
-        arguments = json.dumps(piece.call["arguments"], ensure_ascii=False)
-        function = {"name": piece.call["name"], "arguments": arguments}
-        call_id = f"call_{self._id.partition('-')[2]}_{number}_{piece.index}"
-        return {"id": call_id, "type": "function", "function": function}
+    def _begun_call(self, number: int, piece: Piece) -> Json:
+        suffix = self._id.partition("-")[2]
+        return {
+            "id": f"call_{suffix}_{number}_{piece.index}",
+            "type": "function",
+            "function": {"name": piece.text, "arguments": ""},
+        }
+
+    def _note_step(self, choice: Choice, step: Json) -> None:
+        """Add a call that the server runs itself, or what it returned in its place."""
+        others = [earlier for earlier in choice.steps if earlier["id"] != step["id"]]
+        choice.steps = [*others, step]
 
     def _log_probs(self, tokens: Sequence[TokenEvent]) -> Json:
-        def entry(token_id: int, log_prob: float) -> Json:
-            data = self._tokenizer.token_bytes(token_id)
-            text = data.decode(errors="replace")
-            return {"token": text, "logprob": finite(log_prob), "bytes": list(data)}
-
-        content = [
-            {
-                **entry(token.token_id, token.log_prob),
-                "top_logprobs": [entry(*pair) for pair in token.alternatives],
-            }
-            for token in tokens
-        ]
-        return {"content": content, "refusal": None}
+        return {"content": log_prob_entries(self._tokenizer, tokens), "refusal": None}

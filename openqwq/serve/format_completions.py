@@ -28,11 +28,19 @@ class CompletionFormat:
     def __init__(
         self, reply_id: str, model: str, tokenizer: Tokenizer, asks: list[Ask], body: Json
     ) -> None:
-        self._tokenizer, self._asks = tokenizer, asks
-        head = {"id": reply_id, "object": "text_completion", "created": int(time.time())}
-        self._head = {**head, "model": model, "system_fingerprint": f"openqwq-{__version__}"}
+        self._tokenizer = tokenizer
+        self._asks = asks
+        self._log_probs_wanted = asks[0].params.log_probs
+        self._head = {
+            "id": reply_id,
+            "object": "text_completion",
+            "created": int(time.time()),
+            "model": model,
+            "system_fingerprint": f"openqwq-{__version__}",
+        }
         self._usage = bool(body.get("stream_options", {}).get("include_usage"))
-        self._choices = [_Choice() for ask in asks for _ in range(ask.n)]
+        replies = sum(ask.n for ask in asks)
+        self._choices = [_Choice() for _ in range(replies)]
         self.finishes: list[Finish] = []
 
     def start(self) -> list[Json]:
@@ -41,7 +49,8 @@ class CompletionFormat:
 
     def feed(self, number: int, piece: Piece) -> list[Json]:
         """The chunk of a piece."""
-        choice, first = self._choices[number], len(self._choices[number].tokens)
+        choice = self._choices[number]
+        first = len(choice.tokens)
         choice.text += piece.text
         for token in piece.tokens:
             choice.tokens.append(token)
@@ -50,11 +59,15 @@ class CompletionFormat:
         if piece.finish:
             choice.finish = piece.finish
             self.finishes.append(piece.finish)
-        elif not piece.text and not self._asks[0].params.log_probs:
+        elif not piece.text and not self._log_probs_wanted:
             return []
-        fields = {"index": number, "text": piece.text, "logprobs": self._log_probs(choice, first)}
-        chunk = {**self._head, "choices": [{**fields, **ending(piece.finish)}]}
-        return [{**chunk, "usage": None} if self._usage else chunk]
+
+        fields: Json = {"index": number, "text": piece.text}
+        fields["logprobs"] = self._log_probs(choice, first)
+        chunk: Json = {**self._head, "choices": [{**fields, **ending(piece.finish)}]}
+        if self._usage:
+            chunk["usage"] = None
+        return [chunk]
 
     def end(self) -> list[Json]:
         """The chunk with the usage, where it was asked for."""
@@ -68,26 +81,24 @@ class CompletionFormat:
 
     def whole(self) -> Json:
         """The completion."""
-        choices = [
-            {
-                "index": i,
-                "text": choice.text,
-                "logprobs": self._log_probs(choice, 0),
-                **ending(choice.finish),
-            }
-            for i, choice in enumerate(self._choices)
-        ]
+        choices: list[Json] = []
+        for number, choice in enumerate(self._choices):
+            fields: Json = {"index": number, "text": choice.text}
+            fields["logprobs"] = self._log_probs(choice, 0)
+            choices.append({**fields, **ending(choice.finish)})
         return {**self._head, "choices": choices, "usage": self._counts()}
 
     def _counts(self) -> Json:
-        prompts = [token_id for ask in self._asks for token_id in ask.prompt_ids]
+        prompts: list[int] = []
+        for ask in self._asks:
+            prompts += ask.prompt_ids
         return usage(replace(self._asks[0], prompt_ids=prompts), self.finishes)
 
     def _text(self, token_id: int) -> str:
         return self._tokenizer.decode([token_id])
 
     def _log_probs(self, choice: _Choice, first: int) -> Json | None:
-        if not self._asks[0].params.log_probs:
+        if not self._log_probs_wanted:
             return None
         tokens = choice.tokens[first:]
         return {
@@ -98,9 +109,14 @@ class CompletionFormat:
         }
 
     def _log_prob(self, token: TokenEvent) -> float | None:
-        return None if token.log_prob == UNSCORED else finite(token.log_prob)
-
-    def _alternatives(self, token: TokenEvent) -> Json | None:
         if token.log_prob == UNSCORED:
             return None
-        return {self._text(i): finite(value) for i, value in token.alternatives}
+        return finite(token.log_prob)
+
+    def _alternatives(self, token: TokenEvent) -> Json | None:
+        """The likeliest tokens, and the drawn one even where it is not among them."""
+        if token.log_prob == UNSCORED:
+            return None
+        found = {self._text(token_id): finite(value) for token_id, value in token.alternatives}
+        found.setdefault(self._text(token.token_id), finite(token.log_prob))
+        return found

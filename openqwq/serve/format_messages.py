@@ -1,8 +1,5 @@
 """A reply in the form of Anthropic's /v1/messages: blocks of thinking, text and tool use."""
 
-import json
-from typing import Any
-
 from openqwq.serve.format import Json
 from openqwq.serve.protocol import ApiError, anthropic_error
 from openqwq.serve.reply import Ask, Finish, Piece
@@ -17,13 +14,20 @@ class MessagesFormat:
     done: str | None = None
 
     def __init__(self, reply_id: str, model: str, ask: Ask, shows_thinking: bool) -> None:
-        self._ask, self._shows_thinking = ask, shows_thinking
+        self._ask = ask
+        self._shows_thinking = shows_thinking
         self._suffix = reply_id.partition("_")[2]
         self._content: list[Json] = []
         self._open: str | None = None  # the type of the block that still grows
-        self._message: Json = {"id": reply_id, "type": "message", "role": "assistant"}
-        self._message |= {"model": model, "content": self._content}
-        self._message |= {"stop_reason": None, "stop_sequence": None}
+        self._message: Json = {
+            "id": reply_id,
+            "type": "message",
+            "role": "assistant",
+            "model": model,
+            "content": self._content,
+            "stop_reason": None,
+            "stop_sequence": None,
+        }
         self.finishes: list[Finish] = []
 
     def start(self) -> list[Json]:
@@ -39,8 +43,14 @@ class MessagesFormat:
                 events = self._grow("thinking", piece.text)
             case "content":
                 events = self._grow("text", piece.text)
-            case "tool_call":
-                events = self._tool_use(piece)
+            case "call_start":
+                events = self._begin_call(piece)
+            case "call_arguments":
+                events = [self._delta({"type": "input_json_delta", "partial_json": piece.text})]
+            case "call_end":
+                assert piece.call is not None
+                self._content[-1]["input"] = piece.call["arguments"]
+                events = self._close()
         if piece.finish:
             self.finishes.append(piece.finish)
             events += self._close()
@@ -60,14 +70,19 @@ class MessagesFormat:
     def whole(self) -> Json:
         """The message."""
         (finish,) = self.finishes
-        stopped = finish.stop_text is not None
-        self._message["stop_reason"] = "stop_sequence" if stopped else _REASONS[finish.reason]
+        self._message["stop_reason"] = _REASONS[finish.reason]
+        if finish.stop_text is not None:
+            self._message["stop_reason"] = "stop_sequence"
         self._message["stop_sequence"] = finish.stop_text
         return {**self._message, "usage": self._usage(finish.completion_tokens)}
 
     def _usage(self, output_tokens: int) -> Json:
-        counts: Json = {"input_tokens": len(self._ask.prompt_ids), "output_tokens": output_tokens}
-        return counts | {"cache_creation_input_tokens": 0, "cache_read_input_tokens": 0}
+        return {
+            "input_tokens": len(self._ask.prompt_ids),
+            "output_tokens": output_tokens,
+            "cache_creation_input_tokens": 0,
+            "cache_read_input_tokens": 0,
+        }
 
     def _grow(self, kind: str, text: str) -> list[Json]:
         """More text of a kind, in the block that is open or in a new one."""
@@ -92,17 +107,12 @@ class MessagesFormat:
         self._open = None
         return [*events, {"type": "content_block_stop", "index": len(self._content) - 1}]
 
-    def _tool_use(self, piece: Piece) -> list[Json]:
-        assert piece.call is not None
+    def _begin_call(self, piece: Piece) -> list[Json]:
         events = self._close()
-        name, arguments = piece.call["name"], piece.call["arguments"]
         call_id = f"toolu_{self._suffix}_{piece.index}"
-        block: dict[str, Any] = {"type": "tool_use", "id": call_id, "name": name, "input": {}}
-        events.append(self._begin(block))
-        text = json.dumps(arguments, ensure_ascii=False)
-        events.append(self._delta({"type": "input_json_delta", "partial_json": text}))
-        self._content[-1]["input"] = arguments
-        return [*events, {"type": "content_block_stop", "index": len(self._content) - 1}]
+        block: Json = {"type": "tool_use", "id": call_id, "name": piece.text, "input": {}}
+        self._open = "tool_use"
+        return [*events, self._begin(block)]
 
     def _begin(self, block: Json) -> Json:
         self._content.append(block)

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from openqwq.serve.asking_responses import functions
-from openqwq.serve.format import Json, details
+from openqwq.serve.format import Json, details, log_prob_entries
 from openqwq.serve.protocol import ApiError
 from openqwq.serve.reply import Ask, Finish, Piece
+from openqwq.text.tokenizer import Tokenizer
 
-_INCOMPLETE = {"length": "max_output_tokens", "loop": "loop"}
+_ITEMS = {"reasoning": "reasoning", "content": "message"}  # by the kind of piece
 _PREFIX = {"reasoning": "rs", "message": "msg"}
 _TEXT_KIND = {"reasoning": "reasoning_text", "message": "output_text"}
 
@@ -20,10 +21,14 @@ class ResponsesFormat:
 
     done: str | None = None
 
-    def __init__(self, reply_id: str, model: str, ask: Ask, body: Mapping[str, Any]) -> None:
-        self._ask, self._suffix = ask, reply_id.partition("_")[2]
+    def __init__(
+        self, reply_id: str, model: str, tokenizer: Tokenizer, ask: Ask, body: Mapping[str, Any]
+    ) -> None:
+        self._ask = ask
+        self._tokenizer = tokenizer
+        self._suffix = reply_id.partition("_")[2]
         self._number = 0  # of the next event
-        self._text_place: int | None = None  # of the text item that is open
+        self._open_place: int | None = None  # of the item that still grows
         self._step_places: dict[str, int] = {}  # of the server's own calls, by the step's id
         self.finishes: list[Finish] = []
         self._output: list[Json] = []
@@ -43,14 +48,21 @@ class ResponsesFormat:
         match piece.kind:
             case "reasoning" | "content":
                 events += self._text(piece)
-            case "tool_call":
-                events += self._function_call(piece)
+            case "call_start":
+                events += self._begin_call(piece)
+            case "call_arguments":
+                events.append(self._more_arguments(piece))
+            case "call_end":
+                events += self._close("completed")
             case "tool_step":
                 events += self._step(piece)
         if piece.finish:
             self.finishes.append(piece.finish)
-            cut = piece.finish.reason == "length"
-            events += self._close_text("incomplete" if cut else "completed")
+            self._add_last_log_probs(piece)
+            status = self._status_where_another_begins()
+            if piece.finish.reason == "length":
+                status = "incomplete"
+            events += self._close(status)
         return events
 
     def end(self) -> list[Json]:
@@ -60,7 +72,9 @@ class ResponsesFormat:
 
     def fail(self, error: ApiError) -> list[Json]:
         """The error, and the response as it broke off."""
-        code = error.code or ("server_error" if error.status >= 500 else "invalid_request_error")
+        code = error.code or "invalid_request_error"
+        if error.status >= 500:
+            code = "server_error"
         described = {"code": code, "message": str(error)}
         events = [self._event("error", **described, param=error.param)]
         self._response["error"] = described
@@ -73,12 +87,13 @@ class ResponsesFormat:
     def whole(self) -> Json:
         """The response."""
         (finish,) = self.finishes
-        cut = finish.reason == "length"
-        self._response["status"] = "incomplete" if cut else "completed"
-        if cut:
-            kind = finish.detail[0] if finish.detail else "length"
-            reason = _INCOMPLETE.get(kind, "max_output_tokens")
-            self._response["incomplete_details"] = {"reason": reason}
+        self._response["status"] = "completed"
+        if finish.reason == "length":
+            self._response["status"] = "incomplete"
+            is_loop = finish.detail is not None and finish.detail[0] == "loop"
+            self._response["incomplete_details"] = {
+                "reason": "loop" if is_loop else "max_output_tokens"
+            }
         self._response["finish_details"] = details(finish)
         prompt = len(self._ask.prompt_ids) + finish.more_prompt_tokens
         completion = finish.completion_tokens
@@ -96,7 +111,7 @@ class ResponsesFormat:
         return _copied(self._response)
 
     def _broken_off(self, status: str) -> list[Json]:
-        events = self._close_text("incomplete")
+        events = self._close("incomplete")
         self._response["status"] = status
         return [*events, self._event(f"response.{status}", response=self.snapshot())]
 
@@ -113,21 +128,30 @@ class ResponsesFormat:
         return self._event(f"response.output_item.{kind}", output_index=place, item=item)
 
     def _part_event(self, kind: str, place: int, **fields: Any) -> Json:
-        if kind.startswith("output_text"):
-            fields["logprobs"] = []
         return self._item_event(kind, place, content_index=0, **fields)
 
     def _text(self, piece: Piece) -> list[Json]:
-        kind = "reasoning" if piece.kind == "reasoning" else "message"
-        place = self._text_place
+        kind = _ITEMS[piece.kind]
+        place = self._open_place
         events: list[Json] = []
         if place is None or self._output[place]["type"] != kind:
-            events = self._close_text()
+            events = self._close(self._status_where_another_begins())
             place = len(self._output)
             events += self._open_text(kind)
-        self._output[place]["content"][0]["text"] += piece.text
-        delta = self._part_event(f"{_TEXT_KIND[kind]}.delta", place, delta=piece.text)
-        return [*events, delta]
+        (part,) = self._output[place]["content"]
+        part["text"] += piece.text
+        fields: Json = {"delta": piece.text}
+        if kind == "message":
+            fields["logprobs"] = log_prob_entries(self._tokenizer, piece.tokens)
+            part["logprobs"] += fields["logprobs"]
+        return [*events, self._part_event(f"{_TEXT_KIND[kind]}.delta", place, **fields)]
+
+    def _add_last_log_probs(self, piece: Piece) -> None:
+        """Note the log-probs of the last tokens where these had no text of their own."""
+        place = self._open_place
+        if place is not None and self._output[place]["type"] == "message":
+            (part,) = self._output[place]["content"]
+            part["logprobs"] += log_prob_entries(self._tokenizer, piece.tokens)
 
     def _open_text(self, kind: str) -> list[Json]:
         place = len(self._output)
@@ -140,44 +164,56 @@ class ResponsesFormat:
             item["role"] = "assistant"
             part |= {"annotations": [], "logprobs": []}
         self._output.append(item)
-        self._text_place = place
+        self._open_place = place
         added = self._whole_item_event("added", place)
         item["content"] = [part]
-        return [added, self._part_event("content_part.added", place, part=dict(part))]
+        return [added, self._part_event("content_part.added", place, part=_copied(part))]
 
-    def _close_text(self, status: str = "completed") -> list[Json]:
-        """Close the item of text that is open, if one is."""
-        if self._text_place is None:
+    def _status_where_another_begins(self) -> str:
+        """The end of the open item where another follows: a call that nothing ended is broken."""
+        place = self._open_place
+        if place is not None and self._output[place]["type"] == "function_call":
+            return "incomplete"
+        return "completed"
+
+    def _close(self, status: str) -> list[Json]:
+        """Close the item that is open, if one is."""
+        place = self._open_place
+        if place is None:
             return []
-        place, self._text_place = self._text_place, None
+        self._open_place = None
         item = self._output[place]
         item["status"] = status
-        (part,) = item["content"]
-        return [
-            self._part_event(f"{part['type']}.done", place, text=part["text"]),
-            self._part_event("content_part.done", place, part=dict(part)),
-            self._whole_item_event("done", place),
-        ]
+        events: list[Json] = []
+        if item["type"] == "function_call":
+            fields = {"arguments": item["arguments"], "name": item["name"]}
+            events.append(self._item_event("function_call_arguments.done", place, **fields))
+        else:
+            (part,) = item["content"]
+            fields = {key: part[key] for key in ("text", "logprobs") if key in part}
+            events.append(self._part_event(f"{part['type']}.done", place, **fields))
+            events.append(self._part_event("content_part.done", place, part=_copied(part)))
+        return [*events, self._whole_item_event("done", place)]
 
-    def _function_call(self, piece: Piece) -> list[Json]:
-        assert piece.call is not None
-        events = self._close_text()
+    def _begin_call(self, piece: Piece) -> list[Json]:
+        events = self._close(self._status_where_another_begins())
         place = len(self._output)
-        arguments = json.dumps(piece.call["arguments"], ensure_ascii=False)
-        space, function = self._functions[piece.call["name"]]
-        name = function["name"]
+        space, function = self._functions[piece.text]
         item: Json = {"type": "function_call", "id": f"fc_{self._suffix}_{place}"}
-        item |= {"call_id": f"call_{self._suffix}_{place}", "name": name, "arguments": ""}
+        item |= {"call_id": f"call_{self._suffix}_{place}", "name": function["name"]}
+        item["arguments"] = ""
         if space:
             item["namespace"] = space
         item["status"] = "in_progress"
         self._output.append(item)
-        events.append(self._whole_item_event("added", place))
-        kind = "function_call_arguments"
-        events.append(self._item_event(f"{kind}.delta", place, delta=arguments))
-        events.append(self._item_event(f"{kind}.done", place, arguments=arguments, name=name))
-        item |= {"arguments": arguments, "status": "completed"}
-        return [*events, self._whole_item_event("done", place)]
+        self._open_place = place
+        return [*events, self._whole_item_event("added", place)]
+
+    def _more_arguments(self, piece: Piece) -> Json:
+        place = self._open_place
+        assert place is not None
+        self._output[place]["arguments"] += piece.text
+        return self._item_event("function_call_arguments.delta", place, delta=piece.text)
 
     def _step(self, piece: Piece) -> list[Json]:
         """A call that the server runs itself: an `mcp_call`, as OpenAI calls such an item."""
@@ -185,7 +221,7 @@ class ResponsesFormat:
         step = piece.step
         if step["id"] in self._step_places:
             return self._returned(self._step_places.pop(step["id"]), step)
-        events = self._close_text()
+        events = self._close("completed")
         place = len(self._output)
         self._step_places[step["id"]] = place
         arguments = json.dumps(step["arguments"], ensure_ascii=False)
@@ -202,7 +238,11 @@ class ResponsesFormat:
 
     def _returned(self, place: int, step: Json) -> list[Json]:
         item = self._output[place]
-        field, ending = ("error", "failed") if step["error"] else ("output", "completed")
+        field = "output"
+        ending = "completed"
+        if step["error"]:
+            field = "error"
+            ending = "failed"
         item[field] = step["result"]
         item["status"] = ending
         return [

@@ -2,10 +2,12 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from openqwq.serve.protocol import ApiError
 from openqwq.types import Message, ToolCall
+
+_ROLES: dict[str, Literal["system", "user"]] = {"developer": "system"}
 
 
 def messages(raw: Sequence[Mapping[str, Any]]) -> list[Message]:
@@ -24,7 +26,7 @@ def messages(raw: Sequence[Mapping[str, Any]]) -> list[Message]:
             if name not in open_calls or name in results:
                 text = f"{where}.tool_call_id is {name!r}: no unanswered call before it has that id"
                 raise ApiError(400, text, f"{where}.tool_call_id")
-            results[name] = {"role": "tool", "content": _text(message["content"])}
+            results[name] = {"role": "tool", "content": _text(message.get("content"))}
             if len(results) == len(open_calls):
                 turns += [results[name] for name in open_calls]
                 open_calls, results = [], {}
@@ -47,10 +49,11 @@ def messages(raw: Sequence[Mapping[str, Any]]) -> list[Message]:
 def _turn(message: Mapping[str, Any], where: str) -> Message:
     content = _text(message.get("content")) or message.get("refusal") or ""
     if message["role"] != "assistant":
-        return {"role": "user" if message["role"] == "user" else "system", "content": content}
+        role = _ROLES.get(message["role"], message["role"])
+        return {"role": role, "content": content}
     turn: Message = {"role": "assistant", "content": content}
     thinking = message.get("reasoning_content") or message.get("reasoning")
-    if thinking:
+    if thinking or (thinking := _thinking(message.get("content"))):
         turn["reasoning_content"] = thinking
     calls = [_call(call["function"], where) for call in message.get("tool_calls") or []]
     if calls:
@@ -59,15 +62,32 @@ def _turn(message: Mapping[str, Any], where: str) -> Message:
 
 
 def _call(function: Mapping[str, Any], where: str) -> ToolCall:
-    arguments = function.get("arguments") or {}  # some clients send "" for none
-    try:
-        arguments = json.loads(arguments) if isinstance(arguments, str) else arguments
-    except (ValueError, RecursionError):
-        arguments = None
+    arguments = _arguments(function.get("arguments"))
     if not isinstance(arguments, dict):
         text = f"{where}: the arguments of {function['name']!r} are no JSON object"
         raise ApiError(400, text, f"{where}.tool_calls")
     return {"name": function["name"], "arguments": arguments}
+
+
+def _arguments(given: Any) -> Any:
+    """Arguments out of their JSON text, which some clients encode twice; none may be "" or null."""
+    if given is None:
+        return {}
+    if not isinstance(given, str):
+        return given
+    if not given.strip():
+        return {}
+    try:
+        return _arguments(json.loads(given, strict=False))
+    except (ValueError, RecursionError):
+        return given
+
+
+def _thinking(content: Any) -> str:
+    """What the parts of an assistant's content hold of its thinking."""
+    if not isinstance(content, list):
+        return ""
+    return "".join(part["thinking"] for part in content if part["type"] == "thinking")
 
 
 def _text(content: Any) -> str:

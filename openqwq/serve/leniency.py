@@ -25,6 +25,7 @@ HISTORIES = {
     "assistant message": "AssistantMessage",
     "tool message": "ToolMessage",
     "part of a content": "TextPart",
+    "part of an assistant's content: `thinking`": "ThinkingPart",
     "call of a tool": "PastCall",
     "message of /v1/messages": "MessagesMessage",
 }

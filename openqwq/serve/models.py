@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 from openqwq.types import OpenQwQError
 
+DEPTH = 4  # levels of folders that are looked through
+
 
 class LocalModel(NamedTuple):
     """One model: what to call it in other verbs, its kind, its bytes on disk."""
@@ -34,12 +36,14 @@ def hub_cache() -> Path:
 
 
 def _checkpoints(folder: Path) -> Iterator[LocalModel]:
-    for depth in range(4):
-        for path in _files(folder, "*/" * depth + "*.gguf"):
+    for depth in range(DEPTH):
+        below = "*/" * depth
+        for path in _files(folder, f"{below}*.gguf"):
             yield LocalModel(_shown(path), "GGUF", path.stat().st_size)
-        for path in sorted(folder.glob("*/" * depth + "config.json")):
-            if size := _weights(path.parent):
-                yield LocalModel(_shown(path.parent), _architecture(path), size)
+        for config in sorted(folder.glob(f"{below}config.json")):
+            checkpoint = config.parent
+            if size := _weights(checkpoint):
+                yield LocalModel(_shown(checkpoint), _architecture(config), size)
 
 
 def _cached(hub: Path) -> Iterator[LocalModel]:
@@ -69,4 +73,6 @@ def _architecture(config: Path) -> str:
 
 
 def _shown(path: Path) -> str:
-    return str(path) if path.is_absolute() else os.path.normpath(path)
+    if path.is_absolute():
+        return str(path)
+    return os.path.normpath(path)

@@ -7,7 +7,7 @@ silence and the document cannot differ from the behaviour.
 import asyncio
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,10 @@ from openqwq.types import OpenQwQError
 
 PATH = Path(__file__).with_name("openapi.json")
 ANTHROPIC = "/v1/messages"  # and what is below it
-BODY_BYTES, BODY_SECONDS = 16 * 2**20, 60.0
+BODY_BYTES = 16 * 2**20
+BODY_SECONDS = 60.0
+HISTORIES = ("messages", "input")  # fields of requests
+VALUES = ("arguments", "input", "output")  # fields inside a history whose nulls mean something
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 _ANTHROPIC_TYPES = {404: "not_found_error", 413: "request_too_large"}
@@ -38,13 +41,16 @@ class ApiError(OpenQwQError):
         headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
-        self.status, self.param, self.code, self.headers = status, param, code, headers
+        self.status = status
+        self.param = param
+        self.code = code
+        self.headers = headers
 
     def body(self) -> dict[str, Any]:
         """The JSON that OpenAI's clients read."""
-        kind = _TYPES.get(
-            self.status, "invalid_request_error" if self.status < 500 else "server_error"
-        )
+        kind = _TYPES.get(self.status, "invalid_request_error")
+        if self.status >= 500:
+            kind = "server_error"
         error = {"message": str(self), "type": kind, "param": self.param, "code": self.code}
         return {"error": error}
 
@@ -59,15 +65,18 @@ class Answer(JSONResponse):
 
 def refusal(error: ApiError, path: str) -> Answer:
     """The response to a request for `path` that is refused, in the shape of its API."""
-    body = anthropic_error(error) if path.startswith(ANTHROPIC) else error.body()
-    return Answer(body, error.status, error.headers)
+    if path.startswith(ANTHROPIC):
+        return Answer(anthropic_error(error), error.status, error.headers)
+    return Answer(error.body(), error.status, error.headers)
 
 
 def anthropic_error(error: ApiError) -> dict[str, Any]:
     """The JSON that Anthropic's clients read."""
     body = error.body()
-    kind = "api_error" if error.status >= 500 else body["error"]["type"]
-    body["error"]["type"] = _ANTHROPIC_TYPES.get(error.status, kind)
+    if error.status >= 500:
+        body["error"]["type"] = "api_error"
+    elif error.status in _ANTHROPIC_TYPES:
+        body["error"]["type"] = _ANTHROPIC_TYPES[error.status]
     return {"type": "error", **body}
 
 
@@ -95,12 +104,14 @@ def check(body: Any, schema: str) -> dict[str, Any]:
     for key, value in given.items():
         if isinstance(value, dict):
             given[key] = _without_nulls(value)
+        elif key in HISTORIES:
+            given[key] = _plain_history(value)
     errors = list(_validator(schema).iter_errors(given))
     if not errors:
         return given
     error = (_of_wrong_kind(errors) or errors)[0]
     error = _at_fault(error)
-    path = "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in error.instance_path)
+    path = _written(error.instance_path)
     match error.kind:
         case jsonschema_rs.ValidationErrorKind.AdditionalProperties(unexpected=names):
             where = f"{path}.{names[0]}".lstrip(".")
@@ -116,8 +127,28 @@ def check(body: Any, schema: str) -> dict[str, Any]:
     raise ApiError(400, f"{at or 'the body'}: {text}", at, "invalid_value")
 
 
+def _written(path: Iterable[str | int]) -> str:
+    """A place in a body, such as `.messages[0].content`."""
+    text = ""
+    for part in path:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}"
+    return text
+
+
 def _without_nulls(value: Mapping[str, Any]) -> dict[str, Any]:
     return {key: inner for key, inner in value.items() if inner is not None}
+
+
+def _plain_history(value: Any) -> Any:
+    """A history without the nulls that clients echo, but for those inside of values."""
+    if isinstance(value, list):
+        return [_plain_history(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    plain: dict[str, Any] = {}
+    for key, inner in _without_nulls(value).items():
+        plain[key] = inner if key in VALUES else _plain_history(inner)
+    return plain
 
 
 def _at_fault(error: Any) -> Any:
@@ -194,11 +225,14 @@ def _finite(text: str) -> float:
     value = float(text)
     if math.isinf(value):
         raise ValueError(f"{text} is too large a number")
-    return int(value) if value.is_integer() else value  # JSON Schema takes 2.0 for an integer
+    if value.is_integer():
+        return int(value)  # JSON Schema takes 2.0 for an integer
+    return value
 
 
 def as_api_error(error: OpenQwQError) -> ApiError:
     """What the rooms below refuse, as a refused request."""
     text = str(error)
-    code = "context_length_exceeded" if "too many for a context" in text else None
-    return ApiError(400, text, "messages" if code else None, code)
+    if "too many for a context" in text:
+        return ApiError(400, text, "messages", "context_length_exceeded")
+    return ApiError(400, text)

@@ -16,26 +16,36 @@ from openqwq.text.stream import ReplyParser, starts_in_thinking
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.types import FinishReason, SamplingParams, Steering, TokenEvent, ToolCall
 
-TEXT = {"reasoning", "content"}
+TEXT = {"reasoning", "content", "call_arguments"}  # pieces that more of their kind only lengthen
 UNSCORED = math.inf  # the log-prob of a text's first token, which nothing precedes
 LEAST_LOG_PROB = -9999.0  # OpenAI's stand-in for minus infinity, which JSON cannot hold
+
+
+@dataclass(frozen=True)
+class OfferedTool:
+    """A tool that may be called: the schema of its arguments, and what checks a strict one's."""
+
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    check: Any = None
 
 
 @dataclass(frozen=True)
 class Ask:
     """What a request asks of the model, whichever API it came by.
 
-    `tools` maps the name of each tool that may be called to what checks its arguments, if they
-    must follow a schema. `stop` texts end the answer; `one_call` ends it after its first call.
-    `echo` repeats the prompt before the reply; a `silent` ask wants no reply behind it.
+    `tools` are those that may be called, by name; with `partial_calls` their arguments are handed
+    out while they are written, unless they are checked first. `stop` texts end the answer;
+    `one_call` ends it after its first call. `echo` repeats the prompt before the reply; a `silent`
+    ask wants no reply behind it.
     """
 
     prompt_ids: Sequence[int]
     params: SamplingParams
     n: int = 1
     stop: tuple[str, ...] = ()
-    tools: Mapping[str, Any] = field(default_factory=dict)
+    tools: Mapping[str, OfferedTool] = field(default_factory=dict)
     one_call: bool = False
+    partial_calls: bool = False
     echo: bool = False
     silent: bool = False
 
@@ -54,15 +64,31 @@ class Finish:
 
 @dataclass(frozen=True)
 class Piece:
-    """A piece of a reply; the last one has `finish`. `tokens` are the answer's since the last."""
+    """A piece of a reply; the last one has `finish`. `tokens` are the answer's since the last.
 
-    kind: Literal["reasoning", "content", "tool_call", "tool_step", "end"]
+    A call of a tool is a `call_start` with its name, `call_arguments` with more of its JSON, and a
+    `call_end` with the whole call; `index` counts the calls. Where another kind of piece comes
+    before its `call_end`, the call is malformed and what the model wrote follows as content.
+    """
+
+    kind: Literal[
+        "reasoning", "content", "call_start", "call_arguments", "call_end", "tool_step", "end"
+    ]
     text: str = ""
     call: ToolCall | None = None
     index: int = 0
     step: dict[str, Any] | None = None  # a call that the server runs itself
     tokens: tuple[TokenEvent, ...] = ()
     finish: Finish | None = None
+
+
+def call_pieces(call: ToolCall, arguments: str, index: int) -> list[Piece]:
+    """A call that is there at once; `arguments` is their JSON as the model wrote it."""
+    return [
+        Piece("call_start", call["name"], index=index),
+        Piece("call_arguments", arguments, index=index),
+        Piece("call_end", call=call, index=index),
+    ]
 
 
 class StopSearch:
@@ -78,20 +104,20 @@ class StopSearch:
         if self.found is not None:
             return ""
         text = self._held + text
-        ends = [(place, stop) for stop in self._stop if (place := text.find(stop)) >= 0]
+        ends = [(text.find(stop), stop) for stop in self._stop if stop in text]
         if ends:
             place, self.found = min(ends)
             self._held = ""
             return text[:place]
-        if not self._stop:
-            return text
-        keep = max(overlap(text, stop) for stop in self._stop)
-        self._held = text[len(text) - keep :]
-        return text[: len(text) - keep]
+        kept = max((overlap(text, stop) for stop in self._stop), default=0)
+        certain = len(text) - kept
+        self._held = text[certain:]
+        return text[:certain]
 
     def rest(self) -> str:
         """What was held back, once no more text comes."""
-        text, self._held = self._held, ""
+        text = self._held
+        self._held = ""
         return text
 
 
@@ -100,12 +126,18 @@ class Assembler:
 
     def __init__(self, tokenizer: Tokenizer, ask: Ask, steering: Steering | None = None) -> None:
         thinking = starts_in_thinking(tokenizer, ask.prompt_ids)
-        self._parser = ReplyParser(tokenizer, thinking, [{"name": name} for name in ask.tools])
-        self._tokenizer, self._ask, self._steering = tokenizer, ask, steering or Steering()
+        tools = [{"name": name, "parameters": tool.parameters} for name, tool in ask.tools.items()]
+        self._parser = ReplyParser(tokenizer, thinking, tools, pieces=True, check=self._fault)
+        self._tokenizer = tokenizer
+        self._ask = ask
+        self._steering = steering or Steering()
         self._stop = StopSearch(ask.stop)
         self._logged: list[TokenEvent] = []
         self._in_call = False
-        self._tokens = self._calls = 0
+        self._tokens = 0
+        self._calls = 0  # that have begun
+        self._whole_calls = 0
+        self._call_is_open = False
         self._malformed = ""
         self._thinking_looped = False
         self.ended = False  # by a stop text or after the one call allowed
@@ -123,31 +155,42 @@ class Assembler:
 
     def finish(self, reason: FinishReason) -> list[Piece]:
         """The last pieces, after the engine's finish reason."""
-        pieces = [] if self.ended else self._pieces(self._parser.finish())
+        pieces: list[Piece] = []
+        if not self.ended:
+            pieces = self._pieces(self._parser.finish())
         if rest := self._stop.rest():
             pieces.append(Piece("content", rest, tokens=self._take_logged()))
         cut = reason in ("length", "loop") and not self.ended
-        ending = "length" if cut else "tool_calls" if self._calls else "stop"
-        detail = self._malformed and ("malformed_tool_call", self._malformed)
-        if cut and reason == "loop":
-            detail = ("loop", "the reply repeated itself and was ended")
-        elif self._thinking_looped:
-            detail = detail or ("thinking_loop", "the thinking repeated itself and was ended")
-        elif reason == "stop" and self._parser.in_thinking:
-            detail = ("no_answer", "the model ended its reply inside its thinking")
+        ending = "stop"
+        if cut:
+            ending = "length"
+        elif self._whole_calls:
+            ending = "tool_calls"
         finish = Finish(
             ending,
-            detail or None,
+            self._detail(reason, cut),
             self._tokens,
             self._parser.reasoning_tokens,
             stop_text=self._stop.found,
         )
         return [*pieces, Piece("end", tokens=self._take_logged(), finish=finish)]
 
+    def _detail(self, reason: FinishReason, cut: bool) -> tuple[str, str] | None:
+        """Why the reason alone misleads."""
+        if cut and reason == "loop":
+            return ("loop", "the reply repeated itself and was ended")
+        if self._malformed:
+            return ("malformed_tool_call", self._malformed)
+        if self._thinking_looped:
+            return ("thinking_loop", "the thinking repeated itself and was ended")
+        if reason == "stop" and self._parser.in_thinking:
+            return ("no_answer", "the model ended its reply inside its thinking")
+        return None
+
     def _is_answer(self, token_id: int) -> bool:
         """Whether a token, about to be parsed, is of the answer's text."""
         own = self._tokenizer
-        if self._parser.in_thinking or token_id in own.special_ids or token_id in own.eos_ids:
+        if self._parser.in_thinking or token_id in own.silent_ids:
             return False
         was_in_call = self._in_call
         if token_id in (own.tool_call_open_id, own.tool_call_close_id):
@@ -160,34 +203,77 @@ class Assembler:
         for delta in deltas:
             if self.ended:
                 break
-            if delta.kind == "reasoning":
-                pieces.append(Piece("reasoning", delta.text))
-                continue
-            fault = delta.fault or self._fault(delta.call)
-            text = delta.raw or delta.text  # what is no call stays as the model wrote it
-            if delta.kind == "tool_call" and not fault:
-                pieces += self._content(self._stop.rest())
-                pieces.append(Piece("tool_call", call=delta.call, index=self._calls))
-                self._calls += 1
-                self.ended = self._ask.one_call
-            else:
-                self._malformed = fault or self._malformed
-                pieces += self._content(self._stop.feed(text))
-                self.ended = self._stop.found is not None
+            pieces += self._of(delta)
         return pieces
 
-    def _fault(self, call: ToolCall | None) -> str:
-        """Why a call of a tool is text and no call; "" if it is one, or if there is none."""
-        checker = self._ask.tools[call["name"]] if call else None
-        if call and checker is not None and not checker.is_valid(call["arguments"]):
-            return f"the arguments of {call['name']!r} do not follow its schema"
-        return ""
+    def _of(self, delta: Delta) -> list[Piece]:
+        match delta.kind:
+            case "reasoning":
+                return [Piece("reasoning", delta.text)]
+            case "content":
+                return self._answer(delta.text)
+            case "call_start":
+                return self._begin_call(delta.text)
+            case "call_arguments":
+                return self._more_of_call(delta.text)
+            case "tool_call":
+                return self._end_call(delta)
+            case "malformed_call":
+                return self._no_call(delta)
+
+    def _begin_call(self, name: str) -> list[Piece]:
+        """A call that can be handed out while it is written."""
+        if not self._ask.partial_calls or self._ask.tools[name].check is not None:
+            return []
+        before = self._content(self._stop.rest())
+        self._call_is_open = True
+        self._calls += 1
+        return [*before, Piece("call_start", name, index=self._calls - 1)]
+
+    def _more_of_call(self, arguments: str) -> list[Piece]:
+        if not self._call_is_open:
+            return []
+        return [Piece("call_arguments", arguments, index=self._calls - 1)]
+
+    def _end_call(self, delta: Delta) -> list[Piece]:
+        call = delta.call
+        assert call is not None
+        if self._call_is_open:
+            pieces = [Piece("call_end", call=call, index=self._calls - 1)]
+        else:
+            before = self._content(self._stop.rest())
+            pieces = [*before, *call_pieces(call, delta.arguments, self._calls)]
+            self._calls += 1
+        self._call_is_open = False
+        self._whole_calls += 1
+        self.ended = self._ask.one_call
+        return pieces
+
+    def _fault(self, call: ToolCall) -> str:
+        check = self._ask.tools[call["name"]].check
+        if check is None or check.is_valid(call["arguments"]):
+            return ""
+        return f"the arguments of {call['name']!r} do not follow its schema"
+
+    def _no_call(self, delta: Delta) -> list[Piece]:
+        """What is no call stays as the model wrote it."""
+        self._call_is_open = False
+        self._malformed = delta.fault
+        return self._answer(delta.raw)
+
+    def _answer(self, text: str) -> list[Piece]:
+        pieces = self._content(self._stop.feed(text))
+        self.ended = self._stop.found is not None
+        return pieces
 
     def _content(self, text: str) -> list[Piece]:
-        return [Piece("content", text, tokens=self._take_logged())] if text else []
+        if not text:
+            return []
+        return [Piece("content", text, tokens=self._take_logged())]
 
     def _take_logged(self) -> tuple[TokenEvent, ...]:
-        taken, self._logged = tuple(self._logged), []
+        taken = tuple(self._logged)
+        self._logged = []
         return taken
 
 
@@ -240,7 +326,7 @@ async def merged(
                     number, item = follower, more
                 else:
                     tokens = item.tokens + more.tokens
-                    item = Piece(item.kind, item.text + more.text, tokens=tokens)
+                    item = replace(item, text=item.text + more.text, tokens=tokens)
             if isinstance(item, Exception):
                 raise item
             if item is None:

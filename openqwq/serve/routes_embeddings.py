@@ -12,7 +12,7 @@ from starlette.routing import Route
 
 from openqwq.engine.open import OpenedModel
 from openqwq.engine.scoring import Embeds
-from openqwq.serve.asking import require_known, require_room
+from openqwq.serve.asking import adapter_of, require_known, require_room
 from openqwq.serve.asking_completions import token_ids
 from openqwq.serve.protocol import Answer, ApiError
 from openqwq.serve.service import Service
@@ -35,11 +35,13 @@ class EmbeddingsRoutes:
             model = await self._service.lend(body, place)
             ids = await asyncio.to_thread(token_ids, model, body["input"], "input")
             vectors = await self._vectors(model, ids)
-        written = _base64 if body.get("encoding_format") == "base64" else list
-        data = [
-            {"object": "embedding", "index": index, "embedding": written(vector)}
-            for index, vector in enumerate(vectors)
-        ]
+        as_text = body.get("encoding_format") == "base64"
+        data: list[dict[str, Any]] = []
+        for index, vector in enumerate(vectors):
+            entry: dict[str, Any] = {"object": "embedding", "index": index, "embedding": vector}
+            if as_text:
+                entry["embedding"] = _base64(vector)
+            data.append(entry)
         tokens = sum(map(len, ids))
         usage = {"prompt_tokens": tokens, "total_tokens": tokens}
         return Answer({"object": "list", "data": data, "model": model.name, "usage": usage})
@@ -51,10 +53,9 @@ class EmbeddingsRoutes:
         for ids in inputs:
             require_known(model, ids, "input")
             require_room(model, len(ids), None)
-        adapter = model.name if model.name in model.adapters else ""
-        generate = model.generate
-        return await asyncio.gather(*(generate.embed(ids, adapter) for ids in inputs))
+        asked = [model.generate.embed(ids, adapter_of(model)) for ids in inputs]
+        return await asyncio.gather(*asked)
 
 
-def _base64(vector: list[float]) -> Any:
+def _base64(vector: list[float]) -> str:
     return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()

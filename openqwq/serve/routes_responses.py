@@ -55,7 +55,7 @@ class ResponsesRoutes:
             own = service.options.tools.wanted(chat)
             shown = {**chat, "tools": service.options.tools.specifications} if own else chat
             ask = await asyncio.to_thread(ask_chat, model, shown)
-            response = ResponsesFormat(reply_id, model.name, ask, body)
+            response = ResponsesFormat(reply_id, model.name, model.tokenizer, ask, body)
 
             async def keep() -> None:
                 await asyncio.to_thread(service.store.save, response.snapshot(), items)

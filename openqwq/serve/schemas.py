@@ -64,8 +64,8 @@ class _Finite:
             return all(self._fits(properties.get(name)) for name in _list(schema, "required"))
         if kind == "array" and schema.get("minItems", 0):
             first = _list(schema, "prefixItems")[: schema["minItems"]]
-            rest = [schema.get("items")] if len(first) < schema["minItems"] else []
-            return all(map(self._fits, [*first, *rest]))
+            more = len(first) < schema["minItems"]
+            return all(map(self._fits, first)) and (not more or self._fits(schema.get("items")))
         return True
 
     def _reference(self, name: Any) -> bool:
@@ -78,7 +78,8 @@ class _Finite:
         try:
             for part in name.split("/")[1:]:
                 key = part.replace("~1", "/").replace("~0", "~")
-                target = target[int(key)] if isinstance(target, list) else target[key]
+                place = int(key) if isinstance(target, list) else key
+                target = target[place]
         except (LookupError, TypeError, ValueError):
             return True  # to nothing here: compiling the schema says so
         if name[:1] == "#" and not self._fits(target):
@@ -89,4 +90,6 @@ class _Finite:
 
 def _list(schema: Mapping[str, Any], key: str) -> list[Any]:
     value = schema.get(key)
-    return value if isinstance(value, list) else []
+    if isinstance(value, list):
+        return value
+    return []

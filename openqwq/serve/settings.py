@@ -70,15 +70,18 @@ def apply_settings(
     A file holds `option = value` lines for every verb and tables such as `[serve]` for one.
     Raises OpenQwQError for a file that is no TOML, an unknown name or a value of the wrong kind.
     """
-    options = {
-        name: {action.dest: action for action in parser._actions if action.dest != "help"}
-        for name, parser in verbs.items()
-    }
-    known = {key for actions in options.values() for key in actions}
+    options: dict[str, dict[str, argparse.Action]] = {}
+    known: set[str] = set()
+    for name, parser in verbs.items():
+        options[name] = {action.dest: action for action in parser._actions}
+        options[name].pop("help")
+        known |= options[name].keys()
     given: dict[str, tuple[str, Any]] = {}
     for file in map(Path.expanduser, files):
         for table, key, value in _entries(file, verbs):
-            names = options[table] if table else known
+            names: Iterable[str] = known
+            if table:
+                names = options[table]
             if key not in names:
                 raise OpenQwQError(f"{file}: unknown setting {key!r}{_nearest(key, names)}")
             if table in ("", verb):
@@ -103,13 +106,19 @@ def _entries(file: Path, verbs: Iterable[str]) -> Iterator[tuple[str, str, Any]]
     tables = {key: value for key, value in data.items() if isinstance(value, dict)}
     for table in tables.keys() - set(verbs):
         raise OpenQwQError(f"{file}: unknown table [{table}]{_nearest(table, verbs)}")
-    yield from (("", key, value) for key, value in data.items() if key not in tables)
-    yield from ((t, key, value) for t, entries in tables.items() for key, value in entries.items())
+    for key, value in data.items():
+        if key not in tables:
+            yield "", key, value
+    for table, entries in tables.items():
+        for key, value in entries.items():
+            yield table, key, value
 
 
 def _nearest(name: str, names: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, names, 1)
-    return f": did you mean {near[0]!r}?" if near else ""
+    if not near:
+        return ""
+    return f": did you mean {near[0]!r}?"
 
 
 def _set_default(action: argparse.Action, source: str, value: Any) -> None:

@@ -23,7 +23,8 @@ ANSWER_TOKENS = 1024  # kept for the answer next to a thinking budget, or a quar
 def thinking_budget(body: Mapping[str, Any], max_tokens: int) -> int | None:
     """Thinking tokens after which the thinking is closed; None where the request sets no limit.
 
-    Raises ApiError where two spellings disagree, or no room is left for an answer.
+    None, too, where it forbids the thinking and leaves no room to close one. Raises ApiError where
+    two spellings disagree, or a budget leaves no room for an answer.
     """
     wanted = dict(_spelled(body))
     if len(set(wanted.values())) > 1:
@@ -31,12 +32,19 @@ def thinking_budget(body: Mapping[str, Any], max_tokens: int) -> int | None:
         raise ApiError(400, f"{fields} ask for different amounts of thinking: give one", fields)
     if not wanted:
         return None
+    (budget,) = set(wanted.values())
     if max_tokens <= LEAST_ANSWER:
+        if budget == 0:
+            return None
         text = f"max_tokens is {max_tokens}: a thinking budget needs more than {LEAST_ANSWER}"
         raise ApiError(400, text, "max_tokens")
-    (budget,) = set(wanted.values())
     reserved = max(LEAST_ANSWER, min(ANSWER_TOKENS, max_tokens // 4))
     return min(budget, max_tokens - reserved)
+
+
+def forbids_thinking(body: Mapping[str, Any]) -> bool:
+    """Whether the request wants no thinking at all."""
+    return {tokens for _, tokens in _spelled(body)} == {0}
 
 
 def hides_thinking(body: Mapping[str, Any]) -> bool:
@@ -55,8 +63,7 @@ def template_options(body: Mapping[str, Any]) -> dict[str, Any]:
     for name in _OURS & options.keys():
         where = f"chat_template_kwargs.{name}"
         raise ApiError(400, f"{where} is set by the server: leave it out", where)
-    amounts = {tokens for _, tokens in _spelled(body)}
-    if amounts == {0}:
+    if forbids_thinking(body):
         options.setdefault("enable_thinking", False)
     elif body.get("enable_thinking"):
         options.setdefault("enable_thinking", True)

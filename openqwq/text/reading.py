@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, AnyStr, Literal
 
@@ -10,6 +10,7 @@ from openqwq.text.forms import CallForm, Markers
 from openqwq.text.values import (
     JsonEnd,
     PythonEnd,
+    RawStrings,
     json_call,
     parameters_call,
     plain_json,
@@ -21,6 +22,7 @@ DeltaKind = Literal[
     "reasoning", "content", "call_start", "call_arguments", "tool_call", "malformed_call"
 ]
 Schemas = Mapping[str, Mapping[str, Any]]  # of the arguments, by the name of the tool
+Check = Callable[[ToolCall], str]  # why a call cannot be made, or ""
 NO_CALL = "a call is not valid JSON with a name and arguments, or was cut off"
 HEAD = re.compile(
     r'\{\s*"name"\s*:\s*(?P<name>"(?:[^"\\]|\\.)*")\s*,\s*"(?:arguments|parameters)"\s*:\s*(?=\{)'
@@ -65,10 +67,13 @@ class Syntax:
     `schemas` are those of the tools that may be called; None where any name will do.
     """
 
-    def __init__(self, form: CallForm, markers: Markers, schemas: Schemas | None) -> None:
+    def __init__(
+        self, form: CallForm, markers: Markers, schemas: Schemas | None, check: Check | None = None
+    ) -> None:
         self.form = form
         self.markers = markers
         self.schemas = schemas
+        self._check = check
         opening = _parts(form.opening, markers)
         closing = _parts(form.closing, markers)
         leading = [part for part in opening if part in markers.texts] or opening[:1]
@@ -81,7 +86,9 @@ class Syntax:
         self.opener = _any_of(self.openers)
         self.closer = _any_of(self.closers) if self.closers else None
         skipped = [part for part in [*opening, *closing, "```json"] if part not in self.closers]
-        self.noise = re.compile(rf"(?:[\s,;\[\]]|{_any_of(skipped).pattern})*")
+        noise = rf"[\s,;\[\]]|{_any_of(skipped).pattern}"
+        self.noise = re.compile(rf"(?:{noise})*")
+        self.noise_after = re.compile(rf"(?:{noise}|[}}]|```)*")  # a call
         between = [f"(?:{re.escape(part)})?" for part in _parts(form.between, markers)]
         after_name = r"\s*".join(["", *between, r"(?=\{)"])
         self.named = re.compile(rf"(?P<name>[\w.:/-]+){after_name}")
@@ -89,6 +96,15 @@ class Syntax:
     def is_tool(self, name: str) -> bool:
         """Whether a call of this name may be one."""
         return self.schemas is None or name in self.schemas
+
+    def fault(self, calls: Sequence[ToolCall]) -> str:
+        """Why these are no calls; "" where they are."""
+        for call in calls:
+            if not self.is_tool(call["name"]):
+                return f"the reply calls {call['name']!r}, which is not a tool it may call"
+            if self._check is not None and (fault := self._check(call)):
+                return fault
+        return ""
 
     def may_be_bare(self, text: str) -> bool:
         """Whether more text could make a bare call of it."""
@@ -143,8 +159,9 @@ class CallReader:
         self._list: PythonEnd | None = None
         self._name: str | None = None  # of the call, where it stands before the object
         self._arguments: JsonEnd | None = None
-        self._arguments_from = 0
         self._sent = 0  # up to here arguments were handed out
+        self._handed_out = ""
+        self._raw_strings = RawStrings()
 
     def feed(self, text: str, final: bool) -> list[Delta]:
         """What becomes certain with more text; at the `final` one all is decided."""
@@ -154,14 +171,11 @@ class CallReader:
             found = None if self._fault else self._next(final)
             if found is None:
                 break
-            unknown = [c["name"] for c in found.calls if not self._syntax.is_tool(c["name"])]
-            if unknown:
-                fault = f"the reply calls {unknown[0]!r}, which is not a tool it may call"
+            fault = self._syntax.fault(found.calls) if found.calls else NO_CALL
+            if fault:
                 self._refuse(found.end, fault)
-            elif found.calls:
-                self._accept(deltas, found)
             else:
-                self._refuse(found.end, NO_CALL)
+                self._accept(deltas, found)
         if self._fault:
             self._skip(deltas)
         elif not (self.over or self.gave_up):
@@ -178,7 +192,8 @@ class CallReader:
             return self._object(self._scan_from, self._name)
         if self._may_be_list():
             return self._python_list()
-        noise = syntax.noise.match(text, self._passed)
+        between = syntax.noise_after if self._any else syntax.noise
+        noise = between.match(text, self._passed)
         start = noise.end() if noise else self._passed
         self._passed = start
         closing = syntax.closer.match(text, start) if syntax.closer and not self._bare else None
@@ -275,8 +290,7 @@ class CallReader:
         for call in found.calls:
             arguments = json.dumps(call["arguments"], ensure_ascii=False)
             if self._arguments is not None:
-                written = self.text[self._arguments_from : self._arguments.end]
-                arguments = self._syntax.markers.decode(written)
+                arguments = self._handed_out
             elif self._pieces:
                 deltas.append(Delta("call_start", call["name"], index=self.calls))
                 deltas.append(Delta("call_arguments", arguments, index=self.calls))
@@ -301,14 +315,15 @@ class CallReader:
             if name is None or not self._syntax.is_tool(name):
                 return
             self._arguments = JsonEnd(start)
-            self._arguments_from = start
             self._sent = start
             self._tentative = False
             deltas.append(Delta("call_start", name, index=self.calls))
         end = self._arguments.feed(self.text)
         known = len(self.text) if end is None else end
         if known > self._sent:
-            piece = self._syntax.markers.decode(self.text[self._sent : known])
+            written = self._syntax.markers.decode(self.text[self._sent : known])
+            piece = self._raw_strings.feed(written)
+            self._handed_out += piece
             self._sent = known
             deltas.append(Delta("call_arguments", piece, index=self.calls))
 
@@ -334,7 +349,7 @@ class CallReader:
         if self._tentative:
             self.gave_up = True
             return
-        noise = self._syntax.noise.match(self.text, self._at)
+        noise = self._syntax.noise_after.match(self.text, self._at)
         if self._any and noise and noise.end() == len(self.text):
             self._end(len(self.text))
             return

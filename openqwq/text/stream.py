@@ -14,7 +14,7 @@ from typing import Any
 
 from openqwq.text.calls import ContentParser
 from openqwq.text.forms import call_form, markers_of
-from openqwq.text.reading import Delta, Syntax, overlap
+from openqwq.text.reading import Check, Delta, Syntax, overlap
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.types import Message, ToolCall
 
@@ -204,6 +204,7 @@ class ReplyParser:
     `starts_in_thinking` holds for QwQ, whose prompt ends with `<think>`; the function of that name
     tells it from any prompt. `tools` are the specifications of those that may be called: what calls
     another is malformed, and with an empty list nothing is a call. With None any name will do.
+    What `check` finds a fault in is malformed too.
     With `pieces` a call's arguments come as they are written, before the whole call.
     """
 
@@ -213,12 +214,13 @@ class ReplyParser:
         starts_in_thinking: bool = True,
         tools: Sequence[Mapping[str, Any]] | None = None,
         pieces: bool = False,
+        check: Check | None = None,
     ) -> None:
         self._tracker = ThinkTracker(tokenizer, starts_in_thinking)
         syntax = None
         if tools is None or tools:
             schemas = None if tools is None else _schemas(tools)
-            syntax = Syntax(call_form(tokenizer), markers_of(tokenizer), schemas)
+            syntax = Syntax(call_form(tokenizer), markers_of(tokenizer), schemas, check)
         self._markers = syntax.markers.characters if syntax else {}
         self._thoughts = _Thoughts()
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")

@@ -61,6 +61,30 @@ class JsonEnd:
             self.broken = True
 
 
+class RawStrings:
+    """Escapes what models leave raw in the strings of JSON (line ends, tabs), piece by piece."""
+
+    def __init__(self) -> None:
+        self._in_string = False
+        self._after_backslash = False
+
+    def feed(self, text: str) -> str:
+        """The text with its control characters escaped where they stand in a string."""
+        return "".join(map(self._take, text))
+
+    def _take(self, character: str) -> str:
+        if self._in_string and character < " ":
+            self._after_backslash = False
+            return json.dumps(character)[1:-1]
+        if self._after_backslash:
+            self._after_backslash = False
+        elif character == '"':
+            self._in_string = not self._in_string
+        elif character == "\\":
+            self._after_backslash = self._in_string
+        return character
+
+
 class PythonEnd:
     """Finds where a Python list ends that begins at `start` of a text that grows."""
 
@@ -118,9 +142,12 @@ def json_call(text: str) -> ToolCall | None:
 
 
 def plain_json(text: str) -> Any:
-    """The value of JSON that can be written back as JSON in UTF-8 (no NaN, no lone surrogates)."""
+    """The value of JSON that can be written back as JSON in UTF-8 (no NaN, no lone surrogates).
+
+    Its strings may hold raw line ends: models write code so.
+    """
     try:
-        value = json.loads(text)
+        value = json.loads(text, strict=False)
         json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError):
         return None

@@ -166,7 +166,8 @@ def test_a_tool_named_like_a_choice_can_be_forced(scripted: Build, name: str) ->
 def test_a_strict_tool_checks_its_arguments_and_fetches_nothing(scripted: Build) -> None:
     schema = {"type": "object", "required": ["a"]}
     strict = {"type": "function", "function": {"name": "f", "parameters": schema, "strict": True}}
-    (check,) = ask_chat(scripted(), {"messages": [USER], "tools": [strict]}).tools.values()
+    (tool,) = ask_chat(scripted(), {"messages": [USER], "tools": [strict]}).tools.values()
+    check = tool.check
     assert check.is_valid({"a": 1}) and not check.is_valid({})
     strict["function"]["parameters"] = {"$ref": "http://127.0.0.1:9/schema.json"}  # type: ignore[index]
     with pytest.raises(ApiError, match="the schema of tool 'f' is invalid"):

@@ -52,6 +52,41 @@ HISTORIES: dict[str, list[Any]] = {
     "a phase and a name": [USER, {"role": "assistant", "content": "x", "phase": "final"}, USER],
     "a refusal": [USER, {"role": "assistant", "content": None, "refusal": "no"}, USER],
     "empty parts": [USER, {"role": "assistant", "content": [], "tool_calls": [CALL]}, RESULT],
+    "nulls in a call": [
+        {**USER, "name": None},
+        {
+            "role": "assistant",
+            "tool_calls": [{**CALL, "type": None, "index": None, "extra": None}],
+        },
+        {**RESULT, "content": None, "name": None},
+    ],
+    "arguments that are null": [
+        USER,
+        {
+            "role": "assistant",
+            "tool_calls": [{**CALL, "function": {"name": "f", "arguments": "null"}}],
+        },
+        RESULT,
+    ],
+    "arguments that are encoded twice": [
+        USER,
+        {
+            "role": "assistant",
+            "tool_calls": [{**CALL, "function": {"name": "f", "arguments": '"{\\"x\\": 1}"'}}],
+        },
+        {**RESULT, "content": [{"type": "text", "text": "x", "id": None}]},
+    ],
+    "thinking as a part": [
+        USER,
+        {
+            "role": "assistant",
+            "content": [
+                {"type": "thinking", "thinking": "hm", "signature": "s"},
+                {"type": "text", "text": "x"},
+            ],
+        },
+        USER,
+    ],
     "annotations of a message": [USER, {"role": "assistant", "content": "x", "annotations": [1]}],
 }
 CHAT_EXTRAS: list[dict[str, Any]] = [

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from itertools import chain
 from typing import Any
 
 import httpx
@@ -13,8 +14,8 @@ from hypothesis import strategies as st
 from openqwq.engine.open import OpenedModel
 from openqwq.serve.format_messages import MessagesFormat
 from openqwq.serve.protocol import document
-from openqwq.serve.reply import Ask, Finish, Piece
-from openqwq.types import SamplingParams, ToolCall
+from openqwq.serve.reply import Ask, Finish, Piece, call_pieces
+from openqwq.types import SamplingParams
 
 Build = Callable[..., OpenedModel]
 PATH = "/v1/messages"
@@ -57,10 +58,11 @@ def folded(stream: list[dict[str, Any]]) -> dict[str, Any]:
                 delta, block = event["delta"], blocks[event["index"]]
                 if delta["type"] == "input_json_delta":
                     partial += delta["partial_json"]
-                    block["input"] = json.loads(partial)
                 else:
                     (field,) = delta.keys() - {"type"}
                     block[field] += delta[field]
+            case "content_block_stop" if blocks[event["index"]]["type"] == "tool_use":
+                blocks[event["index"]]["input"] = json.loads(partial)
             case "message_delta":
                 message |= event["delta"]
                 message["usage"] = {**message["usage"], **event["usage"]}
@@ -117,13 +119,14 @@ def test_a_stop_sequence_is_named(scripted: Build, serve: Any) -> None:
     [
         ({"thinking": {"type": "enabled", "budget_tokens": 100}}, 100),
         ({"thinking": {"type": "disabled"}}, 0),
+        ({"max_tokens": 1}, None),
         ({}, 1500),  # all but the answer's quarter
         ({"thinking": {"type": "adaptive"}, "output_config": {"effort": "low"}}, 1024),
     ],
     ids=str,
 )
 def test_thinking_always_leaves_room_for_an_answer(
-    scripted: Build, serve: Any, more: dict[str, Any], budget: int
+    scripted: Build, serve: Any, more: dict[str, Any], budget: int | None
 ) -> None:
     with serve(scripted("x</think>\n\nyes")) as server:
         assert post(server, **more).status_code == 200
@@ -146,14 +149,17 @@ def test_the_folded_stream_is_the_whole_message(scripted: Build, serve: Any, thi
     assert json.loads(same[0]) == json.loads(same[1])
 
 
-PIECES = st.lists(
-    st.builds(Piece, st.sampled_from(["reasoning", "content"]), st.text(min_size=1, max_size=4))
-    | st.builds(
-        lambda name: Piece("tool_call", call=ToolCall(name=name, arguments={"a": 1})),
-        st.sampled_from("fg"),
-    ),
-    max_size=12,
+TEXT = st.builds(
+    lambda kind, text: [Piece(kind, text)],
+    st.sampled_from(["reasoning", "content"]),
+    st.text(min_size=1, max_size=4),
 )
+CALLED = st.builds(
+    lambda name, index: call_pieces({"name": name, "arguments": {"a": 1}}, '{"a":1}', index),
+    st.sampled_from("fg"),
+    st.integers(0, 3),
+)
+PIECES = st.lists(TEXT | CALLED, max_size=12).map(lambda lists: list(chain.from_iterable(lists)))
 
 
 @given(PIECES, st.booleans())

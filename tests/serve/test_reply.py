@@ -12,7 +12,16 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from openqwq.serve.format_chat import ChatFormat
-from openqwq.serve.reply import Ask, Assembler, Finish, Piece, StopSearch, merged
+from openqwq.serve.protocol import document
+from openqwq.serve.reply import (
+    Ask,
+    Assembler,
+    Finish,
+    OfferedTool,
+    Piece,
+    StopSearch,
+    merged,
+)
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.types import FinishReason, SamplingParams, Steering, TokenEvent
 
@@ -27,7 +36,8 @@ TEXTS = st.lists(st.sampled_from(MARKERS) | st.text('ab \n{}"é😀:', max_size=
 
 
 def ask(stop: Sequence[str] = (), prompt: Sequence[int] = THINK, **more: Any) -> Ask:
-    tools = more.pop("tools", {"add": None})
+    checks = more.pop("tools", {"add": None})
+    tools = {name: OfferedTool({}, check) for name, check in checks.items()}
     params = SamplingParams(log_probs=more.pop("log_probs", False))
     return Ask(prompt, params, stop=tuple(stop), tools=tools, **more)
 
@@ -66,6 +76,17 @@ def told(
     return chunks + form.end(), form.whole()
 
 
+def fold_call(calls: list[dict[str, Any]], more: dict[str, Any]) -> None:
+    """Add what a chunk says of a call to the calls so far."""
+    place = more.pop("index")
+    if place == len(calls):
+        assert more["id"] and more["type"] == "function" and more["function"]["name"]
+        calls.append(more)
+    else:
+        assert place == len(calls) - 1 and more.keys() == {"function"}
+        calls[place]["function"]["arguments"] += more["function"]["arguments"]
+
+
 def folded(chunks: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """What a client makes of a stream."""
     message: dict[str, Any] = {"content": "", "reasoning_content": "", "tool_calls": []}
@@ -75,7 +96,8 @@ def folded(chunks: Sequence[dict[str, Any]]) -> dict[str, Any]:
             delta = part["delta"]
             message["content"] += delta.get("content") or ""
             message["reasoning_content"] += delta.get("reasoning_content") or ""
-            message["tool_calls"] += delta.get("tool_calls") or []
+            for call in delta.get("tool_calls") or []:
+                fold_call(message["tool_calls"], call)
             choice["logprobs"] += (part["logprobs"] or {"content": []})["content"]
             if part["finish_reason"]:
                 choice |= {k: part[k] for k in ("finish_reason", "finish_details")}
@@ -87,22 +109,72 @@ def folded(chunks: Sequence[dict[str, Any]]) -> dict[str, Any]:
 @example(f"think {CALL}</think>\n\nsee\n{CALL}\n{CALL}", [], None)
 def test_streamed_equals_whole_for_every_cut(text: str, stop: list[str], random: Any) -> None:
     asked = ask(stop, log_probs=True)
+    streaming = ask(stop, log_probs=True, partial_calls=True)
     straight = TOKENIZER.encode(text, allow_special=True)
     _, reference = told(straight, asked)
     for ids in (straight, cut(text, random)) if random else (straight,):
-        chunks, whole = told(ids, asked)
+        chunks, _ = told(ids, streaming)
+        _, whole = told(ids, asked)
         choice = whole["choices"][0]
         message, stream = choice["message"], folded(chunks)
         assert stream["message"]["content"] == (message["content"] or "")
         assert stream["message"]["reasoning_content"] == (message["reasoning_content"] or "")
-        indices = [call.pop("index") for call in stream["message"]["tool_calls"]]
-        assert indices == list(range(len(indices)))
         assert stream["message"]["tool_calls"] == message.get("tool_calls", [])
         assert stream["finish_reason"] == choice["finish_reason"]
         assert stream["finish_details"] == choice["finish_details"]
         assert stream["logprobs"] == choice["logprobs"]["content"]
         assert message == reference["choices"][0]["message"]
         assert choice["finish_reason"] == reference["choices"][0]["finish_reason"]
+
+
+CHUNK = {
+    "$ref": "#/components/schemas/ChatChunk",
+    "components": document()["components"],
+}
+ARGUMENTS = '{"text": "a\\"b} é😀", "more": [1, {"b": null}]}'
+
+
+@given(st.randoms())
+def test_arguments_are_streamed_while_they_are_written(random: Any) -> None:
+    written = f'{{"name": "add", "arguments": {ARGUMENTS}}}'
+    text = f"</think>\n\nSo:\n<tool_call>\n{written}\n</tool_call>"
+    ids = cut(text, random)
+    chunks, _ = told(ids, ask(partial_calls=True))
+    deltas = [chunk["choices"][0]["delta"] for chunk in chunks]
+    for chunk in chunks:
+        jsonschema_rs.validate(CHUNK, chunk)
+    first, *pieces = [delta["tool_calls"][0] for delta in deltas if "tool_calls" in delta]
+    assert first["function"] == {"name": "add", "arguments": ""}
+    assert "".join(piece["function"]["arguments"] for piece in pieces) == ARGUMENTS
+    assert len(pieces) > 5
+
+
+def test_arguments_that_must_follow_a_schema_are_not_shown_before_they_do() -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "string"}}}
+    asked = ask(tools={"add": jsonschema_rs.validator_for(schema)}, partial_calls=True)
+    chunks, _ = told(TOKENIZER.encode(f"</think>{CALL}", allow_special=True), asked)
+    stream = folded(chunks)
+    assert stream["message"]["tool_calls"] == [] and CALL in stream["message"]["content"]
+
+
+@pytest.mark.parametrize("reason", ["stop", "length"])
+@pytest.mark.parametrize("more", ["", "}}", ", b}]}}\n</tool_call>\n\nDone"])
+def test_a_call_that_breaks_while_it_is_streamed_is_the_content_of_the_whole_reply(
+    reason: FinishReason, more: str
+) -> None:
+    text = '<tool_call>\n{"name": "add", "arguments": {"a": [1, 2'
+    ids = TOKENIZER.encode(f"</think>{text}{more}", allow_special=True)
+    chunks, _ = told(ids, ask(partial_calls=True), reason)
+    _, whole = told(ids, ask(), reason)
+    stream = folded(chunks)
+    choice = whole["choices"][0]
+    assert stream["message"]["content"] == choice["message"]["content"]
+    assert choice["message"]["content"].startswith(text)
+    assert "tool_calls" not in choice["message"]
+    (call,) = stream["message"]["tool_calls"]
+    assert call["function"]["arguments"].startswith('{"a": [1, 2')
+    assert stream["finish_details"]["type"] == "malformed_tool_call"
+    assert stream["finish_reason"] == choice["finish_reason"] == reason
 
 
 @given(st.lists(st.text("ab", max_size=3)), st.lists(st.text("ab", min_size=1, max_size=4)))
@@ -264,12 +336,14 @@ def test_text_that_is_there_at_once_is_one_piece() -> None:
         return found
 
     end = Piece("end", finish=Finish("stop", None, 4, 2))
-    call = Piece("tool_call", call={"name": "add", "arguments": {}})
+    call = Piece("call_end", call={"name": "add", "arguments": {}})
+    arguments = Piece("call_arguments", "{", index=1), Piece("call_arguments", "}", index=1)
     thinking = Piece("reasoning", "x"), Piece("reasoning", "y")
     content = (Piece("content", str(i), tokens=(token(i),)) for i in range(2))
     both = Piece("content", "01", tokens=(token(0), token(1)))
-    got = asyncio.run(collected(at_once(*thinking, *content, call, end)))
-    assert got == [(0, Piece("reasoning", "xy")), (0, both), (0, call), (0, end)]
+    got = asyncio.run(collected(at_once(*thinking, *content, *arguments, call, end)))
+    joined = Piece("call_arguments", "{}", index=1)
+    assert got == [(0, piece) for piece in (Piece("reasoning", "xy"), both, joined, call, end)]
     two = asyncio.run(collected(at_once(*thinking), at_once(*thinking)))
     assert two == [(0, Piece("reasoning", "xy")), (1, Piece("reasoning", "xy"))]
     assert asyncio.run(collected(failing())) == [(0, Piece("content", "ab"))]

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,12 @@ from hypothesis import strategies as st
 from openqwq.engine.open import OpenedModel
 from openqwq.serve.format_responses import ResponsesFormat
 from openqwq.serve.protocol import ApiError, document
-from openqwq.serve.reply import Ask, Finish, Piece
+from openqwq.serve.reply import Ask, Finish, Piece, call_pieces
 from openqwq.serve.server import ServerOptions
 from openqwq.serve.store import ResponseStore
 from openqwq.serve.tool_steps import ServerTools
-from openqwq.types import OpenQwQError, SamplingParams, ToolCall
+from openqwq.text.tokenizer import Tokenizer
+from openqwq.types import OpenQwQError, SamplingParams
 
 Build = Callable[..., OpenedModel]
 PATH = "/v1/responses"
@@ -103,6 +105,8 @@ def test_items_are_referred_to_by_id(scripted: Build, serve: Any) -> None:
         references: list[Any] = [{"type": "item_reference", "id": name} for name in names]
         again = post(server, input=[*references, {"role": "user", "content": "sure?"}])
         assert again.status_code == 200 and "Oslo." in prompt(server)
+        bare: list[Any] = [{"id": names[0]}, {"type": None, "id": names[1]}]
+        assert post(server, input=bare).status_code == 200
         missing = post(server, input=[{"type": "item_reference", "id": "rs_1"}])
     error = missing.json()["error"]
     assert missing.status_code == 404 and "'rs_1' is not stored here" in error["message"]
@@ -269,14 +273,18 @@ def test_tools_of_a_namespace_are_called_by_their_own_names(scripted: Build, ser
     assert twice.status_code == 400 and "'close'" in twice.json()["error"]["message"]
 
 
-PIECES = st.lists(
-    st.builds(Piece, st.sampled_from(["reasoning", "content"]), st.text(min_size=1, max_size=4))
-    | st.builds(
-        lambda name: Piece("tool_call", call=ToolCall(name=name, arguments={"a": 1})),
-        st.sampled_from("fg"),
-    ),
-    max_size=12,
+TEXT = st.builds(
+    lambda kind, text: [Piece(kind, text)],
+    st.sampled_from(["reasoning", "content"]),
+    st.text(min_size=1, max_size=4),
 )
+CALLED = st.builds(
+    lambda name, parts: call_pieces({"name": name, "arguments": {"a": 1}}, '{"a":1}', 0)[:parts],
+    st.sampled_from("fg"),
+    st.integers(2, 3),  # the last one ends the call: without it the call is broken
+)
+PIECES = st.lists(TEXT | CALLED, max_size=12).map(lambda lists: list(chain.from_iterable(lists)))
+TOKENIZER = Tokenizer.train(["the quick brown fox"], 300)
 TWO_TOOLS = [{"type": "function", "name": name} for name in "fg"]
 
 
@@ -305,7 +313,7 @@ def folded(stream: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def test_any_pieces_fold_to_the_whole_response(pieces: list[Piece]) -> None:
     def made() -> ResponsesFormat:
         ask = Ask([1], SamplingParams())
-        return ResponsesFormat("resp_x", "m", ask, {"tools": TWO_TOOLS})
+        return ResponsesFormat("resp_x", "m", TOKENIZER, ask, {"tools": TWO_TOOLS})
 
     streamed, whole = made(), made()
     stream = streamed.start()
@@ -316,6 +324,23 @@ def test_any_pieces_fold_to_the_whole_response(pieces: list[Piece]) -> None:
     assert folded(stream) == whole.whole()["output"] == stream[-1]["response"]["output"]
     assert [event["sequence_number"] for event in stream] == list(range(len(stream)))
     assert fits(whole.whole(), "Response")
+
+
+def test_log_probs_of_the_answer_come_with_its_text(scripted: Build, serve: Any) -> None:
+    more = {"include": ["message.output_text.logprobs"], "top_logprobs": 1}
+    with serve(scripted("so</think>\n\nOslo.")) as server:
+        whole = post(server, **more).json()
+        stream = events(post(server, **more, stream=True).text)
+        without = post(server).json()
+    assert fits(whole, "Response")
+    (part,) = whole["output"][-1]["content"]
+    assert "".join(entry["token"] for entry in part["logprobs"]).strip() == "Oslo."
+    assert all(entry["top_logprobs"] for entry in part["logprobs"])
+    deltas = [each for each in stream if each["type"] == "response.output_text.delta"]
+    streamed = [entry for each in deltas for entry in each["logprobs"]]
+    assert streamed and streamed == part["logprobs"][: len(streamed)]
+    assert stream[-1]["response"]["output"][-1]["content"][0]["logprobs"] == part["logprobs"]
+    assert without["output"][-1]["content"][0]["logprobs"] == []
 
 
 def test_openais_client_streams_and_resumes_a_background_response(slow: Any) -> None:

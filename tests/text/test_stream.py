@@ -145,8 +145,13 @@ def test_a_malformed_call_is_reported_with_its_text(tokenizer: Tokenizer, text: 
         '<tool_call>[{"name": "f", "arguments": {"x": 1}}]</tool_call>',
         '<tool_call>{"type": "function", "function": {"name": "f", "arguments": {"x": 1}}}',
         '<tool_call>f\n{"x": 1}</tool_call>',
+        '<tool_call>\n{"name": "f", "arguments": {"x": 1}}}\n</tool_call>',
+        '<tool_call>\n```json\n{"name": "f", "arguments": {"x": 1}}\n```\n</tool_call>',
     ],
-    ids=["unclosed", "newline", "text", "parameters", "list", "wrapped", "name first"],
+    ids=[
+        *("unclosed", "newline", "text", "parameters", "list", "wrapped", "name first"),
+        *("brace too many", "fenced"),
+    ],
 )
 def test_calls_are_read_as_models_write_them(tokenizer: Tokenizer, text: str) -> None:
     reply = parse(tokenizer, f"</think>a\n{text}")
@@ -259,6 +264,20 @@ def test_arguments_are_streamed_as_they_are_written(tokenizer: Tokenizer) -> Non
         "name": "f",
         "arguments": json.loads(arguments),
     }
+
+
+def test_line_ends_that_a_string_holds_raw_are_escaped(tokenizer: Tokenizer) -> None:
+    code = 'if "a\\nb":\n\treturn "\\\\"\n'
+    raw = code.replace("\\", "\\\\").replace('"', '\\"')  # as JSON, but for its line ends
+    written = f'<tool_call>\n{{"name": "f",\n"arguments": {{"code":\n"{raw}"}}}}\n</tool_call>'
+    parser = ReplyParser(tokenizer, False, [{"name": "f"}], pieces=True)
+    deltas: list[Delta] = []
+    for token_id in tokenizer.encode(written, allow_special=True):
+        deltas += parser.feed(token_id)
+    pieces = "".join(delta.text for delta in deltas if delta.kind == "call_arguments")
+    assert json.loads(pieces) == {"code": code}
+    (call,) = [delta for delta in deltas if delta.kind == "tool_call"]
+    assert call.arguments == pieces and call.call == {"name": "f", "arguments": {"code": code}}
 
 
 def test_arguments_given_as_text_are_streamed_whole(tokenizer: Tokenizer) -> None:
