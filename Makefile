@@ -41,7 +41,7 @@ bench: .venv/.installed-test
 	@set -e; for benchmark in $(BENCHMARKS); do .venv/bin/python "$$benchmark"; done
 
 clients: .venv/.installed-test
-	@CLIENTS_HOME=$${CLIENTS_HOME:-$$(mktemp -d)} .venv/bin/python -m pytest tests/serve/clients
+	@CLIENTS_HOME=$${CLIENTS_HOME:-$$(mktemp -d)} .venv/bin/python -m pytest -o faulthandler_timeout=0 tests/serve/clients
 
 installs: .venv/.installed-test
 	@INSTALLS_HOME=$${INSTALLS_HOME:-$$(mktemp -d)} .venv/bin/python -m pytest tests/test_install_lines.py

@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,9 @@ from openqwq.serve import service
 HERE = Path(__file__).parent
 SCRIPTS = sorted([*HERE.glob("python/*.py"), *HERE.glob("js/*.mjs")])
 BODIES = HERE / "bodies"
+VERSIONS = (
+    HERE / "versions.json"
+)  # of the clients that were run last, as docs/serving.md names them
 # What tells machines, sessions and accounts apart.
 IDENTITY = re.compile(r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f-]{22}\b|\b[0-9a-f]{64}\b")
 HOME = os.environ.get("CLIENTS_HOME")
@@ -38,11 +42,35 @@ def name_of(script: Path) -> str:
     return script.relative_to(HERE).as_posix()
 
 
+def requirements(script: Path) -> str:
+    """What pip or npm installs for a script."""
+    (line,) = re.findall(r"^(?:#|//) requires: (.+)$", script.read_text(), re.MULTILINE)
+    return str(line)
+
+
+def folder_of(script: Path) -> Path:
+    assert HOME is not None
+    return Path(HOME) / name_of(script).replace("/", "-").partition(".")[0]
+
+
+def version(script: Path) -> str:
+    """The client's name and version: of the first package that its script requires."""
+    first = requirements(script).split()[0]
+    if script.suffix == ".py":
+        name = first.partition("[")[0]
+        python = str(folder_of(script) / "bin" / "python")
+        asked = f"import importlib.metadata as m; print(m.version({name!r}))"
+        done = subprocess.run([python, "-c", asked], check=True, capture_output=True, text=True)
+        return f"{name} {done.stdout.strip()}"
+    name = re.sub(r"(?<=.)@.*", "", first)
+    described = json.loads((folder_of(script) / "node_modules" / name / "package.json").read_text())
+    return f"{name} {described['version']}"
+
+
 def installed(script: Path) -> list[str]:
     """The command that runs a script in its client's environment, made if it is not there."""
-    assert HOME is not None
-    (line,) = re.findall(r"^(?:#|//) requires: (.+)$", script.read_text(), re.MULTILINE)
-    folder = Path(HOME) / name_of(script).replace("/", "-").partition(".")[0]
+    line = requirements(script)
+    folder = folder_of(script)
     stamp = folder / "installed"
     if script.suffix == ".py":
         python = folder / "bin" / "python"
@@ -81,6 +109,9 @@ def test_a_clients_first_example_runs(
     if "CLIENTS_RECORD" in os.environ:
         target = BODIES / f"{name_of(script).replace('/', '-').partition('.')[0]}.json"
         target.write_text(json.dumps([short(body) for body in bodies], indent=1) + "\n")
+        known = json.loads(VERSIONS.read_text()) if VERSIONS.exists() else {}
+        known[name_of(script)] = {"version": version(script), "date": str(date.today())}
+        VERSIONS.write_text(json.dumps(dict(sorted(known.items())), indent=1) + "\n")
 
 
 def recorded(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
