@@ -217,7 +217,7 @@ async def our_turns(jobs: list[Job]) -> list[Any]:
         order = {d["name"]: list(d["parameters"]["properties"]) for d in documents}
         turns = [[[bfcl_turns.literal_call(text, order) for text in step] for step in steps]
                  for steps in job["turns"]]  # fmt: skip
-        found.append(not bfcl_turns.judge(json.loads(task.answer or ""), turns))
+        found.append(not bfcl_turns.judge(task.reference, turns))
     return found
 
 

@@ -64,39 +64,63 @@ class Summary:
 
 def summarise(records: Sequence[Record], headline: Interval) -> Summary:
     """The figures of one benchmark's records."""
-    groups = by_item(records)
-    samples = min(map(len, groups.values()))
-    powers = [k for k in (1, 2, 4, 8, 16, 32, 64, 128) if k <= samples]
-    right = {item: sum(r.value >= 1 for r in group) for item, group in groups.items()}
-    pass_at = {
-        k: fmean(pass_at_k(len(group), right[item], k) for item, group in groups.items())
-        for k in powers
-    }
-    votes = [
-        consensus([r.prediction for r in group], [r.value for r in group])
-        for group in groups.values()
-    ]
+    groups = list(by_item(records).values())
+    samples = min(map(len, groups))
+    voting = samples > 1 and any(r.prediction for r in records)
     replies = [r for r in records if r.generated]
     thinking = [r.reasoning_tokens for r in replies] or [0]
-    names = dict.fromkeys(name for r in records for name in r.parts)
-    parts = {name: fmean(r.parts[name] for r in records if name in r.parts) for name in names}
-    kinds = dict.fromkeys(r.kind for r in records)
-    if len(kinds) > 1:
-        parts |= {kind: item_mean([r for r in records if r.kind == kind]) for kind in kinds}
     return Summary(
         headline,
-        len(groups),
-        samples,
-        pass_at,
-        fmean(votes) if samples > 1 and any(r.prediction for r in records) else None,
-        fmean(r.status == "error" for r in records),
-        fmean(r.finish_reason == "length" for r in records),
-        fmean(thinking),
-        median(thinking),
-        sum(r.completion_tokens for r in replies),
-        sum(r.prompt_tokens for r in replies),
-        parts,
+        items=len(groups),
+        samples=samples,
+        pass_at=_pass_at(groups, samples),
+        consensus=_consensus(groups) if voting else None,
+        errors=fmean(r.status == "error" for r in records),
+        truncated=fmean(r.finish_reason == "length" for r in records),
+        thinking_tokens=fmean(thinking),
+        median_thinking_tokens=median(thinking),
+        completion_tokens=sum(r.completion_tokens for r in replies),
+        prompt_tokens=sum(r.prompt_tokens for r in replies),
+        parts=_parts(records),
     )
+
+
+def _pass_at(groups: Sequence[Sequence[Record]], samples: int) -> dict[int, float]:
+    """pass@k for each power of two that every item has samples for, up to 128."""
+    rates: dict[int, float] = {}
+    for k in (1, 2, 4, 8, 16, 32, 64, 128):
+        if k > samples:
+            break
+        chances = []
+        for group in groups:
+            right = sum(record.value >= 1 for record in group)
+            chances.append(pass_at_k(len(group), right, k))
+        rates[k] = fmean(chances)
+    return rates
+
+
+def _consensus(groups: Sequence[Sequence[Record]]) -> float:
+    votes = []
+    for group in groups:
+        predictions = [record.prediction for record in group]
+        values = [record.value for record in group]
+        votes.append(consensus(predictions, values))
+    return fmean(votes)
+
+
+def _parts(records: Sequence[Record]) -> dict[str, float]:
+    """The mean of each part of the verdicts; of several kinds, the pass@1 of each as well."""
+    values: dict[str, list[float]] = {}
+    for record in records:
+        for name, value in record.parts.items():
+            values.setdefault(name, []).append(value)
+    means = {name: fmean(each) for name, each in values.items()}
+
+    groups = by_kind(records)
+    if len(groups) > 1:
+        for kind, group in groups.items():
+            means[kind] = fmean(item_values(group).values())
+    return means
 
 
 def by_item(records: Iterable[Record]) -> dict[str, list[Record]]:
@@ -107,14 +131,20 @@ def by_item(records: Iterable[Record]) -> dict[str, list[Record]]:
     return groups
 
 
+def by_kind(records: Iterable[Record]) -> dict[str, list[Record]]:
+    """Records grouped by the kind of their item."""
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        groups.setdefault(record.kind, []).append(record)
+    return groups
+
+
 def item_values(records: Iterable[Record]) -> dict[str, float]:
     """Each item's mean over its samples."""
-    return {item: fmean(r.value for r in group) for item, group in by_item(records).items()}
-
-
-def item_mean(records: Sequence[Record]) -> float:
-    """The mean over items of the mean over samples: pass@1."""
-    return fmean(item_values(records).values())
+    means: dict[str, float] = {}
+    for item, group in by_item(records).items():
+        means[item] = fmean(record.value for record in group)
+    return means
 
 
 def pass_at_1(records: Sequence[Record]) -> Interval:
@@ -135,10 +165,11 @@ class RecordFile:
         """
         if not self.path.exists():
             return []
-        data, found = self.path.read_bytes(), dict[tuple[str, int], Record]()
+        data = self.path.read_bytes()
         whole = data[: data.rfind(b"\n") + 1]
         if len(whole) < len(data):
             os.truncate(self.path, len(whole))
+        found: dict[tuple[str, int], Record] = {}
         for number, line in enumerate(whole.splitlines(), 1):
             try:
                 record = Record(**json.loads(line))

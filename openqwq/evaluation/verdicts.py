@@ -66,10 +66,16 @@ def verify_verb(options: argparse.Namespace) -> None:
 
     lines = []
     for job, score in zip(jobs, scores, strict=True):
-        verdict = {"id": job.task.id, "status": score.status, "value": score.value}
-        verdict |= {"parts": dict(score.parts), "detail": score.detail}
+        verdict = {
+            "id": job.task.id,
+            "status": score.status,
+            "value": score.value,
+            "parts": dict(score.parts),
+            "detail": score.detail,
+        }
         if job.expected:
-            verdict |= {"expected": job.expected, "agrees": _agrees(job, score)}
+            verdict["expected"] = job.expected
+            verdict["agrees"] = _agrees(job, score)
         lines.append(json.dumps(verdict))
     if options.out:
         from openqwq.data.files import write_atomically
@@ -126,7 +132,12 @@ def _task(name: str, row: Mapping[str, Any], options: argparse.Namespace) -> Tas
         return Task(name, judge, (), judge, reference=GymEntry(entry))
     gold = _field(row, options.gold, GOLDS, "gold")
     text = gold if isinstance(gold, str) else json.dumps(gold)
-    return Task(name, judge, (), judge, answer=text, tools=tuple(row.get("tools", ())))
+    if judge == "tool_calls":
+        from openqwq.verify.toolcalls import RightCalls
+
+        tools = tuple(row.get("tools", ()))
+        return Task(name, judge, (), judge, reference=RightCalls.read(text), tools=tools)
+    return Task(name, judge, (), judge, answer=text)
 
 
 def _field(row: Mapping[str, Any], asked: str, usual: Sequence[str], what: str) -> Any:
@@ -195,7 +206,9 @@ def _print_verdicts(jobs: Sequence[Job], scores: Sequence[Score]) -> None:
     for job, score in zip(jobs, scores, strict=True):
         detail = " ".join(score.detail.split())[:DETAIL_CHARACTERS]
         detail = detail.encode("ascii", "backslashreplace").decode()
-        mark = "" if not job.expected or _agrees(job, score) else f"  EXPECTED {job.expected}"
+        mark = ""
+        if job.expected and not _agrees(job, score):
+            mark = f"  EXPECTED {job.expected}"
         print(f"{job.task.id}  {score.status} {score.value:g}  {detail}{mark}".rstrip())
 
 
@@ -204,8 +217,7 @@ def summary(jobs: Sequence[Job], scores: Sequence[Score], seconds: float) -> str
     counts = Counter(score.status for score in scores)
     parts = [f"{count} {status}" for status, count in counts.most_common()]
     text = f"{len(scores)} rows: {', '.join(parts)}; {len(scores) / seconds:.0f} rows/s"
-    expecting = [pair for pair in zip(jobs, scores, strict=True) if pair[0].expected]
-    if expecting:
-        agreeing = sum(_agrees(job, score) for job, score in expecting)
-        text += f"; {agreeing} of {len(expecting)} as expected"
+    agreeing = [_agrees(j, score) for j, score in zip(jobs, scores, strict=True) if j.expected]
+    if agreeing:
+        text += f"; {sum(agreeing)} of {len(agreeing)} as expected"
     return text

@@ -15,6 +15,7 @@ from openqwq.tasks.formats import Reading, RowReader
 from openqwq.tasks.table import permuted
 from openqwq.tasks.templates import RowError
 from openqwq.types import OpenQwQError, Pair, Task
+from openqwq.verify.toolcalls import TOOL_CALLS, RightCalls
 
 Item = TypeVar("Item")
 # What a task needs so that a judge of this name can work.
@@ -221,6 +222,9 @@ class _Opener:
                 f"the verifier {verifier!r} needs it, and the row has none: set "
                 f"data.{self.name}.{needed}, or another verifier",
             )
+        right_calls: RightCalls | None = None
+        if verifier.startswith(TOOL_CALLS):
+            right_calls = _right_calls(reading.answer or "")
         environment = "" if self.config.environment == "none" else self.config.environment
         task = Task(
             id=f"{self.name}:{identity}",
@@ -229,6 +233,7 @@ class _Opener:
             verifier=verifier,
             environment=environment,
             answer=reading.answer,
+            reference=right_calls,
             tests=reading.tests,
             rules=reading.rules,
             tools=reading.tools,
@@ -238,6 +243,16 @@ class _Opener:
         )
         pair = Pair(reading.chosen, reading.rejected) if reading.chosen else None
         return Record(place, reading.problem, task, pair)
+
+
+def _right_calls(answer: str) -> RightCalls:
+    try:
+        return RightCalls.read(answer)
+    except ValueError as error:
+        raise RowError(
+            "answer",
+            f"the right calls are not JSON ({error}): list {{function: {{argument: [values]}}}}",
+        ) from error
 
 
 def _require_alike(place: Place, reading: Reading, first: tuple[Place, Reading]) -> None:

@@ -3,12 +3,14 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from openqwq.types import OpenQwQError, Score, Task, ToolCall
 from openqwq.verify.answer import final_answer
 
 Language = Literal["python", "java", "javascript"]
+TOOL_CALLS = "tool_calls_"  # the judges' names, before the language
 _Call = Mapping[str, Mapping[str, Sequence[Any]]]  # {function: {argument: [accepted values]}}
 
 _TYPES: dict[str, type] = {
@@ -35,30 +37,41 @@ class Verdict(NamedTuple):
     reason: str = ""
 
 
+@dataclass(frozen=True)
+class RightCalls:
+    """The ground truth that `check_calls` takes."""
+
+    calls: Sequence[_Call] | None
+
+    @classmethod
+    def read(cls, text: str) -> "RightCalls":
+        """From JSON text, as rows keep it; ValueError if it is none."""
+        return cls(json.loads(text))
+
+
 class ToolCallVerifier:
     """Value 1 if the Hermes `<tool_call>` blocks after the thinking are the right calls, else 0.
 
     `task.tools` are BFCL function documents, bare or as `{"type": "function", "function": ...}`;
-    `task.answer` is the JSON text of the `ground_truth` that `check_calls` takes. A malformed block
-    is `wrong`. Status `truncated`: the thinking never ended; `error`: the task is at fault.
+    `task.reference` are the `RightCalls`. A malformed block is `wrong`. Status `truncated`: the
+    thinking never ended; `error`: the task is at fault.
     """
 
     def __init__(self, language: Language = "python", thinking: bool = True) -> None:
-        self._language, self._thinking = language, thinking
+        self._language: Language = language
+        self._thinking = thinking
 
     async def score(self, task: Task, completion: str) -> Score:
         """Judge the answer's calls; the class says what a status means."""
+        if not isinstance(task.reference, RightCalls):
+            return Score(0.0, "error", detail=f"task {task.id!r} says no right calls")
         answer = final_answer(completion, self._thinking)
-        functions = [tool.get("function", tool) for tool in task.tools]
-        try:
-            ground_truth = json.loads(task.answer or "")
-        except ValueError as error:
-            return Score(0.0, "error", detail=f"ground truth of task {task.id!r}: {error}")
         if answer is None:
             return Score(0.0, "truncated", detail="no </think>")
+        functions = [tool.get("function", tool) for tool in task.tools]
         try:
             calls = extract_calls(answer)
-            ok, reason = check_calls(functions, ground_truth, calls, self._language)
+            ok, reason = check_calls(functions, task.reference.calls, calls, self._language)
         except OpenQwQError as error:
             return Score(0.0, "error", detail=f"task {task.id!r}: {error}")
         except (ValueError, RecursionError) as error:  # nested too deeply
@@ -101,14 +114,17 @@ def check_calls(
         return Verdict(offered, "" if offered else "no call of an offered function")
     if len(calls) != len(ground_truth):
         return Verdict(False, f"{len(calls)} calls where {len(ground_truth)} are right")
-    table = []
+
+    table: list[list[str]] = []  # of each right call, what is wrong with each given one
     for entry in ground_truth:
         name, *others = entry
         if name not in schemas or others:
             raise OpenQwQError(f"ground truth {entry!r} is not one call of: {', '.join(schemas)}")
         table.append([_fault(call, entry, schemas[name], language) for call in calls])
+    table.sort(key=lambda faults: faults.count(""))  # the pickiest chooses first
+
     unused = set(range(len(calls)))
-    for faults in sorted(table, key=lambda faults: faults.count("")):  # the pickiest chooses first
+    for faults in table:
         found = [index for index in unused if not faults[index]]
         if not found:
             return Verdict(False, "; ".join(filter(None, faults)) or "one call given twice")
@@ -126,26 +142,35 @@ def _fault(call: ToolCall, right: _Call, schema: Mapping[str, Any], language: La
         may_lack = "" in options and key not in schema.get("required", ())
         if key not in arguments and not may_lack:
             return f"{name} lacks {key!r}"
-    for key, value in arguments.items():
+    for key, given in arguments.items():
         if key not in accepted:
             return f"{name} has the unexpected argument {key!r}"
         argument = schema["properties"].get(key, {})
-        declared = _python_type(argument)
-        if language != "python":
-            value = _from_source(value, argument, language) if isinstance(value, str) else None
-        if type(value) is int and declared is float and abs(value) < 2**53:
-            value = float(value)
+        value = _given_value(given, argument, language)
         if not any(_fits(value, option, argument) for option in accepted[key]):
-            return f"{name}: {key} is {arguments[key]!r:.200}, right is one of {accepted[key]!r}"
+            return f"{name}: {key} is {given!r:.200}, right is one of {accepted[key]!r}"
     return ""
+
+
+def _given_value(given: Any, schema: Mapping[str, Any], language: Language) -> Any:
+    """An argument as Python's value; a whole number stands for a float where one is declared."""
+    declared = _python_type(schema)
+    value = given
+    if language != "python":
+        value = _from_source(given, schema, language) if isinstance(given, str) else None
+    if type(value) is int and declared is float and abs(value) < 2**53:
+        return float(value)
+    return value
 
 
 def _python_type(schema: Mapping[str, Any]) -> type | None:
     """The type of a value that `schema` describes; None for an empty schema."""
     name = schema.get("type")
-    if name is not None and name not in _TYPES:
+    if name is None:
+        return None
+    if name not in _TYPES:
         raise OpenQwQError(f"argument type {name!r}: use one of {', '.join(_TYPES)}")
-    return _TYPES[name] if name else None
+    return _TYPES[name]
 
 
 def _fits(value: Any, option: Any, schema: Mapping[str, Any]) -> bool:
@@ -156,17 +181,26 @@ def _fits(value: Any, option: Any, schema: Mapping[str, Any]) -> bool:
     if isinstance(option, str) and declared is not str:
         return bool(option and value == option)  # a variable's name, spelt exactly
     if declared is dict and isinstance(option, dict):
-        # One ground truth has a bare text where BFCL's form is a list of alternatives.
-        accepted = {key: [each] if isinstance(each, str) else each for key, each in option.items()}
-        return all(key in value or "" in options for key, options in accepted.items()) and all(
-            _plain(item) in _plain(accepted.get(key, [])) for key, item in value.items()
-        )
+        return _fits_object(value, option)
     if declared is list and isinstance(option, list):
         nested = schema.get("items", {})
-        return len(value) == len(option) and all(
-            _fits(item, each, nested) for item, each in zip(value, option, strict=True)
-        )
+        if len(value) != len(option):
+            return False
+        return all(_fits(item, each, nested) for item, each in zip(value, option, strict=True))
     return bool(_plain(value) == _plain(option))
+
+
+def _fits_object(value: Mapping[str, Any], option: Mapping[str, Any]) -> bool:
+    """Whether each key's value is one of its alternatives, of which "" lets it be left out."""
+    for key, alternatives in option.items():
+        if key not in value and "" not in _listed(alternatives):
+            return False
+    return all(_plain(item) in _plain(_listed(option.get(key, []))) for key, item in value.items())
+
+
+def _listed(alternatives: Any) -> Any:
+    """One ground truth has a bare text where BFCL's form is a list of alternatives."""
+    return [alternatives] if isinstance(alternatives, str) else alternatives
 
 
 def _plain(value: Any) -> Any:
@@ -186,28 +220,43 @@ def _plain(value: Any) -> Any:
 def _from_source(text: str, schema: Mapping[str, Any], language: Language) -> Any:
     """The value of the declared type that Java or JavaScript source spells, else `text` itself."""
     wanted = _python_type(schema)
-    if wanted is str:  # only JavaScript's String is written in quotes
-        quotable = language == "javascript" and schema["type"] == "String"
-        quoted = re.fullmatch(r"([\"'])(.*)\1", text, re.DOTALL) if quotable else None
-        return quoted[2] if quoted else text
-    source = text.strip()
-    if match := _LIST.fullmatch(source):
-        source = f"[{match[1] or match[2] or match[3] or ''}]"
-    elif match := _FILLED.fullmatch(source):
-        items = _FILLING.findall(match[2] or "")
-        pairs = ",".join(item.replace(",", ":", 1) for item in items)
-        source = f"[{','.join(items)}]" if match[1] == "ArrayList" else "{" + pairs + "}"
+    if wanted is str:
+        if language == "javascript" and schema["type"] == "String":  # only these are in quotes
+            quoted = re.fullmatch(r"([\"'])(.*)\1", text, re.DOTALL)
+            return quoted[2] if quoted else text
+        return text
     try:
-        value = json.loads(_TOKEN.sub(_json_token, source))
+        value = json.loads(_TOKEN.sub(_json_token, _as_brackets(text.strip())))
     except (ValueError, RecursionError):
         return text
-    return value if type(value) is wanted or (wanted is float and type(value) is int) else text
+    if type(value) is wanted or (wanted is float and type(value) is int):
+        return value
+    return text
+
+
+def _as_brackets(source: str) -> str:
+    """The source of a collection that is made by a constructor, in JSON's brackets."""
+    listed = _LIST.fullmatch(source)
+    if listed:
+        return f"[{listed[1] or listed[2] or listed[3] or ''}]"
+    filled = _FILLED.fullmatch(source)
+    if not filled:
+        return source
+    items = _FILLING.findall(filled[2] or "")
+    if filled[1] == "ArrayList":
+        return f"[{','.join(items)}]"
+    pairs = [item.replace(",", ":", 1) for item in items]
+    return "{" + ",".join(pairs) + "}"
 
 
 def _json_token(match: re.Match[str]) -> str:
     """JSON for a token of Java or JavaScript source: numbers lose suffixes, names become texts."""
     token = match[0]
+    if token in ("true", "false"):
+        return token
     number = re.fullmatch(r"(-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)[lLfFn]?", token)
-    if number or token in ("true", "false"):
-        return number[1] if number else token
-    return json.dumps(token[1:-1] if token[0] in "\"'" else token)
+    if number:
+        return number[1]
+    if token[0] in "\"'":
+        token = token[1:-1]
+    return json.dumps(token)

@@ -11,6 +11,7 @@ from openqwq.config import DataConfig
 from openqwq.data.hub import DataLock
 from openqwq.tasks.rows import RowTable, open_rows, require_apart
 from openqwq.types import OpenQwQError
+from openqwq.verify.toolcalls import RightCalls
 
 Rows = Sequence[Mapping[str, Any]]
 SUMS = [{"question": f"{n} + 1?", "answer": str(n + 1)} for n in range(200)]
@@ -73,6 +74,15 @@ def test_a_setting_comes_before_what_the_row_says(folder: Folder) -> None:
     assert record.task.answer == "5"
     assert record.task.verifier == "rewards.py:f"
     assert record.task.messages[0] == {"role": "system", "content": "New."}
+
+
+def test_right_calls_are_read_with_their_row(folder: Folder) -> None:
+    right = '[{"add": {"a": [2], "b": [3]}}]'
+    rows = [{"prompt": "2 + 3?", "answer": right}, {"prompt": "Hello.", "answer": "add(2, 3)"}]
+    table = folder.open(rows[:1], verifier="tool_calls_python")
+    assert table.records[0].task.reference == RightCalls([{"add": {"a": [2], "b": [3]}}])
+    with pytest.raises(OpenQwQError, match=r"row 2, answer: the right calls are not JSON"):
+        folder.open(rows, verifier="tool_calls_python")
 
 
 def test_a_share_is_split_by_what_is_asked_alone(folder: Folder) -> None:

@@ -10,7 +10,13 @@ import pytest
 from set_rows import rows
 
 from openqwq.types import OpenQwQError, Task, ToolCall
-from openqwq.verify.toolcalls import Language, ToolCallVerifier, check_calls, extract_calls
+from openqwq.verify.toolcalls import (
+    Language,
+    RightCalls,
+    ToolCallVerifier,
+    check_calls,
+    extract_calls,
+)
 
 CATEGORIES = [
     *("simple_python", "simple_java", "simple_javascript", "multiple", "parallel"),
@@ -273,7 +279,8 @@ CALL = '<tool_call>\n{"name": "f", "arguments": {"x": 1}}\n</tool_call>'
 def task(answer: str | None, wrapped: bool = False) -> Task:
     tool = document(x="integer")
     tools = ({"type": "function", "function": tool} if wrapped else tool,)
-    return Task("one", "tools", (), "tool_calls", answer=answer, tools=tools)
+    right = None if answer is None else RightCalls.read(answer)
+    return Task("one", "tools", (), "tool_calls", reference=right, tools=tools)
 
 
 @pytest.mark.parametrize(
@@ -288,7 +295,6 @@ def task(answer: str | None, wrapped: bool = False) -> Task:
         ("null", "</think>No tool fits.", "wrong"),
         ('[{"f": {"x": [1]}}]', CALL, "truncated"),
         (None, f"</think>{CALL}", "error"),
-        ("f(1)", f"</think>{CALL}", "error"),
         ('[{"g": {}}]', f"</think>{CALL}", "error"),
     ],
 )

@@ -1,7 +1,7 @@
 """What a benchmark is: items, how they are asked, who judges them, and its published figure."""
 
 import hashlib
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from openqwq.evaluation.benchmarks.data import Library
@@ -40,11 +40,14 @@ def seed_of(run_seed: int, task_id: str, sample: int) -> int:
     return int.from_bytes(digest[:4], "big") >> 1
 
 
-def weighted(values: Mapping[str, tuple[float, Interval]]) -> Interval:
-    """The weighted sum of independent scores, with the interval of its error."""
-    total = sum(weight for weight, _ in values.values())
-    shares = [(weight / total, interval) for weight, interval in values.values()]
-    mean = sum(share * interval.value for share, interval in shares)
-    low = sum((share * (i.value - i.low)) ** 2 for share, i in shares) ** 0.5
-    high = sum((share * (i.high - i.value)) ** 2 for share, i in shares) ** 0.5
-    return Interval(mean, max(0.0, mean - low), min(1.0, mean + high))
+def mean_of(scores: Sequence[Interval]) -> Interval:
+    """The mean of independent scores, with the interval of its error."""
+    share = 1 / len(scores)
+    mean = 0.0
+    below = 0.0  # squares
+    above = 0.0
+    for score in scores:
+        mean += share * score.value
+        below += (share * (score.value - score.low)) ** 2
+        above += (share * (score.high - score.value)) ** 2
+    return Interval(mean, max(0.0, mean - below**0.5), min(1.0, mean + above**0.5))

@@ -4,20 +4,20 @@ The figure is version 3's overall: the plain mean of non-live, live and multi-tu
 weighs its items alike, the other two their categories; the three languages of `simple` are one.
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from openqwq.data.rows import Row
-from openqwq.evaluation.benchmarks.benchmark import Ask, Benchmark, one_question, weighted
+from openqwq.evaluation.benchmarks.benchmark import Ask, Benchmark, mean_of, one_question
 from openqwq.evaluation.benchmarks.bfcl_backends import APIS
 from openqwq.evaluation.benchmarks.bfcl_turns import play, turns_task
 from openqwq.evaluation.benchmarks.data import DataFile, Library
 from openqwq.evaluation.chat import ChatReply
-from openqwq.evaluation.results import Record, item_values
-from openqwq.evaluation.statistics import Interval, mean_interval
+from openqwq.evaluation.results import Record, by_kind, pass_at_1
+from openqwq.evaluation.statistics import Interval
 from openqwq.types import Message, OpenQwQError, Task
+from openqwq.verify.toolcalls import TOOL_CALLS, RightCalls
 
 REPOSITORY = "gorilla-llm/Berkeley-Function-Calling-Leaderboard"
 REVISION = "61fc0608cfd831fcfbbaa676ebdfef0ed963eeda"
@@ -108,8 +108,8 @@ def _single(category: str, row: Row) -> Task:
         f"bfcl/{row['id']}",
         category,
         tuple(Message(role=m["role"], content=m["content"]) for m in messages),
-        f"tool_calls_{LANGUAGES.get(category, 'python')}",
-        answer=json.dumps(truth),
+        TOOL_CALLS + LANGUAGES.get(category, "python"),
+        reference=RightCalls(truth),
         tools=tuple(functions),
     )
 
@@ -154,32 +154,28 @@ def _schema(schema: Mapping[str, Any]) -> dict[str, Any]:
 
 def headline(records: Sequence[Record]) -> Interval:
     """Version 3's overall over the categories that were run; of one alone, its own accuracy."""
-    by_kind: dict[str, list[Record]] = {}
-    for record in records:
-        by_kind.setdefault(record.kind, []).append(record)
-    values = {kind: list(item_values(group).values()) for kind, group in by_kind.items()}
+    groups = by_kind(records)
+    non_live = _accuracies(groups, NON_LIVE)
+    simple = _accuracies(groups, SIMPLE)
+    if simple:
+        non_live.insert(0, mean_of(simple))
+    live = [record for record in records if record.kind in LIVE]
+    multi_turn = _accuracies(groups, MULTI_TURN)
 
-    def accuracies(categories: Sequence[str]) -> list[Interval]:
-        return [mean_interval(values[name]) for name in categories if name in values]
-
-    live: list[float] = []
-    for name in LIVE:
-        live += values.get(name, [])
-
-    groups = [
-        _plain_mean([*_plain_mean(accuracies(SIMPLE)), *accuracies(NON_LIVE)]),
-        [mean_interval(live)] if live else [],
-        _plain_mean(accuracies(MULTI_TURN)),
-    ]
-    (total,) = _plain_mean([interval for group in groups for interval in group])
-    return total
+    parts: list[Interval] = []
+    if non_live:
+        parts.append(mean_of(non_live))
+    if live:
+        parts.append(pass_at_1(live))
+    if multi_turn:
+        parts.append(mean_of(multi_turn))
+    return mean_of(parts)
 
 
-def _plain_mean(intervals: Sequence[Interval]) -> list[Interval]:
-    """The mean of scores that weigh alike; none where there are none."""
-    if not intervals:
-        return []
-    return [weighted({str(index): (1.0, each) for index, each in enumerate(intervals)})]
+def _accuracies(
+    groups: Mapping[str, Sequence[Record]], categories: Sequence[str]
+) -> list[Interval]:
+    return [pass_at_1(groups[name]) for name in categories if name in groups]
 
 
 BFCL = Benchmark("bfcl", "BFCL v3", 1, load, conduct, headline)

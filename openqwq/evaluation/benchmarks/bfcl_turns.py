@@ -8,6 +8,7 @@ without ground truth (a function or parameter is missing) is not judged, as in t
 import ast
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from openqwq.data.rows import Row
@@ -29,15 +30,31 @@ STEPS = 20  # replies in one turn; one that needs more has failed
 MORE_FUNCTIONS = "I have updated some more functions you can choose from. What about now?"
 
 
+@dataclass(frozen=True)
+class Scenario:
+    """All that an episode and its judge need.
+
+    `config` is the state that each API of `classes` begins in. `missed` names the functions that
+    are offered from a turn on. `truth` are the right calls of each turn.
+    """
+
+    classes: Sequence[str]
+    config: Mapping[str, Any]
+    long_context: bool
+    missed: Mapping[str, Sequence[str]]
+    turns: Sequence[Sequence[Mapping[str, Any]]]
+    truth: Sequence[Sequence[ToolCall]]
+
+
 class World:
     """The APIs of one scenario, each in its configured state."""
 
-    def __init__(self, scenario: Mapping[str, Any]) -> None:
+    def __init__(self, scenario: Scenario) -> None:
         self.apis: dict[str, Any] = {}
         self._owners: dict[str, Any] = {}
-        for name in scenario["classes"]:
-            config = scenario["config"].get(name) or {}
-            api = open_api(name, config, scenario["long"])
+        for name in scenario.classes:
+            config = scenario.config.get(name) or {}
+            api = open_api(name, config, scenario.long_context)
             self.apis[name] = api
             for function in functions(api):
                 self._owners[function] = api
@@ -51,7 +68,7 @@ class World:
 
 
 def turns_task(category: str, row: Row, documents: Sequence[Row]) -> Task:
-    """Return one scenario as a task; `answer` is all that an episode and its judge need, as JSON.
+    """Return one scenario as a task.
 
     Raises OpenQwQError for an unknown class or a ground truth that is not a list of literal calls.
     """
@@ -69,20 +86,20 @@ def turns_task(category: str, row: Row, documents: Sequence[Row]) -> Task:
         if document["api"] in involved and document["name"] not in left_out:
             shown.append({key: value for key, value in document.items() if key != "api"})
 
-    scenario = {
-        "classes": classes,
-        "config": row["initial_config"],
-        "long": category.endswith("long_context"),
-        "missed": row.get("missed_function") or {},
-        "turns": row["question"],
-        "truth": [_literal_calls(turn, order) for turn in row["ground_truth"]],
-    }
+    scenario = Scenario(
+        classes=classes,
+        config=row["initial_config"],
+        long_context=category.endswith("long_context"),
+        missed=row.get("missed_function") or {},
+        turns=row["question"],
+        truth=[_literal_calls(turn, order) for turn in row["ground_truth"]],
+    )
     return Task(
         f"bfcl/{row['id']}",
         category,
         tuple(_messages(row["question"][0])),
         "bfcl_turns",
-        answer=json.dumps(scenario),
+        reference=scenario,
         tools=tuple(shown),
     )
 
@@ -109,7 +126,8 @@ def literal_call(text: str, order: Mapping[str, Sequence[str]]) -> ToolCall:
         arguments = dict(zip(order[name], values, strict=False))
         for keyword in node.keywords:
             arguments[str(keyword.arg)] = ast.literal_eval(keyword.value)
-    except (ValueError, SyntaxError, KeyError) as error:
+        arguments = json.loads(json.dumps(arguments))  # as a model's calls: tuples become lists
+    except (ValueError, SyntaxError, KeyError, TypeError) as error:
         raise OpenQwQError(
             f"BFCL ground truth {text!r} is not a call of literals: {error}"
         ) from error
@@ -121,16 +139,18 @@ async def play(task: Task, ask: Ask, tools: Sequence[Mapping[str, Any]]) -> Chat
 
     A reply whose calls are malformed ends its turn, as does one without calls.
     """
-    scenario = json.loads(task.answer or "")
+    scenario = task.reference
+    assert isinstance(scenario, Scenario)
     world = World(scenario)
-    missed: dict[str, list[str]] = scenario["missed"]
-    hidden = {name for names in missed.values() for name in names}
+    hidden: set[str] = set()
+    for names in scenario.missed.values():
+        hidden.update(names)
 
     messages: list[Message] = []
     turns: list[list[list[ToolCall]]] = []
     replies: list[ChatReply] = []
-    for number, asked in enumerate(scenario["turns"]):
-        hidden -= set(missed.get(str(number), []))
+    for number, asked in enumerate(scenario.turns):
+        hidden -= set(scenario.missed.get(str(number), []))
         messages += _messages(asked) or [Message(role="user", content=MORE_FUNCTIONS)]
         offered = [tool for tool in tools if tool["function"]["name"] not in hidden]
         steps = await _turn(messages, offered, world, ask, replies)
@@ -182,13 +202,14 @@ class TurnsVerifier:
 
     async def score(self, task: Task, completion: str) -> Score:
         """Judge a transcript; `error` where the ground truth itself fails or there is none."""
-        scenario = json.loads(task.answer or "")
+        if not isinstance(task.reference, Scenario):
+            return Score(0.0, "error", detail=f"task {task.id!r} has no scenario of BFCL")
         try:
             turns = json.loads(final_answer(completion) or "")["turns"]
         except (ValueError, KeyError, TypeError) as error:
             return Score(0.0, "error", detail=f"task {task.id!r} has no transcript: {error}")
         try:
-            fault = judge(scenario, turns)
+            fault = judge(task.reference, turns)
         except OpenQwQError as error:
             return Score(0.0, "error", detail=f"task {task.id!r}: {error}")
         if fault:
@@ -196,7 +217,7 @@ class TurnsVerifier:
         return Score(1.0, "correct")
 
 
-def judge(scenario: Mapping[str, Any], turns: Sequence[Sequence[Sequence[ToolCall]]]) -> str:
+def judge(scenario: Scenario, turns: Sequence[Sequence[Sequence[ToolCall]]]) -> str:
     """Say what is wrong with a transcript's turns of steps of calls, "" if nothing is.
 
     Raises OpenQwQError where a call of the ground truth fails: then no model can be right.
@@ -205,7 +226,7 @@ def judge(scenario: Mapping[str, Any], turns: Sequence[Sequence[Sequence[ToolCal
     world = World(scenario)
     right = World(scenario)
     seen: list[str] = []
-    for number, truth in enumerate(scenario["truth"]):
+    for number, truth in enumerate(scenario.truth):
         if number >= len(turns) or len(turns[number]) >= STEPS:
             return f"turn {number}: given up after {STEPS} steps"
         calls = [each for step in turns[number] for each in step]
@@ -230,11 +251,11 @@ def judge(scenario: Mapping[str, Any], turns: Sequence[Sequence[Sequence[ToolCal
     return ""
 
 
-def _results_of_truth(scenario: Mapping[str, Any]) -> list[list[str]]:
+def _results_of_truth(scenario: Scenario) -> list[list[str]]:
     """Return the results of each turn of the ground truth."""
     world = World(scenario)
     results = []
-    for number, turn in enumerate(scenario["truth"]):
+    for number, turn in enumerate(scenario.truth):
         found = [world.run(each) for each in turn]
         for each, result in zip(turn, found, strict=True):
             if failed(result):

@@ -2,7 +2,8 @@
 
 from openqwq.evaluation.benchmarks.benchmark import Benchmark
 from openqwq.evaluation.benchmarks.data import DataFile, Library
-from openqwq.types import Message, Rule, Task
+from openqwq.tasks.columns import find_rules
+from openqwq.types import Message, Task
 
 PROMPTS = DataFile(
     "ifeval/prompts.jsonl.gz",
@@ -14,17 +15,12 @@ PROMPTS = DataFile(
 
 
 def load(library: Library) -> list[Task]:
-    """The prompts with their rules; a row's arguments may hold nulls for other rules' names."""
+    """The prompts with their rules."""
     tasks = []
     for row in library.rows(PROMPTS):
-        pairs = zip(row["instruction_id_list"], row["kwargs"], strict=True)
-        rules = tuple(
-            Rule(name, {k: v for k, v in (given or {}).items() if v is not None})
-            for name, given in pairs
-        )
+        name = f"ifeval/{row['key']}"
         message = Message(role="user", content=row["prompt"])
-        task = Task(f"ifeval/{row['key']}", "ifeval", (message,), "instructions", rules=rules)
-        tasks.append(task)
+        tasks.append(Task(name, "ifeval", (message,), "instructions", rules=find_rules(row)))
     return tasks
 
 

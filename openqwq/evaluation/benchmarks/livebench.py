@@ -9,17 +9,19 @@ import ast
 import difflib
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
 from openqwq.data.rows import Row
-from openqwq.evaluation.benchmarks.benchmark import Benchmark, weighted
+from openqwq.evaluation.benchmarks.benchmark import Benchmark, mean_of
 from openqwq.evaluation.benchmarks.data import DataFile, Library
-from openqwq.evaluation.benchmarks.livecodebench import code_tests
+from openqwq.evaluation.benchmarks.livecodebench import PackedTests, code_tests
 from openqwq.evaluation.benchmarks.tables import read_table, same_table
-from openqwq.evaluation.results import Record, item_values
-from openqwq.evaluation.statistics import Interval, mean_interval
+from openqwq.evaluation.results import Record, by_kind, pass_at_1
+from openqwq.evaluation.statistics import Interval
+from openqwq.tasks.columns import find_rules
 from openqwq.types import Message, OpenQwQError, Rule, Score, Task, Verifier
 from openqwq.verify.answer import final_answer, last_block, last_program
 from openqwq.verify.contest import ContestVerifier
@@ -29,10 +31,21 @@ CATEGORIES = ("coding", "data_analysis", "instruction_following", "language", "m
 RELEASE = "2024-11-25"
 CODING = ("LCB_generation", "coding_completion")
 INSTRUCTIONS = ("paraphrase", "simplify", "story_generation", "summarize")
+TAGGED = r"<solution>(.*?)</solution>"
 NUMBERS = {
     "zero": "0", "one": "1", "two": "2", "three": "3", "four": "4", "five": "5", "six": "6",
     "seven": "7", "eight": "8", "nine": "9", "ten": "10",
 }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Rubric:
+    """What an answer is judged by: the rule's name and truth, or a program's tests and start."""
+
+    task: str
+    truth: Any = ""
+    tests: PackedTests | None = None
+    begin: str = ""  # of the program, which the question gives
 
 
 def load(library: Library) -> list[Task]:
@@ -52,53 +65,50 @@ def load(library: Library) -> list[Task]:
 
 
 def _is_current(row: Row) -> bool:
+    released = str(row["livebench_release_date"])[:10]
     removed = str(row.get("livebench_removal_date") or "")[:10]
-    return str(row["livebench_release_date"])[:10] <= RELEASE and not (
-        removed and removed <= RELEASE
-    )
+    if removed and removed <= RELEASE:
+        return False
+    return released <= RELEASE
 
 
 def _task(category: str, row: Row) -> Task:
-    task, question = row["task"], row["turns"][0]
+    task = row["task"]
+    rubric = Rubric(task, row.get("ground_truth") or "")
     rules: tuple[Rule, ...] = ()
-    facts: dict[str, Any] = {"task": task, "truth": row.get("ground_truth") or ""}
     if task in CODING:
         original = row.get("original_json") or {}
         metadata = json.loads(original.get("metadata") or "{}")
-        facts |= {
-            "public": json.loads(row["public_test_cases"]),
-            "hidden": row["private_test_cases"],
-            "name": metadata.get("func_name"),
-            "begin": row.get("partial_solution") or "",
-        }
+        public = json.loads(row["public_test_cases"])
+        tests = PackedTests(public, row["private_test_cases"], metadata.get("func_name"))
+        rubric = Rubric(task, tests=tests, begin=row.get("partial_solution") or "")
     elif task in INSTRUCTIONS:
-        given = zip(row["instruction_id_list"], row["kwargs"], strict=True)
-        rules = tuple(
-            Rule(name, {k: v for k, v in (arguments or {}).items() if v is not None})
-            for name, arguments in given
-        )
+        rules = find_rules(row)
     elif task not in JUDGES and task not in ("AMPS_Hard", "tablereformat"):
         raise OpenQwQError(
             f"LiveBench task {task!r} of {RELEASE} has no rule here: known are {KNOWN}"
         )
-    message = Message(role="user", content=question)
-    name, answer = f"livebench/{row['question_id']}", json.dumps(facts)
-    return Task(name, f"{category}/{task}", (message,), "livebench", answer=answer, rules=rules)
+    message = Message(role="user", content=row["turns"][0])
+    name = f"livebench/{row['question_id']}"
+    kind = f"{category}/{task}"
+    return Task(name, kind, (message,), "livebench", reference=rubric, rules=rules)
 
 
 def solution(answer: str, stars: int = 2) -> str:
     """The last answer that is tagged, boxed, or in bold; "" where none is."""
-    if tagged := re.findall(r"<solution>(.*?)</solution>", answer, re.DOTALL):
-        return str(tagged[-1]).strip()
-    if boxed := re.findall(r"\\boxed\{(?:\\text\{)?([^{}]*)\}", answer):
-        return str(boxed[-1]).strip()
     mark = re.escape("*" * stars)
-    bold = re.findall(rf"{mark}([^*]+){mark}", answer)
-    return bold[-1].strip() if bold else ""
+    forms = (TAGGED, r"\\boxed\{(?:\\text\{)?([^{}]*)\}", rf"{mark}([^*]+){mark}")
+    for form in forms:
+        found = re.findall(form, answer, re.DOTALL)
+        if found:
+            return str(found[-1]).strip()
+    return ""
 
 
 def _words(text: str) -> list[str]:
-    return [word.strip().lower().replace("-", " ") for word in text.replace("\n", " ").split(",")]
+    """The items of a list with commas, in lower case, hyphens as spaces."""
+    items = text.replace("\n", " ").split(",")
+    return [item.strip().lower().replace("-", " ") for item in items]
 
 
 def _choice(answer: str, truth: str) -> float:
@@ -107,14 +117,16 @@ def _choice(answer: str, truth: str) -> float:
         numbers = re.findall(r"(?<!\d)\d{3}(?!\d)", solution(answer) or answer)
         return float(bool(numbers) and int(numbers[-1]) == int(truth))
     repeated = re.findall(r"([A-Z])\1{3,}", answer)
-    said = repeated[-1] if repeated else solution(answer).strip("() .")
-    return float(said == truth)
+    if repeated:
+        return float(repeated[-1] == truth)
+    return float(solution(answer).strip("() .") == truth)
 
 
 def _olympiad(answer: str, truth: str) -> float:
     """One minus the edit distance of the sequences of expression numbers, by the longer one."""
     *_, told = re.split(r"answer\**\s*:", answer, flags=re.IGNORECASE)
-    found, wanted = (re.findall(r"\d+", text) for text in (told.split("\n\n")[0], truth))
+    found = re.findall(r"\d+", told.split("\n\n")[0])
+    wanted = re.findall(r"\d+", truth)
     if not found:
         return 0.0
     return 1 - edit_distance(found, wanted) / max(len(found), len(wanted))
@@ -122,13 +134,14 @@ def _olympiad(answer: str, truth: str) -> float:
 
 def edit_distance(a: Sequence[Any], b: Sequence[Any]) -> int:
     """Levenshtein's: the fewest insertions, deletions and substitutions."""
-    row = list(range(len(b) + 1))
+    above = list(range(len(b) + 1))  # distances of the items of `a` so far from each start of `b`
     for i, left in enumerate(a, 1):
-        diagonal, row[0] = row[0], i
+        row = [i]
         for j, right in enumerate(b, 1):
-            best = min(row[j] + 1, row[j - 1] + 1, diagonal + (left != right))
-            diagonal, row[j] = row[j], best
-    return row[-1]
+            changed = above[j - 1] + (left != right)
+            row.append(min(above[j] + 1, row[j - 1] + 1, changed))
+        above = row
+    return above[-1]
 
 
 def _lies(answer: str, truth: str) -> float:
@@ -137,61 +150,78 @@ def _lies(answer: str, truth: str) -> float:
 
 
 def _exact(answer: str, truth: str) -> float:
-    said, wanted = solution(answer).lower(), truth.strip().lower()
-    return float(said == wanted or NUMBERS.get(said) == wanted)
+    said = solution(answer).lower()
+    wanted = truth.strip().lower()
+    return float(wanted in (said, NUMBERS.get(said)))
 
 
 def _zebra(answer: str, truth: str) -> float:
     """Half for the share of right answers, half for all of them being right."""
-    wanted, found = _words(truth), _words(solution(answer, stars=3))
-    right = fmean(w in f for w, f in zip(wanted, found + [""] * len(wanted), strict=False))
-    return (right + (right == 1)) / 2
+    wanted = _words(truth)
+    found = _words(solution(answer, stars=3)) + [""] * len(wanted)  # the rest was not answered
+    share = fmean(word in said for word, said in zip(wanted, found, strict=False))
+    return (share + (share == 1)) / 2
+
+
+def _house(answer: str, truth: str) -> float:
+    return float(_words(solution(answer)) == _words(truth))
 
 
 def _connections(answer: str, truth: str) -> float:
     """The share of groups of four that are right, in any order."""
-    found, wanted = (
-        [frozenset(words[i : i + 4]) for i in range(0, len(words), 4)]
-        for words in (_words(solution(answer)), _words(truth))
-    )
-    return fmean(group in found for group in wanted)
+    found = set(_fours(_words(solution(answer))))
+    return fmean(group in found for group in _fours(_words(truth)))
+
+
+def _fours(words: Sequence[str]) -> Iterator[frozenset[str]]:
+    for start in range(0, len(words), 4):
+        yield frozenset(words[start : start + 4])
 
 
 def _plot(answer: str, truth: str) -> float:
     """One minus the edit distance between the orders of sentences, by their number."""
     told = re.findall(r"<PLOT_SUMMARY>(.*?)</PLOT_SUMMARY>", answer, re.DOTALL) or [answer]
-    wanted, found = (
-        [each.strip() for each in text.replace("\n", " ").split(".") if each.strip()]
-        for text in (truth, told[-1])
-    )
-    order = [
-        wanted.index(near)
-        for sentence in found
-        for near in difflib.get_close_matches(sentence, wanted, n=1, cutoff=0.0)
-    ]
+    wanted = _sentences(truth)
+    order: list[int] = []
+    for sentence in _sentences(told[-1]):
+        nearest = difflib.get_close_matches(sentence, wanted, n=1, cutoff=0.0)
+        order += map(wanted.index, nearest)
     return max(0.0, 1 - edit_distance(order, range(len(wanted))) / len(wanted))
 
 
+def _sentences(text: str) -> list[str]:
+    parts = map(str.strip, text.replace("\n", " ").split("."))
+    return list(filter(None, parts))
+
+
 def _typos(answer: str, truth: str) -> float:
-    tagged = re.findall(r"<solution>(.*?)</solution>", answer, re.DOTALL)
-    said = " ".join((tagged[-1] if tagged else answer).split())
-    return float(" ".join(truth.split()) in said)
+    tagged = re.findall(TAGGED, answer, re.DOTALL)
+    said = tagged[-1] if tagged else answer
+    return float(" ".join(truth.split()) in " ".join(said.split()))
 
 
 def _column_type(answer: str, truth: str) -> float:
-    said = solution(answer) if "boxed" in answer or "<solution>" in answer else answer
-    return float(re.sub(r"\W", "", said.lower()) == re.sub(r"\W", "", truth.lower()))
+    said = answer
+    if "boxed" in answer or "<solution>" in answer:
+        said = solution(answer)
+    return float(_letters(said) == _letters(truth))
+
+
+def _letters(text: str) -> str:
+    return re.sub(r"\W", "", text.lower())
 
 
 def _join(answer: str, truth: Any) -> float:
     """F1 of the pairs of columns."""
     text = solution(answer) if "<solution>" in answer else last_block(answer)
-    start, end = text.find("{"), text.rfind("}")
+    literal = text[text.find("{") : text.rfind("}") + 1]
     try:
         wanted = ast.literal_eval(truth) if isinstance(truth, str) else truth
-        found = ast.literal_eval(text[start : end + 1])
+        found = ast.literal_eval(literal)
+        if not found:
+            return 0.0
         hits = sum(wanted.get(key) == value for key, value in found.items())
-        return 2 * hits / (len(found) + len(wanted)) if found else 0.0
+        return float(2 * hits / (len(found) + len(wanted)))
     except (ValueError, SyntaxError, AttributeError, TypeError, MemoryError, RecursionError):
         return 0.0
 
@@ -214,7 +244,7 @@ JUDGES: Mapping[str, Callable[[str, str], float]] = {
     "math_comp": _choice,
     "olympiad": _olympiad,
     "web_of_lies_v2": _lies,
-    "house_traversal": lambda answer, truth: float(_words(solution(answer)) == _words(truth)),
+    "house_traversal": _house,
     "spatial": _exact,
     "zebra_puzzle": _zebra,
     "connections": _connections,
@@ -238,46 +268,54 @@ class LiveBenchVerifier:
 
     async def score(self, task: Task, completion: str) -> Score:
         """A value in [0, 1], often with partial credit; `error`: the question is at fault."""
-        facts = json.loads(task.answer or "{}")
+        rubric = task.reference
+        if not isinstance(rubric, Rubric):
+            return Score(0.0, "error", detail=f"task {task.id!r} is not one of LiveBench")
         answer = final_answer(completion)
         if answer is None:
             return Score(0.0, "truncated", detail="no </think>")
-        name, truth = facts["task"], facts["truth"]
-        question = task.messages[0]["content"]
         try:
-            if name == "AMPS_Hard":
-                ready = Task(task.id, task.kind, task.messages, "math", answer=f"${truth}$")
+            if rubric.task == "AMPS_Hard":
+                gold = f"${rubric.truth}$"
+                ready = Task(task.id, task.kind, task.messages, "math", answer=gold)
                 return await self._mathematics.score(ready, completion)
-            if name in CODING:
-                tests = code_tests(facts)
-                program = last_program(answer)
-                if facts["begin"] and not program.startswith(facts["begin"].strip()[:40]):
-                    program = facts["begin"] + "\n" + program
-                return await self._contest.judge(program, tests, task.id)
-            if name in INSTRUCTIONS:
-                held = [check(rule.id, rule.arguments, answer.strip("\n")) for rule in task.rules]
-                value = (fmean(held) + all(held)) / 2
-            elif name == "tablereformat":
-                value = _reformat(question, answer, truth)
-            else:
-                value = JUDGES[name](answer, truth)
+            if rubric.tests is not None:
+                program = _completed(rubric.begin, last_program(answer))
+                return await self._contest.judge(program, code_tests(rubric.tests), task.id)
+            value = _value(task, rubric, answer)
         except (OpenQwQError, ValueError) as error:
             return Score(0.0, "error", detail=f"task {task.id!r}: {error}")
-        detail = "" if value == 1 else f"{value:.2f} of what is right, by the rule of {name}"
-        return Score(value, "correct" if value == 1 else "wrong", {}, detail)
+        if value == 1:
+            return Score(1.0, "correct")
+        detail = f"{value:.2f} of what is right, by the rule of {rubric.task}"
+        return Score(value, "wrong", detail=detail)
+
+
+def _completed(begin: str, program: str) -> str:
+    """A program with the beginning that the question gave, unless it repeats it."""
+    if not begin or program.startswith(begin.strip()[:40]):
+        return program
+    return f"{begin}\n{program}"
+
+
+def _value(task: Task, rubric: Rubric, answer: str) -> float:
+    """What an answer is worth by its rule."""
+    if rubric.task in INSTRUCTIONS:
+        text = answer.strip("\n")
+        held = [check(rule.id, rule.arguments, text) for rule in task.rules]
+        return (fmean(held) + all(held)) / 2
+    if rubric.task == "tablereformat":
+        return _reformat(task.messages[0]["content"], answer, rubric.truth)
+    return JUDGES[rubric.task](answer, rubric.truth)
 
 
 def headline(records: Sequence[Record]) -> Interval:
     """The mean of category means, each the mean of its tasks."""
-    tasks: dict[str, dict[str, list[float]]] = {}
-    for kind in dict.fromkeys(r.kind for r in records):
-        values = list(item_values(r for r in records if r.kind == kind).values())
-        tasks.setdefault(kind.partition("/")[0], {})[kind] = values
-    categories = {
-        category: weighted({kind: (1.0, mean_interval(v)) for kind, v in kinds.items()})
-        for category, kinds in tasks.items()
-    }
-    return weighted({category: (1.0, found) for category, found in categories.items()})
+    categories: dict[str, list[Interval]] = {}
+    for kind, group in by_kind(records).items():
+        category = kind.partition("/")[0]
+        categories.setdefault(category, []).append(pass_at_1(group))
+    return mean_of([mean_of(tasks) for tasks in categories.values()])
 
 
 LIVEBENCH = Benchmark("livebench", "LiveBench", 1, load, headline=headline)

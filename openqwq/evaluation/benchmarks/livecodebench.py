@@ -10,7 +10,7 @@ import io
 import json
 import pickle
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -62,6 +62,15 @@ class Window:
     end: str = "2025-02-01"
 
 
+@dataclass(frozen=True)
+class PackedTests:
+    """A problem's tests as its row has them; the hidden ones stay packed until they are needed."""
+
+    public: Sequence[Mapping[str, Any]]
+    hidden: str = ""
+    function: str | None = None  # that the tests call; None: a program that reads stdin
+
+
 def load(library: Library, window: Window) -> list[Task]:
     """The problems of a window; from --data, a file with only sample tests says so in its kind."""
     tasks = [_task(row) for row in _rows(library, window)]
@@ -82,30 +91,32 @@ def _rows(library: Library, window: Window) -> Iterator[Row]:
 
 
 def _files(library: Library, release: int) -> list[DataFile]:
-    names = ["test.jsonl", *(f"test{number}.jsonl" for number in range(2, len(HASHES) + 1))]
-    files = [
-        DataFile(f"livecodebench/{name}", REPOSITORY, name, REVISION, digest, digest)
-        for name, digest in zip(names, HASHES, strict=True)
-    ]
     directory = library.directory
-    samples_only = directory is not None and not (directory / "livecodebench").is_dir()
-    return [SAMPLES_V5] if samples_only else files[:release]
+    if directory is not None and not (directory / "livecodebench").is_dir():
+        return [SAMPLES_V5]
+    files: list[DataFile] = []
+    for number, digest in enumerate(HASHES[:release], 1):
+        name = "test.jsonl" if number == 1 else f"test{number}.jsonl"
+        path = f"livecodebench/{name}"
+        files.append(DataFile(path, REPOSITORY, name, REVISION, digest, digest))
+    return files
 
 
 def _task(row: Row) -> Task:
     if "prompt" in row:  # QwQ's own file, whose hidden tests were cut out
-        packed = {"public": row["public_tests"], "hidden": "", "name": row["fn_name"]}
-        question, kind = row["prompt"], "samples only"
+        kind = "samples only"
+        question = row["prompt"]
+        tests = PackedTests(row["public_tests"], function=row["fn_name"])
     else:
-        name = json.loads(row["metadata"] or "{}").get("func_name")
-        form = STARTER.format(starter=row["starter_code"]) if name else STDIN
+        kind = row["difficulty"]
+        function = json.loads(row["metadata"] or "{}").get("func_name")
+        form = STARTER.format(starter=row["starter_code"]) if function else STDIN
         question = TASK.format(question=row["question_content"]) + form
         public = json.loads(row["public_test_cases"])
-        packed = {"public": public, "hidden": row["private_test_cases"], "name": name}
-        kind = row["difficulty"]
+        tests = PackedTests(public, row["private_test_cases"], function)
     message = Message(role="user", content=question)
     name = f"livecodebench/{row['question_id']}"
-    return Task(name, kind, (message,), "livecodebench", answer=json.dumps(packed))
+    return Task(name, kind, (message,), "livecodebench", reference=tests)
 
 
 class _Plain(pickle.Unpickler):
@@ -134,16 +145,18 @@ def unpack(text: str) -> list[dict[str, Any]]:
         raise ValueError(f"hidden tests cannot be unpacked: {error}") from error
 
 
-def code_tests(packed: dict[str, Any]) -> CodeTests:
+def code_tests(packed: PackedTests) -> CodeTests:
     """Public and hidden tests as the contest verifier takes them; ValueError if malformed."""
-    given = [*packed["public"], *(unpack(packed["hidden"]) if packed["hidden"] else [])]
-    if not packed["name"]:
+    given = list(packed.public)
+    if packed.hidden:
+        given += unpack(packed.hidden)
+    if not packed.function:
         return CodeTests("stdin", tuple(TestCase(t["input"], t["output"]) for t in given))
     cases = []
     for test in given:
         arguments = [json.loads(line) for line in test["input"].split("\n")]
         cases.append(TestCase(arguments, json.loads(test["output"])))
-    return CodeTests("call", tuple(cases), packed["name"])
+    return CodeTests("call", tuple(cases), packed.function)
 
 
 class LiveCodeVerifier:
@@ -154,8 +167,10 @@ class LiveCodeVerifier:
 
     async def score(self, task: Task, completion: str) -> Score:
         """The verdict of the contest verifier; `error` where the tests cannot be read."""
+        if not isinstance(task.reference, PackedTests):
+            return Score(0.0, "error", detail=f"task {task.id!r} has no tests of LiveCodeBench")
         try:
-            tests = code_tests(json.loads(task.answer or ""))
+            tests = code_tests(task.reference)
         except (ValueError, KeyError, TypeError) as error:
             return Score(0.0, "error", detail=f"tests of {task.id!r}: {error}")
         return await self._contest.score(replace(task, tests=tests), completion)

@@ -46,7 +46,8 @@ def load_mbpp(library: Library) -> list[Task]:
 
 
 def _humaneval(row: Row) -> Task:
-    name, prompt = row["entry_point"], row["prompt"]
+    name = row["entry_point"]
+    prompt = row["prompt"]
     head = prompt[: prompt.index(f"def {name}(")]
     script = f"{row['test']}\ncheck({name})"
     tests = CodeTests("script", entry_point=name, script=script, setup=head)

@@ -3,7 +3,7 @@
 import csv
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html.parser import HTMLParser
 from typing import Any
 
@@ -14,10 +14,11 @@ def read_table(text: str, form: str) -> Rows:
     """The rows of a table; raises ValueError for a text that is none, or an unknown form."""
     match form:
         case "csv" | "tsv":
-            lines = text.strip().splitlines()
-            return _rows(list(csv.reader(lines, delimiter="," if form == "csv" else "\t")))
+            delimiter = {"csv": ",", "tsv": "\t"}[form]
+            return _rows(csv.reader(text.strip().splitlines(), delimiter=delimiter))
         case "jsonl":
-            return [_cells(json.loads(line)) for line in text.strip().splitlines() if line.strip()]
+            lines = filter(str.strip, text.strip().splitlines())
+            return [_cells(json.loads(line)) for line in lines]
         case "json":
             return _from_json(json.loads(text))
         case "html":
@@ -25,18 +26,22 @@ def read_table(text: str, form: str) -> Rows:
             reader.feed(text)
             return _rows(reader.rows)
         case "markdown":
-            lines = [line.strip().strip("|") for line in text.strip().splitlines()]
-            cells = [line.split("|") for line in lines if not re.fullmatch(r"[\s:|-]+", line)]
-            return _rows(cells)
+            rows = []
+            for line in text.strip().splitlines():
+                bare = line.strip().strip("|")
+                if not re.fullmatch(r"[\s:|-]+", bare):  # the line below the header
+                    rows.append(bare.split("|"))
+            return _rows(rows)
     raise ValueError(f"unknown table format {form!r}")
 
 
 def same_table(found: Rows, wanted: Rows) -> bool:
     """Whether rows are equal in order, columns in any; numbers may differ by a millionth."""
-    return len(found) == len(wanted) and all(
-        a.keys() == b.keys() and all(_same(a[key], b[key]) for key in b)
-        for a, b in zip(found, wanted, strict=True)
-    )
+    return len(found) == len(wanted) and all(map(_same_row, found, wanted))
+
+
+def _same_row(a: Mapping[str, str], b: Mapping[str, str]) -> bool:
+    return a.keys() == b.keys() and all(_same_cell(a[key], b[key]) for key in b)
 
 
 class _HtmlTable(HTMLParser):
@@ -60,13 +65,22 @@ class _HtmlTable(HTMLParser):
             self.rows[-1][-1] += data
 
 
-def _rows(lines: Sequence[Sequence[str]]) -> Rows:
-    lines = [line for line in lines if line]
-    if not lines:
+def _rows(lines: Iterable[Sequence[str]]) -> Rows:
+    """The rows by their header, without an index column."""
+    header: list[str] = []
+    rows: Rows = []
+    for line in filter(None, lines):
+        cells = list(map(str.strip, line))
+        if not header:
+            header = cells
+            continue
+        row = dict(zip(header, cells, strict=False))
+        row.pop("", None)
+        row.pop("index", None)
+        rows.append(row)
+    if not header:
         raise ValueError("no table")
-    header = [name.strip() for name in lines[0]]
-    rows = [dict(zip(header, map(str.strip, line), strict=False)) for line in lines[1:]]
-    return [{k: v for k, v in row.items() if k not in ("", "index")} for row in rows]
+    return rows
 
 
 def _from_json(value: Any) -> Rows:
@@ -79,11 +93,14 @@ def _from_json(value: Any) -> Rows:
 def _cells(entry: Any) -> dict[str, str]:
     if not isinstance(entry, dict):
         raise ValueError("a row is no object")
-    texts = {k.strip(): "" if v is None else str(v).strip() for k, v in entry.items()}
-    return {k: v for k, v in texts.items() if k != "index"}
+    cells: dict[str, str] = {}
+    for name, value in entry.items():
+        cells[name.strip()] = "" if value is None else str(value).strip()
+    cells.pop("index", None)
+    return cells
 
 
-def _same(a: str, b: str) -> bool:
+def _same_cell(a: str, b: str) -> bool:
     try:
         return abs(float(a) - float(b)) < 1e-6 or a == b
     except ValueError:

@@ -16,7 +16,12 @@ import pytest
 from openqwq.config import SandboxConfig
 from openqwq.evaluation.benchmarks import livecodebench, programs
 from openqwq.evaluation.benchmarks.data import DataFile, Library
-from openqwq.evaluation.benchmarks.livecodebench import LiveCodeVerifier, Window, unpack
+from openqwq.evaluation.benchmarks.livecodebench import (
+    LiveCodeVerifier,
+    PackedTests,
+    Window,
+    unpack,
+)
 from openqwq.evaluation.evaluation import Selection
 from openqwq.evaluation.suite import benchmarks, find_benchmark
 from openqwq.train.judges import open_judges
@@ -217,8 +222,8 @@ async def test_livecodebench_runs_hidden_tests_of_both_forms(tmp_path: Path) -> 
 
 
 async def test_unreadable_hidden_tests_are_an_error_and_no_verdict() -> None:
-    bad = json.dumps({"public": [], "hidden": packed(Hostile()), "name": None})
-    task = Task("livecodebench/a", "x", ({"role": "user", "content": "?"},), "x", answer=bad)
+    bad = PackedTests([], packed(Hostile()))
+    task = Task("livecodebench/a", "x", ({"role": "user", "content": "?"},), "x", reference=bad)
     found = await LiveCodeVerifier(None).score(task, "</think>pass")  # type: ignore[arg-type]
     assert found.status == "error"
     assert "plain data" in found.detail

@@ -15,7 +15,7 @@ from openqwq.evaluation import suite
 from openqwq.evaluation.benchmarks import bfcl, bfcl_backends, bfcl_turns
 from openqwq.evaluation.benchmarks.bfcl import BFCL, headline, shown
 from openqwq.evaluation.benchmarks.bfcl_backends import APIS, require_backends
-from openqwq.evaluation.benchmarks.bfcl_turns import TurnsVerifier, World, judge
+from openqwq.evaluation.benchmarks.bfcl_turns import Scenario, TurnsVerifier, World, judge
 from openqwq.evaluation.benchmarks.data import Library
 from openqwq.evaluation.benchmarks.livecodebench import Window
 from openqwq.evaluation.chat import ChatReply, Tools
@@ -23,7 +23,7 @@ from openqwq.evaluation.evaluation import PRESETS, Plan
 from openqwq.evaluation.results import Record
 from openqwq.train.judges import open_judges
 from openqwq.types import Message, OpenQwQError, Task, ToolCall
-from openqwq.verify.toolcalls import ToolCallVerifier
+from openqwq.verify.toolcalls import RightCalls, ToolCallVerifier
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +44,8 @@ def backends() -> Path:
 
 
 @pytest.fixture(scope="module")
-def episodes(backends: Path) -> list[tuple[Task, dict[str, Any]]]:
-    """Every scenario of the four multi-turn categories as a task, with what its `answer` holds."""
+def episodes(backends: Path) -> list[tuple[Task, Scenario]]:
+    """Every scenario of the four multi-turn categories as a task, and the scenario itself."""
     documents: list[dict[str, Any]] = []
     for api in APIS.values():
         rows = lines(backends / f"multi_turn_func_doc/{api}.json")
@@ -58,7 +58,8 @@ def episodes(backends: Path) -> list[tuple[Task, dict[str, Any]]]:
         for row in lines(backends / f"BFCL_v4_{category}.json"):
             row["ground_truth"] = answers[row["id"]]
             task = bfcl_turns.turns_task(category, row, documents)
-            found.append((task, json.loads(task.answer or "")))
+            assert isinstance(task.reference, Scenario)
+            found.append((task, task.reference))
     return found
 
 
@@ -75,10 +76,10 @@ def test_every_category_is_read(tasks: list[Task]) -> None:
 
 def golden(task: Task) -> str:
     """A reply with the first accepted value of every argument."""
-    truth = json.loads(task.answer or "null")
+    assert isinstance(task.reference, RightCalls)
     calls = [
         {"name": name, "arguments": {k: v[0] for k, v in given.items() if v[0] != ""}}
-        for entry in truth or []
+        for entry in task.reference.calls or []
         for name, given in entry.items()
     ]
     blocks = [f"<tool_call>\n{json.dumps(each)}\n</tool_call>" for each in calls]
@@ -89,7 +90,9 @@ async def test_ground_truths_of_single_turns_pass_and_one_call_less_fails(
     tasks: list[Task],
 ) -> None:
     verifier = ToolCallVerifier()
-    single = [t for t in tasks if t.verifier == "tool_calls_python" and t.answer != "null"]
+    single = [
+        t for t in tasks if t.verifier == "tool_calls_python" and t.reference != RightCalls(None)
+    ]
     good = [(task, await verifier.score(task, golden(task))) for task in single]
     assert [(t.id, s.detail) for t, s in good if not s.value and "{" not in golden(t)] == []
     assert (
@@ -101,38 +104,37 @@ async def test_ground_truths_of_single_turns_pass_and_one_call_less_fails(
 
 
 def test_all_800_ground_truths_run_without_a_failure_and_pass(
-    episodes: list[tuple[Task, dict[str, Any]]],
+    episodes: list[tuple[Task, Scenario]],
 ) -> None:
     assert len(episodes) == 800
     for task, scenario in episodes:
-        turns = [[turn] if turn else [] for turn in scenario["truth"]]
+        turns = [[turn] if turn else [] for turn in scenario.truth]
         assert judge(scenario, turns) == "", task.id
 
 
 async def test_a_ground_truth_that_fails_is_an_error_even_for_a_wrong_transcript(
-    episodes: list[tuple[Task, dict[str, Any]]],
+    episodes: list[tuple[Task, Scenario]],
 ) -> None:
     task, scenario = next(e for e in episodes if e[0].id == "bfcl/multi_turn_base_0")
     gone = {"name": "cat", "arguments": {"file_name": "gone"}}
     for fault in (gone, {"name": "no_such", "arguments": {}}, {"name": "cat", "arguments": {}}):
-        broken = copy.deepcopy(scenario)
-        broken["truth"][-1].append(fault)
-        answer = json.dumps(broken)
-        for turns in (broken["truth"], [[], []]):
+        *earlier, last = scenario.truth
+        broken = replace(scenario, truth=[*earlier, [*last, fault]])
+        for turns in (broken.truth, [[], []]):
             transcript = json.dumps({"turns": [[turn] for turn in turns], "text": ""})
             verdict = await TurnsVerifier().score(
-                replace(task, answer=answer), f"</think>{transcript}"
+                replace(task, reference=broken), f"</think>{transcript}"
             )
             assert verdict.status == "error"
             assert "the ground truth of turn" in verdict.detail
 
 
 def test_leaving_the_last_call_of_an_episode_out_fails(
-    episodes: list[tuple[Task, dict[str, Any]]],
+    episodes: list[tuple[Task, Scenario]],
 ) -> None:
     passed = []
     for task, scenario in episodes:
-        turns = [[turn[:]] if turn else [] for turn in scenario["truth"]]
+        turns = [[turn[:]] if turn else [] for turn in scenario.truth]
         last = [steps for steps in turns if steps][-1]
         last[0].pop()
         if not last[0]:
@@ -143,10 +145,10 @@ def test_leaving_the_last_call_of_an_episode_out_fails(
 
 
 def test_extra_reading_is_allowed_and_extra_writing_is_not(
-    episodes: list[tuple[Task, dict[str, Any]]],
+    episodes: list[tuple[Task, Scenario]],
 ) -> None:
     scenario = next(s for t, s in episodes if t.id == "bfcl/multi_turn_base_0")
-    turns = [[turn] for turn in scenario["truth"]]
+    turns = [[turn] for turn in scenario.truth]
     looks = copy.deepcopy(turns)
     looks[0].insert(0, [ToolCall(name="ls", arguments={})])
     assert judge(scenario, looks) == ""
@@ -194,7 +196,7 @@ def test_results_are_the_official_ones_and_bad_calls_are_results(
 ) -> None:
     file = {"type": "file", "content": "one two\nthree\n"}
     root = {"workspace": {"type": "directory", "contents": {"f": file}}}
-    world = World({"classes": [api], "config": {api: {"root": root}}, "long": False})
+    world = World(Scenario([api], {api: {"root": root}}, False, {}, [], []))
     assert world.run(ToolCall(name=function, arguments=arguments)).startswith(result)
 
 
@@ -229,11 +231,11 @@ def block(each: ToolCall) -> str:
 
 
 async def test_an_episode_executes_calls_and_shows_results(
-    episodes: list[tuple[Task, dict[str, Any]]],
+    episodes: list[tuple[Task, Scenario]],
 ) -> None:
     task, scenario = next(e for e in episodes if e[0].id == "bfcl/multi_turn_miss_func_0")
     answers = []
-    for turn in scenario["truth"]:
+    for turn in scenario.truth:
         answers += [*(["\n".join(map(block, turn))] if turn else []), "Done."]
     script = Script(answers)
     reply = await BFCL.conduct(task, script)
@@ -247,7 +249,7 @@ async def test_an_episode_executes_calls_and_shows_results(
 
 
 async def test_endless_calls_end_an_episode_and_malformed_ones_a_turn(
-    episodes: list[tuple[Task, dict[str, Any]]],
+    episodes: list[tuple[Task, Scenario]],
 ) -> None:
     task = next(t for t, _ in episodes if t.id == "bfcl/multi_turn_base_0")
     looking = block(ToolCall(name="ls", arguments={}))
@@ -260,7 +262,7 @@ async def test_endless_calls_end_an_episode_and_malformed_ones_a_turn(
 
 
 async def test_a_reply_that_is_no_transcript_is_an_error(
-    episodes: list[tuple[Task, dict[str, Any]]],
+    episodes: list[tuple[Task, Scenario]],
 ) -> None:
     assert (await TurnsVerifier().score(episodes[0][0], "</think>hello")).status == "error"
 
