@@ -40,8 +40,10 @@ def final_answer(completion: str, thinking: bool = True) -> str | None:
     A completion starts inside the thinking, which QwQ's template opens in the prompt. Of a model
     that does not think (`thinking` False) the whole completion is the answer.
     """
+    if not thinking:
+        return completion
     _, end, answer = completion.partition("</think>")
-    return (answer if end else None) if thinking else completion
+    return answer if end else None
 
 
 def tagged_answer(answer: str) -> str | None:

@@ -38,7 +38,8 @@ class CodeVerifier:
 
     async def score(self, task: Task, completion: str) -> Score:
         """See the class."""
-        answer, tests = final_answer(completion, self._thinking), task.tests
+        answer = final_answer(completion, self._thinking)
+        tests = task.tests
         if answer is None:
             return Score(0.0, "truncated", detail="no </think>")
         if not tests or not (tests.cases or tests.script):
@@ -47,13 +48,11 @@ class CodeVerifier:
         if len(program) > SOURCE_CHARACTERS:
             reason = f"the program is longer than {SOURCE_CHARACTERS} characters"
             return Score(0.0, "wrong", {"passed": 0.0}, reason)
-        called = tests.form == "call"
-        cases = [Case(arguments=tuple(t.input)) if called else Case(t.input) for t in tests.cases]
         try:
             request = RunRequest(
                 program,
                 tests.form,
-                tuple(cases) or (Case(),),
+                _cases(tests),
                 self._limits_of(tests),
                 tests.entry_point,
                 tests.script,
@@ -69,16 +68,18 @@ class CodeVerifier:
         for case in result.cases:
             if case.status == "unusable":
                 return Score(0.0, "error", detail=f"tests of task {task.id!r}: {case.error}")
-        failures = [
-            (case.status, f"test {number}: {case.error or 'not the expected result'}")
-            for number, case in enumerate(result.cases)
-            if case.status != "ok" or not _right(tests, number, case)
-        ]
+        failures: list[int] = []
+        for number, case in enumerate(result.cases):
+            if case.status != "ok" or not _right(tests, number, case):
+                failures.append(number)
         passed = {"passed": 1 - len(failures) / len(request.cases)}
         if not failures:
             return Score(1.0, "correct", passed)
-        status, detail = failures[0]
-        return Score(0.0, "timeout" if status == "timeout" else "wrong", passed, detail)
+        first = result.cases[failures[0]]
+        detail = f"test {failures[0]}: {first.error or 'not the expected result'}"
+        if first.status == "timeout":
+            return Score(0.0, "timeout", passed, detail)
+        return Score(0.0, "wrong", passed, detail)
 
     def _limits_of(self, tests: CodeTests) -> Limits | None:
         """Return the verifier's limits, or the sandbox's own (None), with those of the task."""
@@ -90,6 +91,15 @@ class CodeVerifier:
                 f"limits holds {min(unknown)!r}: it must be one of {', '.join(vars(DEFAULT))}"
             )
         return replace(self._limits or self._sandbox.limits, **tests.limits)  # type: ignore[arg-type]
+
+
+def _cases(tests: CodeTests) -> tuple[Case, ...]:
+    """What the sandbox runs: test code is one case without input."""
+    if tests.form == "call":
+        cases = [Case(arguments=tuple(case.input)) for case in tests.cases]
+    else:
+        cases = [Case(case.input) for case in tests.cases]
+    return tuple(cases) or (Case(),)
 
 
 def _right(tests: CodeTests, number: int, case: CaseResult) -> bool:
@@ -107,14 +117,13 @@ def agrees(found: Any, expected: Any, tolerance: float | None) -> bool:
     With a tolerance, numbers (also as text) may differ by it, absolutely or relatively.
     """
     if isinstance(expected, list | tuple):
-        return (
-            isinstance(found, list | tuple)
-            and len(found) == len(expected)
-            and all(agrees(a, b, tolerance) for a, b in zip(found, expected, strict=True))
-        )
+        if not isinstance(found, list | tuple) or len(found) != len(expected):
+            return False
+        return all(agrees(a, b, tolerance) for a, b in zip(found, expected, strict=True))
     if tolerance is not None and isinstance(found, str | int | float):
         with suppress(DecimalException, TypeError):  # not numbers
             right = Decimal(expected)
-            if abs(Decimal(found) - right) <= Decimal(str(tolerance)) * max(Decimal(1), abs(right)):
+            largest = Decimal(str(tolerance)) * max(Decimal(1), abs(right))
+            if abs(Decimal(found) - right) <= largest:
                 return True
     return bool(found == expected)

@@ -10,7 +10,14 @@ from decimal import Decimal, DecimalException
 from pathlib import Path
 from typing import Any
 
-from openqwq.sandbox.protocol import SOURCE_CHARACTERS, Case, Limits, RunRequest, Sandbox
+from openqwq.sandbox.protocol import (
+    SOURCE_CHARACTERS,
+    Case,
+    CaseResult,
+    Limits,
+    RunRequest,
+    Sandbox,
+)
 from openqwq.types import CodeTests, OpenQwQError, Score, Task, TestCase
 from openqwq.verify import contest_program
 from openqwq.verify.answer import final_answer, last_program
@@ -77,37 +84,46 @@ class ContestVerifier:
             return Score(1.0, "correct", {"passed": 1.0})
         passed = {"passed": failure.test / len(tests.cases)}
         detail = f"test {failure.test}: {failure.reason}"
-        return Score(0.0, "timeout" if failure.status == "timeout" else "wrong", passed, detail)
+        if failure.status == "timeout":
+            return Score(0.0, "timeout", passed, detail)
+        return Score(0.0, "wrong", passed, detail)
 
     async def _first_failure(self, program: str, tests: CodeTests) -> Failure | None:
         """Run the tests, some at a time, up to a failure; OpenQwQError where the sandbox fails."""
         number = 0
-        name = (tests.entry_point or "").rpartition(".")[2] if tests.form == "call" else None
+        name: str | None = None
+        if tests.form == "call":
+            name = (tests.entry_point or "").rpartition(".")[2]
         for cases in _portions(tests.cases):
-            inputs = [case.input for case in cases]
-            wall = (self._seconds + 1) * len(cases) + SPARE_SECONDS
-            request = RunRequest(
-                HOST,
-                "call",
-                (Case(arguments=(program, inputs, name, self._seconds)),),
-                replace(self._limits, wall_seconds=wall, cpu_seconds=wall),
-                "run_tests",
-                packages=("numpy",) if NUMPY.search(program) else (),
-            )
-            result = await self._sandbox.run(request)
-            if result.status == "error" or len(result.cases) != 1:
-                raise OpenQwQError(f"the sandbox failed: {result.error}")
-            ended = result.cases[0]
+            ended = await self._run(program, cases, name)
             rows = ended.value if isinstance(ended.value, list) else []
             for index, case in enumerate(cases):
                 row = rows[index] if index < len(rows) else None
-                if failure := _judge_row(row, case, name is not None):
+                if row is None and ended.status != "ok":
+                    return Failure(number, ended.status, ended.error)
+                failure = _judge_row(row, case, name is not None)
+                if failure:
                     status, reason = failure
-                    if row is None and ended.status != "ok":
-                        status, reason = ended.status, ended.error
                     return Failure(number, status, reason)
                 number += 1
         return None
+
+    async def _run(self, program: str, cases: Sequence[TestCase], name: str | None) -> CaseResult:
+        """Run the program, or its function `name`, on some tests in one process."""
+        inputs = [case.input for case in cases]
+        wall = (self._seconds + 1) * len(cases) + SPARE_SECONDS
+        request = RunRequest(
+            HOST,
+            "call",
+            (Case(arguments=(program, inputs, name, self._seconds)),),
+            replace(self._limits, wall_seconds=wall, cpu_seconds=wall),
+            "run_tests",
+            packages=("numpy",) if NUMPY.search(program) else (),
+        )
+        result = await self._sandbox.run(request)
+        if result.status == "error" or len(result.cases) != 1:
+            raise OpenQwQError(f"the sandbox failed: {result.error}")
+        return result.cases[0]
 
 
 def _portions(cases: Sequence[TestCase]) -> Iterator[list[TestCase]]:
@@ -159,6 +175,6 @@ def same_lines(found: str, expected: str) -> bool:
 
 def _same_numbers(left: str, right: str) -> bool:
     try:
-        return [Decimal(word) for word in left.split()] == [Decimal(w) for w in right.split()]
+        return list(map(Decimal, left.split())) == list(map(Decimal, right.split()))
     except DecimalException:  # not numbers, or a NaN that signals
         return False

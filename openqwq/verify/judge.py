@@ -31,14 +31,16 @@ The reply:
 class RewardModelJudge:
     """Value: the sigmoid of the reward that `rate` gives the answer, the thinking left out.
 
-    Rewards beyond ±`clip` count as it, so that no answer gains from a reward the model never saw
+    The reward is clamped to ±`clip`, so that no answer gains from a reward that the model never saw
     in training. Parts: `reward` as `rate` gave it, and `gold` where a `gold` judge, which training
     never uses, is asked as well. Status: `correct` above one half, `truncated` where the thinking
     never ended, `error` where the reward is not finite or `rate` fails.
     """
 
     def __init__(self, rate: Rate, clip: float = 5.0, gold: Verifier | None = None) -> None:
-        self._rate, self._clip, self._gold = rate, clip, gold
+        self._rate = rate
+        self._clip = clip
+        self._gold = gold
 
     async def score(self, task: Task, completion: str) -> Score:
         """See the class."""
@@ -54,8 +56,10 @@ class RewardModelJudge:
         parts = {"reward": reward}
         if self._gold:
             gold = await self._gold.score(task, completion)
-            parts |= {} if gold.status == "error" else {"gold": gold.value}
-        value = 1 / (1 + math.exp(-max(-self._clip, min(self._clip, reward))))
+            if gold.status != "error":
+                parts["gold"] = gold.value
+        clamped = max(-self._clip, min(self._clip, reward))
+        value = 1 / (1 + math.exp(-clamped))
         return Score(value, "correct" if value > 0.5 else "wrong", parts)
 
 
@@ -70,7 +74,8 @@ class LanguageModelJudge:
     def __init__(
         self, generate: Generate, tokenizer: Tokenizer, params: SamplingParams | None = None
     ) -> None:
-        self._generate, self._tokenizer = generate, tokenizer
+        self._generate = generate
+        self._tokenizer = tokenizer
         self._params = params or SamplingParams(
             max_tokens=4096, stop_token_ids=tokenizer.eos_ids, thinking_budget=3584
         )

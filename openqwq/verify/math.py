@@ -55,9 +55,10 @@ class MathVerifier(AbstractAsyncContextManager["MathVerifier"]):
             return Score(0.0, "truncated", detail="no </think>")
         if len(answer) > _MAX_CHARACTERS:
             return Score(0.0, "timeout", detail=f"not evaluated: over {_MAX_CHARACTERS} characters")
-        wanted, found = _integer(task.answer), _integer(answer)
+        wanted = _integer(task.answer)
+        found = _integer(answer)
         if wanted is not None and found is not None:
-            return Score(float(wanted == found), "correct" if wanted == found else "wrong")
+            return Score(1.0, "correct") if wanted == found else Score(0.0, "wrong")
         reply = await self._pool.ask({"gold": task.answer, "answer": answer, "level": self._level})
         return Score(float(reply["status"] == "correct"), reply["status"], detail=reply["detail"])
 

@@ -7,6 +7,8 @@ they are not of its kind. Algebra is for math-verify.
 import re
 from collections.abc import Sequence
 
+from openqwq.verify.boxes import closing_brace
+
 _COMMAND = re.compile(r"\\(?:text(?:bf|it|rm|normal)?|math(?:rm|bf|tt|sf)|mbox|operatorname)\s*\{")
 _CHOICE = re.compile(r"\(?\s*([A-Z])\s*\)?")
 _CHOSEN = re.compile(
@@ -23,6 +25,7 @@ _NUMERALS = [
 _MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
 _BASED = re.compile(r"([0-9A-Za-z]+)_\{?(?:\\text\{)?\s*(\w+)\s*\}*")
 _DOTS = re.compile(r"\\(?:[lc]|vd|dd)?dots[cbmio]?|\.\.\.|…")
+_INEQUALITY = re.compile(r"[<>]|\\(?:leq?|geq?|lt|gt)(?![a-z])")
 _NO_SOLUTION = re.compile(
     r"(?i)\\emptyset|\\\{\s*\\\}|(?:the )?empty set|no (?:real )?solutions?|none"
 )
@@ -33,29 +36,21 @@ def unwrapped(text: str) -> str:
     text = text.strip().strip("$").strip()
     text = re.sub(r"\\[()\[\]]", "", text)
     while match := _COMMAND.search(text):
-        end = _closing(text, match.end())
+        end = closing_brace(text, match.end())
         text = text[: match.start()] + " " + text[match.end() : end] + " " + text[end + 1 :]
     text = re.sub(r"\\[,;:! ]|\\q?quad|~", " ", text).replace("{}", "")
-    text = re.sub(r"(?<!\\)[$]", "", text) if text.count("$") > 1 else text
+    if text.count("$") > 1:
+        text = re.sub(r"(?<!\\)[$]", "", text)
     return " ".join(text.strip("*_` \n").split())
-
-
-def _closing(text: str, start: int) -> int:
-    depth = 1
-    for index in range(start, len(text)):
-        depth += {"{": 1, "}": -1}.get(text[index], 0)
-        if not depth:
-            return index
-    return len(text)
 
 
 def same_choice(gold: str, answer: str) -> bool | None:
     """A letter of a list of choices: `C`, `(C)`, `C. 42`, `\\text{C: the third}`; or several."""
-    letters = [_CHOICES.fullmatch(text) for text in (gold, answer)]
-    if all(letters) and len(gold + answer) > 2:
-        several = [sorted(re.findall("[A-Z]", text)) for text in (gold, answer)]
-        if max(map(len, several)) > 1:
-            return several[0] == several[1]
+    if _CHOICES.fullmatch(gold) and _CHOICES.fullmatch(answer):
+        all_wanted = sorted(re.findall("[A-Z]", gold))
+        all_given = sorted(re.findall("[A-Z]", answer))
+        if len(all_wanted) > 1 or len(all_given) > 1:
+            return all_wanted == all_given
     wanted = _CHOICE.fullmatch(gold)
     given = _CHOSEN.fullmatch(answer)
     if not wanted or not given:
@@ -75,8 +70,10 @@ def same_words(gold: str, answer: str) -> bool | None:
         return True
     if wanted in _NUMERALS:
         return str(_NUMERALS.index(wanted)) == given or None
-    plain = len(gold) > 3 or wanted in _SHORT_WORDS
-    return False if plain and wanted.isalpha() else (None if " " not in wanted else False)
+    if " " in wanted:
+        return False
+    is_word = wanted.isalpha() and (len(gold) > 3 or wanted in _SHORT_WORDS)
+    return False if is_word else None
 
 
 def _word_key(text: str) -> str:
@@ -137,7 +134,9 @@ def _based(text: str) -> tuple[str, str] | None:
     base = match[2].lower()
     if base in _NUMERALS:
         base = str(_NUMERALS.index(base))
-    return (match[1].upper().lstrip("0"), base) if base.isdecimal() else None
+    if not base.isdecimal():
+        return None
+    return match[1].upper().lstrip("0"), base
 
 
 def same_sequence(gold: str, answer: str) -> bool | None:
@@ -171,34 +170,42 @@ KINDS = (same_choice, same_date, same_based, same_emptiness, same_sequence, same
 
 def same_kind(gold: str, answers: Sequence[str]) -> bool | None:
     """Whether one of the readings of an answer is the gold; None where no kind can tell."""
-    found = None
     for kind in KINDS:
-        for answer in answers:
-            same = kind(gold, answer)
-            if same:
-                return True
-            found = False if same is False else found
-        if found is False:
+        verdicts = [kind(gold, answer) for answer in answers]
+        if True in verdicts:
+            return True
+        if False in verdicts:
             return False
     return None
 
 
 def contradicting_brackets(gold: str, answer: str) -> bool:
     """Whether one is a set in braces and the other a pair or an interval in parentheses."""
-    braces = [text.startswith("\\{") and text.endswith("\\}") for text in (gold, answer)]
-    pairs = [bool(re.fullmatch(r"[(\[][^()\[\]]*,[^()\[\]]*[)\]]", t)) for t in (gold, answer)]
-    return (braces[0] and pairs[1]) or (pairs[0] and braces[1])
+    if _is_set(gold):
+        return _is_pair(answer)
+    return _is_set(answer) and _is_pair(gold)
+
+
+def _is_set(text: str) -> bool:
+    return text.startswith("\\{") and text.endswith("\\}")
+
+
+def _is_pair(text: str) -> bool:
+    return bool(re.fullmatch(r"[(\[][^()\[\]]*,[^()\[\]]*[)\]]", text))
 
 
 def same_order(gold: str, answer: str) -> bool:
     """Whether two lists, if both are, have their items in one order."""
     wanted = _items(gold)
     given = _items(answer)
-    return len(wanted) < 2 or len(given) < 2 or sorted(wanted) != sorted(given) or wanted == given
+    if len(wanted) < 2 or len(given) < 2 or sorted(wanted) != sorted(given):
+        return True
+    return wanted == given
 
 
 def alternatives(text: str) -> list[str]:
     """The parts of inequalities joined by "or"."""
     parts = re.split(r"\bor\b|\\(?:lor|vee)\b", text)
-    inequality = re.compile(r"[<>]|\\(?:leq?|geq?|lt|gt)(?![a-z])")
-    return parts if len(parts) > 1 and all(inequality.search(part) for part in parts) else []
+    if len(parts) > 1 and all(map(_INEQUALITY.search, parts)):
+        return parts
+    return []

@@ -16,21 +16,10 @@ _QUANTITY = re.compile(
     r"(?P<unit>\\?%|\^\\circ(?:\s*[CFK])?|[^\W\d_][^\d=+*/<>]*?(?:\s*\^?[23²³]|/[a-z]+)?)?\.?"
 )
 _FUNCTIONS = {
-    "sin",
-    "cos",
-    "tan",
-    "cot",
-    "sec",
-    "csc",
-    "log",
-    "ln",
-    "exp",
-    "sqrt",
-    "lim",
-    "mod",
-    "pi",
-}
+    "sin", "cos", "tan", "cot", "sec", "csc", "log", "ln", "exp", "sqrt", "lim", "mod", "pi",
+}  # fmt: skip
 _PERCENT = {"%", "\\%", "percent", "pct", "percentage", "percents", "per cent"}
+_POWERS = {"square": "2", "sq": "2", "cubic": "3", "cu": "3"}
 _CURRENCIES = {"$": "dollar", "\\$": "dollar", "€": "euro", "£": "pound", "¥": "yen", "₹": "rupee"}
 # Measures by name, for each thing measured: how much of it one is.
 _SCALES: dict[str, dict[str, float]] = {
@@ -58,7 +47,10 @@ _SCALES: dict[str, dict[str, float]] = {
     "rupees": {"rupee": 1},
     "yuan": {"yuan": 1},
 }  # fmt: skip
-_MEASURES = {name: (kind, size) for kind, table in _SCALES.items() for name, size in table.items()}
+_MEASURES: dict[str, tuple[str, float]] = {}
+for _kind, _table in _SCALES.items():
+    for _name, _size in _table.items():
+        _MEASURES[_name] = (_kind, _size)
 
 
 @dataclass(frozen=True)
@@ -71,21 +63,30 @@ class Quantity:
 
 def quantity(text: str) -> Quantity | None:
     """A number with what it counts; None for anything else, as for a number times a symbol."""
-    match = _QUANTITY.fullmatch(text.strip()) if len(text) < 200 else None
+    if len(text) >= 200:
+        return None
+    match = _QUANTITY.fullmatch(text.strip())
     if not match:
         return None
     number = match["number"]
     unit = match["unit"] or ""
     name = _CURRENCIES.get(match["before"] or "", "") or _unit(unit.strip())
-    apart = text[match.end("number") :].startswith(" ")
-    letters = re.sub(r"\W", "", unit.split(" ")[0])
-    if unit and name != "%" and not match["before"]:
-        known = measured(name) is not None
-        if letters.lower() in _FUNCTIONS or not (apart or (known and len(letters) > 1)):
-            return None if "circ" not in unit else Quantity(number.replace(" ", ""), name)
-        if len(letters) < 3 and not known:
+    if unit and name != "%" and not match["before"] and "circ" not in unit:
+        apart = text[match.end("number") :].startswith(" ")
+        if not _is_a_unit(unit, name, apart):
             return None
     return Quantity(number.replace(" ", ""), name)
+
+
+def _is_a_unit(unit: str, name: str, apart: bool) -> bool:
+    """Whether letters after a number count something, and are no symbols or function of it."""
+    letters = re.sub(r"\W", "", unit.split(" ")[0])
+    known = measured(name) is not None
+    if letters.lower() in _FUNCTIONS:
+        return False
+    if not apart and not (known and len(letters) > 1):
+        return False
+    return known or len(letters) >= 3
 
 
 def comparable(gold: str, answer: str, boxed: bool, level: Level) -> list[tuple[str, str]] | None:
@@ -98,33 +99,40 @@ def comparable(gold: str, answer: str, boxed: bool, level: Level) -> list[tuple[
     given = quantity(answer)
     if given is None or not (given.unit or (wanted and wanted.unit)):
         return None
-    if wanted is None and len(gold) > FORMULA_CHARACTERS:
-        return None
-    number, unit = (wanted.number, wanted.unit) if wanted else (gold, "")
-    pair = (number, given.number)
-    if level == "lenient" or unit == given.unit:
+    if wanted is None:
+        if len(gold) > FORMULA_CHARACTERS:
+            return None
+        wanted = Quantity(gold, "")
+    pair = (wanted.number, given.number)
+    units = (wanted.unit, given.unit)
+    if level == "lenient" or wanted.unit == given.unit:
         return [pair]
-    if "%" in (unit, given.unit):
-        hundredth = (_hundredth(number, unit), _hundredth(given.number, given.unit))
-        one_sided = not boxed and "" in (unit, given.unit) and level == "default"
+    if "%" in units:
+        hundredth = (_hundredth(wanted), _hundredth(given))
+        one_sided = not boxed and "" in units and level == "default"
         return [hundredth, pair] if one_sided else [hundredth]
     if level == "strict":
         return []
-    ours = measured(unit)
+    ours = measured(wanted.unit)
     theirs = measured(given.unit)
     if ours is None or theirs is None:
         return [pair]
     if ours[0] != theirs[0]:
         return []
-    return [(_times(number, ours[1]), _times(given.number, theirs[1]))]
+    return [(_times(wanted.number, ours[1]), _times(given.number, theirs[1]))]
 
 
-def _hundredth(number: str, unit: str) -> str:
-    return rf"\frac{{{number}}}{{100}}" if unit == "%" else number
+def _hundredth(given: Quantity) -> str:
+    """The number, of which a percent sign makes the hundredth."""
+    if given.unit != "%":
+        return given.number
+    return rf"\frac{{{given.number}}}{{100}}"
 
 
 def _times(number: str, factor: float) -> str:
-    return number if factor == 1 else rf"{number} \times {Decimal(repr(factor)):f}"
+    if factor == 1:
+        return number
+    return rf"{number} \times {Decimal(repr(factor)):f}"
 
 
 def _unit(text: str) -> str:
@@ -135,13 +143,11 @@ def _unit(text: str) -> str:
     power = re.search(r"\^?([23])$", text)
     words = re.sub(r"\^?[23]$", "", text).replace(".", "").split()
     exponent = power[1] if power else ""
-    for word, number in (("square", "2"), ("sq", "2"), ("cubic", "3"), ("cu", "3")):
-        if words and words[0].lower() == word:
-            exponent, words = number, words[1:]
+    if words and words[0].lower() in _POWERS:
+        exponent = _POWERS[words.pop(0).lower()]
     if not words:
         return ""
-    name = words[0] if len(words[0]) == 1 else words[0].lower()
-    name = name.lower().replace("metre", "meter").replace("litre", "liter")
+    name = words[0].lower().replace("metre", "meter").replace("litre", "liter")
     for singular in (name, name.removesuffix("s"), name.removesuffix("es")):
         if singular in _MEASURES:
             return singular + exponent

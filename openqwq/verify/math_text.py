@@ -4,8 +4,8 @@ import re
 import unicodedata
 
 from openqwq.verify.answer import tagged_answer
+from openqwq.verify.boxes import BOX, closing_brace
 
-BOX = re.compile(r"\\f?box(?:ed)?\s*\{")
 JOINT = re.compile(  # what may stand between boxes that form one answer
     r"(?:[\s$,;.&]|\\[()\[\]]|\\q?quad|\\text\{[^{}]*\}|(?:and|or)\b|[A-Za-z](?:_?\w+)?\s*=)*"
     r"|\s*(?:[A-Za-z]+\s+)?and(?:\s+[A-Za-z]+)?\s*"
@@ -46,13 +46,10 @@ def last_boxes(text: str, joint: re.Pattern[str] = JOINT) -> str:
     contents: list[str] = []
     following = len(text)
     for box in reversed(list(BOX.finditer(text))):
-        end, depth = box.end(), 1
-        while depth and end < len(text):
-            depth += {"{": 1, "}": -1}.get(text[end], 0)
-            end += 1
-        if contents and not joint.fullmatch(text, end, following):
+        end = closing_brace(text, box.end())
+        if contents and not joint.fullmatch(text, min(end + 1, len(text)), following):
             break
-        contents.insert(0, text[box.end() : end - (depth == 0)])
+        contents.insert(0, text[box.end() : end])
         following = box.start()
     return ", ".join(contents)
 
@@ -98,8 +95,12 @@ def answered(text: str) -> tuple[str, bool]:
     if boxed:
         last = list(BOX.finditer(text))[-1]
         following = text[text.find("}", last.end()) + 1 :]
-        return (boxed + "\\%" if PERCENT_AFTER.match(following) else boxed), True
-    return (text, False) if tagged is None else (tagged, True)
+        if PERCENT_AFTER.match(following):
+            boxed += "\\%"
+        return boxed, True
+    if tagged is not None:
+        return tagged, True
+    return text, False
 
 
 def mathematics(text: str, boxed: bool) -> str:

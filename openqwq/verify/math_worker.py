@@ -3,6 +3,7 @@
 import functools
 import math
 import re
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
@@ -15,6 +16,7 @@ from sympy.core.cache import cacheit
 from sympy.core.expr import UnevaluatedExpr
 from sympy.logic.boolalg import Boolean
 
+from openqwq.verify.boxes import BOX
 from openqwq.verify.math_kinds import (
     alternatives,
     contradicting_brackets,
@@ -24,7 +26,6 @@ from openqwq.verify.math_kinds import (
 )
 from openqwq.verify.math_quantities import Level, comparable
 from openqwq.verify.math_text import (
-    BOX,
     JOINT_OF_GOLD,
     answered,
     last_boxes,
@@ -34,8 +35,8 @@ from openqwq.verify.math_text import (
 from openqwq.verify.short_answer import short_answers
 from openqwq.verify.workers import Verdict, serve
 
+CORRECT = ("correct", "")
 MAX_DIGITS = 1e6  # of the largest number that evaluating an answer may build
-
 KIND_CHARACTERS = 2000  # no word, date or choice is longer
 LONG_DECIMAL = re.compile(r"\.(\d*[1-9]\d{3,})")
 
@@ -47,43 +48,54 @@ def digits(node: Any) -> float:
     """About log10 of the largest number that evaluating a reading of math-verify's would build."""
     if isinstance(node, Rational):
         return math.log10(abs(node.p) or 1) - math.log10(node.q)
-    sizes = [digits(part) for part in node.args] if isinstance(node, Basic) else []
+    if not isinstance(node, Basic):
+        return 0
+    sizes = list(map(digits, node.args))
     if isinstance(node, Pow):
         return max(sizes[0], 0.3) * 10 ** min(sizes[1], 300)
     if isinstance(node, factorial):
         return max(sizes[0], 1) * 10 ** min(sizes[0], 300)
-    return sum(sizes) if isinstance(node, Mul) else max(sizes, default=0)
+    if isinstance(node, Mul):
+        return sum(sizes)
+    return max(sizes, default=0)
 
 
 def judge(gold: str, answer: str, level: Level = "default") -> tuple[str, str]:
     """Return the status of `answer` and, where it is no plain verdict, the reason."""
-    wanted = last_boxes(gold, JOINT_OF_GOLD) or gold
-    given, boxed = answered(answer)
-    wanted, given = written(wanted), written(given)
+    wanted = written(last_boxes(gold, JOINT_OF_GOLD) or gold)
+    told, boxed = answered(answer)
+    given = written(told)
     bare_gold = unwrapped(wanted)
-    readings = [given] if boxed else short_answers(given)
-    readings = [unwrapped(reading) for reading in readings]
+    readings = list(map(unwrapped, [given] if boxed else short_answers(given)))
     if bare_gold and bare_gold in readings:
-        return "correct", ""
-    kind = same_kind(bare_gold, readings) if len(given) < KIND_CHARACTERS else None
-    if kind is not None:
-        return ("correct", "") if kind else ("wrong", "another word, date, choice or sequence")
+        return CORRECT
+    if len(given) < KIND_CHARACTERS:
+        same = same_kind(bare_gold, readings)
+        if same is not None:
+            return CORRECT if same else ("wrong", "another word, date, choice or sequence")
 
     for reading in readings:
         pairs = comparable(bare_gold, reading, boxed, level)
         if pairs is not None:
-            equal = any(same_value(*pair)[0] == "correct" for pair in pairs)
-            return ("correct", "") if equal else ("wrong", "another number or unit")
-    if level != "lenient" and any(contradicting_brackets(bare_gold, r) for r in readings):
-        return "wrong", "a set is not a pair or an interval"
-    if level == "strict" and not all(same_order(bare_gold, reading) for reading in readings):
-        return "wrong", "another order"
+            equal = any(same_value(*pair) == CORRECT for pair in pairs)
+            return CORRECT if equal else ("wrong", "another number or unit")
+
     if level == "lenient":
-        wanted, given = without_order(wanted), without_order(given)
-    boxed_gold = wanted if BOX.search(gold) else None
-    found = same_value(boxed_gold or wanted, given, boxed_gold is not None, boxed, level)
+        wanted = without_order(wanted)
+        given = without_order(given)
+    else:
+        for reading in readings:
+            if contradicting_brackets(bare_gold, reading):
+                return "wrong", "a set is not a pair or an interval"
+    if level == "strict":
+        for reading in readings:
+            if not same_order(bare_gold, reading):
+                return "wrong", "another order"
+
+    gold_boxed = BOX.search(gold) is not None
+    found = same_value(wanted, given, gold_boxed, boxed, level)
     if found[0] == "wrong" and same_union(bare_gold, readings[0]):
-        return "correct", ""
+        return CORRECT
     return found
 
 
@@ -95,23 +107,40 @@ def same_value(
     level: Level = "default",
 ) -> tuple[str, str]:
     """Status and reason by algebra: what math-verify makes of two texts."""
-    gold, answer = mathematics(gold, gold_boxed), mathematics(answer, boxed)
-    if gold.strip("$ ") and gold.strip("$ ") == answer.strip("$ "):
-        return "correct", ""
-    wanted, found = parsed_gold(gold, parsing_timeout=0), parse(answer, parsing_timeout=0)
+    gold = mathematics(gold, gold_boxed)
+    answer = mathematics(answer, boxed)
+    bare_gold = gold.strip("$ ")
+    if bare_gold and bare_gold == answer.strip("$ "):
+        return CORRECT
+    wanted = parsed_gold(gold, parsing_timeout=0)
+    found = parse(answer, parsing_timeout=0)
     readable = any(isinstance(reading, Basic | MatrixBase) for reading in wanted)
-    if not readable or any(digits(reading) > MAX_DIGITS for reading in wanted):
+    if not readable or _is_large(wanted):
         return "error", f"the gold answer {gold[:200]!r} cannot be parsed or is too large"
-    if any(digits(reading) > MAX_DIGITS for reading in found):
+    if _is_large(found):
         return "timeout", f"not evaluated: a number of over {MAX_DIGITS:.0e} digits"
-    # six decimal places, or the four and more significant ones that one of the two gives
-    given = map(len, LONG_DECIMAL.findall(gold) + LONG_DECIMAL.findall(answer))
-    places = {15} if level == "strict" else {6, min([6, *given])}
+
+    places = {15}
+    if level != "strict":
+        # six decimal places, or the four and more significant ones that one of the two gives
+        decimals = LONG_DECIMAL.findall(gold) + LONG_DECIMAL.findall(answer)
+        places = {6, min([6, *map(len, decimals)])}
     for count in places:
-        options = {"float_rounding": count, "timeout_seconds": 0, "allow_set_relation_comp": True}
-        if verify(wanted, found, strict=level != "lenient", **options):
-            return "correct", ""
+        equal = verify(
+            wanted,
+            found,
+            strict=level != "lenient",
+            float_rounding=count,
+            timeout_seconds=0,
+            allow_set_relation_comp=True,
+        )
+        if equal:
+            return CORRECT
     return "wrong", "" if found else "no answer found"
+
+
+def _is_large(readings: Iterable[Any]) -> bool:
+    return any(digits(reading) > MAX_DIGITS for reading in readings)
 
 
 def without_order(text: str) -> str:
@@ -121,12 +150,16 @@ def without_order(text: str) -> str:
 
 def same_union(gold: str, answer: str) -> bool:
     """Whether inequalities joined by "or" are the gold's set."""
-    sets = []
-    for text in (gold, answer):
-        parts = [_as_set(part) for part in alternatives(text) or [text]]
-        sets.append(None if None in parts else Union(*parts))
-    joined = alternatives(gold) or alternatives(answer)
-    return bool(joined) and None not in sets and bool(sets[0] == sets[1])
+    if not alternatives(gold) and not alternatives(answer):
+        return False
+    wanted = _union(gold)
+    return wanted is not None and bool(wanted == _union(answer))
+
+
+def _union(text: str) -> Any:
+    """The set of inequalities joined by "or"; None where one cannot be read."""
+    parts = list(map(_as_set, alternatives(text) or [text]))
+    return None if None in parts else Union(*parts)
 
 
 def _as_set(text: str) -> Any:
@@ -146,17 +179,20 @@ def numeric_eq(a: Any, b: Any, places: int, precision: int) -> bool:
     others to three at the least, where its six decimal places make all small numbers equal.
     """
     if isinstance(a, MatrixBase) and isinstance(b, MatrixBase):
-        pairs = zip(a.flat(), b.flat(), strict=False)
-        return a.shape == b.shape and all(numeric_eq(x, y, places, precision) for x, y in pairs)
+        if a.shape != b.shape:
+            return False
+        pairs = zip(a.flat(), b.flat(), strict=True)
+        return all(numeric_eq(x, y, places, precision) for x, y in pairs)
     with suppress(Exception):  # sympy raises anything; what it cannot evaluate is left to it
         percent = a.has(UnevaluatedExpr) or b.has(UnevaluatedExpr)
         if a.is_number and b.is_number and not percent:
-            x, y = a.doit().evalf(50), b.doit().evalf(50)
+            x = a.doit().evalf(50)
+            y = b.doit().evalf(50)
             if not (x.is_finite and y.is_finite):
                 return bool(x == y)
-            size = max(abs(x), abs(y))
             exact = not (_is_decimal(a) or _is_decimal(b))
-            if abs(x - y) > size * Float("1e-30" if exact else "1e-3"):
+            tolerance = Float("1e-30" if exact else "1e-3")
+            if abs(x - y) > max(abs(x), abs(y)) * tolerance:
                 return False
             if exact:
                 return True
@@ -177,13 +213,16 @@ def speed_up() -> None:
     far from zero at one point is not identically zero; a number is read without sympy's general
     parser; a gold relation becomes a set only once.
     """
-    math_rule, symbolic = PSParser.math, grader.sympy_symbolic_eq
+    math_rule = PSParser.math
+    symbolic = grader.sympy_symbolic_eq
     general_number = functools.lru_cache(maxsize=4096)(
         functools.partial(_Latex2Sympy.parse_number, None)
     )
 
     def number(_: Any, text: str) -> Any:
-        return Integer(text) if text.isdecimal() and len(text) < 1000 else general_number(text)
+        if text.isdecimal() and len(text) < 1000:
+            return Integer(text)
+        return general_number(text)
 
     def two_stage(parser: Any) -> Any:
         try:
@@ -198,12 +237,14 @@ def speed_up() -> None:
         with suppress(Exception):  # sympy raises anything; what it cannot evaluate, it simplifies
             names = sorted((a - b).free_symbols, key=str)
             point = {name: Rational(2 * i + 3, 7) for i, name in enumerate(names)}
-            at_a, at_b = a.subs(point).evalf(30), b.subs(point).evalf(30)
+            at_a = a.subs(point).evalf(30)
+            at_b = b.subs(point).evalf(30)
             if abs(at_a - at_b) > 1e-9 * max(abs(at_a), abs(at_b)):
                 return False
         return symbolic(a, b)
 
-    PSParser.math, grader.sympy_symbolic_eq = two_stage, refute_first
+    PSParser.math = two_stage
+    grader.sympy_symbolic_eq = refute_first
     grader.sympy_numeric_eq = numeric_eq
     _Latex2Sympy.parse_number = number
     Boolean.as_set = cacheit(Boolean.as_set)

@@ -13,7 +13,8 @@ class PartialCredit:
     """
 
     def __init__(self, judge: Verifier, share: float) -> None:
-        self._judge, self._share = judge, share
+        self._judge = judge
+        self._share = share
 
     async def score(self, task: Task, completion: str) -> Score:
         """See the class."""

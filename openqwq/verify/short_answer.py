@@ -3,8 +3,8 @@
 import re
 
 from openqwq.verify.answer import fenced_blocks, tagged_answer
+from openqwq.verify.boxes import last_box
 
-_BOX = re.compile(r"\\f?box(?:ed)?\s*\{")
 _ANNOUNCED = re.compile(
     r"(?i)\b(?:answer|result|solution)\b[^\n.:=]{0,60}?"
     r"(?:\b(?:is|are|equals)\b\s*:?|:|\*\*\s*\n|\n)\s*"
@@ -29,8 +29,8 @@ def short_answers(reply: str) -> list[str]:
     text = reply.strip()
     tagged = tagged_answer(text)
     if tagged is not None:
-        return _spellings(last_box(tagged) or tagged)
-    boxed = last_box(text)
+        return _spellings(last_box(tagged, may_be_open=True) or tagged)
+    boxed = last_box(text, may_be_open=True)
     if boxed is not None:
         return _spellings(boxed)
 
@@ -54,24 +54,12 @@ def short_answers(reply: str) -> list[str]:
     return list(dict.fromkeys(spellings))
 
 
-def last_box(text: str) -> str | None:
-    """What the last `\\boxed{}` holds, whose end may be missing; None without one."""
-    boxes = list(_BOX.finditer(text))
-    if not boxes:
-        return None
-    start = boxes[-1].end()
-    depth = 1
-    for end in range(start, len(text)):
-        depth += {"{": 1, "}": -1}.get(text[end], 0)
-        if not depth:
-            return text[start:end]
-    return text[start:]
-
-
 def _spellings(answer: str) -> list[str]:
     """One answer as it is written, without marks around it, without a full stop, without LaTeX."""
     bare = _unmarked(answer)
-    plain = _unmarked(_without_latex(bare)) if "\\" in bare or "^" in bare else bare
+    plain = bare
+    if "\\" in bare or "^" in bare:
+        plain = _unmarked(_without_latex(bare))
     found = [bare, bare.removesuffix("."), plain, plain.removesuffix(".")]
     return [each for each in dict.fromkeys(found) if each] or [answer]
 
@@ -79,9 +67,10 @@ def _spellings(answer: str) -> list[str]:
 def _unmarked(text: str) -> str:
     """Without the bold, code, mathematics or fence that encloses the whole of it."""
     text = text.strip().removesuffix("\\").strip()
-    blocks = fenced_blocks(text) if text.startswith(("```", "~~~")) else []
-    if blocks:
-        return blocks[0].text.strip("\n")
+    if text.startswith(("```", "~~~")):
+        blocks = fenced_blocks(text)
+        if blocks:
+            return blocks[0].text.strip("\n")
     whole = _WHOLE_TEXT.fullmatch(text)
     if whole:
         text = whole[1]

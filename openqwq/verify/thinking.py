@@ -22,7 +22,10 @@ class ThinkingRules:
     def __init__(
         self, judge: Verifier, limit: int, script: str = "LATIN", penalty: float = 1.0
     ) -> None:
-        self._judge, self._limit, self._script, self._penalty = judge, limit, script, penalty
+        self._judge = judge
+        self._limit = limit
+        self._script = script
+        self._penalty = penalty
 
     async def score(self, task: Task, completion: str) -> Score:
         """See the class."""
@@ -34,8 +37,11 @@ class ThinkingRules:
         score = replace(score, parts={**score.parts, **parts})
         if not broken:
             return score
-        value, detail = score.value * (1 - self._penalty), f"thinking: {', '.join(broken)}"
-        return replace(score, value=value, status=score.status if value else "wrong", detail=detail)
+        value = score.value * (1 - self._penalty)
+        detail = f"thinking: {', '.join(broken)}"
+        if not value:
+            return replace(score, value=value, status="wrong", detail=detail)
+        return replace(score, value=value, detail=detail)
 
     def _parts(self, completion: str) -> Mapping[str, float]:
         thinking, *answers = completion.split("</think>")
@@ -55,7 +61,11 @@ def language_consistency(text: str, script: str) -> float:
     DeepSeek-R1's reward against mixed languages (arXiv 2501.12948, section 2.3.2); 1 for a text
     without letters.
     """
-    words = ["".join(filter(str.isalpha, word)) for word in text.split()]
-    words = [word for word in words if word]
-    own = [all(unicodedata.name(c, "").startswith(script) for c in word) for word in words]
-    return sum(own) / len(own) if own else 1.0
+    words = 0
+    own = 0
+    for word in text.split():
+        letters = list(filter(str.isalpha, word))
+        if letters:
+            words += 1
+            own += all(unicodedata.name(letter, "").startswith(script) for letter in letters)
+    return own / words if words else 1.0
