@@ -53,12 +53,16 @@ def calculator(expression: str) -> str:
 def _value(node: ast.expr) -> Any:
     """A number: whole ones and quotients stay exact, as fractions."""
     match node:
-        case ast.Constant(value=int() | float() as number) if not isinstance(number, bool):
-            value: Any = Fraction(number) if isinstance(number, int) else number
+        case ast.Constant(value=int() as number) if not isinstance(number, bool):
+            value: Any = Fraction(number)
+        case ast.Constant(value=float() as number):
+            value = number
         case ast.Name(id=name) if name in _CONSTANTS:
             value = _CONSTANTS[name]
-        case ast.UnaryOp(op=ast.UAdd() | ast.USub() as sign, operand=operand):
-            value = _value(operand) * (1 if isinstance(sign, ast.UAdd) else -1)
+        case ast.UnaryOp(op=ast.UAdd(), operand=operand):
+            value = _value(operand)
+        case ast.UnaryOp(op=ast.USub(), operand=operand):
+            value = -_value(operand)
         case ast.BinOp(left=left, op=ast.Pow(), right=right):
             value = _power(_value(left), _value(right))
         case ast.BinOp(left=left, op=sign, right=right) if type(sign) in _BINARY:
@@ -79,20 +83,26 @@ def _bits(value: Fraction) -> int:
 
 
 def _power(base: Any, exponent: Any) -> Any:
-    exact = isinstance(base, Fraction) and isinstance(exponent, Fraction)
-    least = (_bits(base) - 1) * abs(exponent) if exact else 0  # bits of the result
-    if least > MAX_BITS:  # it would take forever
-        raise OpenQwQError(f"{base} ** {exponent} has over {MAX_BITS} bits: too large")
+    if isinstance(base, Fraction) and isinstance(exponent, Fraction):
+        least_bits = (_bits(base) - 1) * abs(exponent)
+        if least_bits > MAX_BITS:  # it would take forever
+            raise OpenQwQError(f"{base} ** {exponent} has over {MAX_BITS} bits: too large")
     return base**exponent
 
 
 def _function(name: str, values: list[Any]) -> Any:
-    whole = slice(1, None) if name == "round" else slice(None)
-    if name in ("gcd", "round"):
-        if any(value != int(value) for value in values[whole]):
-            raise OpenQwQError(f"{name} takes whole numbers")
-        values[whole] = [int(value) for value in values[whole]]
-    if name == "round" and any(abs(digits) > MAX_DIGITS for digits in values[1:]):
-        raise OpenQwQError(f"round takes at most {MAX_DIGITS} digits")  # it would take forever
+    if name == "gcd":
+        values = _whole(name, values)
+    if name == "round":
+        digits = _whole(name, values[1:])
+        if any(abs(count) > MAX_DIGITS for count in digits):  # it would take forever
+            raise OpenQwQError(f"round takes at most {MAX_DIGITS} digits")
+        values = values[:1] + digits
     result = _FUNCTIONS[name](*values)
     return Fraction(result) if isinstance(result, int) else result
+
+
+def _whole(name: str, values: list[Any]) -> list[int]:
+    if any(value != int(value) for value in values):
+        raise OpenQwQError(f"{name} takes whole numbers")
+    return list(map(int, values))

@@ -63,34 +63,42 @@ async def run_calls(
     `approve` is asked for each valid call, one after the other, outside the time limit; what it
     returns is the reason to refuse, "" for none. Never raises for what a call or a tool does.
     """
-    refused: list[CallResult | None] = [await _refuse(tools, call, approve) for call in calls]
-    pending = [
-        _settled(refusal) if refusal else _run(tools[call["name"]], call["arguments"], limits, tell)
-        for call, refusal in zip(calls, refused, strict=True)
-    ]
-    results = list(await asyncio.gather(*pending))
-    return results + [CallResult("", {}, _complaint(text), "malformed") for text in malformed_calls]
+    refusals: list[CallResult | None] = []
+    for call in calls:
+        refusals.append(await _refuse(tools, call, approve))
+
+    async def settle(call: ToolCall, refusal: CallResult | None) -> CallResult:
+        if refusal:
+            return refusal
+        return await _run(tools[call["name"]], call["arguments"], limits, tell)
+
+    results = await asyncio.gather(*map(settle, calls, refusals))
+    for text in malformed_calls:
+        results.append(CallResult("", {}, _complaint(text), "malformed"))
+    return results
 
 
 def clean(text: str, characters: int) -> str:
     """`text` without control characters, its middle cut out where it is longer than allowed."""
-    if (surplus := len(text) - characters) > 0:
+    surplus = len(text) - characters
+    if surplus > 0:
         head = characters * 3 // 4
-        tail = text[len(text) - (characters - head) :] if characters > head else ""
+        tail = len(text) - (characters - head)
         note = f"\n[... {surplus:,} of {len(text):,} characters left out ...]\n"
-        return _UNPRINTABLE.sub("\ufffd", text[:head]) + note + _UNPRINTABLE.sub("\ufffd", tail)
+        return _printable(text[:head]) + note + _printable(text[tail:])
+    return _printable(text)
+
+
+def _printable(text: str) -> str:
     return _UNPRINTABLE.sub("\ufffd", text)
-
-
-async def _settled(result: CallResult) -> CallResult:
-    return result
 
 
 async def _refuse(
     tools: Mapping[str, Tool], call: ToolCall, approve: Approve | None
 ) -> CallResult | None:
     """The result of a call that must not run, else None."""
-    name, arguments = call["name"], call["arguments"]
+    name = call["name"]
+    arguments = call["arguments"]
     if name not in tools:
         known = ", ".join(tools) or "none"
         text = f"error: there is no tool {name!r:.100}; the tools are: {known}"
@@ -98,10 +106,10 @@ async def _refuse(
     try:
         check_arguments(tools[name], arguments)
     except (OpenQwQError, RecursionError) as error:
-        return CallResult(
-            name, arguments, clean(f"error: {error}", DEFAULT_LIMITS.characters), "invalid"
-        )
-    if approve and (reason := await approve(tools[name], arguments)):
+        text = clean(f"error: {error}", DEFAULT_LIMITS.characters)
+        return CallResult(name, arguments, text, "invalid")
+    reason = await approve(tools[name], arguments) if approve else ""
+    if reason:
         return CallResult(name, arguments, f"error: not allowed: {reason}", "denied")
     return None
 
@@ -129,15 +137,16 @@ async def _run(
             done, _ = await asyncio.wait({task}, timeout=left)
     finally:
         task.cancel()
-    status: CallStatus = "ok"
-    error = None if not done or task.cancelled() else task.exception()
+    status: CallStatus = "failed"
     if not done:
-        text = f"error: {tool.name} took longer than {limits.seconds:g} s and was stopped"
         status = "timeout"
-    elif task.cancelled() or error:
-        text = "error: " + (said(error) if error else "it was cancelled")
-        status = "failed"
+        text = f"error: {tool.name} took longer than {limits.seconds:g} s and was stopped"
+    elif task.cancelled():
+        text = "error: it was cancelled"
+    elif error := task.exception():
+        text = f"error: {said(error)}"
     else:
+        status = "ok"
         text = task.result()
     shown = clean(text, limits.characters)
     return CallResult(tool.name, arguments, shown, status, time.monotonic() - started)
@@ -146,7 +155,9 @@ async def _run(
 def _complaint(text: str) -> str:
     try:
         value = json.loads(text)
-        problem = f"it is {value!r:.100}" if not isinstance(value, dict) else "a key is missing"
+        problem = f"it is {value!r:.100}"
+        if isinstance(value, dict):
+            problem = "a key is missing"
     except (ValueError, RecursionError) as error:
         problem = f"not JSON ({error})"
     form = '{"name": <function-name>, "arguments": <args-json-object>}'

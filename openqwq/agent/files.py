@@ -8,7 +8,9 @@ from openqwq.agent.tools import tool
 from openqwq.types import OpenQwQError, Tool
 
 MAX_BYTES = 2 * 2**20  # of a file that is searched or read
-MAX_FILES, MAX_MATCHES, LINE_CHARACTERS = 20_000, 100, 200
+MAX_FILES = 20_000
+MAX_MATCHES = 100
+LINE_CHARACTERS = 200
 
 
 class Folder:
@@ -37,12 +39,12 @@ class Folder:
         if first_line < 1 or lines < 1:
             raise OpenQwQError("first_line and lines must be at least 1")
         found = self._text(self._inside(path)).splitlines()
-        shown = found[first_line - 1 : first_line - 1 + lines]
-        rest = len(found) - (first_line - 1 + len(shown))
-        note = (
-            [f"[{rest} more lines: ask with first_line={first_line + lines}]"] if rest > 0 else []
-        )
-        return "\n".join([*shown, *note])
+        after = first_line - 1 + lines
+        shown = found[first_line - 1 : after]
+        if len(found) > after:
+            more = len(found) - after
+            shown.append(f"[{more} more lines: ask with first_line={first_line + lines}]")
+        return "\n".join(shown)
 
     def list_folder(self, path: str = ".") -> str:
         """List the files and folders in a folder; folders end with a slash.
@@ -53,11 +55,10 @@ class Folder:
         folder = self._inside(path)
         if not folder.is_dir():
             raise OpenQwQError(f"{path!r} is not a folder: read_file reads files")
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-        names = [
-            f"{entry.name}/" if entry.is_dir(follow_symlinks=False) else entry.name
-            for entry in entries
-        ]
+        names: list[str] = []
+        for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+            slash = "/" if entry.is_dir(follow_symlinks=False) else ""
+            names.append(entry.name + slash)
         return "\n".join(names) or "(empty)"
 
     def search_folder(self, text: str, path: str = ".") -> str:
@@ -83,8 +84,11 @@ class Folder:
                     matches.append(f"{name}:{number}: {line.strip()[:LINE_CHARACTERS]}")
             if len(matches) >= MAX_MATCHES:
                 return "\n".join([*matches[:MAX_MATCHES], "[more matches left out]"])
-        notes = [f"[files that cannot be read: {unread}]"] if unread else []
-        return "\n".join([*(matches or [f"no line contains {text!r}"]), *notes])
+        if not matches:
+            matches.append(f"no line contains {text!r}")
+        if unread:
+            matches.append(f"[files that cannot be read: {unread}]")
+        return "\n".join(matches)
 
     def _inside(self, path: str) -> Path:
         try:
@@ -101,9 +105,10 @@ class Folder:
         for parent, folders, names in os.walk(folder):
             folders[:] = sorted(name for name in folders if name != ".git")
             for name in sorted(names):
-                file, seen = Path(parent, name), seen + 1
+                seen += 1
                 if seen > MAX_FILES:
                     raise OpenQwQError(f"over {MAX_FILES} files are below: search in a subfolder")
+                file = Path(parent, name)
                 if not file.is_symlink():
                     yield file
 
@@ -125,4 +130,6 @@ def _lines(file: Path) -> list[str]:
         return []
     with file.open("rb") as stream:
         data = stream.read(MAX_BYTES)
-    return [] if b"\0" in data[:1024] else data.decode(errors="replace").splitlines()
+    if b"\0" in data[:1024]:
+        return []
+    return data.decode(errors="replace").splitlines()

@@ -144,7 +144,10 @@ class _Use:
 
     def repeated(self, results: Sequence[CallResult]) -> bool:
         """Note the results of a step; whether every one of them is the same once too often."""
-        keys = {json.dumps([r.name, r.arguments, r.text], sort_keys=True) for r in results}
+        keys: set[str] = set()
+        for result in results:
+            known = [result.name, result.arguments, result.text]
+            keys.add(json.dumps(known, sort_keys=True))
         self.seen.update(keys)
         return bool(keys) and all(self.seen[key] >= self.budgets.repeats for key in keys)
 
@@ -183,11 +186,10 @@ class Agent:
 
         The last event is `Ended`. Raises OpenQwQError where `messages` do not fit the model.
         """
-        closing = (
-            [] if params.thinking_budget is None else self.tokenizer.encode(CLOSING_TEXT, True)
-        )
-        use, history = _Use(self.budgets, len(closing)), list(messages)
-        reason: EndReason | None
+        use = _Use(self.budgets)
+        if params.thinking_budget is not None:
+            use.closing = len(self.tokenizer.encode(CLOSING_TEXT, allow_special=True))
+        history = list(messages)
         while True:
             specifications = [tool.specification() for tool in self.tools.values()]
             prompt = encode_chat(self.tokenizer, history, specifications)
@@ -200,24 +202,30 @@ class Agent:
             except PromptTooLongError:
                 if not use.steps:
                     raise
-                reason = "context"
-                break
-            use.steps, use.tokens = use.steps + 1, use.tokens + len(step.token_ids)
+                yield use.ended("context")
+                return
+            use.steps += 1
+            use.tokens += len(step.token_ids)
+
             reply = parse_reply(self.tokenizer, step.token_ids, step.thinking)
-            if (reason := _end_of(step, reply, use, self.tokenizer)) is not None:
+            reason = _end_of(step, reply, use, self.tokenizer)
+            if reason is not None:
                 message = reply.message()
                 message.pop("tool_calls", None)  # they never ran
                 yield Turns((message,))
-                break
+                yield use.ended(reason)
+                return
+
             results = await self._results(reply, use)
             for result in results:
                 yield Returned(result)
             turns = (reply.message(), *(result.message() for result in results))
             yield Turns(turns)
             history += turns
-            if (reason := _spent(use, results)) is not None:
-                break
-        yield use.ended(reason)
+            reason = _spent(use, results)
+            if reason is not None:
+                yield use.ended(reason)
+                return
 
     async def _reply(
         self, stream: AsyncIterator[TokenEvent], step: _Step, use: _Use
@@ -260,7 +268,9 @@ class Agent:
 def _event(delta: Delta) -> Event:
     if delta.kind == "reasoning":
         return Thinking(delta.text)
-    return Content(delta.text) if delta.kind == "content" else Called(delta.call, delta.text)
+    if delta.kind == "content":
+        return Content(delta.text)
+    return Called(delta.call, delta.text)
 
 
 def _end_of(step: _Step, reply: Reply, use: _Use, tokenizer: Tokenizer) -> EndReason | None:
@@ -277,10 +287,12 @@ def _end_of(step: _Step, reply: Reply, use: _Use, tokenizer: Tokenizer) -> EndRe
 
 def _spent(use: _Use, results: Sequence[CallResult]) -> EndReason | None:
     """Why no further step may begin, if so."""
-    spent: dict[EndReason, bool] = {
-        "loop": use.repeated(results),
-        "time": use.seconds_left <= 0,
-        "tokens": use.budgets.tokens - use.tokens <= use.closing,
-        "steps": use.steps >= use.budgets.steps,
-    }
-    return next((reason for reason, holds in spent.items() if holds), None)
+    if use.repeated(results):
+        return "loop"
+    if use.seconds_left <= 0:
+        return "time"
+    if use.budgets.tokens - use.tokens <= use.closing:
+        return "tokens"
+    if use.steps >= use.budgets.steps:
+        return "steps"
+    return None

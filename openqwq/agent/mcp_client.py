@@ -36,7 +36,8 @@ class McpServer:
     def __init__(self, settings: McpSettings | str, ask: Ask | None = None) -> None:
         if isinstance(settings, str):
             (settings,) = read_settings(settings)
-        self.settings, self._ask = settings, ask
+        self.settings = settings
+        self._ask = ask
         self.target = settings.target
         self.name = settings.name
         self.tools: list[Tool] = []
@@ -243,8 +244,10 @@ def _object(properties: Mapping[str, Any], required: list[str]) -> dict[str, Any
 
 
 def _listed(lines: list[str]) -> str:
-    more = len(lines) - LISTED
-    return "; ".join(lines[:LISTED]) + (f"; and {more} more" if more > 0 else "")
+    shown = lines[:LISTED]
+    if len(lines) > LISTED:
+        shown.append(f"and {len(lines) - LISTED} more")
+    return "; ".join(shown)
 
 
 def _prompt_line(prompt: Any) -> str:

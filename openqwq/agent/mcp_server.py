@@ -101,7 +101,8 @@ def ask_tool(generate: Generate, tokenizer: "Tokenizer", params: SamplingParams)
         Args:
             question: everything it needs to know; it sees nothing else
         """
-        said, reason = "", "cancelled"
+        said = ""
+        reason = "cancelled"
         agent = Agent(generate, tokenizer, {})
         async for event in agent.run([{"role": "user", "content": question}], params):
             match event:

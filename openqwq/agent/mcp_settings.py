@@ -77,17 +77,19 @@ def _read_file(path: Path) -> list[McpSettings]:
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         form = '{"mcpServers": {NAME: {"command": ...} or {"url": ...}}}'
         raise OpenQwQError(f"cannot read {path} ({error!r}): it must hold {form}") from error
-    return [_entry(name, entry, f"{path}: {name}") for name, entry in items if _enabled(entry)]
-
-
-def _enabled(entry: Any) -> bool:
-    return not (isinstance(entry, dict) and entry.get("disabled"))
+    servers: list[McpSettings] = []
+    for name, entry in items:
+        if isinstance(entry, dict) and entry.get("disabled"):
+            continue
+        servers.append(_entry(name, entry, f"{path}: {name}"))
+    return servers
 
 
 def _entry(name: str, entry: Any, where: str) -> McpSettings:
     if not isinstance(entry, dict):
         raise OpenQwQError(f"{where} is {entry!r:.100}: it must be an object")
-    if unknown := sorted(entry.keys() - _KEYS):
+    unknown = sorted(entry.keys() - _KEYS)
+    if unknown:
         raise OpenQwQError(f"{where}: unknown {unknown[0]!r}: use {', '.join(sorted(_KEYS))}")
     kind = entry.get("type", "http" if "url" in entry else "stdio")
     if kind not in _KINDS:
@@ -121,9 +123,9 @@ def _entry(name: str, entry: Any, where: str) -> McpSettings:
 
 def _list(entry: Mapping[str, Any], key: str, where: str) -> Sequence[str] | None:
     value = entry.get(key)
-    if value is not None and not (
-        isinstance(value, list) and all(isinstance(text, str) for text in value)
-    ):
+    if value is None:
+        return None
+    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
         raise OpenQwQError(f"{where}: {key} is {value!r:.100}: give a list of texts")
     return value
 

@@ -22,7 +22,8 @@ class PythonSession:
     """
 
     def __init__(self, sandbox: Sandbox, limits: Limits = LIMITS) -> None:
-        self._sandbox, self._limits = sandbox, limits
+        self._sandbox = sandbox
+        self._limits = limits
         self._session: Session | None = None
         self._turn = asyncio.Lock()
         self._lost = False

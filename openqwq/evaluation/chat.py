@@ -43,7 +43,7 @@ class ChatReply:
 
 
 class Chat(Protocol):
-    """What answers a conversation; raises OpenQwQError where no answer can be had."""
+    """What answers a conversation; raises OpenQwQError where there is no answer."""
 
     async def reply(
         self, messages: Sequence[Message], tools: Tools, params: SamplingParams
@@ -71,24 +71,20 @@ class LocalChat:
                 f"the prompt has {len(prompt)} tokens and the model's context {self.context_length}"
                 ": leave such items out or use a model with more context"
             )
-        budget = params.thinking_budget
         limit = min(params.max_tokens, room)
-        params = replace(
-            params,
-            max_tokens=limit,
-            stop_token_ids=self.tokenizer.eos_ids,
-            thinking_budget=None if budget is None or budget >= limit else budget,
-        )
+        params = replace(params, max_tokens=limit, stop_token_ids=self.tokenizer.eos_ids)
+        if params.thinking_budget is not None and params.thinking_budget >= limit:
+            params = replace(params, thinking_budget=None)
         (completion,) = await self.generate.generate(prompt, params)
+
         thinking = starts_in_thinking(self.tokenizer, prompt)
         parsed = parse_reply(self.tokenizer, completion.token_ids, thinking)
-        closes = self.tokenizer.think_close_id
-        unfinished = thinking and closes not in completion.token_ids
+        answer: str | None = None
+        if not thinking or self.tokenizer.think_close_id in completion.token_ids:
+            answer = answer_text(parsed.content, parsed.tool_calls, parsed.malformed_calls)
         return ChatReply(
             parsed.reasoning,
-            None
-            if unfinished
-            else answer_text(parsed.content, parsed.tool_calls, parsed.malformed_calls),
+            answer,
             completion.finish_reason,
             completion.prompt_tokens,
             completion.reasoning_tokens,
@@ -128,16 +124,17 @@ class EndpointChat:
         """One reply, as the server parsed it."""
         given: EndpointReply = await self.endpoint.reply(messages, params, tools)
         message = given.message
-        reasoning, calls = message.get("reasoning_content", ""), message.get("tool_calls", [])
+        reasoning = message.get("reasoning_content", "")
+        calls = message.get("tool_calls", [])
         answer = answer_text(message["content"], calls, given.malformed_calls)
+        length = max(1, len(reasoning) + len(answer))
         unfinished = given.finish_reason == "length" and reasoning and not answer.strip()
-        length = len(reasoning) + len(answer)
         return ChatReply(
             reasoning,
             None if unfinished else answer,
             given.finish_reason,
             given.prompt_tokens,
-            round(given.completion_tokens * len(reasoning) / length) if length else 0,
+            round(given.completion_tokens * len(reasoning) / length),
             given.completion_tokens,
         )
 
@@ -208,6 +205,13 @@ def open_chat(
 
 def answer_text(content: str, calls: Sequence[ToolCall], malformed: Sequence[str] = ()) -> str:
     """A reply's content with its calls, well-formed or not, as Hermes blocks."""
-    texts = [*(json.dumps(call, ensure_ascii=False) for call in calls), *map(str.strip, malformed)]
-    blocks = [f"<tool_call>\n{text}\n</tool_call>" for text in texts]
-    return "\n".join([*filter(None, [content]), *blocks])
+    parts = [content] if content else []
+    for call in calls:
+        parts.append(_block(json.dumps(call, ensure_ascii=False)))
+    for text in malformed:
+        parts.append(_block(text.strip()))
+    return "\n".join(parts)
+
+
+def _block(text: str) -> str:
+    return f"<tool_call>\n{text}\n</tool_call>"

@@ -4,9 +4,9 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from statistics import mean, stdev
+from statistics import mean
 
-from openqwq.evaluation.evaluate import Accuracy, Outcome, accuracy
+from openqwq.evaluation.evaluate import Accuracy, Outcome, accuracy, half_width
 from openqwq.evaluation.run_data import Families, RunData
 
 SHOWN = 4  # problems of each kind
@@ -36,6 +36,11 @@ class Sample:
     thinking_tokens: int
     right: int
     of: int
+
+    @property
+    def length(self) -> int:
+        """Characters of the completion."""
+        return len(self.thinking) + len(self.answer)
 
 
 @dataclass(frozen=True)
@@ -86,13 +91,6 @@ def _gain(before: Sequence[Outcome], after: Sequence[Outcome]) -> tuple[float, f
     return mean(gains), half_width(gains)
 
 
-def half_width(values: Sequence[float]) -> float:
-    """Half a 95% interval of the mean of independent values; NaN of fewer than two."""
-    if len(values) < 2:
-        return math.nan
-    return 1.96 * stdev(values) / math.sqrt(len(values))
-
-
 def values_by_problem(outcomes: Iterable[Outcome]) -> dict[str, float]:
     """The mean value of each problem's samples, without errors of the judge."""
     values: dict[str, list[float]] = {}
@@ -107,7 +105,10 @@ def shown_problems(run: RunData, kind: str) -> list[Shown]:
     before, after = run.compared(kind)
     old = _samples_by_problem(run.outcomes.get(before, []), kind)
     new = _samples_by_problem(run.outcomes.get(after, []), kind)
-    fixed = [p for p in old if p in new and not _is_right(old[p]) and _is_right(new[p])]
+    fixed: list[str] = []
+    for problem in old:
+        if problem in new and _is_right(new[problem]) and not _is_right(old[problem]):
+            fixed.append(problem)
     fixed.sort(key=lambda problem: _mean_value(old[problem]) - _mean_value(new[problem]))
     chosen = fixed[: SHOWN - 1]
     chosen += [problem for problem in new if not _is_right(new[problem])][:1]
@@ -116,8 +117,9 @@ def shown_problems(run: RunData, kind: str) -> list[Shown]:
     shown: list[Shown] = []
     for problem in chosen:
         first = (old.get(problem) or new[problem])[0]
-        sides = _sample(old.get(problem, [])), _sample(new.get(problem, []))
-        shown.append(Shown(first.question, *sides))
+        asked_before = _sample(old.get(problem, []))
+        asked_after = _sample(new.get(problem, []))
+        shown.append(Shown(first.question, asked_before, asked_after))
     return shown
 
 
@@ -127,12 +129,13 @@ def shortest_fixed(problems: Mapping[str, Sequence[Shown]]) -> tuple[str, Shown]
     least = math.inf
     for kind, shown in problems.items():
         for problem in shown:
-            before, after = problem.before, problem.after
+            before = problem.before
+            after = problem.after
             if before is None or after is None:
                 continue
             if before.status == "correct" or after.status != "correct":
                 continue
-            length = sum(len(side.thinking) + len(side.answer) for side in (before, after))
+            length = before.length + after.length
             if length < least:
                 best = kind, problem
                 least = length

@@ -5,7 +5,7 @@ a benchmark share is its boilerplate and does not count; a shorter item must app
 """
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,18 +42,16 @@ class BenchmarkIndex:
         for item, words in _questions(tasks):
             for gram in _grams(words):
                 holders[gram].add(item)
+
         self._grams: dict[_Gram, list[str]] = {}
-        self._sizes: dict[str, int] = defaultdict(int)
+        self._sizes: Counter[str] = Counter()
         for gram, items in holders.items():
-            groups: dict[str, int] = defaultdict(int)
-            for item in items:
-                groups[item.partition("/")[0]] += 1
-            kept = [item for item in sorted(items) if groups[item.partition("/")[0]] < SHARED]
-            for item in kept:
-                self._sizes[item] += 1
+            sharing = Counter(map(_benchmark, items))
+            kept = [item for item in sorted(items) if sharing[_benchmark(item)] < SHARED]
+            self._sizes.update(kept)
             if kept:
                 self._grams[gram] = kept
-        self._lengths = sorted({len(gram) for gram in self._grams})
+        self._lengths = sorted(set(map(len, self._grams)))
 
     def search(self, text: str, row: int) -> list[Overlap]:
         """The items that share sequences with `text`, the fullest match first."""
@@ -64,17 +62,19 @@ class BenchmarkIndex:
                 gram = tuple(words[start : start + length])
                 for item in self._grams.get(gram, ()):
                     found[item].add(gram)
-        overlaps = [
-            Overlap(row, item, len(grams) / self._sizes[item], " ".join(min(grams)))
-            for item, grams in found.items()
-        ]
+        overlaps: list[Overlap] = []
+        for item, grams in found.items():
+            share = len(grams) / self._sizes[item]
+            overlaps.append(Overlap(row, item, share, " ".join(min(grams))))
         return sorted(overlaps, key=lambda overlap: -overlap.share)
 
 
 def search_texts(index: BenchmarkIndex, texts: Iterable[str]) -> list[Overlap]:
     """Every row's fullest match, where it has any."""
-    found = (index.search(text, row) for row, text in enumerate(texts, 1))
-    return [overlaps[0] for overlaps in found if overlaps]
+    fullest: list[Overlap] = []
+    for row, text in enumerate(texts, 1):
+        fullest += index.search(text, row)[:1]
+    return fullest
 
 
 def require_clean(overlaps: Sequence[Overlap], source: str) -> None:
@@ -99,21 +99,30 @@ def _questions(tasks: Sequence[Task]) -> Iterator[tuple[str, list[str]]]:
     groups: dict[str, dict[str, list[str]]] = defaultdict(dict)
     for task in tasks:
         text = " ".join(m["content"] for m in task.messages if m["role"] == "user")
-        groups[task.id.partition("/")[0]][task.id] = _words(text)
+        groups[_benchmark(task.id)][task.id] = _words(text)
     for questions in groups.values():
-        several = len(questions) >= SHARED
-        begin = _alike(list(questions.values())) if several else 0
-        backwards = [words[begin:][::-1] for words in questions.values()]
-        end = _alike(backwards) if several else 0
+        begin = 0
+        end = 0
+        if len(questions) >= SHARED:
+            begin = _alike(list(questions.values()))
+            end = _alike([words[begin:][::-1] for words in questions.values()])
         for item, words in questions.items():
             yield item, words[begin : len(words) - end]
 
 
+def _benchmark(item: str) -> str:
+    """The benchmark that an item belongs to."""
+    return item.partition("/")[0]
+
+
 def _alike(sequences: Sequence[Sequence[str]]) -> int:
     """How many first words all have in common."""
-    columns = enumerate(zip(*sequences, strict=False))  # as many as the shortest has words
-    shortest = min(map(len, sequences))
-    return next((i for i, column in columns if len(set(column)) > 1), shortest)
+    count = 0
+    for column in zip(*sequences, strict=False):  # as many as the shortest has words
+        if len(set(column)) > 1:
+            break
+        count += 1
+    return count
 
 
 def _strings(value: Any) -> Iterator[str]:
@@ -134,5 +143,7 @@ def _words(text: str) -> list[str]:
 
 def _grams(words: Sequence[str]) -> Iterator[_Gram]:
     length = min(WORDS, len(words))
-    if length >= FEWEST:
-        yield from (tuple(words[i : i + length]) for i in range(len(words) - length + 1))
+    if length < FEWEST:
+        return
+    for start in range(len(words) - length + 1):
+        yield tuple(words[start : start + length])

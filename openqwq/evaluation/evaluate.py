@@ -43,31 +43,39 @@ def accuracy(outcomes: Sequence[Outcome]) -> Accuracy:
     problem means.
     """
     judged = [o for o in outcomes if o.status != "error"]
+    errors = len(outcomes) - len(judged)
+    if not judged:
+        return Accuracy(math.nan, math.nan, math.nan, math.nan, 0, errors, 0)
     problems: dict[str, list[float]] = {}
     for outcome in judged:
         problems.setdefault(outcome.task_id, []).append(outcome.value)
-    means = [mean(values) for values in problems.values()]
-    spread = stdev(means) / math.sqrt(len(means)) if len(means) > 1 else float("nan")
+    means = list(map(mean, problems.values()))
     return Accuracy(
-        pass_at_1=mean(means) if means else float("nan"),
-        half_width=1.96 * spread,
-        pass_at_k=mean(max(v) for v in problems.values()) if problems else float("nan"),
-        thinking_tokens=mean(o.thinking_tokens for o in judged) if judged else float("nan"),
+        pass_at_1=mean(means),
+        half_width=half_width(means),
+        pass_at_k=mean(map(max, problems.values())),
+        thinking_tokens=mean(o.thinking_tokens for o in judged),
         problems=len(problems),
-        errors=len(outcomes) - len(judged),
+        errors=errors,
         truncated=sum(o.status == "truncated" for o in judged),
     )
+
+
+def half_width(values: Sequence[float]) -> float:
+    """Half a 95% interval of the mean of independent values; NaN of fewer than two."""
+    if len(values) < 2:
+        return math.nan
+    return 1.96 * (stdev(values) / math.sqrt(len(values)))
 
 
 def accuracies(
     outcomes: Sequence[Outcome], families: Mapping[str, Sequence[str]]
 ) -> dict[str, Accuracy]:
     """Summaries of every kind, then of every family of kinds ("math": all its kinds together)."""
-    kinds = list(dict.fromkeys(o.kind for o in outcomes))
-    groups = {kind: [kind] for kind in kinds} | {
-        family: list(members) for family, members in families.items() if len(members) > 1
-    }
-    return {
-        name: accuracy([o for o in outcomes if o.kind in members])
-        for name, members in groups.items()
-    }
+    groups: dict[str, list[Outcome]] = {}
+    for outcome in outcomes:
+        groups.setdefault(outcome.kind, []).append(outcome)
+    for family, members in families.items():
+        if len(members) > 1:
+            groups[family] = [outcome for outcome in outcomes if outcome.kind in members]
+    return {name: accuracy(group) for name, group in groups.items()}

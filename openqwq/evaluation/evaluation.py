@@ -47,6 +47,7 @@ PRESETS = {
     "greedy": SamplingParams(temperature=0.0, top_p=1.0, top_k=0, log_probs=False),
 }
 HOPELESS = 16  # failed replies without any success before them: the endpoint is not there
+JUDGED_AT_ONCE = 32  # saved replies
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,10 @@ class Selection:
     @property
     def name(self) -> str:
         """The name of its files: the benchmark and the kind."""
-        return "-".join(filter(None, [self.benchmark.name, self.kind.replace(" ", "_")]))
+        if not self.kind:
+            return self.benchmark.name
+        kind = self.kind.replace(" ", "_")
+        return f"{self.benchmark.name}-{kind}"
 
 
 def select(benchmark: Benchmark, kind: str, tasks: Sequence[Task], limit: int | None) -> Selection:
@@ -105,7 +109,7 @@ def open_run(
     Raises OpenQwQError naming each setting that differs, or a directory that holds a run already.
     """
     path = directory / "run.json"
-    settings = json.loads(json.dumps(_settings(plan, selections, hashes)))  # as it is read back
+    settings = _settings(plan, selections, hashes)
     if not path.exists():
         write_atomically(path, json.dumps(settings, indent=1).encode())
         return
@@ -126,16 +130,20 @@ def open_run(
 def _settings(
     plan: Plan, selections: Sequence[Selection], hashes: Mapping[str, str]
 ) -> dict[str, Any]:
-    params = {k: v for k, v in asdict(plan.params).items() if k not in ("seed", "stop_token_ids")}
-    return {
+    """What a run is, as it is read back from run.json."""
+    params = asdict(plan.params)
+    del params["seed"]
+    del params["stop_token_ids"]
+    settings = {
         "version": __version__,
         "model": plan.model,
         "preset": plan.preset,
-        "params": json.loads(json.dumps(params)),  # as run.json gives them back
+        "params": params,
         "seed": plan.seed,
-        "tasks": {s.name: _drawn(s, plan) for s in selections},
+        "tasks": {selection.name: _drawn(selection, plan) for selection in selections},
         "data": dict(sorted(hashes.items())),
     }
+    return dict(json.loads(json.dumps(settings)))
 
 
 def _drawn(selection: Selection, plan: Plan) -> dict[str, Any]:
@@ -181,17 +189,23 @@ async def rescore(
         records = file.read()
         if not any(r.task_id in tasks for r in records):
             raise OpenQwQError(f"{file.path} holds no replies to judge again: evaluate first")
-        slots = asyncio.Semaphore(32)
-
-        async def again(record: Record, task: Task, slots: asyncio.Semaphore = slots) -> Record:
-            async with slots:
-                return await _judged(record, task, judges)
-
-        wanted = [r for r in records if r.generated and r.task_id in tasks]
-        judged = await asyncio.gather(*(again(r, tasks[r.task_id]) for r in wanted))
-        newest = {r.key: r for r in judged}
-        file.replace(newest.get(r.key, r) for r in records)
+        file.replace(await _judged_again(records, tasks, judges))
     return score_run(directory, selections)
+
+
+async def _judged_again(
+    records: Sequence[Record], tasks: Mapping[str, Task], judges: Mapping[str, Verifier]
+) -> list[Record]:
+    """The records with new verdicts of those replies that belong to `tasks`."""
+    slots = asyncio.Semaphore(JUDGED_AT_ONCE)
+
+    async def again(record: Record) -> Record:
+        if not record.generated or record.task_id not in tasks:
+            return record
+        async with slots:
+            return await _judged(record, tasks[record.task_id], judges)
+
+    return await asyncio.gather(*map(again, records))
 
 
 def score_run(directory: Path, selections: Sequence[Selection]) -> dict[str, Summary]:
@@ -212,7 +226,8 @@ def compare_runs(a: Path, b: Path) -> dict[str, Comparison]:
 
     Raises OpenQwQError where their data or items differ, or nothing is shared.
     """
-    first, second = read_json(a / "run.json"), read_json(b / "run.json")
+    first = read_json(a / "run.json")
+    second = read_json(b / "run.json")
     shared = [name for name in first["tasks"] if name in second["tasks"]]
     if not shared:
         raise OpenQwQError(f"{a} and {b} share no benchmark: evaluate both on the same --tasks")
@@ -221,13 +236,15 @@ def compare_runs(a: Path, b: Path) -> dict[str, Comparison]:
         raise OpenQwQError(f"{a} and {b} used different data ({', '.join(changed)}): run one again")
     result = {}
     for name in shared:
-        values = [item_values(RecordFile(run / f"{name}.jsonl").read()) for run in (a, b)]
-        if values[0].keys() != values[1].keys():
-            apart = len(values[0].keys() ^ values[1].keys())
+        values_a = item_values(RecordFile(a / f"{name}.jsonl").read())
+        values_b = item_values(RecordFile(b / f"{name}.jsonl").read())
+        apart = values_a.keys() ^ values_b.keys()
+        if apart:
             raise OpenQwQError(
-                f"{name}: {apart} items are in one run only; use the same --limit and --resume both"
+                f"{name}: {len(apart)} items are in one run only; use the same --limit and "
+                "--resume both"
             )
-        result[name] = compare(*values)
+        result[name] = compare(values_a, values_b)
     return result
 
 
@@ -243,20 +260,24 @@ class _Runner:
         judges: Mapping[str, Verifier],
         progress: Progress,
     ) -> None:
-        self._plan, self._selection, self._chat, self._judges = plan, selection, chat, judges
+        self._plan = plan
+        self._selection = selection
+        self._chat = chat
+        self._judges = judges
         self._file = RecordFile(directory / f"{selection.name}.jsonl")
-        self._progress, self._bar = progress, TaskID(0)
-        self._failures, self._any_reply = 0, False
+        self._progress = progress
+        self._bar = TaskID(0)
+        self._failures = 0
+        self._any_reply = False
 
     async def run(self) -> None:
         samples = self._plan.samples or self._selection.benchmark.samples
         present = {r.key for r in self._file.read() if r.generated}
-        jobs = [
-            (task, sample)
-            for sample in range(samples)
-            for task in self._selection.tasks
-            if (task.id, sample) not in present
-        ]
+        jobs: list[tuple[Task, int]] = []
+        for sample in range(samples):
+            for task in self._selection.tasks:
+                if (task.id, sample) not in present:
+                    jobs.append((task, sample))
         total = samples * len(self._selection.tasks)
         name = self._selection.name
         self._bar = self._progress.add_task(name, total=total, completed=total - len(jobs))
@@ -314,16 +335,18 @@ def _completion(record: Record) -> CompletionText:
 
 
 async def _judged(record: Record, task: Task, judges: Mapping[str, Verifier]) -> Record:
+    prediction: str | None = None
     if record.answer is None:
         score = Score(0.0, "truncated", detail="the thinking never ended")
     else:
         score = await judges[task.verifier].score(task, _completion(record))
-    voting = task.verifier == "math" and record.answer is not None
+        if task.verifier == "math":
+            prediction = read_answer(record.answer)
     return replace(
         record,
         value=score.value,
         status=score.status,
         detail=score.detail,
         parts=dict(score.parts),
-        prediction=read_answer(record.answer or "") if voting else None,
+        prediction=prediction,
     )

@@ -1,9 +1,10 @@
 """Scores with their uncertainty: pass@k, majority votes, clustered intervals, paired tests."""
 
 import math
+import operator
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from statistics import fmean, stdev
@@ -40,12 +41,18 @@ def mean_interval(values: Sequence[float]) -> Interval:
     """
     if not values:
         return Interval(math.nan, math.nan, math.nan)
-    mean, count = fmean(values), float(len(values))
-    if len(values) > 1 and (variance := stdev(values) ** 2) > 0:
-        count = mean * (1 - mean) * len(values) / variance
+    mean = fmean(values)
+    count = float(len(values))
+    if len(values) > 1:
+        variance = stdev(values) ** 2
+        if variance > 0:
+            count = mean * (1 - mean) * len(values) / variance
+
     z = 1.96
-    centre = (mean + z * z / (2 * count)) / (1 + z * z / count)
-    half = z / (1 + z * z / count) * math.sqrt(mean * (1 - mean) / count + (z / (2 * count)) ** 2)
+    shrink = 1 + z * z / count
+    centre = (mean + z * z / (2 * count)) / shrink
+    spread = math.sqrt(mean * (1 - mean) / count + (z / (2 * count)) ** 2)
+    half = z / shrink * spread
     return Interval(mean, max(0.0, centre - half), min(1.0, centre + half))
 
 
@@ -74,21 +81,33 @@ def compare(a: Mapping[str, float], b: Mapping[str, float]) -> Comparison:
     Under the null hypothesis an item's difference is as likely to have the other sign: every
     assignment of signs is tried where at most 16 items differ, 10,000 seeded ones otherwise.
     """
-    names = sorted(a)
-    differences = [b[name] - a[name] for name in names]
-    observed, rng = abs(sum(differences)), random.Random(0)
+    differences = [b[name] - a[name] for name in sorted(a)]
     moved = [difference for difference in differences if difference]
-    if len(moved) <= EXACT:
-        sums = [
-            abs(math.fsum(s * d for s, d in zip(signs, moved, strict=True)))
-            for signs in product((1, -1), repeat=len(moved))
-        ]
-        p_value = fmean(total >= observed - 1e-9 for total in sums)
-    else:
-        sums = [abs(math.fsum(d * rng.choice((1, -1)) for d in moved)) for _ in range(DRAWS)]
-        p_value = (1 + sum(total >= observed - 1e-9 for total in sums)) / (DRAWS + 1)
-    means = sorted(fmean(rng.choices(differences, k=len(differences))) for _ in range(DRAWS // 5))
+    rng = random.Random(0)
+    p_value = _p_value(moved, abs(sum(differences)), rng)
+    means: list[float] = []
+    for _ in range(DRAWS // 5):
+        means.append(fmean(rng.choices(differences, k=len(differences))))
+    means.sort()
     tail = len(means) // 40
     interval = Interval(fmean(differences), means[tail], means[-tail - 1])
     better = sum(difference > 0 for difference in moved)
-    return Comparison(len(names), interval, p_value, better, len(moved) - better)
+    return Comparison(len(differences), interval, p_value, better, len(moved) - better)
+
+
+def _p_value(moved: Sequence[float], observed: float, rng: random.Random) -> float:
+    """How often signs drawn at random give at least the observed sum of differences."""
+    exact = len(moved) <= EXACT
+    if exact:
+        choices: Iterable[Sequence[int]] = product((1, -1), repeat=len(moved))
+    else:
+        choices = ([rng.choice((1, -1)) for _ in moved] for _ in range(DRAWS))
+    tried = 0
+    extreme = 0
+    for signs in choices:
+        total = math.fsum(map(operator.mul, signs, moved))
+        tried += 1
+        extreme += abs(total) >= observed - 1e-9
+    if exact:
+        return extreme / tried
+    return (1 + extreme) / (1 + tried)  # what was observed is one of the draws

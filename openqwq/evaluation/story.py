@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from statistics import mean
 
 from openqwq.config import Config
-from openqwq.evaluation.comparison import half_width, values_by_problem
-from openqwq.evaluation.evaluate import Outcome
+from openqwq.evaluation.comparison import values_by_problem
+from openqwq.evaluation.evaluate import Outcome, half_width
 
 STAGE_KINDS = {
     "sft": "supervised fine-tuning",
@@ -68,8 +68,7 @@ def first_sentence(
     evaluated = [name for name in names if outcomes.get(name)]
     if len(evaluated) < 2:
         return f"{trained}; it has not been compared with its beginning yet."
-    first, last = outcomes[evaluated[0]], outcomes[evaluated[-1]]
-    before, after, half, problems = _change(first, last)
+    before, after, half, problems = _change(outcomes[evaluated[0]], outcomes[evaluated[-1]])
     if not problems:
         return f"{trained}; no problem was asked both before and after."
     begin = "before training" if evaluated[0] == "start" else f"after {evaluated[0]}"

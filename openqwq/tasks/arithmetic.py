@@ -17,11 +17,12 @@ def _columns(number: int) -> list[int]:
 
 def add_columns(a: int, b: int) -> str:
     """`8+6=14 4+7+1=12` for 48 + 76: each column with its carry, units first."""
-    steps, carry = [], 0
-    left, right = _columns(a), _columns(b)
+    steps: list[str] = []
+    carry = 0
+    left = _columns(a)
+    right = _columns(b)
     for i in range(max(len(left), len(right))):
-        terms = [column[i] for column in (left, right) if i < len(column)]
-        terms += [1] * carry
+        terms = left[i : i + 1] + right[i : i + 1] + [1] * carry
         steps.append(f"{'+'.join(map(str, terms))}={sum(terms)}")
         carry = sum(terms) // 10
     return " ".join(steps)
@@ -29,19 +30,22 @@ def add_columns(a: int, b: int) -> str:
 
 def subtract_columns(a: int, b: int) -> str:
     """`13-7=6 8-4-1=3` for 83 - 47: a column that borrows shows its ten."""
-    steps, borrow = [], 0
+    steps: list[str] = []
+    borrow = 0
     right = _columns(b)
     for i, digit in enumerate(_columns(a)):
         taken = right[i : i + 1] + [1] * borrow
         borrow = int(digit < sum(taken))
         top = digit + 10 * borrow
-        steps.append(f"{'-'.join(map(str, [top, *taken]))}={top - sum(taken)}")
+        terms = [top, *taken]
+        steps.append(f"{'-'.join(map(str, terms))}={top - sum(taken)}")
     return " ".join(steps)
 
 
 def multiply_columns(a: int, b: int) -> str:
     """`7*6=42 3*6=18 18+4=22` for 37 * 6 (one-digit b): product, then carry, units first."""
-    steps, carry = [], 0
+    steps: list[str] = []
+    carry = 0
     for digit in _columns(a):
         product = digit * b
         steps.append(f"{digit}*{b}={product}")
@@ -61,7 +65,8 @@ def addition(min_digits: int, max_digits: int) -> Source:
     """Sums of two numbers, each of `min_digits` to `max_digits` digits."""
 
     def draw(rng: random.Random) -> Problem:
-        a, b = (_operand(rng, rng.randint(min_digits, max_digits)) for _ in range(2))
+        a = _operand(rng, rng.randint(min_digits, max_digits))
+        b = _operand(rng, rng.randint(min_digits, max_digits))
         return _problem(a, "+", b, a + b, add_columns(a, b))
 
     return Source("addition", "math", draw)
@@ -71,8 +76,10 @@ def subtraction(min_digits: int, max_digits: int) -> Source:
     """Differences of two numbers, the larger first."""
 
     def draw(rng: random.Random) -> Problem:
-        operands = [_operand(rng, rng.randint(min_digits, max_digits)) for _ in range(2)]
-        a, b = max(operands), min(operands)
+        b = _operand(rng, rng.randint(min_digits, max_digits))
+        a = _operand(rng, rng.randint(min_digits, max_digits))
+        if a < b:
+            a, b = b, a
         return _problem(a, "-", b, a - b, subtract_columns(a, b))
 
     return Source("subtraction", "math", draw)
@@ -82,7 +89,8 @@ def multiplication(min_digits: int, max_digits: int) -> Source:
     """Products of a number and a one-digit number from 2 to 9."""
 
     def draw(rng: random.Random) -> Problem:
-        a, b = _operand(rng, rng.randint(min_digits, max_digits)), rng.randint(2, 9)
+        a = _operand(rng, rng.randint(min_digits, max_digits))
+        b = rng.randint(2, 9)
         return _problem(a, "*", b, a * b, multiply_columns(a, b))
 
     return Source("multiplication", "math", draw)

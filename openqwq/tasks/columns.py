@@ -38,17 +38,12 @@ def find_column(row: Row, names: Sequence[str]) -> str | None:
     """The first of `names` that the row has, in any case of letters, and that is not null."""
     spelt = {key.lower(): key for key in row}
     for name in names:
-        if "." in name:
-            try:
-                found: str | None = name if lookup(row, name) is not None else None
-            except KeyError:
-                found = None
-        else:
-            found = spelt.get(name)
-            if found is not None and row[found] is None:
-                found = None
-        if found is not None:
-            return found
+        column = name if "." in name else spelt.get(name, name)
+        try:
+            if lookup(row, column) is not None:
+                return column
+        except KeyError:
+            continue
     return None
 
 
@@ -171,16 +166,17 @@ def read_rules(value: Any, field: str) -> tuple[Rule, ...]:
         given = _list(value.get("kwargs")) or [{}] * len(names)
         if len(names) != len(given):
             raise RowError(field, f"there are {len(names)} rules and {len(given)} of arguments")
-        value = [{"id": a, "arguments": b} for a, b in zip(names, given, strict=True)]
+        value = []
+        for name, arguments in zip(names, given, strict=True):
+            value.append({"id": name, "arguments": arguments})
     if not isinstance(value, list | tuple) or not value:
         raise RowError(field, f"it is {value!r:.80}: it must be a list of rules")
 
     rules: list[Rule] = []
     for each in value:
-        arguments = each.get("arguments") if isinstance(each, Mapping) else None
-        arguments = from_json(arguments)
         if not isinstance(each, Mapping) or not isinstance(each.get("id"), str):
             raise RowError(field, f"a rule is {each!r:.80}: it must have an id and arguments")
+        arguments = from_json(each.get("arguments"))
         rules.append(Rule(each["id"], without_nulls(arguments or {})))
     return tuple(rules)
 

@@ -17,6 +17,7 @@ from openqwq.tasks.columns import (
     REPLIES,
     SYSTEMS,
     TOOLS,
+    Row,
     as_program,
     boxed_answer,
     find_answer,
@@ -40,11 +41,10 @@ from openqwq.tasks.source import completion_of
 from openqwq.tasks.templates import RowError, Template, as_text, from_json
 from openqwq.types import CodeTests, Message, Rule
 
-Row = Mapping[str, Any]
 TEMPLATES = (
     "messages", "prompt", "system", "answer", "solution", "tests", "rules", "tools",
 )  # fmt: skip
-Chat = tuple[Message, ...]
+Messages = tuple[Message, ...]
 # Columns that are a problem's statement only next to another one: MBPP's and code-contests'.
 STATEMENTS = (("test_list", "text"), ("public_tests", "description"))
 _SPEAKERS = re.compile(r"\n\n(Human|Assistant):")
@@ -61,10 +61,10 @@ class Reading:
     form: str
     identity: str
     problem: str
-    prompt: Chat
-    demonstration: Chat = ()
-    chosen: Chat = ()
-    rejected: Chat = ()
+    prompt: Messages
+    demonstration: Messages = ()
+    chosen: Messages = ()
+    rejected: Messages = ()
     answer: str | None = None
     solution: str | None = None
     tests: CodeTests | None = None
@@ -86,9 +86,9 @@ class Asked:
     """The prompt of a row and what was recorded after it; `raw` are the values it came from."""
 
     form: str
-    prompt: Chat
+    prompt: Messages
     raw: Sequence[Any]
-    demonstration: Chat = ()
+    demonstration: Messages = ()
 
 
 class RowReader:
@@ -100,16 +100,17 @@ class RowReader:
     def __init__(self, name: str, config: DataConfig) -> None:
         self._path = f"data.{name}"
         self._pattern = re.compile(config.answer_pattern) if config.answer_pattern else None
-        given = {key: str(getattr(config, key)) for key in TEMPLATES}
-        self._templates = {
-            key: Template(text, f"{self._path}.{key}") for key, text in given.items() if text
-        }
+        self._templates: dict[str, Template] = {}
+        for key in TEMPLATES:
+            text = str(getattr(config, key))
+            if text:
+                self._templates[key] = Template(text, f"{self._path}.{key}")
 
     def read(self, row: Row) -> Reading:
         """What a row says; RowError names the field that cannot be used."""
         asked = self._asked(row)
-        chosen: Chat = ()
-        rejected: Chat = ()
+        chosen: Messages = ()
+        rejected: Messages = ()
         form = asked.form
         if find_column(row, CHOSEN) and find_column(row, REJECTED):
             form += " with preferences"
@@ -165,13 +166,11 @@ class RowReader:
         given = _given(row)
         if "messages" in given:
             return self._recorded(given["messages"], "input.messages", "input")
-        column = find_column(row, QUESTIONS)
-        if column is None:
-            column = next((name for mark, name in STATEMENTS if mark in row and name in row), None)
+        column = find_column(row, QUESTIONS) or _statement(row)
         if column is None:
             return Asked("chat", (), ())
-        raw = [row[column]]
         text = row[column]
+        raw = [text]
         if column.lower() == "instruction" and row.get("input"):  # Alpaca's
             raw.append(row["input"])
             text = f"{text}\n\n{row['input']}"
@@ -181,7 +180,7 @@ class RowReader:
         prompt, demonstration = split_at_reply(read_chat(value, field), field)
         return Asked(form, prompt, _contents(prompt), demonstration)
 
-    def _reply(self, row: Row, asked: Asked) -> Chat:
+    def _reply(self, row: Row, asked: Asked) -> Messages:
         """The recorded completion of a prompt, if the row has one."""
         column = find_column(row, REPLIES)
         if column is None or not asked.prompt:
@@ -263,10 +262,17 @@ class RowReader:
         )
 
 
+def _statement(row: Row) -> str | None:
+    """The column that states the problem because of another one next to it."""
+    for mark, name in STATEMENTS:
+        if mark in row and name in row:
+            return name
+    return None
+
+
 def _given(row: Row) -> Mapping[str, Any]:
     """What OpenAI's preference format keeps in `input`: the prompt's messages and tools."""
-    given = row.get("input")
-    given = from_json(given)
+    given = from_json(row.get("input"))
     return given if isinstance(given, Mapping) else {}
 
 
@@ -298,7 +304,7 @@ def _turns_or_text(value: Any) -> Any:
     return as_text(value)
 
 
-def _contents(prompt: Chat) -> list[str]:
+def _contents(prompt: Messages) -> list[str]:
     """What is asked, whatever the system prompt."""
     return [message["content"] for message in prompt if message["role"] != "system"]
 
@@ -309,26 +315,28 @@ def _problem(raw: Sequence[Any]) -> str:
     return json.dumps(sorted(texts), ensure_ascii=False)
 
 
-def _under(system: str, chat: Chat) -> Chat:
+def _under(system: str, chat: Messages) -> Messages:
     """The chat with `system` in place of its own system prompt."""
     if not chat:
         return ()
-    others = [message for message in chat if message["role"] != "system"]
-    return (Message(role="system", content=system), *others)
+    return (Message(role="system", content=system), *_without_system(chat))
 
 
-def _pair(row: Row, prompt: Chat) -> tuple[Chat, Chat]:
+def _without_system(chat: Messages) -> Messages:
+    return tuple(message for message in chat if message["role"] != "system")
+
+
+def _pair(row: Row, prompt: Messages) -> tuple[Messages, Messages]:
     """The chosen and the rejected chat, which differ in their last turn alone."""
     chosen = _turns_or_text(find_value(row, CHOSEN))
     rejected = _turns_or_text(find_value(row, REJECTED))
     if isinstance(chosen, str) != isinstance(rejected, str):
         raise RowError("rejected", "chosen is a text and rejected turns, or the reverse")
-    if isinstance(chosen, str):
-        if prompt:
-            turns = [(*prompt, said_by("assistant", each, "chosen")) for each in (chosen, rejected)]
-        else:
-            turns = list(_split_texts(chosen, rejected))
-        left, right = turns
+    if isinstance(chosen, str) and prompt:
+        left = (*prompt, said_by("assistant", chosen, "chosen"))
+        right = (*prompt, said_by("assistant", rejected, "rejected"))
+    elif isinstance(chosen, str):
+        left, right = _split_texts(chosen, rejected)
     else:
         left = _continued(prompt, read_chat(chosen, "chosen"), "chosen")
         right = _continued(prompt, read_chat(rejected, "rejected"), "rejected")
@@ -346,19 +354,19 @@ def _pair(row: Row, prompt: Chat) -> tuple[Chat, Chat]:
     return left, right
 
 
-def _continued(prompt: Chat, chat: Chat, field: str) -> Chat:
+def _continued(prompt: Messages, chat: Messages, field: str) -> Messages:
     """`chat` after `prompt`, of which it may repeat the turns."""
     if not prompt or chat[0]["role"] == "assistant":
         return (*prompt, *chat)
-    system: Chat = tuple(message for message in prompt if message["role"] == "system")
-    asked: Chat = tuple(message for message in prompt if message["role"] != "system")
-    said: Chat = tuple(message for message in chat if message["role"] != "system")
+    asked = _without_system(prompt)
+    said = _without_system(chat)
     if said[: len(asked)] != asked:
         raise RowError(field, "it begins with another prompt than the row's: give one prompt")
+    system = [message for message in prompt if message["role"] == "system"]
     return (*system, *said) if system else chat
 
 
-def _split_texts(chosen: str, rejected: str) -> tuple[Chat, Chat]:
+def _split_texts(chosen: str, rejected: str) -> tuple[Messages, Messages]:
     """Two whole texts that begin with the same prompt, in HH-RLHF's form or as plain text."""
     if _SPEAKERS.match(chosen) and _SPEAKERS.match(rejected):
         return _spoken(chosen), _spoken(rejected)
@@ -367,11 +375,12 @@ def _split_texts(chosen: str, rejected: str) -> tuple[Chat, Chat]:
     if not shared[:cut].strip():
         return (), ()
     question = Message(role="user", content=shared[:cut].rstrip())
-    left, right = (said_by("assistant", text[cut:], "chosen") for text in (chosen, rejected))
+    left = said_by("assistant", chosen[cut:], "chosen")
+    right = said_by("assistant", rejected[cut:], "rejected")
     return (question, left), (question, right)
 
 
-def _spoken(text: str) -> Chat:
+def _spoken(text: str) -> Messages:
     """A dialogue in one text, each turn after `Human:` or `Assistant:`."""
     _, *pieces = _SPEAKERS.split(text)
     turns: list[Message] = []

@@ -24,9 +24,10 @@ MAX_CHARACTERS = 32_768
 def chain_sum_thinking(entry: Entry) -> str:
     """`4-1=3 3+5=8` for 4 - 1 + 5: a running total."""
     terms = re.findall(r"[+-]|\d+", entry["question"].rpartition(":")[2])
-    total, steps = int(terms[0]), []
+    total = int(terms[0])
+    steps: list[str] = []
     for sign, term in zip(terms[1::2], terms[2::2], strict=True):
-        following = total + int(term) if sign == "+" else total - int(term)
+        following = total + int(f"{sign}{term}")
         steps.append(f"{total}{sign}{term}={following}")
         total = following
     return " ".join(steps)
@@ -40,8 +41,8 @@ def spell_backward_thinking(entry: Entry) -> str:
 def gcd_thinking(entry: Entry) -> str:
     """`78%46=32 46%32=14 ...`: Euclid's algorithm."""
     numbers = [int(n) for n in re.findall(r"\d+", entry["question"])]
-    a, b = max(numbers[:2]), min(numbers[:2])
-    steps = []
+    b, a = sorted(numbers[:2])
+    steps: list[str] = []
     while b:
         steps.append(f"{a}%{b}={a % b}")
         a, b = b, a % b

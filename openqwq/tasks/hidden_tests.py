@@ -34,11 +34,11 @@ def read_tests(value: Any, field: str, row: Mapping[str, Any]) -> CodeTests:
     """
     value = from_json(value)
     entry_point = find_entry_point(row)
+    if isinstance(value, list | tuple) and value and all(isinstance(each, str) for each in value):
+        value = "\n".join(value)
     if isinstance(value, str):
         return _script(value, entry_point, field, row)
     if isinstance(value, list | tuple):
-        if value and all(isinstance(each, str) for each in value):
-            return _script("\n".join(value), entry_point, field, row)
         return _pairs(value, entry_point, field)
     if isinstance(value, Mapping):
         entry_point = find_entry_point({**row, **value})
@@ -50,25 +50,25 @@ def read_tests(value: Any, field: str, row: Mapping[str, Any]) -> CodeTests:
 
 def contest_tests(row: Mapping[str, Any]) -> CodeTests:
     """The tests of code-contests' own columns, public ones first."""
-    parts: list[CodeTests] = []
+    first: CodeTests | None = None
+    cases: list[TestCase] = []
     for name in CONTESTS:
-        value = row.get(name)
-        value = from_json(value)
+        value = from_json(row.get(name))
         inputs = value.get("input") if isinstance(value, Mapping) else value
         if inputs:  # a problem may have no tests of a kind
-            parts.append(read_tests(value, name, row))
-    if not parts:
+            tests = read_tests(value, name, row)
+            first = first or tests
+            cases += tests.cases
+    if first is None:
         raise RowError(CONTESTS[0], "there are no tests: give some, or leave the row out")
-    cases = [case for part in parts for case in part.cases]
-    return replace(parts[0], cases=tuple(cases))
+    return replace(first, cases=tuple(cases))
 
 
 def find_entry_point(row: Mapping[str, Any]) -> str | None:
     """The function under test by the row's own columns, or its metadata."""
     places = [row]
     for name in ("metadata", "extra_info", "input_output"):
-        inner = row.get(name)
-        inner = from_json(inner)
+        inner = from_json(row.get(name))
         if isinstance(inner, Mapping):
             places.append(inner)
     for place in places:
@@ -85,19 +85,13 @@ def called_function(script: str, solution: str | None = None) -> str | None:
     Without a solution, the first function in an assert that is not Python's own.
     """
     called = _called_names(script)
-    if solution:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a reference may have invalid escape sequences
-            try:
-                tree = ast.parse(solution)
-            except SyntaxError:
-                tree = ast.Module([], [])
-        defined = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
-        tested = [name for name in defined if name in called]
-        if tested:
-            return tested[-1]
-    others = [name for name in called if not hasattr(builtins, name)]
-    return others[0] if others else None
+    for node in reversed(_tree(solution or "").body):
+        if isinstance(node, ast.FunctionDef) and node.name in called:
+            return node.name
+    for name in called:
+        if not hasattr(builtins, name):
+            return name
+    return None
 
 
 def with_tolerance(tests: CodeTests, statement: str) -> CodeTests:
@@ -110,24 +104,32 @@ def with_tolerance(tests: CodeTests, statement: str) -> CodeTests:
 
 def _called_names(script: str) -> list[str]:
     """The plain functions that a script's asserts call, outermost and leftmost first."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            tree = ast.parse(script)
-        except SyntaxError:
-            return []
-    asserted = [node.test for node in ast.walk(tree) if isinstance(node, ast.Assert)]
     names: list[str] = []
-    for test in asserted:
-        calls = [node for node in ast.walk(test) if isinstance(node, ast.Call)]
-        names += [call.func.id for call in calls if isinstance(call.func, ast.Name)]
+    for statement in ast.walk(_tree(script)):
+        if not isinstance(statement, ast.Assert):
+            continue
+        for node in ast.walk(statement.test):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                names.append(node.func.id)
     return names
+
+
+def _tree(source: str) -> ast.Module:
+    """A program as its syntax tree, which is empty for a text that is none."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a reference may have invalid escape sequences
+        try:
+            return ast.parse(source)
+        except SyntaxError:
+            return ast.Module([], [])
 
 
 def _in_class(name: str, row: Mapping[str, Any]) -> str:
     """LeetCode's functions are methods of the class that the starter code begins."""
     starter = str(row.get("starter_code") or "")
-    return f"Solution.{name}" if "class Solution" in starter and "." not in name else name
+    if "class Solution" in starter and "." not in name:
+        return f"Solution.{name}"
+    return name
 
 
 def _script(script: str, entry_point: str | None, field: str, row: Mapping[str, Any]) -> CodeTests:
@@ -140,7 +142,9 @@ def _script(script: str, entry_point: str | None, field: str, row: Mapping[str, 
         entry_point = ".".join(methods[-1])
     elif entry_point is None:
         solution = row.get("code") or row.get("solution") or row.get("canonical_solution")
-        entry_point = called_function(script, solution if isinstance(solution, str) else None)
+        if not isinstance(solution, str):
+            solution = None
+        entry_point = called_function(script, solution)
     else:
         entry_point = entry_point.replace("()", "")
 
@@ -166,7 +170,7 @@ def _setup(row: Mapping[str, Any]) -> str:
         head, stub, _ = prompt.partition(f"def {entry_point}(")
         if stub and _is_python(head):
             parts.append(head)
-    return "\n".join(part for part in parts if part.strip())
+    return "\n".join(filter(str.strip, parts))
 
 
 def _is_python(text: str) -> bool:
@@ -205,13 +209,16 @@ def _columns(value: Mapping[str, Any], entry_point: str | None, field: str) -> C
     if len(givens) != len(wanteds):
         raise RowError(field, f"it has {len(givens)} inputs and {len(wanteds)} outputs: pair them")
     form: TestForm = "call" if entry_point else "stdin"
-    # APPS puts each result of a call into a list of one
-    wrapped = all(isinstance(each, list | tuple) and len(each) == 1 for each in wanteds)
-    if form == "call" and wrapped:
+    if form == "call" and all(map(_is_list_of_one, wanteds)):  # as APPS keeps results of calls
         wanteds = [each[0] for each in wanteds]
-    pairs = zip(givens, wanteds, strict=True)
-    cases = [_case(form, a, b, f"{field}.{i}") for i, (a, b) in enumerate(pairs)]
+    cases: list[TestCase] = []
+    for given, wanted in zip(givens, wanteds, strict=True):
+        cases.append(_case(form, given, wanted, f"{field}.{len(cases)}"))
     return _with_cases(form, cases, entry_point, field)
+
+
+def _is_list_of_one(value: Any) -> bool:
+    return isinstance(value, list | tuple) and len(value) == 1
 
 
 def _own(
@@ -219,10 +226,12 @@ def _own(
 ) -> CodeTests:
     """The form of `CodeTests` itself, with its fields as keys."""
     given = {key: item for key, item in value.items() if item is not None}
-    unknown = set(given) - {entry.name for entry in fields(CodeTests)}
+    known = [entry.name for entry in fields(CodeTests)]
+    unknown = set(given) - set(known)
     if unknown:
-        known = ", ".join(entry.name for entry in fields(CodeTests))
-        raise RowError(field, f"{min(unknown)!r} is not a key of tests: they are {known}")
+        raise RowError(
+            field, f"{min(unknown)!r} is not a key of tests: they are {', '.join(known)}"
+        )
     form = given.pop("form", "script" if "script" in given else "stdin")
     if form not in FORMS:
         raise RowError(f"{field}.form", f"it is {form!r}: it must be one of {', '.join(FORMS)}")
@@ -245,8 +254,9 @@ def _case(form: TestForm, given: Any, wanted: Any, field: str) -> TestCase:
         return TestCase(_stream(given, field), _stream(wanted, field))
     if isinstance(given, str):  # LiveCodeBench: a line of JSON for each argument
         try:
-            given = [json.loads(line) for line in given.split("\n") if line.strip()]
-            wanted = json.loads(wanted) if isinstance(wanted, str) else wanted
+            given = list(map(json.loads, filter(str.strip, given.split("\n"))))
+            if isinstance(wanted, str):
+                wanted = json.loads(wanted)
         except ValueError as error:
             raise RowError(
                 field, f"an argument is not JSON ({error}): write a list of arguments"
@@ -261,7 +271,7 @@ def _stream(value: Any, field: str) -> str:
     if isinstance(value, str):
         return value
     if isinstance(value, list | tuple):
-        return "\n".join(str(line) for line in value)
+        return "\n".join(map(str, value))
     if isinstance(value, int | float):
         return str(value)
     raise RowError(field, f"it is {value!r:.80}: input and output are texts")

@@ -17,15 +17,15 @@ TOPICS = {
 }
 WORDS = [word for words in TOPICS.values() for word in words]
 HASTE = 0.6  # share of what is said at once that is a word off
-ENOUGH, TOO_MANY = 5, 8  # words that the user of `topics` wants, and that tire him
+ENOUGH = 5  # words that the user of `topics` wants
+TOO_MANY = 8  # words that tire him
 
 
 def _exactly(rule: str, relation: str, number: str, count: int, **more: object) -> list[Rule]:
     """IFEval's rules bound a count from one side: two of them fix it."""
-    return [
-        Rule(rule, {relation: bound, number: value, **more})
-        for bound, value in (("at least", count), ("less than", count + 1))
-    ]
+    from_below = Rule(rule, {relation: "at least", number: count, **more})
+    from_above = Rule(rule, {relation: "less than", number: count + 1, **more})
+    return [from_below, from_above]
 
 
 def instructions(min_words: int, max_words: int) -> Source:
@@ -39,27 +39,41 @@ def instructions(min_words: int, max_words: int) -> Source:
         raise OpenQwQError(f"min_words of instructions is {min_words}: it must be at least 4")
 
     def draw(rng: random.Random) -> Problem:
-        count, start = rng.randint(min_words, max_words), rng.randrange(len(WORDS))
+        count = rng.randint(min_words, max_words)
+        start = rng.randrange(len(WORDS))
         words = [*WORDS, *WORDS][start : start + count]
         form = rng.choice(("plain", "plain", "capitals", "quotes", "bullets"))
-        kinds = ["end", "use", "twice"] + ["begin"] * (form != "bullets")
+        kinds = ["end", "use", "twice"]
+        if form != "bullets":
+            kinds.append("begin")
+        chosen = rng.sample(kinds, rng.randint(1, 2))
+        chosen.sort(key=lambda kind: kind != "twice")  # it changes the first word, so it goes first
+
         wishes = [f"Write {count} words."]
         rules: list[Rule] = []
-        # "twice" changes the first word, so it goes first.
-        for kind in sorted(rng.sample(kinds, rng.randint(1, 2)), key=lambda kind: kind != "twice"):
+        for kind in chosen:
             wish, more = _wish(kind, words, rng)
             wishes.append(wish)
             rules += more
-        answer, format_wishes, more = _formatted(form, words)
-        question = " ".join(wishes + format_wishes)
         rules += _exactly("length_constraints:number_words", "relation", "num_words", count)
+        answer, format_wishes, format_rules = _formatted(form, words)
+        rules += format_rules
+        question = " ".join(wishes + format_wishes)
         thinking = " ".join(f"{i} {word}" for i, word in enumerate(words, 1))
-        at = rng.randrange(1, count - 1)
-        off = words[:at] + words[at + 1 :] if rng.random() < 0.5 else words[:at] + words[at - 1 :]
+
+        off = _a_word_off(words, rng)
         hasty, *_ = _formatted(form, off if rng.random() < HASTE else words)
-        return Problem(question, question, thinking, answer, rules=(*rules, *more), hasty=hasty)
+        return Problem(question, question, thinking, answer, rules=tuple(rules), hasty=hasty)
 
     return Source("instructions", "instructions", draw)
+
+
+def _a_word_off(words: list[str], rng: random.Random) -> list[str]:
+    """The words with one of the inner ones left out, or said twice."""
+    place = rng.randrange(1, len(words) - 1)
+    if rng.random() < 0.5:
+        return words[:place] + words[place + 1 :]
+    return words[:place] + words[place - 1 :]
 
 
 def _wish(kind: str, words: list[str], rng: random.Random) -> tuple[str, list[Rule]]:
@@ -76,10 +90,9 @@ def _wish(kind: str, words: list[str], rng: random.Random) -> tuple[str, list[Ru
         case "use":
             words[2] = word
             return f"Use {word}.", [Rule("keywords:existence", {"keywords": [word]})]
-    words[0] = words[1] = word
-    return f"Use {word} twice.", _exactly(
-        "keywords:frequency", "relation", "frequency", 2, keyword=word
-    )
+    words[:2] = [word, word]
+    rules = _exactly("keywords:frequency", "relation", "frequency", 2, keyword=word)
+    return f"Use {word} twice.", rules
 
 
 def _formatted(form: str, words: list[str]) -> tuple[str, list[str], list[Rule]]:
@@ -112,21 +125,26 @@ def topics(min_words: int, max_words: int) -> Source:
 
     def draw(rng: random.Random) -> Problem:
         places = rng.sample(list(TOPICS), 2)
-        seen = [word for place in places for word in TOPICS[place]]
+        seen = TOPICS[places[0]] + TOPICS[places[1]]
         hated = rng.sample(seen, 2)
         good = [word for word in seen if word not in hated]
-        where, what = " and the ".join(places), " and ".join(hated)
-        question = f"I visit the {where}. I hate {what}. What do I see?"
-        thinking = " ".join(
-            " ".join([place, *(w for w in TOPICS[place] if w in good)]) for place in places
+        question = (
+            f"I visit the {' and the '.join(places)}. I hate {' and '.join(hated)}. What do I see?"
         )
+        thoughts: list[str] = []
+        for place in places:
+            thoughts.append(place)
+            thoughts += [word for word in TOPICS[place] if word in good]
         count = rng.randint(min_words, max_words)
-        hasty = (rng.choice(good if rng.random() < 0.5 else WORDS) for _ in range(count))
+        reply = rng.sample(good, ENOUGH + 1)
+        hasty: list[str] = []
+        for _ in range(count):
+            hasty.append(rng.choice(good if rng.random() < 0.5 else WORDS))
         return Problem(
             key="-".join(sorted(places) + sorted(hated)),
             question=question,
-            thinking=thinking,
-            reply=" ".join(rng.sample(good, ENOUGH + 1)),
+            thinking=" ".join(thoughts),
+            reply=" ".join(reply),
             reference=Taste(frozenset(good)),
             hasty=" ".join(hasty),
         )

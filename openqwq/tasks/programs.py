@@ -31,10 +31,12 @@ def linear(max_slope: int, max_offset: int) -> Source:
     """
 
     def draw(rng: random.Random) -> Problem:
-        slope, offset = rng.randint(2, max_slope), rng.randint(0, max_offset)
+        slope = rng.randint(2, max_slope)
+        offset = rng.randint(0, max_offset)
         x = rng.randint(1, 9)
         rise = slope * x
-        low, high = rise + offset, rise + slope + offset
+        low = rise + offset
+        high = low + slope
         question = f"f({x}) = {low}, f({x + 1}) = {high}. Write f(x)."
         thinking = (
             f"{high} - {low}: {subtract_columns(high, low)}\n"
@@ -69,7 +71,8 @@ def pipeline(min_steps: int, max_steps: int) -> Source:
     """Write the function that takes a list through steps given in words."""
 
     def draw(rng: random.Random) -> Problem:
-        words, lines = [], []
+        words: list[str] = []
+        lines: list[str] = []
         for step, code in rng.choices(STEPS, k=rng.randint(min_steps, max_steps)):
             k = rng.randint(2, 9)
             words.append(step.format(k=k))

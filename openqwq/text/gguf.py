@@ -1,7 +1,7 @@
 """Tokenizers in GGUF metadata: byte-level BPE as llama.cpp names it, read and written."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import tokenizers
@@ -10,12 +10,19 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 from openqwq.text.tokenizer import QWEN2_PATTERN, Tokenizer, bytes_of, require_utf8
 from openqwq.types import OpenQwQError
 
-NORMAL, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 3, 4, 5, 6  # llama.cpp's token types
+# llama.cpp's token types
+NORMAL = 1
+CONTROL = 3
+USER_DEFINED = 4
+UNUSED = 5
+BYTE = 6
 Encode = Callable[[str], list[int]]
 # llama.cpp's names of pre-tokenizers, the first one of each kind is the one that is written.
 QWEN2 = ("qwen2", "deepseek-r1-qwen")
 LLAMA3 = ("llama-bpe", "llama3", "llama-v3")
-SMOLLM, GPT2 = ("smollm",), ("gpt-2",)
+SMOLLM = ("smollm",)
+GPT2 = ("gpt-2",)
+KNOWN = (*QWEN2, *LLAMA3, *SMOLLM, *GPT2)
 ENDS = (
     "<|im_end|>",
     "<|endoftext|>",
@@ -35,8 +42,7 @@ NAMED = {
 def is_known(metadata: Mapping[str, Any]) -> bool:
     """Whether our own tokenizer reads what a GGUF file's metadata describe."""
     kind = metadata.get("tokenizer.ggml.model")
-    pre = metadata.get("tokenizer.ggml.pre")
-    return kind == "gpt2" and pre in (*QWEN2, *LLAMA3, *SMOLLM, *GPT2)
+    return kind == "gpt2" and metadata.get("tokenizer.ggml.pre") in KNOWN
 
 
 def from_metadata(
@@ -55,32 +61,45 @@ def from_metadata(
         kind = metadata.get("tokenizer.ggml.model")
         raise OpenQwQError(
             f"{source} has a tokenizer of model {kind!r} and pre {pre!r}: ours reads gpt2 with"
-            f" {', '.join((*QWEN2, *LLAMA3, *SMOLLM, *GPT2))}; any other needs the engine llamacpp"
+            f" {', '.join(KNOWN)}; any other needs the engine llamacpp"
         )
     tokens = _strings(metadata, "tokens", source)
-    parts = [merge.partition(" ") for merge in _strings(metadata, "merges", source)]
-    merges = [(left, right) for left, _, right in parts]
     types = metadata.get("tokenizer.ggml.token_type") or [NORMAL] * len(tokens)
     if len(types) != len(tokens):
         raise OpenQwQError(
             f"{source} has {len(tokens)} tokens but {len(types)} token types: convert it again"
         )
-    vocabulary = {token: i for i, token in enumerate(tokens) if types[i] != UNUSED}
-    try:
-        backend = tokenizers.Tokenizer(models.BPE(vocabulary, merges, ignore_merges=pre in LLAMA3))
-    except Exception as error:  # `tokenizers` raises bare Exception
-        raise OpenQwQError(f"{source} has unusable merges ({error}): convert it again") from error
-    backend.normalizer = normalizers.NFC() if pre in QWEN2 else None
+
+    config = _config(metadata, tokens)
+    backend = tokenizers.Tokenizer(_bpe(metadata, tokens, types, source))
+    if pre in QWEN2:
+        backend.normalizer = normalizers.NFC()
+        config["tokenizer_class"] = "Qwen2Tokenizer"
+    else:
+        config["tokenizer_class"] = "PreTrainedTokenizerFast"
     backend.pre_tokenizer = _pre_tokenizer(pre)
     backend.decoder = decoders.ByteLevel()
-    for token, type_ in zip(tokens, types, strict=True):
-        if type_ == CONTROL:
+    for token, kind in zip(tokens, types, strict=True):
+        if kind == CONTROL:
             backend.add_special_tokens([AddedToken(token, special=True, normalized=False)])
-        elif type_ == USER_DEFINED:
+        elif kind == USER_DEFINED:
             backend.add_tokens([AddedToken(token, normalized=False)])
-    config = _config(metadata, tokens)
-    config |= {"tokenizer_class": "Qwen2Tokenizer" if pre in QWEN2 else "PreTrainedTokenizerFast"}
     return Tokenizer(backend, config, _ends(metadata, tokens, types), source)
+
+
+def _bpe(
+    metadata: Mapping[str, Any], tokens: Sequence[str], types: Sequence[int], source: str
+) -> models.BPE:
+    merges: list[tuple[str, str]] = []
+    for merge in _strings(metadata, "merges", source):
+        left, _, right = merge.partition(" ")
+        merges.append((left, right))
+    vocabulary = {token: i for i, token in enumerate(tokens) if types[i] != UNUSED}
+    whole_words = metadata.get("tokenizer.ggml.pre") in LLAMA3
+    try:
+        return models.BPE(vocabulary, merges, ignore_merges=whole_words)
+    except Exception as error:  # `tokenizers` raises bare Exception
+        raise OpenQwQError(f"{source} has unusable merges ({error}): convert it again") from error
 
 
 class ForeignTokenizer(Tokenizer):
@@ -94,11 +113,18 @@ class ForeignTokenizer(Tokenizer):
         self._types = types
         self._encode = encode
         self._is_byte_level = metadata.get("tokenizer.ggml.model") == "gpt2"
-        added = {t: i for i, t in enumerate(tokens) if types[i] in (CONTROL, USER_DEFINED)}
-        special = frozenset(i for i, kind in enumerate(types) if kind == CONTROL)
-        vocabulary = {text: i for i, text in enumerate(tokens)}
+        vocabulary: dict[str, int] = {}
+        added: dict[str, int] = {}
+        special: set[int] = set()
+        for token_id, (token, kind) in enumerate(zip(tokens, types, strict=True)):
+            vocabulary[token] = token_id
+            if kind in (CONTROL, USER_DEFINED):
+                added[token] = token_id
+            if kind == CONTROL:
+                special.add(token_id)
+        config = _config(metadata, tokens)
         ends = _ends(metadata, tokens, types)
-        self._describe(_config(metadata, tokens), added, special, vocabulary, ends, source)
+        self._describe(config, added, frozenset(special), vocabulary, ends, source)
 
     def backend_json(self) -> str:
         """There is none; raises OpenQwQError."""
@@ -109,8 +135,10 @@ class ForeignTokenizer(Tokenizer):
         require_utf8(text)
         ids: list[int] = []
         for place, part in enumerate(self.split_markers(text)):
+            if not part:
+                continue
             if place % 2 == 0:
-                ids += self._encode(part) if part else []
+                ids += self._encode(part)
             elif allow_special:
                 ids.append(self.added_tokens[part])
             else:  # in two halves: llama.cpp takes some markers out of any text
@@ -126,7 +154,9 @@ class ForeignTokenizer(Tokenizer):
             return token.encode()
         if self._types[token_id] == BYTE:
             return bytes([int(token[3:5], 16)])  # <0x0A>
-        return bytes_of(token) if self._is_byte_level else token.replace("▁", " ").encode()
+        if self._is_byte_level:
+            return bytes_of(token)
+        return token.replace("▁", " ").encode()
 
 
 def _config(metadata: Mapping[str, Any], tokens: list[str]) -> dict[str, Any]:
@@ -138,23 +168,28 @@ def _config(metadata: Mapping[str, Any], tokens: list[str]) -> dict[str, Any]:
             config[field] = tokens[token_id] if 0 <= token_id < len(tokens) else None
     template = metadata.get("tokenizer.chat_template")
     prefix = "tokenizer.chat_template."
-    more = {k.removeprefix(prefix): v for k, v in metadata.items() if k.startswith(prefix)}
-    if more:
-        named = {"default": template} | more if template else more
-        template = [{"name": name, "template": text} for name, text in named.items()]
-    config["chat_template"] = template
+    named: list[dict[str, Any]] = []
+    for key, text in metadata.items():
+        if key.startswith(prefix):
+            named.append({"name": key.removeprefix(prefix), "template": text})
+    if named and template:
+        named.insert(0, {"name": "default", "template": template})
+    config["chat_template"] = named or template
     return config
 
 
 def _ends(metadata: Mapping[str, Any], tokens: list[str], types: list[int]) -> list[int]:
-    """Ids that end a reply, other than the named eos."""
+    """Ids that end a reply, other than the named eos: those that the file names, then by `ENDS`."""
+    known = {text: place for place, text in enumerate(ENDS)}
     ends: list[int] = []
     for name in ("eot", "eom"):
         token_id = metadata.get(f"tokenizer.ggml.{name}_token_id")
         if isinstance(token_id, int):
             ends.append(token_id)
-    ends += [i for i, token in enumerate(tokens) if token in ENDS and types[i] == CONTROL]
-    return sorted(ends, key=lambda i: ENDS.index(tokens[i]) if tokens[i] in ENDS else -1)
+    for token_id, token in enumerate(tokens):
+        if token in known and types[token_id] == CONTROL:
+            ends.append(token_id)
+    return sorted(ends, key=lambda token_id: known.get(tokens[token_id], -1))
 
 
 def to_metadata(tokenizer: Tokenizer, model_vocab_size: int) -> dict[str, Any]:
@@ -168,18 +203,16 @@ def to_metadata(tokenizer: Tokenizer, model_vocab_size: int) -> dict[str, Any]:
     tokens = [f"[PAD{i}]" for i in range(model_vocab_size)]
     types = [UNUSED] * model_vocab_size
     for token, i in description["model"]["vocab"].items():
-        tokens[i], types[i] = token, NORMAL
+        tokens[i] = token
+        types[i] = NORMAL
     for token, i in tokenizer.added_tokens.items():
         tokens[i] = token
         types[i] = CONTROL if i in tokenizer.special_ids else USER_DEFINED
-    merges = [m if isinstance(m, str) else " ".join(m) for m in description["model"]["merges"]]
-    named = {
-        f"tokenizer.ggml.{name}": tokenizer.added_tokens[text]
-        for field, name in NAMED.items()
-        if (text := tokenizer.named_tokens.get(field)) in tokenizer.added_tokens
-    }
-    template = tokenizer.chat_template
-    return {
+    merges: list[str] = []
+    for merge in description["model"]["merges"]:
+        merges.append(merge if isinstance(merge, str) else " ".join(merge))
+
+    metadata: dict[str, Any] = {
         "tokenizer.ggml.model": "gpt2",
         "tokenizer.ggml.pre": _name_of(description["pre_tokenizer"], tokenizer.source),
         "tokenizer.ggml.tokens": tokens,
@@ -187,9 +220,14 @@ def to_metadata(tokenizer: Tokenizer, model_vocab_size: int) -> dict[str, Any]:
         "tokenizer.ggml.merges": merges,
         "tokenizer.ggml.eos_token_id": tokenizer.eos_ids[0],
         "tokenizer.ggml.add_bos_token": False,
-        **named,
-        **({"tokenizer.chat_template": template} if template else {}),
     }
+    for field, name in NAMED.items():
+        text = tokenizer.named_tokens.get(field)
+        if text in tokenizer.added_tokens:
+            metadata[f"tokenizer.ggml.{name}"] = tokenizer.added_tokens[text]
+    if tokenizer.chat_template:
+        metadata["tokenizer.chat_template"] = tokenizer.chat_template
+    return metadata
 
 
 def _strings(metadata: Mapping[str, Any], name: str, source: str) -> list[str]:
@@ -204,9 +242,13 @@ def _pre_tokenizer(pre: str) -> pre_tokenizers.PreTokenizer:
     if pre in GPT2:
         return to_bytes
     if pre in SMOLLM:
-        return pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), to_bytes])
-    pattern = QWEN2_PATTERN if pre in QWEN2 else QWEN2_PATTERN.replace(r"\p{N}|", r"\p{N}{1,3}|", 1)
-    return pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(pattern), "isolated"), to_bytes])
+        digits = pre_tokenizers.Digits(individual_digits=True)
+        return pre_tokenizers.Sequence([digits, to_bytes])
+    pattern = QWEN2_PATTERN
+    if pre in LLAMA3:
+        pattern = pattern.replace(r"\p{N}|", r"\p{N}{1,3}|", 1)
+    words = pre_tokenizers.Split(Regex(pattern), "isolated")
+    return pre_tokenizers.Sequence([words, to_bytes])
 
 
 def _name_of(pre_tokenizer: Mapping[str, Any] | None, source: str) -> str:
@@ -219,7 +261,7 @@ def _name_of(pre_tokenizer: Mapping[str, Any] | None, source: str) -> str:
             return names[0]
     raise OpenQwQError(
         f"{source} splits text as {pre_tokenizer}: llama.cpp's names for pre-tokenizers that"
-        f" we know are {', '.join((QWEN2[0], LLAMA3[0], SMOLLM[0], GPT2[0]))}"
+        f" we know are {QWEN2[0]}, {LLAMA3[0]}, {SMOLLM[0]}, {GPT2[0]}"
     )
 
 

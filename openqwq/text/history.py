@@ -18,7 +18,10 @@ from openqwq.types import Message
 
 EmptyContent = Literal["left out", "none", "empty"]
 EMPTY_CONTENTS: tuple[EmptyContent, ...] = ("left out", "none", "empty")
-NAME, VALUE, RESULT, SAID = "probe_tool", "probe_value", "probe_result", "probe_text"
+NAME = "probe_tool"
+VALUE = "probe_value"
+RESULT = "probe_result"
+SAID = "probe_text"
 ARGUMENTS = {"probe_key": VALUE}
 TOOL = {
     "type": "function",
@@ -77,8 +80,9 @@ class HistoryForm:
                 unshown = given[len(shown) :]
                 waiting = list(given)
             else:
-                turns.append({k: v for k, v in message.items() if k != "tool_calls"})
-            if thinking := message.get("reasoning_content"):
+                turns.append(_without(message, "tool_calls"))
+            thinking = message.get("reasoning_content")
+            if thinking:
                 turns[-1].setdefault("thinking", thinking)  # gpt-oss' name for it
         listed = () if self.lists_tools else tools
         return self._with_system(turns, listed)
@@ -103,11 +107,10 @@ class HistoryForm:
         """An assistant's turn with calls, which may take two."""
         content = message["content"]
         if not self.shows_calls:
-            functions = [call["function"] for call in calls]
-            blocks = [f"<tool_call>\n{_json(function)}\n</tool_call>" for function in functions]
-            text = "\n".join([content, *blocks] if content else blocks)
-            kept = {k: v for k, v in message.items() if k != "tool_calls"}
-            return [{**kept, "content": text}]
+            texts = [content] if content else []
+            for call in calls:
+                texts.append(f"<tool_call>\n{_json(call['function'])}\n</tool_call>")
+            return [{**_without(message, "tool_calls"), "content": "\n".join(texts)}]
         if self.arguments_as_text:
             for call in calls:
                 function = call["function"]
@@ -118,7 +121,7 @@ class HistoryForm:
             return [_without_content(turn, self.no_content)]
         if not self.calls_apart:
             return [turn]
-        said = {k: v for k, v in message.items() if k != "tool_calls"}
+        said = _without(message, "tool_calls")
         calling = {"role": "assistant", "tool_calls": calls}
         return [said, _without_content(calling, self.no_content)]
 
@@ -181,10 +184,9 @@ def call_rendering(template: ChatTemplate) -> tuple[str, str]:
     tools = [TOOL] if form.lists_tools else []
     said = {"role": "assistant", "content": SAID}
     turn = _without_content(_call_turn(SAID, form.arguments_as_text), form.no_content)
-    return (
-        _shown(template, [_user("a"), said], tools),
-        _shown(template, [_user("a"), turn], tools),
-    )
+    saying = _shown(template, [_user("a"), said], tools)
+    calling = _shown(template, [_user("a"), turn], tools)
+    return saying, calling
 
 
 def tools_note(template: ChatTemplate) -> str:
@@ -231,11 +233,17 @@ def _openai_call(call: Mapping[str, Any], turn: int, number: int) -> dict[str, A
 
 def _without_content(turn: Mapping[str, Any], how: EmptyContent) -> dict[str, Any]:
     """The turn with no content, in one of the ways in which templates expect that."""
-    kept = {k: v for k, v in turn.items() if k != "content"}
+    kept = _without(turn, "content")
     if how == "none":
         kept["content"] = None
     elif how == "empty":
         kept["content"] = ""
+    return kept
+
+
+def _without(turn: Mapping[str, Any], key: str) -> dict[str, Any]:
+    kept = dict(turn)
+    kept.pop(key, None)
     return kept
 
 

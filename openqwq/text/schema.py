@@ -24,7 +24,8 @@ def specification(function: Callable[..., Any]) -> dict[str, Any]:
     if not documented.strip():
         raise OpenQwQError(f"tool {name!r} has no docstring: say there what it does")
     notes = dict(re.findall(r"^ +(\w+): (.+(?:\n {5,}.+)*)", described, re.MULTILINE))
-    hints, required = typing.get_type_hints(function), list[str]()
+    hints = typing.get_type_hints(function)
+    required: list[str] = []
     properties: dict[str, dict[str, Any]] = {}
     for key, parameter in inspect.signature(function).parameters.items():
         if key == "self":
@@ -48,7 +49,8 @@ def specification(function: Callable[..., Any]) -> dict[str, Any]:
 
 
 def _schema(kind: Any, where: str) -> dict[str, Any]:
-    origin, inner = get_origin(kind) or kind, get_args(kind)
+    origin = get_origin(kind) or kind
+    inner = get_args(kind)
     if kind in _SCALARS:
         return {"type": _SCALARS[kind]}
     if kind is type(None):
@@ -58,9 +60,11 @@ def _schema(kind: Any, where: str) -> dict[str, Any]:
     if origin in (Union, types.UnionType):
         return {"anyOf": [_schema(part, where) for part in inner]}
     if origin in (list, Sequence):
-        return {"type": "array"} | ({"items": _schema(inner[0], where)} if inner else {})
+        if not inner:
+            return {"type": "array"}
+        return {"type": "array", "items": _schema(inner[0], where)}
     if origin in (dict, Mapping) and (not inner or inner[0] is str):
-        known = inner and inner[1] is not Any
-        extra = {"additionalProperties": _schema(inner[1], where)} if known else {}
-        return {"type": "object"} | extra
+        if not inner or inner[1] is Any:
+            return {"type": "object"}
+        return {"type": "object", "additionalProperties": _schema(inner[1], where)}
     raise OpenQwQError(f"{where} is of type {kind}: use JSON's types (str, int, list[str], ...)")

@@ -73,14 +73,14 @@ def encode_reply(
     lead = shown[header : shown.index(PROBE, header)]  # an empty thinking, where one is written
 
     turn = Message(role="assistant", content=content)
-    if calls := reply.get("tool_calls"):
+    calls = reply.get("tool_calls") or []
+    if calls:
         turn["tool_calls"] = calls
     body = _units(_pieces(tokenizer, [*messages, turn], tools, False))[header:]
     if body[: len(lead)] == lead:
         body = body[len(lead) :]
-    ends = (place for place, unit in enumerate(body) if unit in tokenizer.eos_ids)
-    body = body[: next(ends, len(body))]
-    _require_shown(tokenizer, body, content, [call["name"] for call in calls or []])
+    body = _before_end(tokenizer, body)
+    _require_shown(tokenizer, body, content, [call["name"] for call in calls])
 
     in_thinking = starts_in_thinking(tokenizer, prompt_ids)
     if reasoning:
@@ -129,18 +129,19 @@ def bridge(
     if past[: len(prompt)] != prompt or full[: len(past)] != past:
         return None
 
-    turn = _until_end(tokenizer, past[len(prompt) :])
     # The template may space a call otherwise than the model did; what it says must be the same.
+    turn = _through_end(tokenizer, past[len(prompt) :])
     shown = parse_reply(tokenizer, turn, thinking)
     if replace(shown, reasoning_tokens=reply.reasoning_tokens) != reply:
         return None
 
     shown_markers = _markers_of(tokenizer, turn)
     sampled_markers = _markers_of(tokenizer, reply_ids)
-    missing = shown_markers[len(sampled_markers) :]  # the end of turn, of a reply that was cut off
-    if sampled_markers + missing != shown_markers or len(missing) > 1:
-        return None
-    return full[len(prompt) + len(turn) - len(missing) :]
+    if sampled_markers == shown_markers:
+        return full[len(prompt) + len(turn) :]
+    if sampled_markers == shown_markers[:-1]:  # a reply that was cut off lacks its end of turn
+        return full[len(prompt) + len(turn) - 1 :]
+    return None
 
 
 def _pieces(
@@ -153,13 +154,13 @@ def _pieces(
     """What the template writes: ids of its markers, and the texts between them."""
     inputs = _inputs(tokenizer, messages, tools, options or {})
     text = _render(tokenizer, inputs, generation)
-    guard = next(c for c in map(chr, range(0xF0000, 0xFFFFE)) if c not in inputs and c not in text)
+    guard = _unused_character(inputs + text)
     parts = _render(tokenizer, inputs, generation, guard).split(guard)
 
     added = tokenizer.added_tokens
-    plain, markers = parts[::2], parts[1::2]
-    built = [t for t in added if t not in inputs and any(t in piece for piece in plain)]
-    if built or "".join(parts) != text or not added.keys() >= set(markers):
+    plain = guard.join(parts[::2])
+    built = [marker for marker in added if marker not in inputs and marker in plain]
+    if built or "".join(parts) != text or not added.keys() >= set(parts[1::2]):
         # Whatever looks like a marker is the template's own where no message holds such text.
         if any(marker in inputs for marker in added):
             raise OpenQwQError(
@@ -167,7 +168,19 @@ def _pieces(
                 " text: write each marker as one constant, or remove the template to use QwQ's"
             )
         parts = tokenizer.split_markers(text)
-    return [added[part] if place % 2 else part for place, part in enumerate(parts)]
+
+    pieces: list[Unit] = []
+    for place, part in enumerate(parts):
+        pieces.append(added[part] if place % 2 else part)
+    return pieces
+
+
+def _unused_character(text: str) -> str:
+    """A character of the private planes that a text does not hold."""
+    code = 0xF0000
+    while chr(code) in text:
+        code += 1
+    return chr(code)
 
 
 def _inputs(
@@ -249,7 +262,9 @@ def _thinking_apart(reply: Message) -> tuple[str, str]:
             " </think>, or give the thinking as reasoning_content"
         )
     reasoning = reasoning.strip("\n")
-    return reasoning, content.lstrip("\n") if reasoning else content
+    if reasoning:
+        content = content.lstrip("\n")
+    return reasoning, content
 
 
 def _require_shown(
@@ -265,8 +280,16 @@ def _require_shown(
         )
 
 
-def _until_end(tokenizer: Tokenizer, ids: list[int]) -> list[int]:
-    """A turn up to the marker that ends it; nothing where there is none."""
+def _before_end(tokenizer: Tokenizer, body: list[Unit]) -> list[Unit]:
+    """A turn without the marker that ends it, and what follows."""
+    for place, unit in enumerate(body):
+        if unit in tokenizer.eos_ids:
+            return body[:place]
+    return body
+
+
+def _through_end(tokenizer: Tokenizer, ids: list[int]) -> list[int]:
+    """A turn with the marker that ends it; nothing where there is none."""
     for place, token_id in enumerate(ids):
         if token_id in tokenizer.eos_ids:
             return ids[: place + 1]

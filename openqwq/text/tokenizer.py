@@ -45,11 +45,17 @@ class Tokenizer:
         self, backend: tokenizers.Tokenizer, config: dict[str, Any], eos_ids: list[int], source: str
     ) -> None:
         """`config` holds the fields of tokenizer_config.json; errors name `source`."""
-        added = backend.get_added_tokens_decoder()
-        special = frozenset(i for i, token in added.items() if token.special)
-        by_text = {token.content: token_id for token_id, token in added.items()}
+        by_text: dict[str, int] = {}
+        special: set[int] = set()
+        trims: list[str] = []  # added tokens that take from the text around them
+        for token_id, token in backend.get_added_tokens_decoder().items():
+            by_text[token.content] = token_id
+            if token.special:
+                special.add(token_id)
+            if token.lstrip or token.rstrip or token.single_word:
+                trims.append(token.content)
         vocabulary = backend.get_vocab(with_added_tokens=True)
-        self._describe(config, by_text, special, vocabulary, eos_ids, source)
+        self._describe(config, by_text, frozenset(special), vocabulary, eos_ids, source)
 
         backend.no_truncation()
         backend.no_padding()
@@ -57,8 +63,10 @@ class Tokenizer:
         self._plain = tokenizers.Tokenizer(backend.model)  # the same model without added tokens
         self._plain.normalizer = backend.normalizer
         self._plain.pre_tokenizer = backend.pre_tokenizer
-        trims = [t.content for t in added.values() if t.lstrip or t.rstrip or t.single_word]
-        mixes = [t for t, i in self.added_tokens.items() if i in self._plain.encode(t).ids]
+        mixes: list[str] = []  # those that plain text can become
+        for text, token_id in by_text.items():
+            if token_id in self._plain.encode(text).ids:
+                mixes.append(text)
         if trims or mixes or not isinstance(backend.decoder, decoders.ByteLevel):
             raise OpenQwQError(
                 f"{source} is not a byte-level BPE whose added tokens stand apart from text"
@@ -185,14 +193,13 @@ class Tokenizer:
         config = _read(folder / "tokenizer_config.json", _json_object)
         if (folder / "chat_template.jinja").exists():
             config["chat_template"] = _read(folder / "chat_template.jinja", str)
-        if more := sorted(folder.glob("additional_chat_templates/*.jinja")):
+        more = sorted(folder.glob("additional_chat_templates/*.jinja"))
+        if more:
             named = _named_templates(config.get("chat_template"), str(folder))
-            named |= {path.stem: _read(path, str) for path in more}
+            for path in more:
+                named[path.stem] = _read(path, str)
             config["chat_template"] = [{"name": k, "template": v} for k, v in named.items()]
-        paths = [folder / "generation_config.json", folder / "config.json"]  # the first one wins
-        declared = [_read(p, _json_object).get("eos_token_id") for p in paths if p.exists()]
-        ids: Any = next((ids for ids in declared if ids is not None), [])
-        return cls(backend, config, ids if isinstance(ids, list) else [ids], str(folder))
+        return cls(backend, config, _declared_ends(folder), str(folder))
 
     def with_think_tokens(self) -> "Tokenizer":
         """A tokenizer of the same text to which `<think>` and `</think>` are tokens, too."""
@@ -238,8 +245,9 @@ class Tokenizer:
 
     def decode(self, ids: Iterable[int], skip_special: bool = False) -> str:
         """Text of `ids`; bytes that are not UTF-8 become U+FFFD."""
-        kept = (i for i in ids if not (skip_special and i in self.special_ids))
-        return b"".join(map(self.token_bytes, kept)).decode(errors="replace")
+        if skip_special:
+            ids = [token_id for token_id in ids if token_id not in self.special_ids]
+        return b"".join(map(self.token_bytes, ids)).decode(errors="replace")
 
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes of one token; none for the padding rows that models have past the last id."""
@@ -284,6 +292,16 @@ def _named_templates(given: Any, source: str) -> dict[str, str]:
         f"{source} has a chat_template that is neither text nor a list of named templates"
         f" ({given!s:.60}): copy tokenizer_config.json from the checkpoint"
     )
+
+
+def _declared_ends(folder: Path) -> list[int]:
+    """The ids that a checkpoint's configs name to end a reply; the generation config wins."""
+    for name in ("generation_config.json", "config.json"):
+        path = folder / name
+        ids = _read(path, _json_object).get("eos_token_id") if path.exists() else None
+        if ids is not None:
+            return ids if isinstance(ids, list) else [ids]
+    return []
 
 
 def _read(path: Path, parse: Callable[[str], Parsed]) -> Parsed:
