@@ -48,8 +48,11 @@ def main() -> None:
     for seed in SEEDS if options.only is None else [options.only]:
         run_seed(options.folder, options.demo, seed, options.overrides)
 
-    done = [s for s in SEEDS if (options.folder / f"many-{s}" / "evaluation/use.json").exists()]
-    runs = {str(seed): figures(options.folder, seed) for seed in done}
+    runs: dict[str, dict[str, Any]] = {}
+    for seed in SEEDS:
+        ends = [f"many-{seed}/evaluation/use.json", f"two-{seed}/evaluation/start.json"]
+        if all((options.folder / end).exists() for end in ends):
+            runs[str(seed)] = figures(options.folder, seed)
     print(f"{'':<24}{'':>8}" + "".join(f"{table:>18}" for table in TABLES))
     for policy in ("two tools", "stage 1", "many tools, sft", "many tools, rl"):
         for seed, run in runs.items():
