@@ -47,8 +47,8 @@ def main() -> None:
             except OpenQwQError as error:
                 print(f"{'':{len(name)}}  {gpus:>6} {mode:<13} does not fit: {error}")
                 continue
-            learn = plan.seconds["learn"] + plan.seconds["weights"]
-            sample = plan.seconds["prefill"] + plan.seconds["decode"]
+            learn = plan.seconds["learn"] + plan.seconds["push"]
+            sample = plan.seconds["prefill"] + plan.seconds["decode"] + plan.seconds["longest"]
             print(
                 f"{'':{len(name)}}  {gpus:>6} {mode:<13} {plan.step_seconds:>8.0f} {learn:>8.0f} "
                 f"{sample:>8.0f}  {plan.bottleneck}"

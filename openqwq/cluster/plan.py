@@ -7,12 +7,20 @@ memory bandwidth, traffic at a share of the links. The shares are `Efficiency`, 
 import math
 from dataclasses import asdict, dataclass
 
-from openqwq.config import Config, RlStage, ShapeConfig
+from openqwq.cluster.transfer import BUCKET_BYTES
+from openqwq.config import Config, LoraConfig, RlStage, ShapeConfig
 from openqwq.model.fit import parameter_counts
 from openqwq.model.qwen2 import ModelConfig
+from openqwq.train.plan import adapter_parameters
 from openqwq.types import OpenQwQError
 
 GB = 1e9
+WARNINGS = {
+    "push": "the push of weights takes most of a step: train an adapter, or give GPUs faster links",
+    "longest": "the longest completion takes most of a step: choose cluster.mode = 'asynchronous', "
+    "or a smaller max_tokens",
+    "verdicts": "the verifiers take most of a step: raise cluster.verifiers",
+}
 LOGITS_BYTES = 2**27 * 4 * 3  # of one chunk: logits, their log-softmax, the gradient
 RESERVE = 0.06  # of a GPU's memory: CUDA context, NCCL, fragmentation
 MIN_SEQUENCES = 4  # that a sampler must hold at full length to be of use
@@ -64,13 +72,30 @@ class Plan:
         """What most of a step is spent on."""
         return max(self.seconds, key=lambda name: self.seconds[name])
 
+    @property
+    def warning(self) -> str:
+        """What to do where most of a step is spent on neither learning nor drawing; or nothing."""
+        return WARNINGS.get(self.bottleneck, "")
+
 
 def parameter_count(config: Config) -> int:
-    """Of an untied Qwen2 of the config's shape (DESIGN section 4)."""
+    """Of an untied Qwen2 of the config's shape."""
+    return parameter_counts(_model(config))[0]
+
+
+def _model(config: Config) -> ModelConfig:
     shape = _shape(config)
     head_dim = shape.hidden_size // shape.num_attention_heads
-    model = ModelConfig(_vocab_size(config), head_dim=head_dim, **asdict(shape))
-    return parameter_counts(model)[0]
+    return ModelConfig(_vocab_size(config), head_dim=head_dim, **asdict(shape))
+
+
+def _adapter_count(config: Config) -> int:
+    """Parameters of the stage's adapter; 0 where all weights are trained."""
+    lora = _rl(config).lora
+    if lora is None:
+        return 0
+    rank = LoraConfig().rank if lora == "continue" else lora.rank
+    return adapter_parameters(_model(config), rank)
 
 
 def _rl(config: Config) -> RlStage:
@@ -112,16 +137,17 @@ def make_plan(config: Config) -> Plan:
     sampler, concurrent = _sampler_bytes(config, gpu, parameters)
     traffic = _traffic(config, parameters)
     seconds = _seconds(config, gpu, parameters, concurrent, traffic)
-    learn = seconds["learn"] + seconds["weights"]
-    sample = seconds["prefill"] + seconds["decode"]
+    learn = seconds["learn"] + seconds["push"]
+    draw = seconds["prefill"] + seconds["decode"] + seconds["longest"]
+    sample = max(draw, seconds["verdicts"])  # completions are judged as they end
     overlapped = config.cluster.mode != "synchronous"
     step = max(learn, sample) if overlapped else learn + sample
     return Plan(parameters, learner, sampler, concurrent, traffic, seconds, step)
 
 
 def _learner_bytes(config: Config, parameters: int) -> dict[str, float]:
-    """FSDP2 with fp32 master weights; activations of one micro-batch."""
-    shape, cluster, width = _shape(config), config.cluster, _precision_bytes(config)
+    """FSDP2 with fp32 master weights, or over a frozen base with an adapter on every rank."""
+    shape, width = _shape(config), _precision_bytes(config)
     tokens = _rl(config).optimiser.max_tokens_per_micro_batch
     ends = 2 * _vocab_size(config) * shape.hidden_size
     layer = (parameters - ends) / shape.num_hidden_layers
@@ -130,14 +156,26 @@ def _learner_bytes(config: Config, parameters: int) -> dict[str, float]:
     kept = tokens * width * shape.hidden_size
     held = shape.num_hidden_layers
     activations = held * kept + inner if config.recompute else held * (kept + inner)
-    shards = 0.0 if cluster.offload else parameters / cluster.learners
+    ends_gradient = 0 if _adapter_count(config) else 4 * ends
     return {
-        "weights": 4 * shards,
-        "gradients": 4 * shards,
-        "optimiser": 8 * shards,
-        "gathered": width * (2 * layer + ends) + 4 * ends,  # two layers, ends with their gradient
+        **_state_bytes(config, parameters),
+        "gathered": width * (2 * layer + ends) + ends_gradient,  # two layers, and the ends
         "activations": activations + LOGITS_BYTES,
+        "push": 2.0 * BUCKET_BYTES,
     }
+
+
+def _state_bytes(config: Config, parameters: int) -> dict[str, float]:
+    """Weights, gradients and optimiser of one rank, and the frozen copy of a KL penalty."""
+    shards = 0.0 if config.cluster.offload else parameters / config.cluster.learners
+    adapter = _adapter_count(config)
+    if adapter:
+        base = _precision_bytes(config) * shards
+        return {"weights": base + 4 * adapter, "gradients": 4 * adapter, "optimiser": 8 * adapter}
+    state = {"weights": 4 * shards, "gradients": 4 * shards, "optimiser": 8 * shards}
+    if _rl(config).kl_coefficient:
+        state["reference"] = 4 * shards
+    return state
 
 
 def _sampler_bytes(config: Config, gpu: Gpu, parameters: int) -> tuple[dict[str, float], int]:
@@ -201,10 +239,12 @@ def _micro_batches(config: Config) -> int:
 
 def _traffic(config: Config, parameters: int) -> dict[str, float]:
     gathers = 2 * _precision_bytes(config) * parameters  # forward and backward
-    return {
-        "learner": _micro_batches(config) * (gathers + 4.0 * parameters),
-        "sampler": 2.0 * parameters,
-    }
+    adapter = _adapter_count(config)
+    if adapter:  # its gradients are summed once
+        learner = _micro_batches(config) * gathers + 8.0 * adapter
+        return {"learner": learner, "sampler": 4.0 * adapter}
+    learner = _micro_batches(config) * (gathers + 4.0 * parameters)
+    return {"learner": learner, "sampler": float(_precision_bytes(config) * parameters)}
 
 
 def _seconds(
@@ -215,12 +255,16 @@ def _seconds(
     traffic: dict[str, float],
 ) -> dict[str, float]:
     cluster, count, efficiency = config.cluster, _completions(config), Efficiency()
-    tokens, prompt = count * _mean_tokens(config), _max_length(config) - _rl(config).max_tokens
-    passes = 8 if config.recompute else 6
+    tokens = count * _mean_tokens(config)
+    passes = 4 if _adapter_count(config) else 6
+    if config.recompute:
+        passes += 2
     learn = passes * parameters * tokens / (cluster.learners * gpu.flops * efficiency.training)
     one_node = cluster.learners <= config.plan.gpus_per_node
     link = (gpu.nvlink if one_node else gpu.network) * efficiency.links
-    prefill = 2 * parameters * _rl(config).prompts_per_step * max(prompt, 0)
+    prompt = max(_max_length(config) - _rl(config).max_tokens, 0)
+    prefill = 2 * parameters * _rl(config).prompts_per_step * prompt
+
     each = math.ceil(count / cluster.samplers)  # completions of one sampler
     width = _sampler_width(config)
     running = min(each, concurrent)
@@ -228,15 +272,19 @@ def _seconds(
     read = 2 * parameters + running * _cache_bytes(config) * _mean_tokens(config)
     compute = 2 * parameters * running / (width * gpu.flops * efficiency.prefill)
     a_token = max(read / bandwidth, compute)
-    rounds = each / running
     # Waves of mean length, and the longest completion of the last wave, nearly alone.
-    longest = _rl(config).max_tokens - _mean_tokens(config)
-    tail = 0.0 if cluster.mode != "synchronous" else longest * 2 * parameters / bandwidth
+    longest = 0.0
+    if cluster.mode == "synchronous":
+        left = _rl(config).max_tokens - _mean_tokens(config)
+        longest = left * 2 * parameters / bandwidth
     return {
         "learn": max(learn, traffic["learner"] / link),
-        "weights": traffic["sampler"] / (gpu.network * efficiency.links),
+        # Every rank sends its share and every sampler takes all, bucket by bucket at once.
+        "push": traffic["sampler"] / (gpu.network * efficiency.links),
         "prefill": prefill / (cluster.samplers * width * gpu.flops * efficiency.prefill),
-        "decode": rounds * _mean_tokens(config) * a_token + tail,
+        "decode": each / running * _mean_tokens(config) * a_token,
+        "longest": longest,
+        "verdicts": count * config.plan.verdict_seconds / max(1, cluster.verifiers),
     }
 
 
@@ -260,6 +308,8 @@ def describe_plan(config: Config, plan: Plan) -> str:
     lines += ["", "seconds a step"]
     lines += [f"  {name:<18}{value:8.1f}" for name, value in plan.seconds.items()]
     lines.append(f"  {'step':<18}{plan.step_seconds:8.1f}  (most of it: {plan.bottleneck})")
+    if plan.warning:
+        lines.append(f"warning: {plan.warning}")
     shares = ", ".join(f"{name} {share:.0%}" for name, share in vars(Efficiency()).items())
     lines.append(f"computed with these shares of the data sheet: {shares}")
     return "\n".join(lines)

@@ -132,6 +132,7 @@ class PlanConfig:
     gpus_per_node: int = 8
     mean_completion: float = 0.4  # share of an RL stage's max_tokens
     memory_gib: float = 0.0  # of a run in one process; 0: what is free on this machine
+    verdict_seconds: float = 0.02  # of one verifier actor for one completion
 
 
 @dataclass(frozen=True)

@@ -130,7 +130,7 @@ def describe(name: str, plan: StagePlan, memory: int, hint: str) -> str:
 
 def _memory(config: ModelConfig, work: Work, process: int) -> dict[str, int]:
     parameters, embedding = parameter_counts(config)
-    trained = _adapter_parameters(config, work.rank) if work.rank else parameters
+    trained = adapter_parameters(config, work.rank) if work.rank else parameters
     width = DTYPES[work.products].itemsize
     base_width = width if work.rank else 4
     tied_head = embedding if config.tie_word_embeddings else 0
@@ -153,7 +153,7 @@ def _memory(config: ModelConfig, work: Work, process: int) -> dict[str, int]:
     return memory
 
 
-def _adapter_parameters(config: ModelConfig, rank: int) -> int:
+def adapter_parameters(config: ModelConfig, rank: int) -> int:
     """A and B on each of a layer's seven matrices."""
     hidden, inner = config.hidden_size, config.intermediate_size
     queries = config.num_attention_heads * config.head_dim

@@ -1,12 +1,13 @@
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import openqwq
 from openqwq.cli import main
 from openqwq.cluster.plan import describe_plan, make_plan, parameter_count
-from openqwq.config import Config, load_config
+from openqwq.config import Config, LoraConfig, RlStage, load_config
 from openqwq.types import OpenQwQError
 
 CONFIGS = Path(openqwq.__file__).parent / "configs"
@@ -45,12 +46,58 @@ def test_overlap_hides_the_shorter_part_and_recomputation_costs_a_third() -> Non
     waits = replace(config, cluster=replace(config.cluster, mode="synchronous"))
     overlapped, synchronous = make_plan(config), make_plan(waits)
     assert overlapped.step_seconds < synchronous.step_seconds
-    learn = overlapped.seconds["learn"] + overlapped.seconds["weights"]
+    learn = overlapped.seconds["learn"] + overlapped.seconds["push"]
     sample = overlapped.seconds["prefill"] + overlapped.seconds["decode"]
+    assert overlapped.seconds["longest"] == 0 < synchronous.seconds["longest"]
     assert overlapped.step_seconds == pytest.approx(max(learn, sample))
     without = replace(config, recompute=False)
     with pytest.raises(OpenQwQError, match=r"recompute = true"):
         make_plan(without)  # activations of a 16k micro-batch do not fit
+
+
+def with_stage(config: Config, **changes: Any) -> Config:
+    """The config with its RL stages changed."""
+    stages = []
+    for stage in config.stages:
+        stages.append(replace(stage, **changes) if isinstance(stage, RlStage) else stage)
+    return replace(config, stages=tuple(stages))
+
+
+def test_an_adapter_is_pushed_alone_and_its_base_is_frozen() -> None:
+    config = shipped("qwq-32b-8xH200")
+    whole = make_plan(with_stage(config, lora=None))
+    adapter = make_plan(with_stage(config, lora=LoraConfig(rank=16)))
+    assert whole.traffic["sampler"] == 2 * parameter_count(config)
+    count = 64 * 16 * (2 * (5120 + 5120) + 2 * (5120 + 1024) + 3 * (5120 + 27648))
+    assert adapter.traffic["sampler"] == 4 * count
+    assert adapter.seconds["push"] < whole.seconds["push"] / 100
+    assert adapter.learner_bytes["optimiser"] == 8 * count
+    frozen = 2 * parameter_count(config) / config.cluster.learners
+    assert adapter.learner_bytes["weights"] == pytest.approx(frozen + 4 * count)
+
+
+@pytest.mark.parametrize(
+    ("change", "bottleneck", "remedy"),
+    [
+        ({"plan": {"verdict_seconds": 9.0}}, "verdicts", "cluster.verifiers"),
+        (
+            {"cluster": {"mode": "synchronous"}, "plan": {"mean_completion": 0.001}},
+            "longest",
+            "asyn",
+        ),
+    ],
+)
+def test_a_plan_warns_where_neither_learning_nor_drawing_takes_most_of_a_step(
+    change: dict[str, dict[str, Any]], bottleneck: str, remedy: str
+) -> None:
+    config = shipped("qwq-7b-1node")
+    assert make_plan(config).warning == ""
+    for name, fields in change.items():
+        config = replace(config, **{name: replace(getattr(config, name), **fields)})
+    plan = make_plan(config)
+    assert plan.bottleneck == bottleneck
+    assert remedy in plan.warning
+    assert plan.warning in describe_plan(config, plan)
 
 
 @pytest.mark.parametrize(
