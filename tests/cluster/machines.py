@@ -43,10 +43,13 @@ class Machines:
         named = (*known, "GLOO_SOCKET_IFNAME=wire", "RAY_raylet_start_wait_time_s=200")
         return ["ip", "netns", "exec", self.names[machine], *named, *command]
 
-    def start_ray(self, machine: int) -> None:
-        """Start Ray's head on machine 0, a node that joins it on machine 1."""
+    def start_ray(self, machine: int, store: int = 200_000_000) -> None:
+        """Start Ray's head on machine 0, a node that joins it on machine 1.
+
+        `store` is the size of its object store, bytes.
+        """
         options = [f"--node-ip-address={self.addresses[machine]}", "--num-gpus=1"]
-        options += ["--include-log-monitor=false", "--object-store-memory=200000000"]
+        options += ["--include-log-monitor=false", f"--object-store-memory={store}"]
         if machine == 0:
             options += ["--head", "--port=6379", f"--temp-dir={self.temporary}", "--num-cpus=1"]
             options += ["--include-dashboard=false", "--no-monitor"]
