@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ["tests/model", "tests/engine", "tests/train", "tests/cluster/test_weights.py"]
+FOLDERS = ["tests/model", "tests/engine", "tests/train", "tests/cluster/test_sharded.py"]
 OLDER = "MKL_ENABLE_INSTRUCTIONS=AVX2 ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2"
 EVERYWHERE = ["", "OMP_NUM_THREADS=1", "OMP_NUM_THREADS=4", "ATEN_CPU_CAPABILITY=default"]
 ON_X86 = ["ATEN_CPU_CAPABILITY=avx2", "MKL_ENABLE_INSTRUCTIONS=AVX2", OLDER]

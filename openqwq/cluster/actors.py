@@ -6,7 +6,7 @@ They are plain classes, made actors where they are placed.
 import asyncio
 import platform
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -19,14 +19,23 @@ from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 
 import openqwq
-from openqwq.cluster.sharded import ShardedLearner, Sharding
-from openqwq.config import Config, OptimiserConfig
+from openqwq.cluster.rank_reference import RankReference
+from openqwq.cluster.saved_policy import SavedPolicy
+from openqwq.cluster.sharded import ShardedLearner, Sharding, Share
+from openqwq.cluster.transfer import Manifest, Meeting, Receiver, Sender, keep_store
+from openqwq.config import Config, RlStage
 from openqwq.engine.engine import Engine, EngineLimits
-from openqwq.model import checkpoint
+from openqwq.engine.update import WeightUpdate
+from openqwq.model.lora import Adapter
+from openqwq.model.precision import DTYPES
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.train.judges import open_bench
 from openqwq.train.learner import Objective
+from openqwq.train.objective import KlReference
 from openqwq.train.packing import MicroBatch
+from openqwq.train.placement import SamplingStage
+from openqwq.train.policies import AdapterAsItWas
+from openqwq.train.prepare import START
 from openqwq.types import Completion, SamplingParams, Score, Task
 
 Request = tuple[list[int], SamplingParams, int]  # prompt ids, parameters, n
@@ -36,6 +45,12 @@ def reserved_device() -> torch.device:
     """The GPU that Ray reserved for this actor, else the CPU: Ray shows all GPUs to the others."""
     reserved = torch.cuda.is_available() and ray.get_gpu_ids()
     return torch.device("cuda" if reserved else "cpu")
+
+
+def node_address() -> str:
+    """What other nodes reach this one by; many machines resolve their own name to a loopback."""
+    address: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+    return address
 
 
 def software() -> dict[str, str]:
@@ -53,6 +68,9 @@ class LearnerRank:
     def __init__(self, rank: int, world: int) -> None:
         self.rank, self.world = rank, world
         self.learner: ShardedLearner | None = None
+        self._products = torch.float32
+        self._store: Any = None  # where samplers meet this rank, the first
+        self._sender: Sender | None = None
 
     def software(self) -> dict[str, str]:
         """See `software`."""
@@ -63,48 +81,85 @@ class LearnerRank:
         with socket.socket() as probe:
             probe.bind(("", 0))
             port = probe.getsockname()[1]
-        # Not the host's name: many machines resolve their own to a loopback address.
-        host = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
-        return f"tcp://{host}:{port}"
+        return f"tcp://{node_address()}:{port}"
 
     def join(
         self,
         address: str,
-        weights: Path,
-        config: OptimiserConfig,
-        steps: int,
+        policy: SavedPolicy,
+        stage: SamplingStage,
         sharding: Sharding,
         threads: int,
     ) -> None:
-        """Meet the other ranks and shard the checkpoint in `weights`."""
+        """Meet the other ranks and shard `policy`, to train it as `stage` says."""
         torch.set_num_threads(threads)
         device = reserved_device().type
         backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"  # offloaded shards are CPU's
         dist.init_process_group(backend, address, rank=self.rank, world_size=self.world)
         mesh = init_device_mesh(device, (self.world,))
-        model = checkpoint.load(weights)
-        self.learner = ShardedLearner(model, config, steps, mesh, sharding)
+        model, adapter = policy.load()
+        self.learner = ShardedLearner(
+            model, stage.optimiser, stage.steps, mesh, sharding, adapter, stage.temperature
+        )
+        if adapter is None:
+            self._products = DTYPES[policy.products]
+        if isinstance(stage, RlStage) and stage.kl_coefficient and stage.reference == START:
+            RankReference.held = self._reference(policy, stage, sharding, adapter)
 
-    def train_step(
-        self, done: int, batches: Sequence[MicroBatch], objective: Objective
-    ) -> dict[str, float]:
-        """See `Learner.train_step`; `done` counts steps without a batch too."""
+    def _reference(
+        self, policy: SavedPolicy, stage: RlStage, sharding: Sharding, adapter: Adapter | None
+    ) -> KlReference:
+        """The policy as the stage began: the base of a new adapter, or a frozen copy."""
+        assert self.learner is not None
+        if adapter is None:
+            model, _ = policy.load()
+            model.requires_grad_(False)
+            return ShardedLearner(
+                model, stage.optimiser, 0, self.learner.mesh, sharding, None, stage.temperature
+            )
+        if stage.lora == "continue":
+            return AdapterAsItWas(self.learner, adapter)
+        return self.learner.reference()
+
+    def train_share(self, done: int, share: Share, objective: Objective) -> dict[str, float]:
+        """See `ShardedLearner.train_share`; `done` counts steps without a batch too."""
         assert self.learner is not None
         self.learner.done = done
-        return self.learner.train_step(batches, objective)
+        return self.learner.train_share(share, objective)
 
-    def log_probs(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
-        """See `Learner.log_probs`, without gradients."""
+    def log_probs(self, batch: MicroBatch) -> tuple[Tensor, Tensor] | None:
+        """See `Learner.log_probs`, without gradients; from the first rank alone."""
         assert self.learner is not None
         with torch.no_grad():
             log_probs, entropy = self.learner.log_probs(batch)
-        return log_probs.cpu(), entropy.cpu()
+        return (log_probs.cpu(), entropy.cpu()) if self.rank == 0 else None
 
-    def weights(self) -> dict[str, Tensor]:
-        """Every parameter whole, on rank 0; nothing on the others."""
+    def weight(self, name: str) -> Tensor | None:
+        """One parameter whole, from the first rank alone."""
         assert self.learner is not None
-        named = {name: value.cpu() for name, value in self.learner.named_params()}
-        return named if self.rank == 0 else {}
+        value = self.learner.whole(name).cpu()
+        return value if self.rank == 0 else None
+
+    def open_store(self) -> tuple[str, int]:
+        """Host and port of a store for meetings, which this rank keeps open."""
+        if self._store is None:
+            self._store = keep_store(node_address())
+        return node_address(), self._store.port
+
+    def meet(self, meeting: Meeting) -> None:
+        """Be joined to the samplers."""
+        self._sender = None
+        self._sender = Sender(meeting, self.rank)
+
+    def manifest(self, version: int) -> Manifest:
+        """What the ranks would send as `version`."""
+        assert self.learner is not None
+        return self.learner.manifest(version, self._products)
+
+    def send(self, manifest: Manifest) -> None:
+        """Send this rank's rows to all samplers."""
+        assert self.learner is not None and self._sender is not None
+        self._sender.send(manifest, self.learner.held_rows())
 
     def save(self, directory: Path) -> None:
         """See `ShardedLearner.save`."""
@@ -120,10 +175,16 @@ class LearnerRank:
 class SamplerActor:
     """Our engine in a process of its own."""
 
-    def __init__(self, weights: Path, tokenizer: Path, limits: EngineLimits, threads: int) -> None:
+    def __init__(self, policy: SavedPolicy, limits: EngineLimits, threads: int) -> None:
         torch.set_num_threads(threads)
-        parts = checkpoint.load(weights), Tokenizer.load(tokenizer), limits
-        self.engine = Engine(*parts, device=reserved_device())
+        device = reserved_device()
+        policy.require_room(device)
+        model, _ = policy.load()
+        tokenizer = Tokenizer.load(policy.weights)
+        # Nobody shares the base here: laid out for decoding, it is held once.
+        self.engine = Engine(model, tokenizer, limits, device=device, packs=True)
+        self._update = WeightUpdate(self.engine)
+        self._receiver: Receiver | None = None
 
     async def software(self) -> dict[str, str]:
         """See `software`."""
@@ -135,9 +196,27 @@ class SamplerActor:
             await asyncio.gather(*(self.engine.generate(ids, p, n) for ids, p, n in requests))
         )
 
-    async def push(self, weights: Mapping[str, Tensor], version: int) -> None:
-        """Install weights; replies that are being drawn go on with them."""
-        await asyncio.to_thread(self.engine.push, weights.items(), version, in_flight=True)
+    async def meet(self, meeting: Meeting, number: int) -> None:
+        """Be joined to the ranks as receiver `number`."""
+        self._receiver = None
+        self._receiver = await asyncio.to_thread(Receiver, meeting, number)
+
+    async def begin(self, manifest: Manifest) -> None:
+        """See `WeightUpdate.begin`; replies that are being drawn wait, and go on afterwards."""
+        await asyncio.to_thread(self._update.begin, manifest.version, manifest.shapes)
+
+    async def receive(self, manifest: Manifest) -> None:
+        """Take the weights that the ranks send, laid out on arrival."""
+        assert self._receiver is not None
+        await asyncio.to_thread(self._update.take, self._receiver.receive(manifest))
+
+    async def finish(self) -> None:
+        """See `WeightUpdate.finish`."""
+        self._update.finish()
+
+    async def commit(self, version: int) -> None:
+        """See `WeightUpdate.commit`."""
+        self._update.commit(version)
 
 
 class VerifierActor:

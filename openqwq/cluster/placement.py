@@ -8,19 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import ray
-import torch
-from ray.exceptions import GetTimeoutError, RayError
+from ray.exceptions import ActorDiedError, GetTimeoutError, RayError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from openqwq.cluster.actors import LearnerRank, SamplerActor, VerifierActor, software
 from openqwq.cluster.asynchronous import AsynchronousTrainer
-from openqwq.cluster.remote import RemoteLearner, RemoteSampler, RemoteVerifier, VerifierPool
+from openqwq.cluster.push import WeightStream
+from openqwq.cluster.remote import RemoteSampler, RemoteVerifier, VerifierPool
+from openqwq.cluster.remote_learner import RemoteLearner
+from openqwq.cluster.saved_policy import SavedPolicy
 from openqwq.cluster.sharded import Sharding
 from openqwq.cluster.vllm_sampler import VllmSampler
 from openqwq.config import ClusterConfig, Config
 from openqwq.engine.engine import EngineLimits
-from openqwq.model import checkpoint
+from openqwq.model.precision import DTYPES
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.train.judges import Bench
 from openqwq.train.placement import Policy, SamplingStage, engine_limits
@@ -28,10 +30,9 @@ from openqwq.train.policies import LoadedPolicy
 from openqwq.train.rl import Trainer
 from openqwq.train.run import Run
 from openqwq.train.user_files import FOLDER
-from openqwq.types import Generate, OpenQwQError, Verifier
+from openqwq.types import Generate, OpenQwQError, Products, Verifier
 
 PLACEMENT_SECONDS = 60
-VLLM_DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 
 
 @contextmanager
@@ -98,27 +99,24 @@ class RayPlacement:
         self, run: Run, stage: SamplingStage, policy: LoadedPolicy, tokenizer: Tokenizer
     ) -> Iterator[Policy]:
         """See `Placement.policy`; the actors load the policy from the run's directory."""
-        weights = run.directory.absolute() / f"{stage.name}.start"
-        if not weights.exists():
-            checkpoint.save(policy.model, weights, tokenizer)
+        folder = run.directory.absolute()
+        products = self._products(run)
+        start = SavedPolicy.write(folder, f"{stage.name}.start", policy, tokenizer, products)
         cluster = self.config
-        limits = engine_limits(run.config)
 
         def ranks() -> list[Any]:
             world = cluster.learners
             started = [self._actor(LearnerRank, i, rank=i, world=world) for i in range(world)]
-            address = ray.get(started[0].address.remote(), timeout=cluster.timeout)
-            dtype = torch.bfloat16 if run.config.precision == "bf16" else torch.float32
-            sharding = Sharding(dtype, run.config.recompute, cluster.offload)
             self._check_software(started)
-            common = (address, weights, stage.optimiser, stage.steps, sharding)
-            calls = [rank.join.remote(*common, cluster.threads_per_actor) for rank in started]
+            address = ray.get(started[0].address.remote(), timeout=cluster.timeout)
+            sharding = Sharding(DTYPES[products], run.config.recompute, cluster.offload)
+            common = (address, start, stage, sharding, cluster.threads_per_actor)
+            calls = [rank.join.remote(*common) for rank in started]
             ray.get(calls, timeout=cluster.timeout)
             return started
 
-        samplers = self._samplers(weights, limits, run.config.precision)
-        shards = run.directory.absolute() / f"{stage.name}.shards"
-        learner = RemoteLearner(ranks, shards, cluster.timeout)
+        samplers = self._samplers(start, engine_limits(run.config))
+        learner = RemoteLearner(ranks, folder / f"{stage.name}.shards", cluster.timeout)
         try:
             yield Policy(learner, samplers, samplers)
         finally:
@@ -130,30 +128,49 @@ class RayPlacement:
         self, run: Run, name: str, policy: LoadedPolicy, tokenizer: Tokenizer
     ) -> Iterator[Generate]:
         """See `Placement.generator`."""
-        weights = run.directory.absolute() / f"{name}.weights"
-        shutil.rmtree(weights, ignore_errors=True)
-        checkpoint.save(policy.model, weights, tokenizer)
-        samplers = self._samplers(weights, engine_limits(run.config), run.config.precision)
+        folder = run.directory.absolute() / f"{name}.weights"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        saved = SavedPolicy.write(folder, "policy", policy, tokenizer, self._products(run))
+        samplers = self._samplers(saved, engine_limits(run.config))
         try:
             yield samplers
         finally:
             for actor in samplers.actors:
                 ray.kill(actor)
-            shutil.rmtree(weights, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)
 
-    def _samplers(self, weights: Path, limits: EngineLimits, precision: str) -> RemoteSampler:
+    def _products(self, run: Run) -> Products:
+        """What the run multiplies in, which was settled when its model was loaded."""
+        asked = run.config.precision
+        settled = run.recorded_precision() if asked == "auto" else asked
+        if settled is None:
+            raise OpenQwQError("precision 'auto' is not settled yet: set fp32 or bf16")
+        return settled
+
+    def _samplers(self, policy: SavedPolicy, limits: EngineLimits) -> RemoteSampler:
         cluster = self.config
-        common = {"weights": weights, "tokenizer": weights, "limits": limits}
+        uses_vllm = cluster.sampler == "vllm"
+        width = max(1, round(cluster.gpus_per_sampler)) if uses_vllm else 1
+        receivers = width if policy.adapter is None else 1
+        common: dict[str, Any] = {"policy": policy, "limits": limits}
+        common["threads"] = cluster.threads_per_actor
 
         def sampler(index: int) -> Any:
-            bundle, threads = cluster.learners + index, cluster.threads_per_actor
-            if cluster.sampler == "torch":
-                return self._actor(SamplerActor, bundle, threads=threads, **common)
-            width = max(1, round(cluster.gpus_per_sampler))
-            options = {"threads": threads, "precision": VLLM_DTYPES[precision], "width": width}
-            return self._actor(VllmSampler, bundle, **options, **common)
+            bundle = cluster.learners + index
+            if uses_vllm:
+                return self._actor(VllmSampler, bundle, width=width, **common)
+            return self._actor(SamplerActor, bundle, **common)
 
-        samplers = RemoteSampler(sampler, cluster.samplers, cluster.timeout)
+        # NCCL wants a GPU for each process; what shares one, has none, or is small as an adapter,
+        # goes by way of the host.
+        apart = min(cluster.gpus_per_learner, cluster.gpus_per_sampler) >= 1
+        backend = "nccl" if apart and policy.adapter is None else "gloo"
+
+        def stream() -> WeightStream:
+            return WeightStream(backend, receivers, cluster.timeout)
+
+        samplers = RemoteSampler(sampler, cluster.samplers, cluster.timeout, stream)
         self._check_software(samplers.actors)
         return samplers
 
@@ -188,7 +205,13 @@ class RayPlacement:
 
     def _check_software(self, actors: list[Any]) -> None:
         here = software()
-        for there in ray.get([a.software.remote() for a in actors], timeout=self.config.timeout):
+        asked = [actor.software.remote() for actor in actors]
+        try:
+            answers = ray.get(asked, timeout=self.config.timeout)
+        except ActorDiedError as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise OpenQwQError(f"an actor could not start: {reason}") from error
+        for there in answers:
             if there != here:
                 raise OpenQwQError(
                     f"a node runs {there}, the driver {here}: install the same versions everywhere"

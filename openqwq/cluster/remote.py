@@ -1,32 +1,22 @@
-"""The driver's side of the actors: a learner, a sampler and judges like the local ones.
+"""The driver's side of samplers and judges, which it sees like the local ones.
 
-An actor that dies or hangs is replaced and its work issued again. That is exact: draws depend on
-their seeds alone, and a learner goes back to its last checkpoint and repeats the steps since.
+An actor that dies or hangs is replaced and its work issued again. That is exact, since draws depend
+on their seeds alone.
 """
 
 import asyncio
-import shutil
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import (
-    ActorDiedError,
-    ActorUnavailableError,
-    GetTimeoutError,
-    NodeDiedError,
-    ObjectLostError,
-    OutOfMemoryError,
-    RayTaskError,
-)
+from ray.exceptions import RayTaskError
 from torch import Tensor
 
 from openqwq.cluster.actors import Request
-from openqwq.train.learner import Objective
-from openqwq.train.packing import MicroBatch
+from openqwq.cluster.push import WeightStream
+from openqwq.cluster.remote_learner import ATTEMPTS, LOST, RankWeights, RemoteLearner, is_lost
 from openqwq.types import (
     Completion,
     OpenQwQError,
@@ -37,112 +27,7 @@ from openqwq.types import (
     TokenEvent,
 )
 
-LOST = (
-    ActorDiedError,
-    ActorUnavailableError,
-    NodeDiedError,
-    ObjectLostError,
-    OutOfMemoryError,
-    GetTimeoutError,
-    TimeoutError,
-)
-ATTEMPTS = 4  # of one piece of work, before its failure is the run's
-
 Create = Callable[[int], Any]  # index -> a fresh actor
-
-
-class RemoteLearner:
-    """Ranks that train as one `Learner`; `create` starts them all, met and loaded.
-
-    `directory` receives their checkpoints. Between two of them the steps' inputs are kept, so that
-    a lost rank costs a repetition and no step.
-    """
-
-    def __init__(self, create: Callable[[], list[Any]], directory: Path, timeout: float) -> None:
-        self.create, self.directory, self.timeout = create, directory, timeout
-        self.done = self._saved = 0
-        self._since: list[tuple[int, Sequence[MicroBatch], Objective]] = []
-        self.ranks = create()
-        self.restarts = 0
-
-    def train_step(self, batches: Sequence[MicroBatch], objective: Objective) -> dict[str, float]:
-        """See `Learner.train_step`."""
-        self._since.append((self.done, batches, objective))
-        metrics: dict[str, float] = self._all("train_step", self.done, batches, objective)[0]
-        self.done += 1
-        return metrics
-
-    def log_probs(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
-        """See `Learner.log_probs`, without gradients."""
-        found: tuple[Tensor, Tensor] = self._all("log_probs", batch)[0]
-        return found
-
-    def named_params(self) -> Iterator[tuple[str, Tensor]]:
-        """See `Learner.named_params`."""
-        weights: dict[str, Tensor] = self._all("weights")[0]
-        yield from weights.items()
-
-    def state(self) -> dict[str, Any]:
-        """Where the ranks have just written their shards."""
-        target = self.directory / f"step-{self.done}"
-        shutil.rmtree(target, ignore_errors=True)
-        self._all("save", target)
-        self._saved = self.done
-        self._since.clear()
-        # The state file still names the shards before these until this returns.
-        steps = sorted(int(p.name.removeprefix("step-")) for p in self.directory.glob("step-*"))
-        for step in steps[:-2]:
-            shutil.rmtree(self.directory / f"step-{step}", ignore_errors=True)
-        return {"done": self.done, "shards": target.name}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Take over a `state`, at whatever number of ranks it was written."""
-        self.done = self._saved = state["done"]
-        self._since.clear()
-        self._all("restore", self.directory / state["shards"], self.done)
-
-    def _all(self, method: str, *arguments: Any) -> list[Any]:
-        """Call every rank; lost ranks are started again and brought to where they were."""
-        lost = False
-        for attempt in range(ATTEMPTS):
-            try:
-                if lost:
-                    self._restart(method == "train_step")
-                    lost = False
-                calls = [getattr(rank, method).remote(*arguments) for rank in self.ranks]
-                return list(ray.get(calls, timeout=self.timeout))
-            except (*LOST, RayTaskError) as error:
-                # A rank that lost its peer fails in a collective: only a dead peer explains it.
-                if isinstance(error, RayTaskError) and not self._lost_a_rank():
-                    raise
-                if attempt == ATTEMPTS - 1:
-                    raise OpenQwQError(
-                        f"the learner failed {ATTEMPTS} times at {method} ({error}): look at the "
-                        "ranks' memory and logs, then go on with --resume"
-                    ) from error
-                lost = True
-        raise AssertionError
-
-    def _lost_a_rank(self) -> bool:
-        for rank in self.ranks:
-            try:
-                ray.get(rank.software.remote(), timeout=10)
-            except LOST:
-                return True
-        return False
-
-    def _restart(self, in_step: bool) -> None:
-        for rank in self.ranks:
-            ray.kill(rank)
-        self.ranks = self.create()
-        self.restarts += 1
-        if self._saved:
-            shards = self.directory / f"step-{self._saved}"
-            calls = [rank.restore.remote(shards, self._saved) for rank in self.ranks]
-            ray.get(calls, timeout=self.timeout)
-        for step in self._since[: -1 if in_step else None]:
-            steps = [rank.train_step.remote(*step) for rank in self.ranks]
-            ray.get(steps, timeout=self.timeout)
 
 
 @dataclass
@@ -156,9 +41,11 @@ class RemoteSampler:
     create: Create
     count: int
     timeout: float
+    streams: Callable[[], WeightStream]
     actors: list[Any] = field(default_factory=list)
     restarts: int = 0
-    _weights: tuple[Any, int] | None = None
+    _learner: RemoteLearner | None = None  # whose weights were pushed
+    _stream: WeightStream | None = None  # to all actors
     _waiting: list[tuple[Request, asyncio.Future[list[Completion]]]] = field(default_factory=list)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
     _turn: int = 0
@@ -192,15 +79,45 @@ class RemoteSampler:
             yield TokenEvent(token_id, log_prob, sampled, last)
 
     def push(self, named_params: Iterable[tuple[str, Tensor]], version: int) -> None:
-        """See `WeightLink.push`; replies that are being drawn go on with the new weights."""
+        """See `WeightLink.push`; replies that are being drawn go on with the new weights.
+
+        The ranks of a `RemoteLearner` stream their `named_params`, which must be of `version`.
+        """
+        assert isinstance(named_params, RankWeights)
         with self._lock:
-            self._weights = ray.put(dict(named_params)), version
-            calls = [(actor, actor.push.remote(*self._weights)) for actor in self.actors]
-            for index, (actor, call) in enumerate(calls):
-                try:
-                    ray.get(call, timeout=self.timeout)
-                except LOST:
-                    self._replace(index, actor)
+            self._learner = named_params.learner
+            if version != self._learner.done:
+                raise OpenQwQError(
+                    f"weights of version {version} are to be pushed, but the learner has done "
+                    f"{self._learner.done} steps: push what it has"
+                )
+            if self._stream is None:
+                self._stream = self.streams()
+            self._push_to(range(self.count), self._stream, self._learner)
+
+    def _push_to(
+        self, indices: Sequence[int], stream: WeightStream, learner: RemoteLearner
+    ) -> None:
+        """Stream the learner's weights to some actors; again from the start where one is lost."""
+        failure = ""
+        for _ in range(ATTEMPTS):
+            actors = [self.actors[index] for index in indices]
+            try:
+                with learner.lock:
+                    stream.push(learner.ranks, actors, learner.done)
+                return
+            except OpenQwQError:
+                raise  # a refusal, which no repetition changes
+            except (*LOST, RayTaskError) as error:
+                failure = str(error)
+            learner.replace_lost()
+            for index in indices:
+                if is_lost(self.actors[index]):
+                    self._create(index)
+        raise OpenQwQError(
+            f"a push of weights failed {ATTEMPTS} times ({failure}): look at the actors' memory "
+            "and logs, then go on with --resume"
+        )
 
     def _dispatch(self) -> None:
         waiting, self._waiting = self._waiting, []
@@ -242,11 +159,14 @@ class RemoteSampler:
         with self._lock:
             if self.actors[index] is not actor:
                 return
-            ray.kill(actor)
-            fresh = self.actors[index] = self.create(index)
-            self.restarts += 1
-            if self._weights is not None:
-                ray.get(fresh.push.remote(*self._weights), timeout=self.timeout)
+            self._create(index)
+            if self._learner is not None:
+                self._push_to([index], self.streams(), self._learner)
+
+    def _create(self, index: int) -> None:
+        ray.kill(self.actors[index])
+        self.actors[index] = self.create(index)
+        self.restarts += 1
 
 
 def _fail(futures: Sequence[asyncio.Future[list[Completion]]], error: Exception) -> None:

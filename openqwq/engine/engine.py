@@ -16,7 +16,8 @@ from openqwq.engine.adapters import NO_ADAPTER
 from openqwq.engine.cache import CacheAttention, DecodeAttention, SlotCache
 from openqwq.engine.graphs import WITHOUT_PADDING, DecodeGraphs
 from openqwq.engine.pace import Pace
-from openqwq.engine.packed import PackedModel, PlainModel
+from openqwq.engine.packed import PackedModel
+from openqwq.engine.plain import PlainModel
 from openqwq.engine.sampler import alternatives, draw_plainly, mask_logits, penalised, sample
 from openqwq.engine.scheduler import EngineStatistics, Group, Scheduler
 from openqwq.engine.scoring import MeanState, PromptReader, PromptScores
@@ -91,7 +92,7 @@ class Engine:
         cache = SlotCache(model.config, rows, length, self.model.dtype, self.device)
         self.graphs = DecodeGraphs(self.model, cache, self.limits.slots) if on_gpu else None
         self.scheduler = Scheduler(cache, self.limits.slots, self.limits.lanes)
-        self._lock = threading.Lock()  # held while a step or a weight update touches the model
+        self.lock = threading.Lock()  # held while a step or a weight update touches the model
         self._thread = thread or ThreadPoolExecutor(1, thread_name_prefix="engine")
         self._drawn_tokens = 0
         self._pace = Pace(self.limits.prefill_tokens, self.limits.prefill_seconds)
@@ -179,16 +180,22 @@ class Engine:
         version, keys and values that they have already are kept (PipelineRL, arXiv 2509.19128).
         """
         given = dict(named_params)
-        with self._lock:
+        with self.lock:
             if self.scheduler.unfinished() and not in_flight:
                 raise RuntimeError("weights pushed while sequences are running")
             if lora.names_adapter(given):
-                number = self.model.load_adapter(given)
-                self.scheduler.cache.outdate(number)
+                self.take_over(version, self.model.load_adapter(given))
             else:
                 self.model.load(given.items())
-                self.scheduler.cache.outdate()
-            self.version = version
+                self.take_over(version)
+
+    def take_over(self, version: int, adapter: int | None = None) -> None:
+        """Call the weights `version` and outdate the cache: of `adapter` alone, if only it is new.
+
+        The caller holds `lock` and has changed the model.
+        """
+        self.scheduler.cache.outdate(adapter)
+        self.version = version
 
     def add_adapter(self, name: str, adapter: Adapter, default: bool = False) -> None:
         """Serve an adapter of the engine's base to requests that name it.
@@ -198,7 +205,7 @@ class Engine:
         """
         if self.invariant:
             raise OpenQwQError(f"deterministic mode cannot serve the adapter {name!r}: merge it")
-        with self._lock:
+        with self.lock:
             self.model.adapters.add(name, adapter.layers, default)
             if self.graphs:
                 self.graphs.forget()
@@ -281,7 +288,7 @@ class Engine:
                 return
 
     def _step(self) -> None:
-        with self._lock, torch.inference_mode():
+        with self.lock, torch.inference_mode():
             self.scheduler.admit()
             self._prefill()
             self.scheduler.retire()

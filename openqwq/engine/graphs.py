@@ -12,7 +12,8 @@ from torch import Tensor
 
 from openqwq.engine.adapters import NO_ADAPTER
 from openqwq.engine.cache import DecodeAttention, SlotCache
-from openqwq.engine.packed import PackedModel, PlainModel
+from openqwq.engine.packed import PackedModel
+from openqwq.engine.plain import PlainModel
 from openqwq.engine.sampler import draw_plainly
 
 LEAST_LENGTH = 128  # tokens

@@ -8,15 +8,14 @@ PyTorch's other operations gain nothing from bf16, and so only products round.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from copy import deepcopy
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from openqwq.engine.adapters import NO_ADAPTER, AdapterBank
+from openqwq.engine.adapters import AdapterBank
 from openqwq.model import lora
 from openqwq.model.precision import has_bf16
 from openqwq.model.qwen2 import Attend, ModelConfig, Qwen2
@@ -83,6 +82,9 @@ PROJECTIONS = (
 )
 
 
+LAYERS = "model.layers."
+
+
 class PackedModel:
     """A `Qwen2` to sample from, on `device`: `forward` and `logits` as there, but for rounding.
 
@@ -105,15 +107,15 @@ class PackedModel:
         if self.device.type == "cpu":
             self.dtype = torch.promote_types(self.products, torch.float32)
         self.least = torch.tensor(math.sqrt(model.config.rms_norm_eps))
-        self.names = {name for name, _ in model.named_parameters()}
+        self.shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
         self.adapters = AdapterBank(_projections(model), self.device)
         if self.own_layers:
             self.adapters.add("", self.own_layers)
         self._places: dict[str, Tensor] = {}
-        with torch.no_grad():
-            if self.shared:
-                _lay_end_to_end(model)
-            self._load(dict(model.named_parameters()))
+        self.layers: list[Layer] = []
+        if self.shared:
+            _lay_end_to_end(model)
+        self.take(model.named_parameters())
 
     def load(self, named_params: Iterable[tuple[str, Tensor]]) -> None:
         """Take copies of all parameters, by their checkpoint names, one layer at a time.
@@ -123,7 +125,7 @@ class PackedModel:
         """
         if self.shared:
             raise OpenQwQError("the base is frozen and shared with the learner: push its adapter")
-        self._load(_all_of(self.names, named_params, self.config))
+        self.take(all_of(self.shapes.keys(), named_params, self.config).items())
 
     def load_adapter(self, tensors: Mapping[str, Tensor]) -> int:
         """Take new weights of the model's own adapter; its number.
@@ -135,16 +137,44 @@ class PackedModel:
         self.adapters.load(number, self.own_layers)
         return number
 
-    def _load(self, parameters: dict[str, Tensor]) -> None:
-        given = {name: weight.detach() for name, weight in parameters.items()}
-        self.embedding = self._own("embedding", given["model.embed_tokens.weight"])
-        self.layers = [self._layer(given, i) for i in range(self.config.num_hidden_layers)]
-        self.norm = self._own("norm", given["model.norm.weight"], dtype=self.dtype)
+    def take(self, named_params: Iterable[tuple[str, Tensor]]) -> None:
+        """Lay out parameters as they come, a layer when it is complete; nothing else is kept.
+
+        Layers must come in order where there are none yet.
+        """
+        layer_size = sum(name.startswith(f"{LAYERS}0.") for name in self.shapes)
+        waiting: list[dict[str, Tensor]] = [{} for _ in range(self.config.num_hidden_layers)]
+        for name, parameter in named_params:
+            weight = parameter.detach()
+            if not name.startswith(LAYERS):
+                self._take_end(name, weight)
+                continue
+
+            number = int(name.removeprefix(LAYERS).partition(".")[0])
+            given = waiting[number]
+            given[name] = weight
+            if len(given) < layer_size:
+                continue
+            layer = self._layer(given, number)
+            given.clear()
+            if number < len(self.layers):
+                self.layers[number] = layer
+            else:
+                self.layers.append(layer)
+
+    def _take_end(self, name: str, weight: Tensor) -> None:
+        """Lay out the last norm, the embedding or the head, which may be one."""
+        if name == "model.norm.weight":
+            self.norm = self._own("norm", weight, dtype=self.dtype)
+            return
+        is_embedding = name == "model.embed_tokens.weight"
+        if is_embedding:
+            self.embedding = self._own("embedding", weight)
+        if is_embedding != self.config.tie_word_embeddings:
+            return  # this is not the head
         head = self.embedding
-        if not self.config.tie_word_embeddings:
-            head = self._own("head", given["lm_head.weight"], dtype=self.products)
-        elif head.dtype != self.products:
-            head = self._own("head", given["model.embed_tokens.weight"], dtype=self.products)
+        if not is_embedding or head.dtype != self.products:
+            head = self._own("head", weight, dtype=self.products)
         self.head = Matrix(head, pack=not self.shared)
 
     def _layer(self, given: dict[str, Tensor], number: int) -> Layer:
@@ -329,52 +359,13 @@ def _one_view(parts: Sequence[Tensor]) -> Tensor | None:
     return first.as_strided((rows, *first.shape[1:]), first.stride())
 
 
-class PlainModel:
-    """A `Qwen2` to sample from as it is: in deterministic mode the learner's code is the only one.
-
-    `dtype`, `device`, `load`, `forward` and `logits` as in `PackedModel`. Of adapters it knows the
-    one that hangs on the model, which every token then uses.
-    """
-
-    dtype = torch.float32
-
-    def __init__(self, model: Qwen2) -> None:
-        self.config, self.copy = model.config, deepcopy(model)
-        self.device = model.device
-        self.adapters = AdapterBank([], model.device)
-        self.logits = self.copy.logits
-
-    def forward(
-        self,
-        token_ids: Tensor,
-        position_ids: Tensor,
-        attend: Attend,
-        adapters: Tensor | None = None,
-    ) -> Tensor:
-        """See `Qwen2.forward`."""
-        hidden: Tensor = self.copy(token_ids, position_ids, attend)
-        return hidden
-
-    def load(self, named_params: Iterable[tuple[str, Tensor]]) -> None:
-        """See `PackedModel.load`."""
-        own = dict(self.copy.named_parameters())
-        given = _all_of(set(own), named_params, self.config)
-        with torch.no_grad():
-            for name, parameter in own.items():
-                parameter.copy_(given[name])
-
-    def load_adapter(self, tensors: Mapping[str, Tensor]) -> int:
-        """See `PackedModel.load_adapter`."""
-        lora.copy_into(lora.attached(self.copy), tensors)
-        return NO_ADAPTER
-
-
-def _all_of(
-    names: set[str], named_params: Iterable[tuple[str, Tensor]], config: ModelConfig
+def all_of(
+    names: Set[str], named_params: Iterable[tuple[str, Tensor]], config: ModelConfig
 ) -> dict[str, Tensor]:
+    """The parameters by name; raises OpenQwQError where one is missing or unknown."""
     given = dict(named_params)
     tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
-    wrong = names.symmetric_difference(given) - tied
+    wrong = (names ^ given.keys()) - tied
     if wrong:
         raise OpenQwQError(
             f"the weights do not match the model in {', '.join(sorted(wrong)[:3])}: push every "

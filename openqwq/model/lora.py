@@ -88,7 +88,7 @@ class Adapter:
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Every parameter by the name of its layer and `lora_A.weight` or `lora_B.weight`."""
-        yield from _named(self.layers)
+        yield from named_parameters(self.layers)
 
     @contextmanager
     def off(self) -> Iterator[None]:
@@ -163,7 +163,7 @@ def copy_into(layers: Mapping[str, LowRank], tensors: Mapping[str, Tensor]) -> N
 
     Raises OpenQwQError, with nothing changed, for one that is missing, unknown or misshapen.
     """
-    own = dict(_named(layers))
+    own = dict(named_parameters(layers))
     wrong = set(own.keys() ^ tensors.keys())
     for name in own.keys() & tensors.keys():
         if own[name].shape != tensors[name].shape:
@@ -178,7 +178,8 @@ def copy_into(layers: Mapping[str, LowRank], tensors: Mapping[str, Tensor]) -> N
             parameter.copy_(tensors[name])
 
 
-def _named(layers: Mapping[str, LowRank]) -> Iterator[tuple[str, nn.Parameter]]:
+def named_parameters(layers: Mapping[str, LowRank]) -> Iterator[tuple[str, nn.Parameter]]:
+    """See `Adapter.named_parameters`, for its layers alone."""
     for name, layer in layers.items():
         yield f"{name}.lora_A.weight", layer.a
         yield f"{name}.lora_B.weight", layer.b

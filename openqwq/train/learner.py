@@ -1,7 +1,7 @@
 """One optimiser step over micro-batches, whatever the objective."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from openqwq.model.lora import Adapter
 from openqwq.model.qwen2 import Qwen2
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.train.loss import Metrics, frozen_log_probs, mean_metrics, token_log_probs
+from openqwq.train.objective import KlReference
 from openqwq.train.optimiser import build_optimisers
 from openqwq.train.packing import MicroBatch
 from openqwq.types import OpenQwQError
@@ -39,8 +40,12 @@ class PolicyLearner(Protocol):
         """Log-probs of the targets and entropies."""
         ...
 
-    def named_params(self) -> Iterator[tuple[str, Tensor]]:
-        """Every parameter by its checkpoint name."""
+    def named_params(self) -> Iterable[tuple[str, Tensor]]:
+        """All that is trained, by its name in a checkpoint or adapter."""
+        ...
+
+    def reference(self) -> KlReference:
+        """The policy as it was when training began, for a KL penalty."""
         ...
 
     def state(self) -> dict[str, Any]:

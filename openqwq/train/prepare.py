@@ -113,24 +113,14 @@ def _check_names(config: Config, stage: Stage, earlier: Sequence[Stage]) -> None
 
 
 def _check_lora(config: Config, stage: Stage) -> None:
-    """Where adapters, and temperatures other than 1, cannot be trained yet."""
+    """Where adapters cannot be trained."""
     path = f"stages.{stage.name}"
-    learners = config.cluster.learners
-    if stage.lora is not None:
-        if config.deterministic:
-            raise OpenQwQError(f"{path}.lora with deterministic = true: train whole weights there")
-        if learners:
-            raise OpenQwQError(
-                f"{path}.lora with cluster.learners {learners}: adapters are trained in one "
-                "process, cluster.learners = 0"
-            )
-        if isinstance(stage, RewardModelStage):
-            raise OpenQwQError(f"{path}.lora: a reward model is trained whole; leave lora out")
-    if isinstance(stage, RlStage | DistillStage) and stage.temperature != 1.0 and learners:
-        raise OpenQwQError(
-            f"{path}.temperature is {stage.temperature} with cluster.learners {learners}: it must "
-            "be 1.0 there"
-        )
+    if stage.lora is None:
+        return
+    if config.deterministic:
+        raise OpenQwQError(f"{path}.lora with deterministic = true: train whole weights there")
+    if isinstance(stage, RewardModelStage):
+        raise OpenQwQError(f"{path}.lora: a reward model is trained whole; leave lora out")
 
 
 def _check_over_sampling(config: Config, stage: RlStage, task: Task | None) -> None:

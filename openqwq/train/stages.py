@@ -258,10 +258,12 @@ class Stages:
             return None
         if stage.reference != START:
             frozen = self.load(stage.reference)
-            return Learner(frozen.model, stage.optimiser, 0, frozen.adapter)
+            return Learner(frozen.model, stage.optimiser, 0, frozen.adapter, stage.temperature)
+        if not isinstance(learner, Learner):
+            return learner.reference()
         if policy.adapter is None:
-            return Learner(deepcopy(policy.model), stage.optimiser, 0)
-        assert isinstance(learner, Learner)  # adapters are trained in this process
+            frozen_model = deepcopy(policy.model)
+            return Learner(frozen_model, stage.optimiser, 0, temperature=stage.temperature)
         if stage.lora == "continue":
             return AdapterAsItWas(learner, policy.adapter)
         return learner.reference()
@@ -374,7 +376,8 @@ def take_weights(policy: LoadedPolicy, learner: PolicyLearner) -> None:
     if isinstance(learner, Learner) and learner.model is policy.model:
         return
     with torch.no_grad():
-        parameters = dict(policy.model.named_parameters())
+        trained = policy.model if policy.adapter is None else policy.adapter
+        parameters = dict(trained.named_parameters())
         for name, value in learner.named_params():
             parameters[name].copy_(value)
 

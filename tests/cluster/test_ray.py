@@ -5,7 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from machines import PLACED, NoNamespaces, two_machines
+from safetensors.torch import load_file
 from small import small_config
 
 from openqwq.config import Config
@@ -25,6 +26,8 @@ from openqwq.train.stages import run_stages
 from openqwq.types import OpenQwQError, SamplingParams
 
 ray = pytest.importorskip("ray", reason="needs Ray: pip install 'ray>=2.50'")
+
+from openqwq.cluster.push import WeightStream  # noqa: E402
 
 CLUSTER = ("cluster.learners=2", "cluster.samplers=1", "cluster.verifiers=1")
 CLUSTER += ("cluster.cpus_per_actor=0.25", "cluster.timeout=300")
@@ -108,52 +111,73 @@ def train_on_ray(run: Run, during: Any = None) -> Any:
     return seen["policy"]
 
 
+class Saboteur:
+    """Does harm once, right after a phase of the push of a version has been asked for."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.harms: dict[tuple[str, int], Callable[[], None]] = {}
+        version = 0
+        asked = WeightStream._all
+
+        def ask(stream: WeightStream, actors: Any, method: str, *arguments: Any) -> Any:
+            nonlocal version
+            if method == "manifest":
+                (version,) = arguments
+            found = asked(stream, actors, method, *arguments)
+            self.harms.pop((method, version), lambda: None)()
+            return found
+
+        monkeypatch.setattr(WeightStream, "_all", ask)
+
+    def kill(self, phase: str, version: int, victim: Callable[[], Any]) -> None:
+        self.harms[phase, version] = lambda: ray.kill(victim())
+
+
 @pytest.mark.usefixtures("ray_on_this_machine")
 def test_a_run_on_ray_has_the_curve_and_weights_of_the_local_one_whoever_is_killed(
-    cold: Path, tmp_path: Path
+    cold: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    saboteur = Saboteur(monkeypatch)
+
     def kill_on_the_way(policy: Any) -> None:
         learner, sampler, _ = policy
-        train_step, push = learner.train_step, sampler.push
+        train_step = learner.train_step
         steps = iter(range(100))
 
         def train_step_after_a_kill(*arguments: Any) -> Any:
-            if (step := next(steps)) in (1, 3):  # between checkpoints, and right after one
-                ray.kill(learner.ranks[step % 2])
+            if next(steps) == 1:  # between checkpoints
+                ray.kill(learner.ranks[1])
             return train_step(*arguments)
 
-        def push_then_kill(named_params: Any, version: int) -> None:
-            push(named_params, version)
-            if version == 2:
-                ray.kill(sampler.actors[0])
-
-        learner.train_step, sampler.push = train_step_after_a_kill, push_then_kill
+        learner.train_step = train_step_after_a_kill
+        saboteur.kill("begin", 1, lambda: sampler.actors[0])  # with half new weights
+        saboteur.kill("commit", 2, lambda: sampler.actors[0])
+        saboteur.kill("begin", 3, lambda: learner.ranks[0])
+        saboteur.kill("finish", 4, lambda: sampler.actors[0])  # with whole ones, uncommitted
 
     run = begun(cold, tmp_path / "run", config(*CLUSTER))
     policy = train_on_ray(run, kill_on_the_way)
-    assert (policy.learner.restarts, policy.generate.restarts) == (2, 1)
+    assert saboteur.harms == {}
+    assert (policy.learner.restarts, policy.generate.restarts) == (2, 3)
     assert rewards(run.directory) == rewards(cold)
     same_weights(run.directory, cold)
 
 
 @pytest.mark.usefixtures("ray_on_this_machine")
-def test_a_killed_driver_resumes_on_another_number_of_ranks(cold: Path, tmp_path: Path) -> None:
+def test_a_driver_killed_in_a_push_resumes_on_another_number_of_ranks(
+    cold: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class DriverDied(BaseException):
         pass
 
-    def die_in_step_3(policy: Any) -> None:
-        train_step = policy.learner.train_step
+    def die() -> None:
+        raise DriverDied
 
-        def dying(*arguments: Any) -> Any:
-            if policy.learner.done == 3:
-                raise DriverDied
-            return train_step(*arguments)
-
-        policy.learner.train_step = dying
-
+    saboteur = Saboteur(monkeypatch)
+    saboteur.harms["begin", 3] = die
     run = begun(cold, tmp_path / "run", config(*CLUSTER))
     with pytest.raises(DriverDied):
-        train_on_ray(run, die_in_step_3)
+        train_on_ray(run)
     fewer = config(*CLUSTER, "cluster.learners=1")
     (run.directory / "config.toml").unlink()  # the number of ranks is the one thing that differs
     from openqwq.config import dump_config
@@ -163,6 +187,32 @@ def test_a_killed_driver_resumes_on_another_number_of_ranks(cold: Path, tmp_path
     train_on_ray(again)
     assert rewards(run.directory) == rewards(cold)
     same_weights(run.directory, cold)
+
+
+@pytest.mark.usefixtures("ray_on_this_machine")
+def test_an_adapter_on_ray_is_trained_pushed_and_saved_as_in_one_process(
+    cold: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = ("stages.stage1.lora={ rank = 4 }", "stages.stage1.temperature=0.9")
+    settings += ("stages.stage1.kl_coefficient=0.01", "stages.stage1.optimiser.lr=0.01")
+    local = begun(cold, tmp_path / "local", config(*settings))
+    run_all(local)
+    saboteur = Saboteur(monkeypatch)
+
+    def kill_on_the_way(policy: Any) -> None:
+        saboteur.kill("begin", 2, lambda: policy.generate.actors[0])
+        saboteur.kill("begin", 3, lambda: policy.learner.ranks[1])
+
+    run = begun(cold, tmp_path / "run", config(*CLUSTER, *settings))
+    policy = train_on_ray(run, kill_on_the_way)
+    assert (policy.learner.restarts, policy.generate.restarts) == (1, 1)
+    assert rewards(run.directory) == rewards(local.directory)
+    expected = load_file(local.directory / "stage1" / "adapter_model.safetensors")
+    found = load_file(run.directory / "stage1" / "adapter_model.safetensors")
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, atol=1e-5, rtol=0, msg=name)
+    assert float(max(value.abs().max() for n, value in found.items() if "lora_B" in n)) > 1e-3
 
 
 @pytest.mark.usefixtures("ray_on_this_machine")
@@ -203,8 +253,10 @@ def test_a_run_over_two_machines_has_the_curve_and_weights_of_the_local_one(
     assert rewards(run.directory) == rewards(cold)
     same_weights(run.directory, cold)
     weights = sum(4 * value.numel() for value in checkpoint.load(cold / "sft").parameters())
-    # To the sampler after every step; between the ranks, half of them in every gathering.
-    assert min(sent) > (settings.stages[1].steps + 1) * weights
+    # The first machine sends half of them to the sampler after every step, and half to the other
+    # rank in every gathering, of which a step has at least two.
+    assert sent[0] > (settings.stages[1].steps + 1) * weights
+    assert sent[1] > settings.stages[1].steps * weights
 
 
 @pytest.mark.usefixtures("ray_on_this_machine")
@@ -220,6 +272,19 @@ def test_what_a_cluster_cannot_do_is_refused(monkeypatch: pytest.MonkeyPatch) ->
         with pytest.raises(OpenQwQError, match=message):
             with placement.ray_placement(config(*CLUSTER, *overrides)):
                 pass
+
+
+def test_a_sampler_that_cannot_hold_the_model_is_refused_by_its_size(
+    cold: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from openqwq.cluster import saved_policy
+    from openqwq.cluster.saved_policy import SavedPolicy
+
+    policy = SavedPolicy(cold / "sft", None, "fp32")
+    policy.require_room(torch.device("cpu"))
+    monkeypatch.setattr(saved_policy, "available_memory", lambda: 1000)
+    with pytest.raises(OpenQwQError, match=r"a sampler needs .* GB .* node has .* 'bf16'"):
+        policy.require_room(torch.device("cpu"))
 
 
 def test_a_judge_that_is_lost_again_and_again_is_an_error_and_no_zero() -> None:
@@ -262,7 +327,7 @@ async def test_requests_of_one_moment_go_out_together_in_turn() -> None:
 
             self.generate = Generate
 
-    sampler = RemoteSampler(Actor, 2, 10.0)
+    sampler = RemoteSampler(Actor, 2, 10.0, lambda: WeightStream("gloo", 1, 10.0))
     results = await asyncio.gather(
         *(sampler.generate([number], SamplingParams()) for number in range(5))
     )
