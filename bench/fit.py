@@ -29,7 +29,7 @@ from gguf.gguf_writer import GGUFWriter
 from openqwq.engine.open import open_model
 from openqwq.model import fit
 from openqwq.model.checkpoint import empty_model
-from openqwq.model.gguf import gguf_name
+from openqwq.model.gguf import add_metadata, gguf_name
 from openqwq.model.precision import has_bf16
 from openqwq.model.qwen2 import ModelConfig
 from openqwq.text.gguf import to_metadata
@@ -157,16 +157,7 @@ def write_synthetic(path: Path, shape: ModelConfig, kind: GGMLQuantizationType) 
     writer.add_layer_norm_rms_eps(shape.rms_norm_eps)
     metadata = to_metadata(tokenizer, shape.vocab_size)
     fill_vocabulary(metadata, tokenizer.vocab_size)
-    for key, value in metadata.items():
-        match value:
-            case bool():
-                writer.add_bool(key, value)
-            case int():
-                writer.add_uint32(key, value)
-            case str():
-                writer.add_string(key, value)
-            case list():
-                writer.add_array(key, value)
+    add_metadata(writer, metadata)
     parameters = dict(empty_model(shape).named_parameters())
     block, size = GGML_QUANT_SIZES[kind]
     for name, parameter in parameters.items():

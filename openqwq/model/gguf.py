@@ -186,11 +186,21 @@ def _check_shape(config: ModelConfig) -> None:
 def _writer(config: ModelConfig, tokenizer_metadata: Mapping[str, Any]) -> GGUFWriter:
     """A writer that knows a file's metadata."""
     writer = GGUFWriter(None, config.family)
-    for key, value in {**_metadata(config), **tokenizer_metadata}.items():
+    add_metadata(writer, {**_metadata(config), **tokenizer_metadata})
+    return writer
+
+
+def add_metadata(writer: GGUFWriter, metadata: Mapping[str, Any]) -> None:
+    """Give a writer each value in the type that llama.cpp expects; integers are unsigned.
+
+    The architecture is left out: a writer notes it by itself.
+    """
+    for key, value in metadata.items():
+        if key == "general.architecture":
+            continue
         is_integer = isinstance(value, int) and not isinstance(value, bool)
         value_type = GGUFValueType.UINT32 if is_integer else GGUFValueType.get_type(value)
         writer.add_key_value(key, value, value_type)
-    return writer
 
 
 def _kind_of(weight: Tensor, kind: GGMLQuantizationType) -> GGMLQuantizationType:

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -47,7 +46,7 @@ def parts(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         writer.add_uint16("split.count", 3)
         writer.add_int32("split.tensors.count", len(tensors))
         if number == 0:
-            _copy(writer, metadata)
+            gguf.add_metadata(writer, metadata)
         for tensor in tensors[number::3]:
             writer.add_tensor(tensor.name, tensor.data)
         writer.write_header_to_file()
@@ -56,21 +55,6 @@ def parts(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         writer.close()
         paths.append(path)
     return paths
-
-
-def _copy(writer: GGUFWriter, metadata: dict[str, Any]) -> None:
-    for key, value in metadata.items():
-        match value:
-            case bool():
-                writer.add_bool(key, value)
-            case int():
-                writer.add_uint32(key, value)
-            case float():
-                writer.add_float32(key, value)
-            case str() if key != "general.architecture":
-                writer.add_string(key, value)
-            case list():
-                writer.add_array(key, value)
 
 
 def test_a_split_file_is_the_whole_model(whole: Path, parts: list[Path]) -> None:

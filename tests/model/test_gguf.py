@@ -14,7 +14,7 @@ from gguf.gguf_writer import GGUFWriter
 from gguf.quants import dequantize
 
 from openqwq.model.attention import RaggedAttention, positions
-from openqwq.model.gguf import READ_TYPES, WRITTEN_TYPES, gguf_name, load, save
+from openqwq.model.gguf import READ_TYPES, WRITTEN_TYPES, add_metadata, gguf_name, load, save
 from openqwq.model.gguf_header import read_header
 from openqwq.model.qwen2 import Qwen2
 from openqwq.model.rope import Llama3Scaling, YarnScaling
@@ -62,14 +62,7 @@ def random_blocks(kind: GGMLQuantizationType, shape: torch.Size) -> np.ndarray[A
 def write(path: Path, metadata: dict[str, Any], tensors: dict[str, Any]) -> Path:
     """A file of these metadata and (kind, rows of bytes) tensors, by the library's own writer."""
     writer = GGUFWriter(path, metadata["general.architecture"])
-    for key, value in metadata.items():
-        match value:
-            case int():
-                writer.add_uint32(key, value)
-            case float():
-                writer.add_float32(key, value)
-            case str() if key != "general.architecture":
-                writer.add_string(key, value)
+    add_metadata(writer, {key: value for key, value in metadata.items() if value is not None})
     for name, (kind, rows) in tensors.items():
         writer.add_tensor(name, rows, raw_dtype=kind)
     writer.write_header_to_file()
