@@ -11,6 +11,9 @@ from openqwq.engine.adapters import NO_ADAPTER
 from openqwq.model import invariant as batch_invariant
 from openqwq.model.qwen2 import ModelConfig
 
+# Queries, keys, values and bias, each (rows, heads, tokens, head_dim or time) -> as the queries.
+Mix = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+
 
 class SlotCache:
     """`keys` and `values`: [layer, slot, kv_heads, time, head_dim].
@@ -52,11 +55,11 @@ class SlotCache:
         if length <= capacity:
             return
         grown = min(max(length, 2 * capacity), self.max_length)
-        pad = (0, 0, 0, grown - capacity)
+        more = grown - capacity
         self.before_moving()
-        self.keys, self.values = F.pad(self.keys, pad), F.pad(self.values, pad)
-        more = [(0, 0), (0, grown - capacity)]
-        self.token_ids = np.pad(self.token_ids, more, constant_values=-1)
+        self.keys = F.pad(self.keys, (0, 0, 0, more))
+        self.values = F.pad(self.values, (0, 0, 0, more))
+        self.token_ids = np.pad(self.token_ids, [(0, 0), (0, more)], constant_values=-1)
 
     def write(
         self, layer: int, slots: Tensor, position_ids: Tensor, keys: Tensor, values: Tensor
@@ -67,21 +70,27 @@ class SlotCache:
 
     def bias(self, limits: Tensor, length: int) -> Tensor:
         """(rows, 1, queries, length): 0 up to each place in `limits` (rows, queries), then -inf."""
-        visible = torch.arange(length, device=limits.device) <= limits[:, :, None]
-        bias = torch.zeros(visible.shape, dtype=self.keys.dtype, device=limits.device)
-        return bias.masked_fill_(~visible, float("-inf"))[:, None]
+        places = torch.arange(length, device=limits.device)
+        beyond = places > limits[:, :, None]
+        bias = torch.zeros(beyond.shape, dtype=self.keys.dtype, device=limits.device)
+        bias.masked_fill_(beyond, float("-inf"))
+        return bias[:, None]
 
     def copy(self, source: int, destinations: Sequence[int], length: int) -> None:
         """Copy the first `length` tokens of one slot into others."""
-        self._transfer([source], list(destinations), length)
-        self.held[list(destinations)] = length
+        rows = list(destinations)
+        self._transfer([source], rows, length)
+        self.held[rows] = length
 
     def move(self, sources: Sequence[int], destinations: Sequence[int]) -> None:
         """Copy each source slot to its destination, all at once: a slot may be both."""
-        if len(sources):
-            sources, destinations = list(sources), list(destinations)
-            self._transfer(sources, destinations, int(self.held[sources].max()))
-            self.held[destinations] = self.held[sources]
+        if not sources:
+            return
+        old_rows = list(sources)
+        new_rows = list(destinations)
+        longest = int(self.held[old_rows].max())
+        self._transfer(old_rows, new_rows, longest)
+        self.held[new_rows] = self.held[old_rows]
 
     def _transfer(self, sources: list[int], destinations: list[int], length: int) -> None:
         for store in (self.keys, self.values):
@@ -105,10 +114,16 @@ class SlotCache:
         self, slots: Sequence[int], starts: Sequence[int], counts: Sequence[int], ids: Sequence[int]
     ) -> None:
         """Note that slots hold `counts` more tokens after `starts`; `ids` are those of all."""
-        rows, first, number = (np.asarray(values) for values in (slots, starts, counts))
+        rows = np.asarray(slots)
+        first = np.asarray(starts)
+        number = np.asarray(counts)
         self.held[rows] = first + number
-        columns = np.arange(number.sum()) - np.repeat(number.cumsum() - number, number)
-        self.token_ids[np.repeat(rows, number), np.repeat(first, number) + columns] = ids
+
+        before = number.cumsum() - number  # tokens of earlier rows
+        within_row = np.arange(number.sum()) - np.repeat(before, number)
+        token_rows = np.repeat(rows, number)
+        places = np.repeat(first, number) + within_row
+        self.token_ids[token_rows, places] = ids
         self._use(rows)
 
     def longest_prefix(
@@ -118,12 +133,19 @@ class SlotCache:
 
         At least one token of the prompt is left over, for its logits; 0 if too few are shared.
         """
-        wanted = np.asarray(prompt_ids[: min(len(prompt_ids) - 1, self.token_ids.shape[1])])
-        same = self.token_ids[:, : len(wanted)] == wanted
-        shared = np.where(same.all(1), len(wanted), (~same).argmax(1) if len(wanted) else 0)
-        shared = np.minimum(shared, self.held) * (self.fresh & (self.adapters == adapter))
+        count = min(len(prompt_ids) - 1, self.token_ids.shape[1])
+        if count < self.REUSE_FROM:
+            return 0, 0
+        differs = self.token_ids[:, :count] != np.asarray(prompt_ids[:count])
+        first_difference = np.where(differs.any(1), differs.argmax(1), count)
+
+        usable = self.fresh & (self.adapters == adapter)
+        shared = np.minimum(first_difference, self.held) * usable
         slot = int(shared.argmax())
-        return slot, int(shared[slot]) if shared[slot] >= self.REUSE_FROM else 0
+        most = int(shared[slot])
+        if most < self.REUSE_FROM:
+            return slot, 0
+        return slot, most
 
     def worth_keeping(self, slot: int) -> bool:
         """Whether a slot holds what a later prompt could start from."""
@@ -160,26 +182,34 @@ class CacheAttention:
         counts: Sequence[int],
         invariant: bool = False,
     ) -> None:
-        self.attention = batch_invariant.attention if invariant else F.scaled_dot_product_attention
-        device = cache.keys.device
         self.cache = cache
-        longest = max(counts)
-        self.length = max(start + count for start, count in zip(starts, counts, strict=True))
+        self.attention: Mix = F.scaled_dot_product_attention
+        if invariant:
+            self.attention = batch_invariant.attention
+        ends = [start + count for start, count in zip(starts, counts, strict=True)]
+        self.length = max(ends)
         cache.reserve(self.length)
-        together = list(slots) == list(range(slots[0], slots[0] + len(slots)))
+
+        device = cache.keys.device
         slot_ids = torch.tensor(slots, device=device)
-        self.rows = slice(slots[0], slots[0] + len(slots)) if together else slot_ids
-        count, start = torch.tensor(counts, device=device), torch.tensor(starts, device=device)
-        columns = torch.arange(longest, device=device)
-        real = columns < count[:, None]  # (rows, longest)
-        first = count.cumsum(0) - count
-        self.padded_index = torch.where(real, first[:, None] + columns, 0)
+        self.rows: slice | Tensor = slot_ids
+        after_last = slots[0] + len(slots)
+        if list(slots) == list(range(slots[0], after_last)):
+            self.rows = slice(slots[0], after_last)  # a view, where an index would copy
+
+        count = torch.tensor(counts, device=device)[:, None]  # (rows, 1)
+        start = torch.tensor(starts, device=device)[:, None]
+        columns = torch.arange(max(counts), device=device)
+        real = columns < count  # (rows, longest)
+        first = count.cumsum(0) - count  # of each row, in the flat batch
+        self.padded_index = torch.where(real, first + columns, 0)
         self.flat_index = real.flatten().nonzero().squeeze(1)  # (tokens,)
-        self.position_ids = (start[:, None] + columns)[real]  # (tokens,)
-        self.token_slots = slot_ids.repeat_interleave(count)
+        self.position_ids = (start + columns)[real]  # (tokens,)
+        self.token_slots = slot_ids.repeat_interleave(count.squeeze(1))
+
         # A padded query sees what the row's last token sees: its output is dropped, never NaN.
-        limits = start[:, None] + columns.minimum(count[:, None] - 1)  # (rows, longest)
-        self.bias = cache.bias(limits, self.length)
+        last_real = columns.minimum(count - 1)
+        self.bias = cache.bias(start + last_real, self.length)
 
     def __call__(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """See `Attend`."""
@@ -188,7 +218,7 @@ class CacheAttention:
         past_keys = cache.keys[layer, self.rows, :, : self.length]  # (rows, kv_heads, time, dim)
         past_values = cache.values[layer, self.rows, :, : self.length]
 
-        _, heads, head_dim = queries.shape
+        heads, head_dim = queries.shape[1:]
         kv_heads = keys.shape[1]
         share = heads // kv_heads
         grouped = queries.view(-1, kv_heads, share, head_dim)
@@ -219,9 +249,14 @@ class DecodeAttention:
         length: int,
         invariant: bool = False,
     ) -> None:
-        usual = _on_a_cpu if cache.keys.device.type == "cpu" else _on_a_gpu
-        self.attention = batch_invariant.attention if invariant else usual
-        self.cache, self.slots, self.position_ids = cache, slots, position_ids
+        self.attention: Mix = _on_a_gpu
+        if invariant:
+            self.attention = batch_invariant.attention
+        elif cache.keys.device.type == "cpu":
+            self.attention = _on_a_cpu
+        self.cache = cache
+        self.slots = slots
+        self.position_ids = position_ids
         self.length = length
         self.bias = cache.bias(position_ids[:, None], length)
 
@@ -229,25 +264,33 @@ class DecodeAttention:
         """See `Attend`."""
         cache = self.cache
         cache.write(layer, self.slots, self.position_ids, keys, values)
-        past_keys = cache.keys[layer, : len(keys), :, : self.length]  # (rows, kv_heads, time, dim)
-        past_values = cache.values[layer, : len(keys), :, : self.length]
-        grouped = queries.view(len(keys), keys.shape[1], -1, queries.shape[2])
-        return self.attention(grouped, past_keys, past_values, self.bias).flatten(1, 2)
+        rows, kv_heads, head_dim = keys.shape
+        past_keys = cache.keys[layer, :rows, :, : self.length]  # (rows, kv_heads, time, head_dim)
+        past_values = cache.values[layer, :rows, :, : self.length]
+        grouped = queries.view(rows, kv_heads, -1, head_dim)
+        mixed = self.attention(grouped, past_keys, past_values, self.bias)
+        return mixed.flatten(1, 2)
 
 
 def _on_a_cpu(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
     """Attention of few queries, for which the fused kernel takes a third longer."""
-    scores = torch.matmul(queries * queries.shape[3] ** -0.5, keys.transpose(2, 3))
-    return torch.matmul(scores.add_(bias).softmax(-1), values)
+    scaled = queries * queries.shape[3] ** -0.5
+    scores = torch.matmul(scaled, keys.transpose(2, 3))
+    weights = scores.add_(bias).softmax(-1)
+    return torch.matmul(weights, values)
 
 
 def _on_a_gpu(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
     """The same with scores in fp32; at 16,000 tokens of context the fused kernel takes six times
     as long, because it does not divide a sequence among multiprocessors.
     """
-    q, k = queries.flatten(0, 1), keys.flatten(0, 1).transpose(1, 2)
-    fp32 = q.dtype == torch.float32
-    scores = torch.bmm(q, k) if fp32 else torch.bmm(q, k, out_dtype=torch.float32)
+    flat_queries = queries.flatten(0, 1)
+    turned_keys = keys.flatten(0, 1).transpose(1, 2)
+    if queries.dtype == torch.float32:
+        scores = torch.bmm(flat_queries, turned_keys)
+    else:
+        scores = torch.bmm(flat_queries, turned_keys, out_dtype=torch.float32)
     scores = scores.view(*queries.shape[:3], -1)
-    weights = torch.add(bias, scores, alpha=queries.shape[3] ** -0.5).softmax(-1)
+    scale = queries.shape[3] ** -0.5
+    weights = torch.add(bias, scores, alpha=scale).softmax(-1)
     return torch.matmul(weights.to(values.dtype), values)

@@ -3,7 +3,7 @@
 import asyncio
 import math
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Iterable
 from collections.abc import Sequence as Ids
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,11 +14,12 @@ from torch import Tensor
 
 from openqwq.engine.adapters import NO_ADAPTER
 from openqwq.engine.cache import CacheAttention, DecodeAttention, SlotCache
+from openqwq.engine.drawing import Draw, extend
 from openqwq.engine.graphs import WITHOUT_PADDING, DecodeGraphs
 from openqwq.engine.pace import Pace
 from openqwq.engine.packed import PackedModel
 from openqwq.engine.plain import PlainModel
-from openqwq.engine.sampler import alternatives, draw_plainly, mask_logits, penalised, sample
+from openqwq.engine.sampler import draw_plainly
 from openqwq.engine.scheduler import EngineStatistics, Group, Scheduler
 from openqwq.engine.scoring import MeanState, PromptReader, PromptScores
 from openqwq.engine.sequence import Sequence, check_request, room_after
@@ -84,11 +85,14 @@ class Engine:
         self.invariant = model.invariant
         self.model = PlainModel(model) if self.invariant else PackedModel(model, device, packs)
         self.device = self.model.device
-        self.tokenizer, self.version = tokenizer, 0
+        self.tokenizer = tokenizer
+        self.version = 0
         self.closing_ids = tokenizer.encode(closing_text, allow_special=True)
-        rows, length = self.limits.slots + self.limits.lanes, self.limits.max_length
         on_gpu = self.device.type == "cuda"
-        rows += on_gpu and self.limits.slots > WITHOUT_PADDING
+        rows = self.limits.slots + self.limits.lanes
+        if on_gpu and self.limits.slots > WITHOUT_PADDING:
+            rows += 1
+        length = self.limits.max_length
         cache = SlotCache(model.config, rows, length, self.model.dtype, self.device)
         self.graphs = DecodeGraphs(self.model, cache, self.limits.slots) if on_gpu else None
         self.scheduler = Scheduler(cache, self.limits.slots, self.limits.lanes)
@@ -221,9 +225,15 @@ class Engine:
     def statistics(self) -> EngineStatistics:
         """For metrics; may be asked at any time from any thread."""
         scheduler = self.scheduler
-        running, unfinished = len(scheduler.running), len(scheduler.unfinished())
-        tokens = scheduler.prompt_tokens, scheduler.reused_tokens, self._drawn_tokens
-        return EngineStatistics(running, max(0, unfinished - running), *tokens)
+        running = len(scheduler.running)
+        unfinished = len(scheduler.unfinished())
+        return EngineStatistics(
+            running=running,
+            waiting=max(0, unfinished - running),
+            prompt_tokens=scheduler.prompt_tokens,
+            reused_prompt_tokens=scheduler.reused_tokens,
+            drawn_tokens=self._drawn_tokens,
+        )
 
     def close(self) -> None:
         """Stop the engine's thread; requests that wait or come later get a RuntimeError."""
@@ -338,59 +348,35 @@ class Engine:
         token_ids = [s.token_ids[-1] for s in running]
         starts = [len(s.prompt_ids) + len(s.token_ids) - 1 for s in running]
         adapters = [s.adapter for s in running]
-        cache, rows = self.scheduler.cache, range(len(running))
+        plainly: Draw | None = None
         if self.graphs:
             logits = self.graphs.logits(token_ids, starts, adapters)
+            plainly = self.graphs.draw
         else:
-            cache.reserve(max(starts) + 1)
-            ids, slots, positions = torch.tensor([token_ids, rows, starts], device=self.device)
-            attend = DecodeAttention(cache, slots, positions, max(starts) + 1, self.invariant)
-            hidden = self.model.forward(ids, positions, attend, self._numbers(adapters))
-            logits = self.model.logits(hidden)
-        cache.record(rows, starts, [1] * len(running), token_ids)
-        self._draw(running, logits, self.graphs.draw if self.graphs else None)
+            logits = self._logits(token_ids, starts, adapters)
 
-    def _draw(
-        self,
-        sequences: list[Sequence],
-        logits: Tensor,
-        plainly: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None,
-    ) -> None:
-        """Append a sampled or forced token to each sequence from its row of `logits`."""
-        forced: list[int | None] = []
-        masks: list[bytes | None] = []
-        for sequence in sequences:
-            token_id = sequence.next_forced()
-            forced.append(token_id)
-            masks.append(sequence.mask() if token_id is None else None)
+        rows = range(len(running))
+        self.scheduler.cache.record(rows, starts, [1] * len(running), token_ids)
+        self._draw(running, logits, plainly)
 
-        params = [s.params for s in sequences]
-        prompts = [s.prompt_ids for s in sequences]
-        replies = [s.token_ids for s in sequences]
-        masked = mask_logits(penalised(logits, params, prompts, replies), masks)
-        if masked is not logits:
-            plainly = None
-        elif plainly is None and not self.invariant:
+    def _logits(self, token_ids: list[int], starts: list[int], adapters: list[int]) -> Tensor:
+        """(rows, vocab) after row i's token, which goes to position `starts[i]` of slot i."""
+        cache = self.scheduler.cache
+        length = max(starts) + 1
+        cache.reserve(length)
+        slots = torch.arange(len(starts), device=self.device)
+        ids = torch.tensor(token_ids, device=self.device)
+        positions = torch.tensor(starts, device=self.device)
+        attend = DecodeAttention(cache, slots, positions, length, self.invariant)
+        hidden = self.model.forward(ids, positions, attend, self._numbers(adapters))
+        return self.model.logits(hidden)
+
+    def _draw(self, sequences: list[Sequence], logits: Tensor, plainly: Draw | None = None) -> None:
+        """Append a token to each sequence from its row of `logits` (rows, vocab)."""
+        if plainly is None and not self.invariant:
             plainly = partial(draw_plainly, logits, exact=False)
-
-        seeds = [s.seed for s in sequences]
-        steps = [len(s.token_ids) for s in sequences]
-        drawn, drawn_log_probs = sample(masked, params, seeds, steps, plainly)
-        others = alternatives(masked, params)
-        token_ids, log_probs = drawn.tolist(), drawn_log_probs.tolist()
+        extend(sequences, logits, self.version, plainly)
         self._drawn_tokens += len(sequences)
-
-        for row, sequence in enumerate(sequences):
-            token_id = forced[row]
-            if sequence.failure:
-                continue
-            if token_id is not None:
-                sequence.append(token_id, 0.0, False, self.version)
-                continue
-            try:
-                sequence.append(token_ids[row], log_probs[row], True, self.version, others[row])
-            except OpenQwQError as error:  # of its grammar: it ends alone
-                sequence.cancel(error)
 
     def _numbers(self, adapters: list[int]) -> Tensor | None:
         """Each token's adapter for the model; None where all use the base."""

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from openqwq.types import SamplingParams
 
+BLOCK = 64  # tokens whose probabilities are summed first
+
 
 def uniforms(seeds: Sequence[int], positions: Sequence[int]) -> Tensor:
     """One number in [0, 1) per row, (rows,) fp64, that depends on its (seed, position) alone.
@@ -17,15 +19,20 @@ def uniforms(seeds: Sequence[int], positions: Sequence[int]) -> Tensor:
     SplitMix64 (Steele et al. 2014) as a counter-based generator: a request's draws are the same
     whatever shares its batch, and nothing has to be saved to resume.
     """
+    # The seed is hashed before a position meets it: else (1, 0) and (0, 1) would be the same.
+    hashed_seeds = _splitmix([seed % 2**64 for seed in seeds])
+    words = _splitmix(hashed_seeds ^ np.array(positions, dtype=np.uint64))
+    top_bits = words >> np.uint64(11)
+    return torch.from_numpy(top_bits.astype(np.float64) / 2**53)
+
+
+def _splitmix(words: Sequence[int] | np.ndarray) -> np.ndarray:
+    """SplitMix64 of each 64-bit word."""
     with np.errstate(over="ignore"):
-        z = np.array([seed % 2**64 for seed in seeds], dtype=np.uint64)
-        # The seed is hashed before a position meets it: else (1, 0) and (0, 1) would be the same.
-        for word in (np.uint64(0), np.array(positions, dtype=np.uint64)):
-            z = (z ^ word) + np.uint64(0x9E3779B97F4A7C15)
-            z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-            z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-            z = z ^ (z >> np.uint64(31))
-    return torch.from_numpy((z >> np.uint64(11)).astype(np.float64) / 2**53)
+        z = np.asarray(words, dtype=np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return z ^ (z >> np.uint64(31))
 
 
 def log_distribution(logits: Tensor, params: Sequence[SamplingParams]) -> Tensor:
@@ -36,26 +43,35 @@ def log_distribution(logits: Tensor, params: Sequence[SamplingParams]) -> Tensor
     """
     logits = _tempered(logits, params)
     log_probs = logits.log_softmax(-1)
-    for width in {_width(p) for p in params} - {None}:
-        rows = [i for i, p in enumerate(params) if _width(p) == width]
-        ranked, ids = _ranked(logits[rows], [params[i] for i in rows])
-        minus = torch.full_like(log_probs[rows], float("-inf"))
-        log_probs[rows] = minus.scatter_(1, ids, ranked)
+    for width, rows in _rows_by_width(params).items():
+        if width is None:
+            continue
+        own = [params[row] for row in rows]
+        ranked, ids = _ranked(logits[rows], own)
+        nothing = torch.full_like(log_probs[rows], float("-inf"))
+        log_probs[rows] = nothing.scatter_(1, ids, ranked)
     return log_probs
 
 
 def _width(params: SamplingParams) -> int | None:
-    """How many of the likeliest tokens the filters look at (0: all); None without filters.
+    """How many of the likeliest tokens the filters look at (0: all); None without filters."""
+    has_filters = params.top_k or params.top_p < 1 or params.min_p
+    if params.temperature == 0 or not has_filters:
+        return None
+    return params.top_k
 
-    Rows of one width are treated together, so that none depends on what another asks for.
-    """
-    filters = params.temperature and (params.top_k or params.top_p < 1 or params.min_p)
-    return params.top_k if filters else None
+
+def _rows_by_width(params: Sequence[SamplingParams]) -> dict[int | None, list[int]]:
+    """Rows of one width are treated together, so that none depends on what another asks for."""
+    found: dict[int | None, list[int]] = {}
+    for row, own in enumerate(params):
+        found.setdefault(_width(own), []).append(row)
+    return found
 
 
 def _tempered(logits: Tensor, params: Sequence[SamplingParams]) -> Tensor:
-    temperatures = [p.temperature or 1.0 for p in params]
-    if all(t == 1.0 for t in temperatures):
+    temperatures = [own.temperature or 1.0 for own in params]
+    if set(temperatures) == {1.0}:
         return logits
     return logits / torch.tensor(temperatures, device=logits.device)[:, None]
 
@@ -63,43 +79,53 @@ def _tempered(logits: Tensor, params: Sequence[SamplingParams]) -> Tensor:
 def _ranked(logits: Tensor, params: Sequence[SamplingParams]) -> tuple[Tensor, Tensor]:
     """Log-probs and ids (rows, k) of the likeliest tokens, best first; -inf where filtered out."""
     vocab = logits.shape[1]
+    top_ks: list[int] = []
+    top_ps: list[float] = []
+    min_ps: list[float] = []
+    for own in params:
+        top_ks.append(own.top_k or vocab)
+        top_ps.append(own.top_p if own.top_p < 1 else 2.0)  # a rounded sum never reaches 2
+        min_ps.append(own.min_p)
+    top_k = torch.tensor(top_ks, device=logits.device)[:, None]  # (rows, 1)
+    top_p = torch.tensor(top_ps, device=logits.device)[:, None]
+    min_p = torch.tensor(min_ps, device=logits.device)[:, None]
 
-    def column(values: list[float]) -> Tensor:
-        return torch.tensor(values, device=logits.device)[:, None]  # (rows, 1)
-
-    top_k = column([p.top_k or vocab for p in params])
-    top_p = column([2.0 if p.top_p == 1 else p.top_p for p in params])
-    min_p = column([p.min_p for p in params])
-    ranked, ids = _likeliest(logits, min(int(top_k.max()), vocab))
-    beyond_k = torch.arange(ranked.shape[1], device=logits.device) >= top_k
-    kept = ranked.masked_fill(beyond_k, float("-inf")).softmax(-1)
-    mass_before = kept.cumsum(-1) - kept
-    out = beyond_k | (mass_before >= top_p) | (kept < min_p * kept[:, :1])
-    return ranked.masked_fill(out, float("-inf")).log_softmax(-1), ids
+    ranked, ids = _likeliest(logits, min(max(top_ks), vocab))
+    ranks = torch.arange(ranked.shape[1], device=logits.device)
+    beyond_k = ranks >= top_k
+    probs = ranked.masked_fill(beyond_k, float("-inf")).softmax(-1)
+    mass_before = probs.cumsum(-1) - probs
+    beyond_p = mass_before >= top_p
+    unlikely = probs < min_p * probs[:, :1]
+    filtered = ranked.masked_fill(beyond_k | beyond_p | unlikely, float("-inf"))
+    return filtered.log_softmax(-1), ids
 
 
 def _likeliest(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Values and ids (rows, count), best first; among equals the lowest ids."""
     if count < logits.shape[1]:
         values, ids = logits.topk(count + 1)
-        if bool((values[:, count - 1] > values[:, count]).all()):  # no tie at the last place
-            ids = ids[:, :count].sort(dim=1).values
-            values, order = logits.gather(1, ids).sort(dim=1, descending=True, stable=True)
-            return values, ids.gather(1, order)
+        apart = values[:, count - 1] > values[:, count]
+        if bool(apart.all()):  # no tie at the last place
+            by_id = ids[:, :count].sort(dim=1).values
+            unsorted = logits.gather(1, by_id)
+            values, order = unsorted.sort(dim=1, descending=True, stable=True)
+            return values, by_id.gather(1, order)
     values, ids = logits.sort(descending=True, stable=True)
     return values[:, :count], ids[:, :count]
 
 
 def mask_logits(logits: Tensor, masks: Sequence[bytes | None]) -> Tensor:
     """`logits` (rows, vocab) with -inf where a row's mask, one byte per id, is 0 or has ended."""
-    rows = [i for i, mask in enumerate(masks) if mask is not None]
-    if not rows:
-        return logits
-    allowed = torch.zeros(len(rows), logits.shape[1], dtype=torch.bool)
-    for i, mask in enumerate(mask for mask in masks if mask is not None):
-        allowed[i, : len(mask)] = torch.frombuffer(bytearray(mask), dtype=torch.uint8) != 0
-    masked = logits.clone()
-    masked[rows] = logits[rows].masked_fill(~allowed.to(logits.device), float("-inf"))
+    masked = logits
+    for row, mask in enumerate(masks):
+        if mask is None:
+            continue
+        if masked is logits:
+            masked = logits.clone()
+        forbidden = torch.ones(logits.shape[1], dtype=torch.bool)
+        forbidden[: len(mask)] = torch.frombuffer(bytearray(mask), dtype=torch.uint8) == 0
+        masked[row].masked_fill_(forbidden.to(logits.device), float("-inf"))
     return masked
 
 
@@ -122,12 +148,12 @@ def penalised(
         own = params[row]
         values = changed[row]  # a view
         if own.repetition_penalty != 1:
-            ids = torch.tensor(list({*prompts[row], *replies[row]}), device=logits.device)
+            used = set(prompts[row]) | set(replies[row])
+            ids = torch.tensor(list(used), device=logits.device)
             seen = values[ids]
-            lowered = torch.where(
-                seen > 0, seen / own.repetition_penalty, seen * own.repetition_penalty
-            )
-            values[ids] = lowered
+            divided = seen / own.repetition_penalty
+            multiplied = seen * own.repetition_penalty
+            values[ids] = torch.where(seen > 0, divided, multiplied)
         if (own.presence_penalty or own.frequency_penalty) and replies[row]:
             counted = Counter(replies[row])
             ids = torch.tensor(list(counted), device=logits.device)
@@ -143,14 +169,22 @@ def alternatives(
 ) -> list[tuple[tuple[int, float], ...]]:
     """Each row's likeliest (token id, log-prob), best first, as many as its params ask for."""
     best: list[tuple[tuple[int, float], ...]] = [()] * len(params)
-    rows = [i for i, p in enumerate(params) if p.top_log_probs]
-    if rows:
-        asked = [params[i] for i in rows]
-        most = min(max(p.top_log_probs for p in asked), logits.shape[1])
-        values, ids = log_distribution(logits[rows], asked).topk(most)
-        for i, p, row_ids, row in zip(rows, asked, ids.tolist(), values.tolist(), strict=True):
-            pairs = zip(row_ids[: p.top_log_probs], row, strict=False)
-            best[i] = tuple(pair for pair in pairs if pair[1] > float("-inf"))
+    rows = [row for row, own in enumerate(params) if own.top_log_probs]
+    if not rows:
+        return best
+
+    asked = [params[row] for row in rows]
+    most = max(own.top_log_probs for own in asked)
+    most = min(most, logits.shape[1])
+    top = log_distribution(logits[rows], asked).topk(most)
+    values = top.values.tolist()
+    ids = top.indices.tolist()
+    for place, row in enumerate(rows):
+        pairs: list[tuple[int, float]] = []
+        for token_id, value in zip(ids[place], values[place], strict=True):
+            if value > float("-inf") and len(pairs) < params[row].top_log_probs:
+                pairs.append((token_id, value))
+        best[row] = tuple(pairs)
     return best
 
 
@@ -167,27 +201,30 @@ def sample(
     is a faster `draw_plainly` of these very logits, by draws (rows,) fp64 on the CPU.
     """
     draws = uniforms(seeds, steps)
-    if plainly and all(p.temperature == 1 and _width(p) is None for p in params):
+    rows_by_width = _rows_by_width(params)
+    unfiltered = list(rows_by_width) == [None]
+    if plainly and unfiltered and all(own.temperature == 1 for own in params):
         return plainly(draws)
+
     draws = draws.to(logits.device)
     logits = _tempered(logits, params)
-    widths = [_width(p) for p in params]
-    if len(set(widths)) == 1:
+    if len(rows_by_width) == 1:
         return _draw(logits, draws, params)
     token_ids = torch.empty(len(params), dtype=torch.long, device=logits.device)
     log_probs = torch.empty(len(params), device=logits.device)
-    for width in set(widths):
-        rows = [i for i, own in enumerate(widths) if own == width]
-        token_ids[rows], log_probs[rows] = _draw(
-            logits[rows], draws[rows], [params[i] for i in rows]
-        )
+    for rows in rows_by_width.values():
+        own_params = [params[row] for row in rows]
+        drawn, drawn_log_probs = _draw(logits[rows], draws[rows], own_params)
+        token_ids[rows] = drawn
+        log_probs[rows] = drawn_log_probs
     return token_ids, log_probs
 
 
 def _draw(logits: Tensor, draws: Tensor, params: Sequence[SamplingParams]) -> tuple[Tensor, Tensor]:
     """`sample` for rows of one width."""
     if _width(params[0]) is None:
-        return draw_plainly(logits, draws, [p.temperature == 0 for p in params])
+        greedy = [own.temperature == 0 for own in params]
+        return draw_plainly(logits, draws, greedy)
     return _draw_ranked(logits, draws, params)
 
 
@@ -197,7 +234,9 @@ def _draw_ranked(
     """By rank: the filters leave few tokens, so that few have to be looked at."""
     log_probs, ids = _ranked(logits, params)
     rank, _ = _invert(log_probs.exp(), draws)
-    return ids.gather(1, rank).squeeze(1), log_probs.gather(1, rank).squeeze(1)
+    token_ids = ids.gather(1, rank)
+    chosen = log_probs.gather(1, rank)
+    return token_ids.squeeze(1), chosen.squeeze(1)
 
 
 def draw_plainly(
@@ -205,24 +244,31 @@ def draw_plainly(
 ) -> tuple[Tensor, Tensor]:
     """A token a row and its log-prob, without temperature and filters.
 
-    By id: first the block of 64 tokens, then the token in it, so that running sums are short.
+    By id: first the block of `BLOCK` tokens, then the token in it, so that running sums are short.
     `exact` log-probs are log_softmax's to the last bit; else they are read from the probabilities,
     right to a few units in the last place, which spares a second softmax.
     """
     probs = logits.softmax(-1)
-    short = -probs.shape[1] % 64
-    blocks = (F.pad(probs, (0, short)) if short else probs).view(len(probs), -1, 64)
+    padded = probs
+    missing = -probs.shape[1] % BLOCK
+    if missing:
+        padded = F.pad(probs, (0, missing))
+    blocks = padded.view(len(probs), -1, BLOCK)
     block, rest = _invert(blocks.sum(-1), draws)
-    inside = blocks.gather(1, block[:, :, None].expand(-1, -1, 64)).squeeze(1)
-    token_ids = 64 * block + _invert(inside, rest)[0]
+    whole_block = block[:, :, None].expand(-1, -1, BLOCK)
+    inside = blocks.gather(1, whole_block).squeeze(1)
+    place, _ = _invert(inside, rest)
+    token_ids = BLOCK * block + place
+
     if any(greedy):
         best = logits.argmax(-1, keepdim=True)
-        chosen = torch.tensor(greedy, device=logits.device)[:, None]
-        token_ids = torch.where(chosen, best, token_ids)
+        is_greedy = torch.tensor(greedy, device=logits.device)[:, None]
+        token_ids = torch.where(is_greedy, best, token_ids)
     if exact:
         log_probs = logits.log_softmax(-1).gather(1, token_ids)
     else:
-        log_probs = probs.gather(1, token_ids).clamp_min(torch.finfo(probs.dtype).tiny).log()
+        chosen = probs.gather(1, token_ids)
+        log_probs = chosen.clamp_min(torch.finfo(probs.dtype).tiny).log()
     return token_ids.squeeze(1), log_probs.squeeze(1)
 
 
@@ -231,9 +277,12 @@ def _invert(weights: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
 
     The index (rows, 1), and how far into its weight the draw reaches, from [0, 1) again (rows,).
     """
-    total = weights.double().cumsum(-1)
-    wanted = draws[:, None] * total[:, -1:]
-    index = torch.searchsorted(total, wanted, right=True).clamp(max=weights.shape[1] - 1)
-    width = weights.gather(1, index).double()
-    rest = ((wanted - total.gather(1, index)) / width + 1).clamp(0, 1 - 2**-53)
-    return index, rest.squeeze(1)
+    sums = weights.double().cumsum(-1)
+    wanted = draws[:, None] * sums[:, -1:]
+    index = torch.searchsorted(sums, wanted, right=True)
+    index = index.clamp(max=weights.shape[1] - 1)
+
+    own_weight = weights.gather(1, index).double()
+    own_end = sums.gather(1, index)
+    rest = (wanted - own_end) / own_weight + 1
+    return index, rest.clamp(0, 1 - 2**-53).squeeze(1)

@@ -61,17 +61,21 @@ class Scheduler:
     """
 
     def __init__(self, cache: SlotCache, slots: int, lanes: int) -> None:
-        self.cache, self.slots = cache, slots
+        self.cache = cache
+        self.slots = slots
         self.free_lanes = list(range(slots, slots + lanes))
         self.waiting: deque[Group] = deque()
         self.prefilling: list[Group] = []
         self.running: list[Sequence] = []  # index = slot
-        self.prompt_tokens, self.reused_tokens = 0, 0
+        self.prompt_tokens = 0
+        self.reused_tokens = 0
 
     def unfinished(self) -> list[Sequence]:
         """Every sequence with tokens to come."""
-        groups = (*self.waiting, *self.prefilling)
-        return _unfinished([*self.running, *(s for group in groups for s in group.members)])
+        found = list(self.running)
+        for group in [*self.waiting, *self.prefilling]:
+            found += group.members
+        return _unfinished(found)
 
     def admit(self) -> None:
         """Give lanes to waiting groups whose members will find slots.
@@ -79,7 +83,9 @@ class Scheduler:
         A group larger than the free slots is split; its rest waits and is prefilled again.
         """
         self.retire()
-        free = self.slots - len(self.running) - sum(len(g.members) for g in self.prefilling)
+        free = self.slots - len(self.running)
+        for group in self.prefilling:
+            free -= len(group.members)
         while self.waiting and self.free_lanes and free > 0:
             group = self.waiting.popleft()
             group.members = _unfinished(group.members)
@@ -99,12 +105,10 @@ class Scheduler:
         row, length = self.cache.longest_prefix(prompt, group.adapter)
         if group.reader:
             length = 0
-        worth = length + self.cache.REUSE_FROM
-        for other in self.prefilling:
-            alike = other.adapter == group.adapter and other.token_ids[:worth] == prompt[:worth]
-            if alike and len(prompt) > worth and not group.reader:
-                return False
-        group.lane, group.cached = self.free_lanes.pop(0), length
+        if not group.reader and self._is_worth_waiting(group, length):
+            return False
+        group.lane = self.free_lanes.pop(0)
+        group.cached = length
         superseded = length == self.cache.held[row] and len(self.running) <= row < self.slots
         self.cache.start(group.lane, row, length, group.adapter)
         if superseded:  # its content lives on in the lane
@@ -113,6 +117,17 @@ class Scheduler:
         self.reused_tokens += length
         self.prefilling.append(group)
         return True
+
+    def _is_worth_waiting(self, group: Group, length: int) -> bool:
+        """Whether a prompt in a lane will spare clearly more than the `length` tokens found."""
+        prompt = group.token_ids
+        worth = length + self.cache.REUSE_FROM
+        if len(prompt) <= worth:
+            return False
+        for other in self.prefilling:
+            if other.adapter == group.adapter and other.token_ids[:worth] == prompt[:worth]:
+                return True
+        return False
 
     def chunks(self, budget: int) -> list[tuple[Group, int]]:
         """(group, number of its prompt tokens) to prefill now, in order, within `budget` tokens."""
@@ -142,11 +157,16 @@ class Scheduler:
         def age(slot: int) -> int:
             return int(cache.last_use[slot]) if cache.worth_keeping(slot) else -1
 
-        kept = sorted((s for s in slots if cache.worth_keeping(s)), key=age, reverse=True)
-        if kept:
-            places = sorted(range(slots.stop, self.slots), key=age)
-            moves = [(s, p) for s, p in zip(kept, places, strict=False) if age(p) < age(s)]
-            cache.move([s for s, _ in moves], [p for _, p in moves])
+        kept = [slot for slot in slots if cache.worth_keeping(slot)]
+        kept.sort(key=age, reverse=True)
+        places = sorted(range(slots.stop, self.slots), key=age)
+        sources: list[int] = []
+        destinations: list[int] = []
+        for slot, place in zip(kept, places, strict=False):
+            if age(place) < age(slot):
+                sources.append(slot)
+                destinations.append(place)
+        cache.move(sources, destinations)
 
     def drop_prefill(self, group: Group) -> None:
         """Free a group's lane."""
@@ -159,11 +179,21 @@ class Scheduler:
             group.members = _unfinished(group.members)
             if not group.members:
                 self.drop_prefill(group)
+        # Looked at once: the event loop may cancel a sequence at any time.
+        ended = [bool(sequence.finish_reason) for sequence in self.running]
+        self._close_gaps(ended)
+        del self.running[ended.count(False) :]
 
-        ended = [bool(s.finish_reason) for s in self.running]
+    def _close_gaps(self, ended: list[bool]) -> None:
+        """Move running sequences to the first slots, past which none is left."""
         left = ended.count(False)
-        gaps = [slot for slot in range(left) if ended[slot]]
-        movers = [slot for slot in range(left, len(ended)) if not ended[slot]]
+        gaps: list[int] = []
+        movers: list[int] = []
+        for slot, has_ended in enumerate(ended):
+            if has_ended and slot < left:
+                gaps.append(slot)
+            elif not has_ended and slot >= left:
+                movers.append(slot)
 
         sources: list[int] = []
         destinations: list[int] = []
@@ -175,7 +205,6 @@ class Scheduler:
                 sources.append(gap)
                 destinations.append(mover)
         self.cache.move(sources, destinations)
-        del self.running[left:]
 
 
 def _unfinished(sequences: list[Sequence]) -> list[Sequence]:

@@ -50,14 +50,20 @@ def _yarn(frequencies: Tensor, head_dim: int, theta: float, yarn: YarnScaling) -
     """
 
     def pair_turning(turns: float) -> float:
-        length = yarn.original_max_position_embeddings
-        return head_dim * math.log(length / (turns * 2 * math.pi)) / (2 * math.log(theta))
+        wavelength = yarn.original_max_position_embeddings / (turns * 2 * math.pi)
+        return head_dim * math.log(wavelength) / (2 * math.log(theta))
 
-    low = max(math.floor(pair_turning(yarn.beta_fast)), 0)
-    high = min(math.ceil(pair_turning(yarn.beta_slow)), head_dim - 1)
+    fastest = math.floor(pair_turning(yarn.beta_fast))
+    slowest = math.ceil(pair_turning(yarn.beta_slow))
+    low = max(fastest, 0)
+    high = min(slowest, head_dim - 1)
+    width = max(high - low, 0.001)
+
     pairs = torch.arange(head_dim // 2, dtype=torch.float32, device="cpu")
-    slow_share = ((pairs - low) / max(high - low, 0.001)).clamp(0, 1)
-    return frequencies / yarn.factor * slow_share + frequencies * (1 - slow_share)
+    slow_share = ((pairs - low) / width).clamp(0, 1)
+    fast_share = 1 - slow_share
+    slowed = frequencies / yarn.factor
+    return slowed * slow_share + frequencies * fast_share
 
 
 def _llama3(frequencies: Tensor, scaling: Llama3Scaling) -> Tensor:
@@ -67,9 +73,12 @@ def _llama3(frequencies: Tensor, scaling: Llama3Scaling) -> Tensor:
     between the two are mixed in proportion to the turns.
     """
     turns = scaling.original_max_position_embeddings * frequencies / (2 * math.pi)
-    span = scaling.high_freq_factor - scaling.low_freq_factor
-    fast_share = ((turns - scaling.low_freq_factor) / span).clamp(0, 1)
-    return frequencies / scaling.factor * (1 - fast_share) + frequencies * fast_share
+    low = scaling.low_freq_factor
+    span = scaling.high_freq_factor - low
+    fast_share = ((turns - low) / span).clamp(0, 1)
+    slow_share = 1 - fast_share
+    slowed = frequencies / scaling.factor
+    return slowed * slow_share + frequencies * fast_share
 
 
 def attention_scale(scaling: RopeScaling | None) -> float:
@@ -85,11 +94,17 @@ def rotation(position_ids: Tensor, frequencies: Tensor, scale: float) -> tuple[T
     The first half of the sines is negative, as `rotate` wants them.
     """
     angles = position_ids[:, None].float() * frequencies  # (tokens, head_dim / 2)
-    cos, sin = (elementwise(function, angles) * scale for function in (torch.cos, torch.sin))
-    return torch.cat((cos, cos), -1)[:, None], torch.cat((-sin, sin), -1)[:, None]
+    cos = elementwise(torch.cos, angles) * scale
+    sin = elementwise(torch.sin, angles) * scale
+    both_cos = torch.cat((cos, cos), dim=-1)
+    both_sin = torch.cat((-sin, sin), dim=-1)
+    return both_cos[:, None], both_sin[:, None]
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate `x` (tokens, heads, head_dim), pairing coordinate i with i + head_dim / 2."""
-    turned = x.roll(x.shape[-1] // 2, -1)
-    return x * cos.to(x.dtype) + turned * sin.to(x.dtype)
+    half = x.shape[-1] // 2
+    turned = x.roll(half, -1)
+    cos = cos.to(x.dtype)
+    sin = sin.to(x.dtype)
+    return x * cos + turned * sin

@@ -1,7 +1,7 @@
 """Whole sequences laid end to end into flat micro-batches under a token budget, without padding."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -32,14 +32,16 @@ class MicroBatch:
 
     def to(self, device: torch.device | str) -> "MicroBatch":
         """The same with its tensors on `device`."""
-        tensors: dict[str, Any] = {
-            n: v.to(device) for n, v in vars(self).items() if isinstance(v, Tensor)
-        }
-        return replace(self, **tensors)
+        moved: dict[str, Any] = {}
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                moved[name] = value.to(device)
+        return replace(self, **moved)
 
 
 def _check(trajectory: Trajectory, max_tokens: int) -> None:
-    ids, mask = trajectory.token_ids, trajectory.sampled_mask
+    ids = trajectory.token_ids
+    mask = trajectory.sampled_mask
     faults = {
         "was never scored: leave it out": trajectory.status == "error",
         f"is not aligned: {len(ids)} ids, {len(mask)} mask values, {len(trajectory.log_probs)} "
@@ -69,65 +71,84 @@ def _families(trajectories: Sequence[Trajectory]) -> list[_Family]:
         # The last prompt token predicts the first sampled one, so each sample keeps its own.
         prefix = tuple(t.token_ids[: t.sampled_mask.index(True) - 1])
         siblings.setdefault((t.group_id, prefix), []).append(t)
-    return [
-        _Family(len(prefix) if len(members) > 1 else 0, members)
-        for (_, prefix), members in siblings.items()
-    ]
+    families: list[_Family] = []
+    for (_, prefix), members in siblings.items():
+        shared = len(prefix) if len(members) > 1 else 0
+        families.append(_Family(shared, members))
+    return families
+
+
+@dataclass
+class _Flat:
+    """A micro-batch while it grows, as lists."""
+
+    token_ids: list[int] = field(default_factory=list)
+    prefix_lengths: list[int] = field(default_factory=list)
+    lengths: list[int] = field(default_factory=list)
+    starts: list[int] = field(default_factory=list)  # position of each sequence's first own token
+    prefix_of: list[int] = field(default_factory=list)
+    predictors: list[int] = field(default_factory=list)
+    targets: list[int] = field(default_factory=list)
+    log_probs: list[float] = field(default_factory=list)
+    advantages: list[float] = field(default_factory=list)
+    sequences: list[int] = field(default_factory=list)
+
+    def add_prefix(self, token_ids: list[int]) -> None:
+        """Lay down what several sequences share."""
+        self.token_ids += token_ids
+        self.prefix_lengths.append(len(token_ids))
+
+    def add_sequence(self, trajectory: Trajectory, shared: int, prefix: int) -> None:
+        """Lay down what a trajectory adds to the `shared` tokens of its `prefix` (-1: none)."""
+        before = len(self.token_ids) - shared - 1  # what predicts token i lies at before + i
+        last = shared
+        for i, sampled in enumerate(trajectory.sampled_mask):
+            if not sampled:
+                continue
+            self.predictors.append(before + i)
+            self.targets.append(trajectory.token_ids[i])
+            self.log_probs.append(trajectory.log_probs[i])
+            self.advantages.append(trajectory.advantage)
+            self.sequences.append(len(self.lengths))
+            last = i
+        self.token_ids += trajectory.token_ids[shared:last]
+        self.lengths.append(last - shared)
+        self.starts.append(shared)
+        self.prefix_of.append(prefix)
+
+    def micro_batch(self) -> MicroBatch:
+        """The finished form."""
+        starts = [0] * len(self.prefix_lengths) + self.starts
+        return MicroBatch(
+            token_ids=torch.tensor(self.token_ids),
+            position_ids=positions(self.prefix_lengths + self.lengths, starts),
+            sequence_lengths=self.lengths,
+            prefix_lengths=self.prefix_lengths,
+            prefix_of=self.prefix_of,
+            loss_positions=torch.tensor(self.predictors),
+            targets=torch.tensor(self.targets),
+            sampler_log_probs=torch.tensor(self.log_probs, dtype=torch.float32),
+            advantages=torch.tensor(self.advantages, dtype=torch.float32),
+            sequence_index=torch.tensor(self.sequences),
+        )
 
 
 def _join(families: Sequence[_Family]) -> MicroBatch:
     """Shared prefixes first, each once, then what every member adds to its own."""
-    inputs: list[int] = []
-    prefix_lengths: list[int] = []
+    flat = _Flat()
     for family in families:
         if family.shared:
-            inputs += family.members[0].token_ids[: family.shared]
-            prefix_lengths.append(family.shared)
+            flat.add_prefix(family.members[0].token_ids[: family.shared])
 
-    lengths: list[int] = []
-    starts: list[int] = []  # position of each sequence's first own token
-    prefix_of: list[int] = []
-    predictors: list[int] = []
-    targets: list[int] = []
-    log_probs: list[float] = []
-    advantages: list[float] = []
-    sequences: list[int] = []
-    prefixes_seen = 0
+    next_prefix = 0
     for family in families:
         prefix = -1
         if family.shared:
-            prefix = prefixes_seen
-            prefixes_seen += 1
-
+            prefix = next_prefix
+            next_prefix += 1
         for trajectory in family.members:
-            offset = len(inputs) - family.shared - 1  # what predicts token i lies at offset + i
-            last = family.shared
-            for i, sampled in enumerate(trajectory.sampled_mask):
-                if not sampled:
-                    continue
-                predictors.append(offset + i)
-                targets.append(trajectory.token_ids[i])
-                log_probs.append(trajectory.log_probs[i])
-                advantages.append(trajectory.advantage)
-                sequences.append(len(lengths))
-                last = i
-            inputs += trajectory.token_ids[family.shared : last]
-            lengths.append(last - family.shared)
-            starts.append(family.shared)
-            prefix_of.append(prefix)
-
-    return MicroBatch(
-        token_ids=torch.tensor(inputs),
-        position_ids=positions(prefix_lengths + lengths, [0] * len(prefix_lengths) + starts),
-        sequence_lengths=lengths,
-        prefix_lengths=prefix_lengths,
-        prefix_of=prefix_of,
-        loss_positions=torch.tensor(predictors),
-        targets=torch.tensor(targets),
-        sampler_log_probs=torch.tensor(log_probs, dtype=torch.float32),
-        advantages=torch.tensor(advantages, dtype=torch.float32),
-        sequence_index=torch.tensor(sequences),
-    )
+            flat.add_sequence(trajectory, family.shared, prefix)
+    return flat.micro_batch()
 
 
 def pack_trajectories(
@@ -144,28 +165,53 @@ def pack_trajectories(
         _check(trajectory, max_tokens_per_micro_batch)
     packed: list[list[_Family]] = []
     room = 0
-    families = _families(trajectories)
-    for family in sorted(families, key=lambda f: -max(len(t.token_ids) for t in f.members)):
+    for family in sorted(_families(trajectories), key=_longest, reverse=True):
         opened = False  # whether the prefix lies in the current micro-batch already
-        for t in sorted(family.members, key=lambda t: -len(t.token_ids)):
-            cost = len(t.token_ids) - (family.shared if opened else 0)
+        for trajectory in sorted(family.members, key=_length, reverse=True):
+            cost = _length(trajectory)
+            if opened:
+                cost -= family.shared
             if cost > room:
                 packed.append([])
-                room, opened, cost = max_tokens_per_micro_batch, False, len(t.token_ids)
+                room = max_tokens_per_micro_batch
+                opened = False
+                cost = _length(trajectory)
             if not opened:
                 packed[-1].append(_Family(family.shared, []))
                 opened = True
-            packed[-1][-1].members.append(t)
+            packed[-1][-1].members.append(trajectory)
             room -= cost
-    return [_join(members) for members in packed]
+    return [_join(families) for families in packed]
+
+
+def _length(trajectory: Trajectory) -> int:
+    return len(trajectory.token_ids)
+
+
+def _longest(family: _Family) -> int:
+    return max(_length(trajectory) for trajectory in family.members)
 
 
 def pack_examples(
     examples: Sequence[tuple[list[int], list[bool]]], max_tokens_per_micro_batch: int
 ) -> list[MicroBatch]:
     """`pack_trajectories` for SFT's (token_ids, completion mask); advantages 1, log-probs 0."""
-    records = []
+    records: list[Trajectory] = []
     for i, (ids, mask) in enumerate(examples):
-        zeros, name = [0.0] * len(ids), f"example {i}"
-        records.append(Trajectory(ids, mask, zeros, [], name, name, "", 0, {}, "correct", 0, 1.0))
+        name = f"example {i}"
+        record = Trajectory(
+            token_ids=ids,
+            sampled_mask=mask,
+            log_probs=[0.0] * len(ids),
+            weight_version=[],
+            task_id=name,
+            group_id=name,
+            kind="",
+            reward=0,
+            reward_parts={},
+            status="correct",
+            reasoning_tokens=0,
+            advantage=1.0,
+        )
+        records.append(record)
     return pack_trajectories(records, max_tokens_per_micro_batch)

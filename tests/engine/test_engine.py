@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-import openqwq.engine.engine as engine_module
+from openqwq.engine import drawing
 from openqwq.engine.engine import Engine, EngineLimits
 from openqwq.engine.sampler import log_distribution
 from openqwq.engine.threads import CallersThread, on_a_thread
@@ -63,7 +63,7 @@ def script(monkeypatch: pytest.MonkeyPatch, token_ids: list[int]) -> None:
     ) -> tuple[Tensor, Tensor]:
         return torch.tensor([token_ids[step] for step in steps]), torch.full((len(steps),), -1.5)
 
-    monkeypatch.setattr(engine_module, "sample", scripted)
+    monkeypatch.setattr(drawing, "sample", scripted)
 
 
 @pytest.mark.parametrize("prefill_tokens", [3, 64])

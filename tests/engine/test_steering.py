@@ -10,8 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-import openqwq.engine.engine as engine_module
-from openqwq.engine import sequence
+from openqwq.engine import drawing, sequence
 from openqwq.engine.engine import Engine
 from openqwq.engine.sampler import log_distribution
 from openqwq.engine.sequence import LOOP_TOKENS, THINKING_LOOP_TOKENS, repeats_itself
@@ -39,7 +38,7 @@ def draw_by(monkeypatch: pytest.MonkeyPatch, choose: Callable[[int], int]) -> No
     ) -> Any:
         return torch.tensor([choose(step) for step in steps]), torch.full((len(steps),), -1.5)
 
-    monkeypatch.setattr(engine_module, "sample", scripted)
+    monkeypatch.setattr(drawing, "sample", scripted)
 
 
 def logits_after(model: Qwen2, prompt_ids: list[int], token_ids: list[int]) -> Tensor:
