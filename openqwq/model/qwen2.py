@@ -10,7 +10,7 @@ Parameter names are those of Hugging Face checkpoints.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -111,9 +111,39 @@ class MLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(tokens, hidden) to (tokens, hidden)."""
         gate = self.gate_proj(x)
-        gate = elementwise(F.silu, gate) if self.invariant else F.silu(gate)
-        output: Tensor = self.down_proj(gate * self.up_proj(x))
+        up = self.up_proj(x)
+        if self.invariant:
+            product = elementwise(F.silu, gate) * up
+        else:
+            product = gated(gate, up)
+        output: Tensor = self.down_proj(product)
         return output
+
+
+def gated(gate: Tensor, up: Tensor) -> Tensor:
+    """silu(gate) · up, each (tokens, intermediate), with their gradients.
+
+    Autograd would keep silu(gate) too, one of a layer's largest tensors; it is computed again.
+    """
+    output: Tensor = _Gated.apply(gate, up)  # type: ignore[no-untyped-call]
+    return output
+
+
+class _Gated(torch.autograd.Function):
+    """See `gated`."""
+
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
+        ctx.save_for_backward(gate, up)
+        return F.silu(gate).mul_(up)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+        gate, up = ctx.saved_tensors
+        (gradient,) = gradients
+        to_up = F.silu(gate).mul_(gradient)
+        to_silu = gradient * up
+        return torch.ops.aten.silu_backward(to_silu, gate), to_up
 
 
 class RMSNorm(nn.Module):

@@ -12,16 +12,18 @@ from torch import Tensor, nn
 
 from openqwq.config import OptimiserConfig
 from openqwq.model import checkpoint, lora
-from openqwq.model.attention import RaggedAttention
+from openqwq.model.attention import RaggedAttention, SequenceAttention
 from openqwq.model.linear import invariant_linear, product
 from openqwq.model.lora import Adapter
-from openqwq.model.qwen2 import Qwen2
+from openqwq.model.qwen2 import Attend, Qwen2
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.train.loss import Metrics, frozen_log_probs, mean_metrics, token_log_probs
 from openqwq.train.objective import KlReference
 from openqwq.train.optimiser import build_optimisers
 from openqwq.train.packing import MicroBatch
 from openqwq.types import OpenQwQError
+
+WIDE = 512  # numbers of a token's queries, from which a call for each sequence costs little
 
 # (log-probs (loss_tokens,), micro-batch, token count of the whole step) -> (scalar loss, sums)
 Objective = Callable[[Tensor, MicroBatch, float], tuple[Tensor, Metrics]]
@@ -135,9 +137,7 @@ class Learner:
         """Log-probs of the targets and entropies at their positions, both (loss_tokens,)."""
         batch = batch.to(self.device)
         invariant = self.model.invariant
-        lengths, prefixes = batch.sequence_lengths, batch.prefix_lengths
-        attend = RaggedAttention(lengths, prefixes, batch.prefix_of, self.device, invariant)
-        hidden = self.model(batch.token_ids, batch.position_ids, attend)
+        hidden = self.model(batch.token_ids, batch.position_ids, self._attend(batch))
         predictors = hidden[batch.loss_positions]
         if self.temperature != 1.0:
             predictors = predictors / self.temperature  # logits are linear in them
@@ -148,6 +148,17 @@ class Learner:
             return frozen_log_probs(predictors, head.weight, batch.targets)
         multiply = partial(product, dtype=head.product_dtype)
         return token_log_probs(predictors, head.weight, batch.targets, product=multiply)
+
+    def _attend(self, batch: MicroBatch) -> Attend:
+        """Attention inside each of the batch's sequences, by what is faster here."""
+        lengths = batch.sequence_lengths
+        prefixes = batch.prefix_lengths
+        invariant = self.model.invariant
+        shape = self.model.config
+        is_wide = shape.num_attention_heads * shape.head_dim >= WIDE
+        if is_wide and self.device.type == "cpu" and not invariant:
+            return SequenceAttention(lengths, prefixes, batch.prefix_of)
+        return RaggedAttention(lengths, prefixes, batch.prefix_of, self.device, invariant)
 
     def reference(self) -> "Reference":
         """The policy without the adapter, for a KL penalty; raises OpenQwQError without one."""
