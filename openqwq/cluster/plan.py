@@ -148,7 +148,7 @@ def make_plan(config: Config) -> Plan:
 def _learner_bytes(config: Config, parameters: int) -> dict[str, float]:
     """FSDP2 with fp32 master weights, or over a frozen base with an adapter on every rank."""
     shape, width = _shape(config), _precision_bytes(config)
-    tokens = _rl(config).optimiser.max_tokens_per_micro_batch
+    tokens = _rl(config).optimiser.micro_batch_tokens
     ends = 2 * _vocab_size(config) * shape.hidden_size
     layer = (parameters - ends) / shape.num_hidden_layers
     # Kept for one layer: inputs of norms, q, k, v, attention output, gate, up, their product.
@@ -233,7 +233,7 @@ def _mean_tokens(config: Config) -> float:
 def _micro_batches(config: Config) -> int:
     """Rounds that each learner rank runs in a step."""
     total = _completions(config) * _mean_tokens(config)
-    share = total / _rl(config).optimiser.max_tokens_per_micro_batch
+    share = total / _rl(config).optimiser.micro_batch_tokens
     return max(1, math.ceil(share / config.cluster.learners))
 
 

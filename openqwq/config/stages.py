@@ -13,6 +13,9 @@ FULL_RATES = {"sft": 1e-5, "rl": 1e-6, "distill": 1e-6, "reward_model": 1e-5}
 LORA_RATES = {"sft": 2e-4, "rl": 4e-5, "distill": 4e-5, "reward_model": 2e-4}
 
 
+MOST_MICRO_BATCH = 8192  # tokens, where nobody says how many
+
+
 @dataclass(frozen=True)
 class OptimiserConfig:
     """How gradients become weights. The rate warms up, holds, then decays linearly."""
@@ -26,7 +29,12 @@ class OptimiserConfig:
     beta2: float = 0.95
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
-    max_tokens_per_micro_batch: int = 8192
+    max_tokens_per_micro_batch: int = 0  # 0: what fits into the free memory, at most 8192
+
+    @property
+    def micro_batch_tokens(self) -> int:
+        """At most so many tokens in one forward pass."""
+        return self.max_tokens_per_micro_batch or MOST_MICRO_BATCH
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from openqwq.config.stages import Stage
-from openqwq.types import Device
+from openqwq.types import Device, Precision
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ class Config:
     model: str = ""  # directory, GGUF file or hub id (id@revision); none: fresh weights of `shape`
     # How a model that has no think tokens writes its thinking: tags as text, or two new tokens.
     thinking: Literal["text", "tokens"] = "text"
-    precision: Literal["auto", "fp32", "bf16"] = "fp32"  # of products; auto: the faster one here
+    precision: Precision = "fp32"  # of products; auto: the faster one here
     threads: int = 0  # of PyTorch; 0: as many as cores
     device: Device = "cpu"  # of a run in one process
     deterministic: bool = False  # RL's sampler and learner agree on log-probs to the last bit

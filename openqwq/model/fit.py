@@ -162,9 +162,14 @@ def available_memory() -> int:
 
 
 def room_for_pack(model: Qwen2) -> bool:
-    """Whether the memory holds a second, packed copy of a model's weights four times over."""
+    """Whether the engine may hold a second, packed copy of a model's weights."""
     size = sum(parameter.nbytes for parameter in model.parameters())
-    return model.device.type == "cpu" and 4 * size <= available_memory()
+    return model.device.type == "cpu" and pack_fits(size, available_memory())
+
+
+def pack_fits(size: int, memory: int) -> bool:
+    """Whether `memory` holds a packed copy of weights of `size` bytes four times over."""
+    return 4 * size <= memory
 
 
 def read_bandwidth(size: int = 2**28, repeats: int = 5) -> float:

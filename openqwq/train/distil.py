@@ -80,7 +80,7 @@ class Distiller:
 
         records, attempts = _records(groups)
         self.run.add_rollouts(self.stage.name, rollout_rows(step, groups, records))
-        limit = self.stage.optimiser.max_tokens_per_micro_batch
+        limit = self.stage.optimiser.micro_batch_tokens
         batches = [self._taught(batch) for batch in pack_trajectories(records, limit)]
         divergence = reverse_kl(batches)
         metrics = self.learner.train_step(batches, _objective)

@@ -1,18 +1,26 @@
 """`qwq train CONFIG --plan` for one machine: memory and seconds of each stage, before training."""
 
+from dataclasses import replace
 from statistics import mean
 
 import torch
 
-from openqwq.config import Config, DistillStage, LoraConfig, RlStage, SftStage, Stage
+from openqwq.config import Config, DistillStage, RlStage, SftStage, Stage
 from openqwq.data.hub import DataLock
 from openqwq.engine.open import locate
-from openqwq.model.fit import available_memory, memory_in_use, read_subject
-from openqwq.model.precision import chosen_products
+from openqwq.model.fit import (
+    available_memory,
+    memory_in_use,
+    pack_fits,
+    parameter_counts,
+    read_subject,
+)
+from openqwq.model.precision import DTYPES, chosen_products
 from openqwq.model.qwen2 import ModelConfig
 from openqwq.text.template import encode_chat
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.train.lengths import run_tokenizer
+from openqwq.train.micro_batches import adapter_rank, fitting_tokens
 from openqwq.train.plan import Work, advice, describe, plan_stage
 from openqwq.train.policies import base_of_adapter, fresh_config
 from openqwq.train.prepare import Prepared, prepare
@@ -43,7 +51,7 @@ def describe_local_plan(config: Config) -> str:
         if not isinstance(stage, SftStage | RlStage | DistillStage):
             texts.append(f"{stage.name}: a reward model takes less than the policy's own stages")
             continue
-        work = _work(prepared, stage, tokenizer, model, length)
+        work = _work(prepared, stage, tokenizer, model, length, memory)
         plan = plan_stage(model, work, process, timed=not elsewhere)
         hint = advice(model, work, process, memory)
         texts.append(describe(stage.name, plan, memory, hint))
@@ -59,13 +67,23 @@ def _model_config(config: Config, tokenizer: Tokenizer) -> ModelConfig:
 
 
 def _work(
-    prepared: Prepared, stage: Stage, tokenizer: Tokenizer, model: ModelConfig, length: int
+    prepared: Prepared,
+    stage: Stage,
+    tokenizer: Tokenizer,
+    model: ModelConfig,
+    length: int,
+    memory: int,
 ) -> Work:
-    """One step of a stage; completions are as long as plan.mean_completion says."""
+    """One step of a stage in `memory` bytes; completions are as long as plan.mean_completion says."""
     config = prepared.config
-    rank = stage.lora.rank if isinstance(stage.lora, LoraConfig) else 0
-    if stage.lora == "continue":
-        rank = LoraConfig().rank
+    products = _products(config, model)
+    parameters, _ = parameter_counts(model)
+    size = DTYPES[products].itemsize * parameters  # of a base in memory
+    assert isinstance(stage, SftStage | RlStage | DistillStage)
+    micro_batch = stage.optimiser.max_tokens_per_micro_batch
+    if not micro_batch:
+        sized = replace(config, engine=replace(config.engine, max_length=length))
+        micro_batch = fitting_tokens(stage, sized, model, products, memory)
     prompts, replies = _lengths(prepared, stage, tokenizer)
     samples = isinstance(stage, RlStage | DistillStage)
     if isinstance(stage, RlStage | DistillStage):
@@ -80,15 +98,16 @@ def _work(
         group_size=group,
         prompt_tokens=prompts,
         completion_tokens=replies,
-        slots=min(config.engine.slots, completions) if samples else 0,
+        slots=config.engine.slots if samples else 0,
         lanes=config.engine.lanes,
         max_length=length,
         prefill_tokens=config.engine.prefill_tokens,
-        micro_batch_tokens=stage.optimiser.max_tokens_per_micro_batch,
-        products=_products(config, model),
-        rank=rank,
+        micro_batch_tokens=micro_batch,
+        products=products,
+        rank=adapter_rank(stage),
         recompute=config.recompute,
         reference=isinstance(stage, RlStage) and stage.kl_coefficient > 0,
+        packs=config.device == "cpu" and pack_fits(size, memory - size),
     )
 
 

@@ -7,6 +7,7 @@ the peak is the larger of the two on top of what both hold.
 
 from dataclasses import dataclass, replace
 
+from openqwq.config.stages import MOST_MICRO_BATCH
 from openqwq.model.fit import parameter_counts
 from openqwq.model.precision import DTYPES, product_rate
 from openqwq.model.qwen2 import ModelConfig
@@ -14,7 +15,6 @@ from openqwq.types import OpenQwQError, Products
 
 HEAD_LOGITS = {True: 2**25, False: 2**27}  # at most, of a chunk of a frozen and of a trained head
 LEAST_MICRO_BATCH = 256  # tokens; below that products are slow
-MOST_MICRO_BATCH = 8192
 RESERVE = 0.1  # of the memory, left free
 OTHER_WORK = 1.25  # a step's time over that of its products: attention, norms, softmax, Python
 
@@ -180,7 +180,7 @@ def _sampling(config: ModelConfig, work: Work) -> int:
     hidden, inner = config.hidden_size, config.intermediate_size
     rows = min(work.prefill_tokens, work.lanes * work.prompt_tokens)
     prefill = 4 * rows * (6 * hidden + 3 * inner)
-    logits = 4 * 3 * config.vocab_size * work.slots
+    logits = 4 * 3 * config.vocab_size * min(work.slots, work.completions)
     return max(prefill, logits)
 
 
@@ -190,7 +190,7 @@ def _learning(config: ModelConfig, work: Work) -> int:
     queries = config.num_attention_heads * config.head_dim
     keys = config.num_key_value_heads * config.head_dim
     tokens = min(work.micro_batch_tokens, work.learned_tokens)
-    layer = 4 * tokens * (6 * hidden + 3 * queries + 4 * keys + 4 * inner + 7 * work.rank)
+    layer = 4 * tokens * (6 * hidden + 3 * queries + 4 * keys + 3 * inner + 7 * work.rank)
     kept = config.num_hidden_layers * layer
     if work.recompute:
         kept = 4 * tokens * hidden * config.num_hidden_layers + layer

@@ -157,7 +157,7 @@ class Trainer:
         )
 
     def _packed(self, records: Sequence[Trajectory]) -> list[MicroBatch]:
-        return pack_trajectories(records, self.stage.optimiser.max_tokens_per_micro_batch)
+        return pack_trajectories(records, self.stage.optimiser.micro_batch_tokens)
 
     def _count_errors(self, step: int, batch: Batch) -> None:
         """Log what judges raised; raises OpenQwQError where they fail too often."""

@@ -20,9 +20,10 @@ from openqwq.types import OpenQwQError, Products
 
 CONFIG = "config.toml"
 PRECISION = "precision.json"  # in which the run multiplies
+MICRO_BATCHES = "micro_batches.json"  # tokens, of each stage whose config leaves them open
 FINISHED = "finished.json"  # the steps of each stage whose result is saved
 # What a start writes before the first step; a run that failed by then may begin again.
-PREPARED = {CONFIG, PRECISION, "data.lock", "python", "tokenizer", "tensorboard"}
+PREPARED = {CONFIG, PRECISION, MICRO_BATCHES, "data.lock", "python", "tokenizer", "tensorboard"}
 
 
 class Resumable(Protocol):
@@ -118,6 +119,15 @@ class Run:
         """Keep what the run multiplies in, so that it goes on in the same."""
         if self.recorded_precision() != products:
             write_atomically(self.directory / PRECISION, json.dumps(products).encode())
+
+    def micro_batch(self, stage: str, choose: Callable[[], int]) -> int:
+        """A stage's micro-batch in tokens; chosen once, so that a resumed run adds up as before."""
+        path = self.directory / MICRO_BATCHES
+        known: dict[str, int] = json.loads(path.read_text()) if path.exists() else {}
+        if stage not in known:
+            known[stage] = choose()
+            write_atomically(path, json.dumps(known, indent=1).encode())
+        return known[stage]
 
     @contextmanager
     def replacing(self, name: str) -> Iterator[Path]:

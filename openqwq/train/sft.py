@@ -119,7 +119,7 @@ async def train_sft(
     with run.stoppable() as flag:
         while learner.done < stream.steps:
             examples = batch_examples(tokenizer, stream.next_batch(), stage)
-            batches = pack_examples(examples, stage.optimiser.max_tokens_per_micro_batch)
+            batches = pack_examples(examples, stage.optimiser.micro_batch_tokens)
             metrics = learner.train_step(batches, _objective)
             run.log(stage.name, learner.done - 1, metrics)
             progress(learner.done, metrics)
@@ -134,7 +134,7 @@ async def train_sft(
 
 def batch_examples(tokenizer: Tokenizer, tasks: Sequence[Task], stage: SftStage) -> list[Example]:
     """Every example of a batch; raises OpenQwQError for one above the micro-batch's size."""
-    limit = stage.optimiser.max_tokens_per_micro_batch
+    limit = stage.optimiser.micro_batch_tokens
     examples: list[Example] = []
     for task in tasks:
         for ids, learned in encode_examples(tokenizer, task, stage.loss_on):

@@ -26,6 +26,7 @@ from openqwq.train.curriculum import Curriculum
 from openqwq.train.distil import Distiller
 from openqwq.train.judges import Bench, open_bench
 from openqwq.train.learner import Learner, PolicyLearner
+from openqwq.train.micro_batches import sized
 from openqwq.train.objective import KlReference
 from openqwq.train.over_sampling import OverSamplingTrainer
 from openqwq.train.placement import LocalPlacement, Placement, with_max_length
@@ -132,6 +133,7 @@ class Stages:
             self._policy = None
             return
         policy = self.origin(stage)
+        stage = sized(stage, self.run, policy.model.config, self.products(policy.model))
         learner = Learner(policy.model, stage.optimiser, stream.steps, policy.adapter)
         evaluate = self.evaluator(stage, learner, policy)
         with self._shown(stage.name, stream.steps) as report:
@@ -144,6 +146,7 @@ class Stages:
             self._policy = None
             return
         policy = self.origin(stage)
+        stage = sized(stage, self.run, policy.model.config, self.products(policy.model))
         rewards = await self.rewards(stage)
         curriculum = Curriculum(self.prepared.of(stage), stage.data, self._seed(stage))
         place = self.placement
@@ -190,6 +193,7 @@ class Stages:
         teacher = self.load(stage.teacher)
         require_one_vocabulary(teacher, self.tokenizer, stage.teacher)
         policy = self.origin(stage)
+        stage = sized(stage, self.run, policy.model.config, self.products(policy.model))
         curriculum = Curriculum(self.prepared.of(stage), stage.data, self._seed(stage))
         roles = self.placement.policy(self.run, stage, policy, self.tokenizer)
         with roles as (learner, generate, link):
