@@ -182,6 +182,31 @@ def test_kill_9_and_resume_gives_bit_equal_weights(
     assert log(tmp_path / "run") == log(finished)
 
 
+def test_kill_9_and_resume_gives_bit_equal_adapters(finished: Path, tmp_path: Path) -> None:
+    config = write_config(tmp_path / "config.toml")
+    tree = tomllib.loads(config.read_text())
+    del tree["shape"]
+    tree["model"] = str(finished / "sft")
+    tree["evaluation"] = {"limit": 2, "data": ["addition"]}
+    (rl,) = [stage for stage in tree["stages"] if stage["name"] == "stage1"]
+    tree["stages"] = [rl | {"lora": {"rank": 4}, "kl_coefficient": 0.1}]
+    config.write_text(tomli_w.dumps(tree))
+    whole = start(config, tmp_path / "whole")
+    killed = start(config, tmp_path / "killed")
+    wait_for(tmp_path / "killed", "stage1", 1, killed)
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    resumed = start(config, tmp_path / "killed", "--resume")
+    for process in (whole, resumed):
+        _, err = process.communicate(timeout=600)
+        assert process.returncode == 0, err
+    expected = load_file(tmp_path / "whole" / "stage1" / "adapter_model.safetensors")
+    found = load_file(tmp_path / "killed" / "stage1" / "adapter_model.safetensors")
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+    assert any(value.any() for name, value in found.items() if "lora_B" in name)  # it has learned
+
+
 def test_ctrl_c_finishes_the_step_saves_and_says_how_to_resume(
     finished: Path, tmp_path: Path
 ) -> None:
