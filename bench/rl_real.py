@@ -2,7 +2,12 @@
 
 8 prompts x 8 completions of natural lengths, up to 300 tokens, are sampled, scored and learned from
 once. Weights are random, so both sides are told where each completion ends: lengths come from one
-log-normal draw with a median of 140 tokens. Each side runs in its own process, in turn.
+log-normal draw with a median of 140 tokens. Each side runs in its own process (TRL's is
+`rl_real_trl.py`), in turn: a step with a tenth of the lengths, then the measured one. Both multiply
+in what "auto" chooses here, unless `--precision` says otherwise.
+
+Our parts stand next to this machine's limit, measured in the same process: the engine's products
+alone at as many rows as there are completions, and an update's products alone.
 
     python bench/rl_real.py [--repeats 5] [--precision auto] [--quick]
     python bench/rl_real.py --shape 32b --device cuda --sides ours     (one GPU of 141 GiB)
@@ -18,8 +23,8 @@ import random
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from datetime import date
 from pathlib import Path
@@ -30,9 +35,11 @@ import torch
 
 from openqwq.config import OptimiserConfig, RlStage
 from openqwq.engine.engine import Engine, EngineLimits
+from openqwq.engine.packed import PackedModel
 from openqwq.engine.threads import CallersThread
 from openqwq.model import lora, precision
 from openqwq.model.fit import available_memory, memory_in_use, room_for_pack
+from openqwq.model.linear import Linear, product
 from openqwq.model.lora import AdapterShape
 from openqwq.model.qwen2 import ModelConfig, Qwen2
 from openqwq.text.tokenizer import Tokenizer
@@ -65,6 +72,10 @@ class Case:
     precision: str = "auto"
     device: str = "cpu"
     micro_batch: int = 0  # tokens; 0: from the free memory
+
+    def shortened(self) -> "Case":
+        """The same with a tenth of the lengths, to warm up with."""
+        return replace(self, longest=max(8, self.longest // 10), median=max(8, self.median // 10))
 
     @property
     def lengths(self) -> list[int]:
@@ -172,20 +183,23 @@ class Ours:
             packs=packs,
         )
 
+    async def rollouts(self, number: int, lengths: list[int]) -> list[Completion]:
+        """A completion of each length, the prompts' groups one after another."""
+        requests = []
+        for i, length in enumerate(lengths):
+            prompt, member = divmod(i, self.case.group)
+            seed = 1000 * (number * len(self.asked) + prompt) + member
+            params = SamplingParams.for_training(length, (), seed)
+            requests.append(self.engine.generate(self.asked[prompt], params))
+        return [completion for (completion,) in await asyncio.gather(*requests)]
+
     async def step(self, number: int) -> dict[str, float]:
         """Rollouts, update, push; seconds and tokens of each."""
-        lengths = iter(self.case.lengths)
         started = time.perf_counter()
-        requests = []
-        for i, prompt in enumerate(self.asked):
-            for member in range(self.case.group):
-                seed = 1000 * (number * len(self.asked) + i) + member
-                params = SamplingParams.for_training(next(lengths), (), seed)
-                requests.append(self.engine.generate(prompt, params))
-        completions = await asyncio.gather(*requests)
+        completions = await self.rollouts(number, self.case.lengths)
         sampled = time.perf_counter()
         records = []
-        for i, (completion,) in enumerate(completions):
+        for i, completion in enumerate(completions):
             group = i // self.case.group
             records.append(trajectory(self.asked[group], completion, group))
         rewards = [record.reward for record in records]
@@ -227,20 +241,94 @@ def random_model(shape: ModelConfig, stored: str, device: torch.device) -> Qwen2
     return model
 
 
+def decode_limit(ours: Ours, rows: int) -> float:
+    """Tokens/s of a decoding step's products alone."""
+    model = ours.engine.model
+    assert isinstance(model, PackedModel)
+    shape = model.config
+    dtype = model.products
+    narrow = torch.randn(rows, shape.hidden_size).to(dtype)
+    mixed = torch.randn(rows, shape.num_attention_heads * shape.head_dim).to(dtype)
+    wide = torch.randn(rows, shape.intermediate_size).to(dtype)
+
+    def products() -> None:
+        for layer in model.layers:
+            layer.qkv.product(narrow)
+            layer.output.product(mixed)
+            layer.gate.product(narrow)
+            layer.up.product(narrow)
+            layer.down.product(wide)
+        model.head.product(narrow)
+
+    return rows / least_seconds(products)
+
+
+def update_limit(ours: Ours, tokens: int) -> float:
+    """Tokens/s of an update's products alone, forward and backward, `tokens` at a time."""
+    model = ours.learner.model
+    block = model.model.layers[0]
+    matrices = [module.weight for module in block.modules() if isinstance(module, Linear)]
+
+    def through(weight: torch.Tensor) -> float:
+        x = torch.randn(tokens, weight.shape[1]).to(weight.dtype)
+        gradient = torch.randn(tokens, weight.shape[0]).to(weight.dtype)
+        seconds = least_seconds(lambda: product(x, weight))
+        return seconds + least_seconds(lambda: product(gradient, weight.t()))
+
+    head = model.lm_head.weight
+    rows = min(tokens, 2**25 // len(head))
+    x = torch.randn(rows, head.shape[1]).to(head.dtype)
+    masses = torch.randn(rows, len(head)).to(head.dtype)
+    seconds = least_seconds(lambda: product(x, head))
+    seconds += least_seconds(lambda: product(masses, head.t()))
+    for_head = seconds / rows
+    for_layers = len(model.model.layers) * sum(map(through, matrices)) / tokens
+    return 1 / (for_head + for_layers)
+
+
+def least_seconds(function: Callable[[], object], repeats: int = 4) -> float:
+    """The least time of a few calls, the first left out."""
+    best = float("inf")
+    with torch.inference_mode():
+        function()
+        for _ in range(repeats):
+            started = time.perf_counter()
+            function()
+            best = min(best, time.perf_counter() - started)
+    return best
+
+
+async def steady_decode(ours: Ours) -> float:
+    """Tokens/s while every completion runs: what more tokens each take longer."""
+    short, long = 8, 40
+    seconds = []
+    for length in (short, long):
+        started = time.perf_counter()
+        await ours.rollouts(number=2, lengths=[length] * len(ours.case.lengths))
+        seconds.append(time.perf_counter() - started)
+    drawn = (long - short) * len(ours.case.lengths)
+    return drawn / (seconds[1] - seconds[0])
+
+
 def run_ours(case: Case) -> dict[str, Any]:
     """One warm-up step of a tenth of the lengths, then the measured one."""
     ours = Ours(case)
-    warm = replace(case, longest=max(8, case.longest // 10), median=max(8, case.median // 10))
 
-    async def both() -> dict[str, float]:
-        ours.case = warm
+    async def all_steps() -> dict[str, float]:
+        ours.case = case.shortened()
         await ours.step(0)
         ours.case = case
-        return await ours.step(1)
+        found = await ours.step(1)
+        if case.device == "cpu":
+            found["decode_tokens_s"] = await steady_decode(ours)
+        return found
 
-    found = asyncio.run(both())
+    found = asyncio.run(all_steps())
     tokens = sum(case.lengths)
     peak = memory_in_use("VmHWM")
+    if case.device == "cpu":
+        found["decode_limit"] = decode_limit(ours, len(case.lengths))
+        found["update_limit"] = update_limit(ours, 1200)
     if case.device == "cuda":
         peak = torch.cuda.max_memory_allocated()
     process = 2**29 if case.device == "cpu" else 2**30
@@ -259,101 +347,10 @@ def run_ours(case: Case) -> dict[str, Any]:
     }
 
 
-def run_trl(case: Case) -> dict[str, Any]:
-    """TRL's GRPOTrainer with PEFT: the second of two steps, by the trainer's own callbacks."""
-    import datasets
-    import peft
-    import transformers
-    import trl
-
-    shape = SHAPES[case.shape]
-    lengths = case.lengths
-    end = 0
-
-    class Ends(transformers.LogitsProcessor):  # type: ignore[misc]
-        """Lets row i end at its own length and not before."""
-
-        def __init__(self, prompt: int) -> None:
-            self.prompt = prompt
-
-        def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-            drawn = input_ids.shape[1] - self.prompt
-            last = torch.tensor(
-                [drawn >= lengths[i % len(lengths)] - 1 for i in range(len(scores))]
-            )
-            scores[~last, end] = float("-inf")
-            forced = torch.full_like(scores, float("-inf"))
-            forced[:, end] = 0.0
-            return torch.where(last[:, None].to(scores.device), forced, scores)
-
-    class Told(transformers.Qwen2ForCausalLM):  # type: ignore[misc]
-        """Generates completions of the lengths that are asked for."""
-
-        def generate(self, *args: Any, **kwargs: Any) -> Any:
-            kwargs["logits_processor"] = [Ends(kwargs["input_ids"].shape[1])]
-            return super().generate(*args, **kwargs)
-
-    settings = transformers.Qwen2Config(
-        vocab_size=shape.vocab_size, hidden_size=shape.hidden_size,
-        intermediate_size=shape.intermediate_size, num_hidden_layers=shape.num_hidden_layers,
-        num_attention_heads=shape.num_attention_heads,
-        num_key_value_heads=shape.num_key_value_heads, max_position_embeddings=2048,
-        tie_word_embeddings=shape.tie_word_embeddings,
-        bos_token_id=None, eos_token_id=end, pad_token_id=1,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    bf16 = case.precision == "bf16"
-    model = Told(settings)
-    fast = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=backend(case), eos_token="<end>", pad_token="<pad>", padding_side="left"
-    )
-    adapter = peft.LoraConfig(r=case.rank, lora_alpha=32, target_modules=list(lora.TARGETS))
-    marks: list[float] = []
-
-    class Clock(transformers.TrainerCallback):  # type: ignore[misc]
-        """Notes when each update begins and ends; generation comes before the first."""
-
-        def on_step_begin(self, *_: Any, **__: Any) -> None:
-            marks.append(time.perf_counter())
-
-        def on_step_end(self, *_: Any, **__: Any) -> None:
-            marks.append(time.perf_counter())
-
-    def rewards(completion_ids: list[list[int]], **_: Any) -> list[float]:
-        return [score(ids) for ids in completion_ids]
-
-    count = case.prompts * case.group
-    with tempfile.TemporaryDirectory() as directory:
-        trainer = trl.GRPOTrainer(
-            model=model,
-            reward_funcs=rewards,
-            args=trl.GRPOConfig(
-                output_dir=directory, use_cpu=case.device == "cpu", bf16=bf16, fp16=False,
-                max_steps=1, per_device_train_batch_size=min(8, count),
-                gradient_accumulation_steps=count // min(8, count), num_generations=case.group,
-                max_completion_length=case.longest, temperature=1.0, top_k=0, top_p=1.0, beta=0.0,
-                learning_rate=1e-5, save_strategy="no", report_to=[], disable_tqdm=True,
-                gradient_checkpointing=False, logging_strategy="no",
-            ),
-            train_dataset=datasets.Dataset.from_dict({"prompt": questions(case)}),
-            processing_class=fast,
-            peft_config=adapter,
-            callbacks=[Clock()],
-        )  # fmt: skip
-        started = time.perf_counter()
-        trainer.train()
-    ended = marks[-1]
-    return {
-        "step": ended - started,
-        "tokens": sum(lengths),
-        "peak_gib": memory_in_use("VmHWM") / 2**30,
-        "products": "bf16" if bf16 else "fp32",
-    }
-
-
 def in_a_process(side: str, case: Case) -> dict[str, Any]:
     """One run of one side, alone in its process."""
-    words = [sys.executable, __file__, "--one", side, "--case", json.dumps(asdict(case))]
+    script = Path(__file__).with_name("rl_real_trl.py") if side == "trl" else Path(__file__)
+    words = [sys.executable, str(script), "--case", json.dumps(asdict(case))]
     done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
@@ -362,6 +359,18 @@ def in_a_process(side: str, case: Case) -> dict[str, Any]:
 def summary(values: list[float]) -> dict[str, float]:
     """Minimum, median and maximum."""
     return {"min": min(values), "median": statistics.median(values), "max": max(values)}
+
+
+def print_shares(name: str, found: dict[str, dict[str, float]]) -> None:
+    """Our parts as shares of the limit of their products."""
+    parts = {
+        "decode_tokens_s": "decode_limit",
+        "rollout_tokens_s": "decode_limit",
+        "update_tokens_s": "update_limit",
+    }
+    for part, limit in parts.items():
+        speed, most = found[part]["median"], found[limit]["median"]
+        print(f"{name}: {part} {speed:.1f} of {most:.1f} ({100 * speed / most:.0f}%)")
 
 
 def main(options: argparse.Namespace) -> None:
@@ -396,6 +405,9 @@ def main(options: argparse.Namespace) -> None:
         medians = [figures[f"{side} {first}"]["step"]["median"] for side in ("trl", "ours")]
         record["ratio"] = medians[0] / medians[1]
         print(f"TRL takes {record['ratio']:.1f} times as long")
+    for name, found in figures.items():
+        if "decode_limit" in found:
+            print_shares(name, found)
     if not options.quick:
         path = Path(__file__).parent / "results" / f"rl_real-{options.shape}-{options.device}.json"
         path.write_text(json.dumps(record, indent=1) + "\n")
@@ -410,11 +422,9 @@ if __name__ == "__main__":
     parser.add_argument("--ranks", default="16")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="seconds, to see that it runs")
-    parser.add_argument("--one", choices=["ours", "trl"], help=argparse.SUPPRESS)
     parser.add_argument("--case", help=argparse.SUPPRESS)
     given = parser.parse_args()
-    if given.one:
-        run = run_ours if given.one == "ours" else run_trl
-        print(json.dumps(run(Case(**json.loads(given.case)))))
+    if given.case:
+        print(json.dumps(run_ours(Case(**json.loads(given.case)))))
     else:
         main(given)
