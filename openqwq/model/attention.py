@@ -122,14 +122,16 @@ class SequenceAttention:
         for number, owner in enumerate(self.owners):
             own_keys = all_keys[number]
             own_values = all_values[number]
-            if owner >= 0:
+            bias = self.biases[number]
+            if bias is not None:
+                bias = bias.to(queries.dtype)
                 own_keys = torch.cat([all_keys[owner], own_keys])
                 own_values = torch.cat([all_values[owner], own_values])
             one = _attention(
                 _as_batch(all_queries[number]),
                 _as_batch(own_keys),
                 _as_batch(own_values),
-                self.biases[number],
+                bias,
             )
             mixed.append(one[0].transpose(0, 1))
         return torch.cat(mixed)

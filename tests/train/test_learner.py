@@ -209,6 +209,20 @@ def test_recomputed_activations_give_the_same_gradients() -> None:
         torch.testing.assert_close(one, other, rtol=0, atol=0)
 
 
+def test_a_wide_model_learns_without_padding_what_it_learns_with_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    results = []
+    for width in (SHAPE.num_attention_heads * SHAPE.head_dim, 10**6):
+        monkeypatch.setattr("openqwq.train.learner.WIDE", width)
+        learner = fresh(OptimiserConfig("adamw", lr=0.0), torch.float64)
+        (batch,) = pack_examples(EXAMPLES, 1000)
+        learner.backward(batch, lambda lp, b, n: cross_entropy_loss(lp, n), 7.0)
+        results.append([p.grad for p in learner.model.parameters()])
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
+
+
 @pytest.mark.parametrize("max_logits", [50, 200, 10**6])
 def test_a_frozen_head_gives_the_log_probs_entropies_and_gradients_of_a_trained_one(
     max_logits: int,
