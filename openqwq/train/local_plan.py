@@ -26,7 +26,7 @@ from openqwq.train.policies import base_of_adapter, fresh_config
 from openqwq.train.prepare import Prepared, prepare
 from openqwq.train.sft import encode_examples
 from openqwq.train.stages import needed_length
-from openqwq.types import Products
+from openqwq.types import OpenQwQError, Products
 
 TASKS = 50  # of each table, whose prompts are measured
 
@@ -74,7 +74,7 @@ def _work(
     length: int,
     memory: int,
 ) -> Work:
-    """One step of a stage in `memory` bytes; completions are as long as plan.mean_completion says."""
+    """One step of a stage in `memory` bytes; plan.mean_completion says how long completions are."""
     config = prepared.config
     products = _products(config, model)
     parameters, _ = parameter_counts(model)
@@ -83,7 +83,10 @@ def _work(
     micro_batch = stage.optimiser.max_tokens_per_micro_batch
     if not micro_batch:
         sized = replace(config, engine=replace(config.engine, max_length=length))
-        micro_batch = fitting_tokens(stage, sized, model, products, memory)
+        try:
+            micro_batch = fitting_tokens(stage, sized, model, products, memory)
+        except OpenQwQError:  # the plan itself says so, and what would fit
+            micro_batch = length
     prompts, replies = _lengths(prepared, stage, tokenizer)
     samples = isinstance(stage, RlStage | DistillStage)
     if isinstance(stage, RlStage | DistillStage):
@@ -107,7 +110,7 @@ def _work(
         rank=adapter_rank(stage),
         recompute=config.recompute,
         reference=isinstance(stage, RlStage) and stage.kl_coefficient > 0,
-        packs=config.device == "cpu" and pack_fits(size, memory - size),
+        packs=config.device != "cuda" and pack_fits(size, memory - size),
     )
 
 

@@ -7,6 +7,7 @@ from typing import TypeVar
 import torch
 
 from openqwq.config import Config, DistillStage, LoraConfig, RlStage, SftStage
+from openqwq.model.device import chosen_device
 from openqwq.model.fit import available_memory, memory_in_use, pack_fits, parameter_counts
 from openqwq.model.precision import DTYPES
 from openqwq.model.qwen2 import ModelConfig
@@ -60,7 +61,7 @@ def fitting_tokens(
         recompute=config.recompute,
         reference=isinstance(stage, RlStage) and stage.kl_coefficient > 0,
     )
-    if config.device == "cpu":
+    if config.device != "cuda":
         parameters, _ = parameter_counts(model)
         size = DTYPES[products].itemsize * parameters
         work = replace(work, packs=pack_fits(size, memory - size))
@@ -69,7 +70,7 @@ def fitting_tokens(
 
 def free_memory(config: Config) -> int:
     """Bytes that this process may use on the run's device, with what it has already."""
-    if config.device == "cuda":
+    if chosen_device(config.device).type == "cuda":
         free, _ = torch.cuda.mem_get_info()
         return free + torch.cuda.memory_reserved()
     return available_memory() + memory_in_use()
