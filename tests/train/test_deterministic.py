@@ -19,7 +19,7 @@ from openqwq.train.objective import objective
 from openqwq.train.packing import pack_trajectories
 from openqwq.train.placement import LocalPlacement
 from openqwq.train.policies import LoadedPolicy
-from openqwq.train.rl import Trainer
+from openqwq.train.rl import Batch, Trainer
 from openqwq.train.run import Run
 from openqwq.types import Completion, OpenQwQError, SamplingParams, Trajectory
 
@@ -118,19 +118,23 @@ def test_the_switch_makes_both_roles_of_a_run_exact_and_only_with_it(tmp_path: P
             _,
         ):
             assert isinstance(engine, Engine) and isinstance(learner, Learner)
-            batches = pack_trajectories(rollouts(engine, 0), 700)
+            records = rollouts(engine, 0)
+        batches = pack_trajectories(records, 700)
         assert model.invariant == deterministic
         with torch.no_grad():
             found = [learner.log_probs(b)[0] - b.sampler_log_probs for b in batches]
         gaps.append(float(torch.cat(found).abs().max()))
         learner.done = 1  # of a resumed run, which checks nothing else
+        for record in records:
+            record.weight_version = [1] * len(record.token_ids)
+        batch = Batch([], [], records, [], 0)
         trainer = Trainer(run, rl_stage(config), learner, None, engine, None)  # type: ignore[arg-type]
-        asyncio.run(trainer.check([], batches))
+        asyncio.run(trainer.check(batch))
         with torch.no_grad():
             model.model.norm.weight += 1e-6
         refused = "sampler and learner differ by up to .*e-0.*limit 0e"
         with pytest.raises(OpenQwQError, match=refused) if deterministic else nullcontext():
-            asyncio.run(trainer.check([], batches))
+            asyncio.run(trainer.check(batch))
     assert gaps[0] == 0.0 < gaps[1] < MAX_LOG_PROB_GAP
 
 
