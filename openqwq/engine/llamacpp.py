@@ -165,7 +165,8 @@ class LlamaCpp:
         if self._adapters and self._adapters.folders:
             asked["lora"] = self._adapters.scales(sequences[0].params.adapter)
         body = json.dumps(asked).encode()  # as bytes, events come as bytes: cheaper
-        loop, stopped = asyncio.get_running_loop(), threading.Event()
+        loop = asyncio.get_running_loop()
+        stopped = threading.Event()
         bunches: asyncio.Queue[list[bytes | Exception | None]] = asyncio.Queue()
         bunch: list[bytes | Exception | None] = []
         woken = 0.0  # when tokens last went to the loop, seconds
@@ -176,9 +177,11 @@ class LlamaCpp:
         def on_event(event: bytes | Exception | None) -> bool:
             nonlocal bunch, woken
             bunch.append(event)
-            now, token = time.monotonic(), isinstance(event, bytes) and PROGRESS not in event
-            if not token or now - woken >= TOGETHER_SECONDS:
-                woken = now if token else woken
+            now = time.monotonic()
+            is_token = isinstance(event, bytes) and PROGRESS not in event
+            if not is_token or now - woken >= TOGETHER_SECONDS:
+                if is_token:
+                    woken = now
                 if not loop.is_closed():
                     loop.call_soon_threadsafe(bunches.put_nowait, bunch)
                 bunch = []
@@ -195,7 +198,7 @@ class LlamaCpp:
         self._threads.submit(work)
         log_probs = sequences[0].params.log_probs
         assert self.tokenizer is not None
-        reader = Reader(self.tokenizer, len(sequences), log_probs)
+        reader = TokenReader(self.tokenizer, len(sequences), log_probs)
         try:
             event: bytes | Exception | None = b""
             while event is not None:
@@ -233,10 +236,12 @@ def _server(
     infos = []
     for file in adapters:
         info = xllamacpp.CommonAdapterLoraInfo()
-        info.path, info.scale = str(file), 0.0
+        info.path = str(file)
+        info.scale = 0.0
         infos.append(info)
     params.lora_adapters = infos
-    params.n_parallel, params.n_ctx = slots, cache_tokens
+    params.n_parallel = slots
+    params.n_ctx = cache_tokens
     params.n_batch = params.n_ubatch = PROMPT_BATCH
     params.kv_unified = shared  # one pool of cache tokens: attention then walks over all slots'
     params.cache_ram_mib = 0  # keep no copies of old prompts
@@ -246,7 +251,8 @@ def _server(
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
     params.ctx_shift = False  # a full context ends the reply: nothing is forgotten in silence
     params.endpoint_metrics = True
-    params.api_keys, params.ui = [key], False  # it listens on a port of its own
+    params.api_keys = [key]  # it listens on a port of its own
+    params.ui = False
     _set_options(xllamacpp, params, options)
     try:
         server = xllamacpp.Server(params)
@@ -280,11 +286,10 @@ def _set_options(xllamacpp: Any, params: Any, options: LlamaOptions) -> None:
 def request(sequences: Ids[Sequence]) -> dict[str, Any]:
     """The body of a completion request, to this server or one elsewhere."""
     first = sequences[0]
-    params, drawn = first.params, len(first.token_ids)
+    params = first.params
+    drawn = len(first.token_ids)
     alone = not params.temperature and not params.log_probs  # the drawn token and no other
-    ruled = {"grammar": _grammar(first)} if params.grammar and not first.think.in_thinking else {}
-    return {
-        **ruled,
+    body: dict[str, Any] = {
         "prompt": first.prompt_ids + first.token_ids,
         "n": len(sequences),
         "stream": True,
@@ -307,6 +312,9 @@ def request(sequences: Ids[Sequence]) -> dict[str, Any]:
         # Greedy: log-probs at temperature 1, for which it sorts the vocabulary.
         "post_sampling_probs": alone or params.temperature > 0,
     }
+    if params.grammar and not first.think.in_thinking:
+        body["grammar"] = _grammar(first)
+    return body
 
 
 def _grammar(sequence: Sequence) -> str:
@@ -317,24 +325,32 @@ def _grammar(sequence: Sequence) -> str:
     grammar = sequence.params.grammar or ""
     if sequence.may_open_thinking:
         grammar = opening_first(grammar, sequence.opening_id)
-    return grammar if grammar.startswith("%llguidance") else f"%llguidance {{}}\n{grammar}"
+    if grammar.startswith("%llguidance"):
+        return grammar
+    return f"%llguidance {{}}\n{grammar}"
 
 
-class Reader:
+class TokenReader:
     """Tokens from the events of one request with `n` members, NaN where no log-probs are wanted."""
 
     def __init__(self, tokenizer: Tokenizer, n: int, log_probs: bool) -> None:
-        self._tokenizer, self._counts, self._log_probs = tokenizer, [0] * n, log_probs
+        self._tokenizer = tokenizer
+        self._counts = [0] * n
+        self._log_probs = log_probs
 
     def tokens(self, event: Mapping[str, Any]) -> list[Drawn]:
         """What an event brings; raises OpenQwQError for a request that cannot be served."""
-        if error := event.get("error"):
+        error = event.get("error")
+        if error:
             message = f"llama.cpp refuses the request: {error['message']}"
             if error.get("code") == 400 or "ontext size" in message:
                 raise OpenQwQError(f"{message} (shorten it, or run fewer at once)")
             raise RuntimeError(message)
         count = event.get("timings", {}).get("predicted_n", 0)
-        return [t for choice in event.get("choices", ()) for t in self._of_choice(choice, count)]
+        tokens: list[Drawn] = []
+        for choice in event.get("choices", ()):
+            tokens += self._of_choice(choice, count)
+        return tokens
 
     def _of_choice(self, choice: Mapping[str, Any], count: int) -> list[Drawn]:
         """`count` tokens were drawn by now: those that no event showed are held back."""
@@ -343,10 +359,13 @@ class Reader:
         self._counts[index] += hidden
         reported = (choice.get("logprobs") or {}).get("content") or []
         if not reported:
-            return self._held_back(index, "", hidden) if choice["finish_reason"] else []
+            if not choice["finish_reason"]:
+                return []
+            return self._held_back(index, "", hidden)
+
         (token,) = reported
         own = self._tokenizer.token_bytes(token["id"]).decode(errors="ignore")
-        text = choice["text"].removesuffix(own) if own else choice["text"]
+        text = choice["text"].removesuffix(own)
         others = token.get("top_probs", token.get("top_logprobs", ()))
         alternatives = tuple((other["id"], _log_prob(other)) for other in others)
         log_prob = _log_prob(token) if self._log_probs else math.nan
@@ -354,11 +373,15 @@ class Reader:
         return [*self._held_back(index, text, hidden - 1), shown]
 
     def _held_back(self, index: int, text: str, count: int) -> list[Drawn]:
-        ids = self._tokenizer.encode(text or "\ufffd" * count) if count > 0 else []
+        if count <= 0:
+            return []
+        ids = self._tokenizer.encode(text or "\ufffd" * count)
         return [Drawn(index, token_id, math.nan) for token_id in ids]
 
 
 def _log_prob(token: dict[str, Any]) -> float:
     if "logprob" in token:
         return float(token["logprob"])
-    return math.log(token["prob"]) if token["prob"] > 0 else -math.inf
+    if token["prob"] > 0:
+        return math.log(token["prob"])
+    return -math.inf

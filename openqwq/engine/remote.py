@@ -23,7 +23,8 @@ from openqwq.types import Message, OpenQwQError, SamplingParams, ToolCall
 
 Failure = Literal["unreachable", "timeout", "busy", "refused", "broken"]
 TIMEOUT = httpx.Timeout(10.0, read=600.0)  # seconds; a long prompt is silent for minutes
-ATTEMPTS, FIRST_WAIT = 5, 0.5  # tries of a request, seconds before the second one
+ATTEMPTS = 5  # tries of a request
+FIRST_WAIT = 0.5  # seconds before the second one
 KEY = "OPENAI_API_KEY"  # the environment variable that every client of such servers reads
 
 
@@ -32,7 +33,8 @@ class RemoteError(OpenQwQError):
 
     def __init__(self, message: str, failure: Failure, status: int | None = None) -> None:
         super().__init__(message)
-        self.failure, self.status = failure, status
+        self.failure = failure
+        self.status = status
 
     @property
     def passing(self) -> bool:
@@ -41,7 +43,7 @@ class RemoteError(OpenQwQError):
 
 
 @dataclass(frozen=True)
-class Server:
+class RemoteServer:
     """What a server says of itself; `kind` "openai" is one whose extensions are unknown."""
 
     url: str  # ends with /v1
@@ -50,7 +52,7 @@ class Server:
     context_length: int | None
 
 
-def probe(url: str) -> Server:
+def probe(url: str) -> RemoteServer:
     """Ask the server at `url`, http://HOST:PORT with or without /v1 and #MODEL, what it is.
 
     Raises RemoteError if it cannot be reached or serves no such model.
@@ -68,23 +70,24 @@ def probe(url: str) -> Server:
             except httpx.HTTPError as error:
                 raise _unreachable(root, error) from error
 
-        models = _entries(get("/v1/models"), "data")
-        entry = next((m for m in models if wanted in ("", m.get("id"))), None)
-        if entry is None:
-            names = ", ".join(str(m.get("id")) for m in models) or "none"
+        models = {str(entry.get("id")): entry for entry in _entries(get("/v1/models"), "data")}
+        name = wanted or next(iter(models), "")
+        if name not in models:
+            names = ", ".join(models) or "none"
             raise RemoteError(f"{root} serves {names}: name one as {root}#MODEL", "refused")
-        length = entry.get("max_model_len")
+        length = models[name].get("max_model_len")
         props = get("/props")
         if isinstance(props, dict) and "default_generation_settings" in props:
             length = props["default_generation_settings"].get("n_ctx")
-            return Server(f"{root}/v1", "llamacpp", str(entry["id"]), length)
-        is_vllm = entry.get("owned_by") == "vllm" or length is not None
-        return Server(f"{root}/v1", "vllm" if is_vllm else "openai", str(entry["id"]), length)
+            return RemoteServer(f"{root}/v1", "llamacpp", name, length)
+        if models[name].get("owned_by") == "vllm" or length is not None:
+            return RemoteServer(f"{root}/v1", "vllm", name, length)
+        return RemoteServer(f"{root}/v1", "openai", name, length)
 
 
 def open_remote(
     url: str, slots: int, context_length: int | None, tokenizer_of: Callable[[str], Tokenizer]
-) -> tuple[Server, Relay]:
+) -> tuple[RemoteServer, Relay]:
     """A `Generate` over a server that takes and gives token ids; `tokenizer_of` a model's name.
 
     vLLM's log-probs are those of the model unless it runs with --logprobs-mode
@@ -106,16 +109,18 @@ def open_remote(
 class _Draw:
     """A `relay.Draw` over HTTP; closing it hangs up, on which the server stops."""
 
-    def __init__(self, server: Server, tokenizer: Tokenizer) -> None:
-        self._server, self._tokenizer = server, tokenizer
+    def __init__(self, server: RemoteServer, tokenizer: Tokenizer) -> None:
+        self._server = server
+        self._tokenizer = tokenizer
 
     async def __call__(self, sequences: Ids[Sequence]) -> AsyncGenerator[Drawn]:
         if self._server.kind == "llamacpp":
             body = llamacpp.request(sequences)
             log_probs = sequences[0].params.log_probs
-            read = llamacpp.Reader(self._tokenizer, len(sequences), log_probs).tokens
+            read = llamacpp.TokenReader(self._tokenizer, len(sequences), log_probs).tokens
         else:
-            body, read = _vllm_request(sequences), _vllm_tokens
+            body = _vllm_request(sequences)
+            read = _vllm_tokens
         url = f"{self._server.url}/completions"
         async with aclosing(_events(url, body | {"model": self._server.model})) as events:
             async for event in events:
@@ -125,7 +130,8 @@ class _Draw:
 
 def _vllm_request(sequences: Ids[Sequence]) -> dict[str, Any]:
     first = sequences[0]
-    params, drawn = first.params, len(first.token_ids)
+    params = first.params
+    drawn = len(first.token_ids)
     return {
         "prompt": first.prompt_ids + first.token_ids,
         "n": len(sequences),
@@ -151,7 +157,8 @@ def _vllm_request(sequences: Ids[Sequence]) -> dict[str, Any]:
 def _vllm_tokens(event: Mapping[str, Any]) -> list[Drawn]:
     tokens = []
     for choice in _entries(event, "choices"):
-        ids, reported = choice.get("token_ids"), choice.get("logprobs") or {}
+        ids = choice.get("token_ids")
+        reported = choice.get("logprobs") or {}
         if ids is None:
             raise OpenQwQError(
                 "the server gives no token ids (return_token_ids): vLLM does from 0.10.2 on"
@@ -159,14 +166,15 @@ def _vllm_tokens(event: Mapping[str, Any]) -> list[Drawn]:
         log_probs = reported.get("token_logprobs") or [float("nan")] * len(ids)
         tables = reported.get("top_logprobs") or [None] * len(ids)
         for token_id, log_prob, table in zip(ids, log_probs, tables, strict=True):
-            ranked = sorted((table or {}).items(), key=lambda item: -item[1])
-            alternatives = tuple((int(key.removeprefix("token_id:")), p) for key, p in ranked)
-            tokens.append(Drawn(choice["index"], token_id, log_prob, alternatives))
+            alternatives: list[tuple[int, float]] = []
+            for key, each in sorted((table or {}).items(), key=lambda item: -item[1]):
+                alternatives.append((int(key.removeprefix("token_id:")), each))
+            tokens.append(Drawn(choice["index"], token_id, log_prob, tuple(alternatives)))
     return tokens
 
 
 @dataclass(frozen=True)
-class ChatReply:
+class RemoteReply:
     """A chat endpoint's answer; a call whose arguments are no JSON object is malformed."""
 
     message: Message
@@ -191,7 +199,7 @@ class RemoteChat:
         messages: Ids[Message],
         params: SamplingParams,
         tools: Ids[Mapping[str, Any]] = (),
-    ) -> ChatReply:
+    ) -> RemoteReply:
         """One reply; raises RemoteError, or OpenQwQError for what such a server cannot do."""
         if params.thinking_budget is not None or params.grammar:
             raise OpenQwQError(
@@ -224,16 +232,10 @@ def _openai_messages(messages: Ids[Message]) -> list[dict[str, Any]]:
     waiting: list[str] = []
     for place, message in enumerate(messages):
         entry: dict[str, Any] = {"role": message["role"], "content": message["content"]}
-        if calls := message.get("tool_calls"):
+        calls = message.get("tool_calls")
+        if calls:
             waiting = [f"call_{place}_{number}" for number in range(len(calls))]
-            entry["tool_calls"] = [
-                {
-                    "id": name,
-                    "type": "function",
-                    "function": {"name": call["name"], "arguments": json.dumps(call["arguments"])},
-                }
-                for name, call in zip(waiting, calls, strict=True)
-            ]
+            entry["tool_calls"] = list(map(_openai_call, waiting, calls))
         if message["role"] == "tool":
             if not waiting:
                 raise OpenQwQError(f"message {place} is a tool's, but no call waits for it")
@@ -242,10 +244,16 @@ def _openai_messages(messages: Ids[Message]) -> list[dict[str, Any]]:
     return written
 
 
-def _chat_reply(url: str, data: bytes) -> ChatReply:
+def _openai_call(name: str, call: ToolCall) -> dict[str, Any]:
+    function = {"name": call["name"], "arguments": json.dumps(call["arguments"])}
+    return {"id": name, "type": "function", "function": function}
+
+
+def _chat_reply(url: str, data: bytes) -> RemoteReply:
     try:
         answer = json.loads(data)
-        choice, usage = answer["choices"][0], answer.get("usage") or {}
+        choice = answer["choices"][0]
+        usage = answer.get("usage") or {}
         given = choice["message"]
         content = given.get("content") or ""
         reasoning = given.get("reasoning_content") or given.get("reasoning") or ""
@@ -260,7 +268,8 @@ def _chat_reply(url: str, data: bytes) -> ChatReply:
     message = Message(role="assistant", content=content.lstrip("\n"))
     if reasoning:
         message["reasoning_content"] = reasoning
-    calls, malformed = [], []
+    calls: list[ToolCall] = []
+    malformed: list[str] = []
     for call in given.get("tool_calls") or []:
         function = call.get("function") or {}
         try:
@@ -273,8 +282,13 @@ def _chat_reply(url: str, data: bytes) -> ChatReply:
             malformed.append(json.dumps(call))
     if calls:
         message["tool_calls"] = calls
-    counts = (int(usage.get(name) or 0) for name in ("prompt_tokens", "completion_tokens"))
-    return ChatReply(message, tuple(malformed), str(choice.get("finish_reason")), *counts)
+    return RemoteReply(
+        message,
+        tuple(malformed),
+        str(choice.get("finish_reason")),
+        int(usage.get("prompt_tokens") or 0),
+        int(usage.get("completion_tokens") or 0),
+    )
 
 
 async def _events(url: str, body: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any]]:

@@ -33,9 +33,15 @@ linkat=265 symlinkat=266 readlinkat=267 fchmodat=268 faccessat=269 pselect6=270 
 set_robust_list=273 utimensat=280 epoll_pwait=281 eventfd2=290 epoll_create1=291 dup3=292 pipe2=293
 preadv=295 pwritev=296 renameat2=316 getrandom=318 statx=332 rseq=334
 close_range=436 faccessat2=439"""
-IOCTL, SOCKETPAIR, CLONE, FORK, VFORK, FCNTL, PRCTL, PRLIMIT, CLONE3 = (
-    16, 53, 56, 57, 58, 72, 157, 302, 435,
-)  # fmt: skip
+IOCTL = 16
+SOCKETPAIR = 53
+CLONE = 56
+FORK = 57
+VFORK = 58
+FCNTL = 72
+PRCTL = 157
+PRLIMIT = 302
+CLONE3 = 435
 TERMINAL_QUERIES = (0x5401, 0x541B, 0x5421, 0x5450, 0x5451)  # none that puts input into one
 UNIX_SOCKETS = 1  # for asyncio
 DESCRIPTOR_COMMANDS = (0, 1, 2, 3, 4, 1030)  # no signals, leases, or size of a pipe
@@ -54,12 +60,24 @@ NEW_NAMESPACES = (
 NUMBERS = 500  # all below; what is above the table is refused too
 WHOLE = 0xFFFFFFFF
 
-# Opcodes, and where `struct seccomp_data` holds the number, the machine and the arguments.
-LOAD, EQUAL, AT_LEAST, MASK, RETURN = 0x20, 0x15, 0x35, 0x54, 0x06
-NUMBER, ARCHITECTURE, ARGUMENTS = 0, 4, 16
+# Opcodes
+LOAD = 0x20
+EQUAL = 0x15
+AT_LEAST = 0x35
+MASK = 0x54
+RETURN = 0x06
+# Where `struct seccomp_data` holds the number, the machine and the arguments
+NUMBER = 0
+ARCHITECTURE = 4
+ARGUMENTS = 16
 X86_64 = 0xC000003E
-KILL, FAIL, ALLOW = 0x80000000, 0x50000, 0x7FFF0000
-EPERM, ENOLCK, ENOSYS = 1, 37, 38
+# Decisions, and the errors of a call that fails
+KILL = 0x80000000
+FAIL = 0x50000
+ALLOW = 0x7FFF0000
+EPERM = 1
+ENOLCK = 37
+ENOSYS = 38
 
 Block = tuple[bytes, ...]  # instructions that end in a decision
 

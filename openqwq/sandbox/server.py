@@ -34,7 +34,7 @@ class Answer(JSONResponse):
         return json.dumps(content).encode()
 
 
-class Server:
+class SandboxServer:
     """The ASGI application, whose shutdown drains the sandbox.
 
     `queue` requests may wait or run, later ones are told to come again.
@@ -248,6 +248,6 @@ def serve(
     limits = limits_from(limit, DEFAULT.at_most(most))
     sandbox = LocalSandbox(maximum=most, limits=limits, **options)
     require(sandbox.level, asyncio.run(doctor(sandbox.level, sandbox.packages)))
-    app = Server(sandbox, queue, api_key=api_key)
+    app = SandboxServer(sandbox, queue, api_key=api_key)
     # kept longer than clients keep a connection, so that none is closed under a request
     uvicorn.run(app, host=host, port=port, access_log=False, timeout_keep_alive=75)

@@ -229,7 +229,7 @@ def test_tokens_held_back_are_those_of_their_text(real: OpenedModel) -> None:
     """A reply of emoji: the ids between shown ones are what the tokenizer makes of the text."""
     tokenizer = real.tokenizer
     first, *_, last = tokenizer.encode("a😀")
-    reader = llamacpp.Reader(tokenizer, 1, True)
+    reader = llamacpp.TokenReader(tokenizer, 1, True)
 
     def event(text: str, token_id: int | None, count: int, reason: str | None = None) -> str:
         token = [{"id": token_id, "token": text, "prob": 0.5}] if token_id is not None else None

@@ -8,12 +8,12 @@ from typing import Any
 import uvicorn
 
 from openqwq.sandbox.client import RemoteSandbox
-from openqwq.sandbox.server import Server
+from openqwq.sandbox.server import SandboxServer
 
 
 @asynccontextmanager
 async def serving(
-    server: Server, **options: Any
+    server: SandboxServer, **options: Any
 ) -> AsyncIterator[tuple[RemoteSandbox, uvicorn.Server]]:
     """Serve on a free port until the end of the block."""
     config = uvicorn.Config(server, port=0, log_level="warning", lifespan="on")

@@ -13,18 +13,20 @@ from serving import serving
 from openqwq.sandbox.client import RemoteSandbox
 from openqwq.sandbox.local import LocalSandbox
 from openqwq.sandbox.protocol import DEFAULT, MAXIMUM, Case, RunRequest
-from openqwq.sandbox.server import Server, limits_from, serve
+from openqwq.sandbox.server import SandboxServer, limits_from, serve
 from openqwq.types import OpenQwQError
 
 
 @pytest.fixture
-async def server(layers: dict[str, str]) -> Server:
+async def server(layers: dict[str, str]) -> SandboxServer:
     if layers["namespaces"]:
         pytest.skip(f"user namespaces are absent here: {layers['namespaces']}")
-    return Server(LocalSandbox(workers=1, sessions=1), queue=4, body_bytes=10_000)
+    return SandboxServer(LocalSandbox(workers=1, sessions=1), queue=4, body_bytes=10_000)
 
 
-async def test_http_and_local_give_equal_results(server: Server, sandbox: LocalSandbox) -> None:
+async def test_http_and_local_give_equal_results(
+    server: SandboxServer, sandbox: LocalSandbox
+) -> None:
     requests = [
         RunRequest("print(input())", cases=(Case("a"), Case("ü\0"))),
         RunRequest(
@@ -47,7 +49,7 @@ async def test_http_and_local_give_equal_results(server: Server, sandbox: LocalS
             assert [replace(case, seconds=0, cpu_seconds=0) for case in far.cases] == blank
 
 
-async def test_bad_requests_are_refused_with_the_field_and_the_rule(server: Server) -> None:
+async def test_bad_requests_are_refused_with_the_field_and_the_rule(server: SandboxServer) -> None:
     async with serving(server) as (remote, _):
         client = remote.client
         for body, status, text in [
@@ -71,13 +73,13 @@ async def test_bad_requests_are_refused_with_the_field_and_the_rule(server: Serv
         assert (await client.get("/nothing")).status_code == 404
 
 
-async def test_a_refusal_reaches_the_client_as_its_error(server: Server) -> None:
+async def test_a_refusal_reaches_the_client_as_its_error(server: SandboxServer) -> None:
     async with serving(server) as (client, _):
         with pytest.raises(OpenQwQError, match=r"wall_seconds is 100\.0"):
             await client.run(RunRequest("", limits=replace(DEFAULT, wall_seconds=100.0)))
 
 
-async def test_a_full_queue_says_when_to_come_again_and_clients_wait(server: Server) -> None:
+async def test_a_full_queue_says_when_to_come_again_and_clients_wait(server: SandboxServer) -> None:
     slow = RunRequest("import time; time.sleep(0.2)")
     async with serving(server) as (client, _):
         answers = await asyncio.gather(
@@ -94,7 +96,7 @@ async def test_a_full_queue_says_when_to_come_again_and_clients_wait(server: Ser
         assert (await client.client.get("/health")).json()["status"] == "ok"
 
 
-async def test_sessions_work_over_http_and_end_clearly(server: Server) -> None:
+async def test_sessions_work_over_http_and_end_clearly(server: SandboxServer) -> None:
     async with serving(server, patience=0.1) as (client, _):
         session = await client.session(replace(DEFAULT, wall_seconds=1.0))
         assert (await session.run("x = 5")).status == "ok"
@@ -110,7 +112,7 @@ async def test_sessions_work_over_http_and_end_clearly(server: Server) -> None:
         assert (await (await client.session()).run("1")).stdout == "1\n"
 
 
-async def test_stopping_the_server_lets_running_requests_finish(server: Server) -> None:
+async def test_stopping_the_server_lets_running_requests_finish(server: SandboxServer) -> None:
     async with serving(server) as (client, running):
         slow = asyncio.create_task(client.run(RunRequest("import time; time.sleep(1); print(7)")))
         await asyncio.sleep(0.5)
@@ -124,7 +126,7 @@ async def test_a_server_that_is_gone_is_an_infrastructure_error() -> None:
     assert (result.status, "sandbox server" in result.error) == ("error", True)
 
 
-async def test_a_key_is_asked_for_and_web_pages_are_refused(server: Server) -> None:
+async def test_a_key_is_asked_for_and_web_pages_are_refused(server: SandboxServer) -> None:
     server.api_key = "secret"
     async with serving(server, api_key="secret") as (remote, _):
         assert (await remote.run(RunRequest("print(1)"))).cases[0].stdout == "1\n"
@@ -143,7 +145,7 @@ async def test_limits_that_a_request_does_not_name_fit_the_server(
     if layers["namespaces"]:
         pytest.skip(f"user namespaces are absent here: {layers['namespaces']}")
     maximum = limits_from(["wall_seconds=5", "memory_bytes=100000000"])
-    async with serving(Server(LocalSandbox(workers=1, maximum=maximum))) as (remote, _):
+    async with serving(SandboxServer(LocalSandbox(workers=1, maximum=maximum))) as (remote, _):
         for body in ({"source": "x = bytearray(2 ** 28)"}, {"source": "1", "limits": {}}):
             answer = await remote.client.post("/run", json=body)
             assert answer.json()["status"] == ("memory" if "limits" not in body else "ok")

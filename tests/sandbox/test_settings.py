@@ -13,7 +13,7 @@ from openqwq.sandbox.client import RemoteSandbox
 from openqwq.sandbox.installed import find_packages, modules
 from openqwq.sandbox.local import LocalSandbox
 from openqwq.sandbox.protocol import DEFAULT, Case, Limits, RunRequest
-from openqwq.sandbox.server import Server
+from openqwq.sandbox.server import SandboxServer
 from openqwq.types import CodeTests, OpenQwQError, Task, TestCase
 from openqwq.verify.code import CodeVerifier
 
@@ -111,7 +111,7 @@ async def test_a_package_that_the_sandbox_lacks_is_an_error_and_never_a_wrong_an
 
 async def test_the_http_api_takes_limits_and_packages(isolated: None) -> None:
     limits = Limits(memory_bytes=2**27)
-    server = Server(LocalSandbox(workers=1, limits=limits, packages=["numpy"]))
+    server = SandboxServer(LocalSandbox(workers=1, limits=limits, packages=["numpy"]))
     async with serving(server) as (remote, _):
         assert isinstance(remote, RemoteSandbox)
         health = (await remote.client.get("/health")).json()
