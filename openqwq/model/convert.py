@@ -46,7 +46,9 @@ def convert(source: Path, target: Path, type_name: str | None = None) -> Convers
     if type_name not in (None, *NAMES) or (type_name == "q8_0" and not to_gguf):
         possible = NAMES if to_gguf else tuple(TYPES)
         raise OpenQwQError(f"the type {type_name!r} is not possible here: {', '.join(possible)}")
-    return (_to_gguf if to_gguf else _to_directory)(source, target, type_name)
+    if to_gguf:
+        return _to_gguf(source, target, type_name)
+    return _to_directory(source, target, type_name)
 
 
 def _to_gguf(source: Path, target: Path, type_name: str | None) -> Conversion:
@@ -62,11 +64,14 @@ def _to_directory(source: Path, target: Path, type_name: str | None) -> Conversi
     header = read_header(source)
     tokenizer = from_metadata(header.metadata, str(source))
     kinds = {t.kind.name.lower() for t in header.tensors.values() if len(t.shape) > 1}
-    stored = kinds.pop() if len(kinds) == 1 else "f32"
-    stored = stored if stored in TYPES else "f32"  # what quantised numbers are exact in
+    stored = "f32"  # in which quantised numbers are exact
+    if len(kinds) == 1 and kinds <= TYPES.keys():
+        (stored,) = kinds
     type_name = type_name or stored
-    # Vectors of a file in f16 are often fp32: they stay so.
-    model = gguf.load(source, None if type_name == stored != "f32" else TYPES[type_name])
+    dtype: torch.dtype | None = TYPES[type_name]
+    if type_name == stored != "f32":
+        dtype = None  # vectors of a file in f16 are often fp32: they stay so
+    model = gguf.load(source, dtype)
     tokenizer.require_fits(model.config.vocab_size)
     checkpoint.save(model, target, tokenizer)
     return _conversion(model, target, stored, type_name)
@@ -74,16 +79,20 @@ def _to_directory(source: Path, target: Path, type_name: str | None) -> Conversi
 
 def _stored_type(model: Qwen2) -> str:
     """The type of all matrices; where they differ fp32, which holds all of them."""
-    found = {p.dtype for p in model.parameters() if p.dim() > 1}
-    return next((name for name, dtype in TYPES.items() if found == {dtype}), "f32")
+    found = {parameter.dtype for parameter in model.parameters() if parameter.dim() > 1}
+    for name, dtype in TYPES.items():
+        if found == {dtype}:
+            return name
+    return "f32"
 
 
 def _conversion(model: Qwen2, target: Path, stored: str, written: str) -> Conversion:
-    parameters = list(model.parameters())
-    exact = written in (stored, "f32") and all(p.dtype != torch.float64 for p in parameters)
-    note = (
-        "the same numbers"
-        if exact
-        else f"rounded from {stored}: {written} cannot hold every number exactly"
-    )
-    return Conversion(target, written, sum(p.numel() for p in parameters), note)
+    count = 0
+    exact = written in (stored, "f32")
+    for parameter in model.parameters():
+        count += parameter.numel()
+        exact = exact and parameter.dtype != torch.float64
+    note = "the same numbers"
+    if not exact:
+        note = f"rounded from {stored}: {written} cannot hold every number exactly"
+    return Conversion(target, written, count, note)

@@ -25,10 +25,14 @@ from openqwq.types import OpenQwQError, Precision
 
 Engine = Literal["torch", "llamacpp"]
 # Our tokenizer, llama.cpp's and the metadata: in all, and for each token; measured.
-VOCABULARY, VOCABULARY_BYTES = 24 * 2**20, 750
-UBATCH, PREFILL = 512, 2048  # prompt tokens a step of llama.cpp and of our engine
-UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40, "KB": 10**3, "MB": 10**6}
-UNITS |= {"GB": 10**9, "TB": 10**12}
+VOCABULARY = 24 * 2**20
+VOCABULARY_BYTES = 750
+UBATCH = 512  # prompt tokens a step of llama.cpp
+PREFILL = 2048  # and of our engine
+UNITS = {
+    "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40,
+    "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -66,8 +70,8 @@ def read_subject(path: Path) -> Subject:
         kinds: dict[str, int] = {}
         for tensor in file.tensors.values():
             kinds[tensor.kind.name] = kinds.get(tensor.kind.name, 0) + tensor.size
-        size = sum(kinds.values())
-        return Subject(model_config(file), size, max(kinds, key=lambda kind: kinds[kind]))
+        most = max(kinds, key=kinds.__getitem__)
+        return Subject(model_config(file), sum(kinds.values()), most)
     try:
         values = json.loads((path / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -91,19 +95,23 @@ def need(
     parameters, embedding = parameter_counts(config)
     vocabulary = VOCABULARY + config.vocab_size * VOCABULARY_BYTES
     kv_numbers = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
-    hidden, inner = config.hidden_size, config.intermediate_size
+    hidden = config.hidden_size
+    inner = config.intermediate_size
     if engine == "llamacpp":
         weights = subject.stored_bytes or type_bytes(config, subject.stored_type)
         rows = min(UBATCH, context)
         cache = 2 * kv_numbers * context * slots
         activations = rows * (6 * hidden + 2 * inner) * 4 + config.vocab_size * 4 * slots
-        looked_up = 0 if config.tie_word_embeddings else weights * embedding // parameters
-        read = weights - looked_up + kv_numbers * context  # half of the context, two bytes each
+        read = weights + kv_numbers * context  # half of the context, two bytes each
+        if not config.tie_word_embeddings:
+            read -= weights * embedding // parameters  # whose rows are looked up
         return Need(process, vocabulary, weights, cache, activations, read)
+
     tied = embedding if config.tie_word_embeddings else 0
     width = 4 if precision == "fp32" else 2
     packed = width * (parameters + tied)
-    rows, heads = min(PREFILL, context), config.num_attention_heads
+    rows = min(PREFILL, context)
+    heads = config.num_attention_heads
     full = 4 * kv_numbers * context * (slots + min(slots, 16))
     scores = rows * context * (2 * heads + heads // config.num_key_value_heads)
     activations = 4 * (scores + rows * (6 * hidden + 3 * inner) + 3 * config.vocab_size * slots)
@@ -129,13 +137,13 @@ def fitting(
     subject: Subject, memory: int, context: int, slots: int, process: int
 ) -> dict[str, int]:
     """The peak of llama.cpp for each type that fits into `memory`, the largest first."""
-    peaks = {
-        name: need(replace(subject, stored_bytes=None, stored_type=name), "llamacpp", context,
-                   slots, process).peak
-        for name in READ_TYPES
-    }  # fmt: skip
-    ranked = sorted(peaks.items(), key=lambda item: -item[1])
-    return {name: peak for name, peak in ranked if peak <= memory}
+    peaks: dict[str, int] = {}
+    for name in READ_TYPES:
+        converted = replace(subject, stored_bytes=None, stored_type=name)
+        peak = need(converted, "llamacpp", context, slots, process).peak
+        if peak <= memory:
+            peaks[name] = peak
+    return dict(sorted(peaks.items(), key=lambda item: -item[1]))
 
 
 def parse_memory(text: str) -> int:
@@ -210,14 +218,20 @@ def report(
     lines = [
         f"{name}: {parameters / 1e9:.3g} B parameters, in {kept} with the engine {engine}",
         f"{slots} sequence(s) of {context} tokens",
-        *(f"  {part:<12} {size / 2**30:8.2f} GiB" for part, size in parts.items()),
-        *([f"  (the peak is while loading, {found.loading / 2**30:.2f} GiB on top of the process)"]
-          if found.peak == process + found.loading else []),
+    ]
+    for part, size in parts.items():
+        lines.append(f"  {part:<12} {size / 2**30:8.2f} GiB")
+    if found.peak == process + found.loading:
+        lines.append(
+            f"  (the peak is while loading, {found.loading / 2**30:.2f} GiB on top of the process)"
+        )
+    possible = fitting(subject, memory, context, slots, process)
+    types = [f"{name} ({peak / 2**30:.1f})" for name, peak in possible.items()]
+    lines += [
         f"{verdict} into {memory / 2**30:.1f} GiB",
         f"at most {bandwidth / found.read_per_token:.3g} tokens/s for one sequence: a token reads"
         f" {found.read_per_token / 2**30:.2f} GiB, and this machine's {os.cpu_count()} cores read"
         f" {bandwidth / 1e9:.1f} GB/s",
-    ]  # fmt: skip
-    possible = fitting(subject, memory, context, slots, process)
-    types = ", ".join(f"{name} ({peak / 2**30:.1f})" for name, peak in possible.items())
-    return "\n".join([*lines, f"GGUF types that fit (GiB, llama.cpp): {types or 'none'}"])
+        f"GGUF types that fit (GiB, llama.cpp): {', '.join(types) or 'none'}",
+    ]
+    return "\n".join(lines)

@@ -4,6 +4,7 @@ import math
 import mmap
 import re
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -77,22 +78,32 @@ def read_header(path: Path | str) -> GgufFile:
             f"{file} is one of {count} files of a model, but its name does not end in"
             f" -00001-of-{count:05}.gguf: give all of them their own names again"
         )
-    parts = tuple(
-        file.with_name(f"{name[1]}-{n:05}-of-{count:05}.gguf") for n in range(1, count + 1)
-    )
+    parts: list[Path] = []
+    for number in range(1, count + 1):
+        parts.append(file.with_name(f"{name[1]}-{number:05}-of-{count:05}.gguf"))
     missing = [part.name for part in parts if not part.exists()]
     if missing:
         raise OpenQwQError(f"{file} is one of {count} files, of which {missing} are missing")
+    return _joined(parts)
+
+
+def _joined(parts: Sequence[Path]) -> GgufFile:
+    """The header of a model in several files."""
+    headers = list(map(_read_one, parts))
     tensors: dict[str, GgufTensor] = {}
-    headers = [_read_one(part) for part in parts]
-    for number, part in enumerate(headers):
-        if part.metadata.get("split.count") != count or part.metadata.get("split.no") != number:
-            raise OpenQwQError(f"{parts[number]} is not file {number} of {count}: copy it again")
-        tensors |= {name: replace(tensor, part=number) for name, tensor in part.tensors.items()}
-    expected = headers[0].metadata.get("split.tensors.count", len(tensors))
+    for number, header in enumerate(headers):
+        place = (header.metadata.get("split.no"), header.metadata.get("split.count"))
+        if place != (number, len(parts)):
+            raise OpenQwQError(
+                f"{parts[number]} is not file {number} of {len(parts)}: copy it again"
+            )
+        for name, tensor in header.tensors.items():
+            tensors[name] = replace(tensor, part=number)
+    metadata = headers[0].metadata
+    expected = metadata.get("split.tensors.count", len(tensors))
     if len(tensors) != expected:
         raise OpenQwQError(f"{parts[0]} and its parts hold {len(tensors)} of {expected} tensors")
-    return GgufFile(parts[0], headers[0].metadata, tensors, parts)
+    return GgufFile(parts[0], metadata, tensors, tuple(parts))
 
 
 def is_later_part(path: Path) -> bool:
@@ -116,7 +127,9 @@ class _Header:
     """A GGUF header as it is read; `offset` is the next byte (the format: ggml's docs/gguf.md)."""
 
     def __init__(self, path: Path, data: mmap.mmap) -> None:
-        self.path, self.data, self.offset = path, data, 0
+        self.path = path
+        self.data = data
+        self.offset = 0
 
     def read(self) -> GgufFile:
         """Magic, version, counts, metadata, tensor descriptions, then the aligned weights."""
@@ -127,11 +140,13 @@ class _Header:
             )
         metadata = {}
         for _ in range(metadata_count):
-            key, (kind,) = self.text(), self.take("I")
+            key = self.text()
+            (kind,) = self.take("I")
             metadata[key] = self.value(GGUFValueType(kind))
         described = {}
         for _ in range(tensor_count):
-            name, (dimensions,) = self.text(), self.take("I")
+            name = self.text()
+            (dimensions,) = self.take("I")
             shape = self.take(f"{dimensions}Q")[::-1]
             described[name] = (shape, *self.take("IQ"))
         if len(described) != tensor_count:
@@ -179,8 +194,10 @@ class _Header:
             raise ValueError(f"arrays of arrays, as at byte {self.offset}, are not supported")
         values = np.frombuffer(self.data, SCALARS[kind], count, self.offset)
         self.offset += values.nbytes
-        is_single = kind is GGUFValueType.FLOAT32
-        return [float(str(v)) for v in values] if is_single else values.tolist()
+        if kind is GGUFValueType.FLOAT32:
+            return [float(str(value)) for value in values]
+        plain: list[Any] = values.tolist()
+        return plain
 
 
 def model_config(file: GgufFile) -> ModelConfig:
@@ -191,10 +208,9 @@ def model_config(file: GgufFile) -> ModelConfig:
             f"{file.path} has general.architecture = {architecture!r}: supported are "
             + ", ".join(ARCHITECTURES)
         )
-    prefix = f"{architecture}."
-    own = {k.removeprefix(prefix): v for k, v in file.metadata.items() if k.startswith(prefix)}
-    fields = Fields(own, f"{file.path}'s {architecture} metadata")
-    hidden, heads = fields.integer("embedding_length"), fields.integer("attention.head_count")
+    fields = _own_fields(file)
+    hidden = fields.integer("embedding_length")
+    heads = fields.integer("attention.head_count")
     head_dim = fields.integer("attention.key_length", hidden // heads)
     for name, supported in {
         "attention.value_length": head_dim,
@@ -237,15 +253,25 @@ class CacheShape:
 
 def cache_shape(file: GgufFile) -> CacheShape:
     """Read from metadata alone; raises OpenQwQError naming an entry that is missing."""
-    prefix = f"{file.metadata.get('general.architecture')}."
-    own = {k.removeprefix(prefix): v for k, v in file.metadata.items() if k.startswith(prefix)}
-    fields = Fields(own, f"{file.path}'s metadata")
+    fields = _own_fields(file)
     heads = fields.integer("attention.head_count")
     head_dim = fields.integer("embedding_length") // heads
-    size = sum(fields.integer(f"attention.{n}_length", head_dim) for n in ("key", "value"))
+    keys = fields.integer("attention.key_length", head_dim)
+    values = fields.integer("attention.value_length", head_dim)
     kv_heads = fields.integer("attention.head_count_kv", heads)
-    per_token = 2 * fields.integer("block_count") * kv_heads * size
+    per_token = 2 * fields.integer("block_count") * kv_heads * (keys + values)
     return CacheShape(fields.integer("context_length"), per_token)
+
+
+def _own_fields(file: GgufFile) -> Fields:
+    """The entries that describe a file's architecture, without its name before them."""
+    architecture = file.metadata.get("general.architecture")
+    prefix = f"{architecture}."
+    own: dict[str, Any] = {}
+    for key, value in file.metadata.items():
+        if key.startswith(prefix):
+            own[key.removeprefix(prefix)] = value
+    return Fields(own, f"{file.path}'s {architecture} metadata")
 
 
 def _yarn(fields: Fields) -> YarnScaling | None:

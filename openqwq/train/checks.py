@@ -6,7 +6,7 @@ lets the run go on all the same.
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 
 import torch
 
@@ -15,7 +15,7 @@ from openqwq.train.episodes import Attempt
 from openqwq.train.learner import PolicyLearner
 from openqwq.train.packing import MicroBatch
 from openqwq.train.rollouts import RolloutRunner
-from openqwq.types import OpenQwQError, Task
+from openqwq.types import OpenQwQError, Score, Task
 from openqwq.verify.judge import LanguageModelJudge, RewardModelJudge
 
 MAX_LOG_PROB_GAP = 1e-4  # nats, fp32
@@ -78,19 +78,18 @@ async def check_gold_answers(
 ) -> None:
     """A verifier that rejects the task's own solution would teach the opposite."""
     # A learned judge has an opinion, no gold; an environment's solution takes several completions.
-    known = {
-        name: verifier
-        for name, verifier in runner.rewards.verifiers.items()
-        if not isinstance(verifier, RewardModelJudge | LanguageModelJudge)
-    }
-    golds: dict[str, Task] = {}
+    tasks: dict[str, Task] = {}
+    golds: dict[str, Awaitable[Score]] = {}
     for attempt in attempts:
         task = attempt.task
-        if task.solution and task.verifier in known and not task.environment:
-            golds[task.id] = task
-    tasks = list(golds.values())
-    scores = await asyncio.gather(*(known[t.verifier].score(t, t.solution or "") for t in tasks))
-    for task, score in zip(tasks, scores, strict=True):
+        judge = runner.rewards.verifiers.get(task.verifier)
+        if judge is None or isinstance(judge, RewardModelJudge | LanguageModelJudge):
+            continue
+        if task.solution and not task.environment and task.id not in tasks:
+            tasks[task.id] = task
+            golds[task.id] = judge.score(task, task.solution)
+    scores = await asyncio.gather(*golds.values())
+    for task, score in zip(tasks.values(), scores, strict=True):
         if score.status not in ("correct", "scored"):
             raise OpenQwQError(
                 f"the {task.verifier} verifier judges the gold solution of {task.id} as "

@@ -52,10 +52,13 @@ def dapo_loss(
 
     DAPO (arXiv 2503.14476, section 3.1). Returns the loss and whether the gradient was clipped.
     """
-    ratio, low, high = log_ratios.exp(), 1 - clip[0], 1 + clip[1]
+    ratio = log_ratios.exp()
+    low = 1 - clip[0]
+    high = 1 + clip[1]
     loss = -torch.minimum(ratio * advantages, ratio.clamp(low, high) * advantages)
-    clipped = ((ratio < low) & (advantages < 0)) | ((ratio > high) & (advantages > 0))
-    return loss, clipped
+    too_low = (ratio < low) & (advantages < 0)
+    too_high = (ratio > high) & (advantages > 0)
+    return loss, too_low | too_high
 
 
 def gspo_loss(
@@ -87,11 +90,16 @@ def mismatch_mask(
     over its sequence (0.99 and 1.01 are usual); None switches a limit off.
     """
     keep = torch.ones_like(log_ratios, dtype=torch.bool)
-    means = sequence_mean(log_ratios, sequence_index)
-    for bounds, values in ((token_bounds, log_ratios.exp()), (sequence_bounds, means.exp())):
-        if bounds is not None:
-            keep &= (values >= bounds[0]) & (values <= bounds[1])
+    if token_bounds is not None:
+        keep &= _within(log_ratios.exp(), token_bounds)
+    if sequence_bounds is not None:
+        keep &= _within(sequence_mean(log_ratios, sequence_index).exp(), sequence_bounds)
     return keep
+
+
+def _within(values: Tensor, bounds: Bounds) -> Tensor:
+    low, high = bounds
+    return (values >= low) & (values <= high)
 
 
 def policy_loss(
@@ -147,7 +155,8 @@ def policy_loss(
 
 def cross_entropy_loss(log_probs: Tensor, normaliser: float | Tensor) -> tuple[Tensor, Metrics]:
     """-Σ log π / normaliser for SFT, and sums for `mean_metrics`."""
-    loss, tokens = -log_probs.sum(), torch.tensor(log_probs.numel())
+    loss = -log_probs.sum()
+    tokens = torch.tensor(log_probs.numel())
     return loss / normaliser, {"tokens": tokens, "cross_entropy": loss.detach()}
 
 
@@ -155,8 +164,13 @@ def mean_metrics(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:
     """Token means of the micro-batches' sums; "tokens" stays a total and "max_ratio" a maximum."""
     sums = {name: torch.stack([part[name] for part in parts]) for name in parts[0]}
     tokens = float(sums.pop("tokens").sum())
-    means = {n: float(v.max() if n == "max_ratio" else v.sum() / tokens) for n, v in sums.items()}
-    return {"tokens": tokens} | means
+    metrics = {"tokens": tokens}
+    for name, values in sums.items():
+        if name == "max_ratio":
+            metrics[name] = float(values.max())
+        else:
+            metrics[name] = float(values.sum() / tokens)
+    return metrics
 
 
 def _chunk_log_probs(
@@ -182,15 +196,19 @@ def token_log_probs(
     `max_logits` logits (2^27: 512 MiB) goes in chunks that the backward pass computes again.
     """
     dtype = torch.promote_types(hidden.dtype, torch.float32)
-    hidden, weight = hidden.to(dtype), lm_head_weight.to(dtype)
+    hidden = hidden.to(dtype)
+    weight = lm_head_weight.to(dtype)
     rows = max(1, max_logits // weight.shape[0])
     if len(targets) <= rows:
         return _chunk_log_probs(hidden, weight, targets, product)
-    chunks = [
-        checkpoint(_chunk_log_probs, part, weight, ids, product, use_reentrant=False)
-        for part, ids in zip(torch.split(hidden, rows), torch.split(targets, rows), strict=True)
-    ]
-    return torch.cat([chunk[0] for chunk in chunks]), torch.cat([chunk[1] for chunk in chunks])
+
+    log_probs: list[Tensor] = []
+    entropies: list[Tensor] = []
+    for part, ids in zip(torch.split(hidden, rows), torch.split(targets, rows), strict=True):
+        found = checkpoint(_chunk_log_probs, part, weight, ids, product, use_reentrant=False)
+        log_probs.append(found[0])
+        entropies.append(found[1])
+    return torch.cat(log_probs), torch.cat(entropies)
 
 
 def frozen_log_probs(

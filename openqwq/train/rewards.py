@@ -59,8 +59,7 @@ class Rewards:
         if verdict.status == "error":
             return verdict
         value = 0.0
-        parts = {f"{VERIFIER}/{key}": part for key, part in verdict.parts.items()}
-        details = [verdict.detail] if verdict.detail else []
+        parts = _under(VERIFIER, verdict.parts)
         for term in self.terms_of(task.kind):
             found = await self._term(term, task, completion, verdict)
             if found.status == "error":
@@ -68,10 +67,10 @@ class Rewards:
             value += term.weight * found.value
             parts[term.name] = found.value
             if term.judge is not None:
-                parts |= {f"{term.name}/{key}": part for key, part in found.parts.items()}
+                parts |= _under(term.name, found.parts)
         if task.verifier:
             parts[VERIFIER] = verdict.value
-        return Score(value, verdict.status, parts, "; ".join(details))
+        return Score(value, verdict.status, parts, verdict.detail)
 
     def terms_of(self, kind: str) -> Sequence[Term]:
         """The rewards of one table."""
@@ -90,6 +89,11 @@ class Rewards:
             rules = config.thinking
             judge = ThinkingRules(judge, rules.limit, rules.script, penalty=rules.penalty)
         return await judge.score(task, completion)
+
+
+def _under(name: str, parts: Mapping[str, float]) -> dict[str, float]:
+    """A judge's parts, as those of the reward that it gives."""
+    return {f"{name}/{key}": part for key, part in parts.items()}
 
 
 @dataclass(frozen=True)
