@@ -1,4 +1,4 @@
-"""What is foretold from a header alone: sizes that can be counted, and real peaks within 5%."""
+"""What is predicted from a header alone: sizes that can be counted, and real peaks within 5%."""
 
 import argparse
 import json
@@ -34,7 +34,7 @@ def test_qwq_32b_is_counted_right() -> None:
     assert 120 * GIB < fit.need(plain, "torch", 2048, 1, 0, "bf16").peak < 130 * GIB
 
 
-def test_a_saved_files_size_is_foretold(make_model: Callable[..., Qwen2], tmp_path: Path) -> None:
+def test_a_saved_files_size_is_predicted(make_model: Callable[..., Qwen2], tmp_path: Path) -> None:
     model = make_model(hidden_size=256, intermediate_size=512, head_dim=64)
     for kind in ("F32", "F16", "Q8_0", "Q4_0"):
         path = tmp_path / f"{kind}.gguf"
@@ -94,7 +94,7 @@ def test_what_is_no_amount_of_memory_is_refused(text: str) -> None:
 @pytest.mark.parametrize(
     ("runner", "slots", "context"), [("llamacpp", 4, 2048), ("fp32", 1, 512), ("bf16", 1, 512)]
 )
-def test_a_real_peak_is_foretold_within_5_percent(
+def test_a_real_peak_is_predicted_within_5_percent(
     runner: str, slots: int, context: int, smollm2: Path
 ) -> None:
     if runner == "llamacpp":
@@ -111,4 +111,4 @@ def test_a_real_peak_is_foretold_within_5_percent(
         env=os.environ,
     ).stdout
     found = json.loads(output.splitlines()[-1])
-    assert found["foretold"] / found["measured"] == pytest.approx(1, abs=0.05)
+    assert found["predicted"] / found["measured"] == pytest.approx(1, abs=0.05)
