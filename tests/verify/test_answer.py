@@ -58,6 +58,17 @@ def test_a_fence_within_the_program_does_not_end_it() -> None:
     assert last_program(f"```python\n{program}```\n") == program
 
 
+@pytest.mark.parametrize("closing", ["   ```", "````"])
+def test_a_block_ends_with_a_fence_that_is_longer_or_indented_a_little(closing: str) -> None:
+    assert last_program(f"```python\nx = 1\n{closing}\nThat is all.") == "x = 1\n"
+
+
+@pytest.mark.parametrize("other", ["    ```", "~~~"])
+def test_a_fence_of_another_kind_or_further_in_stays_in_the_program(other: str) -> None:
+    program = f"x = 1\n{other}\ny = 2\n"
+    assert last_program(f"```python\n{program}```") == program
+
+
 def test_a_program_in_another_language_is_what_the_answer_gives() -> None:
     assert last_program("```cpp\nint main() {}\n```") == "int main() {}\n"
     assert last_program("inline ```x``` fence") == "inline ```x``` fence"
