@@ -37,6 +37,11 @@ RANGES: Mapping[str, tuple[float, float]] = {
 }
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 TABLE_RESERVED = {"mean", "none"}
+# Keys of a table that say how a row is read.
+FOR_ROWS = (
+    *("prompt", "messages", "answer", "answer_pattern", "solution", "tests", "rules"),
+    *("chosen", "rejected"),
+)
 # Stages are saved under their names, next to these.
 STAGE_RESERVED = {
     *("config", "data", "evaluation", "finished", "log", "plots", "preferences", "python"),
@@ -131,8 +136,10 @@ def _check_table(name: str, table: DataConfig) -> None:
         )
     if isinstance(table.held_out, float) and not 0 < table.held_out < 1:
         raise OpenQwQError(f"{path}.held_out is {table.held_out}: a share lies between 0 and 1")
+    if bool(table.chosen) != bool(table.rejected):
+        raise OpenQwQError(f"{path} needs both chosen and rejected, or neither")
     if table.source:
-        for key in ("prompt", "messages", "answer", "answer_pattern", "solution", "tests", "rules"):
+        for key in FOR_ROWS:
             if getattr(table, key):
                 raise OpenQwQError(f"{path}.{key} is for rows: the source writes its own problems")
     if table.answer_pattern:

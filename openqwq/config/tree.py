@@ -56,6 +56,8 @@ class DataConfig:
     tests: str = ""  # template of hidden tests
     rules: str = ""  # template of verifiable instructions
     tools: str = ""  # template of tool specifications
+    chosen: str = ""  # templates of the two answers of a preference
+    rejected: str = ""
     verifier: str = ""  # a judge by name, or `file.py:function`; none: by what the row has
     held_out: str | float | None = None  # a file, or a share split by content hash
     limit: int | None = None  # training rows, in file order

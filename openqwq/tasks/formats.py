@@ -42,7 +42,8 @@ from openqwq.tasks.templates import RowError, Template, as_text, from_json
 from openqwq.types import CodeTests, Message, Rule
 
 TEMPLATES = (
-    "messages", "prompt", "system", "answer", "solution", "tests", "rules", "tools",
+    "messages", "prompt", "system", "answer", "solution", "tests", "rules", "tools", "chosen",
+    "rejected",
 )  # fmt: skip
 Messages = tuple[Message, ...]
 # Columns that are a problem's statement only next to another one: MBPP's and code-contests'.
@@ -112,9 +113,10 @@ class RowReader:
         chosen: Messages = ()
         rejected: Messages = ()
         form = asked.form
-        if find_column(row, CHOSEN) and find_column(row, REJECTED):
+        sides = self._sides(row)
+        if sides is not None:
             form += " with preferences"
-            chosen, rejected = _pair(row, asked.prompt)
+            chosen, rejected = _pair(sides[0], sides[1], asked.prompt)
             prompt = chosen[:-1]
             demonstration = chosen[-1:]
             raw = asked.raw or [message["content"] for message in prompt]
@@ -201,6 +203,14 @@ class RowReader:
                 column, f"it ends with a {chat[-1]['role']} turn: end with the assistant's"
             )
         return chat
+
+    def _sides(self, row: Row) -> tuple[Any, Any] | None:
+        """What a reader preferred, and what not; None where the row does not say it."""
+        if "chosen" in self._templates:
+            return self._fill("chosen", row), self._fill("rejected", row)
+        if find_column(row, CHOSEN) and find_column(row, REJECTED):
+            return find_value(row, CHOSEN), find_value(row, REJECTED)
+        return None
 
     def _system(self, row: Row) -> str:
         if "system" in self._templates:
@@ -326,10 +336,10 @@ def _without_system(chat: Messages) -> Messages:
     return tuple(message for message in chat if message["role"] != "system")
 
 
-def _pair(row: Row, prompt: Messages) -> tuple[Messages, Messages]:
+def _pair(better: Any, worse: Any, prompt: Messages) -> tuple[Messages, Messages]:
     """The chosen and the rejected chat, which differ in their last turn alone."""
-    chosen = _turns_or_text(find_value(row, CHOSEN))
-    rejected = _turns_or_text(find_value(row, REJECTED))
+    chosen = _turns_or_text(better)
+    rejected = _turns_or_text(worse)
     if isinstance(chosen, str) != isinstance(rejected, str):
         raise RowError("rejected", "chosen is a text and rejected turns, or the reverse")
     if isinstance(chosen, str) and prompt:

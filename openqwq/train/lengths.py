@@ -5,11 +5,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from openqwq.config import Config, DistillStage, RlStage, SftStage, Stage
+from openqwq.config import Config, DistillStage, RewardModelStage, RlStage, SftStage, Stage
 from openqwq.engine.open import load_tokenizer, locate
 from openqwq.model.fit import read_subject
 from openqwq.tasks.rows import Record, RowTable, SkippedRow
 from openqwq.tasks.table import Table
+from openqwq.tasks.tables import training_tasks
 from openqwq.text.template import encode_chat
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.train.policies import base_of_adapter, fresh_tokenizer
@@ -18,6 +19,7 @@ from openqwq.train.sft import encode_examples
 from openqwq.train.think_tokens import with_setting
 from openqwq.types import OpenQwQError, Task
 
+TRIED = 20  # tasks of a table that is no file
 NAMED = 20  # rows left out that are listed one by one
 
 
@@ -38,18 +40,31 @@ def fit_rows(prepared: Prepared, skip_bad_rows: bool = False) -> Prepared:
     run: OpenQwQError names file and row. With `skip_bad_rows` it is left out and listed.
     """
     config = prepared.config
-    staged = [(stage, name) for stage in config.stages for name in stage.data]
     tables = dict(prepared.tables)
-    if not any(isinstance(tables[name], RowTable) for _, name in staged):
+    staged: list[tuple[Stage, str]] = []
+    for stage in config.stages:
+        staged += [(stage, name) for name in stage.data]
+    # A tokenizer that is still to be trained is the run's own affair, unless there are rows.
+    if not config.model and not any(isinstance(tables[name], RowTable) for _, name in staged):
         return prepared
 
     tokenizer, context = run_tokenizer(config, tables)
     for stage, name in staged:
         table = tables[name]
+        measure = Measure(stage, tokenizer, room_of(stage, config, context))
         if isinstance(table, RowTable):
-            measure = Measure(stage, tokenizer, room_of(stage, config, context))
             tables[name] = _fitting(table, measure, skip_bad_rows)
+        elif not isinstance(stage, RewardModelStage):
+            _require_room(table, measure, str(config.seed))
     return replace(prepared, tables=tables)
+
+
+def _require_room(table: Table, measure: "Measure", seed: str) -> None:
+    """Raise OpenQwQError where the first tasks of a generator or an environment do not fit."""
+    for task in training_tasks(table, TRIED, f"{seed}/lengths"):
+        fault = measure.fault(task)
+        if fault:
+            raise OpenQwQError(f"data.{table.name}: {task.id}, {fault}")
 
 
 def _fitting(table: RowTable, measure: "Measure", skip_bad_rows: bool) -> RowTable:

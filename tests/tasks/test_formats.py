@@ -102,6 +102,19 @@ def test_a_preference_is_a_pair_and_its_prompt_a_task(
     assert (record.task.messages, record.task.verifier) == ((user(prompt),), "")
 
 
+def test_preferences_in_columns_of_any_name_are_read_by_templates(tmp_path: Path) -> None:
+    row = {"ask": "What colour is the sky?", "picks": {"good": "Blue.", "bad": "Green."}}
+    path = tmp_path / "own.jsonl"
+    path.write_text(json.dumps(row) + "\n")
+    config = DataConfig(
+        rows=str(path), prompt="{ask}", chosen="{picks.good}", rejected="{picks.bad}"
+    )
+    (pair,) = open_rows("own", config, DataLock()).pairs
+    asked = user("What colour is the sky?")
+    assert pair.chosen == (asked, assistant("Blue."))
+    assert pair.rejected == (asked, assistant("Green."))
+
+
 def test_a_dialogue_in_one_text_is_read_turn_by_turn() -> None:
     (pair,) = opened("preference-dialogue").pairs
     turns = [user("What colour is the sky?"), assistant("Which sky?"), user("Ours.")]

@@ -296,6 +296,21 @@ def test_a_share_of_my_environments_own_tasks_is_held_out(base: Path, tmp_path: 
     assert held_out and not held_out & trained
 
 
+def test_my_environments_prompt_that_is_too_long_is_told_before_the_run(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    long_tasks = OWN_TASKS.replace('f"Guess {i}."', 'f"Guess {i}. " * 200')
+    (tmp_path / "world.py").write_text(
+        WORLD.replace("    async def reset", f"{long_tasks}\n    async def reset", 1)
+    )
+    own = {"environment": "world.py:Guess"}
+    config = written(tmp_path, base, [RL | {"data": {"own": 1.0}}], own=own)
+    assert train(config, tmp_path / "run") == 2
+    told = capsys.readouterr().err
+    assert "data.own: own:" in told and "the stage 'rl' has room for 255" in told
+    assert not (tmp_path / "run").exists()
+
+
 def test_my_preferences_make_a_reward_model_whose_gold_is_logged_next_to_it(
     base: Path, tmp_path: Path
 ) -> None:
