@@ -132,6 +132,11 @@ def locate(model: str, weights: bool = True) -> Path:
         )
     if path.is_file() or (path / "config.json").exists():
         return path
+    if (path / lora.CONFIG).exists():
+        raise OpenQwQError(
+            f"{path} is an adapter: name its base as the model, and --adapter NAME={path}; or make"
+            f" one checkpoint of both with qwq merge BASE {path} OUT"
+        )
     files = [file for file in sorted(path.glob("*.gguf")) if not is_later_part(file)]
     if len(files) != 1:
         raise OpenQwQError(
