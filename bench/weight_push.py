@@ -132,7 +132,11 @@ def measure(name: str, options: argparse.Namespace) -> None:
         command = (sys.executable, __file__, name, "--address", machines.meeting)
         command += ("--directory", f"{directory}/run", "--repeats", str(options.repeats), *flags)
         done = subprocess.run(
-            machines.command(0, *command), capture_output=True, text=True, timeout=900
+            machines.command(0, *command),
+            cwd=options.tree or ROOT,  # Ray's workers import from there
+            capture_output=True,
+            text=True,
+            timeout=900,
         )
         if done.returncode:
             raise SystemExit(done.stdout + done.stderr[-4000:])
