@@ -8,7 +8,7 @@ import pytest
 huggingface_hub = pytest.importorskip(
     "huggingface_hub", reason="needs the hub client: pip install huggingface_hub"
 )
-from huggingface_hub import errors  # noqa: E402
+from huggingface_hub import constants, errors  # noqa: E402
 
 from openqwq.engine import hub  # noqa: E402
 from openqwq.engine.open import open_model  # noqa: E402
@@ -24,7 +24,7 @@ COMMIT = "0" * 40
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache in the hub's own layout, read without a network."""
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

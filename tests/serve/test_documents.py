@@ -1,5 +1,6 @@
 """What docs/serving.md says is what the server does."""
 
+import json
 from pathlib import Path
 
 import httpx
@@ -31,6 +32,15 @@ def test_every_client_of_the_matrix_is_named() -> None:
     scripts = [*CLIENTS.glob("python/*.py"), *CLIENTS.glob("js/*.mjs")]
     missing = [path.stem for path in scripts if path.stem.replace("_", "") not in text]
     assert not missing
+
+
+def test_the_versions_of_the_matrix_are_those_that_ran() -> None:
+    text = DOCS.read_text()
+    recorded = json.loads((CLIENTS / "versions.json").read_text())
+    assert len(recorded) > 10
+    for client, run in recorded.items():
+        assert run["version"].rpartition(" ")[2] in text, client
+        assert run["date"] in text, client
 
 
 def embed(server: object, **more: object) -> httpx.Response:
