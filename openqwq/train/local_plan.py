@@ -20,7 +20,7 @@ from openqwq.model.qwen2 import ModelConfig
 from openqwq.text.template import encode_chat
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.train.lengths import run_tokenizer
-from openqwq.train.micro_batches import adapter_rank, fitting_tokens
+from openqwq.train.micro_batches import PROCESS, adapter_rank, fitting_tokens
 from openqwq.train.plan import Work, advice, describe, plan_stage
 from openqwq.train.policies import base_of_adapter, fresh_config
 from openqwq.train.prepare import Prepared, prepare
@@ -39,8 +39,7 @@ def describe_local_plan(config: Config) -> str:
     prepared = prepare(config, DataLock())
     tokenizer, context = run_tokenizer(config, prepared.tables)
     model = _model_config(config, tokenizer)
-    process = memory_in_use()  # Python with its imports
-    memory = available_memory() + process
+    memory = available_memory() + memory_in_use()
     elsewhere = config.plan.memory_gib > 0  # on a card or machine whose speed nobody measured
     if elsewhere:
         memory = round(config.plan.memory_gib * 2**30)
@@ -52,8 +51,8 @@ def describe_local_plan(config: Config) -> str:
             texts.append(f"{stage.name}: a reward model takes less than the policy's own stages")
             continue
         work = _work(prepared, stage, tokenizer, model, length, memory)
-        plan = plan_stage(model, work, process, timed=not elsewhere)
-        hint = advice(model, work, process, memory)
+        plan = plan_stage(model, work, PROCESS, timed=not elsewhere)
+        hint = advice(model, work, PROCESS, memory)
         texts.append(describe(stage.name, plan, memory, hint))
     return "\n\n".join(texts)
 

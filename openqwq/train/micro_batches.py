@@ -16,7 +16,7 @@ from openqwq.train.run import Run
 from openqwq.types import Products
 
 Trained = TypeVar("Trained", SftStage, RlStage, DistillStage)
-PROCESS = 2**29  # Python with its imports, bytes; on a GPU the CUDA context
+PROCESS = 420 * 2**20  # bytes; the peak of a run whose model has next to no weights
 
 
 def adapter_rank(stage: SftStage | RlStage | DistillStage) -> int:
