@@ -90,6 +90,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     train.set_defaults(verb=train_verb)
     report = verbs.add_parser("report", help="write a run's report again")
     report.add_argument("run", type=Path, help="a run directory")
+    report.add_argument("--language", choices=["en", "zh"], default="en", help="which page to name")
     report.set_defaults(verb=report_verb)
     add_rollouts_verb(verbs.add_parser("rollouts", help="what a run's policy said, to be read"))
     _add_eval_verb(verbs.add_parser("eval", help="benchmarks, as their authors score them"))
@@ -258,13 +259,13 @@ def _placement(config: "Config", run: Path) -> "AbstractContextManager[Placement
 
 def report_verb(options: argparse.Namespace) -> None:
     """`qwq report`: tables and plots of a run."""
-    _report(options.run)
+    _report(options.run, options.language)
 
 
-def _report(run: Path) -> None:
+def _report(run: Path, language: str = "en") -> None:
     from openqwq.evaluation.report import print_summary, write_report
 
-    path = write_report(run, FAMILIES)
+    path = write_report(run, FAMILIES, language)
     print_summary(run, FAMILIES)
     print(f"Report:      {path}")
 

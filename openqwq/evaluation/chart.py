@@ -7,15 +7,17 @@ from pathlib import Path
 from statistics import fmean
 
 from matplotlib import rc_context
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from openqwq.evaluation.plots import COLOURS, LIGHT, NO_METADATA, STYLE, Chart
+from openqwq.evaluation.plots import LIGHT, NO_METADATA, STYLE, Chart, inline_svg
 from openqwq.evaluation.published import PUBLISHED
 from openqwq.evaluation.results import Record, Summary
 from openqwq.evaluation.statistics import mean_interval
 
 GREYS = ("wrong", "muted", "truncated", "correct", "grid")  # of the published models
 SPREAD = 0.84  # share of a benchmark's place that its bars fill
+FILLED = 0.92  # share of a bar's place that the bar fills
 GROUPS = 5  # of equal size, by length
 
 
@@ -25,11 +27,7 @@ def save(figure: Figure, path: Path, title: str, note: str = "") -> Chart:
     figure.savefig(path, dpi=200)
     stream = io.StringIO()
     figure.savefig(stream, format="svg", metadata=NO_METADATA)
-    svg = stream.getvalue()
-    svg = svg[svg.index("<svg") :]
-    for role, (light, _) in COLOURS.items():
-        svg = svg.replace(light, f"var(--{role})")
-    return Chart(title, note, svg)
+    return Chart(title, note, inline_svg(stream.getvalue()))
 
 
 def bars(
@@ -43,52 +41,76 @@ def bars(
         width = SPREAD / (1 + len(series))
         for place, name in enumerate(names):
             left = place - SPREAD / 2 + width / 2
-            score = summaries[name].headline
-            value, error = 100 * score.value, [100 * (score.value - score.low)]
-            error.append(100 * (score.high - score.value))
-            axes.bar(left, value, width * 0.92, color=LIGHT["kind-0"])
-            ends = [[max(0.0, each)] for each in error]
-            axes.errorbar(left, value, yerr=ends, color=LIGHT["ink"], capsize=2, lw=0.8)
-            high = value + error[1]
-            axes.text(left, high + 1.5, f"{value:.1f}", ha="center", fontsize=7, weight="bold")
+            _own_bar(axes, left, width * FILLED, summaries[name])
             for index, rows in enumerate(series.values()):
                 if name in rows:
                     x = left + width * (index + 1)
-                    colour = LIGHT[GREYS[index]]
-                    axes.bar(x, rows[name], width * 0.92, color=colour)
+                    axes.bar(x, rows[name], width * FILLED, color=LIGHT[GREYS[index]])
                     axes.text(x, rows[name] + 1.5, f"{rows[name]:.1f}", ha="center", fontsize=6)
+
         labels = [f"{title}\n{summaries[name].items} items" for name, title in names.items()]
         axes.set_xticks(range(len(names)), labels)
         axes.set_xlim(-0.5, len(names) - 0.5)
         axes.set_ylim(0, 108)
         axes.set_yticks(range(0, 101, 20))
         axes.set_ylabel("score, %")
-        for label, role in [(model, "kind-0"), *zip(series, GREYS, strict=False)]:
+
+        axes.bar(0, 0, color=LIGHT["kind-0"], label=model)
+        for label, role in zip(series, GREYS, strict=False):
             axes.bar(0, 0, color=LIGHT[role], label=label)
         axes.legend(ncols=3, loc="lower left", bbox_to_anchor=(0, 1.0), fontsize=7.5)
         return save(figure, path, "Scores", "Bars of ours end in their 95% interval.")
 
 
+def _own_bar(axes: Axes, left: float, width: float, summary: Summary) -> None:
+    score = summary.headline
+    value = 100 * score.value
+    below = 100 * (score.value - score.low)
+    above = 100 * (score.high - score.value)
+    ends = [[max(0.0, below)], [max(0.0, above)]]
+    axes.bar(left, value, width, color=LIGHT["kind-0"])
+    axes.errorbar(left, value, yerr=ends, color=LIGHT["ink"], capsize=2, lw=0.8)
+    height = value + above + 1.5
+    axes.text(left, height, f"{value:.1f}", ha="center", fontsize=7, weight="bold")
+
+
+def _half_page(title: str, xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
+    """A small figure of a share in percent."""
+    figure = Figure(figsize=(4.6, 2.7))
+    axes = figure.add_subplot()
+    axes.set_xlabel(xlabel)
+    axes.set_ylabel(ylabel)
+    axes.set_ylim(0, 100)
+    axes.set_title(title)
+    return figure, axes
+
+
 def by_length(title: str, records: Sequence[Record], path: Path) -> Chart | None:
     """Accuracy of the replies in five groups of growing length of thinking, with intervals."""
-    ordered = sorted((r for r in records if r.generated), key=lambda r: r.reasoning_tokens)
-    if len(ordered) < 4 * GROUPS or not ordered[-1].reasoning_tokens:
+    replies = [record for record in records if record.generated]
+    replies.sort(key=lambda reply: reply.reasoning_tokens)
+    if len(replies) < 4 * GROUPS or not replies[-1].reasoning_tokens:
         return None
-    cuts = [len(ordered) * i // GROUPS for i in range(GROUPS + 1)]
-    groups = [ordered[a:b] for a, b in pairwise(cuts)]
+
+    lengths: list[float] = []
+    right: list[float] = []
+    below: list[float] = []
+    above: list[float] = []
+    cuts = [len(replies) * group // GROUPS for group in range(GROUPS + 1)]
+    for start, end in pairwise(cuts):
+        group = replies[start:end]
+        found = mean_interval([reply.value for reply in group])
+        lengths.append(fmean(reply.reasoning_tokens for reply in group))
+        right.append(100 * found.value)
+        below.append(max(0.0, 100 * (found.value - found.low)))
+        above.append(max(0.0, 100 * (found.high - found.value)))
+
     with rc_context(STYLE):
-        figure = Figure(figsize=(4.6, 2.7))
-        axes = figure.add_subplot()
-        xs = [fmean(r.reasoning_tokens for r in group) for group in groups]
-        found = [mean_interval([r.value for r in group]) for group in groups]
-        ys = [100 * each.value for each in found]
-        low = [max(0.0, 100 * (each.value - each.low)) for each in found]
-        high = [max(0.0, 100 * (each.high - each.value)) for each in found]
-        axes.errorbar(xs, ys, yerr=[low, high], color=LIGHT["kind-0"], marker="o", ms=4, capsize=2)
-        axes.set_xlabel("thinking tokens")
-        axes.set_ylabel("right, %")
-        axes.set_ylim(0, 100)
-        axes.set_title(f"{title}: accuracy against length")
+        name = f"{title}: accuracy against length"
+        figure, axes = _half_page(name, "thinking tokens", "right, %")
+        ends = [below, above]
+        colour = LIGHT["kind-0"]
+        axes.errorbar(lengths, right, yerr=ends, color=colour, marker="o", ms=4, capsize=2)
         return save(figure, path, f"{title}: accuracy against length of thinking")
 
 
@@ -97,23 +119,20 @@ def by_budget(title: str, records: Sequence[Record], path: Path) -> Chart | None
 
     A reply that never came counts as wrong, so that the curve ends at the score.
     """
-    replies = [r for r in records if r.generated]
-    if len(replies) < 4 * GROUPS or not any(r.reasoning_tokens for r in replies):
+    replies = [record for record in records if record.generated]
+    if len(replies) < 4 * GROUPS or not any(reply.reasoning_tokens for reply in replies):
         return None
-    budgets = sorted({r.reasoning_tokens for r in replies})
+
+    right_within: dict[int, float] = {}  # by budget: right answers that needed no more
+    right = 0.0
+    for reply in sorted(replies, key=lambda reply: (reply.reasoning_tokens, reply.value)):
+        right += reply.value
+        right_within[reply.reasoning_tokens] = right
+    shares = [100 * count / len(records) for count in right_within.values()]
+
     with rc_context(STYLE):
-        figure = Figure(figsize=(4.6, 2.7))
-        axes = figure.add_subplot()
-        right = sorted((r.reasoning_tokens, r.value) for r in replies)
-        total, ys, index = 0.0, [], 0
-        for budget in budgets:
-            while index < len(right) and right[index][0] <= budget:
-                total, index = total + right[index][1], index + 1
-            ys.append(100 * total / len(records))
-        axes.step(budgets, ys, where="post", color=LIGHT["kind-2"])
-        axes.set_xlabel("budget, thinking tokens")
-        axes.set_ylabel("right within it, %")
-        axes.set_ylim(0, 100)
-        axes.set_title(f"{title}: accuracy against budget")
+        name = f"{title}: accuracy against budget"
+        figure, axes = _half_page(name, "budget, thinking tokens", "right within it, %")
+        axes.step(list(right_within), shares, where="post", color=LIGHT["kind-2"])
         note = "A reply that thought longer than the budget counts as wrong."
         return save(figure, path, f"{title}: accuracy against thinking budget", note)

@@ -2,7 +2,6 @@
 
 import html
 import io
-import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -67,7 +66,8 @@ NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 MARKS = ("o", "o", "D", "s", "^", "v")  # of the sides, the first one hollow
 DASHES = ("-", "--", ":")  # for more kinds than colours
 HOVER_POINTS = 200  # of one line
-WIDTH, LEGEND_COLUMNS = 4.6, 3  # inches: about a phone's width, so that labels are readable there
+WIDTH = 4.6  # inches: about a phone's width, so that labels are readable there
+LEGEND_COLUMNS = 3
 
 
 @dataclass(frozen=True)
@@ -93,15 +93,29 @@ class Chart:
 
 def finite_values(records: Sequence[Mapping[str, Any]], key: str) -> list[float]:
     """The number that each record has under `key`, NaN where it has none or an infinite one."""
-    found = (float(record.get(key, math.nan)) for record in records)
-    return [value if math.isfinite(value) else math.nan for value in found]
+    values: list[float] = []
+    for record in records:
+        value = float(record.get(key, math.nan))
+        values.append(value if math.isfinite(value) else math.nan)
+    return values
 
 
 def moving_average(values: Sequence[float], reach: int) -> list[float]:
     """Mean of the values at most `reach` places away that are not NaN; NaN where there is none."""
-    windows = (values[max(0, i - reach) : i + reach + 1] for i in range(len(values)))
-    known = ([v for v in window if not math.isnan(v)] for window in windows)
-    return [sum(window) / len(window) if window else math.nan for window in known]
+    averages: list[float] = []
+    for place in range(len(values)):
+        window = values[max(0, place - reach) : place + reach + 1]
+        known = [value for value in window if not math.isnan(value)]
+        averages.append(sum(known) / len(known) if known else math.nan)
+    return averages
+
+
+def inline_svg(svg: str) -> str:
+    """An SVG file for inside a page, whose colours follow the page's theme."""
+    svg = svg[svg.index("<svg") :]
+    for role, colour in LIGHT.items():
+        svg = svg.replace(colour, f"var(--{role})")
+    return svg
 
 
 @dataclass(frozen=True)
@@ -115,25 +129,38 @@ class Plotter:
     directory: Path
 
     def curves(
-        self, name: str, title: str, unit: str, records: Sequence[Mapping[str, Any]],
-        roles: Mapping[str, str], log: bool = False, top: float | None = None, average: bool = True,
-    ) -> list[Chart]:  # fmt: skip
+        self,
+        name: str,
+        title: str,
+        unit: str,
+        records: Sequence[Mapping[str, Any]],
+        roles: Mapping[str, str],
+        log: bool = False,
+        top: float | None = None,
+        average: bool = True,
+    ) -> list[Chart]:
         """Points of each step under their moving average."""
-        lines = {key: finite_values(records, key) for key in roles}
-        lines = {key: line for key, line in lines.items() if not all(map(math.isnan, line))}
+        lines: dict[str, list[float]] = {}
+        for key in roles:
+            line = finite_values(records, key)
+            if not all(map(math.isnan, line)):
+                lines[key] = line
         if not lines:
             return []
         steps = [record["step"] for record in records]
         reach = min(len(steps) // 24, 10) if average else 0
 
         def draw(axes: Axes) -> None:
+            places = {key: place for place, key in enumerate(roles)}
             for key, line in lines.items():
-                turn = [*roles].index(key) // len(KIND_ROLES)
-                colour, dashes = LIGHT[roles[key]], DASHES[turn % len(DASHES)]
+                colour = LIGHT[roles[key]]
+                dashes = DASHES[places[key] // len(KIND_ROLES) % len(DASHES)]
                 axes.plot(steps, line, ".", color=colour, alpha=0.4, ms=4, mew=0)
                 axes.plot(steps, moving_average(line, reach), dashes, color=colour, label=key)
-                _hover(axes, steps, line, f"hover {key}")
-            if log and any(value > 0 for line in lines.values() for value in line):
+                _mark_points(axes, steps, line, f"hover {key}")
+
+            positive = any(value > 0 for line in lines.values() for value in line)
+            if log and positive:
                 axes.set_yscale("log")
                 axes.yaxis.set_major_locator(LogLocator(subs=(1, 3)))
                 axes.yaxis.set_minor_formatter(NullFormatter())
@@ -142,63 +169,75 @@ class Plotter:
             axes.yaxis.set_major_formatter("{x:g}")
             _label(axes, unit)
 
-        note = f"Points: single steps. Line: mean over {2 * reach + 1} steps." if reach else ""
-        titles = {}
+        hovers: dict[str, list[str]] = {}
         for key, line in lines.items():
-            points = _hovered(steps, line)
-            titles[f"hover {key}"] = [f"{key}, step {x}: {y:.4g} {unit}" for x, y in points]
-        return [self._save(name, title, note, draw, len(lines), titles=titles)]
+            texts = [f"{key}, step {x}: {y:.4g} {unit}" for x, y in _hovered(steps, line)]
+            hovers[f"hover {key}"] = texts
+        note = f"Points: single steps. Line: mean over {2 * reach + 1} steps." if reach else ""
+        return [self._save(name, title, note, draw, entries=len(lines), hovers=hovers)]
 
     def stack(
-        self, name: str, title: str, unit: str, records: Sequence[Mapping[str, Any]],
-        roles: Mapping[str, str], note: str = "",
-    ) -> list[Chart]:  # fmt: skip
+        self,
+        name: str,
+        title: str,
+        unit: str,
+        records: Sequence[Mapping[str, Any]],
+        roles: Mapping[str, str],
+        note: str = "",
+    ) -> list[Chart]:
         """Counts as layers, the first at the bottom; a record lacks those that are zero."""
-        layers = {key: [record.get(key, 0) for record in records] for key in roles}
-        layers = {key: layer for key, layer in layers.items() if any(layer)}
+        layers: dict[str, list[float]] = {}
+        for key in roles:
+            layer = [record.get(key, 0) for record in records]
+            if any(layer):
+                layers[key] = layer
         if not layers or len(records) < 2:  # an area needs two steps
             return []
 
         def draw(axes: Axes) -> None:
-            colours = [LIGHT[roles[key]] for key in layers]
             steps = [record["step"] for record in records]
-            axes.stackplot(steps, *layers.values(), labels=[*layers], colors=colours, lw=0)
+            colours = [LIGHT[roles[key]] for key in layers]
+            axes.stackplot(steps, list(layers.values()), labels=layers, colors=colours, lw=0)
             axes.margins(x=0, y=0)
             _label(axes, unit)
 
-        return [self._save(name, title, note, draw, max(2, len(layers)))]
+        return [self._save(name, title, note, draw, entries=max(2, len(layers)))]
 
     def intervals(
-        self, name: str, title: str, unit: str, rows: Sequence[Interval],
-        names: Sequence[str], top: float | None = None,
-    ) -> list[Chart]:  # fmt: skip
+        self,
+        name: str,
+        title: str,
+        unit: str,
+        rows: Sequence[Interval],
+        names: Sequence[str],
+        top: float | None = None,
+    ) -> list[Chart]:
         """The sides of each row, hollow first, with their intervals; rows from the top."""
         if not rows:
             return []
-        found = (side[0] for row in rows for side in row.sides if math.isfinite(side[0]))
-        end = top or max(found, default=0.0) or 1.0
+        values = [value for row in rows for value, _ in row.sides if math.isfinite(value)]
+        end = top or max(values, default=0.0) or 1.0
 
         def draw(axes: Axes) -> None:
-            for height, row in enumerate(rows):
-                for turn, (side, mark) in enumerate(zip(row.sides, MARKS, strict=False)):
-                    shift = 0.5 * (turn + 0.5) / len(row.sides) - 0.25
-                    axes.errorbar(
-                        side[0], height + shift, xerr=side[1], fmt=mark, color=LIGHT[row.colour],
-                        mfc=LIGHT[row.colour if turn else "paper"],
-                        ms=5 if row.strong else 4, elinewidth=1.1,
-                    )  # fmt: skip
-            axes.set_yticks(range(len(rows)), [row.label for row in rows], color=LIGHT["ink"])
+            for place, row in enumerate(rows):
+                _draw_row(axes, place, row)
+            labels = [row.label for row in rows]
+            axes.set_yticks(range(len(rows)), labels, color=LIGHT["ink"])
             for tick, row in zip(axes.get_yticklabels(), rows, strict=True):
                 tick.set_fontweight("bold" if row.strong else "normal")
-            for turn, (label, mark) in enumerate(zip(names, MARKS, strict=False)):
+            for turn, label in enumerate(names[: len(MARKS)]):
                 face = LIGHT["ink" if turn else "paper"]
-                axes.plot([], [], mark, ms=4.5, mfc=face, mec=LIGHT["ink"], label=label)
-            axes.set(xlabel=unit, xlim=(-0.02 * end, 1.02 * end), ylim=(len(rows) - 0.5, -0.5))
+                ink = LIGHT["ink"]
+                axes.plot([], [], MARKS[turn], ms=4.5, mfc=face, mec=ink, label=label)
+            axes.set_xlabel(unit)
+            axes.set_xlim(-0.02 * end, 1.02 * end)
+            axes.set_ylim(len(rows) - 0.5, -0.5)
             axes.grid(visible=True, axis="x")
             axes.grid(visible=False, axis="y")
 
-        height = 1.0 + 0.14 * len(rows) * len(rows[0].sides)
-        return [self._save(name, title, "", draw, len(rows[0].sides), height=height)]
+        sides = len(rows[0].sides)
+        height = 1.0 + 0.14 * len(rows) * sides
+        return [self._save(name, title, "", draw, entries=sides, height=height)]
 
     def calibration(self, bins: Sequence[tuple[float, float, int]]) -> list[Chart]:
         """How often a reward model is right where it is so sure: (confidence, accuracy, pairs)."""
@@ -207,19 +246,30 @@ class Plotter:
 
         def draw(axes: Axes) -> None:
             axes.plot([50, 100], [50, 100], "--", color=LIGHT["muted"], lw=1, label="calibrated")
-            xs, ys = ([100 * each[i] for each in bins] for i in (0, 1))
-            axes.plot(xs, ys, "o-", color=LIGHT["kind-0"], ms=4.5, label="reward model")
-            for x, y, (_, _, count) in zip(xs, ys, bins, strict=True):
+            sure = [100 * confidence for confidence, _, _ in bins]
+            right = [100 * accuracy for _, accuracy, _ in bins]
+            axes.plot(sure, right, "o-", color=LIGHT["kind-0"], ms=4.5, label="reward model")
+            for x, y, (_, _, count) in zip(sure, right, bins, strict=True):
                 axes.annotate(str(count), (x, y), (0, 5), textcoords="offset points", ha="center")
-            axes.set(xlabel="confidence, %", ylabel="right, %", xlim=(48, 102), ylim=(0, 109))
+            axes.set_xlabel("confidence, %")
+            axes.set_ylabel("right, %")
+            axes.set_xlim(48, 102)
+            axes.set_ylim(0, 109)
 
         note = "Pairs of held-out prompts; the numbers count the pairs of a bin."
-        return [self._save("calibration", "Calibration", note, draw, 2)]
+        return [self._save("calibration", "Calibration", note, draw, entries=2)]
 
     def _save(
-        self, name: str, title: str, note: str, draw: Callable[[Axes], None],
-        entries: int, height: float = 2.7, titles: Mapping[str, Sequence[str]] | None = None,
-    ) -> Chart:  # fmt: skip
+        self,
+        name: str,
+        title: str,
+        note: str,
+        draw: Callable[[Axes], None],
+        entries: int,
+        height: float = 2.7,
+        hovers: Mapping[str, Sequence[str]] | None = None,
+    ) -> Chart:
+        """Draw a chart whose legend has so many entries; `hovers` are texts by group of marks."""
         with rc_context(STYLE):
             figure = Figure(figsize=(WIDTH, height))
             axes = figure.subplots()
@@ -228,101 +278,73 @@ class Plotter:
             axes.set_title(title, pad=7 + 11 * legend_rows)
             if legend_rows:
                 axes.legend(
-                    loc="lower left", bbox_to_anchor=(-0.01, 1), borderaxespad=0.2,
-                    ncols=LEGEND_COLUMNS, handlelength=1.2, handletextpad=0.5, columnspacing=1.2,
-                )  # fmt: skip
+                    loc="lower left",
+                    bbox_to_anchor=(-0.01, 1),
+                    borderaxespad=0.2,
+                    ncols=LEGEND_COLUMNS,
+                    handlelength=1.2,
+                    handletextpad=0.5,
+                    columnspacing=1.2,
+                )
             figure.savefig(self.directory / f"{name}.png", dpi=200, facecolor=LIGHT["paper"])
+
             figure.set_layout_engine("none")  # the same layout again
             buffer = io.StringIO()
             figure.savefig(buffer, format="svg", transparent=True, metadata=NO_METADATA)
-        svg = buffer.getvalue()
-        svg = svg[svg.index("<svg") :]
-        for role, colour in LIGHT.items():
-            svg = svg.replace(colour, f"var(--{role})")
-        for gid, texts in (titles or {}).items():
-            svg = _with_titles(svg, gid, texts)
+        svg = inline_svg(buffer.getvalue())
+        for group, texts in (hovers or {}).items():
+            svg = _with_titles(svg, group, texts)
         return Chart(title, note, svg)
+
+
+def _draw_row(axes: Axes, place: int, row: Interval) -> None:
+    """One row of an interval chart: a mark for each side, spread over half the row's height."""
+    for turn, (value, half_width) in enumerate(row.sides[: len(MARKS)]):
+        height = place + 0.5 * (turn + 0.5) / len(row.sides) - 0.25
+        axes.errorbar(
+            value,
+            height,
+            xerr=half_width,
+            fmt=MARKS[turn],
+            color=LIGHT[row.colour],
+            mfc=LIGHT[row.colour if turn else "paper"],
+            ms=5 if row.strong else 4,
+            elinewidth=1.1,
+        )
 
 
 def _hovered(steps: Sequence[int], line: Sequence[float]) -> list[tuple[int, float]]:
     """The points that tell their value, evenly taken where there are very many."""
     points = [(x, y) for x, y in zip(steps, line, strict=True) if math.isfinite(y)]
-    return points[:: max(1, math.ceil(len(points) / HOVER_POINTS))]
+    stride = max(1, math.ceil(len(points) / HOVER_POINTS))
+    return points[::stride]
 
 
-def _hover(axes: Axes, steps: Sequence[int], line: Sequence[float], gid: str) -> None:
+def _mark_points(axes: Axes, steps: Sequence[int], line: Sequence[float], group: str) -> None:
     """Unseen marks over the points, large enough to be hit by a pointer."""
     points = _hovered(steps, line)
-    xs, ys = [x for x, _ in points], [y for _, y in points]
+    xs = [x for x, _ in points]
+    ys = [y for _, y in points]
     (marks,) = axes.plot(xs, ys, "o", ms=10, mew=0, color=LIGHT["ink"], alpha=0.0)
-    marks.set_gid(gid)
+    marks.set_gid(group)
 
 
-def _with_titles(svg: str, gid: str, texts: Sequence[str]) -> str:
-    """`svg` where each mark of the group `gid` tells its text under a pointer, without a script."""
-    start = svg.find(f'<g id="{html.escape(gid)}"')
+def _with_titles(svg: str, group: str, texts: Sequence[str]) -> str:
+    """`svg` where each mark of the group tells its text under a pointer, without a script."""
+    start = svg.find(f'<g id="{html.escape(group)}"')
     if start < 0:
         return svg
-    head, group = svg[:start], svg[start:]
+    done = svg[:start]
+    rest = svg[start:]
     for text in texts:
-        place = group.find("<use ")
-        end = group.find("/>", place)
-        head += f"{group[:end]}><title>{html.escape(text)}</title></use>"
-        group = group[end + 2 :]
-    return head + group
+        mark = rest.find("<use ")
+        end = rest.find("/>", mark)
+        done += f"{rest[:end]}><title>{html.escape(text)}</title></use>"
+        rest = rest[end + 2 :]
+    return done + rest
 
 
 def _label(axes: Axes, unit: str) -> None:
-    axes.set(xlabel="step", ylabel=unit)
+    axes.set_xlabel("step")
+    axes.set_ylabel(unit)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-
-
-def rl_charts(
-    plotter: Plotter, rl: Sequence[dict[str, Any]], kinds: Mapping[str, str], prefix: str = ""
-) -> list[Chart]:
-    """The charts of RL's log records; `kinds` gives each kind of problem its colour role.
-
-    `prefix` goes before the names of the files.
-    """
-
-    def curves(name: str, *arguments: Any, **options: Any) -> list[Chart]:
-        return plotter.curves(prefix + name, *arguments, **options)
-
-    def stack(name: str, *arguments: Any) -> list[Chart]:
-        return plotter.stack(prefix + name, *arguments)
-
-    judged = [r for r in rl if r["status"]]  # elsewhere the means are of nothing
-    reward, thinking = (
-        [{"step": r["step"], **r[field]} for r in judged]
-        for field in ("reward_by_kind", "thinking_by_kind")
-    )
-    verdicts = [{"step": r["step"], **r["status"], "error": r["errors"]} for r in rl]
-    status = {name: name for name in ("correct", "wrong", "truncated", "timeout", "error")}
-    groups = [
-        {"step": r["step"], "trained on": trained, "no variance": r["groups"] - trained}
-        for r in rl
-        for trained in [r["groups_trained"]]
-    ]
-    shares = {"trained on": "correct", "no variance": "truncated"}
-    rewards = [{"step": r["step"], **r["rewards"]} for r in judged if "rewards" in r]
-    # A reward's own parts are in the log alone.
-    names = sorted({name for r in rewards for name in r if "/" not in name} - {"step"})
-    reward_roles = dict(zip(names, itertools.cycle(KIND_ROLES)))
-    refills = f"{sum(r['refills'] for r in rl)} refill rounds in {len(rl)} steps."
-    gap = "mean |Δ log-prob|, nats"
-    return [
-        *curves("reward", "Reward", "mean reward", judged, {"reward": "ink"}, top=1.02),
-        *curves("reward_by_kind", "Reward by kind", "mean reward", reward, kinds, top=1.02),
-        *curves("rewards", "Each reward", "mean", rewards, reward_roles),
-        *curves("thinking", "Thinking length", "tokens", judged, {"thinking_tokens": "ink"}),
-        *curves("thinking_by_kind", "Thinking length by kind", "tokens", thinking, kinds),
-        *stack("verdicts", "Verdicts", "completions", verdicts, status),
-        *stack("groups", "Prompt groups", "groups", groups, shares, refills),
-        *curves("entropy", "Entropy", "nats/token", rl, {"entropy": "ink"}),
-        *curves(
-            "reference_kl", "KL from the stage's start", "nats/token", rl, {"reference_kl": "ink"}
-        ),
-        *curves("log_prob_gap", "Sampler–learner gap", gap, rl, {"log_prob_gap": "ink"}, log=True),
-        *curves("grad_norm", "Gradient norm", "norm before clipping", rl, {"grad_norm": "ink"}),
-        *curves("learning_rate", "Learning rate", "rate", rl, {"lr": "ink"}, average=False),
-    ]

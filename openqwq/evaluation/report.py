@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,6 @@ from rich.table import Table
 
 from openqwq import __version__
 from openqwq.config import RlStage, Stage
-from openqwq.evaluation import story
 from openqwq.evaluation.comparison import (
     SummaryRow,
     shortest_fixed,
@@ -23,12 +23,17 @@ from openqwq.evaluation.comparison import (
     summary_table,
 )
 from openqwq.evaluation.evaluate import Accuracy
-from openqwq.evaluation.plots import COLOURS, KIND_ROLES, Chart, Interval, Plotter, rl_charts
+from openqwq.evaluation.plots import COLOURS, KIND_ROLES, Chart, Interval, Plotter
+from openqwq.evaluation.rl_charts import rl_charts
 from openqwq.evaluation.run_data import Families, RunData, read_run
+from openqwq.evaluation.story import first_sentence
+from openqwq.evaluation.words import LANGUAGES, Words, read_words
 from openqwq.types import OpenQwQError
 
 NOTHING = math.nan, math.nan
 SECONDS = {"rollout": "correct", "learn": "wrong"}  # parts of an RL step, with their colours
+IN_RL_STEPS = "in RL steps: "
+EVALUATE = "evaluate "  # begins the name of a timed evaluation
 CONTROL_PICTURES = {i: 0x2400 + i for i in range(32) if chr(i) not in "\n\t"} | {127: 0x2421}
 
 
@@ -60,24 +65,33 @@ def print_summary(run_directory: Path, families: Families) -> None:
     console.print("pass@1 on held-out problems, ± half a 95% interval; thinking in tokens")
 
 
-def write_report(run_directory: Path, families: Families) -> Path:
-    """Write report.html and plots/*.png into a run directory, finished or not; returns the page.
+def write_report(run_directory: Path, families: Families, language: str = "en") -> Path:
+    """Write the report of a run, finished or not, and its plots/*.png; returns the page.
 
-    `families` groups kinds: {"arithmetic": ["addition", ...]}. Raises OpenQwQError if there is
-    nothing to report, or no way to write it.
+    There is a page for each language, with a link to the others: report.html in English, and
+    report.zh.html. The one in `language` is returned. `families` groups kinds: {"arithmetic":
+    ["addition", ...]}. Raises OpenQwQError if there is nothing to report, or no way to write it.
     """
     run = read_run(run_directory)
-    path = run_directory / "report.html"
     try:
         (run_directory / "plots").mkdir(exist_ok=True)
-        page = _template().render(**_contents(run, families))
-        # A model can say half of a surrogate pair, which no UTF-8 file holds: "?" stands for it.
-        path.write_text(page, encoding="utf-8", errors="replace")
+        contents = _contents(run, families)
+        for words in map(read_words, LANGUAGES):
+            page = _template().render(**contents, **_said(run, words))
+            path = run_directory / page_name(words.language)
+            # A model can say half of a surrogate pair, which no UTF-8 file holds: "?" stands
+            # for it.
+            path.write_text(page, encoding="utf-8", errors="replace")
     except OSError as error:
         raise OpenQwQError(
             f"cannot write the report of {run_directory}: {error}; free space or change its rights"
         ) from error
-    return path
+    return run_directory / page_name(language)
+
+
+def page_name(language: str) -> str:
+    """The file of a report in a language, within a run directory."""
+    return "report.html" if language == "en" else f"report.{language}.html"
 
 
 def _template() -> jinja2.Template:
@@ -90,7 +104,7 @@ def _template() -> jinja2.Template:
     )
     environment.filters["number"] = _number
     environment.filters["rate"] = _rate
-    environment.filters["duration"] = _duration
+    environment.filters["known"] = _known
     environment.filters["visible"] = lambda text: text.translate(CONTROL_PICTURES)
     return environment.get_template("report.html.jinja")
 
@@ -109,15 +123,27 @@ def _contents(run: RunData, families: Families) -> dict[str, Any]:
         "roles": roles,
         "charts": _charts(run, rows, roles),
         "problems": problems,
-        "lead": story.first_sentence(run.config, run.checkpoints, run.outcomes),
         "example": shortest_fixed(problems),
-        "charts_explained": story.CHARTS_EXPLAINED,
-        "stage_kinds": story.STAGE_KINDS,
-        "stages_explained": story.STAGES_EXPLAINED,
+        "own_names": {*kinds, *run.config.data, *(stage.name for stage in run.config.stages)},
         "times": _times(run),
         "digest": hashlib.sha256(run.config_text.encode()).hexdigest()[:12],
         "parameters": _parameters(run.directory, run.checkpoints),
         "version": __version__,
+    }
+
+
+def _said(run: RunData, words: Words) -> dict[str, Any]:
+    """What the template says in one language alone."""
+    others: list[tuple[Words, str]] = []
+    for language in LANGUAGES:
+        if language != words.language:
+            others.append((read_words(language), page_name(language)))
+    return {
+        "words": words,
+        "others": others,
+        "lead": first_sentence(run.config, run.checkpoints, run.outcomes, words),
+        "time_of": partial(_time_of, words=words),
+        "duration": partial(_duration, words=words),
     }
 
 
@@ -211,8 +237,20 @@ def _times(run: RunData) -> dict[str, float]:
     steps = run.rl_records
     if steps:
         for part in SECONDS:
-            times[f"in RL steps: {part}"] = sum(step["seconds"][part] for step in steps)
+            times[IN_RL_STEPS + part] = sum(step["seconds"][part] for step in steps)
     return times
+
+
+def _time_of(name: str, words: Words) -> str:
+    """A timed part of a run in words."""
+    if name == "total":
+        return words.say("total")
+    if name.startswith(IN_RL_STEPS):
+        part = name.removeprefix(IN_RL_STEPS)
+        return words.say("in_rl_steps", part=words["drawn"].get(part, part))
+    if name.startswith(EVALUATE):
+        return words.say("evaluate", name=name.removeprefix(EVALUATE))
+    return name
 
 
 def _parameters(directory: Path, names: Sequence[str]) -> int | None:
@@ -248,6 +286,13 @@ def _rate(side: Accuracy | None) -> str:
     return f"{100 * side.pass_at_1:.1f} ± {_number(100 * side.half_width)}"
 
 
-def _duration(seconds: float) -> str:
+def _known(value: float | None, form: str, scale: float = 1.0) -> str:
+    """A number that a report may lack."""
+    return "–" if value is None else _number(scale * value, form)
+
+
+def _duration(seconds: float, words: Words) -> str:
     minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes else f"{seconds:.1f} s"
+    if minutes:
+        return words.say("minutes", minutes=minutes, seconds=rest)
+    return words.say("seconds", seconds=seconds)

@@ -14,10 +14,11 @@ import pytest
 
 from openqwq.config import Config, DataConfig, EvaluationConfig, RlStage, SftStage, dump_config
 from openqwq.evaluation.comparison import summary_table
-from openqwq.evaluation.plots import KIND_ROLES, LIGHT, Interval, Plotter, moving_average, rl_charts
+from openqwq.evaluation.plots import KIND_ROLES, LIGHT, Interval, Plotter, moving_average
 from openqwq.evaluation.report import print_summary, write_report
+from openqwq.evaluation.rl_charts import rl_charts
 from openqwq.evaluation.run_data import read_run
-from openqwq.evaluation.story import CHARTS_EXPLAINED, STAGES_EXPLAINED
+from openqwq.evaluation.words import LANGUAGES, Words, read_words
 from openqwq.types import OpenQwQError
 
 FAMILIES = {"arithmetic": ("addition", "subtraction"), "code": ("linear",)}
@@ -148,7 +149,7 @@ class Tags(HTMLParser):
 def test_the_page_asks_for_nothing_outside_itself(finished: Path) -> None:
     tags = Tags((finished / "report.html").read_text()).seen
     links = [v for _, attributes in tags for k, v in attributes.items() if k in ("src", "href")]
-    assert not any(link and not link.startswith("#") for link in links)
+    assert {link for link in links if link and not link.startswith("#")} == {"report.zh.html"}
     assert not {"link", "script", "img", "iframe"} & {tag for tag, _ in tags}
     policy = next(a["content"] for _, a in tags if a.get("http-equiv"))
     assert policy == "default-src 'none'; style-src 'unsafe-inline'"
@@ -260,15 +261,85 @@ def test_every_term_is_explained_where_it_stands(finished: Path) -> None:
     page = (finished / "report.html").read_text()
     assert "<b>pass@1</b> is the share of single answers that are right" in page
     for kind in ("sft", "rl"):
-        assert STAGES_EXPLAINED[kind] in page
+        assert read_words("en")["stages_explained"][kind] in page
     titles = set(re.findall(r'<div role="img" aria-label="([^"]*)"', page))
-    assert titles <= set(CHARTS_EXPLAINED)
+    assert titles <= set(read_words("en")["charts_explained"])
 
 
-def test_the_contents_name_every_section(finished: Path) -> None:
-    page = (finished / "report.html").read_text()
+@pytest.mark.parametrize("name", ["report.html", "report.zh.html"])
+def test_the_contents_name_every_section(finished: Path, name: str) -> None:
+    page = (finished / name).read_text()
     links = re.findall(r'<a href="#([^"]+)"', page)
     assert links == re.findall(r'<section id="([^"]+)"', page)
+
+
+def placeholders(words: Words) -> dict[str, set[str]]:
+    """Of each text, by its path, the names of the values that it takes."""
+    found: dict[str, set[str]] = {}
+    for key, text in words.texts.items():
+        if key in ("drawn", "notes"):
+            continue
+        texts = text if isinstance(text, dict) else {"": text}
+        for inner, each in texts.items():
+            found[f"{key}/{inner}"] = set(re.findall(r"{(\w+)", each))
+    return found
+
+
+def test_both_languages_say_the_same_with_the_same_values() -> None:
+    english, *others = map(read_words, LANGUAGES)
+    for other in others:
+        assert placeholders(other) == placeholders(english)
+
+
+def test_the_report_is_there_in_chinese_and_each_page_leads_to_the_other(finished: Path) -> None:
+    assert write_report(finished, FAMILIES, "zh") == finished / "report.zh.html"
+    page = (finished / "report.zh.html").read_text()
+    assert '<html lang="zh">' in page
+    assert '<a href="report.html" lang="en" hreflang="en">English</a>' in page
+    assert '<a href="report.zh.html" lang="zh" hreflang="zh">中文</a>' in (
+        finished / "report.html"
+    ).read_text(encoding="utf-8")
+    (lead,) = re.findall(r'<p class="lead">([^<]*)</p>', page)
+    assert lead == (
+        "一个从零开始的模型 在 addition、subtraction、linear、riddle 上"
+        "经监督微调、强化学习训练而成；在 32 道它从未见过的题目上，"
+        "答对的比例从阶段 sft 后的 25.0% 升至 75.0%（+50.0 ± 17.6 个百分点）。"
+    )
+    assert "1 分 51 秒" in page and "10 步中补采 10 轮。" in page
+    assert "<title>交叉熵, 步 29: 0.1 奈特/词元</title>" in page
+
+
+class Texts(HTMLParser):
+    """What a reader sees of a page, but for what models said and the config."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.texts: list[str] = []
+        self._within: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in VOID_TAGS:
+            self._within.append(tag)
+        self.texts += [value or "" for name, value in attrs if name == "aria-label"]
+
+    def handle_endtag(self, tag: str) -> None:
+        self._within.pop()
+
+    def handle_data(self, data: str) -> None:
+        if not {"pre", "style"} & set(self._within):
+            self.texts.append(data.strip())
+
+
+def test_the_chinese_page_has_no_english_sentence_or_label_left(finished: Path) -> None:
+    write_report(finished, FAMILIES)
+    names = {*KINDS, *FAMILIES, "sft", "rl", "stage1", "adamw", "muon"}
+    timed = {"cold", "start", "stage"}  # as the log names them
+    terms = {"OpenQwQ", "pass", "KL", "SHA", "config", "toml", "English", finished.name}
+    left: set[str] = set()
+    for text in Texts((finished / "report.zh.html").read_text(encoding="utf-8")).texts:
+        left |= set(re.findall(r"\b[A-Za-z][A-Za-z0-9]+\b", text, re.ASCII))
+    assert left <= names | timed | terms
 
 
 def test_errors_are_neither_right_nor_wrong(tmp_path: Path) -> None:

@@ -259,7 +259,9 @@ def test_the_page_finds_a_server_again_that_was_killed(tmp_path: Path) -> None:
 
 @needs_node
 @needs_chromium
-def test_a_run_report_is_accessible_on_a_phone_and_a_desktop(tmp_path: Path) -> None:
+def test_a_run_report_is_accessible_in_both_languages_on_a_phone_and_a_desktop(
+    tmp_path: Path,
+) -> None:
     config = Config(
         data={"addition": DataConfig(source="addition")},
         stages=(
@@ -288,5 +290,5 @@ def test_a_run_report_is_accessible_on_a_phone_and_a_desktop(tmp_path: Path) -> 
         ]
         record = {"checkpoint": stage, "outcomes": outcomes}
         (tmp_path / "evaluation" / f"{stage}.json").write_text(json.dumps(record))
-    report = write_report(tmp_path, {})
-    run_node("report.test.mjs", REPORT=str(report.resolve()))
+    write_report(tmp_path, {})
+    run_node("report.test.mjs", REPORT=str(tmp_path.resolve()))
