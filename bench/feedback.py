@@ -1,15 +1,21 @@
 """From ratings to a better model: 200 choices, a reward model, RL, and what the rule says then.
 
-    python bench/feedback.py DIR [--config FILE] [--ratings 200] [--steps 60]
+    python bench/feedback.py DIR [--config FILE] [--ratings 200] [--steps 16] [--seeds 0 1 2]
 
 A model is cold-started as the config says. It answers each question twice, and a simulated reader
 chooses by the rule in `feedback_rule.py`: many different words. The choices go into the SQLite
 file that `qwq serve --feedback` writes; `qwq feedback export` makes rows of them; a reward model
-is trained on the rows, and the policy by RL on its scores alone. The rule itself only judges
-questions that were held out. The control is the same with choices made by a coin.
+is trained on three quarters of the rows and judged on the rest; the policy is trained by RL on its
+scores alone. The rule itself only judges questions that were held out.
 
-Prints the rule's mean before and after with half a 95% interval, paired by question, and writes
-bench/results/feedback.json.
+The control has the same answers, chosen by a coin. Its reward model should be refused, as it ranks
+held-out choices no better than a coin; then it is trained all the same, to show what that does.
+
+A seed draws other questions, answers, coins and batches; the cold start is one for all. A run that
+was killed goes on with the first of its parts that is not done.
+
+Prints the rule's mean before and after, with half a 95% interval paired by question for each seed,
+and over the seeds Student's interval; writes bench/results/feedback.json.
 """
 
 import argparse
@@ -18,6 +24,8 @@ import json
 import math
 import random
 import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -37,7 +45,10 @@ RESULTS = Path(__file__).parent / "results" / "feedback.json"
 BASE = Path(__file__).with_suffix(".toml")
 QUESTIONS = 100  # held out
 RULE = Path(__file__).with_name("feedback_rule.py")
+STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}  # 0.975 quantile of Student's t, by seeds
+Json = dict[str, Any]
 CONFIG = """
+seed = {seed}
 model = "{base}"
 precision = "fp32"
 threads = 1
@@ -53,6 +64,7 @@ max_tokens = 64
 
 [data.choices]
 rows = "{rows}/preferences.jsonl"
+held_out = 0.25
 
 [data.asked]
 rows = "{rows}/prompts.jsonl"
@@ -75,10 +87,19 @@ prompts_per_step = 16
 group_size = 16
 max_tokens = 64
 informative = "reward"
-kl_coefficient = 0.01
+kl_coefficient = 0.1
 rewards = [{{ use = "stage:taste" }}, {{ use = "verifier", weight = 0 }}]
 optimiser = {{ lr = 1e-4, decay_share = 0.2, final_lr_share = 0.1 }}
 """
+
+
+@dataclass(frozen=True)
+class Options:
+    """What each of the runs is told."""
+
+    config: Path
+    steps: int
+    seed: int
 
 
 def cold_start(folder: Path, config: Path) -> Path:
@@ -95,38 +116,46 @@ def cold_start(folder: Path, config: Path) -> Path:
     return checkpoint
 
 
-async def choices(base: Path, count: int, by_coin: bool) -> list[dict[str, Any]]:
-    """`count` choices between two answers of the model that differ in the rule's eyes."""
+async def two_answers(base: Path, count: int, seed: int) -> list[Json]:
+    """`count` questions with two answers of the model that differ in the rule's eyes."""
     model = open_model(str(base), slots=16)
     stops = model.tokenizer.eos_ids
-    tasks = draw_tasks(topics(3, 7), "train", "ratings")
-    coin = random.Random(0)
-    made: list[dict[str, Any]] = []
+    tasks = draw_tasks(topics(3, 7), "train", f"ratings/{seed}")
+    found: list[Json] = []
     number = 0
-    while len(made) < count:
+    while len(found) < count:
         task = next(tasks)
         ids = encode_chat(model.tokenizer, list(task.messages))
-        params = SamplingParams.for_training(64, stops, 10 * number)
-        first, second = await model.generate.generate(ids, params, 2)
+        params = SamplingParams.for_training(64, stops, 1_000_000 * seed + 10 * number)
+        completions = await model.generate.generate(ids, params, 2)
         number += 1
-        sides = []
-        for side in (first, second):
-            said = [token for token in side.token_ids if token not in stops]
+        sides: list[str] = []
+        for completion in completions:
+            said = [token for token in completion.token_ids if token not in stops]
             sides.append(model.tokenizer.decode(said))
         values = [rule(task, side) for side in sides]
-        if values[0] == values[1]:
-            continue
-        best = coin.randrange(2) if by_coin else values.index(max(values))
-        made.append(
-            {
-                "kind": "preference",
-                "id": f"{number}",
-                "messages": [dict(message) for message in task.messages],
-                "chosen": answer(sides[best]),
-                "rejected": answer(sides[1 - best]),
-            }
-        )
+        if values[0] != values[1]:
+            messages = [dict(message) for message in task.messages]
+            found.append({"messages": messages, "sides": sides, "values": values})
     model.close()
+    return found
+
+
+def choices(found: list[Json], seed: int, by_coin: bool) -> list[Json]:
+    """What the reader chooses of them, as the page sends it."""
+    coin = random.Random(seed)
+    made: list[Json] = []
+    for number, question in enumerate(found):
+        values = question["values"]
+        best = coin.randrange(2) if by_coin else values.index(max(values))
+        opinion = {
+            "kind": "preference",
+            "id": f"{number}",
+            "messages": question["messages"],
+            "chosen": answer(question["sides"][best]),
+            "rejected": answer(question["sides"][1 - best]),
+        }
+        made.append(opinion)
     return made
 
 
@@ -137,34 +166,44 @@ def answer(completion: str) -> dict[str, str]:
     return {**said, "reasoning_content": thinking.strip()} if thinking.strip() else said
 
 
-def learn(folder: Path, base: Path, options: argparse.Namespace, by_coin: bool) -> dict[str, Any]:
+def learn(folder: Path, base: Path, found: list[Json], options: Options, by_coin: bool) -> Json:
     """Ratings, rows, a run, and what the rule says before and after it."""
-    name = "coin" if by_coin else "rule"
-    database, rows, out = (folder / f"{name}{end}" for end in (".db", "-rows", "-run"))
-    if not database.exists():  # the slow part of a run that is repeated
-        made = asyncio.run(choices(base, options.ratings, by_coin))
-        store = FeedbackStore(database)
-        for opinion in made:
-            store.put(opinion)
-        store.close()
-    counts = export_feedback(database, rows)
-    length = load_config([options.config]).engine.max_length or 512
-    config = folder / f"{name}.toml"
+    folder.mkdir(parents=True, exist_ok=True)
+    database = folder / "ratings.db"
+    for old in folder.glob("ratings.db*"):
+        old.unlink()
+    store = FeedbackStore(database)
+    for opinion in choices(found, options.seed, by_coin):
+        store.put(opinion)
+    store.close()
+    counts = export_feedback(database, folder / "rows")
+
     questions = folder / "questions.jsonl"
+    write_questions(questions)
+    config = folder / "config.toml"
     text = CONFIG.format(
+        seed=options.seed,
         base=base.resolve(),
-        rows=rows.resolve(),
+        rows=(folder / "rows").resolve(),
         questions=questions.resolve(),
         rule=RULE,
         steps=options.steps,
-        max_length=length,
+        max_length=load_config([options.config]).engine.max_length or 512,
     )
     config.write_text(text)
-    write_questions(questions)
+
+    out = folder / "run"
     shutil.rmtree(out, ignore_errors=True)
-    if main(["train", str(config), "--out", str(out)]):
-        raise SystemExit(f"the run {out} failed")
-    return {"rows": counts, **change(out)}
+    command = ["train", str(config), "--out", str(out)]
+    refused = main(command) != 0
+    if refused:
+        if not (out / "taste.json").exists():
+            raise SystemExit(f"the run {out} failed before its reward model")
+        insist = ["--resume", "--set", 'stages.taste.skip_checks=["chance"]']
+        if main([*command, *insist]):
+            raise SystemExit(f"the run {out} failed")
+    held_out = json.loads((out / "taste.json").read_text())["held_out"]
+    return {"rows": counts, "refused": refused, "held_out": held_out, **change(out)}
 
 
 def write_questions(path: Path) -> None:
@@ -198,25 +237,54 @@ def change(out: Path) -> dict[str, float]:
     }
 
 
+def over_seeds(gains: Sequence[float]) -> Json:
+    """The mean of the seeds' gains with half of Student's 95% interval."""
+    half = STUDENT[len(gains)] * stdev(gains) / math.sqrt(len(gains))
+    return {"gain": mean(gains), "half_width": half, "seeds": len(gains)}
+
+
+def told(name: str, seed: int, found: Json) -> str:
+    """One run in a line."""
+    held_out = found["held_out"]
+    refusal = ", refused" if found["refused"] else ""
+    return (
+        f"{name}, seed {seed}: reward model right on {100 * held_out['accuracy']:.0f}% of"
+        f" {held_out['pairs']} choices held out{refusal}; the rule's mean {found['before']:.3f} to"
+        f" {found['after']:.3f}, {found['gain']:+.3f} ± {found['half_width']:.3f}"
+    )
+
+
 def run() -> None:
-    """Both runs, one after the other."""
+    """Both runs of every seed, one after the other."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--config", type=Path, default=BASE)
     parser.add_argument("--ratings", type=int, default=200)
-    parser.add_argument("--steps", type=int, default=60)
-    options = parser.parse_args()
-    options.folder.mkdir(parents=True, exist_ok=True)
-    base = cold_start(options.folder, options.config)
-    found = {}
-    for name, by_coin in (("rule", False), ("coin", True)):
-        found[name] = learn(options.folder, base, options, by_coin)
-        line = found[name]
-        print(
-            f"{name}: {line['before']:.3f} to {line['after']:.3f}, {line['gain']:+.3f} ±"
-            f" {line['half_width']:.3f} on {line['questions']} questions held out"
-        )
-    RESULTS.write_text(json.dumps(found, indent=1) + "\n")
+    parser.add_argument("--steps", type=int, default=16)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    given = parser.parse_args()
+    given.folder.mkdir(parents=True, exist_ok=True)
+    base = cold_start(given.folder, given.config)
+    results: Json = {"rule": {}, "coin": {}}
+    for seed in given.seeds:
+        options = Options(given.config, given.steps, seed)
+        answers = given.folder / f"answers-{seed}.json"
+        if not answers.exists():
+            found = asyncio.run(two_answers(base, given.ratings, seed))
+            answers.write_text(json.dumps(found))
+        for name in results:
+            result = given.folder / f"{name}-{seed}.json"
+            if not result.exists():
+                found = json.loads(answers.read_text())
+                folder = given.folder / f"{name}-{seed}"
+                learned = learn(folder, base, found, options, by_coin=name == "coin")
+                result.write_text(json.dumps(learned))
+            results[name][str(seed)] = json.loads(result.read_text())
+            print(told(name, seed, results[name][str(seed)]), flush=True)
+    if len(given.seeds) in STUDENT:
+        for by_seed in results.values():
+            by_seed["all"] = over_seeds([each["gain"] for each in by_seed.values()])
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

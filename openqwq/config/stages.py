@@ -177,6 +177,7 @@ class RewardModelStage(StageBase):
     pairs: PairsConfig | None = None
     batch_size: int = 32  # pairs
     centre: float = 0.01  # weight of the pull of a pair's rewards towards mean 0
+    skip_checks: tuple[Literal["chance"], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,10 @@ from typing import Any
 
 from openqwq.config import PairsConfig, RewardModelStage
 from openqwq.data.files import write_atomically
+from openqwq.evaluation.statistics import mean_interval
 from openqwq.model.qwen2 import Qwen2
 from openqwq.tasks.table import Table
-from openqwq.train.preference_report import judge_pairs, report_json
+from openqwq.train.preference_report import PreferenceReport, judge_pairs, report_json
 from openqwq.train.preferences import ranked_pairs, save_pairs
 from openqwq.train.reward_model import RewardModel, train_reward_model
 from openqwq.train.rollouts import Prompt, RolloutRunner
@@ -17,6 +18,7 @@ from openqwq.train.run import Progress, Run
 from openqwq.types import OpenQwQError, Pair, SamplingParams, Task
 
 Sides = Mapping[str, Sequence[Pair]]  # `train` and `held_out`
+LEAST_PAIRS = 4  # held out; of fewer, even a reward model that is always right may be a coin
 
 
 def row_pairs(tables: Mapping[str, Table], weights: Mapping[str, float]) -> Sides:
@@ -69,7 +71,8 @@ def fit_reward_model(
     """Train the stage's reward model and save it as the run's `NAME`.
 
     Also writes `preferences/NAME-*.jsonl` and `NAME.json`: how it does on held-out pairs. Raises
-    OpenQwQError where there is nothing to learn from.
+    OpenQwQError where there is nothing to learn from, and where the reward model may rank held-out
+    pairs no better than a coin.
     """
     for side, found in pairs.items():
         if not found and (side == "train" or stage.pairs is not None):
@@ -82,13 +85,37 @@ def fit_reward_model(
         save_pairs(found, path)
     model = RewardModel(deepcopy(policy), runner.tokenizer)
     log = train_reward_model(model, pairs["train"], stage, run.config.seed, progress)
+    held_out = judge_pairs(model, pairs["held_out"])
     report: dict[str, Any] = {
         "train_pairs": len(pairs["train"]),
-        "held_out": report_json(judge_pairs(model, pairs["held_out"])),
+        "held_out": report_json(held_out),
         "log": log,
     }
     write_atomically(run.directory / f"{stage.name}.json", json.dumps(report, indent=1).encode())
+    if "chance" not in stage.skip_checks:
+        require_better_than_chance(stage, held_out)
     for step, record in enumerate(log):
         run.log(stage.name, step, record)
     with run.replacing(stage.name) as directory:
         model.save(directory)
+
+
+def require_better_than_chance(stage: RewardModelStage, held_out: PreferenceReport) -> None:
+    """Raise OpenQwQError unless the 95% interval of the held-out accuracy lies above a half.
+
+    A reward model of noise still rates, and RL follows whatever it happens to like, such as short
+    answers. Fewer than `LEAST_PAIRS` say nothing, and it passes.
+    """
+    if held_out.pairs < LEAST_PAIRS:
+        return
+    right = round(held_out.accuracy * held_out.pairs)
+    found = mean_interval([1.0] * right + [0.0] * (held_out.pairs - right))
+    if found.low > 0.5:
+        return
+    raise OpenQwQError(
+        f"the reward model of stage {stage.name!r} ranks {right} of {held_out.pairs} held-out pairs"
+        f" right: {100 * found.value:.0f}%, 95% interval {100 * found.low:.0f} to"
+        f" {100 * found.high:.0f}%, which a coin may reach as well. Give more pairs, check those in"
+        f" preferences/{stage.name}-train.jsonl, or train more or fewer epochs in a new --out. To"
+        f' go on all the same: stages.{stage.name}.skip_checks = ["chance"]'
+    )

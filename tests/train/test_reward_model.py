@@ -13,6 +13,7 @@ from openqwq.model.qwen2 import ModelConfig, Qwen2
 from openqwq.text.template import encode_chat
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.train.preference_report import judge_pairs, preference_report, report_json
+from openqwq.train.preference_stage import require_better_than_chance
 from openqwq.train.reward_model import RewardModel, bradley_terry_loss, train_reward_model
 from openqwq.types import Message, OpenQwQError, Pair, Task
 
@@ -133,6 +134,20 @@ def test_calibration_is_the_gap_of_confidence_and_accuracy_by_bins() -> None:
     unsure = preference_report([(0.0, 0.0)] * 4, [(1, 1)] * 4)  # a tie is not right
     assert (unsure.accuracy, unsure.calibration_error) == (0.0, 0.5)
     assert unsure.bins == ((0.5, 0.0, 4),)
+
+
+@pytest.mark.parametrize(
+    ("right", "pairs", "passes"),
+    [(25, 50, False), (31, 50, False), (34, 50, True), (10, 50, False), (4, 4, True), (2, 3, True)],
+)
+def test_a_reward_model_that_may_be_a_coin_is_refused(right: int, pairs: int, passes: bool) -> None:
+    margins = [(1.0, 0.0)] * right + [(0.0, 1.0)] * (pairs - right)
+    report = preference_report(margins, [(1, 1)] * pairs)
+    if passes:
+        require_better_than_chance(CONFIG, report)
+        return
+    with pytest.raises(OpenQwQError, match=rf"'taste' ranks {right} of {pairs} .* interval"):
+        require_better_than_chance(CONFIG, report)
 
 
 def test_a_taste_for_length_shows() -> None:

@@ -328,6 +328,26 @@ def test_my_preferences_make_a_reward_model_whose_gold_is_logged_next_to_it(
     assert report["held_out"]["pairs"] > 0
 
 
+def test_preferences_that_contradict_each_other_are_refused_unless_i_insist(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers = ["yes please", "no"]
+    rows: list[dict[str, Any]] = []
+    for number, row in enumerate(SUMS[:24]):
+        chosen = answers[number % 2]
+        rejected = answers[1 - number % 2]
+        rows.append({"prompt": row["question"], "chosen": chosen, "rejected": rejected})
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    pairs = {"rows": "pairs.jsonl", "held_out": 0.5}
+    taste = {"name": "taste", "kind": "reward_model", "epochs": 1, "data": {"pairs": 1.0}}
+    config = written(tmp_path, base, [taste], pairs=pairs)
+    assert train(config, tmp_path / "run") == 2
+    assert 'To go on all the same: stages.taste.skip_checks = ["chance"]' in capsys.readouterr().err
+    assert json.loads((tmp_path / "run" / "taste.json").read_text())["held_out"]["pairs"] > 0
+    insisted = ["--resume", "--set", 'stages.taste.skip_checks=["chance"]']
+    assert train(config, tmp_path / "run", *insisted) == 0
+
+
 def test_a_student_learns_from_a_teacher_that_scores_its_own_tokens(
     base: Path, tmp_path: Path
 ) -> None:
