@@ -4,6 +4,7 @@ What has been recorded goes to the store twice a second, so that little is lost 
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -14,6 +15,8 @@ from openqwq.serve.protocol import ApiError
 from openqwq.serve.store import ResponseStore
 
 FLUSH_SECONDS = 0.5
+RETRY_SECONDS = 2.0  # after the store could not be used
+LOG = logging.getLogger("uvicorn.error")
 
 
 class Recording:
@@ -22,6 +25,7 @@ class Recording:
     def __init__(self, response: ResponsesFormat, input_items: list[Json]) -> None:
         self.response, self.input_items = response, input_items
         self.events: list[Json] = []
+        self.stored = 0  # events that the store has
         self.ended = False
         self.task: asyncio.Task[None] | None = None
         self._grown = asyncio.Event()
@@ -87,8 +91,8 @@ class Background:
     async def _record(
         self, name: str, recording: Recording, events: AsyncGenerator[Json, None]
     ) -> None:
-        saved = 0  # events in the store
         flushed = time.monotonic()
+        flushing: asyncio.Task[bool] | None = None
         last: list[Json] = []
         try:
             async with aclosing(events):
@@ -98,19 +102,37 @@ class Background:
                         last = [event]
                         continue
                     recording.add([event])
-                    if time.monotonic() - flushed > FLUSH_SECONDS:
-                        fresh = recording.events[saved:]
-                        saved += len(fresh)
-                        await self._save(recording, fresh)
+                    due = time.monotonic() - flushed > FLUSH_SECONDS
+                    if due and (flushing is None or flushing.done()):
+                        # Readers do not wait for the store, which another program may hold.
+                        flushing = asyncio.create_task(self._keep(recording, []))
                         flushed = time.monotonic()
         except asyncio.CancelledError:
             last = recording.response.cancel()
         except ApiError as error:
             last = recording.response.fail(error)
         finally:
-            del self.running[name]
-            await asyncio.shield(self._save(recording, recording.events[saved:] + last))
+            if flushing is not None:
+                await asyncio.wait({flushing})
+            is_stored = await asyncio.shield(self._keep(recording, last))
             recording.add(last, ended=True)
+            try:
+                while not is_stored:
+                    await asyncio.sleep(RETRY_SECONDS)
+                    is_stored = await self._keep(recording, [])
+            finally:
+                del self.running[name]
+
+    async def _keep(self, recording: Recording, last: list[Json]) -> bool:
+        """Store what has come since the last time; where that fails, the next time has it."""
+        fresh = recording.events[recording.stored :]
+        try:
+            await self._save(recording, fresh + last)
+        except ApiError as error:
+            LOG.warning("response %s waits: %s", recording.response.snapshot()["id"], error)
+            return False
+        recording.stored += len(fresh)
+        return True
 
     async def _save(self, recording: Recording, events: list[Json]) -> None:
         snapshot = recording.response.snapshot()

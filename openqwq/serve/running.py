@@ -172,8 +172,7 @@ async def written(job: Job, pieces: Pieces) -> AsyncGenerator[Json, None]:
         last = job.format.end()
     except Exception as error:
         last = job.format.fail(_as_api_error(error))
-    if job.keep:
-        await job.keep()
+    await _keep(job)
     for event in last:
         yield event
 
@@ -197,9 +196,18 @@ async def _whole(job: Job, pieces: Pieces) -> Response:
         answer = job.format.whole()
     except Exception as error:
         raise _as_api_error(error) from error
-    if job.keep:
-        await job.keep()
+    await _keep(job)
     return Answer(answer)
+
+
+async def _keep(job: Job) -> None:
+    """Store a whole reply; where that fails its reader has it all the same."""
+    if job.keep is None:
+        return
+    try:
+        await job.keep()
+    except ApiError as error:
+        LOG.warning("a response is not stored: %s", error)
 
 
 def _as_api_error(error: Exception) -> ApiError:

@@ -9,7 +9,8 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from openqwq.types import OpenQwQError
 Json = dict[str, Any]
 KEEP_SECONDS = 30 * 24 * 3600  # as long as OpenAI keeps what it stores
 RUNNING = ("queued", "in_progress")
+LOCK_SECONDS = 10.0  # to wait for another process that holds the file
 _TABLES = """
 CREATE TABLE IF NOT EXISTS responses (
     id TEXT PRIMARY KEY, created REAL, process INTEGER, previous TEXT, status TEXT,
@@ -36,7 +38,8 @@ class ResponseStore:
     """The stored responses of one file, or of this process alone where `path` is None.
 
     Safe to call from several threads. Several servers may share a file. Raises OpenQwQError for a
-    file that cannot be used.
+    file that cannot be used; every method raises ApiError 503 where it cannot be used right now,
+    as another program holds it or the disk is full.
     """
 
     def __init__(self, path: Path | None = None) -> None:
@@ -47,7 +50,7 @@ class ResponseStore:
                 path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
                 path.touch(mode=0o600)  # conversations are private
             target = ":memory:" if path is None else str(path)
-            self._rows = sqlite3.connect(target, check_same_thread=False, timeout=30)
+            self._rows = sqlite3.connect(target, check_same_thread=False, timeout=LOCK_SECONDS)
             self._rows.execute("PRAGMA journal_mode = WAL")
             self._rows.execute("PRAGMA synchronous = NORMAL")
             self._rows.executescript(_TABLES)
@@ -70,7 +73,7 @@ class ResponseStore:
         values = [name, response["created_at"], os.getpid(), previous, response["status"]]
         values += [json.dumps(response), json.dumps(input_items)]
         items = [item for item in [*input_items, *response["output"]] if item.get("id")]
-        with self._lock, self._rows:
+        with self._using(), self._rows:
             self._rows.execute("REPLACE INTO responses VALUES (?, ?, ?, ?, ?, ?, ?)", values)
             self._rows.executemany(
                 # An item that came back from an earlier response stays that one's.
@@ -103,7 +106,7 @@ class ResponseStore:
     def events(self, name: str, after: int) -> list[Json]:
         """The stored events of a response whose sequence number is above `after`, in order."""
         query = "SELECT body FROM events WHERE response = ? AND number > ? ORDER BY number"
-        with self._lock:
+        with self._using():
             found = self._rows.execute(query, (name, after)).fetchall()
         return [json.loads(body) for (body,) in found]
 
@@ -129,8 +132,19 @@ class ResponseStore:
     def delete(self, name: str) -> None:
         """Forget a response, its items and events; ApiError 404 if none has that id."""
         self.response(name)
-        with self._lock, self._rows:
+        with self._using(), self._rows:
             self._delete([name])
+
+    @contextmanager
+    def _using(self) -> Iterator[None]:
+        try:
+            with self._lock:
+                yield
+        except sqlite3.Error as error:
+            text = f"the store of responses {self.path} cannot be used now ({error}): try again"
+            raise ApiError(
+                503, text, code="store_unavailable", headers={"Retry-After": "2"}
+            ) from error
 
     def _delete(self, names: Iterable[str]) -> None:
         for name in names:
@@ -139,7 +153,7 @@ class ResponseStore:
             self._rows.execute("DELETE FROM events WHERE response = ?", (name,))
 
     def _one(self, query: str, name: str, kind: str) -> Any:
-        with self._lock:
+        with self._using():
             found = self._rows.execute(query, (name,)).fetchone()
         if found is None:
             text = f"{kind} {name!r} is not stored here: send what it held, or store it first"

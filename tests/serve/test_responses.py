@@ -1,6 +1,7 @@
 """Stored responses: gone on from, referred to, run in the background, resumed, cancelled."""
 
 import json
+import sqlite3
 import subprocess
 import sys
 import time
@@ -226,6 +227,35 @@ def test_responses_survive_the_server_and_unfinished_ones_have_failed(
     assert store.events("resp_1", 0)[0]["sequence_number"] == 1
     store.close()
     assert path.stat().st_mode & 0o77 == 0
+
+
+def test_a_store_that_another_program_holds_keeps_no_reader_waiting(
+    scripted: Build, serve: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("openqwq.serve.store.LOCK_SECONDS", 0.1)
+    monkeypatch.setattr("openqwq.serve.background.FLUSH_SECONDS", 0.05)
+    monkeypatch.setattr("openqwq.serve.background.RETRY_SECONDS", 0.05)
+    path = tmp_path / "store.sqlite"
+    other = sqlite3.connect(path, isolation_level=None)
+    model = scripted("a</think>\n\nOslo is the capital of Norway.", delay=0.02)
+    with serve(model, ServerOptions(store=path)) as server:
+        name = post(server, background=True).json()["id"]
+        other.execute("BEGIN IMMEDIATE")
+        followed = httpx.get(f"{server.url}/v1/responses/{name}?stream=true", timeout=60)
+        assert events(followed.text)[-1]["type"] == "response.completed"
+        assert get(server, name).json()["status"] == "completed"
+        refused = post(server, background=True)
+        assert refused.status_code == 503 and "cannot be used now" in refused.text
+        assert post(server).json()["status"] == "completed"  # not stored, but told
+        other.execute("ROLLBACK")
+        stored = sqlite3.connect(path)
+        status = "SELECT status FROM responses WHERE id = ?"
+        while stored.execute(status, (name,)).fetchone() != ("completed",):
+            time.sleep(0.02)
+        again = httpx.get(f"{server.url}/v1/responses/{name}?stream=true", timeout=60)
+        assert events(again.text) == events(followed.text)
+    stored.close()
+    other.close()
 
 
 def test_old_responses_are_forgotten_and_a_bad_file_is_named(tmp_path: Path) -> None:
