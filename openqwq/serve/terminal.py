@@ -159,13 +159,12 @@ class Chat:
         while True:
             try:
                 line = lines.read(self.dialogue.to_edit).strip()
+                if line:
+                    self._take(line)
+                else:
+                    self.dialogue.give_up_editing()
             except EOFError:
                 return
-            if line:
-                self._take(line)
-            elif self.dialogue.to_edit:  # an emptied question stays as it was
-                self.dialogue.to_edit = ""
-                self.dialogue.restore()
 
     def _take(self, line: str) -> None:
         try:

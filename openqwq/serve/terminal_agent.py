@@ -208,13 +208,12 @@ class Conversation:
         while True:
             try:
                 line = lines.read(self.dialogue.to_edit).strip()
+                if line:
+                    self._take(line, runner)
+                else:
+                    self.dialogue.give_up_editing()
             except EOFError:
                 return
-            if line:
-                self._take(line, runner)
-            elif self.dialogue.to_edit:  # an emptied question stays as it was
-                self.dialogue.to_edit = ""
-                self.dialogue.restore()
 
     def _take(self, line: str, runner: asyncio.Runner) -> None:
         try:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from openqwq.data.files import write_atomically
+from openqwq.serve.protocol import check
 from openqwq.types import OpenQwQError
 
 HELP = {
@@ -25,9 +25,11 @@ HELP = {
     "/load PATH": "go on with a conversation that was saved",
     "/tools": "the tools that the model may use",
     "/copy": "put the last answer on the clipboard",
+    "/exit": "leave, as Ctrl-D does",
 }
 COMMANDS = [usage.split()[0] for usage in HELP]
-_COMMAND = re.compile(r"/[a-z]+(?=\s|$)")
+ALIASES = {"/?": "/help", "/quit": "/exit", "/bye": "/exit"}
+_COMMAND = re.compile(r"/([A-Za-z]+|\?)(?=\s|$)")
 
 
 @dataclass
@@ -63,17 +65,24 @@ class Dialogue:
         self.messages += self.taken_back
         self.taken_back.clear()
 
+    def give_up_editing(self) -> None:
+        """An emptied question stays as it was."""
+        if self.to_edit:
+            self.to_edit = ""
+            self.restore()
+
     def run(self, line: str) -> str | None:
         """Do what a line asks; the question to ask now, None where there is none.
 
-        Raises OpenQwQError for a command that is unknown or cannot be done.
+        Raises OpenQwQError for a command that is unknown or cannot be done, EOFError for `/exit`.
         """
         self.to_edit = ""
         found = _COMMAND.match(line)
         if not found:
             return self.question(line)
-        name = found.group()
+        name = found.group().lower()
         rest = line[len(name) :].strip()
+        name = ALIASES.get(name, name)
         match name:
             case "/help":
                 for usage, what in HELP.items():
@@ -100,6 +109,8 @@ class Dialogue:
                 print("\n".join(f"{tool}: {what}" for tool, what in self.tools.items()) or "none")
             case "/copy":
                 self._copy()
+            case "/exit":
+                raise EOFError
             case _:
                 raise OpenQwQError(f"{name} is not a command: /help lists them")
         return None
@@ -110,7 +121,7 @@ class Dialogue:
         print(f"system prompt: {self.system or 'none'}")
 
     def _set(self, text: str) -> None:
-        name, _, value = text.partition(" ")
+        name, _, value = text.replace("=", " ", 1).partition(" ")
         if not name:
             for known in self.names:
                 print(f"{known} {self.options.get(known, 'default')}")
@@ -133,27 +144,35 @@ class Dialogue:
             raise OpenQwQError("nothing has been asked yet")
         self.taken_back = self.messages[places[-1] :]
         del self.messages[places[-1] :]
-        return str(self.taken_back[0]["content"])
+        return _text(self.taken_back[0])
 
     def _save(self, path: Path) -> None:
         row = json.dumps({"messages": self.sent()}, ensure_ascii=False)
-        write_atomically(path, f"{row}\n".encode())
+        try:
+            path.write_text(f"{row}\n", encoding="utf-8")
+        except OSError as error:
+            raise OpenQwQError(f"cannot write {path} ({error}): name another file") from error
         print(f"saved {len(self.messages)} messages as {path}")
 
     def _load(self, path: Path) -> None:
         try:
             messages = json.loads(path.read_text(encoding="utf-8"))["messages"]
+            check({"model": "", "messages": messages}, "ChatRequest")
             roles = [message["role"] for message in messages]
-        except (OSError, ValueError, LookupError, TypeError) as error:
+            texts = [_text(message) for message in messages]
+        except (OSError, ValueError, LookupError, TypeError, OpenQwQError) as error:
             raise OpenQwQError(
                 f"{path} is not a conversation ({error}): name a saved one"
             ) from None
-        self.system = messages.pop(0)["content"] if roles[:1] == ["system"] else None
-        self.messages[:] = messages
+        has_system = roles[:1] == ["system"]
+        self.system = texts[0] if has_system else None
+        self.messages[:] = messages[1:] if has_system else messages
+        self.attached.clear()
+        self.taken_back.clear()
         print(f"loaded {len(messages)} messages")
 
     def _copy(self) -> None:
-        answers = [m["content"] for m in self.messages if m["role"] == "assistant"]
+        answers = [_text(m) for m in self.messages if m["role"] == "assistant"]
         if not answers:
             raise OpenQwQError("there is no answer to copy yet")
         if not sys.stdout.isatty():
@@ -161,6 +180,14 @@ class Dialogue:
         # OSC 52: the terminal's own clipboard, also at the other end of an ssh connection.
         coded = base64.b64encode(answers[-1].encode()).decode()
         print(f"\x1b]52;c;{coded}\x07copied {len(answers[-1])} characters")
+
+
+def _text(message: Mapping[str, Any]) -> str:
+    """A message's text, which may stand in parts; raises LookupError where there is none."""
+    content = message["content"]
+    if isinstance(content, list):
+        return "\n".join(part["text"] for part in content)
+    return content or ""
 
 
 def file_block(path: Path) -> str:

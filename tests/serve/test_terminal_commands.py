@@ -73,6 +73,49 @@ def test_no_command_reaches_the_model(capsys: pytest.CaptureFixture[str]) -> Non
     assert "nothing has been asked yet" in captured.err
 
 
+@pytest.mark.parametrize("line", ["/Help", "/?", " /HELP now"])
+def test_help_is_found_however_it_is_written(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    _, echo, _ = talk(line)
+    assert echo.asked == [] and "/regen" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("line", ["/exit", "/quit", "/Bye"])
+def test_a_word_leaves_the_conversation(line: str) -> None:
+    _, echo, typed = talk("one", line, "two")
+    assert len(echo.asked) == 1 and typed.lines == ["two"]
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [{"role": "user"}],
+        [{"role": "wizard", "content": "a"}],
+        ["a"],
+        [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}],
+        "hello",
+        {},
+    ],
+)
+def test_what_is_no_conversation_is_refused_and_the_open_one_stays(
+    tmp_path: Path, messages: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "bad.json"
+    path.write_text(json.dumps({"messages": messages}))
+    chat, echo, _ = talk("one", f"/load {path}", "/edit", "two")
+    assert "is not a conversation" in capsys.readouterr().err
+    assert [message["content"] for message in chat.dialogue.messages] == ["two", "answer 2"]
+    assert len(echo.asked) == 2
+
+
+def test_a_conversation_in_parts_can_be_edited(tmp_path: Path) -> None:
+    parts = [{"type": "text", "text": "what is"}, {"type": "text", "text": "it?"}]
+    turns = [{"role": "user", "content": parts}, {"role": "assistant", "content": "that"}]
+    path = tmp_path / "parts.json"
+    path.write_text(json.dumps({"messages": turns}))
+    _, _, typed = talk(f"/load {path}", "/edit", "again")
+    assert typed.offered == ["", "", "what is\nit?", ""]
+
+
 def test_a_path_or_a_slash_alone_is_a_question() -> None:
     _, echo, _ = talk("/usr/bin holds what?", "/ 2 = 1?")
     assert [asked[-1]["content"] for asked in echo.asked] == ["/usr/bin holds what?", "/ 2 = 1?"]
@@ -82,12 +125,19 @@ def test_the_system_prompt_and_options_are_changed_and_taken_back(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     words = ["/system be brief", "/set temperature 0.5", "/set seed 7", "one"]
-    words += ["/system -", "/set temperature", "/set temperature hot", "/set colour red", "two"]
+    words += [
+        "/system -",
+        "/set temperature",
+        "/set temperature hot",
+        "/set colour red",
+        "/set top_k=4",
+        "two",
+    ]
     _, echo, _ = talk(*words)
     assert echo.asked[0][0] == {"role": "system", "content": "be brief"}
     assert echo.bodies[0] == {"max_tokens": 9, "temperature": 0.5, "seed": 7}
     assert [m["role"] for m in echo.asked[1]] == ["user", "assistant", "user"]
-    assert echo.bodies[1] == {"max_tokens": 9, "seed": 7}
+    assert echo.bodies[1] == {"max_tokens": 9, "seed": 7, "top_k": 4}
     errors = capsys.readouterr().err
     assert "temperature" in errors and "colour is not an option" in errors
 

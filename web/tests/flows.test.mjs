@@ -164,6 +164,11 @@ describe("answers", () => {
     await page.locator("#app").getByText("Stopped.").waitFor();
     await says(visit.reply, /word 0\. word 1\./);
     await eventually(async () => assert.ok((await disconnects()) > before));
+    await visit.reply.getByRole("button", { name: "Continue" }).click();
+    await visit.reply.getByText("You said: Continue").waitFor();
+    await visit.ended();
+    await says(visit.reply, /word 0\. word 1\.[^]*You said: Continue/);
+    await shows(page.locator(".turn"), 2);
     await visit.ask("plain");
     await says(visit.reply, /A short answer/);
   });
@@ -410,7 +415,7 @@ describe("options and settings", () => {
     const light = "rgb(251, 250, 248)";
     const dark = "rgb(24, 23, 22)";
     await shown(name.endsWith("light") ? light : dark);
-    await page.getByRole("button", { name: "Appearance: as the system" }).click();
+    await page.getByRole("button", { name: "Appearance: system" }).click();
     await shown(light);
     await page.getByRole("button", { name: "Appearance: light" }).click();
     await shown(dark);
@@ -428,7 +433,7 @@ describe("failures", () => {
       ["error500", /The server failed[^]*500: Something broke/, "Try again"],
       ["error400", /refused the request[^]*top_k is -1/, "Chat options"],
       ["overflow", /too long for this model[^]*1200 tokens over/, "New chat"],
-      ["cut", /Half of an ans[^]*connection broke off/, "Try again"],
+      ["cut", /Half of an ans[^]*connection was lost/, "Try again"],
       ["midstream", /The server failed|The reply failed/, "Try again"],
     ]) {
       await visit.ask(word);

@@ -109,13 +109,21 @@ describe("attachments", () => {
       await page.locator(".refused", { hasText: bad.name }).waitFor();
       await says(refused, words);
     }
-    await page.evaluate(() => {
-      const transfer = new DataTransfer();
-      transfer.items.add(new File([new Uint8Array(52 * 2 ** 20)], "large.txt"));
-      const event = new DragEvent("drop", { dataTransfer: transfer, bubbles: true });
-      document.querySelector(".composer").dispatchEvent(event);
-    });
+    const drop = (name, size) =>
+      page.evaluate(
+        ([name, size]) => {
+          const transfer = new DataTransfer();
+          transfer.items.add(new File([new Uint8Array(size).fill(65)], name));
+          const event = new DragEvent("drop", { dataTransfer: transfer, bubbles: true });
+          document.querySelector(".composer").dispatchEvent(event);
+        },
+        [name, size],
+      );
+    await drop("large.txt", 52 * 2 ** 20);
     await page.locator(".refused", { hasText: "large.txt is larger than 20 MB" }).waitFor();
+    await drop("small.txt", 10);
+    await page.locator(".composer .attachments", { hasText: "small.txt" }).waitFor();
+    await page.locator(".refused").waitFor({ state: "detached" });
     await page.evaluate(async () => {
       const transfer = new DataTransfer();
       transfer.items.add(new File(["x"], "image.png", { type: "image/png" }));

@@ -138,6 +138,12 @@ test("tools are listed, switched and approved; Python runs", { skip: !toolsUrl }
     const visit = await Visit.open(browser, toolsUrl, VIEWS["desktop light"], model);
     const { page, reply } = visit;
     await page.getByRole("button", { name: /^Tools/ }).click();
+    await page.getByLabel("calculator").uncheck();
+    const chip = page.locator(".status-line .chip", { hasText: "1 tool off" });
+    await chip.waitFor();
+    await page.getByRole("button", { name: "Tools 0/1" }).waitFor();
+    await page.getByLabel("calculator").check();
+    await chip.waitFor({ state: "detached" });
     await page.getByLabel("Ask me before a tool runs").check();
     await visit.assertAccessible();
     await visit.picture("served-menu");

@@ -13,6 +13,7 @@ const chat = await bundled(
   "problems",
   "drafts",
   "markdown/source",
+  "markdown/parser",
 );
 
 function streamOf(bytes, size) {
@@ -232,5 +233,38 @@ for (let seed = 1; seed <= 30; seed++) {
       const pieces = store.kept.get(id)?.text.match(/<\d+>/g) ?? [];
       assert.deepEqual(pieces, wanted.get(id) ?? [], `draft ${id}`);
     }
+  });
+}
+
+for (const [written, shown] of [
+  [
+    "他说：**「你好」**，然后**走了！**。",
+    "<strong>「你好」</strong>，然后<strong>走了！</strong>。",
+  ],
+  ["これは**重要！**です", "<strong>重要！</strong>です"],
+  ["이것은 **중요합니다!**라고", "<strong>중요합니다!</strong>라고"],
+  ["so \\boxed {5}", 'so <span class="math">\\boxed {5}</span>'],
+  [
+    "**\\boxed{\\text{a \\} b}}**",
+    '<strong><span class="math">\\boxed{\\text{a \\} b}}</span></strong>',
+  ],
+  ["\\\\boxed{1} and `\\boxed{2}`", "\\boxed{1} and <code>\\boxed{2}</code>"],
+  [
+    "so \\begin{gather*}a\\end{gather*}.",
+    '<span class="math display">\\begin{gather*}a\\end{gather*}</span>.',
+  ],
+  [
+    "\\begin{align}\na\n\nb\n\\end{align}",
+    '<div class="math display">\\begin{align}\na\n\nb\n\\end{align}</div>',
+  ],
+  ["a<BR/>b</br>c", "a<br>\nb<br>\nc"],
+  ["H<SUB>2</SUB>O, y<sub>open", "H<sub>2</sub>O, y&lt;sub&gt;open"],
+  ["1. [X] one", '<li class="task"><span class="task-mark">☑ </span>one</li>'],
+  ["- [x](http://a.b) link", '<li><a href="http://a.b">x</a> link</li>'],
+  ["$5 and $6, $x$", '$5 and $6, <span class="math">x</span>'],
+]) {
+  test(`shown as it is meant: ${JSON.stringify(written)}`, () => {
+    const html = chat.parser.render(written);
+    assert.ok(html.includes(shown), html);
   });
 }

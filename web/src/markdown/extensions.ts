@@ -7,9 +7,9 @@ import type { StateBlock, StateCore, StateInline, Token } from "markdown-it";
 const ENVIRONMENTS =
   "align alignat aligned array Bmatrix bmatrix cases CD darray dcases equation gather gathered matrix pmatrix rcases smallmatrix split Vmatrix vmatrix";
 const BEGIN = new RegExp(`^\\\\begin\\{((?:${ENVIRONMENTS.replaceAll(" ", "|")})\\*?)\\}`);
-const BOXES = ["\\boxed{", "\\fbox{"];
+const BOX = /^\\(boxed|fbox) ?\{/;
 const TAG = /^<(\/?)(sub|sup|u|mark|kbd)>/i;
-const BREAK = /^<br\s*\/?>/i;
+const BREAK = /^<\/?br\s*\/?>/i;
 const LONGEST_FORMULA = 5000;
 
 export function modelWriting(parser: InstanceType<typeof MarkdownIt>): void {
@@ -37,9 +37,9 @@ function closingBrace(source: string, start: number): number {
 
 /** A final answer in a box, as `\boxed{42}`, where no dollar sign says that it is mathematics. */
 function boxed(state: StateInline, silent: boolean): boolean {
-  const box = BOXES.find((open) => state.src.startsWith(open, state.pos));
+  const box = BOX.exec(state.src.slice(state.pos, state.pos + 10));
   if (!box) return false;
-  const end = closingBrace(state.src, state.pos + box.length);
+  const end = closingBrace(state.src, state.pos + box[0].length);
   if (end < 0 || end >= state.posMax) return false;
   if (!silent) {
     const token = state.push("math_inline", "span", 0);
