@@ -32,11 +32,12 @@ class Words:
 
     def listed(self, names: Collection[str]) -> str:
         """The names in a row, the last one after an "and"."""
-        *others, last = names or [self.texts["nothing"]]
+        nothing: str = self.texts["nothing"]
+        *others, last = names or [nothing]
         if not others:
             return last
         row: str = self.texts["comma"].join(others)
-        return row + self.texts["last_comma"] + last
+        return f"{row}{self['last_comma']}{last}"
 
     def chart(self, chart: Chart, names: Collection[str] = ()) -> Chart:
         """`chart` in these words; `names`, such as those of stages and tables, stay as they are."""
