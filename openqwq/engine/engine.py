@@ -287,6 +287,7 @@ class Engine:
         while True:
             try:
                 await loop.run_in_executor(self._thread, self._step)
+                await asyncio.sleep(0)  # Python 3.14 awaits what is done without a turn of the loop
             except Exception as error:  # whatever it is, each caller must learn of it
                 failure = without_memory(error)
                 for sequence in self.scheduler.unfinished():
