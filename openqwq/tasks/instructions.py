@@ -169,7 +169,9 @@ class TasteVerifier:
         said = answer.split()
         wanted = len(task.reference.wanted & set(said))
         value = wanted / max(ENOUGH, len(said)) * min(1.0, TOO_MANY / max(1, len(said)))
-        return Score(value, "correct" if value == 1.0 else "wrong", {"gold": value})
+        if value == 1.0:
+            return Score(value, "correct", {"gold": value})
+        return Score(value, "wrong", {"gold": value})
 
 
 INSTRUCTIONS: dict[str, Callable[[int, int], Source]] = {

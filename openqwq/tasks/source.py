@@ -134,7 +134,9 @@ def _said(reply: Message) -> str:
 
 def completion_of(thinking: str, text: str) -> str:
     """What follows the prompt's `<think>`: the thinking, its end, and the text."""
-    return f"{thinking}\n</think>\n\n{text}" if thinking else f"</think>\n\n{text}"
+    if not thinking:
+        return f"</think>\n\n{text}"
+    return f"{thinking}\n</think>\n\n{text}"
 
 
 def distinct(tasks: Iterator[Task], count: int) -> list[Task]:

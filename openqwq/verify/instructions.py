@@ -106,7 +106,9 @@ def _is_text(value: object) -> bool:
 
 
 def _compare(count: int, relation: str, bound: int) -> bool:
-    return count >= bound if relation == "at least" else count < bound
+    if relation == "at least":
+        return count >= bound
+    return count < bound
 
 
 def _is_language(text: str, language: str) -> bool:

@@ -77,7 +77,9 @@ def _mixed(match: re.Match[str]) -> str:
 def _vulgar(match: re.Match[str]) -> str:
     """A fraction that is one character."""
     above, _, below = unicodedata.normalize("NFKC", match[0]).partition("\N{FRACTION SLASH}")
-    return rf"\frac{{{above}}}{{{below}}}" if below else match[0]
+    if not below:
+        return match[0]
+    return rf"\frac{{{above}}}{{{below}}}"
 
 
 def _repeating(whole: str, fixed: str, cycle: str) -> str:

@@ -76,7 +76,9 @@ class ToolCallVerifier:
             return Score(0.0, "error", detail=f"task {task.id!r}: {error}")
         except (ValueError, RecursionError) as error:  # nested too deeply
             return Score(0.0, "wrong", detail=f"malformed tool call: {error}")
-        return Score(float(ok), "correct" if ok else "wrong", {}, reason)
+        if not ok:
+            return Score(0.0, "wrong", detail=reason)
+        return Score(1.0, "correct")
 
 
 def extract_calls(answer: str) -> list[ToolCall]:
@@ -110,8 +112,9 @@ def check_calls(
     """
     schemas = {function["name"]: function["parameters"] for function in functions}
     if ground_truth is None:
-        offered = any(call["name"] in schemas for call in calls)
-        return Verdict(offered, "" if offered else "no call of an offered function")
+        if any(call["name"] in schemas for call in calls):
+            return Verdict(True)
+        return Verdict(False, "no call of an offered function")
     if len(calls) != len(ground_truth):
         return Verdict(False, f"{len(calls)} calls where {len(ground_truth)} are right")
 
@@ -223,7 +226,8 @@ def _from_source(text: str, schema: Mapping[str, Any], language: Language) -> An
     if wanted is str:
         if language == "javascript" and schema["type"] == "String":  # only these are in quotes
             quoted = re.fullmatch(r"([\"'])(.*)\1", text, re.DOTALL)
-            return quoted[2] if quoted else text
+            if quoted:
+                return quoted[2]
         return text
     try:
         value = json.loads(_TOKEN.sub(_json_token, _as_brackets(text.strip())))

@@ -100,10 +100,11 @@ class _Worker:
             if line := self._channel.recv(REPLY_BYTES):
                 return cast(Verdict, json.loads(line))
         self.end()
-        late = self._process.returncode == -signal.SIGPROF
-        ending = f"the worker ended with status {self._process.returncode}"
-        detail = "no verdict before the deadline" if late else ending
-        return {"status": "timeout" if late else "error", "detail": detail, "last": True}
+        status = self._process.returncode
+        if status == -signal.SIGPROF:
+            return {"status": "timeout", "detail": "no verdict before the deadline", "last": True}
+        detail = f"the worker ended with status {status}"
+        return {"status": "error", "detail": detail, "last": True}
 
     def end(self) -> None:
         self._process.kill()

@@ -71,10 +71,14 @@ def read_answer(answer: str) -> str | None:
     if boxed is not None:
         return _plain(boxed)
     numbers = re.findall(r"-?\d[\d,]*(?:\.\d+)?", answer)
-    return _plain(numbers[-1]) if numbers else None
+    if not numbers:
+        return None
+    return _plain(numbers[-1])
 
 
 def _plain(text: str) -> str:
     text = re.sub(r"[\s$]|\\[,;! ]", "", text).replace("\\dfrac", "\\frac")
     number = text.replace(",", "")
-    return str(int(number)) if re.fullmatch(r"-?\d{1,1000}", number) else text
+    if re.fullmatch(r"-?\d{1,1000}", number):
+        return str(int(number))
+    return text
