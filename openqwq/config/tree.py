@@ -84,7 +84,7 @@ class SandboxConfig:
     """
 
     workers: int = 2
-    level: str = "full"
+    level: Literal["full", "no-landlock"] = "full"
     wall_seconds: float = 10.0
     cpu_seconds: float = 10.0
     memory_bytes: int = 512 * 2**20
