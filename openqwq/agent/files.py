@@ -16,7 +16,7 @@ LINE_CHARACTERS = 200
 class Folder:
     """The files below `root`; symbolic links that lead out of it are refused.
 
-    Raises OpenQwQError if `root` is no directory.
+    Raises OpenQwQError if `root` is not a directory.
     """
 
     def __init__(self, root: Path) -> None:

@@ -66,7 +66,7 @@ def read_transcript(path: Path) -> tuple[str, list[Asked | Event]]:
         model = json.loads(first)["name"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise OpenQwQError(
-            f"{path} is no transcript ({error}): name a file that qwq agent wrote"
+            f"{path} is not a transcript ({error}): name a file that qwq agent wrote"
         ) from error
     return model, list(_entries(path, rest))
 
@@ -77,7 +77,7 @@ def _entries(path: Path, lines: list[str]) -> Iterator[Asked | Event]:
             yield _entry(json.loads(line))
         except (ValueError, KeyError, TypeError) as error:
             raise OpenQwQError(
-                f"line {number} of {path} is no entry of a transcript ({error}): remove it"
+                f"line {number} of {path} is not an entry of a transcript ({error}): remove it"
             ) from error
 
 

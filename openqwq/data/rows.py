@@ -76,7 +76,7 @@ def _require_file(path: Path) -> None:
 
 
 def _opened(path: Path) -> TextIO:
-    """The file's text; a byte order mark is no part of it, and CSV wants its own line ends."""
+    """The file's text; a byte order mark is not part of it, and CSV wants its own line ends."""
     if path.suffix.lower() == ".gz":
         return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
     return path.open("r", encoding="utf-8-sig", newline="")

@@ -15,7 +15,7 @@ from openqwq.data.rows import read_rows
 from openqwq.types import OpenQwQError, Task
 
 WORDS = 13
-FEWEST = 6  # a question of fewer words is no evidence
+FEWEST = 6  # a question of fewer words proves nothing
 SHARED = 3  # items of one benchmark that share a sequence make it boilerplate
 # Share of an item's sequences from which a training row holds it. Sister problems that share a
 # diagram and differ in the question reach 0.87 in MATH.

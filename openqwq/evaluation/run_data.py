@@ -76,7 +76,9 @@ def read_run(directory: Path) -> RunData:
     """Read a run directory, finished or not; OpenQwQError if it has no data or damaged data."""
     path = directory / "config.toml"
     if not path.exists():
-        raise OpenQwQError(f"{directory} is no run directory (no config.toml): check the path")
+        raise OpenQwQError(
+            f"{directory} is not a run directory (it has no config.toml): check the path"
+        )
     config = load_config([path])
     log, unreadable = _read_log(directory / "log.jsonl")
     outcomes = {}

@@ -40,8 +40,7 @@ def convert(source: Path, target: Path, type_name: str | None = None) -> Convers
     to_gguf = target.suffix == ".gguf"
     if to_gguf != source.is_dir():
         raise OpenQwQError(
-            f"{source} to {target} is no conversion between a checkpoint directory and a .gguf"
-            " file: name one of each"
+            f"cannot convert {source} to {target}: name a checkpoint directory and a .gguf file"
         )
     if type_name not in (None, *NAMES) or (type_name == "q8_0" and not to_gguf):
         possible = NAMES if to_gguf else tuple(TYPES)

@@ -153,7 +153,7 @@ def parse_memory(text: str) -> int:
     try:
         return int(float(number) * UNITS[unit])
     except (ValueError, KeyError, OverflowError):
-        raise OpenQwQError(f"{text!r} is no amount of memory: write it as 24GiB") from None
+        raise OpenQwQError(f"{text!r} is not an amount of memory: write it as 24GiB") from None
 
 
 def memory_in_use(key: Literal["VmRSS", "VmHWM"] = "VmRSS") -> int:

@@ -134,9 +134,9 @@ def save(
 ) -> None:
     """Write a file that llama.cpp loads, its matrices in `kind`, one of `WRITTEN_TYPES`.
 
-    Vectors stay F32, and rows that are no whole blocks become F16. `tokenizer_metadata` holds the
-    file's `tokenizer.*` entries. Raises OpenQwQError if `path` exists or cannot be written, and for
-    a `kind` or a shape that cannot be stored.
+    Vectors stay F32, and rows that do not fill whole blocks become F16. `tokenizer_metadata`
+    holds the file's `tokenizer.*` entries. Raises OpenQwQError if `path` exists or cannot be
+    written, and for a `kind` or a shape that cannot be stored.
     """
     target = Path(path)
     if target.exists():

@@ -157,7 +157,7 @@ class _Header:
         for name, (shape, kind, offset) in described.items():
             tensor = GgufTensor(GGMLQuantizationType(kind), shape, start + offset)
             if shape and shape[-1] % GGML_QUANT_SIZES[tensor.kind][0]:
-                raise ValueError(f"the rows of {name} are no whole {tensor.kind.name} blocks")
+                raise ValueError(f"the rows of {name} do not fill whole {tensor.kind.name} blocks")
             if tensor.offset + tensor.size > len(self.data):
                 raise ValueError(f"{name} would end after the file's {len(self.data)} bytes")
             tensors[name] = tensor

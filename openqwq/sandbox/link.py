@@ -1,4 +1,4 @@
-"""The pipe between a program and its trusted tests: requests go both ways, and what is no data
+"""The pipe between a program and its trusted tests: requests go both ways, and what is not data
 stays where it is and is named by a number.
 
 A message is a request or its answer. Requests nest: while the program works on a call it may call
@@ -16,7 +16,7 @@ TUPLE_METHODS = set(dir(tuple))
 
 
 class LinkWriter(Writer):
-    """Writes what is no data as its side of the link names it."""
+    """Writes what is not data as its side of the link names it."""
 
     def __init__(self, side: "Side") -> None:
         super().__init__()

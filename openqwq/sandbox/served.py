@@ -166,7 +166,7 @@ class Served(Side):
         try:
             text = str(error)[:2000]
             data, _ = self.write((error.args, dict(vars(error)), text))
-        except Exception:  # they are no data
+        except Exception:  # they are not data
             data, _ = self.write(((), {}, type(error).__name__))
         return ["raise", names, data, self.printed.taken()]
 

@@ -137,7 +137,7 @@ def require_room(model: OpenedModel, prompt_tokens: int, max_tokens: int | None)
 
 
 def require_known(model: OpenedModel, ids: Sequence[int], param: str) -> None:
-    """Raise ApiError naming the first of `ids` that is no token."""
+    """Raise ApiError naming the first of `ids` that is not a token."""
     for token_id in dict.fromkeys(ids):
         if not model.tokenizer.token_bytes(token_id):
             size = model.tokenizer.vocab_size
@@ -146,7 +146,7 @@ def require_known(model: OpenedModel, ids: Sequence[int], param: str) -> None:
 
 
 def arguments_check(function: Mapping[str, Any]) -> Any:
-    """What tells whether arguments follow a function's schema; ApiError if that is no schema."""
+    """What tells whether arguments follow a function's schema; ApiError if that is not a schema."""
     schema = function.get("parameters") or {"type": "object"}
     try:
         return jsonschema_rs.validator_for(schema, retriever=_no_retrieval)

@@ -203,7 +203,7 @@ async def read_json(request: Request, limit: int = BODY_BYTES) -> Any:
         value = json.loads(
             body, parse_constant=_no_number, parse_float=_finite, object_pairs_hook=_unique
         )
-        json.dumps(value, ensure_ascii=False).encode()  # lone surrogates are no text
+        json.dumps(value, ensure_ascii=False).encode()  # lone surrogates are not text
     except (ValueError, RecursionError) as error:
         raise ApiError(400, f"the body is not valid JSON: {error}") from error
     return value

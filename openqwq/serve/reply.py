@@ -256,7 +256,7 @@ class Assembler:
         return f"the arguments of {call['name']!r} do not follow its schema"
 
     def _no_call(self, delta: Delta) -> list[Piece]:
-        """What is no call stays as the model wrote it."""
+        """What is not a call stays as the model wrote it."""
         self._call_is_open = False
         self._malformed = delta.fault
         return self._answer(delta.raw)

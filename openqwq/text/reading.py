@@ -98,7 +98,7 @@ class Syntax:
         return self.schemas is None or name in self.schemas
 
     def fault(self, calls: Sequence[ToolCall]) -> str:
-        """Why these are no calls; "" where they are."""
+        """Why these are not calls; "" where they are."""
         for call in calls:
             if not self.is_tool(call["name"]):
                 return f"the reply calls {call['name']!r}, which is not a tool it may call"
@@ -185,7 +185,7 @@ class CallReader:
         return deltas
 
     def _next(self, final: bool) -> _Found | None:
-        """The next call, or what is no call; None where more text is needed or nothing follows."""
+        """The next call, or what is not one; None where more text is needed or nothing follows."""
         syntax = self._syntax
         text = self.text
         if self._scan is not None:
@@ -328,7 +328,7 @@ class CallReader:
             deltas.append(Delta("call_arguments", piece, index=self.calls))
 
     def _refuse(self, end: int, fault: str) -> None:
-        """What stands here is no call: it is text, or a malformed call up to the closing marker."""
+        """Take what stands here as text, or as a malformed call up to the closing marker."""
         if self._tentative:
             self.gave_up = True
         elif self._any and (self._bare or not self._syntax.closer):

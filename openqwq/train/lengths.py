@@ -19,7 +19,7 @@ from openqwq.train.sft import encode_examples
 from openqwq.train.think_tokens import with_setting
 from openqwq.types import OpenQwQError, Task
 
-TRIED = 20  # tasks of a table that is no file
+TRIED = 20  # tasks of a table that is not a file
 NAMED = 20  # rows left out that are listed one by one
 
 

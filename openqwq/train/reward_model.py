@@ -100,7 +100,7 @@ class RewardModel(nn.Module):
         head = tensors.pop(HEAD, None)
         checkpoint.check_names(str(directory), checkpoint.needed_names(trunk), tensors.keys())
         if head is None:
-            raise OpenQwQError(f"{directory} lacks the tensor {HEAD}: it is no reward model")
+            raise OpenQwQError(f"{directory} lacks the tensor {HEAD}: it is not a reward model")
         model = cls(checkpoint.fill(trunk, tensors), Tokenizer.load(directory))
         with torch.no_grad():
             model.score.weight.copy_(head)

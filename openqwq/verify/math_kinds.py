@@ -1,4 +1,4 @@
-"""Gold answers that are no formulas: choices, words, dates, numbers of a base, sets.
+"""Gold answers that are not formulas: choices, words, dates, numbers of a base, sets.
 
 Each function takes a gold and an answer as written and says whether they are equal, or None where
 they are not of its kind. Algebra is for math-verify.

@@ -79,7 +79,7 @@ def quantity(text: str) -> Quantity | None:
 
 
 def _is_a_unit(unit: str, name: str, apart: bool) -> bool:
-    """Whether letters after a number count something, and are no symbols or function of it."""
+    """Whether letters after a number count something, and are not symbols or a function of it."""
     letters = re.sub(r"\W", "", unit.split(" ")[0])
     known = measured(name) is not None
     if letters.lower() in _FUNCTIONS:

@@ -61,7 +61,7 @@ def digits(node: Any) -> float:
 
 
 def judge(gold: str, answer: str, level: Level = "default") -> tuple[str, str]:
-    """Return the status of `answer` and, where it is no plain verdict, the reason."""
+    """Return the status of `answer` and, where it is not a plain verdict, the reason."""
     wanted = written(last_boxes(gold, JOINT_OF_GOLD) or gold)
     told, boxed = answered(answer)
     given = written(told)

@@ -19,7 +19,9 @@ _WORD_EDGE = re.compile(r"[\s()\[\]{}<>;@#$%&*?!\"“”‘’«»]+|--+|\.\.\.|
 
 def count_sentences(text: str) -> int:
     """How many sentences `text` holds; a line end alone ends none."""
-    tokens = text.rstrip(whitespace + "\"')]}").split()  # what closes the last sentence is no other
+    tokens = text.rstrip(
+        whitespace + "\"')]}"
+    ).split()  # what closes the last sentence is not another
     count = int(bool(tokens))
     for token, following in zip(tokens, [*tokens, ""][1:], strict=True):
         if end := _END.match(token + " " * bool(following)):

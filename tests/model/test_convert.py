@@ -171,7 +171,7 @@ def test_a_real_quantised_file_becomes_a_directory(smollm2: Path, tmp_path: Path
 def test_bad_requests_are_refused(saved: Path, tmp_path: Path) -> None:
     target = tmp_path / "model.gguf"
     for source, goal in ((saved, tmp_path / "other"), (target, tmp_path / "b.gguf")):
-        with pytest.raises(OpenQwQError, match="is no conversion between"):
+        with pytest.raises(OpenQwQError, match="name a checkpoint directory and a"):
             convert(source, goal)
     with pytest.raises(OpenQwQError, match="type 'q4_k' is not possible here: f32, f16, bf16, q8"):
         convert(saved, target, "q4_k")

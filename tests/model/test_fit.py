@@ -86,7 +86,7 @@ def test_amounts_of_memory_are_read(text: str, size: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "24", "GiB", "24Gigs", "-x MB", "1e999GiB"])
 def test_what_is_no_amount_of_memory_is_refused(text: str) -> None:
-    with pytest.raises(OpenQwQError, match="is no amount of memory: write it as 24GiB"):
+    with pytest.raises(OpenQwQError, match="is not an amount of memory: write it as 24GiB"):
         fit.parse_memory(text)
 
 

@@ -268,7 +268,7 @@ DAMAGE: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     ),
     "half a block": (
         replaced(TENSOR + struct.pack("<I", 0), TENSOR[:-8] + struct.pack("<QI", 33, 8)),
-        "rows of output_norm.weight are no whole Q8_0 blocks",
+        "rows of output_norm.weight do not fill whole Q8_0 blocks",
     ),
     "billions of layers": (
         replaced(

@@ -266,8 +266,8 @@ def test_a_transcript_is_whole_or_absent_and_never_overwritten(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("", "is no transcript"),
-        ("{}\n", "is no transcript"),
+        ("", "is not a transcript"),
+        ("{}\n", "is not a transcript"),
         ('{"event": "model", "name": "m"}\n{"event": "flew"}\n', "line 2 of"),
         ('{"event": "model", "name": "m"}\n{"event": "asked", "txt": "a"}\n', "line 2 of"),
         ('{"event": "model", "name": "m"}\n[1]\n', "line 2 of"),
@@ -307,4 +307,4 @@ def test_mistakes_on_the_command_line_are_named(
     assert cli.main(["agent"]) == 2
     assert "model is missing" in capsys.readouterr().err
     assert cli.main(["agent", "--replay", str(tmp_path / "none")]) == 2
-    assert "is no transcript" in capsys.readouterr().err
+    assert "is not a transcript" in capsys.readouterr().err

@@ -92,7 +92,7 @@ def _from_json(value: Any) -> Rows:
 
 def _cells(entry: Any) -> dict[str, str]:
     if not isinstance(entry, dict):
-        raise ValueError("a row is no object")
+        raise ValueError("a row is not an object")
     cells: dict[str, str] = {}
     for name, value in entry.items():
         cells[name.strip()] = "" if value is None else str(value).strip()
