@@ -176,14 +176,20 @@ class Sender:
 
         Raises RuntimeError, with the group closed, where a receiver is gone.
         """
+        on_its_way: list[tuple[dist.Work, Tensor]] = []
         try:
-            self._send(manifest, rows)
+            self._send(manifest, rows, on_its_way)
         except BaseException:
+            on_its_way.clear()  # the error's traceback would keep its connections open
             self.close()
             raise
 
-    def _send(self, manifest: Manifest, rows: Mapping[str, Tensor]) -> None:
-        on_its_way: list[tuple[dist.Work, Tensor]] = []
+    def _send(
+        self,
+        manifest: Manifest,
+        rows: Mapping[str, Tensor],
+        on_its_way: list[tuple[dist.Work, Tensor]],
+    ) -> None:
         for bucket in manifest.buckets:
             parts, size = layout(bucket, manifest.ranks, self.rank)
             if not size:
@@ -200,8 +206,8 @@ class Sender:
             on_its_way.append((self._group.broadcast(buffer), buffer))
             if len(on_its_way) > 1:
                 on_its_way.pop(0)[0].wait()
-        for work, _ in on_its_way:
-            work.wait()
+        while on_its_way:
+            on_its_way.pop(0)[0].wait()
 
     def close(self) -> None:
         """See `Group.close`."""

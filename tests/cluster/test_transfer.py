@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -89,12 +90,13 @@ def test_nobody_holds_more_than_two_buckets(meeting: Meeting) -> None:
     assert [len(bucket) for bucket in halved] == [2] * 5
 
 
-def test_who_stops_in_the_middle_fails_all_others_at_once(
+def test_who_stops_in_the_middle_fails_all_others(
     meeting: Meeting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(transfer, "BUCKET_BYTES", 2**22)
-    senders, receivers = joined(meeting)
-    named = {f"matrix {number}": torch.zeros(2**10, 2**12) for number in range(5)}
+    senders, receivers = joined(replace(meeting, timeout=8.0))
+    # More than the sockets and the senders' look-ahead can carry to the others in the meantime.
+    named = {f"matrix {number}": torch.zeros(2**10, 2**12) for number in range(9)}
     manifest = manifest_of(1, RANKS, named.items(), torch.float32)
 
     def without_room() -> None:
@@ -109,7 +111,8 @@ def test_who_stops_in_the_middle_fails_all_others_at_once(
         partial(received, receivers[1], manifest),
     )
     assert isinstance(found[2], MemoryError)
-    assert all(isinstance(error, RuntimeError) for error in (found[0], found[1], found[3]))
+    others = [type(error) for error in (found[0], found[1], found[3])]
+    assert others == [RuntimeError] * 3
 
 
 def test_a_rank_that_holds_other_rows_than_announced_sends_nothing(meeting: Meeting) -> None:
