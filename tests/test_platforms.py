@@ -82,6 +82,8 @@ def mac(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "read_text", without_proc(Path.read_text))
     for name in ("sched_getaffinity", "sched_setaffinity", "sched_setscheduler", "unshare"):
         monkeypatch.delattr(os, name, raising=False)
+    # From Python 3.13 on it asks `sched_getaffinity` where the platform has it.
+    monkeypatch.setattr(os, "process_cpu_count", os.cpu_count, raising=False)
 
 
 def config(folder: Path, source: str, options: str) -> str:

@@ -9,6 +9,7 @@ import json
 import sqlite3
 import threading
 import time
+import weakref
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,7 @@ class FeedbackStore:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch(mode=0o600)  # conversations are private
             self._rows = sqlite3.connect(path, check_same_thread=False, timeout=LOCK_SECONDS)
+            weakref.finalize(self, self._rows.close)  # where nobody closes the store
             self._rows.execute("PRAGMA journal_mode = WAL")
             self._rows.execute(_TABLE)
         except (OSError, sqlite3.Error) as error:

@@ -9,6 +9,7 @@ import os
 import sqlite3
 import threading
 import time
+import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,6 +52,7 @@ class ResponseStore:
                 path.touch(mode=0o600)  # conversations are private
             target = ":memory:" if path is None else str(path)
             self._rows = sqlite3.connect(target, check_same_thread=False, timeout=LOCK_SECONDS)
+            weakref.finalize(self, self._rows.close)  # where nobody closes the store
             self._rows.execute("PRAGMA journal_mode = WAL")
             self._rows.execute("PRAGMA synchronous = NORMAL")
             self._rows.executescript(_TABLES)

@@ -430,7 +430,7 @@ def test_parameters_are_counted_in_the_saved_checkpoint(tmp_path: Path) -> None:
 
 
 def test_bad_directories_are_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(OpenQwQError, match=r"no run directory \(no config.toml\)"):
+    with pytest.raises(OpenQwQError, match=r"is not a run directory \(it has no config.toml\)"):
         write_report(tmp_path, FAMILIES)
     run = write_run(tmp_path / "run")
     with pytest.raises(OpenQwQError, match="has no data yet"):

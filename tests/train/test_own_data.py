@@ -166,7 +166,7 @@ def test_the_lock_names_every_file_and_a_changed_one_is_refused_on_resume(
         ),
         (
             "rewards.py",
-            "def length(task: oops): pass\n",
+            "length = oops\n",
             r"rewards\.py cannot be imported: NameError",
         ),
     ],

@@ -5,6 +5,7 @@ import asyncio
 import json
 import random
 import re
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,12 @@ from openqwq.sandbox.protocol import Limits
 from openqwq.tasks.leetcode import LEETCODE_SETUP
 from openqwq.types import CodeTests, Score, Task, TestCase
 from openqwq.verify.code import CodeVerifier
+
+
+def parsed(source: str) -> ast.Module:
+    """Parse a trusted program; Python 3.14 warns of strings such as "\\*", which MBPP has."""
+    with warnings.catch_warnings(action="ignore", category=SyntaxWarning):
+        return ast.parse(source)
 
 
 def humaneval(data: Path) -> Iterator[tuple[Task, str]]:
@@ -32,7 +39,7 @@ def humaneval(data: Path) -> Iterator[tuple[Task, str]]:
 def mbpp(data: Path, name: str = "mbpp/mbpp") -> Iterator[tuple[Task, str]]:
     for row in rows(data, name):
         asserts = "\n".join(row["test_list"])
-        tree = ast.parse(row["code"])
+        tree = parsed(row["code"])
         called = set(re.findall(r"(\w+)\s*\(", asserts))
         defined = [node.name for node in tree.body if isinstance(node, ast.FunctionDef)]
         entry_point = next(name for name in reversed(defined) if name in called)
@@ -124,9 +131,9 @@ class OneFault(ast.NodeTransformer):
 
 def faulty(source: str, count: int) -> list[str]:
     """Up to `count` mutants of a program, each with one fault."""
-    sites = sum(changed(node) is not None for node in ast.walk(ast.parse(source)))
+    sites = sum(changed(node) is not None for node in ast.walk(parsed(source)))
     chosen = random.Random(source).sample(range(sites), min(count, sites))
-    trees = [OneFault(site).visit(ast.parse(source)) for site in chosen]
+    trees = [OneFault(site).visit(parsed(source)) for site in chosen]
     return [ast.unparse(ast.fix_missing_locations(tree)) for tree in trees]
 
 
@@ -134,13 +141,13 @@ def gutted(source: str, entry_point: str) -> list[str]:
     """The program with its tested function emptied in four ways."""
     mutants = []
     for body in ("pass", "return None", "raise ValueError", "return 'mutant'"):
-        tree = ast.parse(source)
+        tree = parsed(source)
         *_, function = (
             node
             for node in ast.walk(tree)
             if isinstance(node, ast.FunctionDef) and node.name == entry_point.split(".")[-1]
         )
-        function.body = ast.parse(body).body
+        function.body = parsed(body).body
         mutants.append(ast.unparse(tree))
     return mutants
 
