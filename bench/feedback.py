@@ -63,11 +63,11 @@ samples = 4
 max_tokens = 64
 
 [data.choices]
-rows = "{rows}/preferences.jsonl"
-held_out = 0.25
+rows = "{rows}/learned.jsonl"
+held_out = "{rows}/judged.jsonl"
 
 [data.asked]
-rows = "{rows}/prompts.jsonl"
+rows = "{rows}/asked.jsonl"
 verifier = "{rule}:rule"
 held_out = "{questions}"
 
@@ -177,6 +177,7 @@ def learn(folder: Path, base: Path, found: list[Json], options: Options, by_coin
         store.put(opinion)
     store.close()
     counts = export_feedback(database, folder / "rows")
+    set_apart(folder / "rows")
 
     questions = folder / "questions.jsonl"
     write_questions(questions)
@@ -204,6 +205,21 @@ def learn(folder: Path, base: Path, found: list[Json], options: Options, by_coin
             raise SystemExit(f"the run {out} failed")
     held_out = json.loads((out / "taste.json").read_text())["held_out"]
     return {"rows": counts, "refused": refused, "held_out": held_out, **change(out)}
+
+
+def set_apart(rows: Path) -> None:
+    """Keep every fourth question for judging the reward model: RL does not ask it."""
+    prompts = (rows / "prompts.jsonl").read_text().splitlines()
+    apart = [json.loads(line)["prompt"] for line in prompts[::4]]
+    parts: dict[str, list[str]] = {"asked": [], "learned": [], "judged": []}
+    for line in prompts:
+        if json.loads(line)["prompt"] not in apart:
+            parts["asked"].append(line)
+    for line in (rows / "preferences.jsonl").read_text().splitlines():
+        part = "judged" if json.loads(line)["prompt"] in apart else "learned"
+        parts[part].append(line)
+    for name, lines in parts.items():
+        (rows / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
 
 
 def write_questions(path: Path) -> None:
