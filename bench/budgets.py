@@ -8,14 +8,13 @@ openqwq/configs/mini-budgets.toml: `free` without budgets, `cut` with them. `qwq
 three at every budget. The figures go to bench/results/budgets.json.
 """
 
-import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from trainings import IMAGES, SEEDS, mean_of, run_qwq, save, seconds, train
+from trainings import IMAGES, SEEDS, mean_of, parser_of, run_qwq, save, seconds, train
 
 from openqwq.evaluation.statistics import mean_interval
 
@@ -103,14 +102,10 @@ def draw(runs: Sequence[dict[str, Any]], path: Path) -> None:
 
 def main() -> None:
     """See the module."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--demo", type=Path, required=True)
-    parser.add_argument("--only", type=int)
+    parser = parser_of(__doc__)
     parser.add_argument("--limit", type=int, default=100, help="problems of each kind")
-    parser.add_argument("--set", dest="overrides", action="append", default=[])
     options = parser.parse_args()
-    for seed in SEEDS if options.only is None else [options.only]:
+    for seed in options.seeds:
         run_seed(options.folder, options.demo, seed, options.overrides, options.limit)
 
     last = f"{POLICIES[-1]}-{{}}-{UNCUT}/scores.json"

@@ -10,14 +10,23 @@ and of the teacher or KL reference; the cold start, which all share, and evaluat
 The figures go to bench/results/distil.json.
 """
 
-import argparse
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from trainings import IMAGES, SEEDS, mean_of, run_qwq, save, saved_outcomes, seconds, train
+from trainings import (
+    IMAGES,
+    SEEDS,
+    mean_of,
+    parser_of,
+    run_qwq,
+    save,
+    saved_outcomes,
+    seconds,
+    train,
+)
 
 from openqwq.evaluation.evaluate import Outcome, accuracy
 from openqwq.model.fit import parameter_counts, read_subject
@@ -201,15 +210,11 @@ def draw(runs: Mapping[str, dict[str, Any]], path: Path) -> None:
 
 def main() -> None:
     """See the module."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--demo", type=Path, required=True)
-    parser.add_argument("--only", type=int)
+    parser = parser_of(__doc__)
     parser.add_argument("--limit", type=int, default=400, help="problems of each kind to collect")
-    parser.add_argument("--set", dest="overrides", action="append", default=[])
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
-    for seed in SEEDS if options.only is None else [options.only]:
+    for seed in options.seeds:
         run_seed(options.folder, options.demo, seed, options.overrides, options.limit)
 
     done = [s for s in SEEDS if (options.folder / str(s) / "evaluation/rl.json").exists()]

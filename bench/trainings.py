@@ -1,5 +1,6 @@
 """What the benches of trainings share: `qwq` in this process, saved accuracies, the machine."""
 
+import argparse
 import asyncio
 import json
 import os
@@ -91,6 +92,16 @@ def seconds(run: Path) -> dict[str, float]:
         if record["stage"] == "timing":
             total[record["name"]] = total.get(record["name"], 0.0) + record["seconds"]
     return {name: round(value, 1) for name, value in total.items()}
+
+
+def parser_of(description: str | None) -> argparse.ArgumentParser:
+    """The arguments that all trainings over the demo's seeds take."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--demo", type=Path, required=True)
+    parser.add_argument("--only", dest="seeds", type=int, nargs=1, metavar="SEED", default=SEEDS)
+    parser.add_argument("--set", dest="overrides", action="append", default=[])
+    return parser
 
 
 def mean_of(runs: Sequence[dict[str, Any]], *path: str) -> float:

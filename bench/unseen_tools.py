@@ -8,11 +8,10 @@ its own stage 1 with openqwq/configs/mini-tools.toml; its stage 2, which met a c
 descriptions, answers the same problems. The figures go to bench/results/unseen_tools.json.
 """
 
-import argparse
 from pathlib import Path
 from typing import Any
 
-from trainings import SEEDS, by_table, evaluate_start, mean_of, save, seconds, train
+from trainings import SEEDS, by_table, evaluate_start, mean_of, parser_of, save, seconds, train
 
 TABLES = ("calculators", "new-calculators", "calculator", "addition")
 
@@ -39,13 +38,9 @@ def figures(folder: Path, seed: int) -> dict[str, Any]:
 
 def main() -> None:
     """See the module."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--demo", type=Path, required=True)
-    parser.add_argument("--only", type=int)
-    parser.add_argument("--set", dest="overrides", action="append", default=[])
+    parser = parser_of(__doc__)
     options = parser.parse_args()
-    for seed in SEEDS if options.only is None else [options.only]:
+    for seed in options.seeds:
         run_seed(options.folder, options.demo, seed, options.overrides)
 
     runs: dict[str, dict[str, Any]] = {}
