@@ -80,7 +80,11 @@ class Variant:
         if self.rank:
             rate, lora = "1e-3", f"lora = {{ rank = {self.rank} }}"
         return CONFIG.format(
-            base=base.resolve(), precision=self.precision, seed=self.seed, lr=rate, lora=lora
+            base=base.resolve(),
+            precision=self.precision,
+            seed=self.seed,
+            lr=rate,
+            lora=lora,
         )
 
 
@@ -141,7 +145,9 @@ def run() -> None:
     """Run what is missing, then print the table of what is there."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--base", type=Path, help="a cold start's checkpoint; none: only the table")
+    parser.add_argument(
+        "--base", type=Path, help="a cold start's checkpoint; none: only the table"
+    )
     parser.add_argument("--only", help="the name of one run")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)

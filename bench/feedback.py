@@ -45,7 +45,12 @@ RESULTS = Path(__file__).parent / "results" / "feedback.json"
 BASE = Path(__file__).with_suffix(".toml")
 QUESTIONS = 100  # held out
 RULE = Path(__file__).with_name("feedback_rule.py")
-STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}  # 0.975 quantile of Student's t, by seeds
+STUDENT = {
+    2: 12.706,
+    3: 4.303,
+    4: 3.182,
+    5: 2.776,
+}  # 0.975 quantile of Student's t, by seeds
 Json = dict[str, Any]
 CONFIG = """
 seed = {seed}
@@ -166,7 +171,9 @@ def answer(completion: str) -> dict[str, str]:
     return {**said, "reasoning_content": thinking.strip()} if thinking.strip() else said
 
 
-def learn(folder: Path, base: Path, found: list[Json], options: Options, by_coin: bool) -> Json:
+def learn(
+    folder: Path, base: Path, found: list[Json], options: Options, by_coin: bool
+) -> Json:
     """Ratings, rows, a run, and what the rule says before and after it."""
     folder.mkdir(parents=True, exist_ok=True)
     database = folder / "ratings.db"

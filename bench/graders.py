@@ -133,7 +133,9 @@ def plain_cases(row: Job) -> list[tuple[Any, Any]]:
         match node.test:
             case ast.Compare(ast.Call(ast.Name(), args, []), [ast.Eq()], [expected]):
                 try:
-                    cases.append((list(map(ast.literal_eval, args)), ast.literal_eval(expected)))
+                    cases.append(
+                        (list(map(ast.literal_eval, args)), ast.literal_eval(expected))
+                    )
                 except ValueError:
                     return []
             case _:
@@ -200,7 +202,9 @@ async def our_bfcl(jobs: list[Job]) -> list[Any]:
 
     found = []
     for job in jobs:
-        calls = [{"name": n, "arguments": a} for each in job["calls"] for n, a in each.items()]
+        calls = [
+            {"name": n, "arguments": a} for each in job["calls"] for n, a in each.items()
+        ]
         verdict = check_calls(job["row"]["function"], job["row"]["ground_truth"], calls)
         found.append(verdict.ok)
     return found
@@ -228,7 +232,10 @@ async def our_math(jobs: list[Job]) -> list[Any]:
     async with MathVerifier(thinking=False, workers=os.cpu_count() or 1) as verifier:
         tasks = [Task("bench", "math", (), "math", answer=job["gold"]) for job in jobs]
         scores = await asyncio.gather(
-            *(verifier.score(task, job["answer"]) for task, job in zip(tasks, jobs, strict=True))
+            *(
+                verifier.score(task, job["answer"])
+                for task, job in zip(tasks, jobs, strict=True)
+            )
         )
     return [score.status == "correct" for score in scores]
 
@@ -308,7 +315,12 @@ def official_bfcl(jobs: list[Job]) -> list[Any]:
         row, category = job["row"], job["category"]
         try:
             verdict = ast_checker(
-                row["function"], job["calls"], row["ground_truth"], Language.PYTHON, category, "m"
+                row["function"],
+                job["calls"],
+                row["ground_truth"],
+                Language.PYTHON,
+                category,
+                "m",
             )["valid"]
         except Exception as error:  # it fails on outputs that its decoder would not give
             verdict = f"{type(error).__name__}: {error}"
@@ -324,7 +336,11 @@ def official_turns(jobs: list[Job]) -> list[Any]:
         row = job["row"]
         # a separate name for each job: instances are cached by model and item
         verdict = multi_turn_checker(
-            job["turns"], row["ground_truth"], row, f"multi_turn_{job['category']}", f"m{number}"
+            job["turns"],
+            row["ground_truth"],
+            row,
+            f"multi_turn_{job['category']}",
+            f"m{number}",
         )
         found.append(verdict["valid"])
     return found
@@ -376,7 +392,10 @@ def official_plain(jobs: list[Job]) -> list[Any]:
 
     def one(job: Job) -> bool:
         row, (arguments, expected) = job["row"], zip(*plain_cases(job["row"]), strict=True)
-        name = row.get("entry_point") or ast.parse(row["test_list"][0]).body[0].test.left.func.id
+        name = (
+            row.get("entry_point")
+            or ast.parse(row["test_list"][0]).body[0].test.left.func.id
+        )
         dataset = "humaneval" if "test" in row else "mbpp"
         limits = [2.0] * len(expected)
         status, _ = untrusted_check(
@@ -426,7 +445,9 @@ def compare(python: str, items: int | None, only: str) -> None:
         differing = []
         for job, left, right in zip(jobs, mine, theirs, strict=True):
             pairs = (
-                list(zip(left, right, strict=True)) if isinstance(left, list) else [(left, right)]
+                list(zip(left, right, strict=True))
+                if isinstance(left, list)
+                else [(left, right)]
             )
             total += len(pairs)
             same = sum(a == b for a, b in pairs)
@@ -453,7 +474,9 @@ def describe(job: Job) -> str:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Verdicts compared with the official graders'.")
+    parser = argparse.ArgumentParser(
+        description="Verdicts compared with the official graders'."
+    )
     parser.add_argument("python", nargs="?", default="/tmp/graders/bin/python")
     parser.add_argument("--items", type=int, help="of each kind, at most")
     parser.add_argument("--only", default="", help="kinds whose name holds this")

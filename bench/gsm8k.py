@@ -81,7 +81,9 @@ def curve(run: Path) -> list[dict[str, Any]]:
                 "accuracy": round(record["accuracy"], 4),
                 "completion_tokens": round(record["completion_tokens"], 1),
                 "cut_off": round(status["truncated"] / status.total(), 4),
-                "seconds": {part: round(value, 1) for part, value in record["seconds"].items()},
+                "seconds": {
+                    part: round(value, 1) for part, value in record["seconds"].items()
+                },
             }
         )
     return points
@@ -116,7 +118,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--model", type=Path, help="the GGUF file")
-    parser.add_argument("--rows", type=Path, help="GSM8K's training rows, where not from the hub")
+    parser.add_argument(
+        "--rows", type=Path, help="GSM8K's training rows, where not from the hub"
+    )
     parser.add_argument("--held-out", type=Path, help="its test rows")
     parser.add_argument("--only", choices=RUNS)
     parser.add_argument("--steps", type=int, help="in place of each run's own")

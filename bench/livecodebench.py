@@ -39,7 +39,9 @@ def official_verdict(path: str, program: Program) -> bool:
     _, form, source, tests = program
     inputs, outputs = zip(*tests, strict=True)
     name = "f" if form == "call" else None
-    sample = {"input_output": json.dumps({"inputs": inputs, "outputs": outputs, "fn_name": name})}
+    sample = {
+        "input_output": json.dumps({"inputs": inputs, "outputs": outputs, "fn_name": name})
+    }
     parent, child = multiprocessing.Pipe(duplex=False)
     process = multiprocessing.Process(target=grade, args=(path, sample, source, child))
     process.start()

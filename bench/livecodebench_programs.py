@@ -10,9 +10,15 @@ Program = tuple[str, str, str, list[tuple[str, str]]]
 
 SUM = [("1 2\n", "3\n"), ("10 -4\n", "6\n")]
 ADD = [("1\n2", "3"), ("10\n-4", "6")]
-LINES = [("2\n1\n5\n", "6\n"), ("3\n1\n2\n3\n", "6\n")]  # a count, then a number on each line
+LINES = [
+    ("2\n1\n5\n", "6\n"),
+    ("3\n1\n2\n3\n", "6\n"),
+]  # a count, then a number on each line
 NAMED = {"sum": SUM, "add": ADD, "lines": LINES}
-LONG = {"{lines}": "\n".join(map(str, range(20_000))), "{line}": " ".join(map(str, range(20_000)))}
+LONG = {
+    "{lines}": "\n".join(map(str, range(20_000))),
+    "{line}": " ".join(map(str, range(20_000))),
+}
 METHOD = "class Solution:\n    def f(self, {}):\n        return {}"
 
 
@@ -25,7 +31,9 @@ def programs() -> Iterator[Program]:
         yield f"reads by {name}", "stdin", body.format(writing["print"]), SUM
     for name, statement in writing.items():
         yield f"writes by {name}", "stdin", reading["input"].format(statement), SUM
-    for way, name in product(("sys.stdin.read", "main guard", "readline as input"), writing):
+    for way, name in product(
+        ("sys.stdin.read", "main guard", "readline as input"), writing
+    ):
         body = reading[way].format(writing[name])
         yield f"reads by {way}, writes by {name}", "stdin", body, SUM
 
@@ -34,7 +42,12 @@ def programs() -> Iterator[Program]:
         yield f"prelude: {name}", "stdin", reading["input"].format(f"print({added})"), SUM
         yield f"prelude of a method: {name}", "call", METHOD.format("a, b", added), ADD
     for expected, text in data["printed"]:
-        yield f"{text!r} for {expected!r}", "stdin", f"print({text!r}, end='')", [("", expected)]
+        yield (
+            f"{text!r} for {expected!r}",
+            "stdin",
+            f"print({text!r}, end='')",
+            [("", expected)],
+        )
     for expression, expected in data["returned"]:
         source = METHOD.format("a", expression)
         yield f"returns {expression} for {expected}", "call", source, [("1", expected)]

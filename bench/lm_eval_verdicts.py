@@ -39,7 +39,9 @@ def extractor(task: dict[str, Any]) -> RegexFilter:
             arguments = dict(entry["filter"][0])
             arguments.pop("function")
             return RegexFilter(**arguments)
-    raise SystemExit(f"lm-eval's gsm8k has no filter {FILTER}: this bench reads version 3.0")
+    raise SystemExit(
+        f"lm-eval's gsm8k has no filter {FILTER}: this bench reads version 3.0"
+    )
 
 
 def golds(path: Path) -> list[str]:
@@ -75,8 +77,15 @@ def main() -> None:
         ours = "right" if record["status"] == "correct" else "wrong"
         counts[f"ours {ours}, lm-eval {theirs}"] += 1
         if ours != theirs:
-            shown = {"task": record["task_id"], "gold": gold, "end": reply[-SHOWN:], "ours": ours}
-            differing.append({**shown, "finish": record["finish_reason"], "lm_eval_read": found})
+            shown = {
+                "task": record["task_id"],
+                "gold": gold,
+                "end": reply[-SHOWN:],
+                "ours": ours,
+            }
+            differing.append(
+                {**shown, "finish": record["finish_reason"], "lm_eval_read": found}
+            )
 
     for name, count in sorted(counts.items()):
         print(f"{count:5}  {name}")

@@ -57,13 +57,27 @@ def answered(output: str, product: int) -> bool:
     return bool(numbers) and float(numbers[-1]) == product
 
 
-def ask(checkpoint: Path, servers: Path, offered: list[str], question: str) -> tuple[str, str]:
+def ask(
+    checkpoint: Path, servers: Path, offered: list[str], question: str
+) -> tuple[str, str]:
     """What `qwq agent` prints: the answer, and on standard error the thinking and the calls."""
     allowed = [argument for name in offered for argument in ("--allow", name)]
-    command = [sys.executable, "-m", "openqwq", "agent", str(checkpoint), "--mcp", str(servers)]
+    command = [
+        sys.executable,
+        "-m",
+        "openqwq",
+        "agent",
+        str(checkpoint),
+        "--mcp",
+        str(servers),
+    ]
     limits = ["--context", "512", "--max-tokens", "160", "--steps", "4"]
     done = subprocess.run(
-        [*command, *allowed, *limits], input=question, capture_output=True, text=True, timeout=120
+        [*command, *allowed, *limits],
+        input=question,
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     return done.stdout, done.stderr
 

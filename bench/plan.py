@@ -82,7 +82,9 @@ def small() -> str:
 def wide() -> str:
     """SmolLM2's width, 12 of its layers, all weights in fp32 by SFT."""
     settings = 'precision = "fp32"\nthreads = 1\n'
-    text = settings + COMMON.format(length=384, engine="") + SHAPE.format(576, 1536, 12, 9, 3)
+    text = (
+        settings + COMMON.format(length=384, engine="") + SHAPE.format(576, 1536, 12, 9, 3)
+    )
     return text + SFT.format(batch=16, micro_batch=1024)
 
 
@@ -90,8 +92,14 @@ def adapter() -> str:
     """Half of the layers of Qwen2.5-0.5B with an adapter, in bf16 where the machine has it."""
     settings = 'precision = "auto"\nthreads = 1\n'
     engine = "slots = 32"
-    text = settings + COMMON.format(length=256, engine=engine) + SHAPE.format(896, 4864, 12, 14, 2)
-    return text + reinforce(prompts=2, tokens=48, micro_batch=1024, lora="lora = { rank = 16 }")
+    text = (
+        settings
+        + COMMON.format(length=256, engine=engine)
+        + SHAPE.format(896, 4864, 12, 14, 2)
+    )
+    return text + reinforce(
+        prompts=2, tokens=48, micro_batch=1024, lora="lora = { rank = 16 }"
+    )
 
 
 def reinforce(prompts: int, tokens: int, micro_batch: int, lora: str) -> str:
@@ -110,7 +118,9 @@ def measure(folder: Path, name: str) -> dict[str, float]:
     config = folder / f"{name}.toml"
     config.write_text(RUNS[name]())
     command = [sys.executable, "-m", "openqwq", "train", str(config)]
-    plan = subprocess.run([*command, "--plan"], check=True, text=True, stdout=subprocess.PIPE)
+    plan = subprocess.run(
+        [*command, "--plan"], check=True, text=True, stdout=subprocess.PIPE
+    )
     peaks = [float(peak) for peak in re.findall(r"peak ([0-9.]+) GiB", plan.stdout)]
     print(plan.stdout)
 

@@ -41,10 +41,16 @@ class Published:
 
 ON, OFF = "synchronous", "one_step_off"
 RUNS = (
-    Published("Llama 3.1 8B, 16 GPUs, on policy", LLAMA_8B, 128256, 16, 16, 1, ON, 1060, 97.7),
-    Published("Llama 3.1 8B, 8 + 8, 1-step off", LLAMA_8B, 128256, 8, 8, 1, OFF, 1129, 74.6),
+    Published(
+        "Llama 3.1 8B, 16 GPUs, on policy", LLAMA_8B, 128256, 16, 16, 1, ON, 1060, 97.7
+    ),
+    Published(
+        "Llama 3.1 8B, 8 + 8, 1-step off", LLAMA_8B, 128256, 8, 8, 1, OFF, 1129, 74.6
+    ),
     Published("Qwen3 32B, 32 GPUs, on policy", QWEN3_32B, 151936, 32, 8, 4, ON, 3206, 393),
-    Published("Qwen3 32B, 32 + 32, 1-step off", QWEN3_32B, 151936, 32, 8, 4, OFF, 3207, 215),
+    Published(
+        "Qwen3 32B, 32 + 32, 1-step off", QWEN3_32B, 151936, 32, 8, 4, OFF, 3207, 215
+    ),
 )
 
 

@@ -32,7 +32,9 @@ def main() -> int:
     """Resolve each peer, print a row for it, and save the table; 1 if any failed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("peers", nargs="*", default=PEERS, metavar="PACKAGE")
-    parser.add_argument("--python", default=sys.executable, help="whose versions to resolve for")
+    parser.add_argument(
+        "--python", default=sys.executable, help="whose versions to resolve for"
+    )
     options = parser.parse_args()
     header = ["peer", "version", *SHOWN, "seconds"]
     print("|", " | ".join(header), "|")
@@ -79,7 +81,9 @@ def resolved(python: str, peer: str, report: Path) -> dict[str, Any]:
     ]  # fmt: skip
     row: dict[str, Any] = {"peer": peer, "newest": newest, "versions": {}, "error": ""}
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=SECONDS, check=False
+        )
     except subprocess.TimeoutExpired:
         row["error"] = f"pip did not finish in {SECONDS} s"
     else:
@@ -94,7 +98,9 @@ def resolved(python: str, peer: str, report: Path) -> dict[str, Any]:
 def newest_version(python: str, peer: str) -> str:
     """The newest release of `peer` that this interpreter may install."""
     command = [python, "-m", "pip", "index", "versions", "--json", peer]
-    found = json.loads(subprocess.check_output(command, text=True, stderr=subprocess.DEVNULL))
+    found = json.loads(
+        subprocess.check_output(command, text=True, stderr=subprocess.DEVNULL)
+    )
     return str(found["latest"])
 
 

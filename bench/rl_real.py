@@ -75,7 +75,9 @@ class Case:
 
     def shortened(self) -> "Case":
         """The same with a tenth of the lengths, to warm up with."""
-        return replace(self, longest=max(8, self.longest // 10), median=max(8, self.median // 10))
+        return replace(
+            self, longest=max(8, self.longest // 10), median=max(8, self.median // 10)
+        )
 
     @property
     def lengths(self) -> list[int]:
@@ -89,7 +91,9 @@ class Case:
 def questions(case: Case) -> list[str]:
     """GSM8K's own, or made up where the data set is not next to the project."""
     if not GSM8K.exists():
-        return [f"{SYSTEM}What is {i} + {7 * i}? Explain it well." for i in range(case.prompts)]
+        return [
+            f"{SYSTEM}What is {i} + {7 * i}? Explain it well." for i in range(case.prompts)
+        ]
     with gzip.open(GSM8K, "rt") as lines:
         rows = [json.loads(next(lines)) for _ in range(case.prompts)]
     return [SYSTEM + row["question"] for row in rows]
@@ -102,7 +106,9 @@ def backend(case: Case) -> tokenizers.Tokenizer:
     tokenizer.decoder = tokenizers.decoders.ByteLevel()
     alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
     trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=1000, special_tokens=["<end>", "<pad>"], initial_alphabet=sorted(alphabet)
+        vocab_size=1000,
+        special_tokens=["<end>", "<pad>"],
+        initial_alphabet=sorted(alphabet),
     )
     tokenizer.train_from_iterator(questions(case), trainer)
     missing = SHAPES[case.shape].vocab_size - tokenizer.get_vocab_size()
@@ -157,7 +163,9 @@ class Ours:
         config = OptimiserConfig(lr=1e-5)
         self.learner = Learner(model, config, 100, adapter)
         packs = room_for_pack(model)
-        self.engine = Engine(model, self.tokenizer, limits, thread=CallersThread(), packs=packs)
+        self.engine = Engine(
+            model, self.tokenizer, limits, thread=CallersThread(), packs=packs
+        )
         self.work = self._work(limits, packs)
         free = available_memory() if case.device == "cpu" else torch.cuda.mem_get_info()[0]
         used = memory_in_use()
@@ -204,7 +212,9 @@ class Ours:
             records.append(trajectory(self.asked[group], completion, group))
         rewards = [record.reward for record in records]
         groups = [record.group_id for record in records]
-        for record, advantage in zip(records, group_advantages(rewards, groups), strict=True):
+        for record, advantage in zip(
+            records, group_advantages(rewards, groups), strict=True
+        ):
             record.advantage = advantage
         batches = pack_trajectories(records, self.work.micro_batch_tokens)
         metrics = self.learner.train_step(batches, objective(RlStage("rl")))
@@ -389,7 +399,9 @@ def main(options: argparse.Namespace) -> None:
     figures = {}
     for name, found in runs.items():
         numbers = {key for key, value in found[0].items() if isinstance(value, int | float)}
-        figures[name] = {key: summary([run[key] for run in found]) for key in sorted(numbers)}
+        figures[name] = {
+            key: summary([run[key] for run in found]) for key in sorted(numbers)
+        }
     machine = platform.processor() or platform.machine()
     record = {
         "date": str(date.today()),
@@ -409,7 +421,11 @@ def main(options: argparse.Namespace) -> None:
         if "decode_limit" in found:
             print_shares(name, found)
     if not options.quick:
-        path = Path(__file__).parent / "results" / f"rl_real-{options.shape}-{options.device}.json"
+        path = (
+            Path(__file__).parent
+            / "results"
+            / f"rl_real-{options.shape}-{options.device}.json"
+        )
         path.write_text(json.dumps(record, indent=1) + "\n")
 
 

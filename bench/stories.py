@@ -163,7 +163,9 @@ def run_story(name: str, folder: Path, data: Path) -> Path:
 def print_figures(name: str, run: Path) -> None:
     """Held-out rewards from the start to the end, and the verdicts of RL."""
     start = item_rewards(run, "start")
-    for path in sorted((run / "evaluation").glob("*.json"), key=lambda p: p.stat().st_mtime):
+    for path in sorted(
+        (run / "evaluation").glob("*.json"), key=lambda p: p.stat().st_mtime
+    ):
         rewards = item_rewards(run, path.stem)
         line = f"{name} {path.stem:12} {fmean(rewards.values()):6.1%} of {len(rewards)}"
         if path.stem != "start":

@@ -99,7 +99,9 @@ def parser_of(description: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--demo", type=Path, required=True)
-    parser.add_argument("--only", dest="seeds", type=int, nargs=1, metavar="SEED", default=SEEDS)
+    parser.add_argument(
+        "--only", dest="seeds", type=int, nargs=1, metavar="SEED", default=SEEDS
+    )
     parser.add_argument("--set", dest="overrides", action="append", default=[])
     return parser
 

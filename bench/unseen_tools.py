@@ -11,7 +11,16 @@ descriptions, answers the same problems. The figures go to bench/results/unseen_
 from pathlib import Path
 from typing import Any
 
-from trainings import SEEDS, by_table, evaluate_start, mean_of, parser_of, save, seconds, train
+from trainings import (
+    SEEDS,
+    by_table,
+    evaluate_start,
+    mean_of,
+    parser_of,
+    save,
+    seconds,
+    train,
+)
 
 TABLES = ("calculators", "new-calculators", "calculator", "addition")
 
@@ -53,12 +62,17 @@ def main() -> None:
         for seed, run in runs.items():
             cells = [run[policy][table] for table in TABLES]
             shown = [f"{c['pass_at_1']:.1%} ± {c['half_width']:.1%}" for c in cells]
-            print(f"{policy:<24}{'seed ' + seed:>8}" + "".join(f"{cell:>18}" for cell in shown))
+            print(
+                f"{policy:<24}{'seed ' + seed:>8}"
+                + "".join(f"{cell:>18}" for cell in shown)
+            )
     every = list(runs.values())
     seen = mean_of(every, "many tools, rl", "calculators", "pass_at_1")
     new = mean_of(every, "many tools, rl", "new-calculators", "pass_at_1")
     old = mean_of(every, "two tools", "new-calculators", "pass_at_1")
-    print(f"new calculators: {new:.1%}, {new / seen:.0%} of those trained on; two tools {old:.1%}")
+    print(
+        f"new calculators: {new:.1%}, {new / seen:.0%} of those trained on; two tools {old:.1%}"
+    )
     save("unseen_tools", {"runs": runs})
 
 

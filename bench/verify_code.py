@@ -75,14 +75,20 @@ def sweep(load: Loader, mutants: int, sample: int) -> bool:
     """Print one line for a set with solutions; return whether it is as it must be."""
     started, references = time.monotonic(), chosen(load(WHOLE), sample)
     hollow = [
-        (t, m) for t, s in references for m in gutted(s, (t.tests and t.tests.entry_point) or "")
+        (t, m)
+        for t, s in references
+        for m in gutted(s, (t.tests and t.tests.entry_point) or "")
     ]
-    broken = [(task, mutant) for task, source in references for mutant in faulty(source, mutants)]
+    broken = [
+        (task, mutant) for task, source in references for mutant in faulty(source, mutants)
+    ]
     right = Counter(score.status for score in judged(references, 20.0))
     empty = Counter(score.status for score in judged(hollow, 5.0))
     scores = judged(broken, 3.0)
     counts = Counter(score.status for score in scores)
-    alive = [job for job, score in zip(broken, scores, strict=True) if score.status == "correct"]
+    alive = [
+        job for job, score in zip(broken, scores, strict=True) if score.status == "correct"
+    ]
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         agreed = sum(threads.map(passes_plainly, alive))
     print(
@@ -98,11 +104,17 @@ def sweep(load: Loader, mutants: int, sample: int) -> bool:
 
 def sweep_oracles(sample: int) -> bool:
     """Print one line for the sets without solutions; return whether they are as they must be."""
-    tasks = [(task, task.tests) for task, _ in chosen(((t, "") for t in stdin_sets(WHOLE)), sample)]
+    tasks = [
+        (task, task.tests)
+        for task, _ in chosen(((t, "") for t in stdin_sets(WHOLE)), sample)
+    ]
     good = judged([(task, oracle(tests)) for task, tests in tasks if tests], 20.0)
     bad = judged([(task, oracle(tests, "7")) for task, tests in tasks if tests], 20.0)
     kinds = dict(Counter(task.kind for task, _ in tasks))
-    right, wrong = sum(s.status == "correct" for s in good), sum(s.status == "wrong" for s in bad)
+    right, wrong = (
+        sum(s.status == "correct" for s in good),
+        sum(s.status == "wrong" for s in bad),
+    )
     print(f"{kinds}: {right} knowing programs pass, {wrong} with one wrong answer fail")
     return right == wrong == len(tasks)
 
@@ -111,7 +123,9 @@ def main() -> int:
     """Sweep every set; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--mutants", type=int, default=10, help="of each reference")
-    parser.add_argument("--sample", type=int, default=0, help="references of each set; 0: all")
+    parser.add_argument(
+        "--sample", type=int, default=0, help="references of each set; 0: all"
+    )
     options = parser.parse_args()
     print(f"{date.today()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at start")
     held = [sweep(load, options.mutants, options.sample) for load in SETS]

@@ -21,7 +21,9 @@ LEAST = 0.995
 
 def line(name: str, *criteria: Agreement) -> str:
     """Return one row of the table."""
-    shares = (f"{one.equal:5} of {one.total:5} {one.equal / one.total:8.2%}" for one in criteria)
+    shares = (
+        f"{one.equal:5} of {one.total:5} {one.equal / one.total:8.2%}" for one in criteria
+    )
     return f"{name:45} " + "   ".join(shares)
 
 

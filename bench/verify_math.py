@@ -24,14 +24,20 @@ from openqwq.verify.math import MathVerifier
 WARM_UP = 3
 TABLE = Path(__file__).parents[1].parent / "shared/data/math-equivalence/cases.jsonl"
 REFUSED = ["10**10**10", "$5^{5^{5^{5}}}$", "9" * 100_000, "$100000000!$"]
-ENDLESS = ["$\\sum_{i=1}^{10^9} \\sin(i)$", "$\\binom{10^9}{5\\cdot 10^8}$", "-" * 30_000 + "1"]
+ENDLESS = [
+    "$\\sum_{i=1}^{10^9} \\sin(i)$",
+    "$\\binom{10^9}{5\\cdot 10^8}$",
+    "-" * 30_000 + "1",
+]
 
 Pairs = list[tuple[str, str]]
 
 
 async def score(verifier: MathVerifier, pairs: Pairs) -> list[Score]:
     tasks = [Task("bench", "math", (), "math", answer=gold) for gold, _ in pairs]
-    return await asyncio.gather(*map(verifier.score, tasks, (answer for _, answer in pairs)))
+    return await asyncio.gather(
+        *map(verifier.score, tasks, (answer for _, answer in pairs))
+    )
 
 
 async def rate(work: Callable[[Pairs], Awaitable[object]], pairs: Pairs) -> float:
@@ -69,7 +75,9 @@ async def compare(passes: int) -> None:
     for name, every in rates.items():
         low, high = min(every[WARM_UP:]), max(every[WARM_UP:])
         middle = statistics.median(every[WARM_UP:])
-        print(f"  {name:24s} {low:9.0f} {middle:9.0f} {high:9.0f} {middle / baseline:8.2f}x")
+        print(
+            f"  {name:24s} {low:9.0f} {middle:9.0f} {high:9.0f} {middle / baseline:8.2f}x"
+        )
 
 
 def children() -> list[int]:
@@ -92,7 +100,9 @@ async def load(count: int) -> None:
         return str(i), hostile if i % 2 == 0 else f"$\\frac{{{2 * i}}}{{2}}$"
 
     resident, workers = list[str](), list[str]()
-    async with MathVerifier(thinking=False, workers=os.cpu_count() or 1, deadline=1.0) as verifier:
+    async with MathVerifier(
+        thinking=False, workers=os.cpu_count() or 1, deadline=1.0
+    ) as verifier:
         counts: Counter[str] = Counter()
         start = time.perf_counter()
         for step in range(4):

@@ -46,7 +46,9 @@ def main() -> None:
         run.finish("sft", settings.stages[0].steps)
         with ray_placement(settings) as placement:
             asyncio.run(run_stages(run, prepared, Display(), placement))
-        lines = [json.loads(line) for line in (target / "log.jsonl").read_text().splitlines()]
+        lines = [
+            json.loads(line) for line in (target / "log.jsonl").read_text().splitlines()
+        ]
     steps = [line for line in lines if line["stage"] == "stage1" and "seconds" in line]
     for step in steps:
         print(
@@ -55,9 +57,13 @@ def main() -> None:
             f"rollout {step['seconds']['rollout']:.1f} s  learn {step['seconds']['learn']:.1f} s"
         )
     share = max(1, len(steps) // 4)
-    first, last = (mean(s["reward"] for s in part) for part in (steps[:share], steps[-share:]))
+    first, last = (
+        mean(s["reward"] for s in part) for part in (steps[:share], steps[-share:])
+    )
     gap = max(step["log_prob_gap"] for step in steps if "log_prob_gap" in step)
-    print(f"{options.sampler}: reward {first:.3f} to {last:.3f}; largest mean gap {gap:.2e} nats")
+    print(
+        f"{options.sampler}: reward {first:.3f} to {last:.3f}; largest mean gap {gap:.2e} nats"
+    )
 
 
 if __name__ == "__main__":

@@ -40,7 +40,9 @@ from openqwq.train.run import Run  # noqa: E402
 TIED = {"tie_word_embeddings": True}
 SHAPES = {
     "miniature": ModelConfig(1024, 128, 384, 4, 4, 2, 32, **TIED),
-    "smollm2-135m": ModelConfig(49152, 576, 1536, 30, 9, 3, 64, **TIED, attention_bias=False),
+    "smollm2-135m": ModelConfig(
+        49152, 576, 1536, 30, 9, 3, 64, **TIED, attention_bias=False
+    ),
     "qwen2.5-0.5b": ModelConfig(151936, 896, 4864, 24, 14, 2, 64, **TIED),
 }
 STORE_BYTES = 5_000_000_000  # of Ray's object store, for the path that needs it
@@ -130,7 +132,13 @@ def measure(name: str, options: argparse.Namespace) -> None:
         for machine in (0, 1):
             machines.start_ray(machine, store=STORE_BYTES)
         command = (sys.executable, __file__, name, "--address", machines.meeting)
-        command += ("--directory", f"{directory}/run", "--repeats", str(options.repeats), *flags)
+        command += (
+            "--directory",
+            f"{directory}/run",
+            "--repeats",
+            str(options.repeats),
+            *flags,
+        )
         done = subprocess.run(
             machines.command(0, *command),
             cwd=options.tree or ROOT,  # Ray's workers import from there
@@ -141,7 +149,9 @@ def measure(name: str, options: argparse.Namespace) -> None:
         if done.returncode:
             raise SystemExit(done.stdout + done.stderr[-4000:])
     pushes = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    bytes_ = sum(parameter.numel() for parameter in Qwen2(SHAPES[name]).parameters()) * 4 / MB
+    bytes_ = (
+        sum(parameter.numel() for parameter in Qwen2(SHAPES[name]).parameters()) * 4 / MB
+    )
     print(f"{name} ({bytes_:,.0f} MB in fp32){' '.join(['', *flags])}")
     for key in [key for key in pushes[0] if key != "push"]:
         values = [push[key] for push in pushes[1:]]  # the first joins the processes
@@ -154,7 +164,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("shapes", nargs="+", choices=sorted(SHAPES))
     parser.add_argument("--repeats", type=int, default=6)
-    parser.add_argument("--lora", action="store_true", help="train and push an adapter of rank 16")
+    parser.add_argument(
+        "--lora", action="store_true", help="train and push an adapter of rank 16"
+    )
     parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--tree", type=Path, help="a checkout whose package is measured")
     parser.add_argument("--address", default="", help=argparse.SUPPRESS)

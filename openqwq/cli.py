@@ -77,10 +77,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
     """The command's parser, and the parser of each verb."""
-    parser = argparse.ArgumentParser("qwq", description="Make and talk to a reasoning model.")
+    parser = argparse.ArgumentParser(
+        "qwq", description="Make and talk to a reasoning model."
+    )
     parser.add_argument("--version", action="version", version=f"openqwq {__version__}")
     verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
-    demo = verbs.add_parser("demo", help="train the miniature from nothing: minutes on two cores")
+    demo = verbs.add_parser(
+        "demo", help="train the miniature from nothing: minutes on two cores"
+    )
     _add_run_options(demo, "runs/demo")
     demo.set_defaults(verb=demo_verb, configs=[], plan=False)
     train = verbs.add_parser("train", help="a run from config files")
@@ -90,38 +94,68 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     train.set_defaults(verb=train_verb)
     report = verbs.add_parser("report", help="write a run's report again")
     report.add_argument("run", type=Path, help="a run directory")
-    report.add_argument("--language", choices=["en", "zh"], default="en", help="which page to name")
+    report.add_argument(
+        "--language", choices=["en", "zh"], default="en", help="which page to name"
+    )
     report.set_defaults(verb=report_verb)
-    add_rollouts_verb(verbs.add_parser("rollouts", help="what a run's policy said, to be read"))
+    add_rollouts_verb(
+        verbs.add_parser("rollouts", help="what a run's policy said, to be read")
+    )
     _add_eval_verb(verbs.add_parser("eval", help="benchmarks, as their authors score them"))
-    add_verify_verb(verbs.add_parser("verify", help="the judges alone, on rows from a file"))
-    add_data_verb(verbs.add_parser("data", help="what a run would ask, before any training"))
+    add_verify_verb(
+        verbs.add_parser("verify", help="the judges alone, on rows from a file")
+    )
+    add_data_verb(
+        verbs.add_parser("data", help="what a run would ask, before any training")
+    )
     add_collect_verb(verbs.add_parser("collect", help="a teacher's right answers as rows"))
     chat = verbs.add_parser("chat", help="talk to a model in the terminal")
     add_talk_options(chat)
     chat.set_defaults(verb=chat_verb)
     ask = verbs.add_parser("ask", help="one question; the answer alone on standard output")
-    ask.add_argument("words", nargs="*", metavar="[MODEL] QUESTION", help="no question: stdin")
+    ask.add_argument(
+        "words", nargs="*", metavar="[MODEL] QUESTION", help="no question: stdin"
+    )
     add_talk_options(ask, "--model")
-    ask.add_argument("-f", "--file", type=Path, action="append", default=[], help="- is stdin")
-    ask.add_argument("--json", action="store_true", help="the whole reply as one JSON object")
+    ask.add_argument(
+        "-f", "--file", type=Path, action="append", default=[], help="- is stdin"
+    )
+    ask.add_argument(
+        "--json", action="store_true", help="the whole reply as one JSON object"
+    )
     ask.set_defaults(verb=ask_verb)
     serve = verbs.add_parser("serve", help="OpenAI's API and a web chat for a model")
     add_serve_options(serve)
     serve.set_defaults(verb=serve_verb)
     models = verbs.add_parser("models", help="the models on this disk")
-    models.add_argument("folder", nargs="?", type=Path, default=Path(), help="where to look")
+    models.add_argument(
+        "folder", nargs="?", type=Path, default=Path(), help="where to look"
+    )
     models.set_defaults(verb=models_verb)
-    completion = verbs.add_parser("completion", help="a script that completes qwq in a shell")
+    completion = verbs.add_parser(
+        "completion", help="a script that completes qwq in a shell"
+    )
     completion.add_argument("shell", choices=["bash", "zsh", "fish"])
     completion.set_defaults(verb=completion_verb)
-    add_fit_verb(verbs.add_parser("fit", help="whether a model fits here, before any download"))
+    add_fit_verb(
+        verbs.add_parser("fit", help="whether a model fits here, before any download")
+    )
     add_convert_verb(verbs.add_parser("convert", help="a checkpoint to GGUF, and back"))
-    add_merge_verb(verbs.add_parser("merge", help="a checkpoint with a LoRA adapter merged in"))
-    _add_agent_verb(verbs.add_parser("agent", help="a model that uses tools, in the terminal"))
-    _add_mcp_verb(verbs.add_parser("mcp", help="our tools for any MCP client, on standard streams"))
-    add_feedback_verb(verbs.add_parser("feedback", help="ratings of answers as training rows"))
-    add_doctor_verb(verbs.add_parser("doctor", help="what works on this machine, on one page"))
+    add_merge_verb(
+        verbs.add_parser("merge", help="a checkpoint with a LoRA adapter merged in")
+    )
+    _add_agent_verb(
+        verbs.add_parser("agent", help="a model that uses tools, in the terminal")
+    )
+    _add_mcp_verb(
+        verbs.add_parser("mcp", help="our tools for any MCP client, on standard streams")
+    )
+    add_feedback_verb(
+        verbs.add_parser("feedback", help="ratings of answers as training rows")
+    )
+    add_doctor_verb(
+        verbs.add_parser("doctor", help="what works on this machine, on one page")
+    )
     add_sandbox_verb(verbs.add_parser("sandbox", help="the code execution sandbox"))
     return parser, verbs.choices
 
@@ -131,9 +165,13 @@ def _add_run_options(parser: argparse.ArgumentParser, out: str | None) -> None:
         "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE",
         help="override one setting, e.g. rl.steps=50 (may be repeated)",
     )  # fmt: skip
-    parser.add_argument("--out", type=Path, default=out, metavar="DIR", help="the run's directory")
+    parser.add_argument(
+        "--out", type=Path, default=out, metavar="DIR", help="the run's directory"
+    )
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
-    parser.add_argument("--dry-run", action="store_true", help="print the resolved config and stop")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print the resolved config and stop"
+    )
     parser.add_argument("--skip-bad-rows", action="store_true", help="list them and go on")
 
 
@@ -141,36 +179,56 @@ def _add_agent_verb(parser: argparse.ArgumentParser) -> None:
     add_model_options(parser)
     parser.add_argument("--tools", default="", help="python,calculator,files:DIR")
     parser.add_argument("--mcp", action="append", default=[], metavar="COMMAND|URL")
-    parser.add_argument("--allow", action="append", default=[], metavar="TOOL", help="never ask")
-    parser.add_argument("--steps", type=int, default=16, help="replies to one question at most")
+    parser.add_argument(
+        "--allow", action="append", default=[], metavar="TOOL", help="never ask"
+    )
+    parser.add_argument(
+        "--steps", type=int, default=16, help="replies to one question at most"
+    )
     parser.add_argument("--temperature", type=float, default=0.6)
     parser.add_argument("--max-tokens", type=int, default=8192, help="of each reply")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--transcript", type=Path, metavar="FILE", help="write it there")
-    parser.add_argument("--replay", type=Path, metavar="FILE", help="show a transcript again")
+    parser.add_argument(
+        "--replay", type=Path, metavar="FILE", help="show a transcript again"
+    )
     parser.set_defaults(verb=agent_verb)
 
 
 def _add_mcp_verb(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tools", default="python,calculator", help="as for qwq agent")
     add_model_options(parser, "--model", "offer the tool ask too, answered by this model")
-    parser.add_argument("--http", type=int, metavar="PORT", help="at http://127.0.0.1:PORT/mcp")
+    parser.add_argument(
+        "--http", type=int, metavar="PORT", help="at http://127.0.0.1:PORT/mcp"
+    )
     parser.set_defaults(verb=mcp_verb)
 
 
 def _add_eval_verb(parser: argparse.ArgumentParser) -> None:
     add_model_options(parser, context="--context-length", precisions=("fp32", "bf16"))
     parser.add_argument(
-        "--tasks", default=ANNOUNCED, help="NAME, NAME/KIND, CONFIG.toml[:TABLE] or rows, by commas"
+        "--tasks",
+        default=ANNOUNCED,
+        help="NAME, NAME/KIND, CONFIG.toml[:TABLE] or rows, by commas",
     )
     parser.add_argument("--out", type=Path, default=Path("runs/eval"), metavar="DIR")
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
-    parser.add_argument("--rescore", action="store_true", help="judge its saved replies again")
-    parser.add_argument("--compare", nargs=2, type=Path, metavar="RUN", help="a paired test")
-    parser.add_argument("--contamination", metavar="FILE", help="training rows, or a config")
-    parser.add_argument("--data", type=Path, metavar="DIR", help="local files, not the hub's")
+    parser.add_argument(
+        "--rescore", action="store_true", help="judge its saved replies again"
+    )
+    parser.add_argument(
+        "--compare", nargs=2, type=Path, metavar="RUN", help="a paired test"
+    )
+    parser.add_argument(
+        "--contamination", metavar="FILE", help="training rows, or a config"
+    )
+    parser.add_argument(
+        "--data", type=Path, metavar="DIR", help="local files, not the hub's"
+    )
     parser.add_argument("--allow-changed-data", action="store_true")
-    parser.add_argument("--lcb-release", type=int, default=5, help="LiveCodeBench's, 1 to 6")
+    parser.add_argument(
+        "--lcb-release", type=int, default=5, help="LiveCodeBench's, 1 to 6"
+    )
     parser.add_argument("--lcb-window", nargs=2, default=LCB_WINDOW, metavar="DATE")
     parser.add_argument("--preset", choices=["qwq", "greedy"], default="qwq")
     for name in ("samples", "limit", "max-tokens", "top-k", "thinking-budget"):
@@ -179,7 +237,9 @@ def _add_eval_verb(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--{name}", type=float)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--concurrency", type=int, default=8, help="replies at once")
-    parser.add_argument("--workers", type=int, default=2, help="sandbox and maths processes")
+    parser.add_argument(
+        "--workers", type=int, default=2, help="sandbox and maths processes"
+    )
     parser.set_defaults(verb=eval_verb)
 
 
@@ -191,7 +251,9 @@ def demo_verb(options: argparse.Namespace) -> None:
         last = next(n for n in ("stage2", "stage1") if (options.out / n).exists())
         model = f"{options.out}/{last}"
         print(f"Talk to it:  qwq chat {model}   (ask: What is 3587 + 467?)")
-        print(f"With a tool: qwq agent {model} --tools calculator   (ask: What is 58713 * 9421?)")
+        print(
+            f"With a tool: qwq agent {model} --tools calculator   (ask: What is 58713 * 9421?)"
+        )
         print(f"As a server: qwq serve {model}   (a web chat and OpenAI's API)")
 
 
@@ -279,7 +341,10 @@ def eval_verb(options: argparse.Namespace) -> None:
     from openqwq.evaluation.evaluation import PRESETS, Plan, compare_runs
     from openqwq.train.judges import open_judges
 
-    library, names = Library(options.data, options.allow_changed_data), options.tasks.split(",")
+    library, names = (
+        Library(options.data, options.allow_changed_data),
+        options.tasks.split(","),
+    )
     if options.compare:
         suite.print_comparison(compare_runs(*options.compare))
         return
@@ -338,7 +403,12 @@ def serve_verb(options: argparse.Namespace) -> None:
 
     hosts, origins, connect, names = (
         tuple(filter(None, text.split(",")))
-        for text in (options.allow_host, options.allow_origin, options.connect, options.tools)
+        for text in (
+            options.allow_host,
+            options.allow_origin,
+            options.connect,
+            options.tools,
+        )
     )
     access = Access(options.api_key, hosts, origins)
     access.require_safe(options.host, options.insecure)

@@ -9,7 +9,9 @@ if TYPE_CHECKING:
     import torch
 
 Products = Literal["fp32", "bf16"]  # what matrices are multiplied in
-Precision = Literal["auto", "fp32", "bf16"]  # auto: the products that this machine does faster
+Precision = Literal[
+    "auto", "fp32", "bf16"
+]  # auto: the products that this machine does faster
 Device = Literal["auto", "cpu", "cuda"]  # of our engine; auto: a GPU if there is one
 FinishReason = Literal["stop", "length", "cancelled", "loop"]
 # "scored": a reward was given, but nothing says whether the answer is right
@@ -92,10 +94,14 @@ class SamplingParams:
             "min_p": (0 <= self.min_p < 1, "at least 0 and below 1"),
             "max_tokens": (self.max_tokens >= 1, "at least 1"),
             "top_log_probs": (
-                0 <= self.top_log_probs <= 20 and (self.log_probs or not self.top_log_probs),
+                0 <= self.top_log_probs <= 20
+                and (self.log_probs or not self.top_log_probs),
                 "from 0 to 20, and 0 without log_probs",
             ),
-            "repetition_penalty": (self.repetition_penalty > 0, "above 0 (1 switches it off)"),
+            "repetition_penalty": (
+                self.repetition_penalty > 0,
+                "above 0 (1 switches it off)",
+            ),
             "thinking_budget": (
                 self.thinking_budget is None or 0 <= self.thinking_budget < self.max_tokens,
                 "none, or at least 0 and below max_tokens so that an answer fits",
@@ -167,7 +173,10 @@ class Generate(Protocol):
         ...
 
     def stream(
-        self, prompt_ids: Sequence[int], params: SamplingParams, steering: Steering | None = None
+        self,
+        prompt_ids: Sequence[int],
+        params: SamplingParams,
+        steering: Steering | None = None,
     ) -> AsyncIterator[TokenEvent]:
         """Yield tokens as they are drawn; closing the iterator frees the slot at once."""
         ...
@@ -196,8 +205,12 @@ class CodeTests:
     cases: tuple[TestCase, ...] = ()
     entry_point: str | None = None
     script: str | None = None
-    setup: str = ""  # trusted code put before the program (imports the problem statement grants)
-    float_tolerance: float | None = None  # absolute or relative, where the statement grants it
+    setup: str = (
+        ""  # trusted code put before the program (imports the problem statement grants)
+    )
+    float_tolerance: float | None = (
+        None  # absolute or relative, where the statement grants it
+    )
     limits: Mapping[str, float] = field(default_factory=dict)  # {"wall_seconds": 2.0, ...}
     packages: tuple[str, ...] = ()  # which the program may need, "numpy"
 
@@ -325,7 +338,10 @@ class Tool:
     def specification(self) -> dict[str, Any]:
         """The form in which chat templates and OpenAI's API name a tool."""
         names = ("name", "description", "parameters")
-        return {"type": "function", "function": {name: getattr(self, name) for name in names}}
+        return {
+            "type": "function",
+            "function": {name: getattr(self, name) for name in names},
+        }
 
 
 @dataclass(frozen=True)
@@ -388,6 +404,8 @@ class Trajectory:
 class WeightLink(Protocol):
     """How a learner's weights reach its sampler."""
 
-    def push(self, named_params: "Iterable[tuple[str, torch.Tensor]]", version: int) -> None:
+    def push(
+        self, named_params: "Iterable[tuple[str, torch.Tensor]]", version: int
+    ) -> None:
         """Install every parameter and flush caches that older weights filled."""
         ...

@@ -13,10 +13,17 @@ from openqwq.sandbox.local import LocalSandbox, doctor
 
 # Read when torch and the hub client are first imported, and inherited by subprocesses. One thread
 # suits the tests' tiny tensors; `make test-kernels` asks for others.
-os.environ |= {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "MPLBACKEND": "Agg"}
+os.environ |= {
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_OFFLINE": "1",
+    "MPLBACKEND": "Agg",
+}
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-SAMPLES, WHOLE = Path(__file__).parent / "data", Path(__file__).parents[2] / "shared" / "data"
+SAMPLES, WHOLE = (
+    Path(__file__).parent / "data",
+    Path(__file__).parents[2] / "shared" / "data",
+)
 SETS = {"samples": SAMPLES} | ({"whole": WHOLE} if WHOLE.is_dir() else {})
 
 # The same examples in every run, and no failure because a busy machine was slow.
@@ -75,7 +82,9 @@ async def sandbox(layers: dict[str, str]) -> AsyncIterator[LocalSandbox]:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what needs absent data; `-n` keeps a file, and the sandbox, in one process each."""
     if not WHOLE.is_dir():
-        absent = [item for item in items if "shared_data" in getattr(item, "fixturenames", ())]
+        absent = [
+            item for item in items if "shared_data" in getattr(item, "fixturenames", ())
+        ]
         config.hook.pytest_deselected(items=absent)
         items[:] = [item for item in items if item not in absent]
     for item in items:

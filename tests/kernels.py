@@ -61,8 +61,12 @@ def run(setting: str, arguments: list[str]) -> tuple[bool, str]:
     for pair in setting.split():
         name, value = pair.split("=", 1)
         environment[name] = value
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    failures = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    failures = [
+        line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))
+    ]
     last = (done.stdout.splitlines() or [done.stderr])[-1]
     return done.returncode == 0, "\n    ".join([last, *failures])
 

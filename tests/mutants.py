@@ -131,7 +131,9 @@ def is_noticed(path: Path, text: str, tests: Sequence[str]) -> bool:
 def main() -> None:
     """Try mutants and list those that survive."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("files", nargs="*", help="default: all that have tests of their own")
+    parser.add_argument(
+        "files", nargs="*", help="default: all that have tests of their own"
+    )
     parser.add_argument("--each", type=int, default=10, help="mutants of each file")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()

@@ -64,17 +64,27 @@ def test_later_files_and_overrides_win_key_by_key_stages_by_name(
     second = write(
         tmp_path / "b.toml", '[[stages]]\nname = "rl"\nsteps = 6\n[data.sums]\nlimit = 3\n'
     )
-    config = load_config([base, second], ["stages.rl.optimiser.lr=0.5", "stages.0.epochs=3"])
+    config = load_config(
+        [base, second], ["stages.rl.optimiser.lr=0.5", "stages.0.epochs=3"]
+    )
     assert [stage.name for stage in config.stages] == ["sft", "rl"]
     assert (rl(config).steps, rl(config).optimiser.lr) == (6, 0.5)
     assert config.stages[0].epochs == 3.0
-    assert (config.data["sums"].limit, Path(config.data["sums"].rows).name) == (3, "sums.jsonl")
+    assert (config.data["sums"].limit, Path(config.data["sums"].rows).name) == (
+        3,
+        "sums.jsonl",
+    )
 
 
-def test_paths_start_from_the_file_that_holds_them_and_overrides_from_here(base: Path) -> None:
+def test_paths_start_from_the_file_that_holds_them_and_overrides_from_here(
+    base: Path,
+) -> None:
     rewards = '[{use="verifier"}, {use="rewards.py:brevity", weight=0.1}]'
     config = load_config(
-        [base, write(base.parent / "r.toml", f'[[stages]]\nname="rl"\nrewards={rewards}\n')],
+        [
+            base,
+            write(base.parent / "r.toml", f'[[stages]]\nname="rl"\nrewards={rewards}\n'),
+        ],
         ["data.traces.rows=here.jsonl"],
     )
     assert config.data["sums"].rows == str(base.parent / "sums.jsonl")
@@ -94,8 +104,12 @@ def test_the_rate_follows_from_the_kind_and_from_lora(base: Path) -> None:
 
 def test_the_dump_reads_back_to_an_equal_tree(base: Path, tmp_path: Path) -> None:
     for config in (
-        load_config([MINI], ["stages.stage1.objective=gspo", "stages.stage1.data.linear=2.5"]),
-        load_config([base], ["stages.rl.lora={rank=4}", "stages.rl.evaluate.data=['sums']"]),
+        load_config(
+            [MINI], ["stages.stage1.objective=gspo", "stages.stage1.data.linear=2.5"]
+        ),
+        load_config(
+            [base], ["stages.rl.lora={rank=4}", "stages.rl.evaluate.data=['sums']"]
+        ),
     ):
         assert load_config([write(tmp_path / "dump.toml", dump_config(config))]) == config
 
@@ -103,13 +117,16 @@ def test_the_dump_reads_back_to_an_equal_tree(base: Path, tmp_path: Path) -> Non
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=9)
 scalars = st.booleans() | st.integers(-(2**62), 2**62) | st.floats(allow_nan=False) | texts
 values = st.recursive(
-    scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3)
+    scalars,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
 )
 
 
 @settings(max_examples=60)
 @given(st.dictionaries(texts, values, max_size=4))
-@example({"of": [True, False], "deep": {"a b": {"": []}}, "said": '\n\r\t\x7f\x00\\"é😀\u2028'})
+@example(
+    {"of": [True, False], "deep": {"a b": {"": []}}, "said": '\n\r\t\x7f\x00\\"é😀\u2028'}
+)
 def test_options_of_any_kind_survive_dump_and_load(options: dict[str, Any]) -> None:
     table = DataConfig(source="gym", options=options)
     config = Config(shape=ShapeConfig(), data={"g": table})
@@ -184,7 +201,9 @@ def test_a_wrong_override_is_an_error_naming_key_value_and_remedy(
 ) -> None:
     if named is None:  # a model is fine where there is no shape
         assert load_config([base], [override]).shape is None
-        with pytest.raises(OpenQwQError, match=r"model is 'Qwen/Q' and there is a \[shape\]"):
+        with pytest.raises(
+            OpenQwQError, match=r"model is 'Qwen/Q' and there is a \[shape\]"
+        ):
             load_config([base], [override, "shape.hidden_size=32"])
         return
     with pytest.raises(OpenQwQError) as error:
@@ -199,7 +218,9 @@ def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:
         load_config([write(tmp_path / "bad.toml", "seed = = 1")])
 
 
-def test_a_config_of_the_old_form_says_where_to_read_about_the_new_one(tmp_path: Path) -> None:
+def test_a_config_of_the_old_form_says_where_to_read_about_the_new_one(
+    tmp_path: Path,
+) -> None:
     with pytest.raises(OpenQwQError, match=r"has \[rl\].*docs/your-data\.md"):
         load_config([write(tmp_path / "old.toml", "[rl]\nsteps = 5\n")])
 
@@ -208,4 +229,6 @@ def test_every_shipped_config_loads() -> None:
     for path in MINI.parent.glob("*.toml"):
         config = load_config([path])
         assert all(isinstance(stage.name, str) for stage in config.stages), path
-        assert not any(isinstance(s, SftStage) and s.lora for s in config.stages if config.shape)
+        assert not any(
+            isinstance(s, SftStage) and s.lora for s in config.stages if config.shape
+        )

@@ -15,7 +15,9 @@ PACKAGE = ROOT / "openqwq"
 LIVES = (ROOT / "docs" / "life.md").read_text("utf-8")
 NAMED = re.findall(r"`([\w/]+\.py): ([\w.]+)`", LIVES)
 FILES = set(re.findall(r"`([\w/]+\.(?:py|json))\b", LIVES))
-PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
+PAGES = sorted(
+    [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
+)
 
 
 def defined(path: Path) -> set[str]:
@@ -54,7 +56,9 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
 
 def blocks(page: Path, language: str) -> list[str]:
     """The code blocks of a page in one language; those of shells often name none."""
-    found = re.findall(r"^```(\w*)\n(.*?)^```", page.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    found = re.findall(
+        r"^```(\w*)\n(.*?)^```", page.read_text("utf-8"), re.MULTILINE | re.DOTALL
+    )
     return [text for name, text in found if name == language]
 
 
@@ -75,7 +79,9 @@ COMMANDS = [(page.name, words) for page in PAGES for words in shell_lines(page)]
 
 
 @pytest.mark.parametrize(
-    ("page", "words"), COMMANDS, ids=[f"{page}: {' '.join(words)}" for page, words in COMMANDS]
+    ("page", "words"),
+    COMMANDS,
+    ids=[f"{page}: {' '.join(words)}" for page, words in COMMANDS],
 )
 def test_a_command_of_a_page_is_one_that_exists(page: str, words: list[str]) -> None:
     """Options and verbs are parsed by the command itself; nothing runs."""
@@ -84,7 +90,9 @@ def test_a_command_of_a_page_is_one_that_exists(page: str, words: list[str]) -> 
         parser, _ = _parser()
         parser.parse_args([word for word in arguments if word not in {"<", "/dev/null"}])
     if program == "make":
-        targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
+        targets = re.findall(
+            r"^([\w-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE
+        )
         for word in arguments:
             assert "=" in word or word in targets
     if program in {"python", "pytest"}:

@@ -39,7 +39,11 @@ def heavy_modules_after(statements: str) -> set[str]:
     """The heavy libraries that a fresh interpreter has loaded once it ran `statements`."""
     probe = f"{statements}\nimport sys\nprint('loaded', *sys.modules)"
     done = subprocess.run(
-        [sys.executable, "-c", probe], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", probe],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return HEAVY & set(done.stdout.splitlines()[-1].split())

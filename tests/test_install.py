@@ -18,7 +18,9 @@ from openqwq.cli import main
 
 ROOT = Path(__file__).parents[1]
 BUILT_FROM = ("pyproject.toml", "README.md", "LICENSE", "openqwq")
-BUILD = "import sys; from setuptools import build_meta; build_meta.build_{kind}(sys.argv[1])"
+BUILD = (
+    "import sys; from setuptools import build_meta; build_meta.build_{kind}(sys.argv[1])"
+)
 # Calls and files that only Linux has, and where they may be: each place does without elsewhere.
 ONLY_LINUX = re.compile(r"os\.sysconf|sched_getaffinity|/proc/|RLIMIT_AS")
 MAY_ASK_LINUX = {"model/fit.py", "model/precision.py", "verify/workers.py"}
@@ -26,7 +28,9 @@ MAY_ASK_LINUX = {"model/fit.py", "model/precision.py", "verify/workers.py"}
 
 def run(command: list[str | Path], folder: Path) -> str:
     """The output of a command that must succeed, with nothing of this checkout on its path."""
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment = {
+        name: value for name, value in os.environ.items() if name != "PYTHONPATH"
+    }
     done = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
@@ -48,7 +52,9 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("source")
     for name in BUILT_FROM:
         if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("*.pyc"))
+            shutil.copytree(
+                ROOT / name, folder / name, ignore=shutil.ignore_patterns("*.pyc")
+            )
         else:
             shutil.copy(ROOT / name, folder)
     return folder
@@ -85,7 +91,9 @@ def files_of_package() -> set[str]:
 
 def test_the_wheel_holds_every_file_of_the_package(wheel: Path) -> None:
     assert wheel.name == f"openqwq-{__version__}-py3-none-any.whl"
-    held = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("openqwq/")}
+    held = {
+        name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("openqwq/")
+    }
     assert held == files_of_package()
 
 
@@ -94,7 +102,9 @@ def test_the_sdist_builds_the_same_wheel(wheel: Path, source: Path, tmp_path: Pa
     assert sdist.name == f"openqwq-{__version__}.tar.gz"
     with tarfile.open(sdist) as archive:
         archive.extractall(tmp_path, filter="data")
-    again = build("wheel", tmp_path / sdist.name.removesuffix(".tar.gz"), tmp_path / "wheel")
+    again = build(
+        "wheel", tmp_path / sdist.name.removesuffix(".tar.gz"), tmp_path / "wheel"
+    )
     assert set(zipfile.ZipFile(again).namelist()) == set(zipfile.ZipFile(wheel).namelist())
 
 
@@ -122,7 +132,11 @@ def test_a_tag_and_the_changelog_name_this_version() -> None:
 
 def test_every_mention_of_an_extra_names_one_that_exists() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "openqwq").rglob("*.py")]
+    pages = [
+        *ROOT.glob("*.md"),
+        *(ROOT / "docs").glob("*.md"),
+        *(ROOT / "openqwq").rglob("*.py"),
+    ]
     for page in pages:
         for extras in re.findall(r"openqwq\[([a-z,]+)\]", page.read_text()):
             assert set(extras.split(",")) <= set(project["optional-dependencies"]), page
@@ -141,7 +155,9 @@ def test_the_extras_that_a_page_installs_exist(page: str) -> None:
         assert set(extras.split(",")) <= set(project["optional-dependencies"])
 
 
-def test_the_command_alone_names_four_things_to_do(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_alone_names_four_things_to_do(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert main([]) == 0
     greeting = capsys.readouterr().out
     suggested = re.findall(r"^  qwq (\w+)", greeting, re.MULTILINE)

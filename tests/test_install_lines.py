@@ -67,7 +67,9 @@ def clone(tmp_path: Path) -> Path:
     folder.mkdir()
     for name in BUILT_FROM:
         if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("*.pyc"))
+            shutil.copytree(
+                ROOT / name, folder / name, ignore=shutil.ignore_patterns("*.pyc")
+            )
         else:
             shutil.copy(ROOT / name, folder)
     return folder

@@ -8,7 +8,10 @@ from openqwq.cli import main
 
 MISTAKES = [
     (["demo", "--out", "FILE"], "is a file: name a directory for the run with --out"),
-    (["demo", "--resume", "--out", "FILE"], "is a file: name a directory for the run with --out"),
+    (
+        ["demo", "--resume", "--out", "FILE"],
+        "is a file: name a directory for the run with --out",
+    ),
     (["demo", "--set", "steps=3"], "unknown key steps"),
     (["demo", "--set", "stages.sft.steps"], "stages.sft.steps"),
     (["train", "FILE"], "add --out DIR"),
@@ -48,7 +51,9 @@ def test_a_mistake_is_one_line_that_names_it(
     assert complaint.startswith("qwq: ") and said in complaint
 
 
-@pytest.mark.parametrize("words", [["doctr"], ["--doctor"], ["doctor", "now"], ["demo", "mini"]])
+@pytest.mark.parametrize(
+    "words", [["doctr"], ["--doctor"], ["doctor", "now"], ["demo", "mini"]]
+)
 def test_a_word_that_is_not_known_is_refused_with_the_usage(
     words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

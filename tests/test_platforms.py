@@ -100,7 +100,15 @@ def test_a_mac_trains_evaluates_and_answers(
     out = tmp_path / "run"
     assert main(["train", path, "--out", str(out)]) == 0, capsys.readouterr().err
     assert (out / "report.html").exists()
-    asked = ["ask", str(out / "rl"), "What is 1 + 1?", "--max-tokens", "4", "--device", "cpu"]
+    asked = [
+        "ask",
+        str(out / "rl"),
+        "What is 1 + 1?",
+        "--max-tokens",
+        "4",
+        "--device",
+        "cpu",
+    ]
     assert main(asked) == 0, capsys.readouterr().err
 
 

@@ -95,9 +95,9 @@ def imports(node: ast.AST, type_checking: bool = False) -> Iterator[Import]:
                 for name in names:
                     origin = "." * level + (module or "")
                     yield Import(origin, name.name, name.asname or name.name, inside)
-            case ast.Call(func=function, args=[ast.Constant(value=str(module)), *_]) if ast.unparse(
-                function
-            ).rpartition(".")[2] in {"import_module", "__import__"}:
+            case ast.Call(func=function, args=[ast.Constant(value=str(module)), *_]) if (
+                ast.unparse(function).rpartition(".")[2] in {"import_module", "__import__"}
+            ):
                 yield Import(module, "", "", inside)
         yield from imports(child, inside)
 
@@ -122,7 +122,9 @@ def order_complaints(path: str, source: str) -> list[str]:
         for target, found in rooms_imported(source)
         if target not in order or order.index(target) > order.index(here)
     ]
-    relative = [found for found in imports(ast.parse(source)) if found.module.startswith(".")]
+    relative = [
+        found for found in imports(ast.parse(source)) if found.module.startswith(".")
+    ]
     return complaints + [f"{path} imports {found.module} relatively" for found in relative]
 
 
@@ -162,12 +164,16 @@ def third_party_complaints(path: str, source: str) -> list[str]:
 def size_complaints(path: str, source: str) -> list[str]:
     """Files and functions that are too long."""
     lines = len(source.splitlines())
-    complaints = [f"{path} has {lines} lines of at most {FILE_LINES}"] if lines > FILE_LINES else []
+    complaints = (
+        [f"{path} has {lines} lines of at most {FILE_LINES}"] if lines > FILE_LINES else []
+    )
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, Function):
             length = (node.end_lineno or node.lineno) - node.lineno + 1
             if length > FUNCTION_LINES:
-                complaints.append(f"{path}: {node.name} has {length} of {FUNCTION_LINES} lines")
+                complaints.append(
+                    f"{path}: {node.name} has {length} of {FUNCTION_LINES} lines"
+                )
     return complaints
 
 
@@ -190,7 +196,11 @@ def docstring_complaints(path: str, source: str) -> list[str]:
 
 def name_complaints(path: str, source: str) -> list[str]:
     """Module and folder names that say nothing about what is inside."""
-    words = {word for part in PurePosixPath(path).with_suffix("").parts for word in part.split("_")}
+    words = {
+        word
+        for part in PurePosixPath(path).with_suffix("").parts
+        for word in part.split("_")
+    }
     return [f"{path}: {word!r} names nothing" for word in sorted(words & VAGUE)]
 
 
@@ -209,7 +219,11 @@ BAD: list[tuple[Rule, str, str]] = [
     (order_complaints, "text/stream.py", "from openqwq.model import rope"),
     (order_complaints, "text/stream.py", "from openqwq import train"),
     (order_complaints, "text/stream.py", "def f():\n    from openqwq.cli import main"),
-    (order_complaints, "verify/math.py", "if TYPE_CHECKING:\n    from openqwq.tasks.a import A"),
+    (
+        order_complaints,
+        "verify/math.py",
+        "if TYPE_CHECKING:\n    from openqwq.tasks.a import A",
+    ),
     (
         order_complaints,
         "verify/math.py",
@@ -222,20 +236,32 @@ BAD: list[tuple[Rule, str, str]] = [
     (privacy_complaints, "train/loop.py", "from openqwq.engine.cache import _slots"),
     (privacy_complaints, "train/loop.py", "from openqwq.engine._cache import slots"),
     (privacy_complaints, "train/loop.py", "import openqwq.engine\nopenqwq.engine._slots()"),
-    (privacy_complaints, "train/loop.py", "from openqwq.engine import cache as c\nc._slots()"),
+    (
+        privacy_complaints,
+        "train/loop.py",
+        "from openqwq.engine import cache as c\nc._slots()",
+    ),
     (third_party_complaints, "text/stream.py", "import torch.nn"),
     (third_party_complaints, "model/qwen2.py", "def f():\n    import transformers"),
     (third_party_complaints, "sandbox/worker.py", "import httpx"),
     (third_party_complaints, "types.py", "import torch"),
     (third_party_complaints, "types.py", "if TYPE_CHECKING:\n    import numpy"),
-    (third_party_complaints, "types.py", "if TYPE_CHECKING:\n    x = 1\nelse:\n    import numpy"),
+    (
+        third_party_complaints,
+        "types.py",
+        "if TYPE_CHECKING:\n    x = 1\nelse:\n    import numpy",
+    ),
     (size_complaints, "config.py", "x = 1\n" * 401),
     (size_complaints, "config.py", LONG_FUNCTION),
     (size_complaints, "config.py", "class A:\n" + indent(LONG_FUNCTION, " ")),
     (docstring_complaints, "config.py", "x = 1"),
     (docstring_complaints, "config.py", '"""M."""\ndef f(): ...'),
     (docstring_complaints, "config.py", '"""M."""\nclass A: ...'),
-    (docstring_complaints, "config.py", '"""M."""\nclass A:\n    "A."\n    async def f(self): ...'),
+    (
+        docstring_complaints,
+        "config.py",
+        '"""M."""\nclass A:\n    "A."\n    async def f(self): ...',
+    ),
     (name_complaints, "engine/utils.py", ""),
     (name_complaints, "helpers/engine.py", ""),
     (name_complaints, "engine/cache_manager.py", ""),

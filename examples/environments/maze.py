@@ -173,7 +173,9 @@ class MazeEpisode:
     async def score(self) -> Score:
         """1 for a way out, however long."""
         won = self.maze.won
-        return Score(float(won), "correct" if won else "wrong", {"commands": float(self.commands)})
+        return Score(
+            float(won), "correct" if won else "wrong", {"commands": float(self.commands)}
+        )
 
     async def close(self) -> None:
         """There is nothing to free."""
@@ -185,5 +187,7 @@ class MazeEnvironment:
     async def reset(self, task: Task, seed: int) -> MazeEpisode:
         """A new player; OpenQwQError for a task that is not from `maze`."""
         if not isinstance(task.reference, Maze):
-            raise OpenQwQError(f"task {task.id!r} has no maze: its source must be maze.py:maze")
+            raise OpenQwQError(
+                f"task {task.id!r} has no maze: its source must be maze.py:maze"
+            )
         return MazeEpisode(task.reference.entered())

@@ -52,7 +52,9 @@ class Stockroom:
         """Take items off a shelf and throw them away."""
         held = self._shelf(shelf)
         if held.get(item, 0) < self._positive(amount):
-            raise OpenQwQError(f"shelf {shelf} holds {held.get(item, 0)} {item}, not {amount}")
+            raise OpenQwQError(
+                f"shelf {shelf} holds {held.get(item, 0)} {item}, not {amount}"
+            )
         held[item] -= amount
         if not held[item]:
             del held[item]
@@ -125,7 +127,9 @@ def _move_all(draft: _Draft) -> None:
     target = draft.other(shelf)
     draft.orders.append(f"move all {item} from {shelf} to {target}")
     draft.call(f"how many {item}: look", "look", shelf=shelf)
-    draft.call(f"{held} {item}: move", "move", item=item, amount=held, source=shelf, target=target)
+    draft.call(
+        f"{held} {item}: move", "move", item=item, amount=held, source=shelf, target=target
+    )
 
 
 def _fill_up(draft: _Draft) -> None:

@@ -67,11 +67,17 @@ def _value(node: ast.expr) -> Any:
             value = _power(_value(left), _value(right))
         case ast.BinOp(left=left, op=sign, right=right) if type(sign) in _BINARY:
             value = _BINARY[type(sign)](_value(left), _value(right))
-        case ast.Call(func=ast.Name(id=name), args=arguments, keywords=[]) if name in _FUNCTIONS:
+        case ast.Call(func=ast.Name(id=name), args=arguments, keywords=[]) if (
+            name in _FUNCTIONS
+        ):
             value = _function(name, [_value(argument) for argument in arguments])
         case _:
-            raise OpenQwQError(f"{ast.unparse(node)!r} is not arithmetic: use numbers and + - * /")
-    if isinstance(value, complex) or (isinstance(value, float) and not math.isfinite(value)):
+            raise OpenQwQError(
+                f"{ast.unparse(node)!r} is not arithmetic: use numbers and + - * /"
+            )
+    if isinstance(value, complex) or (
+        isinstance(value, float) and not math.isfinite(value)
+    ):
         raise OpenQwQError(f"{ast.unparse(node)} is not a finite real number")
     if isinstance(value, Fraction) and _bits(value) > MAX_BITS:
         raise OpenQwQError(f"a number of over {MAX_BITS} bits came up: use smaller ones")

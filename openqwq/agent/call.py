@@ -102,7 +102,9 @@ async def _refuse(
     if name not in tools:
         known = ", ".join(tools) or "none"
         text = f"error: there is no tool {name!r:.100}; the tools are: {known}"
-        return CallResult(name, arguments, clean(text, DEFAULT_LIMITS.characters), "unknown")
+        return CallResult(
+            name, arguments, clean(text, DEFAULT_LIMITS.characters), "unknown"
+        )
     try:
         check_arguments(tools[name], arguments)
     except (OpenQwQError, RecursionError) as error:
@@ -124,7 +126,9 @@ async def _run(
     progress = Progress(tell)
     with reporting(progress):
         task = asyncio.ensure_future(tool.call(arguments))
-    task.add_done_callback(lambda late: late.cancelled() or late.exception())  # nobody may listen
+    task.add_done_callback(
+        lambda late: late.cancelled() or late.exception()
+    )  # nobody may listen
     done: set[asyncio.Future[str]] = set()
     try:
         while not done:
@@ -161,4 +165,6 @@ def _complaint(text: str) -> str:
     except (ValueError, RecursionError) as error:
         problem = f"not JSON ({error})"
     form = '{"name": <function-name>, "arguments": <args-json-object>}'
-    return clean(f"error: malformed tool call: {problem}; write {form}", DEFAULT_LIMITS.characters)
+    return clean(
+        f"error: malformed tool call: {problem}; write {form}", DEFAULT_LIMITS.characters
+    )

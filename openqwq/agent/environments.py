@@ -56,7 +56,10 @@ class ToolEpisode:
         else:
             verdict = await self.judge(self.answer)
         kinds = Counter(result.status for result in self.results)
-        counts = {"calls": len(self.results), "call_errors": len(self.results) - kinds["ok"]}
+        counts = {
+            "calls": len(self.results),
+            "call_errors": len(self.results) - kinds["ok"],
+        }
         parts = {**verdict.parts, **{name: float(count) for name, count in counts.items()}}
         return Score(verdict.value, verdict.status, parts, verdict.detail)
 
@@ -81,7 +84,9 @@ class CalculatorEnvironment:
             call = partial(_answered, task.reference)
         described = [specification["function"] for specification in task.tools]
         own = {each["name"]: Tool(**each, call=call) for each in described}
-        return ToolEpisode(own, lambda answer: self.verifier.score(task, f"</think>\n\n{answer}"))
+        return ToolEpisode(
+            own, lambda answer: self.verifier.score(task, f"</think>\n\n{answer}")
+        )
 
 
 async def _answered(form: Calculator, given: Mapping[str, Any]) -> str:
@@ -133,7 +138,9 @@ class PythonEnvironment:
     At most `sessions` episodes hold a session at once, the others wait at their first call.
     """
 
-    def __init__(self, sandbox: Sandbox, sessions: int = 16, limits: Limits = LIMITS) -> None:
+    def __init__(
+        self, sandbox: Sandbox, sessions: int = 16, limits: Limits = LIMITS
+    ) -> None:
         self._sandbox, self._limits = sandbox, limits
         self._verifier = CodeVerifier(sandbox, thinking=False)
         self._places = asyncio.Semaphore(sessions)
@@ -141,7 +148,9 @@ class PythonEnvironment:
     async def reset(self, task: Task, seed: int) -> PythonEpisode:
         """See `Environment.reset`."""
         session = PythonSession(self._sandbox, self._limits)
-        limits = CallLimits(seconds=self._limits.wall_seconds + 30.0)  # the sandbox has its own
+        limits = CallLimits(
+            seconds=self._limits.wall_seconds + 30.0
+        )  # the sandbox has its own
         return PythonEpisode(
             by_name([session.tool()]),
             lambda answer: self._verifier.score(task, answer),

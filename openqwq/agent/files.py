@@ -93,8 +93,14 @@ class Folder:
     def _inside(self, path: str) -> Path:
         try:
             found = (self.root / path).resolve(strict=True)
-        except (OSError, RuntimeError, ValueError) as error:  # RuntimeError: links in a circle
-            raise OpenQwQError(f"there is no {path!r}: list_folder shows what there is") from error
+        except (
+            OSError,
+            RuntimeError,
+            ValueError,
+        ) as error:  # RuntimeError: links in a circle
+            raise OpenQwQError(
+                f"there is no {path!r}: list_folder shows what there is"
+            ) from error
         if not found.is_relative_to(self.root):
             raise OpenQwQError(f"{path!r} is outside the folder: use a path below it")
         return found
@@ -107,7 +113,9 @@ class Folder:
             for name in sorted(names):
                 seen += 1
                 if seen > MAX_FILES:
-                    raise OpenQwQError(f"over {MAX_FILES} files are below: search in a subfolder")
+                    raise OpenQwQError(
+                        f"over {MAX_FILES} files are below: search in a subfolder"
+                    )
                 file = Path(parent, name)
                 if not file.is_symlink():
                     yield file
@@ -115,9 +123,13 @@ class Folder:
     def _text(self, file: Path) -> str:
         name = file.relative_to(self.root)
         if not file.is_file():  # a pipe or a device might never end
-            raise OpenQwQError(f"{str(name)!r} is not a file: list_folder shows what there is")
+            raise OpenQwQError(
+                f"{str(name)!r} is not a file: list_folder shows what there is"
+            )
         if file.stat().st_size > MAX_BYTES:
-            raise OpenQwQError(f"{str(name)!r} has over {MAX_BYTES:,} bytes: it is too large")
+            raise OpenQwQError(
+                f"{str(name)!r} has over {MAX_BYTES:,} bytes: it is too large"
+            )
         try:
             return file.read_bytes().decode(errors="replace")
         except OSError as error:

@@ -139,7 +139,10 @@ class _Use:
         if thinking is not None:  # the answer keeps what was asked for it
             thinking = max(0, min(thinking, limit - (params.max_tokens - thinking)))
         return replace(
-            params, max_tokens=limit, thinking_budget=thinking, seed=params.seed + self.steps
+            params,
+            max_tokens=limit,
+            thinking_budget=thinking,
+            seed=params.seed + self.steps,
         )
 
     def repeated(self, results: Sequence[CallResult]) -> bool:

@@ -52,7 +52,9 @@ class McpServer:
             client = await self._connect()
             listed = await _all(client.list_tools, "tools")
             readers = await self._readers(client)
-            self._require(self.settings.picked - {each.name for each in [*listed, *readers]})
+            self._require(
+                self.settings.picked - {each.name for each in [*listed, *readers]}
+            )
             offered = self.settings.offers
             self.tools = [self._tool(each) for each in listed if offered(each.name)]
             self.tools += [reader for reader in readers if offered(reader.name)]
@@ -96,7 +98,9 @@ class McpServer:
                 values = {"type": "object", "additionalProperties": {"type": "string"}}
                 fields = {"name": {"type": "string"}, "arguments": values}
                 parameters = _object(fields, ["name"])
-                readers.append(Tool("get_prompt", text, parameters, self._get_prompt, acts=True))
+                readers.append(
+                    Tool("get_prompt", text, parameters, self._get_prompt, acts=True)
+                )
         return readers
 
     async def _read_resource(self, arguments: Mapping[str, Any]) -> str:
@@ -121,7 +125,9 @@ class McpServer:
                 f" ({error.message}): leave the server out or repair it"
             ) from error
         call = partial(self._call, listed.name)
-        return Tool(listed.name, listed.description or "", listed.input_schema, call, acts=True)
+        return Tool(
+            listed.name, listed.description or "", listed.input_schema, call, acts=True
+        )
 
     async def _call(self, name: str, arguments: Mapping[str, Any]) -> str:
         from mcp import MCPError
@@ -131,12 +137,16 @@ class McpServer:
         tell = reporter()  # here: the SDK reports from a task of its own
         self._waiting.append(tell)
 
-        async def on_progress(progress: float, total: float | None, message: str | None) -> None:
+        async def on_progress(
+            progress: float, total: float | None, message: str | None
+        ) -> None:
             whole = f" of {total:g}" if total else ""
             tell(message or f"{progress:g}{whole}")
 
         try:
-            result = await client.call_tool(name, dict(arguments), progress_callback=on_progress)
+            result = await client.call_tool(
+                name, dict(arguments), progress_callback=on_progress
+            )
         except MCPError as error:
             if error.code != CONNECTION_CLOSED:
                 raise OpenQwQError(f"the MCP server says: {error}") from error
@@ -185,7 +195,9 @@ class McpServer:
                             starting.reschedule(None)
                             ready.set_result(client)
                             await stop.wait()
-            except Exception as error:  # transports raise groups of whatever their libraries do
+            except (
+                Exception
+            ) as error:  # transports raise groups of whatever their libraries do
                 log.seek(0)
                 said = (log.read().strip() or _innermost(error)).splitlines()[-1][:500]
                 if not ready.done():
@@ -206,7 +218,9 @@ class McpServer:
         if own.url:
             if not own.headers:
                 return own.url
-            http = await stack.enter_async_context(create_mcp_http_client(dict(own.headers)))
+            http = await stack.enter_async_context(
+                create_mcp_http_client(dict(own.headers))
+            )
             return streamable_http_client(own.url, http_client=http)
         command, *arguments = own.command
         parameters = StdioServerParameters(

@@ -36,7 +36,11 @@ def mcp_server(
 
     async def list_tools(_: Any, __: Any) -> ListToolsResult:
         listed = [
-            McpTool(name=each.name, description=each.description, input_schema={**each.parameters})
+            McpTool(
+                name=each.name,
+                description=each.description,
+                input_schema={**each.parameters},
+            )
             for each in tools
         ]
         return ListToolsResult(tools=listed)
@@ -53,7 +57,9 @@ def mcp_server(
         text = TextContent(type="text", text=result.text)
         return CallToolResult(content=[text], is_error=result.status != "ok")
 
-    return Server("openqwq", version=__version__, on_list_tools=list_tools, on_call_tool=call_tool)
+    return Server(
+        "openqwq", version=__version__, on_list_tools=list_tools, on_call_tool=call_tool
+    )
 
 
 class _News:
@@ -72,7 +78,9 @@ class _News:
         started = time.monotonic()
         while True:
             await asyncio.sleep(BEAT_SECONDS)
-            await self._session.report_progress(time.monotonic() - started, None, self._text)
+            await self._session.report_progress(
+                time.monotonic() - started, None, self._text
+            )
 
 
 async def serve_stdio(server: "Server[Any]") -> None:
@@ -114,7 +122,9 @@ def ask_tool(generate: Generate, tokenizer: "Tokenizer", params: SamplingParams)
                 case Ended(reason=reason):
                     pass
         if reason != "answer":
-            raise OpenQwQError(f"the model gave no answer ({reason}): ask a shorter question")
+            raise OpenQwQError(
+                f"the model gave no answer ({reason}): ask a shorter question"
+            )
         return said
 
     return tool(ask)

@@ -19,7 +19,12 @@ from typing import Any
 from openqwq.types import OpenQwQError
 
 VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
-_KINDS = {"stdio": "command", "http": "url", "streamable-http": "url", "streamableHttp": "url"}
+_KINDS = {
+    "stdio": "command",
+    "http": "url",
+    "streamable-http": "url",
+    "streamableHttp": "url",
+}
 _KEYS = {
     *("type", "command", "args", "env", "cwd", "url", "headers", "bearer_token"),
     *("allow", "deny", "disabled", "description"),
@@ -64,7 +69,9 @@ def read_settings(text: str) -> list[McpSettings]:
     try:
         command = tuple(shlex.split(text))
     except ValueError as error:
-        raise OpenQwQError(f"the MCP server {text!r} is not a command line: {error}") from error
+        raise OpenQwQError(
+            f"the MCP server {text!r} is not a command line: {error}"
+        ) from error
     if not command:
         raise OpenQwQError("an MCP server is empty: give its command line or http address")
     return [McpSettings(text, command=command)]
@@ -76,7 +83,9 @@ def _read_file(path: Path) -> list[McpSettings]:
         items = list(entries.items())
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         form = '{"mcpServers": {NAME: {"command": ...} or {"url": ...}}}'
-        raise OpenQwQError(f"cannot read {path} ({error!r}): it must hold {form}") from error
+        raise OpenQwQError(
+            f"cannot read {path} ({error!r}): it must hold {form}"
+        ) from error
     servers: list[McpSettings] = []
     for name, entry in items:
         if isinstance(entry, dict) and entry.get("disabled"):
@@ -90,7 +99,9 @@ def _entry(name: str, entry: Any, where: str) -> McpSettings:
         raise OpenQwQError(f"{where} is {entry!r:.100}: it must be an object")
     unknown = sorted(entry.keys() - _KEYS)
     if unknown:
-        raise OpenQwQError(f"{where}: unknown {unknown[0]!r}: use {', '.join(sorted(_KEYS))}")
+        raise OpenQwQError(
+            f"{where}: unknown {unknown[0]!r}: use {', '.join(sorted(_KEYS))}"
+        )
     kind = entry.get("type", "http" if "url" in entry else "stdio")
     if kind not in _KINDS:
         raise OpenQwQError(f"{where}: type is {kind!r}: use one of {', '.join(_KINDS)}")

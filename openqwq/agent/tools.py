@@ -28,7 +28,9 @@ def tool(function: Callable[..., Any], acts: bool = False, threaded: bool = True
             return _text(function(**arguments))
         return _text(await _on_thread(lambda: function(**arguments)))
 
-    return Tool(described["name"], described["description"], described["parameters"], call, acts)
+    return Tool(
+        described["name"], described["description"], described["parameters"], call, acts
+    )
 
 
 def by_name(tools: list[Tool]) -> dict[str, Tool]:
@@ -59,7 +61,9 @@ def check_arguments(tool: Tool, arguments: Mapping[str, Any]) -> None:
     if not fault.absolute_path:
         raise OpenQwQError(f"{fault.message}: the arguments of {tool.name} are {allowed}")
     where = "".join(f"[{part!r}]" for part in list(fault.absolute_path)[1:])
-    needed = json.dumps({key: fault.schema[key] for key in fault.schema if key != "description"})
+    needed = json.dumps(
+        {key: fault.schema[key] for key in fault.schema if key != "description"}
+    )
     raise OpenQwQError(
         f"argument {fault.absolute_path[0]!r}{where} of {tool.name} is {fault.instance!r:.200}:"
         f" give a value of {needed:.500}"

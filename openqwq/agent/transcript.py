@@ -12,7 +12,8 @@ from openqwq.data.files import write_atomically
 from openqwq.types import OpenQwQError
 
 _KINDS: dict[str, type] = {
-    kind.__name__.lower(): kind for kind in (Thinking, Content, Called, Returned, Turns, Ended)
+    kind.__name__.lower(): kind
+    for kind in (Thinking, Content, Called, Returned, Turns, Ended)
 }
 
 
@@ -38,7 +39,9 @@ class Transcript:
         if self.path and self.path.exists():
             raise OpenQwQError(f"{self.path} exists: name another transcript or remove it")
         if self.path and not self.path.parent.is_dir():
-            raise OpenQwQError(f"{self.path.parent} is not a directory: make it, or name another")
+            raise OpenQwQError(
+                f"{self.path.parent} is not a directory: make it, or name another"
+            )
 
     def add(self, entry: Asked | Event) -> None:
         """Note what happened; pieces of one text become one entry."""

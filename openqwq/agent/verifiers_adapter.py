@@ -249,7 +249,9 @@ class VerifiersEpisode:
         problem = _problem(self._run)
         if problem:
             return Score(0.0, "error", detail=f"verifiers:{self._name}: {problem}")
-        played = [trace for trace in self._run.result().traces if trace.id in self._sessions]
+        played = [
+            trace for trace in self._run.result().traces if trace.id in self._sessions
+        ]
         trace = played[-1]
         parts: dict[str, float] = {}
         for key, reward in trace.rewards.items():

@@ -56,7 +56,9 @@ class ChatHarness(Harness[HarnessConfig]):  # type: ignore[misc]  # the package 
                     body["tools"] = tools
                 answer = await client.post("/chat/completions", json=body)
                 if answer.status_code != 200:
-                    return ProgramResult(1, "", answer.text)  # by a stop, or a lost endpoint
+                    return ProgramResult(
+                        1, "", answer.text
+                    )  # by a stop, or a lost endpoint
                 reply = answer.json()["choices"][0]["message"]
                 messages.append(reply)
                 calls = reply.get("tool_calls") or []
@@ -86,10 +88,14 @@ async def _result(
     name = function["name"]
     content: Any
     if name not in places:
-        content = f"error: there is no tool {name!r}: there are {', '.join(places) or 'none'}"
+        content = (
+            f"error: there is no tool {name!r}: there are {', '.join(places) or 'none'}"
+        )
     else:
         try:
-            content = await call_mcp(servers, places, name, json.loads(function["arguments"]))
+            content = await call_mcp(
+                servers, places, name, json.loads(function["arguments"])
+            )
         except Exception as error:  # the environment's tools are foreign code
             content = f"error: {error}"
     return {"role": "tool", "tool_call_id": call["id"], "content": content}

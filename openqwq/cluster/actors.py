@@ -94,7 +94,9 @@ class LearnerRank:
         """Meet the other ranks and shard `policy`, to train it as `stage` says."""
         torch.set_num_threads(threads)
         device = reserved_device().type
-        backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"  # offloaded shards are CPU's
+        backend = (
+            "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
+        )  # offloaded shards are CPU's
         dist.init_process_group(backend, address, rank=self.rank, world_size=self.world)
         mesh = init_device_mesh(device, (self.world,))
         model, adapter = policy.load()
@@ -107,7 +109,11 @@ class LearnerRank:
             RankReference.held = self._reference(policy, stage, sharding, adapter)
 
     def _reference(
-        self, policy: SavedPolicy, stage: RlStage, sharding: Sharding, adapter: Adapter | None
+        self,
+        policy: SavedPolicy,
+        stage: RlStage,
+        sharding: Sharding,
+        adapter: Adapter | None,
     ) -> KlReference:
         """The policy as the stage began: the base of a new adapter, or a frozen copy."""
         assert self.learner is not None
@@ -115,13 +121,21 @@ class LearnerRank:
             model, _ = policy.load()
             model.requires_grad_(False)
             return ShardedLearner(
-                model, stage.optimiser, 0, self.learner.mesh, sharding, None, stage.temperature
+                model,
+                stage.optimiser,
+                0,
+                self.learner.mesh,
+                sharding,
+                None,
+                stage.temperature,
             )
         if stage.lora == "continue":
             return AdapterAsItWas(self.learner, adapter)
         return self.learner.reference()
 
-    def train_share(self, done: int, share: Share, objective: Objective) -> dict[str, float]:
+    def train_share(
+        self, done: int, share: Share, objective: Objective
+    ) -> dict[str, float]:
         """See `ShardedLearner.train_share`; `done` counts steps without a batch too."""
         assert self.learner is not None
         self.learner.done = done
@@ -193,7 +207,9 @@ class SamplerActor:
     async def generate(self, requests: Sequence[Request]) -> list[list[Completion]]:
         """Completions of several prompts that came together, so that they run together."""
         return list(
-            await asyncio.gather(*(self.engine.generate(ids, p, n) for ids, p, n in requests))
+            await asyncio.gather(
+                *(self.engine.generate(ids, p, n) for ids, p, n in requests)
+            )
         )
 
     async def meet(self, meeting: Meeting, number: int) -> None:

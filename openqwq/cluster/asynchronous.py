@@ -82,7 +82,9 @@ class Flow:
     def _drop_stale(self) -> None:
         oldest = self.trainer.learner.done - self.trainer.max_staleness
         stale = [number for group, number in self.ready if group.version < oldest]
-        self.ready = [(group, number) for group, number in self.ready if group.version >= oldest]
+        self.ready = [
+            (group, number) for group, number in self.ready if group.version >= oldest
+        ]
         self.again += stale
         self.dropped += len(stale)
 
@@ -101,7 +103,9 @@ class AsynchronousTrainer(Trainer):
         flow = Flow(self)
         try:
             await self.loop(
-                lambda first: self._overlapped_step(flow, first), {"pending": flow}, progress
+                lambda first: self._overlapped_step(flow, first),
+                {"pending": flow},
+                progress,
             )
         finally:
             await flow.stop()
@@ -122,7 +126,9 @@ class AsynchronousTrainer(Trainer):
         step, started = self.learner.done, time.perf_counter()
         groups = await flow.take(self.stage.prompts_per_step)
         waited = time.perf_counter() - started
-        record = await self.learn(self.batch([(g.key, g.attempts) for g in groups], 0), first)
+        record = await self.learn(
+            self.batch([(g.key, g.attempts) for g in groups], 0), first
+        )
         seconds = {"rollout": waited, "learn": time.perf_counter() - started - waited}
         ages = [step - group.version for group in groups]
         return {

@@ -101,12 +101,16 @@ class RayPlacement:
         """See `Placement.policy`; the actors load the policy from the run's directory."""
         folder = run.directory.absolute()
         products = self._products(run)
-        start = SavedPolicy.write(folder, f"{stage.name}.start", policy, tokenizer, products)
+        start = SavedPolicy.write(
+            folder, f"{stage.name}.start", policy, tokenizer, products
+        )
         cluster = self.config
 
         def ranks() -> list[Any]:
             world = cluster.learners
-            started = [self._actor(LearnerRank, i, rank=i, world=world) for i in range(world)]
+            started = [
+                self._actor(LearnerRank, i, rank=i, world=world) for i in range(world)
+            ]
             self._check_software(started)
             address = ray.get(started[0].address.remote(), timeout=cluster.timeout)
             sharding = Sharding(DTYPES[products], run.config.recompute, cluster.offload)
@@ -219,14 +223,18 @@ class RayPlacement:
 
 
 def _cpus(cluster: ClusterConfig) -> float:
-    return cluster.cpus_per_actor * (cluster.learners + cluster.samplers + cluster.verifiers)
+    return cluster.cpus_per_actor * (
+        cluster.learners + cluster.samplers + cluster.verifiers
+    )
 
 
 def _reserve(cluster: ClusterConfig) -> PlacementGroup:
     """One bundle an actor: learners first, then samplers, then verifiers."""
     for name in ("learners", "samplers", "verifiers"):
         if getattr(cluster, name) < 1:
-            raise OpenQwQError(f"cluster.{name} is {getattr(cluster, name)}: it must be at least 1")
+            raise OpenQwQError(
+                f"cluster.{name} is {getattr(cluster, name)}: it must be at least 1"
+            )
     if cluster.gpus_per_sampler > 1 and cluster.sampler == "torch":
         raise OpenQwQError(
             f"cluster.gpus_per_sampler is {cluster.gpus_per_sampler}, but our engine computes on "

@@ -171,14 +171,20 @@ def _state_bytes(config: Config, parameters: int) -> dict[str, float]:
     adapter = _adapter_count(config)
     if adapter:
         base = _precision_bytes(config) * shards
-        return {"weights": base + 4 * adapter, "gradients": 4 * adapter, "optimiser": 8 * adapter}
+        return {
+            "weights": base + 4 * adapter,
+            "gradients": 4 * adapter,
+            "optimiser": 8 * adapter,
+        }
     state = {"weights": 4 * shards, "gradients": 4 * shards, "optimiser": 8 * shards}
     if _rl(config).kl_coefficient:
         state["reference"] = 4 * shards
     return state
 
 
-def _sampler_bytes(config: Config, gpu: Gpu, parameters: int) -> tuple[dict[str, float], int]:
+def _sampler_bytes(
+    config: Config, gpu: Gpu, parameters: int
+) -> tuple[dict[str, float], int]:
     width = _sampler_width(config)
     per_token = _cache_bytes(config)
     used = {"weights": 2 * parameters / width, "activations": 4 * GB}
@@ -259,7 +265,9 @@ def _seconds(
     passes = 4 if _adapter_count(config) else 6
     if config.recompute:
         passes += 2
-    learn = passes * parameters * tokens / (cluster.learners * gpu.flops * efficiency.training)
+    learn = (
+        passes * parameters * tokens / (cluster.learners * gpu.flops * efficiency.training)
+    )
     one_node = cluster.learners <= config.plan.gpus_per_node
     link = (gpu.nvlink if one_node else gpu.network) * efficiency.links
     prompt = max(_max_length(config) - _rl(config).max_tokens, 0)
@@ -302,9 +310,13 @@ def describe_plan(config: Config, plan: Plan) -> str:
     for role, used in (("learner", plan.learner_bytes), ("sampler", plan.sampler_bytes)):
         lines.append(f"each {role} GPU, GB")
         lines += [f"  {name:<18}{size / GB:8.1f}" for name, size in used.items()]
-        lines.append(f"  {'total':<18}{sum(used.values()) / GB:8.1f} of {gpu.memory / GB:.0f}")
+        lines.append(
+            f"  {'total':<18}{sum(used.values()) / GB:8.1f} of {gpu.memory / GB:.0f}"
+        )
     lines += ["", f"one sampler decodes {plan.concurrent} completions at once"]
-    lines += [f"traffic a step, {name} {size / GB:,.0f} GB" for name, size in plan.traffic.items()]
+    lines += [
+        f"traffic a step, {name} {size / GB:,.0f} GB" for name, size in plan.traffic.items()
+    ]
     lines += ["", "seconds a step"]
     lines += [f"  {name:<18}{value:8.1f}" for name, value in plan.seconds.items()]
     lines.append(f"  {'step':<18}{plan.step_seconds:8.1f}  (most of it: {plan.bottleneck})")

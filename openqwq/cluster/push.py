@@ -53,7 +53,9 @@ class WeightStream:
         host, port = self._all(ranks[:1], "open_store")[0]
         receivers = len(samplers) * self.width
         name = uuid.uuid4().hex
-        meeting = Meeting(host, port, name, len(ranks), receivers, self.backend, self.timeout)
+        meeting = Meeting(
+            host, port, name, len(ranks), receivers, self.backend, self.timeout
+        )
         calls = [rank.meet.remote(meeting) for rank in ranks]
         for number, sampler in enumerate(samplers):
             calls.append(sampler.meet.remote(meeting, number * self.width))

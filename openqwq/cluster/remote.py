@@ -16,7 +16,13 @@ from torch import Tensor
 
 from openqwq.cluster.actors import Request
 from openqwq.cluster.push import WeightStream
-from openqwq.cluster.remote_learner import ATTEMPTS, LOST, RankWeights, RemoteLearner, is_lost
+from openqwq.cluster.remote_learner import (
+    ATTEMPTS,
+    LOST,
+    RankWeights,
+    RemoteLearner,
+    is_lost,
+)
 from openqwq.types import (
     Completion,
     OpenQwQError,
@@ -46,10 +52,14 @@ class RemoteSampler:
     restarts: int = 0
     _learner: RemoteLearner | None = None  # whose weights were pushed
     _stream: WeightStream | None = None  # to all actors
-    _waiting: list[tuple[Request, asyncio.Future[list[Completion]]]] = field(default_factory=list)
+    _waiting: list[tuple[Request, asyncio.Future[list[Completion]]]] = field(
+        default_factory=list
+    )
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
     _turn: int = 0
-    _lock: threading.RLock = field(default_factory=threading.RLock)  # over actors and weights
+    _lock: threading.RLock = field(
+        default_factory=threading.RLock
+    )  # over actors and weights
 
     def __post_init__(self) -> None:
         self.actors = [self.create(index) for index in range(self.count)]
@@ -66,11 +76,16 @@ class RemoteSampler:
         return await future
 
     async def stream(
-        self, prompt_ids: Sequence[int], params: SamplingParams, steering: Steering | None = None
+        self,
+        prompt_ids: Sequence[int],
+        params: SamplingParams,
+        steering: Steering | None = None,
     ) -> AsyncIterator[TokenEvent]:
         """See `Generate.stream`; all tokens come at the end, and nothing can be steered."""
         if steering is not None:
-            raise OpenQwQError("a sampler on a cluster cannot be steered: ask without steering")
+            raise OpenQwQError(
+                "a sampler on a cluster cannot be steered: ask without steering"
+            )
         (c,) = await self.generate(prompt_ids, params)
         for i, (token_id, log_prob, sampled) in enumerate(
             zip(c.token_ids, c.log_probs, c.sampled_mask, strict=True), 1
@@ -132,7 +147,10 @@ class RemoteSampler:
     async def _serve(
         self, index: int, share: Sequence[tuple[Request, asyncio.Future[list[Completion]]]]
     ) -> None:
-        requests, futures = [request for request, _ in share], [future for _, future in share]
+        requests, futures = (
+            [request for request, _ in share],
+            [future for _, future in share],
+        )
         for attempt in range(ATTEMPTS):
             actor = self.actors[index]
             try:
@@ -197,7 +215,9 @@ class VerifierPool:
             actor = self.actors[index]
             try:
                 async with asyncio.timeout(self.timeout):
-                    fields: Mapping[str, Any] = await actor.score.remote(verifier, task, completion)
+                    fields: Mapping[str, Any] = await actor.score.remote(
+                        verifier, task, completion
+                    )
                 return Score(**fields)
             except LOST as error:
                 failure = str(error)

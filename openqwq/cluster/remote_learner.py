@@ -51,7 +51,9 @@ class RemoteLearner:
     a lost rank costs a repetition and no step.
     """
 
-    def __init__(self, create: Callable[[], list[Any]], directory: Path, timeout: float) -> None:
+    def __init__(
+        self, create: Callable[[], list[Any]], directory: Path, timeout: float
+    ) -> None:
         self.create, self.directory, self.timeout = create, directory, timeout
         self.done = self._saved = 0
         self._since: list[tuple[int, Sequence[MicroBatch], Objective]] = []
@@ -59,7 +61,9 @@ class RemoteLearner:
         self.restarts = 0
         self.lock = threading.RLock()  # over the ranks: they do one thing at a time
 
-    def train_step(self, batches: Sequence[MicroBatch], objective: Objective) -> dict[str, float]:
+    def train_step(
+        self, batches: Sequence[MicroBatch], objective: Objective
+    ) -> dict[str, float]:
         """See `Learner.train_step`; every rank is sent its own share of the micro-batches."""
         with self.lock:
             step = (self.done, batches, objective)
@@ -100,7 +104,9 @@ class RemoteLearner:
             self._saved = self.done
             self._since.clear()
         # The state file still names the shards before these until this returns.
-        steps = sorted(int(p.name.removeprefix("step-")) for p in self.directory.glob("step-*"))
+        steps = sorted(
+            int(p.name.removeprefix("step-")) for p in self.directory.glob("step-*")
+        )
         for step in steps[:-2]:
             shutil.rmtree(self.directory / f"step-{step}", ignore_errors=True)
         return {"done": self.done, "shards": target.name}

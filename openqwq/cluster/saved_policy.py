@@ -29,7 +29,11 @@ class SavedPolicy:
         """Raise OpenQwQError where `device` has no room for the weights as a sampler holds them."""
         count, _ = parameter_counts(read_subject(self.weights).config)
         needed = count * DTYPES[self.products].itemsize
-        free = available_memory() if device.type == "cpu" else torch.cuda.mem_get_info(device)[0]
+        free = (
+            available_memory()
+            if device.type == "cpu"
+            else torch.cuda.mem_get_info(device)[0]
+        )
         if needed > free:
             raise OpenQwQError(
                 f"a sampler needs {needed / GB:.1f} GB for the weights in {self.products}, and its "
@@ -49,7 +53,11 @@ class SavedPolicy:
 
     @staticmethod
     def write(
-        folder: Path, name: str, policy: LoadedPolicy, tokenizer: Tokenizer, products: Products
+        folder: Path,
+        name: str,
+        policy: LoadedPolicy,
+        tokenizer: Tokenizer,
+        products: Products,
     ) -> "SavedPolicy":
         """Write what is not there yet of `folder/name` and its adapter."""
         weights = folder / name

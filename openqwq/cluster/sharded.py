@@ -112,9 +112,13 @@ class ShardedLearner(Learner):
                 parameter.data = parameter.data.to(mesh.device_type)
         super().__init__(model, config, steps, adapter, temperature)
         self.mesh = mesh
-        self.device = torch.device(mesh.device_type)  # of the products, where weights are offloaded
+        self.device = torch.device(
+            mesh.device_type
+        )  # of the products, where weights are offloaded
 
-    def train_step(self, batches: Sequence[MicroBatch], objective: Objective) -> dict[str, float]:
+    def train_step(
+        self, batches: Sequence[MicroBatch], objective: Objective
+    ) -> dict[str, float]:
         """See `Learner.train_step`; `batches` are the whole step's, the same on every rank."""
         shares = deal(batches, self.mesh.size())
         return self.train_share(shares[self.mesh.get_local_rank()], objective)
@@ -227,7 +231,9 @@ def shard(model: Qwen2, mesh: DeviceMesh, sharding: Sharding) -> None:
     The head stays whole after the forward pass, because the loss multiplies by it chunk by chunk.
     """
     if sharding.offload and mesh.device_type == "cpu":
-        raise OpenQwQError("cluster.offload moves shards from an accelerator: there is none here")
+        raise OpenQwQError(
+            "cluster.offload moves shards from an accelerator: there is none here"
+        )
     products = MixedPrecisionPolicy()
     if model.lm_head.weight.requires_grad:
         products = MixedPrecisionPolicy(sharding.precision, torch.float32)

@@ -220,7 +220,9 @@ class Receiver:
     def __init__(self, meeting: Meeting, number: int) -> None:
         self.meeting = meeting
         store = open_store(meeting)
-        self._groups = [Group(meeting, store, rank, 1 + number) for rank in range(meeting.ranks)]
+        self._groups = [
+            Group(meeting, store, rank, 1 + number) for rank in range(meeting.ranks)
+        ]
 
     def receive(self, manifest: Manifest) -> Iterator[tuple[str, Tensor]]:
         """Every parameter, whole, in the manifest's order; the next bucket comes meanwhile.

@@ -17,7 +17,12 @@ from openqwq.cluster.actors import Request, software
 from openqwq.cluster.replies import Drawn, draw
 from openqwq.cluster.saved_policy import SavedPolicy
 from openqwq.cluster.transfer import Manifest, Meeting, Receiver
-from openqwq.cluster.vllm_messages import BACKEND, EXTENSION, manifest_message, meeting_message
+from openqwq.cluster.vllm_messages import (
+    BACKEND,
+    EXTENSION,
+    manifest_message,
+    meeting_message,
+)
 from openqwq.engine.engine import EngineLimits
 from openqwq.engine.sequence import Sequence as Reply
 from openqwq.engine.sequence import check_request, room_after
@@ -37,7 +42,13 @@ NEEDED = (
     "pause_generation",
     "resume_generation",
 )
-UNSUPPORTED = ("grammar", "top_log_probs", "presence_penalty", "frequency_penalty", "adapter")
+UNSUPPORTED = (
+    "grammar",
+    "top_log_probs",
+    "presence_penalty",
+    "frequency_penalty",
+    "adapter",
+)
 ADAPTERS = 4  # versions that may be drawing at once
 VLLM_DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 
@@ -45,7 +56,9 @@ VLLM_DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 class VllmSampler:
     """A sampler actor like `SamplerActor`, on vLLM."""
 
-    def __init__(self, policy: SavedPolicy, limits: EngineLimits, threads: int, width: int) -> None:
+    def __init__(
+        self, policy: SavedPolicy, limits: EngineLimits, threads: int, width: int
+    ) -> None:
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB
         os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
         os.environ["OMP_NUM_THREADS"] = str(threads)
@@ -121,7 +134,9 @@ class VllmSampler:
             return
         from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
 
-        await self.engine.update_weights(WeightTransferUpdateRequest(manifest_message(manifest)))
+        await self.engine.update_weights(
+            WeightTransferUpdateRequest(manifest_message(manifest))
+        )
 
     async def finish(self) -> None:
         """See `SamplerActor.finish`."""
@@ -149,7 +164,9 @@ class VllmSampler:
         for member in range(n):
             tracker = ThinkTracker(self.tokenizer, thinking)
             seed = params.seed + member
-            replies.append(Reply(prompt_ids, params, seed, limit, tracker, self.closing_ids))
+            replies.append(
+                Reply(prompt_ids, params, seed, limit, tracker, self.closing_ids)
+            )
         draws = [draw(reply, self._stream, lambda: self.version) for reply in replies]
         await asyncio.gather(*draws)
         return [reply.completion() for reply in replies]
@@ -254,4 +271,6 @@ def _refuse_unsupported(params: SamplingParams) -> None:
     plain = SamplingParams()
     for name in UNSUPPORTED:
         if getattr(params, name) != getattr(plain, name):
-            raise OpenQwQError(f"{name} is not for the vLLM sampler: use cluster.sampler = 'torch'")
+            raise OpenQwQError(
+                f"{name} is not for the vLLM sampler: use cluster.sampler = 'torch'"
+            )

@@ -43,7 +43,9 @@ def build_dataclass(kind: type, value: Any, path: str, where: str) -> Any:
     for key, item in value.items():
         full = joined(path, key)
         if key not in hints:
-            raise OpenQwQError(f"unknown key {full} in {where}: did you mean {near(key, hints)!r}?")
+            raise OpenQwQError(
+                f"unknown key {full} in {where}: did you mean {near(key, hints)!r}?"
+            )
         changes[name_of(key)] = build(hints[key], item, full, where)
 
     for entry in fields:
@@ -114,7 +116,9 @@ def _build_mapping(kind: Any, value: Any, path: str, where: str) -> dict[str, An
     _, member = typing.get_args(kind)
     if member is Any:
         return dict(value)
-    return {key: build(member, item, joined(path, key), where) for key, item in value.items()}
+    return {
+        key: build(member, item, joined(path, key), where) for key, item in value.items()
+    }
 
 
 def _checked_scalar(kind: Any, value: Any, path: str, where: str) -> Any:

@@ -66,7 +66,9 @@ def check_config(config: Config) -> None:
     for stage in config.stages:
         check_name(f"stages.{stage.name}", stage.name, STAGE_RESERVED)
         if stage.name in seen:
-            raise OpenQwQError(f"two stages are named {stage.name!r}: give each its own name")
+            raise OpenQwQError(
+                f"two stages are named {stage.name!r}: give each its own name"
+            )
         seen.add(stage.name)
         _check_stage(config, stage)
     for name in config.evaluation.data:
@@ -76,7 +78,9 @@ def check_config(config: Config) -> None:
 def check_name(path: str, name: str, reserved: Collection[str]) -> None:
     """Raise OpenQwQError for a name that cannot be a file's, or that a run keeps for itself."""
     if not NAME.fullmatch(name):
-        raise OpenQwQError(f"{path}: {name!r} is not a name: use letters, digits, '-' and '_'")
+        raise OpenQwQError(
+            f"{path}: {name!r} is not a name: use letters, digits, '-' and '_'"
+        )
     if name in reserved:
         raise OpenQwQError(f"{path}: the name {name!r} is reserved: choose another")
 
@@ -135,13 +139,17 @@ def _check_table(name: str, table: DataConfig) -> None:
             "environment with tasks"
         )
     if isinstance(table.held_out, float) and not 0 < table.held_out < 1:
-        raise OpenQwQError(f"{path}.held_out is {table.held_out}: a share lies between 0 and 1")
+        raise OpenQwQError(
+            f"{path}.held_out is {table.held_out}: a share lies between 0 and 1"
+        )
     if bool(table.chosen) != bool(table.rejected):
         raise OpenQwQError(f"{path} needs both chosen and rejected, or neither")
     if table.source:
         for key in FOR_ROWS:
             if getattr(table, key):
-                raise OpenQwQError(f"{path}.{key} is for rows: the source writes its own problems")
+                raise OpenQwQError(
+                    f"{path}.{key} is for rows: the source writes its own problems"
+                )
     if table.answer_pattern:
         try:
             groups = re.compile(table.answer_pattern).groups
@@ -168,7 +176,9 @@ def _check_stage(config: Config, stage: Stage) -> None:
 
     if isinstance(stage, RewardModelStage):
         if stage.steps:
-            raise OpenQwQError(f"{path}.steps: a reward model counts epochs; set {path}.epochs")
+            raise OpenQwQError(
+                f"{path}.steps: a reward model counts epochs; set {path}.epochs"
+            )
     elif bool(stage.steps) == bool(stage.epochs):
         raise OpenQwQError(
             f"{path} has steps {stage.steps} and epochs {stage.epochs:g}: give exactly one of them"
@@ -183,7 +193,9 @@ def _check_stage(config: Config, stage: Stage) -> None:
         for name in stage.rewards_of:
             _require_table(config, name, f"{path}.rewards_of")
         if not stage.rewards:
-            raise OpenQwQError(f"{path}.rewards is empty: name a judge, or leave the key out")
+            raise OpenQwQError(
+                f"{path}.rewards is empty: name a judge, or leave the key out"
+            )
         for budget in stage.thinking_budgets:
             if not 0 <= budget < stage.max_tokens:
                 raise OpenQwQError(
@@ -205,5 +217,9 @@ def _check_shares(config: Config, stage: SftStage) -> None:
 
 def _require_table(config: Config, name: str, path: str) -> None:
     if name not in config.data:
-        advice = f"did you mean {near(name, config.data)!r}?" if config.data else "there is none"
-        raise OpenQwQError(f"{path} names the table {name!r}, which is not in [data]: {advice}")
+        advice = (
+            f"did you mean {near(name, config.data)!r}?" if config.data else "there is none"
+        )
+        raise OpenQwQError(
+            f"{path} names the table {name!r}, which is not in [data]: {advice}"
+        )

@@ -77,7 +77,8 @@ def _plain(value: Any) -> Any:
     """Tables and lists without absent values, which TOML cannot say."""
     if dataclasses.is_dataclass(value):
         fields = {
-            key_of(field.name): getattr(value, field.name) for field in dataclasses.fields(value)
+            key_of(field.name): getattr(value, field.name)
+            for field in dataclasses.fields(value)
         }
         return _plain(fields)
     if isinstance(value, Mapping):
@@ -133,14 +134,20 @@ def _override(tree: Table, text: str) -> None:
 def _index(node: Any, key: str, path: str) -> int:
     """Where `key`, a name or a number, stands in a list."""
     if not isinstance(node, list):
-        raise OpenQwQError(f"override {path}: {key!r} does not exist, the key above it is {node!r}")
+        raise OpenQwQError(
+            f"override {path}: {key!r} does not exist, the key above it is {node!r}"
+        )
     names = [item.get("name") for item in node if isinstance(item, dict)]
     if key in names:
         return names.index(key)
     if key.isdecimal() and int(key) < len(node):
         return int(key)
     known = [name for name in names if name]
-    advice = f"did you mean {near(key, known)!r}?" if known else f"the list has {len(node)} items"
+    advice = (
+        f"did you mean {near(key, known)!r}?"
+        if known
+        else f"the list has {len(node)} items"
+    )
     raise OpenQwQError(f"override {path}: {key!r} does not exist: {advice}")
 
 

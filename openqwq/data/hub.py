@@ -113,7 +113,9 @@ class DataLock:
 
     file: Path | None = None
     files: dict[str, LockedFile] = field(default_factory=dict)
-    _known: dict[str, Path] = field(default_factory=dict)  # found and hashed in this process
+    _known: dict[str, Path] = field(
+        default_factory=dict
+    )  # found and hashed in this process
 
     @classmethod
     def load(cls, file: Path) -> "DataLock":
@@ -133,7 +135,9 @@ class DataLock:
     def save(self) -> None:
         """Write the lock to `file`."""
         if self.file is not None:
-            plain: Mapping[str, object] = {k: asdict(v) for k, v in sorted(self.files.items())}
+            plain: Mapping[str, object] = {
+                k: asdict(v) for k, v in sorted(self.files.items())
+            }
             write_atomically(self.file, (json.dumps(plain, indent=1) + "\n").encode())
 
     def path(self, reference: str) -> Path:

@@ -39,15 +39,21 @@ def numbered_rows(path: Path) -> Iterator[tuple[int, Row]]:
             return
         with _opened(path) as file:
             if form in (".csv", ".tsv"):
-                yield from enumerate(_table_rows(file, path, "\t" if form == ".tsv" else ","), 1)
+                yield from enumerate(
+                    _table_rows(file, path, "\t" if form == ".tsv" else ","), 1
+                )
             elif form == ".json":
                 yield from _json_rows(file, path)
             else:
                 yield from _json_lines(file, path)
     except UnicodeDecodeError as error:
-        raise OpenQwQError(f"{path} is not UTF-8 ({error}): convert it, e.g. with iconv") from error
+        raise OpenQwQError(
+            f"{path} is not UTF-8 ({error}): convert it, e.g. with iconv"
+        ) from error
     except (OSError, EOFError) as error:
-        raise OpenQwQError(f"{path} cannot be read ({error}): get the file again") from error
+        raise OpenQwQError(
+            f"{path} cannot be read ({error}): get the file again"
+        ) from error
 
 
 def form_of(path: Path) -> str:
@@ -66,10 +72,14 @@ def form_of(path: Path) -> str:
 def _require_file(path: Path) -> None:
     if path.is_dir():
         inside = sorted(each.name for each in path.iterdir() if each.name.endswith(FORMS))
-        advice = f"name one of {', '.join(inside[:5])}" if inside else "it holds no file of rows"
+        advice = (
+            f"name one of {', '.join(inside[:5])}" if inside else "it holds no file of rows"
+        )
         raise OpenQwQError(f"{path} is a directory: {advice}")
     if not path.is_file():
-        names = [each.name for each in path.parent.glob("*")] if path.parent.is_dir() else []
+        names = (
+            [each.name for each in path.parent.glob("*")] if path.parent.is_dir() else []
+        )
         matches = difflib.get_close_matches(path.name, names, n=1)
         advice = f"did you mean {matches[0]!r}?" if matches else "check the path"
         raise OpenQwQError(f"{path} does not exist: {advice}")
@@ -155,4 +165,6 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
             for batch in file.iter_batches(batch_size=1024):
                 yield from batch.to_pylist()
     except pyarrow.ArrowException as error:
-        raise OpenQwQError(f"{path} is not a whole parquet file ({error}): get it again") from error
+        raise OpenQwQError(
+            f"{path} is not a whole parquet file ({error}): get it again"
+        ) from error

@@ -107,7 +107,9 @@ def _module_of_package(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
+        if error.name is not None and (
+            name == error.name or name.startswith(f"{error.name}.")
+        ):
             raise OpenQwQError(
                 f"the module {name} is not installed: check the name, or name a file, file.py:name"
             ) from error

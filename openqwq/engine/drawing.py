@@ -52,7 +52,9 @@ def extend(
             sequence.cancel(error)
 
 
-def _changed(sequences: Sequence[Running], logits: Tensor, masks: Sequence[bytes | None]) -> Tensor:
+def _changed(
+    sequences: Sequence[Running], logits: Tensor, masks: Sequence[bytes | None]
+) -> Tensor:
     """The logits after penalties and masks; the same tensor where no row has any."""
     params = [sequence.params for sequence in sequences]
     prompts = [sequence.prompt_ids for sequence in sequences]

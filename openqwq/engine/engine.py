@@ -44,7 +44,9 @@ class EngineLimits:
     max_length: int = 2048
     prefill_tokens: int = 4096
     lanes: int = 16
-    prefill_seconds: float = math.inf  # finite ones make numbers depend on the machine's load
+    prefill_seconds: float = (
+        math.inf
+    )  # finite ones make numbers depend on the machine's load
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -83,7 +85,9 @@ class Engine:
         tokenizer.require_fits(model.config.vocab_size)
         self.limits = limits or EngineLimits()
         self.invariant = model.invariant
-        self.model = PlainModel(model) if self.invariant else PackedModel(model, device, packs)
+        self.model = (
+            PlainModel(model) if self.invariant else PackedModel(model, device, packs)
+        )
         self.device = self.model.device
         self.tokenizer = tokenizer
         self.version = 0
@@ -96,7 +100,9 @@ class Engine:
         cache = SlotCache(model.config, rows, length, self.model.dtype, self.device)
         self.graphs = DecodeGraphs(self.model, cache, self.limits.slots) if on_gpu else None
         self.scheduler = Scheduler(cache, self.limits.slots, self.limits.lanes)
-        self.lock = threading.Lock()  # held while a step or a weight update touches the model
+        self.lock = (
+            threading.Lock()
+        )  # held while a step or a weight update touches the model
         self._thread = thread or ThreadPoolExecutor(1, thread_name_prefix="engine")
         self._drawn_tokens = 0
         self._pace = Pace(self.limits.prefill_tokens, self.limits.prefill_seconds)
@@ -117,7 +123,9 @@ class Engine:
         a completion that was never interrupted.
         """
         if begun is not None and n != 1:
-            raise OpenQwQError(f"one completion was begun, but {n} are asked for: ask for one")
+            raise OpenQwQError(
+                f"one completion was begun, but {n} are asked for: ask for one"
+            )
         sequences = self._submit(prompt_ids, params, n, begun=begun)
         try:
             while any(s.finish_reason is None for s in sequences):
@@ -175,7 +183,10 @@ class Engine:
             sequence.cancel()
 
     def push(
-        self, named_params: Iterable[tuple[str, Tensor]], version: int, in_flight: bool = False
+        self,
+        named_params: Iterable[tuple[str, Tensor]],
+        version: int,
+        in_flight: bool = False,
     ) -> None:
         """Copy new weights in (see `WeightLink`). Refused while sequences run on the old ones.
 
@@ -208,7 +219,9 @@ class Engine:
         and in deterministic mode.
         """
         if self.invariant:
-            raise OpenQwQError(f"deterministic mode cannot serve the adapter {name!r}: merge it")
+            raise OpenQwQError(
+                f"deterministic mode cannot serve the adapter {name!r}: merge it"
+            )
         with self.lock:
             self.model.adapters.add(name, adapter.layers, default)
             if self.graphs:
@@ -287,7 +300,9 @@ class Engine:
         while True:
             try:
                 await loop.run_in_executor(self._thread, self._step)
-                await asyncio.sleep(0)  # Python 3.14 awaits what is done without a turn of the loop
+                await asyncio.sleep(
+                    0
+                )  # Python 3.14 awaits what is done without a turn of the loop
             except Exception as error:  # whatever it is, each caller must learn of it
                 failure = without_memory(error)
                 for sequence in self.scheduler.unfinished():
@@ -322,7 +337,9 @@ class Engine:
         cache = self.scheduler.cache
         attend = CacheAttention(cache, lanes, starts, counts, self.invariant)
         ids = torch.tensor(token_ids, device=self.device)
-        hidden = self.model.forward(ids, attend.position_ids, attend, self._numbers(adapters))
+        hidden = self.model.forward(
+            ids, attend.position_ids, attend, self._numbers(adapters)
+        )
         cache.record(lanes, starts, counts, token_ids)
         self._pace.end(len(token_ids))
 
@@ -360,7 +377,9 @@ class Engine:
         self.scheduler.cache.record(rows, starts, [1] * len(running), token_ids)
         self._draw(running, logits, plainly)
 
-    def _logits(self, token_ids: list[int], starts: list[int], adapters: list[int]) -> Tensor:
+    def _logits(
+        self, token_ids: list[int], starts: list[int], adapters: list[int]
+    ) -> Tensor:
         """(rows, vocab) after row i's token, which goes to position `starts[i]` of slot i."""
         cache = self.scheduler.cache
         length = max(starts) + 1
@@ -372,7 +391,9 @@ class Engine:
         hidden = self.model.forward(ids, positions, attend, self._numbers(adapters))
         return self.model.logits(hidden)
 
-    def _draw(self, sequences: list[Sequence], logits: Tensor, plainly: Draw | None = None) -> None:
+    def _draw(
+        self, sequences: list[Sequence], logits: Tensor, plainly: Draw | None = None
+    ) -> None:
         """Append a token to each sequence from its row of `logits` (rows, vocab)."""
         if plainly is None and not self.invariant:
             plainly = partial(draw_plainly, logits, exact=False)

@@ -49,7 +49,10 @@ class DecodeGraphs:
         self.inputs = torch.zeros(4, rows, dtype=torch.long, device=device)
         self.draws = torch.zeros(rows, dtype=torch.float64, device=device)
         self.outputs = torch.zeros(rows, model.config.vocab_size, device=device)
-        self.token_ids, self.log_probs = self.inputs[0].clone(), torch.zeros(rows, device=device)
+        self.token_ids, self.log_probs = (
+            self.inputs[0].clone(),
+            torch.zeros(rows, device=device),
+        )
         self.cache.before_moving = self.forget
         self.forget()
 

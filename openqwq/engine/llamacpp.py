@@ -30,9 +30,13 @@ from openqwq.types import OpenQwQError
 
 FILTERS = ["penalties", "temperature", "top_k", "top_p", "min_p"]  # transformers' order
 PROGRESS = b'"prompt_progress":'  # in the events before the first token
-TOGETHER_SECONDS = 0.05  # tokens that come so close share one waking of the event loop: it costs
+TOGETHER_SECONDS = (
+    0.05  # tokens that come so close share one waking of the event loop: it costs
+)
 # llama.cpp's threads more than the tokens themselves, and no reader sees the difference
-PROMPT_BATCH = 64  # tokens read between two looks at whether the client is still there: a prompt
+PROMPT_BATCH = (
+    64  # tokens read between two looks at whether the client is still there: a prompt
+)
 # of 4,000 that is cancelled keeps the next request waiting 1 s instead of 58 (2,048 tokens)
 SEEDS = 2**31  # its seeds have 32 bits, of which all ones mean "random"
 
@@ -69,7 +73,9 @@ class Adapters:
     def scales(self, name: str) -> list[dict[str, float]]:
         """The request's field `lora`: 1 for the adapter that it names, 0 for every other."""
         wanted = name or self.default
-        return [{"id": i, "scale": float(own == wanted)} for i, own in enumerate(self.folders)]
+        return [
+            {"id": i, "scale": float(own == wanted)} for i, own in enumerate(self.folders)
+        ]
 
     def write(self, folder: Path) -> list[Path]:
         """Write them in llama.cpp's format, which it reads once, when it loads the model."""
@@ -134,7 +140,9 @@ class LlamaCpp:
         shared = cache_tokens < slots * context_length
         with TemporaryDirectory() as folder:
             files = adapters.write(Path(folder)) if adapters else []
-            self._server = _server(path, slots, cache_tokens, shared, self._key, options, files)
+            self._server = _server(
+                path, slots, cache_tokens, shared, self._key, options, files
+            )
         self._threads = ThreadPoolExecutor(slots, thread_name_prefix="llamacpp")
         self._closed = threading.Event()
 
@@ -147,7 +155,10 @@ class LlamaCpp:
     def encode(self, text: str) -> list[int]:
         """The ids that llama.cpp's own tokenizer gives a text, control tokens left as text."""
         body = json.dumps({"content": text, "add_special": False, "parse_special": False})
-        headers = {"Authorization": f"Bearer {self._key}", "Content-Type": "application/json"}
+        headers = {
+            "Authorization": f"Bearer {self._key}",
+            "Content-Type": "application/json",
+        }
         url = f"{self._server.listening_address}/tokenize"
         asked = urllib.request.Request(url, body.encode(), headers)
         try:
@@ -243,13 +254,19 @@ def _server(
     params.n_parallel = slots
     params.n_ctx = cache_tokens
     params.n_batch = params.n_ubatch = PROMPT_BATCH
-    params.kv_unified = shared  # one pool of cache tokens: attention then walks over all slots'
+    params.kv_unified = (
+        shared  # one pool of cache tokens: attention then walks over all slots'
+    )
     params.cache_ram_mib = 0  # keep no copies of old prompts
-    params.fit_params = params.warmup = params.enable_chat_template = params.use_jinja = False
+    params.fit_params = params.warmup = params.enable_chat_template = params.use_jinja = (
+        False
+    )
     params.verbosity = -1
     threads = options.threads or torch.get_num_threads()
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
-    params.ctx_shift = False  # a full context ends the reply: nothing is forgotten in silence
+    params.ctx_shift = (
+        False  # a full context ends the reply: nothing is forgotten in silence
+    )
     params.endpoint_metrics = True
     params.api_keys = [key]  # it listens on a port of its own
     params.ui = False
@@ -272,7 +289,9 @@ def _set_options(xllamacpp: Any, params: Any, options: LlamaOptions) -> None:
         params.n_gpu_layers = options.gpu_layers
     kind = getattr(xllamacpp.ggml_type, f"GGML_TYPE_{options.cache_type.upper()}")
     params.cache_type_k = params.cache_type_v = kind
-    attention = {"auto": "AUTO", "on": "ENABLED", "off": "DISABLED"}[options.flash_attention]
+    attention = {"auto": "AUTO", "on": "ENABLED", "off": "DISABLED"}[
+        options.flash_attention
+    ]
     types = xllamacpp.llama_flash_attn_type
     params.flash_attn_type = getattr(types, f"LLAMA_FLASH_ATTN_TYPE_{attention}")
     speculative = xllamacpp.common_speculative_type
@@ -306,7 +325,9 @@ def request(sequences: Ids[Sequence]) -> dict[str, Any]:
         "presence_penalty": params.presence_penalty,
         "frequency_penalty": params.frequency_penalty,
         "repeat_penalty": params.repetition_penalty,
-        "repeat_last_n": len(first.prompt_ids) + first.max_tokens if params.penalises else 0,
+        "repeat_last_n": len(first.prompt_ids) + first.max_tokens
+        if params.penalises
+        else 0,
         "logit_bias": [list(pair) for pair in params.logit_bias],
         "n_probs": max(1, params.top_log_probs),
         # Greedy: log-probs at temperature 1, for which it sorts the vocabulary.

@@ -32,7 +32,9 @@ from openqwq.text.tokenizer import Tokenizer
 from openqwq.types import Device, Generate, OpenQwQError, Precision, Products
 
 EngineName = Literal["auto", "torch", "llamacpp", "remote"]
-STEP_SECONDS = 1.0  # of a step that reads prompts: what a client that left keeps others waiting
+STEP_SECONDS = (
+    1.0  # of a step that reads prompts: what a client that left keeps others waiting
+)
 CACHE_SHARE = 0.25  # of the free memory, for llama.cpp's cache beyond one full context
 
 
@@ -104,7 +106,9 @@ def open_model(
             server.model, relay, relay.tokenizer, relay.context_length, "remote", why
         )
     if engine == "remote":
-        raise OpenQwQError(f"{model} is no URL: the engine remote needs one, http://HOST:PORT")
+        raise OpenQwQError(
+            f"{model} is no URL: the engine remote needs one, http://HOST:PORT"
+        )
     path = locate(model)
     place = Place(device, precision, adapters, default_adapter, llama)
     opened = (_open_gguf if path.is_file() else _open_directory)(
@@ -257,7 +261,9 @@ def _torch_engine(
         weights = load(DTYPES[products])
         context = fitting_context(length, weights.config.max_position_embeddings)
         limits = EngineLimits(slots, context, 2048, min(slots, 16), STEP_SECONDS)
-        adapters = {name: lora.load(folder, weights) for name, folder in place.adapters.items()}
+        adapters = {
+            name: lora.load(folder, weights) for name, folder in place.adapters.items()
+        }
         engine = Engine(weights, tokenizer, limits, device=device)
         for name, adapter in adapters.items():
             engine.add_adapter(name, adapter, default=name == place.default_adapter)
@@ -306,7 +312,9 @@ def _open_gguf(
     return OpenedModel(title, generate, tokenizer, length, engine, why)
 
 
-def _fitting_tokenizer(file: GgufFile, foreign: Callable[[str], list[int]] | None) -> Tokenizer:
+def _fitting_tokenizer(
+    file: GgufFile, foreign: Callable[[str], list[int]] | None
+) -> Tokenizer:
     """The tokenizer of a GGUF file; raises OpenQwQError where it has more ids than the model."""
     tokenizer = from_metadata(file.metadata, str(file.path), foreign)
     if embedding := file.tensors.get("token_embd.weight"):
@@ -314,7 +322,9 @@ def _fitting_tokenizer(file: GgufFile, foreign: Callable[[str], list[int]] | Non
     return tokenizer
 
 
-def choose_engine(file: GgufFile, engine: EngineName) -> tuple[Literal["torch", "llamacpp"], str]:
+def choose_engine(
+    file: GgufFile, engine: EngineName
+) -> tuple[Literal["torch", "llamacpp"], str]:
     """Which engine runs a GGUF file, and why."""
     if engine in ("torch", "llamacpp"):
         return engine, f"{engine}: asked for"

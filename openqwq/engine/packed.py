@@ -26,7 +26,9 @@ from openqwq.types import OpenQwQError
 class Matrix:
     """One projection, packed where that helps; the plain form is then not kept."""
 
-    def __init__(self, weight: Tensor, bias: Tensor | None = None, pack: bool = True) -> None:
+    def __init__(
+        self, weight: Tensor, bias: Tensor | None = None, pack: bool = True
+    ) -> None:
         self.bias = bias
         fast = {torch.float32, torch.bfloat16} if has_bf16() else {torch.float32}
         cpu = weight.device.type == "cpu" and weight.dtype in fast
@@ -50,7 +52,9 @@ class Matrix:
         """The product of `x` "add" or "mul" `other` (tokens, outputs), in the wider dtype."""
         if self.fused and other.dtype == self.weight.dtype:
             pointwise = torch.ops.mkldnn._linear_pointwise.binary
-            output: Tensor = pointwise(x.to(other.dtype), other, self.weight, self.bias, operation)
+            output: Tensor = pointwise(
+                x.to(other.dtype), other, self.weight, self.bias, operation
+            )
             return output
         if operation == "add" and self.bias is None and other.dtype == self.weight.dtype:
             return torch.addmm(other, x, self.weight.t())
@@ -107,7 +111,9 @@ class PackedModel:
         if self.device.type == "cpu":
             self.dtype = torch.promote_types(self.products, torch.float32)
         self.least = torch.tensor(math.sqrt(model.config.rms_norm_eps))
-        self.shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+        self.shapes = {
+            name: parameter.shape for name, parameter in model.named_parameters()
+        }
         self.adapters = AdapterBank(_projections(model), self.device)
         if self.own_layers:
             self.adapters.add("", self.own_layers)
@@ -124,7 +130,9 @@ class PackedModel:
         where the weights are shared.
         """
         if self.shared:
-            raise OpenQwQError("the base is frozen and shared with the learner: push its adapter")
+            raise OpenQwQError(
+                "the base is frozen and shared with the learner: push its adapter"
+            )
         self.take(all_of(self.shapes.keys(), named_params, self.config).items())
 
     def load_adapter(self, tensors: Mapping[str, Tensor]) -> int:
@@ -143,7 +151,9 @@ class PackedModel:
         Layers must come in order where there are none yet.
         """
         layer_size = sum(name.startswith(f"{LAYERS}0.") for name in self.shapes)
-        waiting: list[dict[str, Tensor]] = [{} for _ in range(self.config.num_hidden_layers)]
+        waiting: list[dict[str, Tensor]] = [
+            {} for _ in range(self.config.num_hidden_layers)
+        ]
         for name, parameter in named_params:
             weight = parameter.detach()
             if not name.startswith(LAYERS):
@@ -277,7 +287,9 @@ class PackedModel:
         self._adapt(number, 1, x, attended, mask)
         return x
 
-    def _fed_forward(self, number: int, layer: Layer, x: Tensor, mask: Tensor | None) -> Tensor:
+    def _fed_forward(
+        self, number: int, layer: Layer, x: Tensor, mask: Tensor | None
+    ) -> Tensor:
         """The residual stream (tokens, hidden) after a layer's SwiGLU."""
         normed = self._normed(x, layer.post_norm)
         if mask is None:
@@ -317,7 +329,9 @@ class PackedModel:
                 return F.rms_norm(x, weight.shape, weight, self.config.rms_norm_eps)
             return F.rms_norm(x, (size,), None, self.config.rms_norm_eps) * weight
         wide = x.float()
-        rms: Tensor = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).div_(math.sqrt(size))
+        rms: Tensor = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).div_(
+            math.sqrt(size)
+        )
         return (wide / rms.hypot_(self.least)).to(x.dtype) * weight
 
 
@@ -327,7 +341,9 @@ def _projections(model: Qwen2) -> list[dict[str, torch.Size]]:
     for number in range(model.config.num_hidden_layers):
         for names in PROJECTIONS:
             full = [f"model.layers.{number}.{name}" for name in names]
-            matrices.append({name: model.get_parameter(f"{name}.weight").shape for name in full})
+            matrices.append(
+                {name: model.get_parameter(f"{name}.weight").shape for name in full}
+            )
     return matrices
 
 

@@ -81,7 +81,9 @@ class Relay:
         """See `Generate.generate`; raises OpenQwQError for what the engine cannot do."""
         sequences = [self._sequence(prompt_ids, params, params.seed + i) for i in range(n)]
         for first in range(0, n, self._group):
-            async with aclosing(self._request(sequences[first : first + self._group])) as tokens:
+            async with aclosing(
+                self._request(sequences[first : first + self._group])
+            ) as tokens:
                 async for _ in tokens:
                     pass
         failures: tuple[Exception, ...] = ()
@@ -119,7 +121,11 @@ class Relay:
         for place in range(1, len(token_ids)):
             forced = ((token_ids[place], 1e4),)
             params = SamplingParams(
-                0, max_tokens=1, top_log_probs=top_log_probs, logit_bias=forced, adapter=adapter
+                0,
+                max_tokens=1,
+                top_log_probs=top_log_probs,
+                logit_bias=forced,
+                adapter=adapter,
             )
             sequence = self._sequence(token_ids[:place], params, 0)
             log_prob = math.nan
@@ -133,7 +139,9 @@ class Relay:
             events.append(TokenEvent(token_ids[place], log_prob, False, None, shown))
         return events
 
-    def _sequence(self, prompt_ids: Ids[int], params: SamplingParams, seed: int) -> Sequence:
+    def _sequence(
+        self, prompt_ids: Ids[int], params: SamplingParams, seed: int
+    ) -> Sequence:
         if params.grammar and not self._grammars:
             raise OpenQwQError(
                 f"the engine {self.name} cannot follow a grammar: use the engine torch, or ask"
@@ -150,7 +158,9 @@ class Relay:
         limit = min(params.max_tokens, room)
         # What the other engine draws is checked by our own reading of the grammar.
         grammar = answer_grammar(self.tokenizer, params.grammar) if params.grammar else None
-        return Sequence(list(prompt_ids), params, seed, limit, think, self._closing_ids, grammar)
+        return Sequence(
+            list(prompt_ids), params, seed, limit, think, self._closing_ids, grammar
+        )
 
     async def _finish(self, sequence: Sequence) -> None:
         async with aclosing(self._requests(sequence)) as tokens:
@@ -165,11 +175,15 @@ class Relay:
                 async for _ in tokens:
                     yield
             if len(sequence.token_ids) == before:
-                raise RuntimeError(f"the engine {self.name} ended a request without a token")
+                raise RuntimeError(
+                    f"the engine {self.name} ended a request without a token"
+                )
 
     async def _request(self, sequences: Ids[Sequence]) -> AsyncGenerator[None]:
         """One request, which ends early once no member wants more of it."""
-        if _force(sequences[0]):  # a single one, whose thinking ends before anything is drawn
+        if _force(
+            sequences[0]
+        ):  # a single one, whose thinking ends before anything is drawn
             yield
         active = {i for i, s in enumerate(sequences) if s.finish_reason is None}
         if not active:
@@ -184,7 +198,9 @@ class Relay:
                 else:
                     thought = sequence.think.in_thinking
                     ids = token.token_id, token.log_prob, True, 0
-                    sequence.append(*ids, token.alternatives[: sequence.params.top_log_probs])
+                    sequence.append(
+                        *ids, token.alternatives[: sequence.params.top_log_probs]
+                    )
                     # A grammar governs the answer alone: it goes with a request of its own.
                     turned = sequence.grammar and thought != sequence.think.in_thinking
                     if sequence.finish_reason or turned:

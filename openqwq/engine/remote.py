@@ -70,7 +70,9 @@ def probe(url: str) -> RemoteServer:
             except httpx.HTTPError as error:
                 raise _unreachable(root, error) from error
 
-        models = {str(entry.get("id")): entry for entry in _entries(get("/v1/models"), "data")}
+        models = {
+            str(entry.get("id")): entry for entry in _entries(get("/v1/models"), "data")
+        }
         name = wanted or next(iter(models), "")
         if name not in models:
             names = ", ".join(models) or "none"
@@ -86,7 +88,10 @@ def probe(url: str) -> RemoteServer:
 
 
 def open_remote(
-    url: str, slots: int, context_length: int | None, tokenizer_of: Callable[[str], Tokenizer]
+    url: str,
+    slots: int,
+    context_length: int | None,
+    tokenizer_of: Callable[[str], Tokenizer],
 ) -> tuple[RemoteServer, Relay]:
     """A `Generate` over a server that takes and gives token ids; `tokenizer_of` a model's name.
 
@@ -258,11 +263,15 @@ def _chat_reply(url: str, data: bytes) -> RemoteReply:
         content = given.get("content") or ""
         reasoning = given.get("reasoning_content") or given.get("reasoning") or ""
     except (ValueError, LookupError, TypeError) as error:
-        raise RemoteError(f"{url} answered {data[:200]!r}: no chat completion", "broken") from error
+        raise RemoteError(
+            f"{url} answered {data[:200]!r}: no chat completion", "broken"
+        ) from error
     if not reasoning and "</think>" in content:
         before, _, content = content.partition("</think>")
         reasoning = before.strip().removeprefix("<think>").strip()
-    elif not reasoning and content.lstrip().startswith("<think>"):  # cut off in its thinking
+    elif not reasoning and content.lstrip().startswith(
+        "<think>"
+    ):  # cut off in its thinking
         reasoning = content.lstrip().removeprefix("<think>").strip()
         content = ""
     message = Message(role="assistant", content=content.lstrip("\n"))
@@ -306,7 +315,9 @@ async def _events(url: str, body: Mapping[str, Any]) -> AsyncGenerator[dict[str,
         except httpx.HTTPError as error:
             raise _unreachable(url, error) from error
         except ValueError as error:
-            raise RemoteError(f"{url} sent an event that is no JSON: {error}", "broken") from error
+            raise RemoteError(
+                f"{url} sent an event that is no JSON: {error}", "broken"
+            ) from error
 
 
 @asynccontextmanager
@@ -345,8 +356,12 @@ def _refusal(url: str, status: int, text: str) -> RemoteError:
 
 def _unreachable(url: str, error: httpx.HTTPError) -> RemoteError:
     if isinstance(error, httpx.TimeoutException):
-        return RemoteError(f"{url} did not answer in time ({type(error).__name__})", "timeout")
-    return RemoteError(f"{url} cannot be reached ({error}): is the server running?", "unreachable")
+        return RemoteError(
+            f"{url} did not answer in time ({type(error).__name__})", "timeout"
+        )
+    return RemoteError(
+        f"{url} cannot be reached ({error}): is the server running?", "unreachable"
+    )
 
 
 def _headers() -> dict[str, str]:

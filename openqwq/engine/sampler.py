@@ -220,7 +220,9 @@ def sample(
     return token_ids, log_probs
 
 
-def _draw(logits: Tensor, draws: Tensor, params: Sequence[SamplingParams]) -> tuple[Tensor, Tensor]:
+def _draw(
+    logits: Tensor, draws: Tensor, params: Sequence[SamplingParams]
+) -> tuple[Tensor, Tensor]:
     """`sample` for rows of one width."""
     if _width(params[0]) is None:
         greedy = [own.temperature == 0 for own in params]

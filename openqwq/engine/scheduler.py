@@ -109,7 +109,9 @@ class Scheduler:
             return False
         group.lane = self.free_lanes.pop(0)
         group.cached = length
-        superseded = length == self.cache.held[row] and len(self.running) <= row < self.slots
+        superseded = (
+            length == self.cache.held[row] and len(self.running) <= row < self.slots
+        )
         self.cache.start(group.lane, row, length, group.adapter)
         if superseded:  # its content lives on in the lane
             self.cache.held[row] = 0

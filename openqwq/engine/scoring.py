@@ -76,8 +76,12 @@ class PromptScores:
         for first in range(0, len(following), ROWS):
             wanted = following[first : first + ROWS]
             log_probs = logits(hidden[first : first + len(wanted)]).log_softmax(-1)
-            values, ids = log_probs.topk(self._top) if self._top else (log_probs[:, :0],) * 2
+            values, ids = (
+                log_probs.topk(self._top) if self._top else (log_probs[:, :0],) * 2
+            )
             own = log_probs[range(len(wanted)), wanted].tolist()
             for row, token_id in enumerate(wanted):
                 pairs = zip(map(int, ids[row].tolist()), values[row].tolist(), strict=True)
-                self.events.append(TokenEvent(token_id, own[row], False, None, tuple(pairs)))
+                self.events.append(
+                    TokenEvent(token_id, own[row], False, None, tuple(pairs))
+                )

@@ -97,7 +97,9 @@ class Sequence:
     alternatives: dict[int, tuple[tuple[int, float], ...]] = field(default_factory=dict)
     forced: list[int] = field(default_factory=list)
     finish_reason: FinishReason | None = None
-    ending: tuple[int, FinishReason] | None = None  # index of the last token, why it is the last
+    ending: tuple[int, FinishReason] | None = (
+        None  # index of the last token, why it is the last
+    )
     failure: Exception | None = None
     phase_start: int = 0  # index of the answer's first token, once there is one
     thinking_loops: bool = False
@@ -113,7 +115,9 @@ class Sequence:
         if self.thinking_budget is not None:
             asked = self.params.max_tokens - self.thinking_budget
             answer = max(min(asked, self.max_tokens // 4), len(self.closing_ids) + 1)
-            self.thinking_budget = max(0, min(self.thinking_budget, self.max_tokens - answer))
+            self.thinking_budget = max(
+                0, min(self.thinking_budget, self.max_tokens - answer)
+            )
 
     @property
     def may_open_thinking(self) -> bool:

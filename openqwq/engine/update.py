@@ -60,7 +60,9 @@ class WeightUpdate:
     def commit(self, version: int) -> None:
         """Draw with the new weights, as `version`, and reuse no cache that older ones filled."""
         self.finish()
-        self._require(version == self._version, f"is another, not version {version}: begin again")
+        self._require(
+            version == self._version, f"is another, not version {version}: begin again"
+        )
         if self._adapter is None:
             self.engine.take_over(version)
         else:
@@ -72,7 +74,9 @@ class WeightUpdate:
 
     def _require(self, holds: bool, otherwise: str) -> None:
         if not holds:
-            name = "an update" if self._version is None else f"the update to {self._version}"
+            name = (
+                "an update" if self._version is None else f"the update to {self._version}"
+            )
             raise OpenQwQError(f"{name} {otherwise}")
 
     def _require_own(self, shapes: Mapping[str, tuple[int, ...]], adapts: bool) -> None:

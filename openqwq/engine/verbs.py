@@ -24,16 +24,24 @@ def add_model_options(
     The first of `precisions` is the default.
     """
     parser.add_argument(name, nargs=None if name.startswith("-") else "?", help=help)
-    parser.add_argument("--engine", default="auto", choices=["auto", "torch", "llamacpp", "remote"])
-    parser.add_argument("--precision", default=precisions[0], choices=precisions, help="torch's")
-    parser.add_argument("--device", default="auto", choices=["auto", "cpu", "cuda"], help="torch's")
+    parser.add_argument(
+        "--engine", default="auto", choices=["auto", "torch", "llamacpp", "remote"]
+    )
+    parser.add_argument(
+        "--precision", default=precisions[0], choices=precisions, help="torch's"
+    )
+    parser.add_argument(
+        "--device", default="auto", choices=["auto", "cpu", "cuda"], help="torch's"
+    )
     parser.add_argument(context, type=int, help="tokens of prompt and reply together")
     parser.add_argument(
         "--adapter", action="append", default=[], metavar="NAME=DIR",
         help="a LoRA adapter in PEFT's form; of several, the last answers",
     )  # fmt: skip
     llama = parser.add_argument_group("llama.cpp")
-    llama.add_argument("--gpu-layers", type=int, help="layers on the GPU; all that fit if not said")
+    llama.add_argument(
+        "--gpu-layers", type=int, help="layers on the GPU; all that fit if not said"
+    )
     llama.add_argument("--cache-type", default="f16", choices=["f16", "bf16", "q8_0", "q4_0"],
                        help="of keys and values; q8_0 and q4_0 may change answers")  # fmt: skip
     llama.add_argument("--flash-attention", default="auto", choices=["auto", "on", "off"])
@@ -41,7 +49,9 @@ def add_model_options(
     llama.add_argument(
         "--draft", metavar="FILE", help="a small model's GGUF file that guesses ahead"
     )
-    llama.add_argument("--ngrams", action="store_true", help="guess ahead from the text so far")
+    llama.add_argument(
+        "--ngrams", action="store_true", help="guess ahead from the text so far"
+    )
 
 
 def llama_options(options: argparse.Namespace) -> "LlamaOptions":
@@ -66,7 +76,9 @@ def adapters_named(texts: Sequence[str]) -> dict[str, Path]:
     for text in texts:
         name, _, folder = text.partition("=")
         if not name or not folder:
-            raise OpenQwQError(f"--adapter is {text!r}: write NAME=DIR, e.g. maths=runs/rl/adapter")
+            raise OpenQwQError(
+                f"--adapter is {text!r}: write NAME=DIR, e.g. maths=runs/rl/adapter"
+            )
         if name in adapters:
             raise OpenQwQError(f"--adapter names {name!r} twice: give each its own name")
         adapters[name] = Path(folder).expanduser()
@@ -83,13 +95,17 @@ class ChosenAdapter(TypedDict):
 def chosen_adapter(texts: Sequence[str]) -> ChosenAdapter:
     """The adapters of `--adapter NAME=DIR`, of which the last answers."""
     adapters = adapters_named(texts)
-    return ChosenAdapter(adapters=adapters, default_adapter=list(adapters)[-1] if adapters else "")
+    return ChosenAdapter(
+        adapters=adapters, default_adapter=list(adapters)[-1] if adapters else ""
+    )
 
 
 def add_merge_verb(parser: argparse.ArgumentParser) -> None:
     """The arguments of `qwq merge`."""
     parser.add_argument("base", help="the directory, GGUF file or hub id it was trained on")
-    parser.add_argument("adapter", type=Path, help="a directory that PEFT or qwq train wrote")
+    parser.add_argument(
+        "adapter", type=Path, help="a directory that PEFT or qwq train wrote"
+    )
     parser.add_argument("out", type=Path, help="a new directory")
     parser.set_defaults(verb=merge_verb)
 
@@ -108,12 +124,16 @@ def merge_verb(options: argparse.Namespace) -> None:
 
 def add_fit_verb(parser: argparse.ArgumentParser) -> None:
     """The arguments of `qwq fit`."""
-    parser.add_argument("model", help="a directory, a GGUF file, or a hub id (its config alone)")
+    parser.add_argument(
+        "model", help="a directory, a GGUF file, or a hub id (its config alone)"
+    )
     parser.add_argument("--memory", help="e.g. 24GiB; without it, what is free here")
     parser.add_argument("--context", type=int, help="tokens of prompt and reply together")
     parser.add_argument("--slots", type=int, default=1, help="replies that run at once")
     parser.add_argument("--engine", default="auto", choices=["auto", "torch", "llamacpp"])
-    parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"], help="torch's")
+    parser.add_argument(
+        "--precision", default="fp32", choices=["fp32", "bf16"], help="torch's"
+    )
     parser.set_defaults(verb=fit_verb)
 
 
@@ -121,13 +141,20 @@ def add_convert_verb(parser: argparse.ArgumentParser) -> None:
     """The arguments of `qwq convert`."""
     parser.add_argument("source", help="a checkpoint directory, a GGUF file, or a hub id")
     parser.add_argument("target", type=Path, help="FILE.gguf, or a new directory")
-    parser.add_argument("--type", help="f32, f16, bf16 or (rounded) q8_0; else the stored numbers")
+    parser.add_argument(
+        "--type", help="f32, f16, bf16 or (rounded) q8_0; else the stored numbers"
+    )
     parser.set_defaults(verb=convert_verb)
 
 
 def fit_verb(options: argparse.Namespace) -> None:
     """Say what a model needs and which quantisations fit."""
-    from openqwq.engine.open import choose_engine, load_tokenizer, locate, require_own_engine
+    from openqwq.engine.open import (
+        choose_engine,
+        load_tokenizer,
+        locate,
+        require_own_engine,
+    )
     from openqwq.engine.relay import fitting_context
     from openqwq.model import fit
     from openqwq.model.gguf_header import read_header
@@ -139,7 +166,9 @@ def fit_verb(options: argparse.Namespace) -> None:
             raise OpenQwQError(f"--{name} is {value}: it must be at least 1")
     memory = fit.parse_memory(options.memory) if options.memory else fit.available_memory()
     if ":" in options.model and not Path(options.model).exists():
-        raise OpenQwQError(f"{options.model}: name the repository that holds its config.json")
+        raise OpenQwQError(
+            f"{options.model}: name the repository that holds its config.json"
+        )
     path = locate(options.model, weights=False)
     engine: fit.Engine = "torch" if options.engine == "auto" else options.engine
     if path.is_file():

@@ -34,7 +34,9 @@ def bars(
     model: str, names: Mapping[str, str], summaries: Mapping[str, Summary], path: Path
 ) -> Chart:
     """Our scores with their 95% intervals next to the published ones; `names` are the titles."""
-    series = {label: rows for label, rows in PUBLISHED.items() if rows.keys() & names.keys()}
+    series = {
+        label: rows for label, rows in PUBLISHED.items() if rows.keys() & names.keys()
+    }
     with rc_context(STYLE):
         figure = Figure(figsize=(9.2, 3.9))
         axes = figure.add_subplot()
@@ -46,9 +48,13 @@ def bars(
                 if name in rows:
                     x = left + width * (index + 1)
                     axes.bar(x, rows[name], width * FILLED, color=LIGHT[GREYS[index]])
-                    axes.text(x, rows[name] + 1.5, f"{rows[name]:.1f}", ha="center", fontsize=6)
+                    axes.text(
+                        x, rows[name] + 1.5, f"{rows[name]:.1f}", ha="center", fontsize=6
+                    )
 
-        labels = [f"{title}\n{summaries[name].items} items" for name, title in names.items()]
+        labels = [
+            f"{title}\n{summaries[name].items} items" for name, title in names.items()
+        ]
         axes.set_xticks(range(len(names)), labels)
         axes.set_xlim(-0.5, len(names) - 0.5)
         axes.set_ylim(0, 108)

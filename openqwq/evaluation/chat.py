@@ -203,7 +203,9 @@ def open_chat(
         opened.close()
 
 
-def answer_text(content: str, calls: Sequence[ToolCall], malformed: Sequence[str] = ()) -> str:
+def answer_text(
+    content: str, calls: Sequence[ToolCall], malformed: Sequence[str] = ()
+) -> str:
     """A reply's content with its calls, well-formed or not, as Hermes blocks."""
     parts = [content] if content else []
     for call in calls:

@@ -52,7 +52,9 @@ async def collect(
         await evaluate(directory, plan, selections, chat, judges)
     finally:
         every = {task.id: task for chosen in tasks.values() for task in chosen}
-        files = [RecordFile(directory / f"{selection.name}.jsonl") for selection in selections]
+        files = [
+            RecordFile(directory / f"{selection.name}.jsonl") for selection in selections
+        ]
         records = [record for file in files for record in file.read()]
         found = write_accepted(records, every, plan.model, out, keep)
     return found

@@ -66,7 +66,9 @@ def print_report(report: DataReport) -> None:
     console = Console(highlight=False, soft_wrap=True)
     for table in report.tables:
         _print_table(console, table)
-    console.print(f"context: {report.context} tokens; tokenizer: {escape(report.tokenizer)}")
+    console.print(
+        f"context: {report.context} tokens; tokenizer: {escape(report.tokenizer)}"
+    )
     console.print(f"benchmarks: {escape(report.benchmarks)}")
 
 
@@ -75,7 +77,9 @@ def problems(table: TableReport) -> list[str]:
     found: list[str] = []
     golds = table.golds
     if golds.failures:
-        found.append(f"{len(golds.failures)} of {golds.judged} golds fail with their own verifier")
+        found.append(
+            f"{len(golds.failures)} of {golds.judged} golds fail with their own verifier"
+        )
     found += [fit.fault for fit in table.fits if fit.too_long]
     if table.rows.skipped:
         found.append(f"rows that cannot be used: {len(table.rows.skipped)}")
@@ -92,7 +96,9 @@ def _print_table(console: Console, table: TableReport) -> None:
     train = "new ones without end"
     if rows.train is not None:
         train = f"{rows.train}, {100 * rows.used_share:.0f}% of the rows"
-    verifiers = ", ".join(f"{name or 'none'} {count}" for name, count in table.verifiers.items())
+    verifiers = ", ".join(
+        f"{name or 'none'} {count}" for name, count in table.verifiers.items()
+    )
     lines = [
         f"origin      {table.origin}",
         f"to train on {train}",
@@ -108,16 +114,22 @@ def _print_table(console: Console, table: TableReport) -> None:
     lines += [_fit_line(fit) for fit in table.fits]
     golds = table.golds
     if golds.judged:
-        lines.append(f"golds       {golds.correct} of {golds.judged} are right to their verifier")
+        lines.append(
+            f"golds       {golds.correct} of {golds.judged} are right to their verifier"
+        )
     console.print("\n".join(lines), markup=False)
 
     for fault in problems(table):
         console.print(f"[bold yellow]![/] {escape(fault)}")
-    _print_list(console, [f"{f.task} {f.gold}: {f.status} {f.detail}" for f in golds.failures])
+    _print_list(
+        console, [f"{f.task} {f.gold}: {f.status} {f.detail}" for f in golds.failures]
+    )
     _print_list(console, rows.skipped)
     _print_list(console, table.duplicates)
     overlaps = table.overlaps
-    _print_list(console, [f"row {o.row}: {o.share:.0%} of {o.item}: {o.words}" for o in overlaps])
+    _print_list(
+        console, [f"row {o.row}: {o.share:.0%} of {o.item}: {o.words}" for o in overlaps]
+    )
 
     _print_histogram(console, "tokens of prompts", table.prompt_tokens)
     _print_histogram(console, "tokens of prompts with their replies", table.example_tokens)

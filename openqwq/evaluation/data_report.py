@@ -157,7 +157,9 @@ class Examiner:
     async def report(self, tables: Mapping[str, Table]) -> DataReport:
         """What there is to know of all tables."""
         reports = [await self._examine(table) for table in tables.values()]
-        return DataReport(tuple(reports), self.context, self.tokenizer.source, self.benchmarks)
+        return DataReport(
+            tuple(reports), self.context, self.tokenizer.source, self.benchmarks
+        )
 
     async def _examine(self, table: Table) -> TableReport:
         entry = self.config.data[table.name]
@@ -188,7 +190,9 @@ class Examiner:
             fits=tuple(fits),
             golds=await judge_golds(tasks[: self.effort.golds], self.judges),
             duplicates=_duplicates(table),
-            overlaps=() if self.index is None else _overlaps(table, self.index, self.effort.tasks),
+            overlaps=()
+            if self.index is None
+            else _overlaps(table, self.index, self.effort.tasks),
         )
 
 
@@ -197,7 +201,9 @@ def _count(table: Table, most: int) -> RowCounts:
         skipped = tuple(map(str, table.skipped))
         held_out = len(table.held_out_records)
         share = len(table.records) / table.read if table.read else 0.0
-        return RowCounts(table.size, held_out, len(table.pairs), table.beyond_limit, skipped, share)
+        return RowCounts(
+            table.size, held_out, len(table.pairs), table.beyond_limit, skipped, share
+        )
     return RowCounts(table.size, len(table.held_out(most, 0)), len(table.pairs), 0, (), 1.0)
 
 
@@ -219,7 +225,9 @@ class _Example:
 
 def _last_example(tokenizer: Tokenizer, task: Task) -> _Example | None:
     """A task's last turn with a reply; None without one."""
-    replies = [i for i, turn in enumerate(task.demonstration) if turn["role"] == "assistant"]
+    replies = [
+        i for i, turn in enumerate(task.demonstration) if turn["role"] == "assistant"
+    ]
     if replies:
         earlier = [*task.messages, *task.demonstration[: replies[-1]]]
         last = task.demonstration[replies[-1]]
@@ -255,7 +263,9 @@ def _fit(
     else:
         lengths = {key: len(ids) for key, ids in prompts.items()}
         measured = "prompt"
-        limit = sampled - (stage.max_tokens if isinstance(stage, RlStage | DistillStage) else 1)
+        limit = sampled - (
+            stage.max_tokens if isinstance(stage, RlStage | DistillStage) else 1
+        )
     too_long = [key for key, length in lengths.items() if length > limit]
     longest = max(lengths.values(), default=0)
     passes = _passes(stage, table)
@@ -284,7 +294,9 @@ def _prompt(
     wanted = task.answer or ""
     if task.tests is not None:
         cases = len(task.tests.cases)
-        wanted = f"{cases} hidden tests ({task.tests.form})" if cases else "hidden test code"
+        wanted = (
+            f"{cases} hidden tests ({task.tests.form})" if cases else "hidden test code"
+        )
     elif task.rules:
         wanted = ", ".join(rule.id for rule in task.rules)
     if example is None:
@@ -318,14 +330,18 @@ async def judge_golds(tasks: Sequence[Task], judges: Mapping[str, Verifier]) -> 
 
     async def judged(task: Task, completion: str) -> Score:
         thinking, _, answer = completion.partition("</think>")
-        text = CompletionText(completion, thinking.strip("\n"), answer.strip("\n"), task.messages)
+        text = CompletionText(
+            completion, thinking.strip("\n"), answer.strip("\n"), task.messages
+        )
         async with places:
             return await judges[task.verifier].score(task, text)
 
     golds: list[tuple[Task, str, str]] = []
     for task in tasks:
         if task.verifier in judges:
-            golds += [(last_turn(task), gold, said) for gold, said in gold_completions(task)]
+            golds += [
+                (last_turn(task), gold, said) for gold, said in gold_completions(task)
+            ]
     scores = await asyncio.gather(*(judged(task, said) for task, _, said in golds))
     failures: list[GoldFailure] = []
     for (task, gold, _), score in zip(golds, scores, strict=True):

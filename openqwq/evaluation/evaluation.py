@@ -80,7 +80,9 @@ class Selection:
         return f"{self.benchmark.name}-{kind}"
 
 
-def select(benchmark: Benchmark, kind: str, tasks: Sequence[Task], limit: int | None) -> Selection:
+def select(
+    benchmark: Benchmark, kind: str, tasks: Sequence[Task], limit: int | None
+) -> Selection:
     """The wanted items; a limit draws that many of them, the same ones each time.
 
     Raises OpenQwQError where there are none.
@@ -88,7 +90,9 @@ def select(benchmark: Benchmark, kind: str, tasks: Sequence[Task], limit: int | 
     wanted = [task for task in tasks if task.kind.startswith(kind)]
     if not wanted:
         kinds = ", ".join(dict.fromkeys(task.kind for task in tasks))
-        raise OpenQwQError(f"{benchmark.name} has no items of kind {kind!r}: use one of {kinds}")
+        raise OpenQwQError(
+            f"{benchmark.name} has no items of kind {kind!r}: use one of {kinds}"
+        )
     if limit is not None and limit < len(wanted):
         if limit < 1:
             raise OpenQwQError(f"--limit is {limit}: it must be at least 1")
@@ -114,9 +118,13 @@ def open_run(
         write_atomically(path, json.dumps(settings, indent=1).encode())
         return
     if not resume:
-        raise OpenQwQError(f"{directory} holds a run: go on with --resume, or choose another --out")
+        raise OpenQwQError(
+            f"{directory} holds a run: go on with --resume, or choose another --out"
+        )
     before = read_json(path)
-    differing = [key for key in settings if before.get(key) != settings[key] and key != "version"]
+    differing = [
+        key for key in settings if before.get(key) != settings[key] and key != "version"
+    ]
     if differing:
         told = "; ".join(
             f"{key} was {before.get(key)!r}, is {settings[key]!r}" for key in differing
@@ -188,7 +196,9 @@ async def rescore(
         tasks = {task.id: task for task in selection.tasks}
         records = file.read()
         if not any(r.task_id in tasks for r in records):
-            raise OpenQwQError(f"{file.path} holds no replies to judge again: evaluate first")
+            raise OpenQwQError(
+                f"{file.path} holds no replies to judge again: evaluate first"
+            )
         file.replace(await _judged_again(records, tasks, judges))
     return score_run(directory, selections)
 
@@ -230,10 +240,14 @@ def compare_runs(a: Path, b: Path) -> dict[str, Comparison]:
     second = read_json(b / "run.json")
     shared = [name for name in first["tasks"] if name in second["tasks"]]
     if not shared:
-        raise OpenQwQError(f"{a} and {b} share no benchmark: evaluate both on the same --tasks")
+        raise OpenQwQError(
+            f"{a} and {b} share no benchmark: evaluate both on the same --tasks"
+        )
     changed = [k for k, v in first["data"].items() if second["data"].get(k, v) != v]
     if changed:
-        raise OpenQwQError(f"{a} and {b} used different data ({', '.join(changed)}): run one again")
+        raise OpenQwQError(
+            f"{a} and {b} used different data ({', '.join(changed)}): run one again"
+        )
     result = {}
     for name in shared:
         values_a = item_values(RecordFile(a / f"{name}.jsonl").read())
@@ -330,7 +344,10 @@ def _completion(record: Record) -> CompletionText:
     if record.reasoning:
         reply["reasoning_content"] = record.reasoning
     return CompletionText(
-        f"{record.reasoning}</think>{answer}", record.reasoning, answer, (*record.messages, reply)
+        f"{record.reasoning}</think>{answer}",
+        record.reasoning,
+        answer,
+        (*record.messages, reply),
     )
 
 

@@ -72,7 +72,9 @@ def own_selection(name: str, tasks: Sequence[Task], samples: int = 1) -> Selecti
     Raises OpenQwQError where there are none, nothing can judge them, or an environment answers.
     """
     if not tasks:
-        raise OpenQwQError(f"data.{name} has no tasks to ask: check its rows, held_out and limit")
+        raise OpenQwQError(
+            f"data.{name} has no tasks to ask: check its rows, held_out and limit"
+        )
     for task in tasks:
         if not task.verifier:
             raise OpenQwQError(

@@ -156,7 +156,9 @@ class Plotter:
                 colour = LIGHT[roles[key]]
                 dashes = DASHES[places[key] // len(KIND_ROLES) % len(DASHES)]
                 axes.plot(steps, line, ".", color=colour, alpha=0.4, ms=4, mew=0)
-                axes.plot(steps, moving_average(line, reach), dashes, color=colour, label=key)
+                axes.plot(
+                    steps, moving_average(line, reach), dashes, color=colour, label=key
+                )
                 _mark_points(axes, steps, line, f"hover {key}")
 
             positive = any(value > 0 for line in lines.values() for value in line)
@@ -173,7 +175,9 @@ class Plotter:
         for key, line in lines.items():
             texts = [f"{key}, step {x}: {y:.4g} {unit}" for x, y in _hovered(steps, line)]
             hovers[f"hover {key}"] = texts
-        note = f"Points: single steps. Line: mean over {2 * reach + 1} steps." if reach else ""
+        note = (
+            f"Points: single steps. Line: mean over {2 * reach + 1} steps." if reach else ""
+        )
         return [self._save(name, title, note, draw, entries=len(lines), hovers=hovers)]
 
     def stack(
@@ -197,7 +201,9 @@ class Plotter:
         def draw(axes: Axes) -> None:
             steps = [record["step"] for record in records]
             colours = [LIGHT[roles[key]] for key in layers]
-            axes.stackplot(steps, list(layers.values()), labels=layers, colors=colours, lw=0)
+            axes.stackplot(
+                steps, list(layers.values()), labels=layers, colors=colours, lw=0
+            )
             axes.margins(x=0, y=0)
             _label(axes, unit)
 
@@ -245,12 +251,18 @@ class Plotter:
             return []
 
         def draw(axes: Axes) -> None:
-            axes.plot([50, 100], [50, 100], "--", color=LIGHT["muted"], lw=1, label="calibrated")
+            axes.plot(
+                [50, 100], [50, 100], "--", color=LIGHT["muted"], lw=1, label="calibrated"
+            )
             sure = [100 * confidence for confidence, _, _ in bins]
             right = [100 * accuracy for _, accuracy, _ in bins]
-            axes.plot(sure, right, "o-", color=LIGHT["kind-0"], ms=4.5, label="reward model")
+            axes.plot(
+                sure, right, "o-", color=LIGHT["kind-0"], ms=4.5, label="reward model"
+            )
             for x, y, (_, _, count) in zip(sure, right, bins, strict=True):
-                axes.annotate(str(count), (x, y), (0, 5), textcoords="offset points", ha="center")
+                axes.annotate(
+                    str(count), (x, y), (0, 5), textcoords="offset points", ha="center"
+                )
             axes.set_xlabel("confidence, %")
             axes.set_ylabel("right, %")
             axes.set_xlim(48, 102)
@@ -286,7 +298,9 @@ class Plotter:
                     handletextpad=0.5,
                     columnspacing=1.2,
                 )
-            figure.savefig(self.directory / f"{name}.png", dpi=200, facecolor=LIGHT["paper"])
+            figure.savefig(
+                self.directory / f"{name}.png", dpi=200, facecolor=LIGHT["paper"]
+            )
 
             figure.set_layout_engine("none")  # the same layout again
             buffer = io.StringIO()
@@ -320,7 +334,9 @@ def _hovered(steps: Sequence[int], line: Sequence[float]) -> list[tuple[int, flo
     return points[::stride]
 
 
-def _mark_points(axes: Axes, steps: Sequence[int], line: Sequence[float], group: str) -> None:
+def _mark_points(
+    axes: Axes, steps: Sequence[int], line: Sequence[float], group: str
+) -> None:
     """Unseen marks over the points, large enough to be hit by a pointer."""
     points = _hovered(steps, line)
     xs = [x for x, _ in points]

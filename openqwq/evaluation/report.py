@@ -31,10 +31,15 @@ from openqwq.evaluation.words import LANGUAGES, Words, read_words
 from openqwq.types import OpenQwQError
 
 NOTHING = math.nan, math.nan
-SECONDS = {"rollout": "correct", "learn": "wrong"}  # parts of an RL step, with their colours
+SECONDS = {
+    "rollout": "correct",
+    "learn": "wrong",
+}  # parts of an RL step, with their colours
 IN_RL_STEPS = "in RL steps: "
 EVALUATE = "evaluate "  # begins the name of a timed evaluation
-CONTROL_PICTURES = {i: 0x2400 + i for i in range(32) if chr(i) not in "\n\t"} | {127: 0x2421}
+CONTROL_PICTURES = {i: 0x2400 + i for i in range(32) if chr(i) not in "\n\t"} | {
+    127: 0x2421
+}
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,9 @@ def print_summary(run_directory: Path, families: Families) -> None:
         name = row.name if row.is_family else f"  {row.name}"
         rates = [_rate(side) for side in row.sides]
         gains = [_number(gain, "+.1f") for gain, _ in row.gains]
-        lengths = [_number(side.thinking_tokens, ".0f") if side else "–" for side in row.sides]
+        lengths = [
+            _number(side.thinking_tokens, ".0f") if side else "–" for side in row.sides
+        ]
         table.add_row(name, *rates, *gains, " → ".join(lengths))
     console = Console()
     console.print(table)
@@ -124,7 +131,11 @@ def _contents(run: RunData, families: Families) -> dict[str, Any]:
         "charts": _charts(run, rows, roles),
         "problems": problems,
         "example": shortest_fixed(problems),
-        "own_names": {*kinds, *run.config.data, *(stage.name for stage in run.config.stages)},
+        "own_names": {
+            *kinds,
+            *run.config.data,
+            *(stage.name for stage in run.config.stages),
+        },
         "times": _times(run),
         "digest": hashlib.sha256(run.config_text.encode()).hexdigest()[:12],
         "parameters": _parameters(run.directory, run.checkpoints),
@@ -167,10 +178,16 @@ def _charts(
     seconds = [{"step": record["step"], **record["seconds"]} for record in run.rl_records]
     return {
         "evaluation": [
-            *plotter.intervals("accuracy", "Held-out pass@1", "pass@1, %", accuracy, names, 100),
-            *plotter.intervals("held_out_thinking", "Held-out thinking", "tokens", thinking, names),
+            *plotter.intervals(
+                "accuracy", "Held-out pass@1", "pass@1, %", accuracy, names, 100
+            ),
+            *plotter.intervals(
+                "held_out_thinking", "Held-out thinking", "tokens", thinking, names
+            ),
         ],
-        "time": plotter.curves("seconds", "Time of an RL step", "seconds", seconds, SECONDS),
+        "time": plotter.curves(
+            "seconds", "Time of an RL step", "seconds", seconds, SECONDS
+        ),
     }
 
 
@@ -205,11 +222,15 @@ def _supervised_charts(
     rate = {"lr": "ink"}
     return [
         *plotter.curves(f"{name}_loss", "Loss", "nats/token", records, loss, log=True),
-        *plotter.curves(f"{name}_rate", "Learning rate", "rate", records, rate, average=False),
+        *plotter.curves(
+            f"{name}_rate", "Learning rate", "rate", records, rate, average=False
+        ),
     ]
 
 
-def _reward_model_charts(plotter: Plotter, name: str, rated: Mapping[str, Any]) -> list[Chart]:
+def _reward_model_charts(
+    plotter: Plotter, name: str, rated: Mapping[str, Any]
+) -> list[Chart]:
     fit = [{"step": step, **record} for step, record in enumerate(rated["log"])]
     return [
         *plotter.calibration(rated["held_out"]["bins"]),
@@ -223,8 +244,12 @@ def _distillation_charts(
     divergence = {"reverse_kl": "ink"}
     rate = {"lr": "ink"}
     return [
-        *plotter.curves(f"{name}_kl", "Distance to the teacher", "nats/token", records, divergence),
-        *plotter.curves(f"{name}_rate", "Learning rate", "rate", records, rate, average=False),
+        *plotter.curves(
+            f"{name}_kl", "Distance to the teacher", "nats/token", records, divergence
+        ),
+        *plotter.curves(
+            f"{name}_rate", "Learning rate", "rate", records, rate, average=False
+        ),
     ]
 
 
@@ -272,7 +297,9 @@ def _size(file: Path) -> int:
         tensors.pop("__metadata__", None)
         return sum(math.prod(tensor["shape"]) for tensor in tensors.values())
     except ValueError as error:
-        raise OpenQwQError(f"checkpoint {file} is damaged ({error}): train it again") from error
+        raise OpenQwQError(
+            f"checkpoint {file} is damaged ({error}): train it again"
+        ) from error
 
 
 def _number(value: float, form: str = ".1f") -> str:

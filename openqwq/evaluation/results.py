@@ -36,7 +36,9 @@ class Record:
     detail: str = ""
     parts: Mapping[str, float] = field(default_factory=dict)
     prediction: str | None = None
-    generated: bool = False  # False: no reply could be had, so there is nothing to judge again
+    generated: bool = (
+        False  # False: no reply could be had, so there is nothing to judge again
+    )
 
     @property
     def key(self) -> tuple[str, int]:
@@ -197,7 +199,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(path.read_text("utf-8")))
     except (OSError, ValueError) as error:
-        raise OpenQwQError(f"{path} cannot be read ({error}): name a run of qwq eval") from error
+        raise OpenQwQError(
+            f"{path} cannot be read ({error}): name a run of qwq eval"
+        ) from error
 
 
 def summary_json(summary: Summary) -> dict[str, Any]:

@@ -8,7 +8,13 @@ from typing import Any
 from openqwq.evaluation.plots import KIND_ROLES, Chart, Plotter
 
 Records = Sequence[Mapping[str, Any]]
-STATUSES = ("correct", "wrong", "truncated", "timeout", "error")  # each has a colour of its own
+STATUSES = (
+    "correct",
+    "wrong",
+    "truncated",
+    "timeout",
+    "error",
+)  # each has a colour of its own
 GROUPS = {"trained on": "correct", "no variance": "truncated"}
 
 
@@ -20,18 +26,28 @@ def rl_charts(
     `prefix` goes before the names of the files.
     """
     drawing = _Drawing(plotter, prefix)
-    judged = [record for record in records if record["status"]]  # elsewhere means are of nothing
+    judged = [
+        record for record in records if record["status"]
+    ]  # elsewhere means are of nothing
     return [
         *drawing.line("reward", "Reward", "mean reward", judged, "reward", top=1.02),
-        *drawing.parts("reward_by_kind", "Reward by kind", "mean reward", judged, kinds, top=1.02),
+        *drawing.parts(
+            "reward_by_kind", "Reward by kind", "mean reward", judged, kinds, top=1.02
+        ),
         *_each_reward(drawing, judged),
         *drawing.line("thinking", "Thinking length", "tokens", judged, "thinking_tokens"),
-        *drawing.parts("thinking_by_kind", "Thinking length by kind", "tokens", judged, kinds),
+        *drawing.parts(
+            "thinking_by_kind", "Thinking length by kind", "tokens", judged, kinds
+        ),
         *_verdicts(drawing, records),
         *_groups(drawing, records),
         *drawing.line("entropy", "Entropy", "nats/token", records, "entropy"),
         *drawing.line(
-            "reference_kl", "KL from the stage's start", "nats/token", records, "reference_kl"
+            "reference_kl",
+            "KL from the stage's start",
+            "nats/token",
+            records,
+            "reference_kl",
         ),
         *drawing.line(
             "log_prob_gap",
@@ -41,8 +57,12 @@ def rl_charts(
             "log_prob_gap",
             log=True,
         ),
-        *drawing.line("grad_norm", "Gradient norm", "norm before clipping", records, "grad_norm"),
-        *drawing.line("learning_rate", "Learning rate", "rate", records, "lr", average=False),
+        *drawing.line(
+            "grad_norm", "Gradient norm", "norm before clipping", records, "grad_norm"
+        ),
+        *drawing.line(
+            "learning_rate", "Learning rate", "rate", records, "lr", average=False
+        ),
     ]
 
 
@@ -100,7 +120,9 @@ def _each_reward(drawing: _Drawing, judged: Records) -> list[Chart]:
 def _verdicts(drawing: _Drawing, records: Records) -> list[Chart]:
     counts: list[dict[str, Any]] = []
     for record in records:
-        counts.append({"step": record["step"], **record["status"], "error": record["errors"]})
+        counts.append(
+            {"step": record["step"], **record["status"], "error": record["errors"]}
+        )
     roles = {status: status for status in STATUSES}
     return drawing.stack("verdicts", "Verdicts", "completions", counts, roles)
 
@@ -110,7 +132,9 @@ def _groups(drawing: _Drawing, records: Records) -> list[Chart]:
     for record in records:
         trained = record["groups_trained"]
         without = record["groups"] - trained
-        counts.append({"step": record["step"], "trained on": trained, "no variance": without})
+        counts.append(
+            {"step": record["step"], "trained on": trained, "no variance": without}
+        )
     refills = sum(record["refills"] for record in records)
     note = f"{refills} refill rounds in {len(records)} steps."
     return drawing.stack("groups", "Prompt groups", "groups", counts, GROUPS, note)

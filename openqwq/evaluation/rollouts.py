@@ -73,7 +73,9 @@ def read_attempts(run: Path, wanted: Filter) -> Iterator[dict[str, Any]]:
                     if not line.endswith("\n"):
                         break  # cut by a kill; a resumed run writes it again
                     where = f"{file}:{number}"
-                    raise OpenQwQError(f"{where} is damaged ({error}): remove it") from error
+                    raise OpenQwQError(
+                        f"{where} is damaged ({error}): remove it"
+                    ) from error
                 if wanted.takes(row):
                     yield row
 
@@ -98,12 +100,16 @@ def write_page(run: Path, wanted: Filter, target: Path) -> int:
     # `<` is escaped so that no text of a model can end the element that holds it.
     data = json.dumps(chosen.rows).replace("<", "\\u003c")
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(folder), undefined=jinja2.StrictUndefined, autoescape=True
+        loader=jinja2.FileSystemLoader(folder),
+        undefined=jinja2.StrictUndefined,
+        autoescape=True,
     )
     html = environment.get_template("rollouts.html.jinja").render(
         name=run.resolve().name,
         chosen=chosen,
-        wanted={key: value for key, value in asdict(wanted).items() if value not in ("", None)},
+        wanted={
+            key: value for key, value in asdict(wanted).items() if value not in ("", None)
+        },
         data=data,
         script=script,
         digest=digest,
@@ -117,11 +123,17 @@ def add_rollouts_verb(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, help="a run directory")
     parser.add_argument("--stage", default="", help="of this stage alone")
     parser.add_argument("--data", default="", metavar="NAME", help="of this table alone")
-    parser.add_argument("--status", default="", help="correct, wrong, truncated, error, ...")
-    parser.add_argument("--task", default="", metavar="ID", help="one prompt through training")
+    parser.add_argument(
+        "--status", default="", help="correct, wrong, truncated, error, ..."
+    )
+    parser.add_argument(
+        "--task", default="", metavar="ID", help="one prompt through training"
+    )
     parser.add_argument("--steps", type=int, nargs=2, metavar=("FIRST", "LAST"))
     parser.add_argument("--json", action="store_true", help="JSON lines on standard output")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="default: RUN/rollouts.html")
+    parser.add_argument(
+        "--html", type=Path, metavar="FILE", help="default: RUN/rollouts.html"
+    )
     parser.set_defaults(verb=rollouts_verb)
 
 

@@ -24,12 +24,16 @@ class RunData:
     log: list[dict[str, Any]]
     unreadable: int  # log lines that a kill cut short
     outcomes: dict[str, list[Outcome]]  # by checkpoint
-    reward_models: Mapping[str, Mapping[str, Any]]  # by stage: held-out pairs, and training log
+    reward_models: Mapping[
+        str, Mapping[str, Any]
+    ]  # by stage: held-out pairs, and training log
 
     @property
     def checkpoints(self) -> tuple[str, ...]:
         """Those that the run has evaluated or will, in order: its start, then its policies."""
-        policies = [stage.name for stage in self.config.stages if stage.kind != "reward_model"]
+        policies = [
+            stage.name for stage in self.config.stages if stage.kind != "reward_model"
+        ]
         if START in self.outcomes:
             policies.insert(0, START)
         return tuple(policies)
@@ -67,7 +71,11 @@ class RunData:
         """The checkpoints before and after the first RL stage that trains on this table."""
         names = list(self.checkpoints)
         for stage in self.config.stages:
-            if isinstance(stage, RlStage) and kind in stage.data and stage.name in names[1:]:
+            if (
+                isinstance(stage, RlStage)
+                and kind in stage.data
+                and stage.name in names[1:]
+            ):
                 return names[names.index(stage.name) - 1], stage.name
         return names[0], names[-1]
 
@@ -87,13 +95,17 @@ def read_run(directory: Path) -> RunData:
         if saved.exists():
             outcomes[name] = _read_outcomes(saved)
     if not log and not outcomes:
-        raise OpenQwQError(f"run {directory} has no data yet: go on with it first (--resume)")
+        raise OpenQwQError(
+            f"run {directory} has no data yet: go on with it first (--resume)"
+        )
     reward_models: dict[str, Any] = {}
     for stage in config.stages:
         rated = directory / f"{stage.name}.json"
         if stage.kind == "reward_model" and rated.exists():
             reward_models[stage.name] = json.loads(rated.read_bytes())
-    return RunData(directory, config, path.read_text(), log, unreadable, outcomes, reward_models)
+    return RunData(
+        directory, config, path.read_text(), log, unreadable, outcomes, reward_models
+    )
 
 
 def _read_log(path: Path) -> tuple[list[dict[str, Any]], int]:

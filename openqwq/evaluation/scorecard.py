@@ -60,7 +60,11 @@ def write_scorecard(directory: Path, titles: dict[str, str]) -> Path:
     named = {name: titles.get(name, name) for name in summaries}
     sections = [_section(directory, name, named[name], summaries[name]) for name in named]
     model = Path(str(run["model"])).name or str(run["model"])
-    charts = [bars(model, named, summaries, directory / "charts" / "scores.png")] if named else []
+    charts = (
+        [bars(model, named, summaries, directory / "charts" / "scores.png")]
+        if named
+        else []
+    )
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     environment = jinja2.Environment(
         loader=loader,
@@ -108,7 +112,9 @@ def _item(name: str, group: Sequence[Record]) -> Item:
 
 def _question(messages: Sequence[Message]) -> str:
     single = len(messages) == 1
-    return "\n\n".join(m["content"] if single else f"{m['role']}: {m['content']}" for m in messages)
+    return "\n\n".join(
+        m["content"] if single else f"{m['role']}: {m['content']}" for m in messages
+    )
 
 
 def _percent(value: float | None) -> str:
@@ -120,5 +126,7 @@ def _shown(text: str | None) -> str:
     text = (text or "").strip("\n")
     if len(text) > CHARACTERS:
         half = CHARACTERS // 2
-        text = f"{text[:half]}\n\n[… {len(text) - 2 * half:,} characters …]\n\n{text[-half:]}"
+        text = (
+            f"{text[:half]}\n\n[… {len(text) - 2 * half:,} characters …]\n\n{text[-half:]}"
+        )
     return visible(text)

@@ -31,7 +31,10 @@ class Change:
 
 
 def first_sentence(
-    config: Config, names: Sequence[str], outcomes: Mapping[str, Sequence[Outcome]], words: Words
+    config: Config,
+    names: Sequence[str],
+    outcomes: Mapping[str, Sequence[Outcome]],
+    words: Words,
 ) -> str:
     """What was trained, on what, and what it gained on held-out problems.
 

@@ -28,7 +28,14 @@ from openqwq.evaluation.contamination import (
     require_clean,
     search_texts,
 )
-from openqwq.evaluation.evaluation import Plan, Selection, evaluate, open_run, rescore, select
+from openqwq.evaluation.evaluation import (
+    Plan,
+    Selection,
+    evaluate,
+    open_run,
+    rescore,
+    select,
+)
 from openqwq.evaluation.own_tasks import is_own, own_config, own_selections
 from openqwq.evaluation.results import Summary
 from openqwq.evaluation.scorecard import write_scorecard
@@ -130,7 +137,16 @@ async def _judge(
 def print_scores(summaries: Mapping[str, Summary]) -> None:
     """Print a table of the benchmarks' figures on standard output."""
     table = Table(box=None)
-    columns = "benchmark", "score, %", "95%", "items", "samples", "errors", "cut off", "thinking"
+    columns = (
+        "benchmark",
+        "score, %",
+        "95%",
+        "items",
+        "samples",
+        "errors",
+        "cut off",
+        "thinking",
+    )
     for column in columns:
         table.add_column(column, justify="right" if table.columns else "left")
     for name, summary in summaries.items():
@@ -157,7 +173,9 @@ def print_comparison(comparisons: Mapping[str, Comparison]) -> None:
         gain = found.difference
         bounds = f"{100 * gain.low:+.1f} to {100 * gain.high:+.1f}"
         counts = str(found.items), str(found.better), str(found.worse)
-        table.add_row(name, f"{100 * gain.value:+.1f}", bounds, *counts, f"{found.p_value:.4f}")
+        table.add_row(
+            name, f"{100 * gain.value:+.1f}", bounds, *counts, f"{found.p_value:.4f}"
+        )
     Console().print(table)
     print("p: two-sided paired permutation test over items; 95%: bootstrap over items.")
 
@@ -185,6 +203,8 @@ def search_contamination(names: Sequence[str], library: Library, file: Path) -> 
     tasks = benchmark_items(names, library)
     overlaps = search_texts(BenchmarkIndex(tasks), texts)
     for found in overlaps:
-        print(f"row {found.row}: {100 * found.share:.0f}% of {found.item}: {found.words[:100]}")
+        print(
+            f"row {found.row}: {100 * found.share:.0f}% of {found.item}: {found.words[:100]}"
+        )
     print(f"{len(overlaps)} rows of {file} share text with {len(tasks)} items")
     require_clean(overlaps, str(file))

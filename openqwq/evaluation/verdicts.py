@@ -38,9 +38,13 @@ class Job:
 
 def add_verify_verb(parser: argparse.ArgumentParser) -> None:
     """The arguments of `qwq verify`."""
-    parser.add_argument("file", type=Path, help="rows of gold and answer: .jsonl, .csv, .parquet")
+    parser.add_argument(
+        "file", type=Path, help="rows of gold and answer: .jsonl, .csv, .parquet"
+    )
     parser.add_argument("--verifier", required=True, choices=VERIFIERS, help="the judge")
-    parser.add_argument("--gold", default="", metavar="FIELD", help=f"default: {', '.join(GOLDS)}")
+    parser.add_argument(
+        "--gold", default="", metavar="FIELD", help=f"default: {', '.join(GOLDS)}"
+    )
     parser.add_argument(
         "--answer", default="", metavar="FIELD", help=f"default: {', '.join(ANSWERS)}"
     )
@@ -49,8 +53,12 @@ def add_verify_verb(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="answers begin inside the thinking: without </think> they are truncated",
     )
-    parser.add_argument("--level", default="default", choices=["strict", "default", "lenient"])
-    parser.add_argument("--packages", default="", help="that programs may import, with commas")
+    parser.add_argument(
+        "--level", default="default", choices=["strict", "default", "lenient"]
+    )
+    parser.add_argument(
+        "--packages", default="", help="that programs may import, with commas"
+    )
     parser.add_argument("--workers", type=int, default=2, help="judgements at once")
     parser.add_argument("--limit", type=int, help="rows, from the first")
     parser.add_argument("--out", type=Path, help="verdicts as JSONL; default: printed")
@@ -104,7 +112,9 @@ def read_jobs(options: argparse.Namespace) -> list[Job]:
 def _job(number: int, row: Mapping[str, Any], options: argparse.Namespace) -> Job:
     answer = _field(row, options.answer, ANSWERS, "answer")
     if not isinstance(answer, str):
-        raise OpenQwQError(f"the answer is of type {type(answer).__name__!r}: it must be a text")
+        raise OpenQwQError(
+            f"the answer is of type {type(answer).__name__!r}: it must be a text"
+        )
     completion = answer
     if not options.thinking:
         completion = "</think>" + answer.rpartition("</think>")[2]
@@ -119,7 +129,9 @@ def _task(name: str, row: Mapping[str, Any], options: argparse.Namespace) -> Tas
     if judge in ("code", "contest"):
         from openqwq.tasks.hidden_tests import read_tests
 
-        tests = read_tests(_field(row, options.gold, ("tests", *GOLDS), "tests"), "tests", row)
+        tests = read_tests(
+            _field(row, options.gold, ("tests", *GOLDS), "tests"), "tests", row
+        )
         return Task(name, judge, (), judge, tests=tests)
     if judge == "instructions":
         given = _field(row, options.gold, ("rules", *GOLDS), "rules")
@@ -217,7 +229,9 @@ def summary(jobs: Sequence[Job], scores: Sequence[Score], seconds: float) -> str
     counts = Counter(score.status for score in scores)
     parts = [f"{count} {status}" for status, count in counts.most_common()]
     text = f"{len(scores)} rows: {', '.join(parts)}; {len(scores) / seconds:.0f} rows/s"
-    agreeing = [_agrees(j, score) for j, score in zip(jobs, scores, strict=True) if j.expected]
+    agreeing = [
+        _agrees(j, score) for j, score in zip(jobs, scores, strict=True) if j.expected
+    ]
     if agreeing:
         text += f"; {sum(agreeing)} of {len(agreeing)} as expected"
     return text

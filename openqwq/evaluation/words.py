@@ -41,7 +41,9 @@ class Words:
 
     def chart(self, chart: Chart, names: Collection[str] = ()) -> Chart:
         """`chart` in these words; `names`, such as those of stages and tables, stay as they are."""
-        drawn = {english: text for english, text in self["drawn"].items() if english not in names}
+        drawn = {
+            english: text for english, text in self["drawn"].items() if english not in names
+        }
 
         def label(found: re.Match[str]) -> str:
             english = html.unescape(found[1])

@@ -51,9 +51,13 @@ class RaggedAttention:
         count = len(own)
         in_prefix = (~beyond)[:, None].expand(-1, count, -1)
         causal = (own <= own[:, None]).expand(len(owner), -1, -1)
-        visible = torch.cat([in_prefix, causal], dim=2)  # (sequences, longest, prefix + longest)
+        visible = torch.cat(
+            [in_prefix, causal], dim=2
+        )  # (sequences, longest, prefix + longest)
 
-        if invariant:  # every key must stand at its position: what pads a prefix goes to the end
+        if (
+            invariant
+        ):  # every key must stand at its position: what pads a prefix goes to the end
             is_padding = F.pad(beyond.long(), (0, count))
             order = is_padding.argsort(dim=1, stable=True)  # (sequences, prefix + longest)
             visible = visible.take_along_dim(order[:, None], dim=2)
@@ -111,7 +115,9 @@ class SequenceAttention:
         self.owners += prefix_of or [-1] * len(sequence_lengths)
         self.biases: list[Tensor | None] = []
         for length, owner in zip(self.lengths, self.owners, strict=True):
-            self.biases.append(None if owner < 0 else _seen_after(self.lengths[owner], length))
+            self.biases.append(
+                None if owner < 0 else _seen_after(self.lengths[owner], length)
+            )
 
     def __call__(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """See `Attend`: (tokens, heads or kv_heads, head_dim) to (tokens, heads, head_dim)."""
@@ -151,7 +157,9 @@ def _as_batch(x: Tensor) -> Tensor:
 class _Padding:
     """Between a run of the flat batch, from `offset` on, and rows padded on the right."""
 
-    def __init__(self, lengths: Sequence[int], offset: int, device: torch.device | str) -> None:
+    def __init__(
+        self, lengths: Sequence[int], offset: int, device: torch.device | str
+    ) -> None:
         self.lengths = torch.tensor(lengths, device=device)
         starts = self.lengths.cumsum(0) - self.lengths + offset
         self.columns = torch.arange(int(self.lengths.max()), device=device)
@@ -172,7 +180,9 @@ class _Padding:
         return tokens.index_select(0, self.back)
 
 
-def _attention(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None = None) -> Tensor:
+def _attention(
+    queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None = None
+) -> Tensor:
     if queries.is_cuda and (bias is not None or queries.dtype == torch.float32):
         # Of CUDA's kernels only the one for bf16 without a bias shares heads in little memory.
         share = queries.shape[1] // keys.shape[1]

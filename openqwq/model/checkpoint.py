@@ -39,12 +39,16 @@ def load(directory: Path | str, dtype: torch.dtype | None = torch.float32) -> Qw
     folder = Path(directory)
     config_path = folder / "config.json"
     if not folder.is_dir():
-        raise OpenQwQError(f"{folder} is not a directory: name one that holds {config_path.name}")
+        raise OpenQwQError(
+            f"{folder} is not a directory: name one that holds {config_path.name}"
+        )
     model = empty_model(parse_config(_read_json(config_path), str(config_path)))
     file_of = _tensor_files(folder)
     tied = model.config.tie_word_embeddings
     stored = {name for name in file_of if not name.endswith(LLAMA_BUFFER)}
-    check_names(str(folder), needed_names(model), stored - ({"lm_head.weight"} if tied else set()))
+    check_names(
+        str(folder), needed_names(model), stored - ({"lm_head.weight"} if tied else set())
+    )
     # The largest first, when there is still room for its mapped and its copied pages.
     largest_first = sorted(model.named_parameters(), key=lambda named: -named[1].numel())
     tensors = {
@@ -53,7 +57,9 @@ def load(directory: Path | str, dtype: torch.dtype | None = torch.float32) -> Qw
     }
     if tied and (file := file_of.get("lm_head.weight")):
         embedding = tensors["model.embed_tokens.weight"]
-        if not torch.equal(_read_tensor(file, "lm_head.weight", embedding.shape, dtype), embedding):
+        if not torch.equal(
+            _read_tensor(file, "lm_head.weight", embedding.shape, dtype), embedding
+        ):
             raise OpenQwQError(
                 f"{file} has an lm_head.weight of its own, but {config_path} ties it to the "
                 "embedding: set tie_word_embeddings to false there"
@@ -157,7 +163,9 @@ def config_json(
     if config.family != "qwen2":
         own["attention_bias"] = False
     return {
-        "architectures": [name for name, value in ARCHITECTURES.items() if value == config.family],
+        "architectures": [
+            name for name, value in ARCHITECTURES.items() if value == config.family
+        ],
         "model_type": config.family,
         "vocab_size": config.vocab_size,
         "hidden_size": config.hidden_size,
@@ -220,7 +228,10 @@ def needed_names(model: Qwen2) -> Set[str]:
 
 def check_names(source: str, needed: Set[str], stored: Set[str]) -> None:
     """Raise OpenQwQError naming the tensors that a checkpoint lacks or should not have."""
-    for names, verb in [(needed - stored, "lacks"), (stored - needed, "has the unexpected")]:
+    for names, verb in [
+        (needed - stored, "lacks"),
+        (stored - needed, "has the unexpected"),
+    ]:
         if names:
             shown = ", ".join(sorted(names)[:3]) + (", ..." if len(names) > 3 else "")
             raise OpenQwQError(
@@ -241,8 +252,12 @@ def _rotary_embedding(fields: Fields) -> tuple[float, RopeScaling | None]:
     values = fields.values
     found = values.get("rope_parameters") or values.get("rope_scaling") or {}
     if not isinstance(found, dict):
-        raise OpenQwQError(f"{fields.source} has rope scaling {found!r}: it must be an object")
-    rope = Fields({"rope_theta": values.get("rope_theta"), **found}, f"{fields.source}'s rope")
+        raise OpenQwQError(
+            f"{fields.source} has rope scaling {found!r}: it must be an object"
+        )
+    rope = Fields(
+        {"rope_theta": values.get("rope_theta"), **found}, f"{fields.source}'s rope"
+    )
     theta = rope.number("rope_theta", 10_000.0)
     rope.require("partial_rotary_factor", 1.0)
     kind = found.get("rope_type", found.get("type", "default"))
@@ -257,7 +272,9 @@ def _rotary_embedding(fields: Fields) -> tuple[float, RopeScaling | None]:
         scaling = _llama3(rope)
         read |= {*vars(scaling)}
     elif kind != "default":
-        raise OpenQwQError(f"{rope.source} has type {kind!r}: supported are default, yarn, llama3")
+        raise OpenQwQError(
+            f"{rope.source} has type {kind!r}: supported are default, yarn, llama3"
+        )
     for name in sorted(found.keys() - read):
         rope.require(name, None)
     return theta, scaling
@@ -292,7 +309,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise OpenQwQError(f"cannot read {path} ({error}): copy it from the checkpoint") from error
+        raise OpenQwQError(
+            f"cannot read {path} ({error}): copy it from the checkpoint"
+        ) from error
     if not isinstance(content, dict):
         raise OpenQwQError(f"{path} holds no JSON object: copy it from the checkpoint")
     return content
@@ -303,8 +322,12 @@ def _tensor_files(folder: Path) -> dict[str, Path]:
     files = [folder / WEIGHTS]
     if not files[0].exists() and (folder / INDEX).exists():
         shard_of = _read_json(folder / INDEX).get("weight_map")
-        if not isinstance(shard_of, dict) or not all(isinstance(s, str) for s in shard_of.values()):
-            raise OpenQwQError(f"{folder / INDEX} has no weight_map: copy it from the checkpoint")
+        if not isinstance(shard_of, dict) or not all(
+            isinstance(s, str) for s in shard_of.values()
+        ):
+            raise OpenQwQError(
+                f"{folder / INDEX} has no weight_map: copy it from the checkpoint"
+            )
         files = [folder / shard for shard in sorted(set(shard_of.values()))]
     file_of: dict[str, Path] = {}
     for file in files:
@@ -318,7 +341,9 @@ def _tensor_files(folder: Path) -> dict[str, Path]:
     return file_of
 
 
-def _read_tensor(file: Path, name: str, shape: torch.Size, dtype: torch.dtype | None) -> Tensor:
+def _read_tensor(
+    file: Path, name: str, shape: torch.Size, dtype: torch.dtype | None
+) -> Tensor:
     # Opened again for each tensor: pages that were read count as ours until the mapping goes.
     try:
         with safe_open(file, "pt") as opened:
@@ -331,4 +356,6 @@ def _read_tensor(file: Path, name: str, shape: torch.Size, dtype: torch.dtype | 
             tensor: Tensor = stored.to(dtype, copy=True) if dtype else stored
             return tensor
     except (OSError, SafetensorError) as error:
-        raise OpenQwQError(f"cannot read {name} from {file} ({error}): copy it again") from error
+        raise OpenQwQError(
+            f"cannot read {name} from {file} ({error}): copy it again"
+        ) from error

@@ -44,7 +44,9 @@ def convert(source: Path, target: Path, type_name: str | None = None) -> Convers
         )
     if type_name not in (None, *NAMES) or (type_name == "q8_0" and not to_gguf):
         possible = NAMES if to_gguf else tuple(TYPES)
-        raise OpenQwQError(f"the type {type_name!r} is not possible here: {', '.join(possible)}")
+        raise OpenQwQError(
+            f"the type {type_name!r} is not possible here: {', '.join(possible)}"
+        )
     if to_gguf:
         return _to_gguf(source, target, type_name)
     return _to_directory(source, target, type_name)

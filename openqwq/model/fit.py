@@ -114,7 +114,9 @@ def need(
     heads = config.num_attention_heads
     full = 4 * kv_numbers * context * (slots + min(slots, 16))
     scores = rows * context * (2 * heads + heads // config.num_key_value_heads)
-    activations = 4 * (scores + rows * (6 * hidden + 3 * inner) + 3 * config.vocab_size * slots)
+    activations = 4 * (
+        scores + rows * (6 * hidden + 3 * inner) + 3 * config.vocab_size * slots
+    )
     read = packed - width * embedding + 2 * kv_numbers * context
     loading = vocabulary + width * (parameters + embedding - tied) + packed
     return Need(process, vocabulary, packed, full * 3 // 2, activations, read, loading)
@@ -153,7 +155,9 @@ def parse_memory(text: str) -> int:
     try:
         return int(float(number) * UNITS[unit])
     except (ValueError, KeyError, OverflowError):
-        raise OpenQwQError(f"{text!r} is not an amount of memory: write it as 24GiB") from None
+        raise OpenQwQError(
+            f"{text!r} is not an amount of memory: write it as 24GiB"
+        ) from None
 
 
 def memory_in_use(key: Literal["VmRSS", "VmHWM"] = "VmRSS") -> int:

@@ -84,7 +84,9 @@ def load(path: Path | str, dtype: torch.dtype | None = torch.float32) -> Qwen2:
         return reordered(name, tensor, config, config.head_dim // 2)
 
     try:
-        with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # numpy lets go of the GIL
+        with ThreadPoolExecutor(
+            torch.get_num_threads()
+        ) as pool:  # numpy lets go of the GIL
             return fill(model, dict(zip(shapes, pool.map(tensor_of, shapes), strict=True)))
     except OSError as error:
         raise OpenQwQError(f"cannot read {file.path} ({error}): copy it again") from error
@@ -105,7 +107,9 @@ def gguf_name(name: str) -> str:
 def _dequantised(descriptor: int, tensor: GgufTensor, dtype: torch.dtype | None) -> Tensor:
     block, block_bytes = GGML_QUANT_SIZES[tensor.kind]
     chunk_bytes = CHUNK // block * block_bytes
-    own = {"F16": torch.float16, "BF16": torch.bfloat16}.get(tensor.kind.name, torch.float32)
+    own = {"F16": torch.float16, "BF16": torch.bfloat16}.get(
+        tensor.kind.name, torch.float32
+    )
     result = torch.empty(tensor.shape, dtype=dtype or own)
     for index, part in enumerate(torch.split(result.view(-1), CHUNK)):
         data = bytearray(part.numel() // block * block_bytes)
@@ -145,7 +149,10 @@ def save(
         raise OpenQwQError(f"cannot write {kind}: supported are {', '.join(WRITTEN_TYPES)}")
     _check_shape(model.config)
     weights = dict(model.named_parameters())
-    kinds = {name: _kind_of(weight, GGMLQuantizationType[kind]) for name, weight in weights.items()}
+    kinds = {
+        name: _kind_of(weight, GGMLQuantizationType[kind])
+        for name, weight in weights.items()
+    }
     writer = _writer(model.config, tokenizer_metadata)
     for name, weight in weights.items():
         block, block_bytes = GGML_QUANT_SIZES[kinds[name]]
@@ -162,7 +169,9 @@ def save(
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
         for name, weight in weights.items():
-            numbers = reordered(name, weight.detach().float(), model.config, 2).numpy(force=True)
+            numbers = reordered(name, weight.detach().float(), model.config, 2).numpy(
+                force=True
+            )
             writer.write_tensor_data(quantize(numbers, kinds[name]))
         if factors is not None:
             writer.write_tensor_data(factors.numpy())
@@ -206,7 +215,11 @@ def add_metadata(writer: GGUFWriter, metadata: Mapping[str, Any]) -> None:
 def _kind_of(weight: Tensor, kind: GGMLQuantizationType) -> GGMLQuantizationType:
     if weight.dim() == 1:
         return GGMLQuantizationType.F32
-    return kind if weight.shape[1] % GGML_QUANT_SIZES[kind][0] == 0 else GGMLQuantizationType.F16
+    return (
+        kind
+        if weight.shape[1] % GGML_QUANT_SIZES[kind][0] == 0
+        else GGMLQuantizationType.F16
+    )
 
 
 def _metadata(config: ModelConfig) -> dict[str, Any]:

@@ -83,7 +83,9 @@ def read_header(path: Path | str) -> GgufFile:
         parts.append(file.with_name(f"{name[1]}-{number:05}-of-{count:05}.gguf"))
     missing = [part.name for part in parts if not part.exists()]
     if missing:
-        raise OpenQwQError(f"{file} is one of {count} files, of which {missing} are missing")
+        raise OpenQwQError(
+            f"{file} is one of {count} files, of which {missing} are missing"
+        )
     return _joined(parts)
 
 
@@ -102,7 +104,9 @@ def _joined(parts: Sequence[Path]) -> GgufFile:
     metadata = headers[0].metadata
     expected = metadata.get("split.tensors.count", len(tensors))
     if len(tensors) != expected:
-        raise OpenQwQError(f"{parts[0]} and its parts hold {len(tensors)} of {expected} tensors")
+        raise OpenQwQError(
+            f"{parts[0]} and its parts hold {len(tensors)} of {expected} tensors"
+        )
     return GgufFile(parts[0], metadata, tensors, tuple(parts))
 
 
@@ -157,9 +161,13 @@ class _Header:
         for name, (shape, kind, offset) in described.items():
             tensor = GgufTensor(GGMLQuantizationType(kind), shape, start + offset)
             if shape and shape[-1] % GGML_QUANT_SIZES[tensor.kind][0]:
-                raise ValueError(f"the rows of {name} do not fill whole {tensor.kind.name} blocks")
+                raise ValueError(
+                    f"the rows of {name} do not fill whole {tensor.kind.name} blocks"
+                )
             if tensor.offset + tensor.size > len(self.data):
-                raise ValueError(f"{name} would end after the file's {len(self.data)} bytes")
+                raise ValueError(
+                    f"{name} would end after the file's {len(self.data)} bytes"
+                )
             tensors[name] = tensor
         return GgufFile(self.path, metadata, tensors, (self.path,))
 
@@ -191,7 +199,9 @@ class _Header:
     def numbers(self, kind: GGUFValueType, count: int) -> list[Any]:
         """`count` numbers; those in fp32 become the shortest decimal that means the same."""
         if kind is GGUFValueType.ARRAY:
-            raise ValueError(f"arrays of arrays, as at byte {self.offset}, are not supported")
+            raise ValueError(
+                f"arrays of arrays, as at byte {self.offset}, are not supported"
+            )
         values = np.frombuffer(self.data, SCALARS[kind], count, self.offset)
         self.offset += values.nbytes
         if kind is GGUFValueType.FLOAT32:
@@ -224,7 +234,9 @@ def model_config(file: GgufFile) -> ModelConfig:
     theta = fields.number("rope.freq_base", 10_000.0)
     return checked(
         ModelConfig(
-            vocab_size=fields.integer("vocab_size", embedding.shape[0] if embedding else None),
+            vocab_size=fields.integer(
+                "vocab_size", embedding.shape[0] if embedding else None
+            ),
             hidden_size=hidden,
             intermediate_size=fields.integer("feed_forward_length"),
             num_hidden_layers=fields.integer("block_count"),
@@ -297,7 +309,9 @@ def rope_factors(config: ModelConfig) -> torch.Tensor | None:
     if not isinstance(config.rope_scaling, Llama3Scaling):
         return None
     plain = inverse_frequencies(config.head_dim, config.rope_theta, None)
-    return plain / inverse_frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
+    return plain / inverse_frequencies(
+        config.head_dim, config.rope_theta, config.rope_scaling
+    )
 
 
 def _llama3(file: GgufFile, theta: float, head_dim: int) -> Llama3Scaling | None:

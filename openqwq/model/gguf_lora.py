@@ -28,7 +28,9 @@ def write_adapter(directory: Path, base: GgufFile, path: Path) -> None:
     for name, layer in layers.items():
         weight = f"{name}.weight"
         b = reordered(weight, layer.b.detach(), config, 2)
-        writer.add_tensor(f"{gguf_name(weight)}.lora_a", np.ascontiguousarray(layer.a.detach()))
+        writer.add_tensor(
+            f"{gguf_name(weight)}.lora_a", np.ascontiguousarray(layer.a.detach())
+        )
         writer.add_tensor(f"{gguf_name(weight)}.lora_b", np.ascontiguousarray(b))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

@@ -31,7 +31,9 @@ INPUTS = 1024  # of a product: oneDNN may divide the sum over more among its thr
 PAIRS = 8  # (sequence, key-value head) pairs in a tile of attention
 QUERIES = 16  # in a tile of attention
 KEYS = 64  # in a tile of attention
-ELEMENTS = 2**14  # of an element-wise call: whole vectors, and too few to be split among threads
+ELEMENTS = (
+    2**14
+)  # of an element-wise call: whole vectors, and too few to be split among threads
 VECTOR = 64  # elements; a multiple of every vector's length
 
 
@@ -121,14 +123,18 @@ def _require_exact(
     first = found[:1].expand_as(found)
     if torch.equal(found, first) and torch.equal(found, alone):
         return
-    reason = f"is not the same at every place of a tile, or not with 1 and {threads} threads"
+    reason = (
+        f"is not the same at every place of a tile, or not with 1 and {threads} threads"
+    )
     raise OpenQwQError(
         f"deterministic mode: on this CPU ({torch.backends.cpu.get_cpu_capability()}) {name} "
         f"{reason}; run with deterministic = false, and please report the CPU"
     )
 
 
-def attention(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None = None) -> Tensor:
+def attention(
+    queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None = None
+) -> Tensor:
     """Softmax attention, (rows, heads, queries, head_dim) as are the queries.
 
     Keys and values are (rows, kv_heads, time, head_dim); a key must stand at the place in time that
@@ -148,7 +154,9 @@ def attention(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None
     scaled = queries * head_dim**-0.5
     folded = scaled.reshape(pairs, share * count, head_dim)
     for_each_key_head = bias.expand(-1, kv_heads, count, -1)
-    bias = for_each_key_head.repeat(1, 1, share, 1).flatten(0, 1)  # (pairs, share * count, time)
+    bias = for_each_key_head.repeat(1, 1, share, 1).flatten(
+        0, 1
+    )  # (pairs, share * count, time)
 
     folded = _fill(folded, 0, PAIRS)
     folded = _fill(folded, 1, QUERIES)

@@ -32,7 +32,9 @@ class LowRank:
         `output` itself is changed where that is possible.
         """
         if invariant:
-            return output + self.scale * invariant_linear(invariant_linear(x, self.a), self.b)
+            return output + self.scale * invariant_linear(
+                invariant_linear(x, self.a), self.b
+            )
         narrow = product(x.to(self.a.dtype), self.a)
         if output.dtype == self.b.dtype:
             return output.addmm_(narrow, self.b.t(), alpha=self.scale)
@@ -48,7 +50,9 @@ class Linear(nn.Linear):
 
     invariant = False  # see `Qwen2.make_invariant`
     product_dtype: torch.dtype | None = None
-    adapter: LowRank | None = None  # its parameters are not the model's: a checkpoint has none
+    adapter: LowRank | None = (
+        None  # its parameters are not the model's: a checkpoint has none
+    )
 
     def forward(self, x: Tensor) -> Tensor:
         """(tokens, in_features) to (tokens, out_features)."""

@@ -57,7 +57,9 @@ class AdapterShape:
         unknown = [target for target in self.targets if target not in TARGETS]
         if unknown or not self.targets:
             named = ", ".join(unknown) or "none"
-            raise OpenQwQError(f"lora.targets names {named}: choose from {', '.join(TARGETS)}")
+            raise OpenQwQError(
+                f"lora.targets names {named}: choose from {', '.join(TARGETS)}"
+            )
 
     @property
     def scale(self) -> float:
@@ -125,7 +127,9 @@ def fresh(
         if layer.rpartition(".")[2] not in shape.targets:
             continue
         bound = 1 / math.sqrt(module.in_features)
-        a = torch.empty(shape.rank, module.in_features).uniform_(-bound, bound, generator=generator)
+        a = torch.empty(shape.rank, module.in_features).uniform_(
+            -bound, bound, generator=generator
+        )
         b = torch.zeros(module.out_features, shape.rank)
         layers[layer] = _low_rank(a, b, shape.scale, module)
     return Adapter(shape, layers, Base(name, revision, fingerprint(model)))
@@ -264,7 +268,9 @@ def load(directory: Path, model: Qwen2) -> Adapter:
         if a is not None and b is not None:
             layers[name] = _low_rank(a, b, scale, module)
         elif a is not None or b is not None:
-            raise OpenQwQError(f"{directory / WEIGHTS} has half of {name}: copy the file again")
+            raise OpenQwQError(
+                f"{directory / WEIGHTS} has half of {name}: copy the file again"
+            )
     if tensors or not layers:
         left = ", ".join(sorted(tensors)[:3]) or "no tensors"
         raise OpenQwQError(
@@ -306,7 +312,9 @@ def _low_rank(a: Tensor, b: Tensor, scale: float, module: Linear) -> LowRank:
     device = module.weight.device
     if device.type == "meta":
         device = torch.device("cpu")
-    return LowRank(nn.Parameter(a.float().to(device)), nn.Parameter(b.float().to(device)), scale)
+    return LowRank(
+        nn.Parameter(a.float().to(device)), nn.Parameter(b.float().to(device)), scale
+    )
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -317,14 +325,18 @@ def _read_config(path: Path) -> dict[str, Any]:
             f"cannot read {path} ({error}): name a directory that PEFT or qwq train wrote"
         ) from error
     if config.get("peft_type") != "LORA":
-        raise OpenQwQError(f"{path} has peft_type = {config.get('peft_type')!r}: it must be 'LORA'")
+        raise OpenQwQError(
+            f"{path} has peft_type = {config.get('peft_type')!r}: it must be 'LORA'"
+        )
     for name, supported in UNSUPPORTED.items():
         value = config.get(name)
         if value and value != supported:
             raise OpenQwQError(f"{path} has {name} = {value!r}: it must be {supported!r}")
     for name in ("r", "lora_alpha"):
         if not isinstance(config.get(name), int | float):
-            raise OpenQwQError(f"{path} has {name} = {config.get(name)!r}: it must be a number")
+            raise OpenQwQError(
+                f"{path} has {name} = {config.get(name)!r}: it must be a number"
+            )
     return config
 
 

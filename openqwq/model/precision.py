@@ -50,7 +50,9 @@ def chosen_products(
         return "fp32"
     if asked == "bf16":
         if not supported:
-            needed = "compute capability 8.0" if device.type == "cuda" else "AVX-512 BF16 or AMX"
+            needed = (
+                "compute capability 8.0" if device.type == "cuda" else "AVX-512 BF16 or AMX"
+            )
             raise OpenQwQError(
                 f"the precision is bf16, but this machine does not multiply in it ({needed}), so "
                 "bf16 would be slower than fp32: choose auto or fp32"
@@ -95,7 +97,9 @@ def _measured(config: ModelConfig, rows: int) -> Products:
     faster: Products = "bf16"
     if seconds["fp32"] < WORTH_CHANGING * seconds["bf16"]:
         faster = "fp32"
-    with suppress(OpenQwQError):  # where the home cannot be written, it is measured each time
+    with suppress(
+        OpenQwQError
+    ):  # where the home cannot be written, it is measured each time
         write_atomically(path, json.dumps({**known, key: faster}, indent=2).encode())
     return faster
 
@@ -121,7 +125,12 @@ def _shapes(config: ModelConfig) -> list[tuple[int, int]]:
 
 
 def _machine(shapes: list[tuple[int, int]], rows: int) -> str:
-    described = [platform.processor(), _cpu_name(), torch.__version__, torch.get_num_threads()]
+    described = [
+        platform.processor(),
+        _cpu_name(),
+        torch.__version__,
+        torch.get_num_threads(),
+    ]
     text = json.dumps([*described, shapes, rows])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -84,8 +84,12 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, attend: Attend) -> Tensor:
         """Mix `x` (tokens, hidden) over the tokens that `attend` lets each one see."""
-        queries = self.q_proj(x).unflatten(-1, (-1, self.head_dim))  # (tokens, heads, head_dim)
-        keys = self.k_proj(x).unflatten(-1, (-1, self.head_dim))  # (tokens, kv_heads, head_dim)
+        queries = self.q_proj(x).unflatten(
+            -1, (-1, self.head_dim)
+        )  # (tokens, heads, head_dim)
+        keys = self.k_proj(x).unflatten(
+            -1, (-1, self.head_dim)
+        )  # (tokens, kv_heads, head_dim)
         values = self.v_proj(x).unflatten(-1, (-1, self.head_dim))
         queries = rotate(self.q_norm(queries), cos, sin)
         keys = rotate(self.k_norm(keys), cos, sin)
@@ -184,7 +188,9 @@ class Decoder(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(Block(config, i) for i in range(config.num_hidden_layers))
+        self.layers = nn.ModuleList(
+            Block(config, i) for i in range(config.num_hidden_layers)
+        )
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
 
@@ -192,7 +198,9 @@ class Qwen2(nn.Module):
     """A causal language model; `forward` gives hidden states, `logits` the last projection."""
 
     invariant = False
-    recompute = False  # of a layer's activations in the backward pass: only its input is kept
+    recompute = (
+        False  # of a layer's activations in the backward pass: only its input is kept
+    )
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -242,7 +250,9 @@ class Qwen2(nn.Module):
                 f"deterministic mode with {weight.dtype} on {weight.device}: it needs "
                 "torch.float32 on the CPU"
             )
-        products = [module.weight for module in self.modules() if isinstance(module, Linear)]
+        products = [
+            module.weight for module in self.modules() if isinstance(module, Linear)
+        ]
         require_exact_kernels(products, self.config.head_dim)
         self.invariant = True
         for module in self.modules():

@@ -88,7 +88,9 @@ def attention_scale(scaling: RopeScaling | None) -> float:
     return 0.1 * math.log(scaling.factor) + 1.0
 
 
-def rotation(position_ids: Tensor, frequencies: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+def rotation(
+    position_ids: Tensor, frequencies: Tensor, scale: float
+) -> tuple[Tensor, Tensor]:
     """(cos, sin) of every position, each (tokens, 1, head_dim), always computed in fp32.
 
     The first half of the sines is negative, as `rotate` wants them.

@@ -34,7 +34,9 @@ class RemoteSandbox:
         headers = {}
         if api_key:
             headers["Authorization"] = f"Bearer {api_key}"
-        self.client = httpx.AsyncClient(base_url=url, headers=headers, limits=pool, timeout=timeout)
+        self.client = httpx.AsyncClient(
+            base_url=url, headers=headers, limits=pool, timeout=timeout
+        )
         self.limits = limits or DEFAULT
         self._limits = limits  # sent, unless a request has its own
         self.patience = patience
@@ -51,7 +53,9 @@ class RemoteSandbox:
         reason = ""
         for _ in range(2):
             try:
-                return RunResult.from_json(await self.ask("POST", "/run", request.to_json()))
+                return RunResult.from_json(
+                    await self.ask("POST", "/run", request.to_json())
+                )
             except httpx.HTTPError as error:
                 reason = f"sandbox server: {error!r}"
         return RunResult("error", error=reason)

@@ -7,7 +7,15 @@ a row is a tag and the parts of one item, so shared parts and cycles are kept.
 import math
 import re
 from collections import Counter, OrderedDict, defaultdict, deque
-from collections.abc import Callable, ItemsView, Iterator, KeysView, Mapping, Sequence, ValuesView
+from collections.abc import (
+    Callable,
+    ItemsView,
+    Iterator,
+    KeysView,
+    Mapping,
+    Sequence,
+    ValuesView,
+)
 from importlib import import_module
 from itertools import islice
 from typing import Any
@@ -15,14 +23,27 @@ from typing import Any
 ITERATOR_ITEMS = 10_000  # an iterator crosses as its first items
 HEX_DIGITS = 2**16  # of an integer; to make a decimal of more takes seconds
 SAME_HASH = 100  # more keys of one hash than this are an attack on the reader's tables
-HASHING = 2**20  # parts hashed, beyond the data's own size: nested tuples are hashed as often as
+HASHING = (
+    2**20
+)  # parts hashed, beyond the data's own size: nested tuples are hashed as often as
 # they are shared, which may be exponential
 GREATEST_COST = 2**60
-SEQUENCES = {list: "list", tuple: "tuple", set: "set", frozenset: "frozenset", deque: "deque"}
+SEQUENCES = {
+    list: "list",
+    tuple: "tuple",
+    set: "set",
+    frozenset: "frozenset",
+    deque: "deque",
+}
 MAPPINGS = {Counter: "Counter", OrderedDict: "OrderedDict", defaultdict: "defaultdict"}
 SHELLS = {"list": list, "set": set, "dict": dict, "deque": deque, "iterator": list}
 SHELLS |= {"Counter": Counter, "OrderedDict": OrderedDict, "defaultdict": defaultdict}
-TEXTS = {"decimal.Decimal", "datetime.datetime", "datetime.date", "datetime.time"}  # cross as text
+TEXTS = {
+    "decimal.Decimal",
+    "datetime.datetime",
+    "datetime.date",
+    "datetime.time",
+}  # cross as text
 TYPES: dict[str, type] = {
     kind.__name__: kind for kind in (bool, int, float, str, bytes, list, tuple, set, dict)
 }
@@ -133,7 +154,12 @@ class Writer:
             text = str(item) if name == "decimal.Decimal" else item.isoformat()
             return ["library", name, text]
         if name == "fractions.Fraction":
-            return ["library", name, format(item.numerator, "x"), format(item.denominator, "x")]
+            return [
+                "library",
+                name,
+                format(item.numerator, "x"),
+                format(item.denominator, "x"),
+            ]
         if name == "datetime.timedelta":
             return ["library", name, item.days, item.seconds, item.microseconds]
         return None
@@ -212,7 +238,9 @@ class Reader:
         """Return a scalar or an immutable item whole, any other one empty."""
         if tag in SCALARS:
             return self.make_scalar(index, tag, parts)
-        if tag == "namedtuple":  # as plain data; the other side of a script makes it what it was
+        if (
+            tag == "namedtuple"
+        ):  # as plain data; the other side of a script makes it what it was
             tag, parts = "tuple", parts[2:]
         if tag == "tuple":
             items = [self.get(part) for part in parts]

@@ -25,7 +25,13 @@ REMEDIES: Mapping[str, str] = {
     "descriptors": "a process started without inherited files",
     "environment": "a process started with a clean environment",
 }
-VARIABLES = {"PYTHONHASHSEED", "LANG", "LC_CTYPE", "HOME", *THREADS}  # that programs may see
+VARIABLES = {
+    "PYTHONHASHSEED",
+    "LANG",
+    "LC_CTYPE",
+    "HOME",
+    *THREADS,
+}  # that programs may see
 LEVELS: Mapping[str, frozenset[str]] = {
     "full": frozenset(REMEDIES),
     "no-landlock": frozenset(REMEDIES) - {"landlock"},
@@ -71,7 +77,9 @@ def report(found: Mapping[str, str]) -> str:
     return "\n".join(lines)
 
 
-def inspect(steps: Mapping[str, Callable[[list[int]], None]], files: list[int]) -> dict[str, str]:
+def inspect(
+    steps: Mapping[str, Callable[[list[int]], None]], files: list[int]
+) -> dict[str, str]:
     """Confine this process by `steps`, then try what each layer forbids; "" means it holds."""
     failed: dict[str, str] = {}
     lonely = [name for _, name in socket.if_nameindex()] == ["lo"]

@@ -13,7 +13,10 @@ Report = dict[str, Any]
 REPORTED = ("ok", "compile_error", "runtime_error", "memory")
 # the program behind the pipe is gone, or never was; the tests cannot run
 OF_SCRIPTS = ("ended", "unconfined", "unusable")
-REASONS = {"timeout": "the wall time ran out", "output_limit": "wrote more than output_bytes"}
+REASONS = {
+    "timeout": "the wall time ran out",
+    "output_limit": "wrote more than output_bytes",
+}
 
 
 @dataclass(frozen=True)

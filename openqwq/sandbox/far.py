@@ -18,7 +18,9 @@ from openqwq.sandbox.script_names import ScriptNames
 
 NEAR_MISS = 0.75  # a name that is this much like another one is a slip of the tests
 UNARY = "neg pos invert len iter next str repr hash bool int float abs index reversed dir"
-BINARY = "add sub mul truediv floordiv mod pow matmul and_ or_ xor lshift rshift lt le gt ge"
+BINARY = (
+    "add sub mul truediv floordiv mod pow matmul and_ or_ xor lshift rshift lt le gt ge"
+)
 ITEMS = "getitem setitem delitem contains"
 
 
@@ -62,7 +64,9 @@ class Far:
         return _tests(self).do("round", self, *digits)
 
     def __instancecheck__(self, instance: object) -> bool:
-        return isinstance(instance, Far) and bool(_tests(self).do("isinstance", instance, self))
+        return isinstance(instance, Far) and bool(
+            _tests(self).do("isinstance", instance, self)
+        )
 
 
 def _tests(far: Far) -> "Tests":
@@ -204,7 +208,11 @@ class Tests(Side):
         """An operator on something of the program; it is given no plain data to judge."""
         self.calls += 1
         data = len(operands) > 1 and not all(isinstance(each, Far) for each in operands)
-        if data and name not in ("getitem", "setitem", "delitem") and not all(map(_made, operands)):
+        if (
+            data
+            and name not in ("getitem", "setitem", "delitem")
+            and not all(map(_made, operands))
+        ):
             raise self.stop(
                 f"the tests let the program's own object decide {name!r} with plain data"
             )
@@ -238,7 +246,9 @@ class Tests(Side):
                 break
         else:
             return RuntimeError(f"{names[0]}: {text}")
-        if issubclass(kind, StopIteration) and self.last != "next":  # it would end a loop early
+        if (
+            issubclass(kind, StopIteration) and self.last != "next"
+        ):  # it would end a loop early
             return RuntimeError(f"{names[0]}: {text}")
         made = kind.__new__(kind)
         made.args = tuple(arguments)
@@ -273,14 +283,18 @@ class Tests(Side):
         """Whether a name is an exception of the program's."""
         return name in self.raised
 
-    def bind_name(self, name: str, kind: Any, script: ScriptNames, entry_point: str) -> None:
+    def bind_name(
+        self, name: str, kind: Any, script: ScriptNames, entry_point: str
+    ) -> None:
         """Bind one name: a class, a function or a value of the program."""
         match kind:
             case None if name in script.called and not self.is_slip(name, entry_point):
                 self.names[name] = self.absent(name)
             case None:
                 if not any(name in imported for imported in script.modules.values()):
-                    self.stop(f"the tests name {name!r}, which neither they nor the program define")
+                    self.stop(
+                        f"the tests name {name!r}, which neither they nor the program define"
+                    )
             case ("exception", *names):
                 self.names[name] = self.exception_class([str(each) for each in names])
             case ("namedtuple", str(title), str(fields)):

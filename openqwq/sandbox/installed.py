@@ -43,7 +43,9 @@ def modules(names: Sequence[str]) -> list[str]:
 def _entries_of_directory(name: str) -> dict[str, str]:
     directory = Path(name)
     if not directory.is_dir():
-        raise OpenQwQError(f"packages is {name!r}: it must be a directory, or an installed package")
+        raise OpenQwQError(
+            f"packages is {name!r}: it must be a directory, or an installed package"
+        )
     return {entry.name: str(entry.resolve()) for entry in directory.iterdir()}
 
 

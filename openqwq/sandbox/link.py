@@ -11,7 +11,16 @@ from typing import Any, ClassVar
 from openqwq.sandbox.data import Reader, Writer
 from openqwq.sandbox.program import receive, send
 
-MUTABLE = {"list", "set", "dict", "deque", "Counter", "OrderedDict", "defaultdict", "object"}
+MUTABLE = {
+    "list",
+    "set",
+    "dict",
+    "deque",
+    "Counter",
+    "OrderedDict",
+    "defaultdict",
+    "object",
+}
 TUPLE_METHODS = set(dir(tuple))
 
 
@@ -41,7 +50,9 @@ class LinkReader(Reader):
             return self.side.named(tag, *parts)
         if tag == "namedtuple":
             name, fields, *references = parts
-            return self.side.named_tuple(name, fields, [self.get(part) for part in references])
+            return self.side.named_tuple(
+                name, fields, [self.get(part) for part in references]
+            )
         if index in self.mine and tag in MUTABLE:
             item = self.mine[index]
             emptied = vars(item) if tag == "object" else item
@@ -83,13 +94,21 @@ class Side:
             table.append(writer.row(item))
         return [root, table], writer.items
 
-    def read(self, data: Any, mine: dict[int, Any] | None = None) -> tuple[Any, dict[int, Any]]:
+    def read(
+        self, data: Any, mine: dict[int, Any] | None = None
+    ) -> tuple[Any, dict[int, Any]]:
         """The value that crossed, and the mutable items of its rows; ValueError if malformed."""
         try:
             root, table = data
             reader = LinkReader(table, self, mine or {})
             value = reader.read(root)
-        except (LookupError, TypeError, AttributeError, RecursionError, OverflowError) as error:
+        except (
+            LookupError,
+            TypeError,
+            AttributeError,
+            RecursionError,
+            OverflowError,
+        ) as error:
             raise ValueError(f"malformed data: {error}") from error
         changing = {}
         for index, row in enumerate(table):

@@ -101,7 +101,9 @@ def system_call(number: int, *arguments: int | bytes | None) -> int:
     return result
 
 
-def mount(source: str, target: str, kind: bytes | None, flags: int, options: str = "") -> None:
+def mount(
+    source: str, target: str, kind: bytes | None, flags: int, options: str = ""
+) -> None:
     """Call mount(2)."""
     checked("mount", source.encode(), target.encode(), kind, flags, options.encode())
 
@@ -113,7 +115,9 @@ def fork(flags: int = 0) -> int:
     own fork hooks are left out: we fork single-threaded processes only, which leaves nothing to
     repair, and they cost 0.5 ms of page faults (and reseed `random`, which we want repeatable).
     """
-    pid: int = _python.syscall(CLONE, flags | SIGCHLD, 0, 0, 0, 0) if flags else _python.fork()
+    pid: int = (
+        _python.syscall(CLONE, flags | SIGCHLD, 0, 0, 0, 0) if flags else _python.fork()
+    )
     if pid < 0:
         error = ctypes.get_errno()
         raise OSError(error, f"fork: {os.strerror(error)}")
@@ -147,7 +151,9 @@ def build_root(paths: Mapping[str, str]) -> None:
         else:
             sources[place] = os.open(source, os.O_PATH)
     mount("none", "/", None, REC | PRIVATE)
-    mount("tmpfs", "/tmp", b"tmpfs", NOSUID | NODEV, "mode=755,size=1m")  # hides what was there
+    mount(
+        "tmpfs", "/tmp", b"tmpfs", NOSUID | NODEV, "mode=755,size=1m"
+    )  # hides what was there
     os.makedirs("/tmp/tmp")
     for place, file in sources.items():
         if os.path.isdir(f"/proc/self/fd/{file}"):

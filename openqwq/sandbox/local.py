@@ -38,7 +38,9 @@ MAIN = (
 LASTING = ("ok", "compile_error", "runtime_error", "memory")  # a session outlives these
 MESSAGE_BYTES = 2000  # of a dead worker's last words
 LOG = logging.getLogger(__name__)
-SLACK_SECONDS = 15.0  # beyond its wall limit, what a case may take before its worker counts as hung
+SLACK_SECONDS = (
+    15.0  # beyond its wall limit, what a case may take before its worker counts as hung
+)
 
 
 class WorkerDiedError(Exception):
@@ -120,14 +122,18 @@ class Worker:
                 length = int.from_bytes(await self._reader.readexactly(4), "big")
                 return json.loads(await self._reader.readexactly(length))
         except TimeoutError as error:
-            raise WorkerDiedError(f"a sandbox worker gave no answer in {seconds} s") from error
+            raise WorkerDiedError(
+                f"a sandbox worker gave no answer in {seconds} s"
+            ) from error
         except (EOFError, OSError) as error:
             raise WorkerDiedError(f"a sandbox worker died: {self._last_words()}") from error
 
     def _last_words(self) -> str:
         """Return the end of what the worker wrote to stderr, with every odd character escaped."""
         size = os.fstat(self._messages.fileno()).st_size
-        written = os.pread(self._messages.fileno(), MESSAGE_BYTES, max(0, size - MESSAGE_BYTES))
+        written = os.pread(
+            self._messages.fileno(), MESSAGE_BYTES, max(0, size - MESSAGE_BYTES)
+        )
         text = one_line(written.decode("ascii", "backslashreplace").strip())
         return text or "it was killed, and said nothing"
 
@@ -146,7 +152,9 @@ async def doctor(level: str = "full", packages: Sequence[str] = ()) -> dict[str,
         raise OpenQwQError(f"the sandbox cannot start: {error}{blame}") from error
     finally:
         worker.kill()
-    return {layer: found.get(layer, "not tried: a layer before it failed") for layer in REMEDIES}
+    return {
+        layer: found.get(layer, "not tried: a layer before it failed") for layer in REMEDIES
+    }
 
 
 class LocalSandbox:
@@ -244,7 +252,10 @@ class LocalSandbox:
         for _ in range(2):
             try:
                 cases = await self._attempt(request)
-            except (WorkerDiedError, OSError) as failure:  # OSError: no process could be started
+            except (
+                WorkerDiedError,
+                OSError,
+            ) as failure:  # OSError: no process could be started
                 self.deaths += 1
                 error = str(failure)
                 LOG.warning("%s", error)
@@ -268,7 +279,9 @@ class LocalSandbox:
         limits.check(self.maximum)
         async with self._opening:
             if len(self.open_sessions) >= self.sessions:
-                raise OpenQwQError(f"{self.sessions} sessions are open, the maximum: close one")
+                raise OpenQwQError(
+                    f"{self.sessions} sessions are open, the maximum: close one"
+                )
             return LocalSession(self, await self._worker(), limits)
 
     def pids(self) -> list[int]:
@@ -284,7 +297,9 @@ class LocalSandbox:
             seconds = (request.limits or self.limits).wall_seconds + SLACK_SECONDS
             data = request.to_json()
             frames = [data]
-            if request.form == "script":  # apart, so that the program's process never holds it
+            if (
+                request.form == "script"
+            ):  # apart, so that the program's process never holds it
                 frames.append({"script": data["script"], "setup": request.setup})
                 data["script"] = ""
             for _ in request.cases:
@@ -346,7 +361,9 @@ class LocalSession:
         """Run `source`; raise OpenQwQError where the session is over, saying why."""
         async with self._turn:
             if self.ended:
-                raise OpenQwQError(f"{self.ended}: its variables are lost, open a new session")
+                raise OpenQwQError(
+                    f"{self.ended}: its variables are lost, open a new session"
+                )
             if self._idle:
                 self._idle.cancel()
             frames = [*self._frames, source]
@@ -361,7 +378,9 @@ class LocalSession:
                 if result.status in LASTING:
                     self._rest()
                 else:
-                    self._end(f"the session ended with {result.status!r} {result.error}".rstrip())
+                    self._end(
+                        f"the session ended with {result.status!r} {result.error}".rstrip()
+                    )
             return result
 
     async def close(self) -> None:

@@ -166,7 +166,9 @@ def guarded(body: Callable[[], Any]) -> Report:
         if isinstance(stop.code, str):
             print(stop.code, file=sys.stderr)
         return {"status": "runtime_error", "error": f"exit status {stop.code}"[:2000]}
-    except BaseException as error:  # the program is hostile: whatever it raises is its result
+    except (
+        BaseException
+    ) as error:  # the program is hostile: whatever it raises is its result
         trace = error.__traceback__
         while trace and trace.tb_frame.f_code.co_filename != FILE:
             trace = trace.tb_next
@@ -244,6 +246,8 @@ def interact(source: str, names: dict[str, Any]) -> None:
         last = tree.body.pop()
     exec(compile(tree, FILE, "exec", dont_inherit=True), names)
     if isinstance(last, Expr):
-        value = eval(compile(Expression(last.value), FILE, "eval", dont_inherit=True), names)
+        value = eval(
+            compile(Expression(last.value), FILE, "eval", dont_inherit=True), names
+        )
         if value is not None:
             print(repr(value))

@@ -79,7 +79,9 @@ class Limits:
         _check(self)
         for name, value in vars(self).items():
             if not 0 < value < float("inf"):
-                raise OpenQwQError(f"limits.{name} is {value!r}: it must be above 0 and finite")
+                raise OpenQwQError(
+                    f"limits.{name} is {value!r}: it must be above 0 and finite"
+                )
 
     def check(self, maximum: "Limits") -> None:
         """Raise OpenQwQError naming the first limit above `maximum`."""
@@ -91,12 +93,16 @@ class Limits:
     def at_most(self, maximum: "Limits") -> "Limits":
         """Return these limits, each lowered to `maximum` where it is above it."""
         highest = vars(maximum)
-        return replace(self, **{name: min(own, highest[name]) for name, own in vars(self).items()})
+        return replace(
+            self, **{name: min(own, highest[name]) for name, own in vars(self).items()}
+        )
 
     def at_least(self, minimum: "Limits") -> "Limits":
         """Return these limits, each raised to `minimum` where it is below it."""
         lowest = vars(minimum)
-        return replace(self, **{name: max(own, lowest[name]) for name, own in vars(self).items()})
+        return replace(
+            self, **{name: max(own, lowest[name]) for name, own in vars(self).items()}
+        )
 
     @classmethod
     def from_json(cls, data: Any) -> Self:
@@ -169,10 +175,14 @@ class RunRequest:
             raise OpenQwQError(f"entry_point is missing: the form {self.form!r} calls it")
         scripted = self.form == "script"
         if scripted != (self.script is not None):
-            raise OpenQwQError(f"script must be given for the form 'script' only, not {self.form}")
+            raise OpenQwQError(
+                f"script must be given for the form 'script' only, not {self.form}"
+            )
         most = 1 if scripted else CASES
         if not 0 < len(self.cases) <= most:
-            raise OpenQwQError(f"cases holds {len(self.cases)}: it must be from 1 to {most}")
+            raise OpenQwQError(
+                f"cases holds {len(self.cases)}: it must be from 1 to {most}"
+            )
         for name in ("source", "setup", "script"):
             if len(getattr(self, name) or "") > SOURCE_CHARACTERS:
                 raise OpenQwQError(f"{name} is longer than {SOURCE_CHARACTERS} characters")

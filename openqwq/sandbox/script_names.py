@@ -12,15 +12,37 @@ from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 
-CHECKS = {"isinstance", "issubclass", "assertIsInstance", "assertNotIsInstance", "str", "repr"}
+CHECKS = {
+    "isinstance",
+    "issubclass",
+    "assertIsInstance",
+    "assertNotIsInstance",
+    "str",
+    "repr",
+}
 PATCHED = {"builtins.input", "builtins.print", "sys.stdin", "sys.stdout", "sys.stderr"}
 
 
 @cache
 def plain_attributes() -> set[str]:
     """What a result that is data may be asked for."""
-    kinds = [str, bytes, int, float, complex, list, tuple, dict, set, frozenset, deque, Counter]
-    kinds.append(import_module("decimal").Decimal)  # only here: most processes need none of these
+    kinds = [
+        str,
+        bytes,
+        int,
+        float,
+        complex,
+        list,
+        tuple,
+        dict,
+        set,
+        frozenset,
+        deque,
+        Counter,
+    ]
+    kinds.append(
+        import_module("decimal").Decimal
+    )  # only here: most processes need none of these
     kinds += [import_module("datetime").datetime, import_module("datetime").timedelta]
     return {name for kind in kinds for name in dir(kind)}
 
@@ -33,7 +55,9 @@ class ScriptNames:
     needed: set[str] = field(default_factory=set)  # neither the script's own nor builtin
     called: set[str] = field(default_factory=set)
     as_classes: set[str] = field(default_factory=set)
-    modules: dict[str, list[str]] = field(default_factory=dict)  # absent, with the names imported
+    modules: dict[str, list[str]] = field(
+        default_factory=dict
+    )  # absent, with the names imported
     patched: set[str] = field(default_factory=set)
 
     @classmethod
@@ -55,7 +79,9 @@ class ScriptNames:
                     attribute not in plain_attributes()
                 ):
                     found.as_classes |= variables.get(ast.unparse(value), set())
-                case ast.Expr(value=ast.Call(func=ast.Attribute(value=value))):  # for its effect
+                case ast.Expr(
+                    value=ast.Call(func=ast.Attribute(value=value))
+                ):  # for its effect
                     made = variables.get(ast.unparse(value), set())
                     found.as_classes |= {name for name in made if name[0].isupper()}
         found.as_classes &= found.needed
@@ -83,19 +109,28 @@ class ScriptNames:
                 if checked in CHECKS:
                     for argument in arguments:
                         self.as_classes |= _names(argument) | _constructed(argument)
-                if checked in ("patch", "object", "setattr") and "patch" in ast.unparse(function):
+                if checked in ("patch", "object", "setattr") and "patch" in ast.unparse(
+                    function
+                ):
                     self.patched |= _texts(arguments[:1])
             case ast.Assign(targets=[target], value=value):
                 variables.setdefault(ast.unparse(target), set()).update(_constructed(value))
             case ast.withitem(context_expr=value, optional_vars=ast.expr() as target):
                 variables.setdefault(ast.unparse(target), set()).update(_constructed(value))
-            case ast.BinOp(left=left, right=right) | ast.Compare(left=left, comparators=[right]):
+            case (
+                ast.BinOp(left=left, right=right)
+                | ast.Compare(left=left, comparators=[right])
+            ):
                 both = _constructed(left) & _constructed(right)
                 self.as_classes |= {name for name in both if name[0].isupper()}
 
     def _absent_modules(self) -> None:
         for node in ast.walk(self.tree):
-            if isinstance(node, ast.ImportFrom) and node.module and not _present(node.module):
+            if (
+                isinstance(node, ast.ImportFrom)
+                and node.module
+                and not _present(node.module)
+            ):
                 names = [alias.name for alias in node.names]
                 self.modules.setdefault(node.module, []).extend(names)
             if isinstance(node, ast.Import):
@@ -161,7 +196,11 @@ def _bound(node: ast.AST) -> set[str]:
     match node:
         case ast.Name(id=name, ctx=ast.Store() | ast.Del()):
             return {name}
-        case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+        case (
+            ast.FunctionDef(name=name)
+            | ast.AsyncFunctionDef(name=name)
+            | ast.ClassDef(name=name)
+        ):
             return {name}
         case ast.arg(arg=name):
             return {name}

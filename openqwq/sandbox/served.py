@@ -151,7 +151,11 @@ class Served(Side):
         found = self.names[name]
         if isinstance(found, type) and issubclass(found, BaseException):
             return ("exception", *[kind.__name__ for kind in found.__mro__])
-        if isinstance(found, type) and issubclass(found, tuple) and hasattr(found, "_fields"):
+        if (
+            isinstance(found, type)
+            and issubclass(found, tuple)
+            and hasattr(found, "_fields")
+        ):
             return ("namedtuple", name, " ".join(found._fields))
         return ("value", found)
 

@@ -66,7 +66,9 @@ class SandboxServer:
             Route("/metrics", self.metrics),
         ]
         handlers: dict[Any, Any] = {OpenQwQError: _refuse, HTTPException: _refuse}
-        self.routes = Starlette(routes=routes, exception_handlers=handlers, lifespan=self.lifespan)
+        self.routes = Starlette(
+            routes=routes, exception_handlers=handlers, lifespan=self.lifespan
+        )
 
     async def run(self, request: Request) -> Response:
         """POST /run: a RunRequest in, a RunResult out."""
@@ -96,7 +98,9 @@ class SandboxServer:
         session = self._session(request)
         data = await self._body(request)
         if not isinstance(data, dict) or not isinstance(data.get("source"), str):
-            raise OpenQwQError('the body must be a JSON object with the text field "source"')
+            raise OpenQwQError(
+                'the body must be a JSON object with the text field "source"'
+            )
         async with self._place():
             if session.ended:
                 raise HTTPException(410, f"{session.ended}: open a new session")
@@ -113,7 +117,11 @@ class SandboxServer:
     async def health(self, _: Request) -> Response:
         """GET /health."""
         sandbox = self.sandbox
-        state = {"level": sandbox.level, "workers": sandbox.workers, "pending": self.pending}
+        state = {
+            "level": sandbox.level,
+            "workers": sandbox.workers,
+            "pending": self.pending,
+        }
         settings = {"limits": vars(sandbox.limits), "packages": sandbox.packages}
         sessions = len(sandbox.open_sessions)
         return Answer({"status": "ok", **state, "sessions": sessions, **settings})
@@ -132,7 +140,9 @@ class SandboxServer:
         for entry, value in values.items():
             name = f"openqwq_sandbox_{entry.split()[0]}"
             lines += [f"# TYPE {name} {entry.split()[1]}", f"{name} {value}"]
-        return PlainTextResponse("\n".join(lines) + "\n", media_type="text/plain; version=0.0.4")
+        return PlainTextResponse(
+            "\n".join(lines) + "\n", media_type="text/plain; version=0.0.4"
+        )
 
     def _limited(self, data: Any) -> Any:
         """Fill in the limits that a request does not name: the sandbox's own."""
@@ -151,14 +161,18 @@ class SandboxServer:
         try:
             return self.sessions[request.path_params["id"]]
         except KeyError:
-            raise HTTPException(404, "no such session: open one by POST /sessions") from None
+            raise HTTPException(
+                404, "no such session: open one by POST /sessions"
+            ) from None
 
     async def _body(self, request: Request) -> Any:
         body = bytearray()
         async for chunk in request.stream():
             body += chunk
             if len(body) > self.body_bytes:
-                raise HTTPException(413, f"the body is above the maximum {self.body_bytes} bytes")
+                raise HTTPException(
+                    413, f"the body is above the maximum {self.body_bytes} bytes"
+                )
         try:
             return json.loads(body)
         except (ValueError, RecursionError) as error:
@@ -168,7 +182,9 @@ class SandboxServer:
     async def _place(self) -> AsyncIterator[None]:
         if self.pending >= self.queue:
             self.counts["refused"] += 1
-            raise HTTPException(503, f"{self.queue} requests wait already", {"Retry-After": "1"})
+            raise HTTPException(
+                503, f"{self.queue} requests wait already", {"Retry-After": "1"}
+            )
         self.pending += 1
         try:
             yield
@@ -190,7 +206,9 @@ class SandboxServer:
 
     def _refusal(self, scope: Scope) -> Answer | None:
         headers = Headers(scope=scope)
-        if "origin" in headers:  # a browser sends it: a page could use what listens on loopback
+        if (
+            "origin" in headers
+        ):  # a browser sends it: a page could use what listens on loopback
             return Answer({"error": "requests of web pages are refused"}, 403)
         if not self.api_key or scope["path"] == "/health":
             return None

@@ -85,7 +85,10 @@ class Supervisor:
             for name in ("stdout", "stderr", "value"):
                 room -= len(result.get(name) or "")
             if room < 0:
-                result = {"status": "output_limit", "error": f"a run wrote over {RUN_BYTES} bytes"}
+                result = {
+                    "status": "output_limit",
+                    "error": f"a run wrote over {RUN_BYTES} bytes",
+                }
             if request.stop_early and result["status"] != "ok":
                 skip = True
 
@@ -162,7 +165,9 @@ class Supervisor:
         while not reason:
             remaining = deadline - time.monotonic()
             if remaining <= 0 and outlets.silent() and time.monotonic() < confined_by:
-                deadline = time.monotonic() + wall  # a busy machine: the program has not begun
+                deadline = (
+                    time.monotonic() + wall
+                )  # a busy machine: the program has not begun
                 continue
             if remaining <= 0:
                 return "timeout"
@@ -184,7 +189,9 @@ class Supervisor:
 
     def session(self, limits: Limits) -> None:
         """Serve one interpreter's calls; between calls everything in it is stopped."""
-        lasting = replace(limits, cpu_seconds=10**9)  # a call's CPU is bounded by its wall time
+        lasting = replace(
+            limits, cpu_seconds=10**9
+        )  # a call's CPU is bounded by its wall time
         self.begin(RunRequest("", limits=lasting))
         outlets = Outlets(limits)
         stdin = self.fresh("", limits)
@@ -225,7 +232,10 @@ class Supervisor:
         if result.get("status") not in REPORTED:
             if reason in ("reported", "exited"):
                 reason = "crashed"
-            result = {"status": reason, "error": REASONS.get(reason, "the interpreter ended")}
+            result = {
+                "status": reason,
+                "error": REASONS.get(reason, "the interpreter ended"),
+            }
         result |= {"seconds": time.monotonic() - started, **outlets.texts()}
         return result, reason == "reported"
 
@@ -244,7 +254,9 @@ class Supervisor:
         os.close(report_end)
         program.send(self.channel.fileno(), program.receive(report) | missing)
 
-    def order(self, job: str, files: list[int], case: int = 0, compiled: bool = False) -> None:
+    def order(
+        self, job: str, files: list[int], case: int = 0, compiled: bool = False
+    ) -> None:
         """Have pid 1 start a process with `files` as its descriptors 0, 1, ..."""
         self.landlock_rules()
         rules = files[0] if self.rules is None else self.rules

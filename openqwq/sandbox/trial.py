@@ -124,9 +124,15 @@ def execute(script: ScriptNames, tests: Tests) -> None:
             raise
         return
     own = script.top_level_calls()
-    case = getattr(sys.modules.get("unittest"), "TestCase", Far)  # there if the script imports it
+    case = getattr(
+        sys.modules.get("unittest"), "TestCase", Far
+    )  # there if the script imports it
     for name, found in list(names.items()):
-        if name in own or getattr(found, "__module__", "") != "__main__" or isinstance(found, Far):
+        if (
+            name in own
+            or getattr(found, "__module__", "") != "__main__"
+            or isinstance(found, Far)
+        ):
             continue
         if isinstance(found, type) and issubclass(found, case):
             run_case(found)
@@ -135,7 +141,9 @@ def execute(script: ScriptNames, tests: Tests) -> None:
         elif isinstance(found, FunctionType) and name.startswith("test"):
             run_function(found)
         elif (
-            isinstance(found, FunctionType) and name == "check" and found.__code__.co_argcount == 1
+            isinstance(found, FunctionType)
+            and name == "check"
+            and found.__code__.co_argcount == 1
         ):
             found(names["candidate"])
 
@@ -161,7 +169,9 @@ def run_class(kind: type) -> None:
 def run_function(function: Callable[..., Any]) -> None:
     """Call a test function; UnusableError where it needs fixtures."""
     needed = [
-        p.name for p in inspect.signature(function).parameters.values() if p.default is p.empty
+        p.name
+        for p in inspect.signature(function).parameters.values()
+        if p.default is p.empty
     ]
     if needed:
         raise UnusableError(

@@ -10,15 +10,21 @@ import os
 
 def add_sandbox_verb(parser: argparse.ArgumentParser) -> None:
     """The arguments of `qwq sandbox`."""
-    parser.add_argument("action", choices=["doctor", "serve"], help="which layers hold; a server")
+    parser.add_argument(
+        "action", choices=["doctor", "serve"], help="which layers hold; a server"
+    )
     parser.add_argument("--level", default="full", help="the layers to insist on")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8182)
     parser.add_argument(
         "--workers", type=int, help="programs that run at once; default: one a core"
     )
-    parser.add_argument("--queue", type=int, default=1024, help="requests that may wait or run")
-    parser.add_argument("--sessions", type=int, default=16, help="sessions that may be open")
+    parser.add_argument(
+        "--queue", type=int, default=1024, help="requests that may wait or run"
+    )
+    parser.add_argument(
+        "--sessions", type=int, default=16, help="sessions that may be open"
+    )
     parser.add_argument(
         "--packages",
         type=lambda text: tuple(filter(None, text.split(","))),
@@ -41,7 +47,9 @@ def add_sandbox_verb(parser: argparse.ArgumentParser) -> None:
         help="the most that a request may ask for",
     )
     parser.add_argument("--api-key", default=os.environ.get("QWQ_SANDBOX_KEY", ""))
-    parser.add_argument("--insecure", action="store_true", help="listen in public without a key")
+    parser.add_argument(
+        "--insecure", action="store_true", help="listen in public without a key"
+    )
     parser.set_defaults(verb=sandbox_verb)
 
 

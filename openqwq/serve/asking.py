@@ -38,14 +38,18 @@ def ask_chat(model: OpenedModel, body: Mapping[str, Any]) -> Ask:
     older = body.get("max_tokens")
     newer = body.get("max_completion_tokens")
     if older and newer and older != newer:
-        raise ApiError(400, "max_tokens and max_completion_tokens differ: give one", "max_tokens")
+        raise ApiError(
+            400, "max_tokens and max_completion_tokens differ: give one", "max_tokens"
+        )
     if body.get("top_logprobs") and not body.get("logprobs"):
         raise ApiError(400, "top_logprobs needs logprobs: true", "top_logprobs")
     max_tokens = require_room(model, len(prompt_ids), newer or older)
     parallel = body.get("parallel_tool_calls", True)
     grammar = _grammar(model, body, choice, parallel)
     if grammar and body.get("ignore_eos"):
-        raise ApiError(400, "ignore_eos: an answer of a set form ends by itself", "ignore_eos")
+        raise ApiError(
+            400, "ignore_eos: an answer of a set form ends by itself", "ignore_eos"
+        )
     if grammar:  # here, in a thread: the engine would refuse it once a stream has begun
         answer_grammar(model.tokenizer, grammar)
     params = sampling(
@@ -150,9 +154,15 @@ def arguments_check(function: Mapping[str, Any]) -> Any:
     schema = function.get("parameters") or {"type": "object"}
     try:
         return jsonschema_rs.validator_for(schema, retriever=_no_retrieval)
-    except (ValueError, jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError) as error:
+    except (
+        ValueError,
+        jsonschema_rs.ValidationError,
+        jsonschema_rs.ReferencingError,
+    ) as error:
         name = function["name"]
-        raise ApiError(400, f"the schema of tool {name!r} is invalid: {error}", "tools") from error
+        raise ApiError(
+            400, f"the schema of tool {name!r} is invalid: {error}", "tools"
+        ) from error
 
 
 def _offered(tools: Sequence[Mapping[str, Any]]) -> dict[str, OfferedTool]:
@@ -188,7 +198,9 @@ def _chosen_tools(body: Mapping[str, Any]) -> _Choice:
         tools.append({"type": "function", "function": function})
         names.append(function["name"])
     if len(set(names)) < len(names):
-        raise ApiError(400, f"tools share a name among {sorted(names)}: rename one", "tools")
+        raise ApiError(
+            400, f"tools share a name among {sorted(names)}: rename one", "tools"
+        )
     match body.get("tool_choice", "auto"):
         case "none":
             return _Choice([])

@@ -25,7 +25,9 @@ def ask_completion(model: OpenedModel, body: Mapping[str, Any]) -> list[Ask]:
         raise ApiError(400, "max_tokens is 0: give at least 1, or echo: true", "max_tokens")
     wanted = body.get("logprobs")
     if echo and wanted is not None and not isinstance(model.generate, Scores):
-        text = f"the engine {model.engine} cannot score a prompt: leave echo or logprobs out"
+        text = (
+            f"the engine {model.engine} cannot score a prompt: leave echo or logprobs out"
+        )
         raise ApiError(400, text, "echo")
     n = body.get("n", 1)
     stop = stops(body)
@@ -54,7 +56,9 @@ def token_ids(model: OpenedModel, given: Any, param: str) -> list[list[int]]:
     return found
 
 
-async def continuation(model: OpenedModel, ask: Ask, number: int) -> AsyncGenerator[Piece, None]:
+async def continuation(
+    model: OpenedModel, ask: Ask, number: int
+) -> AsyncGenerator[Piece, None]:
     """Like `reply`, but everything is content; special tokens that readers never see have none."""
     if ask.echo:
         yield await _echo(model, ask)
@@ -84,7 +88,9 @@ async def continuation(model: OpenedModel, ask: Ask, number: int) -> AsyncGenera
     if reason == "length" and not search.found:
         finish = Finish("length", None, count, 0)
     elif reason == "loop" and not search.found:
-        finish = Finish("length", ("loop", "the text repeated itself and was ended"), count, 0)
+        finish = Finish(
+            "length", ("loop", "the text repeated itself and was ended"), count, 0
+        )
     yield Piece("end", finish=finish)
 
 

@@ -24,7 +24,9 @@ def chat_body(body: Mapping[str, Any]) -> Json:
     chat |= {name: body[name] for name in _SAME if name in body}
     if "max_tokens" in body:
         chat["max_tokens"] = body["max_tokens"]
-        has_room = body["max_tokens"] > LEAST_ANSWER  # Claude Code asks for one token to see
+        has_room = (
+            body["max_tokens"] > LEAST_ANSWER
+        )  # Claude Code asks for one token to see
         chat["thinking_budget"] = MOST if has_room else 0
     thinking = body.get("thinking") or {}
     if thinking.get("type") == "disabled":
@@ -70,7 +72,8 @@ def _messages(system: Any, given: Sequence[Mapping[str, Any]]) -> list[Json]:
             turns += _from_user(message["role"], content, where)
     if turns[-1]["role"] == "assistant":
         text = (
-            "the last message is the assistant's: a reply cannot be begun for it, so leave it out"
+            "the last message is the assistant's: "
+            "a reply cannot be begun for it, so leave it out"
         )
         raise ApiError(400, text, "messages")
     return turns
@@ -84,7 +87,9 @@ def _assistant(blocks: Sequence[Mapping[str, Any]]) -> Json:
             case "text":
                 turn["content"] += block["text"]
             case "thinking":
-                turn["reasoning_content"] = turn.get("reasoning_content", "") + block["thinking"]
+                turn["reasoning_content"] = (
+                    turn.get("reasoning_content", "") + block["thinking"]
+                )
             case "tool_use":
                 function = {"name": block["name"], "arguments": json.dumps(block["input"])}
                 calls.append({"id": block["id"], "type": "function", "function": function})
@@ -120,6 +125,8 @@ def _text(content: Any, where: str) -> str:
     parts = []
     for block in content:
         if block["type"] != "text":
-            raise ApiError(400, f"{where}: the model reads text, not {block['type']}", where)
+            raise ApiError(
+                400, f"{where}: the model reads text, not {block['type']}", where
+            )
         parts.append(block["text"])
     return "\n\n".join(parts)

@@ -135,7 +135,9 @@ def _messages(instructions: str | None, items: list[Json]) -> list[Json]:
             case "reasoning":
                 parts = item.get("content") or []
                 text = "".join(part["text"] for part in parts)
-                turns.append({"role": "assistant", "content": "", "reasoning_content": text})
+                turns.append(
+                    {"role": "assistant", "content": "", "reasoning_content": text}
+                )
             case "function_call":
                 call = _chat_call(item["call_id"], item)
                 _assistant(turns).setdefault("tool_calls", []).append(call)
@@ -144,7 +146,9 @@ def _messages(instructions: str | None, items: list[Json]) -> list[Json]:
             case "mcp_call":  # a call that the server ran itself
                 call = _chat_call(item["id"], item)
                 _assistant(turns).setdefault("tool_calls", []).append(call)
-                turns.append(_result(item["id"], item.get("output") or item.get("error") or ""))
+                turns.append(
+                    _result(item["id"], item.get("output") or item.get("error") or "")
+                )
             case _ if item["role"] == "assistant":
                 _assistant(turns)["content"] += _text(item["content"])
             case _:

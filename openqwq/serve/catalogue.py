@@ -38,7 +38,10 @@ class Catalogue:
     """
 
     def __init__(
-        self, entries: Sequence[Entry], aliases: Mapping[str, str] | None = None, most: int = 0
+        self,
+        entries: Sequence[Entry],
+        aliases: Mapping[str, str] | None = None,
+        most: int = 0,
     ) -> None:
         self.entries = {entry.name: entry for entry in entries}
         self.aliases, self._most = dict(aliases or {}), most
@@ -46,13 +49,19 @@ class Catalogue:
         for entry in entries:
             for name in (entry.name, *entry.adapters):
                 if name in self._owners:
-                    raise OpenQwQError(f"two models are named {name!r}: rename a file or directory")
+                    raise OpenQwQError(
+                        f"two models are named {name!r}: rename a file or directory"
+                    )
                 self._owners[name] = entry
         for alias, name in self.aliases.items():
             if name not in self._owners:
-                raise OpenQwQError(f"the alias {alias!r} means {name!r}: name one of {self.names}")
+                raise OpenQwQError(
+                    f"the alias {alias!r} means {name!r}: name one of {self.names}"
+                )
             if alias in self._owners:
-                raise OpenQwQError(f"the alias {alias!r} is a model's own name: choose another")
+                raise OpenQwQError(
+                    f"the alias {alias!r} is a model's own name: choose another"
+                )
         self._loading = asyncio.Lock()
         self._released = asyncio.Event()
 

@@ -65,10 +65,16 @@ class RemoteTalker:
         for piece in _inline_pieces(inline.rest()):
             yield piece
         if finish is None:
-            raise OpenQwQError(f"{address}: the stream ended before the reply did: ask again")
-        thinking = (counts.get("completion_tokens_details") or {}).get("reasoning_tokens") or 0
+            raise OpenQwQError(
+                f"{address}: the stream ended before the reply did: ask again"
+            )
+        thinking = (counts.get("completion_tokens_details") or {}).get(
+            "reasoning_tokens"
+        ) or 0
         completion = counts.get("completion_tokens") or 0
-        yield Piece("end", finish=Finish(finish.reason, finish.detail, completion, thinking))
+        yield Piece(
+            "end", finish=Finish(finish.reason, finish.detail, completion, thinking)
+        )
 
 
 async def _first_model(client: httpx.AsyncClient, address: str) -> str:
@@ -95,7 +101,9 @@ def _pieces(delta: dict[str, Any], inline: InlineThinking) -> list[Piece]:
 
 def _inline_pieces(spans: list[tuple[bool, bytes]]) -> list[Piece]:
     """Content, and the thinking that stood between tags in it."""
-    return [Piece("reasoning" if thinks else "content", text.decode()) for thinks, text in spans]
+    return [
+        Piece("reasoning" if thinks else "content", text.decode()) for thinks, text in spans
+    ]
 
 
 def _finish(choice: dict[str, Any]) -> Finish | None:

@@ -48,7 +48,10 @@ def machine() -> Iterator[Row]:
     yield "system", f"{platform.platform()} on {platform.machine()}"
     yield "cores", busy_cores(os.cpu_count() or 1, os.getloadavg()[0])
     memory = psutil.virtual_memory()
-    yield "memory", f"{memory.available / GIB:.1f} of {memory.total / GIB:.1f} GiB available"
+    yield (
+        "memory",
+        f"{memory.available / GIB:.1f} of {memory.total / GIB:.1f} GiB available",
+    )
     for place in (Path.cwd(), Path.home()):
         disk = shutil.disk_usage(place)
         yield "disk", f"{disk.free / GIB:.0f} of {disk.total / GIB:.0f} GiB free at {place}"
@@ -69,7 +72,10 @@ def engines() -> Iterator[Row]:
 
         from openqwq.model.device import chosen_device
         from openqwq.model.precision import has_bf16
-    except (ImportError, OSError) as error:  # OSError: a library that the loader does not find
+    except (
+        ImportError,
+        OSError,
+    ) as error:  # OSError: a library that the loader does not find
         yield "PyTorch", f"cannot be loaded: {error}"
         return
     device = chosen_device("auto")
@@ -81,7 +87,10 @@ def engines() -> Iterator[Row]:
     else:
         yield "device", "cpu: PyTorch sees no NVIDIA GPU"
         bf16 = has_bf16()
-    yield "precision", "fp32 and bf16" if bf16 else "fp32: this device does not multiply in bf16"
+    yield (
+        "precision",
+        "fp32 and bf16" if bf16 else "fp32: this device does not multiply in bf16",
+    )
     yield "llama.cpp", version_of("xllamacpp", "llamacpp")
 
 

@@ -43,7 +43,9 @@ class FeedbackStore:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch(mode=0o600)  # conversations are private
-            self._rows = sqlite3.connect(path, check_same_thread=False, timeout=LOCK_SECONDS)
+            self._rows = sqlite3.connect(
+                path, check_same_thread=False, timeout=LOCK_SECONDS
+            )
             weakref.finalize(self, self._rows.close)  # where nobody closes the store
             self._rows.execute("PRAGMA journal_mode = WAL")
             self._rows.execute(_TABLE)
@@ -79,18 +81,28 @@ def _explained(path: Path, error: Exception) -> OpenQwQError:
             f"the feedback file {path} is locked by another program: try again when it is done"
         )
     if "full" in text:
-        return OpenQwQError(f"the disk of the feedback file {path} is full: free some space")
-    return OpenQwQError(f"the feedback file {path} cannot be used ({error}): name another one")
+        return OpenQwQError(
+            f"the disk of the feedback file {path} is full: free some space"
+        )
+    return OpenQwQError(
+        f"the feedback file {path} cannot be used ({error}): name another one"
+    )
 
 
 def read_feedback(path: Path) -> list[Json]:
     """Every opinion of a file, the oldest first; OpenQwQError where it holds none."""
     if not path.is_file():
-        raise OpenQwQError(f"{path} does not exist: name the file given to qwq serve --feedback")
+        raise OpenQwQError(
+            f"{path} does not exist: name the file given to qwq serve --feedback"
+        )
     try:
-        rows = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=LOCK_SECONDS)
+        rows = sqlite3.connect(
+            f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=LOCK_SECONDS
+        )
         try:
-            found = rows.execute("SELECT body FROM feedback ORDER BY created, id").fetchall()
+            found = rows.execute(
+                "SELECT body FROM feedback ORDER BY created, id"
+            ).fetchall()
         finally:
             rows.close()
     except sqlite3.Error as error:
@@ -158,8 +170,12 @@ def export_feedback(path: Path, out: Path) -> dict[str, int]:
 def add_feedback_verb(parser: argparse.ArgumentParser) -> None:
     """`qwq feedback export DB OUT`."""
     parser.add_argument("action", choices=["export"], help="write it as training rows")
-    parser.add_argument("database", type=Path, metavar="DB", help="of qwq serve --feedback DB")
-    parser.add_argument("out", type=Path, metavar="OUT", help="a directory for the JSONL files")
+    parser.add_argument(
+        "database", type=Path, metavar="DB", help="of qwq serve --feedback DB"
+    )
+    parser.add_argument(
+        "out", type=Path, metavar="OUT", help="a directory for the JSONL files"
+    )
     parser.set_defaults(verb=_feedback_verb)
 
 

@@ -34,7 +34,12 @@ class ChatFormat:
     done: str | None = "[DONE]"
 
     def __init__(
-        self, reply_id: str, model: str, tokenizer: Tokenizer, ask: Ask, body: Mapping[str, Any]
+        self,
+        reply_id: str,
+        model: str,
+        tokenizer: Tokenizer,
+        ask: Ask,
+        body: Mapping[str, Any],
     ) -> None:
         self._id = reply_id
         self._tokenizer = tokenizer
@@ -102,7 +107,9 @@ class ChatFormat:
 
     def whole(self) -> Json:
         """The chat completion."""
-        choices = [self._choice(number, choice) for number, choice in enumerate(self._choices)]
+        choices = [
+            self._choice(number, choice) for number, choice in enumerate(self._choices)
+        ]
         head = {**self._head, "object": "chat.completion", "choices": choices}
         return {**head, "usage": usage(self._ask, self.finishes)}
 
@@ -119,10 +126,20 @@ class ChatFormat:
         log_probs: Json | None = None
         if self._ask.params.log_probs:
             log_probs = self._log_probs(choice.tokens)
-        return {"index": number, "message": message, "logprobs": log_probs, **ending(choice.finish)}
+        return {
+            "index": number,
+            "message": message,
+            "logprobs": log_probs,
+            **ending(choice.finish),
+        }
 
     def _chunk(self, number: int, delta: Json, piece: Piece | None = None) -> Json:
-        choice: Json = {"index": number, "delta": delta, "logprobs": None, "finish_reason": None}
+        choice: Json = {
+            "index": number,
+            "delta": delta,
+            "logprobs": None,
+            "finish_reason": None,
+        }
         if piece and piece.tokens and self._ask.params.log_probs:
             choice["logprobs"] = self._log_probs(piece.tokens)
         if piece and piece.finish:

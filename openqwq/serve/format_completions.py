@@ -117,6 +117,8 @@ class CompletionFormat:
         """The likeliest tokens, and the drawn one even where it is not among them."""
         if token.log_prob == UNSCORED:
             return None
-        found = {self._text(token_id): finite(value) for token_id, value in token.alternatives}
+        found = {
+            self._text(token_id): finite(value) for token_id, value in token.alternatives
+        }
         found.setdefault(self._text(token.token_id), finite(token.log_prob))
         return found

@@ -46,7 +46,9 @@ class MessagesFormat:
             case "call_start":
                 events = self._begin_call(piece)
             case "call_arguments":
-                events = [self._delta({"type": "input_json_delta", "partial_json": piece.text})]
+                events = [
+                    self._delta({"type": "input_json_delta", "partial_json": piece.text})
+                ]
             case "call_end":
                 assert piece.call is not None
                 self._content[-1]["input"] = piece.call["arguments"]

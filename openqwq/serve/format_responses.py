@@ -22,14 +22,21 @@ class ResponsesFormat:
     done: str | None = None
 
     def __init__(
-        self, reply_id: str, model: str, tokenizer: Tokenizer, ask: Ask, body: Mapping[str, Any]
+        self,
+        reply_id: str,
+        model: str,
+        tokenizer: Tokenizer,
+        ask: Ask,
+        body: Mapping[str, Any],
     ) -> None:
         self._ask = ask
         self._tokenizer = tokenizer
         self._suffix = reply_id.partition("_")[2]
         self._number = 0  # of the next event
         self._open_place: int | None = None  # of the item that still grows
-        self._step_places: dict[str, int] = {}  # of the server's own calls, by the step's id
+        self._step_places: dict[
+            str, int
+        ] = {}  # of the server's own calls, by the step's id
         self.finishes: list[Finish] = []
         self._output: list[Json] = []
         self._functions = functions(body)
@@ -121,7 +128,9 @@ class ResponsesFormat:
 
     def _item_event(self, kind: str, place: int, **fields: Any) -> Json:
         item_id = self._output[place]["id"]
-        return self._event(f"response.{kind}", output_index=place, item_id=item_id, **fields)
+        return self._event(
+            f"response.{kind}", output_index=place, item_id=item_id, **fields
+        )
 
     def _whole_item_event(self, kind: str, place: int) -> Json:
         item = _copied(self._output[place])
@@ -232,7 +241,9 @@ class ResponsesFormat:
         events.append(self._whole_item_event("added", place))
         events.append(self._item_event("mcp_call.in_progress", place))
         events.append(self._item_event("mcp_call_arguments.delta", place, delta=arguments))
-        events.append(self._item_event("mcp_call_arguments.done", place, arguments=arguments))
+        events.append(
+            self._item_event("mcp_call_arguments.done", place, arguments=arguments)
+        )
         item["arguments"] = arguments
         return events
 
@@ -253,7 +264,9 @@ class ResponsesFormat:
 
 def _head(reply_id: str, model: str, ask: Ask, body: Mapping[str, Any]) -> Json:
     """A response before its first piece."""
-    tools = [{k: v for k, v in tool.items() if v is not None} for tool in body.get("tools", [])]
+    tools = [
+        {k: v for k, v in tool.items() if v is not None} for tool in body.get("tools", [])
+    ]
     reasoning = body.get("reasoning") or {}
     text = body.get("text") or {}
     background = body.get("background", False)
@@ -276,7 +289,10 @@ def _head(reply_id: str, model: str, ask: Ask, body: Mapping[str, Any]) -> Json:
         "temperature": ask.params.temperature,
         "top_p": ask.params.top_p,
         "max_output_tokens": body.get("max_output_tokens"),
-        "reasoning": {"effort": reasoning.get("effort"), "summary": reasoning.get("summary")},
+        "reasoning": {
+            "effort": reasoning.get("effort"),
+            "summary": reasoning.get("summary"),
+        },
         "text": {"format": text.get("format") or {"type": "text"}},
         "store": body.get("store", True),
         "truncation": "disabled",

@@ -116,7 +116,9 @@ class Guard:
         given = _given_key(headers)
         if not secrets.compare_digest(given, key.encode()):
             what = "is wrong" if given else "is missing: send Authorization: Bearer KEY"
-            ask = "Bearer" if path.startswith("/v1/") else 'Basic realm="API key as password"'
+            ask = (
+                "Bearer" if path.startswith("/v1/") else 'Basic realm="API key as password"'
+            )
             raise ApiError(
                 401,
                 f"the API key {what}",

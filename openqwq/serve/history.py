@@ -33,13 +33,17 @@ def messages(raw: Sequence[Mapping[str, Any]]) -> list[Message]:
             continue
         if open_calls:
             missing = [name for name in open_calls if name not in results]
-            raise ApiError(400, f"{where} comes before the results of calls {missing}", where)
+            raise ApiError(
+                400, f"{where} comes before the results of calls {missing}", where
+            )
         turn = _turn(message, where)
         turns.append(turn)
         if message["role"] == "assistant":
             open_calls = [call["id"] for call in message.get("tool_calls") or []]
             if len(set(open_calls)) < len(open_calls):
-                raise ApiError(400, f"{where}.tool_calls share an id", f"{where}.tool_calls")
+                raise ApiError(
+                    400, f"{where}.tool_calls share an id", f"{where}.tool_calls"
+                )
     if open_calls:
         missing = [name for name in open_calls if name not in results]
         raise ApiError(400, f"the results of calls {missing} are missing", "messages")

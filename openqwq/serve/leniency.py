@@ -39,7 +39,11 @@ def table() -> str:
     for path, name in REQUESTS.items():
         obeyed, idle, neutral = _sorted_fields(_schema(name)["properties"])
         lines.append(f"| `{path}` | {obeyed} | {idle} | {neutral} |")
-    lines += ["", "| inside a history | read; every other field is ignored |", "| --- | --- |"]
+    lines += [
+        "",
+        "| inside a history | read; every other field is ignored |",
+        "| --- | --- |",
+    ]
     for title, name in HISTORIES.items():
         lines.append(f"| {title} | {_names(_schema(name)['properties'])} |")
     for kind, fields in _kinds(_schema("ResponsesItem")["anyOf"]):
@@ -64,7 +68,9 @@ def _schema(name: str) -> Any:
 
 def _sorted_fields(fields: Mapping[str, Any]) -> tuple[str, str, str]:
     idle = [name for name, field in fields.items() if field.get("x-effect") == "none"]
-    neutral = [name for name, field in fields.items() if NEUTRAL in field.get("description", "")]
+    neutral = [
+        name for name, field in fields.items() if NEUTRAL in field.get("description", "")
+    ]
     obeyed = [name for name in fields if name not in idle and name not in neutral]
     return _names(obeyed), _names(idle), _names(neutral)
 
@@ -75,7 +81,10 @@ def _kinds(alternatives: list[Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
             each = _schema(each["$ref"].rpartition("/")[2])
         kind = each["properties"]["type"]
         name = kind.get("const") or kind["enum"][0]
-        yield name, {key: field for key, field in each["properties"].items() if key != "type"}
+        yield (
+            name,
+            {key: field for key, field in each["properties"].items() if key != "type"},
+        )
 
 
 def _names(names: Any) -> str:

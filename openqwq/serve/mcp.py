@@ -17,12 +17,18 @@ async def serve_tools(options: Any) -> None:
     async with AsyncExitStack() as stack:
         tools = [*(await stack.enter_async_context(toolbox(names))).values()]
         if options.model:
-            from openqwq.serve.terminal import opened  # and torch: most clients wait for neither
+            from openqwq.serve.terminal import (
+                opened,
+            )  # and torch: most clients wait for neither
 
             model = opened(options, slots=4)
             stack.callback(model.close)
             limit = max(1, model.context_length // 2)  # the other half is for the question
-            params = SamplingParams(max_tokens=limit, stop_token_ids=model.tokenizer.eos_ids)
+            params = SamplingParams(
+                max_tokens=limit, stop_token_ids=model.tokenizer.eos_ids
+            )
             tools.append(ask_tool(model.generate, model.tokenizer, params))
         server = mcp_server(tools, {"ask": ASK_LIMITS})
-        await (serve_stdio(server) if port is None else serve_http(server, "127.0.0.1", port))
+        await (
+            serve_stdio(server) if port is None else serve_http(server, "127.0.0.1", port)
+        )

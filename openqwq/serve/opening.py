@@ -16,7 +16,9 @@ def open_catalogue(options: Any) -> Catalogue:
     """The models that the options name; raises OpenQwQError for one that is not there."""
     named = [name for name in (options.model, *options.more) if name]
     if not named:
-        raise OpenQwQError("no model is named: give one, e.g. runs/demo/stage1 (see qwq models)")
+        raise OpenQwQError(
+            "no model is named: give one, e.g. runs/demo/stage1 (see qwq models)"
+        )
     adapters = adapters_named(options.adapter)  # of the first model, whose shapes they have
     entries = [_entry(named[0], options, adapters)]
     entries += [_entry(name, options, {}) for name in named[1:]]

@@ -23,7 +23,11 @@ ANTHROPIC = "/v1/messages"  # and what is below it
 BODY_BYTES = 16 * 2**20
 BODY_SECONDS = 60.0
 HISTORIES = ("messages", "input")  # fields of requests
-VALUES = ("arguments", "input", "output")  # fields inside a history whose nulls mean something
+VALUES = (
+    "arguments",
+    "input",
+    "output",
+)  # fields inside a history whose nulls mean something
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 _ANTHROPIC_TYPES = {404: "not_found_error", 413: "request_too_large"}
@@ -90,7 +94,9 @@ def document() -> dict[str, Any]:
 @cache
 def _validator(schema: str) -> Any:
     parts = {"components": document()["components"]}
-    return jsonschema_rs.Draft202012Validator({"$ref": f"#/components/schemas/{schema}", **parts})
+    return jsonschema_rs.Draft202012Validator(
+        {"$ref": f"#/components/schemas/{schema}", **parts}
+    )
 
 
 def check(body: Any, schema: str) -> dict[str, Any]:
@@ -115,7 +121,9 @@ def check(body: Any, schema: str) -> dict[str, Any]:
     match error.kind:
         case jsonschema_rs.ValidationErrorKind.AdditionalProperties(unexpected=names):
             where = f"{path}.{names[0]}".lstrip(".")
-            text = f"unknown or unsupported parameter {where}: remove it (see /openapi.json)"
+            text = (
+                f"unknown or unsupported parameter {where}: remove it (see /openapi.json)"
+            )
             raise ApiError(400, text, where, "unknown_parameter")
         case jsonschema_rs.ValidationErrorKind.Required(property=name):
             where = f"{path}.{name}".lstrip(".")
@@ -160,10 +168,15 @@ def _at_fault(error: Any) -> Any:
             """Whether the value is of another JSON type, or says itself that it is another form."""
             path = list(fault.instance_path)
             wrong_type = isinstance(fault.kind, jsonschema_rs.ValidationErrorKind.Type)
-            return (path == here and wrong_type) or path in ([*here, "role"], [*here, "type"])
+            return (path == here and wrong_type) or path in (
+                [*here, "role"],
+                [*here, "type"],
+            )
 
         meant: list[list[Any]]
-        meant = [faults for faults in branches if faults and not any(map(other_form, faults))]
+        meant = [
+            faults for faults in branches if faults and not any(map(other_form, faults))
+        ]
         if not meant:
             return error
         faults = min(meant, key=len)
@@ -173,7 +186,9 @@ def _at_fault(error: Any) -> Any:
 
 def _of_wrong_kind(faults: list[Any]) -> list[Any]:
     """Those that say what a value is: what else such a value lacks does not matter."""
-    return [fault for fault in faults if list(fault.instance_path)[-1:] in (["role"], ["type"])]
+    return [
+        fault for fault in faults if list(fault.instance_path)[-1:] in (["role"], ["type"])
+    ]
 
 
 async def read_json(request: Request, limit: int = BODY_BYTES) -> Any:
@@ -197,7 +212,9 @@ async def read_json(request: Request, limit: int = BODY_BYTES) -> Any:
             raise ApiError(400, "the client left before its body had come") from None
     if len(body) > limit or not length.isdigit() or int(length) > limit:
         raise ApiError(
-            413, f"the body is above the maximum of {limit} bytes", headers={"Connection": "close"}
+            413,
+            f"the body is above the maximum of {limit} bytes",
+            headers={"Connection": "close"},
         )
     try:
         value = json.loads(

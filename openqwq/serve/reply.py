@@ -16,7 +16,11 @@ from openqwq.text.stream import ReplyParser, starts_in_thinking
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.types import FinishReason, SamplingParams, Steering, TokenEvent, ToolCall
 
-TEXT = {"reasoning", "content", "call_arguments"}  # pieces that more of their kind only lengthen
+TEXT = {
+    "reasoning",
+    "content",
+    "call_arguments",
+}  # pieces that more of their kind only lengthen
 UNSCORED = math.inf  # the log-prob of a text's first token, which nothing precedes
 LEAST_LOG_PROB = -9999.0  # OpenAI's stand-in for minus infinity, which JSON cannot hold
 
@@ -72,7 +76,13 @@ class Piece:
     """
 
     kind: Literal[
-        "reasoning", "content", "call_start", "call_arguments", "call_end", "tool_step", "end"
+        "reasoning",
+        "content",
+        "call_start",
+        "call_arguments",
+        "call_end",
+        "tool_step",
+        "end",
     ]
     text: str = ""
     call: ToolCall | None = None
@@ -124,10 +134,17 @@ class StopSearch:
 class Assembler:
     """Turns one reply's token events into pieces."""
 
-    def __init__(self, tokenizer: Tokenizer, ask: Ask, steering: Steering | None = None) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, ask: Ask, steering: Steering | None = None
+    ) -> None:
         thinking = starts_in_thinking(tokenizer, ask.prompt_ids)
-        tools = [{"name": name, "parameters": tool.parameters} for name, tool in ask.tools.items()]
-        self._parser = ReplyParser(tokenizer, thinking, tools, pieces=True, check=self._fault)
+        tools = [
+            {"name": name, "parameters": tool.parameters}
+            for name, tool in ask.tools.items()
+        ]
+        self._parser = ReplyParser(
+            tokenizer, thinking, tools, pieces=True, check=self._fault
+        )
         self._tokenizer = tokenizer
         self._ask = ask
         self._steering = steering or Steering()
@@ -321,7 +338,11 @@ async def merged(
             number, item = await queue.get()
             while isinstance(item, Piece) and item.kind in TEXT and not queue.empty():
                 follower, more = queue.get_nowait()
-                if follower != number or not isinstance(more, Piece) or more.kind != item.kind:
+                if (
+                    follower != number
+                    or not isinstance(more, Piece)
+                    or more.kind != item.kind
+                ):
                     yield number, item
                     number, item = follower, more
                 else:

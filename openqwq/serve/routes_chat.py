@@ -53,7 +53,9 @@ class ChatRoutes:
             reply_format = ChatFormat(reply_id, model.name, model.tokenizer, ask, body)
             replies = service.replies(model, body, ask, own)
             job = Job(request.scope["route"].path, reply_id, ask.n, reply_format, replies)
-            return await service.running.respond(request, job, body.get("stream", False), place)
+            return await service.running.respond(
+                request, job, body.get("stream", False), place
+            )
 
     async def complete(self, request: Request) -> Response:
         """POST /v1/completions."""
@@ -63,11 +65,15 @@ class ChatRoutes:
             model = await service.lend(body, place)
             asks = await asyncio.to_thread(ask_completion, model, body)
             reply_id = f"cmpl-{secrets.token_hex(12)}"
-            reply_format = CompletionFormat(reply_id, model.name, model.tokenizer, asks, body)
+            reply_format = CompletionFormat(
+                reply_id, model.name, model.tokenizer, asks, body
+            )
             streams = [continuation(model, ask, i) for ask in asks for i in range(ask.n)]
             route = request.scope["route"].path
             job = Job(route, reply_id, len(streams), reply_format, lambda _: streams)
-            return await service.running.respond(request, job, body.get("stream", False), place)
+            return await service.running.respond(
+                request, job, body.get("stream", False), place
+            )
 
     async def models(self, _: Request) -> Response:
         """GET /v1/models, with what Anthropic's clients read in it."""
@@ -93,7 +99,9 @@ class ChatRoutes:
                 turns = messages(body["messages"])
                 encode = partial(encode_chat, tokenizer, turns, body.get("tools", ()))
             ids = await asyncio.to_thread(encode)
-        return Answer({"tokens": ids, "count": len(ids), "context_length": model.context_length})
+        return Answer(
+            {"tokens": ids, "count": len(ids), "context_length": model.context_length}
+        )
 
     async def detokenize(self, request: Request) -> Response:
         """POST /detokenize."""

@@ -38,7 +38,11 @@ class EmbeddingsRoutes:
         as_text = body.get("encoding_format") == "base64"
         data: list[dict[str, Any]] = []
         for index, vector in enumerate(vectors):
-            entry: dict[str, Any] = {"object": "embedding", "index": index, "embedding": vector}
+            entry: dict[str, Any] = {
+                "object": "embedding",
+                "index": index,
+                "embedding": vector,
+            }
             if as_text:
                 entry["embedding"] = _base64(vector)
             data.append(entry)
@@ -46,7 +50,9 @@ class EmbeddingsRoutes:
         usage = {"prompt_tokens": tokens, "total_tokens": tokens}
         return Answer({"object": "list", "data": data, "model": model.name, "usage": usage})
 
-    async def _vectors(self, model: OpenedModel, inputs: list[list[int]]) -> list[list[float]]:
+    async def _vectors(
+        self, model: OpenedModel, inputs: list[list[int]]
+    ) -> list[list[float]]:
         if not isinstance(model.generate, Embeds):
             text = f"{model.name} has no embeddings here: its engine {model.engine} shows no states"
             raise ApiError(404, text, "model", "model_not_found")

@@ -41,7 +41,9 @@ class MessagesRoutes:
             message = MessagesFormat(reply_id, model.name, ask, shows_thinking(body))
             replies = service.replies(model, chat, ask, own=False)
             job = Job(request.scope["route"].path, reply_id, 1, message, replies)
-            return await service.running.respond(request, job, body.get("stream", False), place)
+            return await service.running.respond(
+                request, job, body.get("stream", False), place
+            )
 
     async def count(self, request: Request) -> Response:
         """POST /v1/messages/count_tokens: the tokens of the prompt, as the template writes it."""

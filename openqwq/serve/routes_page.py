@@ -76,6 +76,8 @@ async def _kept(write: Any, value: Any) -> None:
     try:
         await asyncio.to_thread(write, value)
     except FeedbackLockedError as error:
-        raise ApiError(503, str(error), code="locked", headers={"Retry-After": "2"}) from error
+        raise ApiError(
+            503, str(error), code="locked", headers={"Retry-After": "2"}
+        ) from error
     except OpenQwQError as error:
         raise ApiError(507, str(error), code="storage") from error

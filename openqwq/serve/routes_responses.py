@@ -71,7 +71,9 @@ class ResponsesRoutes:
                 keep if stored and not background else None,
             )
             if not background:
-                return await service.running.respond(request, job, body.get("stream", False), place)
+                return await service.running.respond(
+                    request, job, body.get("stream", False), place
+                )
             queued = response.snapshot()
             events = service.running.events(job, place.pop_all())
             recording = await service.background.start(response, items, events)
@@ -111,7 +113,9 @@ class ResponsesRoutes:
         service, name = self._service, request.path_params["id"]
         response = await asyncio.to_thread(service.store.response, name)
         if not response["background"]:
-            raise ApiError(400, f"response {name!r} was not made with background: true", "id")
+            raise ApiError(
+                400, f"response {name!r} was not made with background: true", "id"
+            )
         await service.background.cancel(name)
         return Answer(await asyncio.to_thread(service.store.response, name))
 
@@ -126,7 +130,9 @@ class ResponsesRoutes:
             items.reverse()
         limit = _number(request, "limit", PAGE_ITEMS)
         if not 1 <= limit <= MOST_ITEMS:
-            raise ApiError(400, f"limit is {limit}: it must be from 1 to {MOST_ITEMS}", "limit")
+            raise ApiError(
+                400, f"limit is {limit}: it must be from 1 to {MOST_ITEMS}", "limit"
+            )
         names = [item["id"] for item in items]
         first = 0
         if (after := request.query_params.get("after")) is not None:
@@ -165,5 +171,7 @@ def _number(request: Request, name: str, default: int) -> int:
     if text is None:
         return default
     if not text.isascii() or not text.isdecimal() or len(text) > 15:
-        raise ApiError(400, f"{name} is {text!r}: it must be a whole number of at least 0", name)
+        raise ApiError(
+            400, f"{name} is {text!r}: it must be a whole number of at least 0", name
+        )
     return int(text)

@@ -4,7 +4,14 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterator,
+    Sequence,
+)
 from contextlib import ExitStack, aclosing, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -52,12 +59,20 @@ class Running:
         self._requests = Counter(
             "openqwq_requests", "Requests by outcome", ["route", "outcome"], registry=own
         )
-        self._tokens = Counter("openqwq_tokens", "Tokens drawn, by kind", ["kind"], registry=own)
-        self._first = Histogram("openqwq_first_piece_seconds", "To the first piece", registry=own)
-        self._whole = Histogram("openqwq_request_seconds", "To the last piece", registry=own)
+        self._tokens = Counter(
+            "openqwq_tokens", "Tokens drawn, by kind", ["kind"], registry=own
+        )
+        self._first = Histogram(
+            "openqwq_first_piece_seconds", "To the first piece", registry=own
+        )
+        self._whole = Histogram(
+            "openqwq_request_seconds", "To the last piece", registry=own
+        )
         running = Gauge("openqwq_replies_running", "Replies that hold a slot", registry=own)
         running.set_function(lambda: min(self.admitted, self.slots))
-        waiting = Gauge("openqwq_replies_waiting", "Replies that wait for a slot", registry=own)
+        waiting = Gauge(
+            "openqwq_replies_waiting", "Replies that wait for a slot", registry=own
+        )
         waiting.set_function(lambda: max(0, self.admitted - self.slots))
 
     def answer_now(self, reply_id: str) -> None:
@@ -66,7 +81,9 @@ class Running:
             raise ApiError(404, f"no reply {reply_id!r} is running", "id", "not_found")
         self.steering[reply_id].answer_now = True
 
-    async def respond(self, request: Request, job: Job, stream: bool, place: ExitStack) -> Response:
+    async def respond(
+        self, request: Request, job: Job, stream: bool, place: ExitStack
+    ) -> Response:
         """The response to a request; ApiError 429 where there is no place for its replies.
 
         What `place` holds, such as the model, is freed by the caller or, of a stream, at its end.
@@ -96,7 +113,9 @@ class Running:
     @contextmanager
     def _place(self, reply_id: str, n: int) -> Iterator[Steering]:
         if n > self.slots + self.queue:
-            text = f"n is {n}, but this server takes at most {self.slots + self.queue} replies"
+            text = (
+                f"n is {n}, but this server takes at most {self.slots + self.queue} replies"
+            )
             raise ApiError(400, text, "n")
         if self.admitted + n > self.slots + self.queue:
             text = f"{self.admitted} replies run or wait already: try again"
@@ -150,7 +169,11 @@ class EventStream(EventSourceResponse):
         place: ExitStack | None = None,
     ) -> None:
         super().__init__(
-            events, ping=30, sep="\n", send_timeout=SEND_SECONDS, shutdown_grace_period=drain
+            events,
+            ping=30,
+            sep="\n",
+            send_timeout=SEND_SECONDS,
+            shutdown_grace_period=drain,
         )
         self._place = place or ExitStack()
 
@@ -218,7 +241,9 @@ def _as_api_error(error: Exception) -> ApiError:
     return ApiError(500, f"the engine failed: {error!r:.500}")
 
 
-async def _unless_disconnected(request: Request, answer: Coroutine[Any, Any, Response]) -> Response:
+async def _unless_disconnected(
+    request: Request, answer: Coroutine[Any, Any, Response]
+) -> Response:
     """The answer; or nothing for a client that has gone, whose reply ends at once."""
 
     async def disconnected() -> None:

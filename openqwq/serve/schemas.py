@@ -6,7 +6,9 @@ from typing import Any
 
 from openqwq.serve.protocol import ApiError
 
-CHARACTERS = 100_000  # of a schema; compiling more would keep other requests waiting for seconds
+CHARACTERS = (
+    100_000  # of a schema; compiling more would keep other requests waiting for seconds
+)
 ROUNDS = 64  # of reasoning about references
 
 
@@ -61,11 +63,15 @@ class _Finite:
         kind = schema.get("type", "object" if "properties" in schema else "array")
         if kind == "object":
             properties = schema.get("properties", {})
-            return all(self._fits(properties.get(name)) for name in _list(schema, "required"))
+            return all(
+                self._fits(properties.get(name)) for name in _list(schema, "required")
+            )
         if kind == "array" and schema.get("minItems", 0):
             first = _list(schema, "prefixItems")[: schema["minItems"]]
             more = len(first) < schema["minItems"]
-            return all(map(self._fits, first)) and (not more or self._fits(schema.get("items")))
+            return all(map(self._fits, first)) and (
+                not more or self._fits(schema.get("items"))
+            )
         return True
 
     def _reference(self, name: Any) -> bool:

@@ -70,7 +70,9 @@ class Server:
             *PageRoutes(self.service).routes(),
             *MessagesRoutes(self.service).routes(),
             *EmbeddingsRoutes(self.service).routes(),
-            Route("/v1/chat/completions/{id}/answer_now", self.answer_now, methods=["POST"]),
+            Route(
+                "/v1/chat/completions/{id}/answer_now", self.answer_now, methods=["POST"]
+            ),
             Route("/v1/responses/{id}/answer_now", self.answer_now, methods=["POST"]),
             Route("/health", self.health, methods=["GET"]),
             Route("/metrics", self.metrics, methods=["GET"]),
@@ -110,7 +112,9 @@ def serve(catalogue: Catalogue, options: ServerOptions, host: str, port: int) ->
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listener = socket.create_server((host, port), family=family, backlog=512)
     except OSError as error:
-        raise OpenQwQError(f"cannot listen on {host}:{port} ({error}): choose another") from error
+        raise OpenQwQError(
+            f"cannot listen on {host}:{port} ({error}): choose another"
+        ) from error
     name, bound = listener.getsockname()[:2]
     shown = f"[{name}]" if ":" in name else name
     print(f"{_described(catalogue)} at http://{shown}:{bound}", flush=True)

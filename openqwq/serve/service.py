@@ -45,7 +45,9 @@ class ServerOptions:
     def __post_init__(self) -> None:
         for name, least in (("slots", 1), ("queue", 0), ("drain_seconds", 0)):
             if getattr(self, name) < least:
-                raise OpenQwQError(f"{name} is {getattr(self, name)}: it must be at least {least}")
+                raise OpenQwQError(
+                    f"{name} is {getattr(self, name)}: it must be at least {least}"
+                )
 
 
 class Service:
@@ -74,7 +76,9 @@ class Service:
         name = body.get("model") or self.catalogue.names[0]
         return place.enter_context(await self.catalogue.lend(name))
 
-    def replies(self, model: OpenedModel, body: dict[str, Any], ask: Ask, own: bool) -> Replies:
+    def replies(
+        self, model: OpenedModel, body: dict[str, Any], ask: Ask, own: bool
+    ) -> Replies:
         """What makes the replies to a chat; with `own` the server runs its tools itself."""
 
         def started(steering: Steering) -> list[AsyncGenerator[Piece, None]]:

@@ -41,22 +41,42 @@ def add_serve_options(parser: argparse.ArgumentParser) -> None:
     """The options of `qwq serve`."""
     add_model_options(parser)
     parser.add_argument("more", nargs="*", metavar="MODEL", help="further models, by name")
-    parser.add_argument("--alias", action="append", default=[], metavar="NAME[=MODEL]", help=_ALIAS)
-    parser.add_argument("--loaded", type=int, default=0, help="models in memory at once; 0: as fit")
-    parser.add_argument("--feedback", type=Path, metavar="FILE.db", help="keep readers' ratings")
+    parser.add_argument(
+        "--alias", action="append", default=[], metavar="NAME[=MODEL]", help=_ALIAS
+    )
+    parser.add_argument(
+        "--loaded", type=int, default=0, help="models in memory at once; 0: as fit"
+    )
+    parser.add_argument(
+        "--feedback", type=Path, metavar="FILE.db", help="keep readers' ratings"
+    )
     parser.add_argument("--store", metavar="FILE", help="where responses are kept, or none")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=port, default=8000, help="0: any free one")
-    parser.add_argument("--api-key", help="needed on every route but /health; or QWQ_API_KEY")
-    parser.add_argument("--insecure", action="store_true", help="listen in public without a key")
+    parser.add_argument(
+        "--api-key", help="needed on every route but /health; or QWQ_API_KEY"
+    )
+    parser.add_argument(
+        "--insecure", action="store_true", help="listen in public without a key"
+    )
     parser.add_argument("--slots", type=int, default=8, help="replies that run at once")
     parser.add_argument("--queue", type=int, default=64, help="replies that may wait")
-    parser.add_argument("--drain", type=float, default=30.0, help="seconds to end replies in")
-    parser.add_argument("--allow-host", default="", help="names it is reached by, with commas")
-    parser.add_argument("--allow-origin", default="", help="pages that may use it, with commas")
-    parser.add_argument("--tools", default="", help="it runs itself: python,calculator,files:DIR")
+    parser.add_argument(
+        "--drain", type=float, default=30.0, help="seconds to end replies in"
+    )
+    parser.add_argument(
+        "--allow-host", default="", help="names it is reached by, with commas"
+    )
+    parser.add_argument(
+        "--allow-origin", default="", help="pages that may use it, with commas"
+    )
+    parser.add_argument(
+        "--tools", default="", help="it runs itself: python,calculator,files:DIR"
+    )
     parser.add_argument("--mcp", action="append", default=[], metavar="COMMAND|URL")
-    parser.add_argument("--connect", default="", help="origins its web chat may call, with commas")
+    parser.add_argument(
+        "--connect", default="", help="origins its web chat may call, with commas"
+    )
 
 
 def apply_settings(
@@ -124,7 +144,9 @@ def _nearest(name: str, names: Iterable[str]) -> str:
 def _set_default(action: argparse.Action, source: str, value: Any) -> None:
     """Set an option's default as if `value` had been given as its flag."""
     if action.nargs == 0:
-        truth = {"true": True, "1": True, "false": False, "0": False}.get(str(value).lower())
+        truth = {"true": True, "1": True, "false": False, "0": False}.get(
+            str(value).lower()
+        )
         if truth is None:
             raise OpenQwQError(f"{source} is {value!r}: it must be true or false")
         action.default = truth
@@ -137,5 +159,7 @@ def _set_default(action: argparse.Action, source: str, value: Any) -> None:
     except (ValueError, TypeError) as error:
         raise OpenQwQError(f"{source} is {value!r}: not a valid value ({error})") from error
     if action.choices is not None and not set(converted) <= set(action.choices):
-        raise OpenQwQError(f"{source} is {value!r}: choose from {', '.join(action.choices)}")
+        raise OpenQwQError(
+            f"{source} is {value!r}: choose from {', '.join(action.choices)}"
+        )
     action.default = converted if several else converted[0]

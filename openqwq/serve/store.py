@@ -51,7 +51,9 @@ class ResponseStore:
                 path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
                 path.touch(mode=0o600)  # conversations are private
             target = ":memory:" if path is None else str(path)
-            self._rows = sqlite3.connect(target, check_same_thread=False, timeout=LOCK_SECONDS)
+            self._rows = sqlite3.connect(
+                target, check_same_thread=False, timeout=LOCK_SECONDS
+            )
             weakref.finalize(self, self._rows.close)  # where nobody closes the store
             self._rows.execute("PRAGMA journal_mode = WAL")
             self._rows.execute("PRAGMA synchronous = NORMAL")
@@ -68,7 +70,9 @@ class ResponseStore:
         with self._lock:
             self._rows.close()
 
-    def save(self, response: Json, input_items: list[Json], events: Iterable[Json] = ()) -> None:
+    def save(
+        self, response: Json, input_items: list[Json], events: Iterable[Json] = ()
+    ) -> None:
         """Store a response as it is now, in place of what was stored of it, and add `events`."""
         name = response["id"]
         previous = response.get("previous_response_id")
@@ -76,7 +80,9 @@ class ResponseStore:
         values += [json.dumps(response), json.dumps(input_items)]
         items = [item for item in [*input_items, *response["output"]] if item.get("id")]
         with self._using(), self._rows:
-            self._rows.execute("REPLACE INTO responses VALUES (?, ?, ?, ?, ?, ?, ?)", values)
+            self._rows.execute(
+                "REPLACE INTO responses VALUES (?, ?, ?, ?, ?, ?, ?)", values
+            )
             self._rows.executemany(
                 # An item that came back from an earlier response stays that one's.
                 "INSERT INTO items VALUES (?, ?, ?)"
@@ -91,7 +97,9 @@ class ResponseStore:
 
     def response(self, name: str) -> Json:
         """A stored response; ApiError 404 if none has that id."""
-        response: Json = self._one("SELECT body FROM responses WHERE id = ?", name, "response")
+        response: Json = self._one(
+            "SELECT body FROM responses WHERE id = ?", name, "response"
+        )
         return response
 
     def input_items(self, name: str) -> list[Json]:
@@ -158,20 +166,26 @@ class ResponseStore:
         with self._using():
             found = self._rows.execute(query, (name,)).fetchone()
         if found is None:
-            text = f"{kind} {name!r} is not stored here: send what it held, or store it first"
+            text = (
+                f"{kind} {name!r} is not stored here: send what it held, or store it first"
+            )
             raise ApiError(404, text, "id", "not_found")
         return json.loads(found[0])
 
     def _forget_old(self) -> None:
         limit = time.time() - KEEP_SECONDS
-        old = self._rows.execute("SELECT id FROM responses WHERE created < ?", (limit,)).fetchall()
+        old = self._rows.execute(
+            "SELECT id FROM responses WHERE created < ?", (limit,)
+        ).fetchall()
         with self._rows:
             self._delete(name for (name,) in old)
 
     def _settle_abandoned(self) -> None:
         """Responses whose server has gone have failed: nobody will finish them."""
         query = "SELECT id, process, body, input FROM responses WHERE status IN (?, ?)"
-        for name, process, body, input_text in self._rows.execute(query, RUNNING).fetchall():
+        for name, process, body, input_text in self._rows.execute(
+            query, RUNNING
+        ).fetchall():
             if process != os.getpid() and _runs(process):
                 continue
             response = json.loads(body)
@@ -182,7 +196,11 @@ class ResponseStore:
                 "SELECT max(number) FROM events WHERE response = ?", (name,)
             ).fetchone()[0]
             number = 0 if last is None else last + 1
-            event = {"type": "response.failed", "sequence_number": number, "response": response}
+            event = {
+                "type": "response.failed",
+                "sequence_number": number,
+                "response": response,
+            }
             self.save(response, json.loads(input_text), [event])
 
 

@@ -55,7 +55,9 @@ class LocalTalker:
     model: OpenedModel
     body: dict[str, Any]
 
-    async def reply(self, messages: Messages, steering: Steering) -> AsyncGenerator[Piece, None]:
+    async def reply(
+        self, messages: Messages, steering: Steering
+    ) -> AsyncGenerator[Piece, None]:
         """See `Talker.reply`; raises OpenQwQError for a chat that does not fit."""
         ask = ask_chat(self.model, {**self.body, "messages": messages})
         async with aclosing(reply(self.model, ask, steering=steering)) as pieces:
@@ -84,7 +86,11 @@ class Writer:
             if not self.hide_thinking:
                 self._switch(True)
                 self._print(piece.text, _thinking_stream())
-        elif text := piece.text if piece.call is None else f"[calls {json.dumps(piece.call)}]":
+        elif (
+            text := piece.text
+            if piece.call is None
+            else f"[calls {json.dumps(piece.call)}]"
+        ):
             self._switch(False)
             self.content += piece.text
             self._print(text, sys.stdout)
@@ -96,7 +102,9 @@ class Writer:
 
     def _print(self, text: str, stream: TextIO) -> None:
         if not self.quiet:
-            shown = CONTROL.sub("\N{REPLACEMENT CHARACTER}", text) if stream.isatty() else text
+            shown = (
+                CONTROL.sub("\N{REPLACEMENT CHARACTER}", text) if stream.isatty() else text
+            )
             print(shown, end="", flush=True, file=stream)
 
     def _switch(self, thinking: bool) -> None:
@@ -227,13 +235,17 @@ def talker(options: Any) -> Iterator[Talker]:
 
 def check_options(body: dict[str, Any]) -> None:
     """Raise OpenQwQError for options that no chat request may have."""
-    check({"model": "", "messages": [{"role": "user", "content": ""}], **body}, "ChatRequest")
+    check(
+        {"model": "", "messages": [{"role": "user", "content": ""}], **body}, "ChatRequest"
+    )
 
 
 def opened(options: Any, slots: int) -> OpenedModel:
     """The model that the command line names; OpenQwQError if it names none."""
     if not options.model:
-        raise OpenQwQError("no model is named: give one, e.g. runs/demo/stage1 (see qwq models)")
+        raise OpenQwQError(
+            "no model is named: give one, e.g. runs/demo/stage1 (see qwq models)"
+        )
     return open_model(
         options.model,
         options.engine,
@@ -257,7 +269,10 @@ def ask(talker: Talker, messages: Messages, hide_thinking: bool, as_json: bool) 
     if as_json and finish:
         detail = finish.detail and {"type": finish.detail[0], "message": finish.detail[1]}
         thinking = {} if hide_thinking else {"reasoning": writer.reasoning}
-        counts = {"completion": finish.completion_tokens, "reasoning": finish.reasoning_tokens}
+        counts = {
+            "completion": finish.completion_tokens,
+            "reasoning": finish.reasoning_tokens,
+        }
         end = {"finish_reason": finish.reason, "finish_details": detail, "tokens": counts}
         seconds = round(time.monotonic() - started, 3)
         whole = {**thinking, "content": writer.content, **end, "seconds": seconds}
@@ -270,7 +285,9 @@ def ask(talker: Talker, messages: Messages, hide_thinking: bool, as_json: bool) 
 def _warn(finish: Finish | None) -> None:
     if finish and finish.reason == "length":
         why = (
-            finish.detail[1] if finish.detail else "the reply was cut off (--max-tokens, --context)"
+            finish.detail[1]
+            if finish.detail
+            else "the reply was cut off (--max-tokens, --context)"
         )
         print(f"qwq: {why}", file=sys.stderr)
 
@@ -284,7 +301,9 @@ def question(
     Raises OpenQwQError for a file that cannot be read as text and where nothing is asked.
     """
     if len(words) > 1:
-        raise OpenQwQError(f"the question has several parts {list(words)}: put it in quotes")
+        raise OpenQwQError(
+            f"the question has several parts {list(words)}: put it in quotes"
+        )
     parts = []
     for file in files:
         name = "stdin" if str(file) == "-" else str(file)
@@ -297,7 +316,9 @@ def question(
             parts.append(piped)
     text = "\n\n".join([*parts, *words]).strip()
     if not text:
-        raise OpenQwQError("nothing is asked: give a question, a file with -f, or pipe one in")
+        raise OpenQwQError(
+            "nothing is asked: give a question, a file with -f, or pipe one in"
+        )
     first = [{"role": "system", "content": system}] if system else []
     return [*first, {"role": "user", "content": text}]
 
@@ -316,4 +337,6 @@ def _read(file: Path) -> str:
         data = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
         return data.decode().rstrip("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise OpenQwQError(f"cannot read {file} as text ({error}): choose another file") from error
+        raise OpenQwQError(
+            f"cannot read {file} as text ({error}): choose another file"
+        ) from error

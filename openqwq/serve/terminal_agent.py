@@ -36,7 +36,15 @@ from openqwq.serve.terminal_lines import Lines, open_lines
 from openqwq.types import Message, OpenQwQError, PromptTooLongError, SamplingParams, Tool
 
 CARD_LINES = 20
-OPTIONS = ("temperature", "top_p", "min_p", "top_k", "max_tokens", "seed", "thinking_budget")
+OPTIONS = (
+    "temperature",
+    "top_p",
+    "min_p",
+    "top_k",
+    "max_tokens",
+    "seed",
+    "thinking_budget",
+)
 _INVISIBLE = re.compile("[\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
 ENDS = {
     "steps": "the limit of steps (--steps) is reached",
@@ -60,7 +68,9 @@ class Screen:
 
     def __post_init__(self) -> None:
         piped = not self.out.is_terminal
-        self.side = Console(highlight=False, soft_wrap=True, stderr=True) if piped else self.out
+        self.side = (
+            Console(highlight=False, soft_wrap=True, stderr=True) if piped else self.out
+        )
 
     def show(self, entry: Asked | Event) -> None:
         """Print one entry; control characters of a model or a tool never reach the terminal."""
@@ -76,9 +86,8 @@ class Screen:
             case Called(call) if call is not None:
                 self._card(f"calls {call['name']}", _arguments(call["arguments"]), "cyan")
             case Returned(result):
-                title = (
-                    f"{result.name or 'malformed call'}: {result.status}, {result.seconds:.1f} s"
-                )
+                name = result.name or "malformed call"
+                title = f"{name}: {result.status}, {result.seconds:.1f} s"
                 self._card(title, result.text, "green" if result.status == "ok" else "red")
             case Ended(reason) if reason != "answer":
                 self.note(f"stopped: {ENDS[reason]}")
@@ -95,7 +104,11 @@ class Screen:
         before = signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
             while True:
-                said = input(f"Let it call {_safe(tool.name)}? yes, no, always: ").strip().lower()
+                said = (
+                    input(f"Let it call {_safe(tool.name)}? yes, no, always: ")
+                    .strip()
+                    .lower()
+                )
                 for answer in ("yes", "no", "always"):
                     if said and answer.startswith(said):
                         return answer
@@ -127,7 +140,9 @@ class Screen:
             lines[CARD_LINES:] = [f"... {len(lines) - CARD_LINES} more lines"]
         body = Text("\n".join(lines))
         title_text = Text(_safe(title))
-        self._line(self.side, Panel(body, title=title_text, title_align="left", style=colour))
+        self._line(
+            self.side, Panel(body, title=title_text, title_align="left", style=colour)
+        )
 
 
 def _safe(text: str) -> str:
@@ -159,12 +174,18 @@ def run_agent(options: Any) -> None:
         try:
             names = [name for name in options.tools.split(",") if name]
             asked = input if sys.stdin.isatty() else None  # by an MCP server
-            tools = runner.run(stack.enter_async_context(toolbox(names, options.mcp, asked)))
+            tools = runner.run(
+                stack.enter_async_context(toolbox(names, options.mcp, asked))
+            )
             unknown = sorted(set(options.allow) - tools.keys())
             if unknown:
                 known = ", ".join(tools) or "none"
-                raise OpenQwQError(f"--allow names the unknown tool {unknown[0]!r}: {known}")
-            approval = Approval({*options.allow}, screen.ask if sys.stdin.isatty() else None)
+                raise OpenQwQError(
+                    f"--allow names the unknown tool {unknown[0]!r}: {known}"
+                )
+            approval = Approval(
+                {*options.allow}, screen.ask if sys.stdin.isatty() else None
+            )
             params = SamplingParams(
                 options.temperature,
                 max_tokens=options.max_tokens,
@@ -197,7 +218,9 @@ class Conversation:
             check_options(options)
             self.params = replace(start, **options)
 
-        self.dialogue = Dialogue(apply, {}, OPTIONS, messages=self.messages, tools=descriptions)
+        self.dialogue = Dialogue(
+            apply, {}, OPTIONS, messages=self.messages, tools=descriptions
+        )
 
     def talk(self, runner: asyncio.Runner, lines: Lines | None = None) -> None:
         """Answer what `lines` (default: standard input) ask until they end."""

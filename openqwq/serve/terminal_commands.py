@@ -106,7 +106,10 @@ class Dialogue:
             case "/load":
                 self._load(_path(rest, "/load"))
             case "/tools":
-                print("\n".join(f"{tool}: {what}" for tool, what in self.tools.items()) or "none")
+                print(
+                    "\n".join(f"{tool}: {what}" for tool, what in self.tools.items())
+                    or "none"
+                )
             case "/copy":
                 self._copy()
             case "/exit":
@@ -151,7 +154,9 @@ class Dialogue:
         try:
             path.write_text(f"{row}\n", encoding="utf-8")
         except OSError as error:
-            raise OpenQwQError(f"cannot write {path} ({error}): name another file") from error
+            raise OpenQwQError(
+                f"cannot write {path} ({error}): name another file"
+            ) from error
         print(f"saved {len(self.messages)} messages as {path}")
 
     def _load(self, path: Path) -> None:
@@ -176,7 +181,9 @@ class Dialogue:
         if not answers:
             raise OpenQwQError("there is no answer to copy yet")
         if not sys.stdout.isatty():
-            raise OpenQwQError("standard output is not a terminal, so there is no clipboard")
+            raise OpenQwQError(
+                "standard output is not a terminal, so there is no clipboard"
+            )
         # OSC 52: the terminal's own clipboard, also at the other end of an ssh connection.
         coded = base64.b64encode(answers[-1].encode()).decode()
         print(f"\x1b]52;c;{coded}\x07copied {len(answers[-1])} characters")
@@ -195,7 +202,9 @@ def file_block(path: Path) -> str:
     try:
         text = path.read_text(encoding="utf-8").rstrip("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise OpenQwQError(f"cannot read {path} as text ({error}): choose another file") from error
+        raise OpenQwQError(
+            f"cannot read {path} as text ({error}): choose another file"
+        ) from error
     return fenced(text, str(path))
 
 

@@ -18,7 +18,9 @@ from openqwq.serve.reply import Finish, Piece
 
 # What a terminal would obey rather than show; a model's text may hold any of it.
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-_MATH = re.compile(r"\\\(.+?\\\)|\\\[.+?\\\]|\$\$.+?\$\$|\$[^$\n]+\$|\\boxed\{[^\n]*\}", re.DOTALL)
+_MATH = re.compile(
+    r"\\\(.+?\\\)|\\\[.+?\\\]|\$\$.+?\$\$|\$[^$\n]+\$|\\boxed\{[^\n]*\}", re.DOTALL
+)
 _FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})")
 _PUNCTUATION = re.compile(r"([\\`*_{}\[\]()#+\-.!|<>~$^&])")
 
@@ -106,7 +108,9 @@ class MarkdownWriter:
         now = time.monotonic()
         first = self._first or now
         seconds = max(now - first, 1e-3)
-        thinking = f" ({finish.reasoning_tokens} thinking)" if finish.reasoning_tokens else ""
+        thinking = (
+            f" ({finish.reasoning_tokens} thinking)" if finish.reasoning_tokens else ""
+        )
         speed = f"{finish.completion_tokens / seconds:.1f} tokens/s"
         wait = f"first after {first - self._started:.1f} s"
         return f"{finish.completion_tokens} tokens{thinking} · {speed} · {wait}"

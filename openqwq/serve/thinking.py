@@ -17,7 +17,9 @@ EFFORTS = {
 }  # thinking tokens
 _OURS = {"messages", "tools", "add_generation_prompt"}  # variables of every chat template
 LEAST_ANSWER = 8  # tokens to close the thinking and to say something
-ANSWER_TOKENS = 1024  # kept for the answer next to a thinking budget, or a quarter of a small limit
+ANSWER_TOKENS = (
+    1024  # kept for the answer next to a thinking budget, or a quarter of a small limit
+)
 
 
 def thinking_budget(body: Mapping[str, Any], max_tokens: int) -> int | None:
@@ -29,14 +31,18 @@ def thinking_budget(body: Mapping[str, Any], max_tokens: int) -> int | None:
     wanted = dict(_spelled(body))
     if len(set(wanted.values())) > 1:
         fields = " and ".join(wanted)
-        raise ApiError(400, f"{fields} ask for different amounts of thinking: give one", fields)
+        raise ApiError(
+            400, f"{fields} ask for different amounts of thinking: give one", fields
+        )
     if not wanted:
         return None
     (budget,) = set(wanted.values())
     if max_tokens <= LEAST_ANSWER:
         if budget == 0:
             return None
-        text = f"max_tokens is {max_tokens}: a thinking budget needs more than {LEAST_ANSWER}"
+        text = (
+            f"max_tokens is {max_tokens}: a thinking budget needs more than {LEAST_ANSWER}"
+        )
         raise ApiError(400, text, "max_tokens")
     reserved = max(LEAST_ANSWER, min(ANSWER_TOKENS, max_tokens // 4))
     return min(budget, max_tokens - reserved)

@@ -11,7 +11,16 @@ from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from openqwq.agent.call import CallResult
-from openqwq.agent.loop import Agent, Budgets, Called, Content, Ended, Event, Returned, Thinking
+from openqwq.agent.loop import (
+    Agent,
+    Budgets,
+    Called,
+    Content,
+    Ended,
+    Event,
+    Returned,
+    Thinking,
+)
 from openqwq.agent.toolbox import toolbox
 from openqwq.engine.open import OpenedModel
 from openqwq.serve.history import messages
@@ -28,7 +37,12 @@ from openqwq.types import (
     ToolCall,
 )
 
-_NEUTRAL = {"stop": [], "logprobs": False, "tool_choice": "auto", "parallel_tool_calls": True}
+_NEUTRAL = {
+    "stop": [],
+    "logprobs": False,
+    "tool_choice": "auto",
+    "parallel_tool_calls": True,
+}
 _NEUTRAL |= {"ignore_eos": False}
 STEPS = 16  # replies of one run at most
 _CUT = {
@@ -130,7 +144,10 @@ class _Counting:
         return await self.generator.generate(prompt_ids, params, n)
 
     async def stream(
-        self, prompt_ids: Sequence[int], params: SamplingParams, steering: Steering | None = None
+        self,
+        prompt_ids: Sequence[int],
+        params: SamplingParams,
+        steering: Steering | None = None,
     ) -> AsyncIterator[TokenEvent]:
         """See `Generate.stream`."""
         self.prompt_tokens += len(prompt_ids)
@@ -180,9 +197,15 @@ class _Pieces:
 
     def _called(self, call: ToolCall | None) -> Piece:
         self.calls += 1
-        name, arguments = (call["name"], call["arguments"]) if call else ("malformed call", {})
+        name, arguments = (
+            (call["name"], call["arguments"]) if call else ("malformed call", {})
+        )
         step: dict[str, Any]
-        step = {"id": f"step_{self.prefix}_{self.calls}", "name": name, "arguments": arguments}
+        step = {
+            "id": f"step_{self.prefix}_{self.calls}",
+            "name": name,
+            "arguments": arguments,
+        }
         step.update({"result": None, "error": False, "seconds": None})
         self.waiting.append((call, step))
         return Piece("tool_step", step=step)

@@ -16,7 +16,9 @@ from openqwq.types import Message, OpenQwQError, ToolCall
 Form = Literal["expression", "pair", "list", "operation"]
 FORMS: tuple[Form, ...] = ("expression", "pair", "list", "operation")
 SIGNS = {"add": "+", "subtract": "-", "multiply": "*", "divide": "/"}
-COINED_SHARE = 0.6  # of the names and arguments: made of syllables, so that they must be copied
+COINED_SHARE = (
+    0.6  # of the names and arguments: made of syllables, so that they must be copied
+)
 SYLLABLES = tuple(f"{first}{then}" for first in "bcdfghjklmnpqrstvwxyz" for then in "aeiou")
 
 
@@ -37,8 +39,28 @@ class Wordings:
 
 
 SEEN = Wordings(
-    verbs=("calculate", "compute", "evaluate", "solve", "eval", "calc", "get", "run", "do", "math"),
-    nouns=("expression", "math", "numbers", "arithmetic", "result", "formula", "sum", "value"),
+    verbs=(
+        "calculate",
+        "compute",
+        "evaluate",
+        "solve",
+        "eval",
+        "calc",
+        "get",
+        "run",
+        "do",
+        "math",
+    ),
+    nouns=(
+        "expression",
+        "math",
+        "numbers",
+        "arithmetic",
+        "result",
+        "formula",
+        "sum",
+        "value",
+    ),
     syllables=SYLLABLES[0::4] + SYLLABLES[1::4] + SYLLABLES[2::4],
     descriptions=(
         "",
@@ -51,7 +73,13 @@ SEEN = Wordings(
         "Returns the value as a string.",
     ),
     texts=("expression", "expr", "formula", "input", "text", "problem", "query", "code"),
-    numbers=(("x", "y"), ("first", "second"), ("left", "right"), ("num1", "num2"), ("n", "m")),
+    numbers=(
+        ("x", "y"),
+        ("first", "second"),
+        ("left", "right"),
+        ("num1", "num2"),
+        ("n", "m"),
+    ),
     lists=("numbers", "values", "items", "terms"),
     operations=("operation", "op", "kind", "method"),
     hints=("", "", "what to calculate", "a number", "given in digits", "required"),
@@ -66,8 +94,25 @@ SEEN = Wordings(
     ),
 )
 UNSEEN = Wordings(
-    verbs=("perform", "multiply", "determine", "process", "work_out", "find", "obtain", "crunch"),
-    nouns=("calculation", "product", "equation", "figures", "digits", "quantity", "outcome"),
+    verbs=(
+        "perform",
+        "multiply",
+        "determine",
+        "process",
+        "work_out",
+        "find",
+        "obtain",
+        "crunch",
+    ),
+    nouns=(
+        "calculation",
+        "product",
+        "equation",
+        "figures",
+        "digits",
+        "quantity",
+        "outcome",
+    ),
     syllables=SYLLABLES[3::4],
     descriptions=(
         "Performs a calculation and gives back what comes out.",
@@ -190,7 +235,9 @@ def any_calculator(rng: random.Random, wordings: Wordings) -> Calculator:
     function = {"name": name, "description": described, "parameters": parameters}
     specification = {"type": "function", "function": function}
     answers = [
-        text for text in wordings.answers if form in ("pair", "operation") or "{a}" not in text
+        text
+        for text in wordings.answers
+        if form in ("pair", "operation") or "{a}" not in text
     ]
     return Calculator(specification, form, arguments, rng.choice(answers))
 
@@ -262,7 +309,12 @@ def _parameters(
     required = list(properties)
     if style == "titled":
         title = f"{name}Arguments"
-        return {"properties": properties, "required": required, "title": title, "type": "object"}
+        return {
+            "properties": properties,
+            "required": required,
+            "title": title,
+            "type": "object",
+        }
     parameters: dict[str, Any] = {"type": "object"}
     parameters |= {"properties": properties, "required": required}
     if rng.random() < 0.5:

@@ -84,7 +84,8 @@ def read_answer(value: Any, field: str, pattern: re.Pattern[str] | None) -> str:
         found = [match[1] for match in pattern.finditer(text)]
         if not found:
             raise RowError(
-                "answer_pattern", f"{pattern.pattern!r} finds nothing in {field} {text[-80:]!r}"
+                "answer_pattern",
+                f"{pattern.pattern!r} finds nothing in {field} {text[-80:]!r}",
             )
         text = found[-1] or ""
     elif GSM8K_END in text:
@@ -165,7 +166,9 @@ def read_rules(value: Any, field: str) -> tuple[Rule, ...]:
         names = _list(value.get("instruction_id_list"))
         given = _list(value.get("kwargs")) or [{}] * len(names)
         if len(names) != len(given):
-            raise RowError(field, f"there are {len(names)} rules and {len(given)} of arguments")
+            raise RowError(
+                field, f"there are {len(names)} rules and {len(given)} of arguments"
+            )
         value = []
         for name, arguments in zip(names, given, strict=True):
             value.append({"id": name, "arguments": arguments})
@@ -175,7 +178,9 @@ def read_rules(value: Any, field: str) -> tuple[Rule, ...]:
     rules: list[Rule] = []
     for each in value:
         if not isinstance(each, Mapping) or not isinstance(each.get("id"), str):
-            raise RowError(field, f"a rule is {each!r:.80}: it must have an id and arguments")
+            raise RowError(
+                field, f"a rule is {each!r:.80}: it must have an id and arguments"
+            )
         arguments = from_json(each.get("arguments"))
         rules.append(Rule(each["id"], without_nulls(arguments or {})))
     return tuple(rules)

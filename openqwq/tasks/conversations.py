@@ -77,10 +77,14 @@ def split_at_reply(
     if messages[-1]["role"] == "assistant":
         first = replies[0]
         if first == 0:
-            raise RowError(field, "it begins with the assistant: put the user's turn before it")
+            raise RowError(
+                field, "it begins with the assistant: put the user's turn before it"
+            )
         return tuple(messages[:first]), tuple(messages[first:])
     if messages[-1]["role"] == "system":
-        raise RowError(field, "it ends with a system turn: end with the user's or the assistant's")
+        raise RowError(
+            field, "it ends with a system turn: end with the user's or the assistant's"
+        )
     return tuple(messages), ()
 
 
@@ -119,7 +123,9 @@ def _object(value: Any) -> Mapping[str, Any]:
 
 def _read_turn(turn: Any, field: str) -> Message:
     if not isinstance(turn, Mapping):
-        raise RowError(field, f"it is {turn!r:.80}: a turn is an object with role and content")
+        raise RowError(
+            field, f"it is {turn!r:.80}: a turn is an object with role and content"
+        )
     named = turn.get("role") or turn.get("from")
     role = ROLES.get(str(named).lower())
     if role is None:
@@ -152,7 +158,9 @@ def _read_content(content: Any, field: str) -> str:
         for part in content:
             text = part.get("text") if isinstance(part, Mapping) else part
             if not isinstance(text, str):
-                raise RowError(field, f"a part is {part!r:.80}: only text can be trained on")
+                raise RowError(
+                    field, f"a part is {part!r:.80}: only text can be trained on"
+                )
             texts.append(text)
         return "".join(texts)
     raise RowError(field, f"the content is {content!r:.80}: it must be a text")
@@ -164,7 +172,8 @@ def _add_thinking(message: Message, turn: Mapping[str, Any], field: str) -> None
         return
     if len(set(apart)) > 1 or "reasoning_content" in message:
         raise RowError(
-            field, "the thinking stands in two places: keep it in reasoning_content or in <think>"
+            field,
+            "the thinking stands in two places: keep it in reasoning_content or in <think>",
         )
     message["reasoning_content"] = apart[0].strip("\n")
 
@@ -201,6 +210,7 @@ def _read_call(call: Any, field: str) -> ToolCall:
         arguments = {}
     if not isinstance(name, str) or not isinstance(arguments, dict):
         raise RowError(
-            field, f"a call is {call!r:.80}: it must have a name and arguments, a JSON object"
+            field,
+            f"a call is {call!r:.80}: it must have a name and arguments, a JSON object",
         )
     return ToolCall(name=name, arguments=arguments)

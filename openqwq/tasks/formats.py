@@ -157,10 +157,14 @@ class RowReader:
 
     def _asked(self, row: Row) -> Asked:
         if "messages" in self._templates:
-            return self._recorded(self._fill("messages", row), f"{self._path}.messages", "template")
+            return self._recorded(
+                self._fill("messages", row), f"{self._path}.messages", "template"
+            )
         if "prompt" in self._templates:
             template = self._templates["prompt"]
-            return _question(template.fill(row), template.key, "template", template.values(row))
+            return _question(
+                template.fill(row), template.key, "template", template.values(row)
+            )
 
         column = find_column(row, CHATS)
         if column is not None:
@@ -189,13 +193,16 @@ class RowReader:
             return ()
         if isinstance(row.get("label"), bool):
             raise RowError(
-                "label", "single ratings (KTO) cannot be learned: pair them as chosen and rejected"
+                "label",
+                "single ratings (KTO) cannot be learned: pair them as chosen and rejected",
             )
         value = row[column]
         turns = _turns_or_text(value)
         if isinstance(turns, str):
             if not turns.strip():
-                raise RowError(column, "the completion is empty: give it, or leave the row out")
+                raise RowError(
+                    column, "the completion is empty: give it, or leave the row out"
+                )
             return (said_by("assistant", turns, column),)
         chat = read_chat(turns, column)
         if chat[-1]["role"] != "assistant":
@@ -253,7 +260,9 @@ class RowReader:
 
     def _rules(self, row: Row) -> tuple[Rule, ...]:
         value = self._fill("rules", row)
-        return find_rules(row) if value is None else read_rules(value, f"{self._path}.rules")
+        return (
+            find_rules(row) if value is None else read_rules(value, f"{self._path}.rules")
+        )
 
     def _tools(self, row: Row) -> tuple[Mapping[str, Any], ...]:
         value = self._fill("tools", row)
@@ -302,7 +311,9 @@ def _question(value: Any, field: str, form: str, raw: Sequence[Any]) -> Asked:
     prompt = read_chat(turns, field)
     if prompt[-1]["role"] in ("assistant", "system"):
         role = prompt[-1]["role"]
-        raise RowError(field, f"it ends with the {role}'s turn: a prompt ends with the user's")
+        raise RowError(
+            field, f"it ends with the {role}'s turn: a prompt ends with the user's"
+        )
     return Asked(form, prompt, _contents(prompt))
 
 
@@ -358,7 +369,9 @@ def _pair(better: Any, worse: Any, prompt: Messages) -> tuple[Messages, Messages
         if not chat[-1]["content"].strip() and "tool_calls" not in chat[-1]:
             raise RowError(side, "its last turn is empty: give it, or leave the row out")
     if left[:-1] != right[:-1]:
-        raise RowError("rejected", "chosen and rejected answer different chats: give one prompt")
+        raise RowError(
+            "rejected", "chosen and rejected answer different chats: give one prompt"
+        )
     if left == right:
         raise RowError("rejected", "chosen and rejected are equal: leave the row out")
     return left, right
@@ -371,7 +384,9 @@ def _continued(prompt: Messages, chat: Messages, field: str) -> Messages:
     asked = _without_system(prompt)
     said = _without_system(chat)
     if said[: len(asked)] != asked:
-        raise RowError(field, "it begins with another prompt than the row's: give one prompt")
+        raise RowError(
+            field, "it begins with another prompt than the row's: give one prompt"
+        )
     system = [message for message in prompt if message["role"] == "system"]
     return (*system, *said) if system else chat
 

@@ -76,7 +76,9 @@ def gym(dataset: str, **options: Any) -> Source:
     try:
         entries = reasoning_gym.create_dataset(dataset, size=2**31 - 1, seed=0, **options)
     except (ValueError, TypeError, AssertionError) as error:
-        raise OpenQwQError(f"reasoning-gym refuses {dataset!r} with {options}: {error}") from error
+        raise OpenQwQError(
+            f"reasoning-gym refuses {dataset!r} with {options}: {error}"
+        ) from error
     thinking = THINKING.get(dataset, _none)
 
     def draw(rng: random.Random) -> Problem:
@@ -84,7 +86,12 @@ def gym(dataset: str, **options: Any) -> Source:
         question = entry["question"]
         answer = str(entry["answer"])
         return Problem(
-            question, question, thinking(entry), answer, answer, GymEntry(plain_entry(entry))
+            question,
+            question,
+            thinking(entry),
+            answer,
+            answer,
+            GymEntry(plain_entry(entry)),
         )
 
     return Source(dataset, "gym", draw)
@@ -110,7 +117,11 @@ class GymVerifier(AbstractAsyncContextManager["GymVerifier"]):
     """
 
     def __init__(
-        self, thinking: bool = True, workers: int = 1, deadline: float = 10.0, memory: int = 2**31
+        self,
+        thinking: bool = True,
+        workers: int = 1,
+        deadline: float = 10.0,
+        memory: int = 2**31,
     ) -> None:
         self._thinking = thinking
         self._pool = JudgePool("openqwq.tasks.gym_worker", workers, deadline, memory)
@@ -124,7 +135,9 @@ class GymVerifier(AbstractAsyncContextManager["GymVerifier"]):
         if reply is None:
             return Score(0.0, "truncated", detail="no </think>")
         if len(reply) > MAX_CHARACTERS:
-            return Score(0.0, "wrong", detail=f"the answer is over {MAX_CHARACTERS} characters")
+            return Score(
+                0.0, "wrong", detail=f"the answer is over {MAX_CHARACTERS} characters"
+            )
         if not isinstance(task.reference, GymEntry):
             return Score(0.0, "error", detail=f"task {task.id!r} is not of reasoning-gym")
         entry = encode(task.reference.entry)

@@ -34,7 +34,11 @@ def read_tests(value: Any, field: str, row: Mapping[str, Any]) -> CodeTests:
     """
     value = from_json(value)
     entry_point = find_entry_point(row)
-    if isinstance(value, list | tuple) and value and all(isinstance(each, str) for each in value):
+    if (
+        isinstance(value, list | tuple)
+        and value
+        and all(isinstance(each, str) for each in value)
+    ):
         value = "\n".join(value)
     if isinstance(value, str):
         return _script(value, entry_point, field, row)
@@ -45,7 +49,9 @@ def read_tests(value: Any, field: str, row: Mapping[str, Any]) -> CodeTests:
         if "form" in value or "cases" in value or "script" in value:
             return _own(value, entry_point, field, row)
         return _columns(value, entry_point, field)
-    raise RowError(field, f"the tests are {value!r:.80}: give a list, an object or test code")
+    raise RowError(
+        field, f"the tests are {value!r:.80}: give a list, an object or test code"
+    )
 
 
 def contest_tests(row: Mapping[str, Any]) -> CodeTests:
@@ -132,7 +138,9 @@ def _in_class(name: str, row: Mapping[str, Any]) -> str:
     return name
 
 
-def _script(script: str, entry_point: str | None, field: str, row: Mapping[str, Any]) -> CodeTests:
+def _script(
+    script: str, entry_point: str | None, field: str, row: Mapping[str, Any]
+) -> CodeTests:
     if not script.strip():
         raise RowError(field, "the tests are empty: give them, or leave the row out")
     setup = _setup(row)
@@ -149,7 +157,9 @@ def _script(script: str, entry_point: str | None, field: str, row: Mapping[str, 
         entry_point = entry_point.replace("()", "")
 
     if entry_point is None:
-        raise RowError(field, "nothing says which function is tested: add a column entry_point")
+        raise RowError(
+            field, "nothing says which function is tested: add a column entry_point"
+        )
     if "def check(" in script and not re.search(r"^check\(", script, re.MULTILINE):
         script = f"{script}\n\ncheck(candidate)"
     return CodeTests("script", entry_point=entry_point, script=script, setup=setup)
@@ -207,9 +217,13 @@ def _columns(value: Mapping[str, Any], entry_point: str | None, field: str) -> C
     if not isinstance(givens, list | tuple) or not isinstance(wanteds, list | tuple):
         return _pairs([value], entry_point, field)
     if len(givens) != len(wanteds):
-        raise RowError(field, f"it has {len(givens)} inputs and {len(wanteds)} outputs: pair them")
+        raise RowError(
+            field, f"it has {len(givens)} inputs and {len(wanteds)} outputs: pair them"
+        )
     form: TestForm = "call" if entry_point else "stdin"
-    if form == "call" and all(map(_is_list_of_one, wanteds)):  # as APPS keeps results of calls
+    if form == "call" and all(
+        map(_is_list_of_one, wanteds)
+    ):  # as APPS keeps results of calls
         wanteds = [each[0] for each in wanteds]
     cases: list[TestCase] = []
     for given, wanted in zip(givens, wanteds, strict=True):
@@ -234,7 +248,9 @@ def _own(
         )
     form = given.pop("form", "script" if "script" in given else "stdin")
     if form not in FORMS:
-        raise RowError(f"{field}.form", f"it is {form!r}: it must be one of {', '.join(FORMS)}")
+        raise RowError(
+            f"{field}.form", f"it is {form!r}: it must be one of {', '.join(FORMS)}"
+        )
     entry_point = given.pop("entry_point", entry_point)
     cases = given.pop("cases", ())
     script = given.pop("script", None)
@@ -289,4 +305,6 @@ def _one_of(value: Mapping[str, Any], names: Sequence[str], field: str) -> Any:
     for name in names:
         if value.get(name) is not None:
             return value[name]
-    raise RowError(field, f"a test has {', '.join(value)}: it must have one of {', '.join(names)}")
+    raise RowError(
+        field, f"a test has {', '.join(value)}: it must have one of {', '.join(names)}"
+    )

@@ -21,7 +21,9 @@ ENOUGH = 5  # words that the user of `topics` wants
 TOO_MANY = 8  # words that tire him
 
 
-def _exactly(rule: str, relation: str, number: str, count: int, **more: object) -> list[Rule]:
+def _exactly(
+    rule: str, relation: str, number: str, count: int, **more: object
+) -> list[Rule]:
     """IFEval's rules bound a count from one side: two of them fix it."""
     from_below = Rule(rule, {relation: "at least", number: count, **more})
     from_above = Rule(rule, {relation: "less than", number: count + 1, **more})
@@ -36,7 +38,9 @@ def instructions(min_words: int, max_words: int) -> Source:
     `WORDS`: random ones would be noise to learn. What is said at once is often a word off.
     """
     if min_words < 4:
-        raise OpenQwQError(f"min_words of instructions is {min_words}: it must be at least 4")
+        raise OpenQwQError(
+            f"min_words of instructions is {min_words}: it must be at least 4"
+        )
 
     def draw(rng: random.Random) -> Problem:
         count = rng.randint(min_words, max_words)
@@ -47,7 +51,9 @@ def instructions(min_words: int, max_words: int) -> Source:
         if form != "bullets":
             kinds.append("begin")
         chosen = rng.sample(kinds, rng.randint(1, 2))
-        chosen.sort(key=lambda kind: kind != "twice")  # it changes the first word, so it goes first
+        chosen.sort(
+            key=lambda kind: kind != "twice"
+        )  # it changes the first word, so it goes first
 
         wishes = [f"Write {count} words."]
         rules: list[Rule] = []
@@ -63,7 +69,9 @@ def instructions(min_words: int, max_words: int) -> Source:
 
         off = _a_word_off(words, rng)
         hasty, *_ = _formatted(form, off if rng.random() < HASTE else words)
-        return Problem(question, question, thinking, answer, rules=tuple(rules), hasty=hasty)
+        return Problem(
+            question, question, thinking, answer, rules=tuple(rules), hasty=hasty
+        )
 
     return Source("instructions", "instructions", draw)
 
@@ -105,7 +113,9 @@ def _formatted(form: str, words: list[str]) -> tuple[str, list[str], list[Rule]]
         case "quotes":
             return f'"{" ".join(words)}"', ["In quotes."], [Rule("startend:quotation", {})]
         case "bullets":
-            rule = Rule("detectable_format:number_bullet_lists", {"num_bullets": len(words)})
+            rule = Rule(
+                "detectable_format:number_bullet_lists", {"num_bullets": len(words)}
+            )
             return "\n".join(f"- {word}" for word in words), ["As bullets."], [rule]
     return " ".join(words), [], []
 
@@ -128,9 +138,8 @@ def topics(min_words: int, max_words: int) -> Source:
         seen = TOPICS[places[0]] + TOPICS[places[1]]
         hated = rng.sample(seen, 2)
         good = [word for word in seen if word not in hated]
-        question = (
-            f"I visit the {' and the '.join(places)}. I hate {' and '.join(hated)}. What do I see?"
-        )
+        visited = " and the ".join(places)
+        question = f"I visit the {visited}. I hate {' and '.join(hated)}. What do I see?"
         thoughts: list[str] = []
         for place in places:
             thoughts.append(place)

@@ -52,6 +52,8 @@ def build_source(name: str, options: Mapping[str, Any]) -> Source:
 
 
 def _gym(**options: Any) -> Source:
-    from openqwq.tasks.gym import gym  # imports a hundred datasets: only where one is asked for
+    from openqwq.tasks.gym import (
+        gym,
+    )  # imports a hundred datasets: only where one is asked for
 
     return gym(**options)

@@ -127,8 +127,14 @@ def open_rows(
             "rows out with --skip-bad-rows"
         )
     if not records and not held_out:
-        first = f"; the first of them: {opener.skipped[0]}" if opener.skipped else ": give it some"
-        raise OpenQwQError(f"data.{name}: {config.rows} has no rows that can be used{first}")
+        first = (
+            f"; the first of them: {opener.skipped[0]}"
+            if opener.skipped
+            else ": give it some"
+        )
+        raise OpenQwQError(
+            f"data.{name}: {config.rows} has no rows that can be used{first}"
+        )
 
     if isinstance(config.held_out, float):
         held_out, records = split_by_hash(records, config.held_out, _problem)
@@ -139,7 +145,9 @@ def open_rows(
             )
     kept = records[: config.limit]
     beyond = len(records) - len(kept)
-    return RowTable(name, kept, held_out, tuple(opener.skipped), beyond, opener.counts[config.rows])
+    return RowTable(
+        name, kept, held_out, tuple(opener.skipped), beyond, opener.counts[config.rows]
+    )
 
 
 def require_apart(trained: Iterable[RowTable], held_out: Iterable[RowTable]) -> None:
@@ -187,7 +195,8 @@ class _Opener:
                 identity = reading.identity or f"{prefix}{number}"
                 if identity in ids:
                     raise RowError(
-                        "id", f"{identity!r} is also that of row {ids[identity].number}: ids differ"
+                        "id",
+                        f"{identity!r} is also that of row {ids[identity].number}: ids differ",
                     )
                 ids[identity] = place
                 records.append(self._record(place, identity, reading, row))
@@ -203,9 +212,8 @@ class _Opener:
         apart: list[Record] = []
         for record in records:
             if record.problem in kept:
-                reason = (
-                    f"held_out: it asks the same as the held-out {kept[record.problem]}: remove one"
-                )
+                twin = kept[record.problem]
+                reason = f"held_out: it asks the same as the held-out {twin}: remove one"
                 self.skipped.append(SkippedRow(record.place, reason))
             else:
                 apart.append(record)

@@ -115,7 +115,9 @@ def _task(source: Source, problem: Problem, worked: bool) -> Task:
     for turn in problem.turns:
         solution = completion_of(turn.reply.get("reasoning_content", ""), _said(turn.reply))
         earlier.append(replace(task, messages=tuple(history), solution=solution))
-        shown = {key: value for key, value in turn.reply.items() if key != "reasoning_content"}
+        shown = {
+            key: value for key, value in turn.reply.items() if key != "reasoning_content"
+        }
         history += [cast(Message, shown), *turn.answers]
 
     solution = completion_of(problem.thinking, problem.reply)

@@ -97,11 +97,15 @@ def training_texts(tables: Iterable[Table], count: int, seed: str) -> Iterator[s
         for task in training_tasks(table, count, seed):
             yield task_text(task)
         for pair in table.pairs[:count]:
-            yield " ".join(message["content"] for message in (*pair.chosen, pair.rejected[-1]))
+            yield " ".join(
+                message["content"] for message in (*pair.chosen, pair.rejected[-1])
+            )
 
 
 def task_text(task: Task) -> str:
     """All that a task shows or teaches, as one text."""
     turns = (*task.messages, *task.demonstration)
-    texts = [f"{turn.get('reasoning_content', '')} {turn['content']}".strip() for turn in turns]
+    texts = [
+        f"{turn.get('reasoning_content', '')} {turn['content']}".strip() for turn in turns
+    ]
     return " ".join([*texts, task.solution or ""]).strip()

@@ -29,7 +29,9 @@ class ContentParser:
         self._buffer += text
         deltas: list[Delta] = []
         while self._buffer or (final and self._reader):
-            if not (self._read(deltas, final) if self._reader else self._look(deltas, final)):
+            if not (
+                self._read(deltas, final) if self._reader else self._look(deltas, final)
+            ):
                 break
         if final and self._newlines and not self._ends_with_call:
             deltas.append(Delta("content", self._newlines))
@@ -47,7 +49,9 @@ class ContentParser:
                 raw = self._newlines + delta.raw
                 self._newlines = ""
                 self._started = True
-                delta = Delta(delta.kind, delta.text, index=delta.index, raw=raw, fault=delta.fault)
+                delta = Delta(
+                    delta.kind, delta.text, index=delta.index, raw=raw, fault=delta.fault
+                )
             self._ends_with_call = delta.kind != "malformed_call"
             deltas.append(delta)
         self._calls = reader.calls
@@ -82,7 +86,9 @@ class ContentParser:
             self._say(deltas, text[: found.start()])
             start = text[found.start() :]
             at = found.end() - found.start()
-            self._reader = CallReader(syntax, start, at, self._calls, self._pieces, bare=False)
+            self._reader = CallReader(
+                syntax, start, at, self._calls, self._pieces, bare=False
+            )
             self._buffer = ""
             self._may_be_bare = False
             return self._read(deltas, final)
@@ -92,7 +98,9 @@ class ContentParser:
         return False
 
     def _say(self, deltas: list[Delta], text: str) -> None:
-        text = self._newlines + (self._syntax.markers.decode(text) if self._syntax else text)
+        text = self._newlines + (
+            self._syntax.markers.decode(text) if self._syntax else text
+        )
         if not self._started:
             text = text.lstrip("\n")
         body = text.rstrip("\n")

@@ -22,7 +22,9 @@ OBJECT = re.compile(
     r"[^}]*\}(?:\s*\])?"
 )
 NAMED = re.compile(rf'{NAME}(?P<between>[^{{]*)\{{"probe_key": ?"{VALUE}"\}}')
-FIRST_MARKER = 0xD800  # lone surrogates, which no decoded text holds, stand for marker tokens
+FIRST_MARKER = (
+    0xD800  # lone surrogates, which no decoded text holds, stand for marker tokens
+)
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,9 @@ class CallForm:
     is_list: bool = False
     has_ids: bool = False  # each call carries an id, as Mistral's do
     one_a_turn: bool = False
-    in_text: bool = False  # the template shows no calls: prompts hold their tags as plain text
+    in_text: bool = (
+        False  # the template shows no calls: prompts hold their tags as plain text
+    )
 
 
 @dataclass(frozen=True)

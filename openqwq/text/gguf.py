@@ -99,7 +99,9 @@ def _bpe(
     try:
         return models.BPE(vocabulary, merges, ignore_merges=whole_words)
     except Exception as error:  # `tokenizers` raises bare Exception
-        raise OpenQwQError(f"{source} has unusable merges ({error}): convert it again") from error
+        raise OpenQwQError(
+            f"{source} has unusable merges ({error}): convert it again"
+        ) from error
 
 
 class ForeignTokenizer(Tokenizer):
@@ -128,7 +130,9 @@ class ForeignTokenizer(Tokenizer):
 
     def backend_json(self) -> str:
         """There is none; raises OpenQwQError."""
-        raise OpenQwQError(f"the tokenizer of {self.source} is llama.cpp's: it cannot be saved")
+        raise OpenQwQError(
+            f"the tokenizer of {self.source} is llama.cpp's: it cannot be saved"
+        )
 
     def encode(self, text: str, allow_special: bool = False) -> list[int]:
         """Token ids of `text`; text like `<think>` becomes a marker only if `allow_special`."""
@@ -233,12 +237,16 @@ def to_metadata(tokenizer: Tokenizer, model_vocab_size: int) -> dict[str, Any]:
 def _strings(metadata: Mapping[str, Any], name: str, source: str) -> list[str]:
     value = metadata.get(f"tokenizer.ggml.{name}")
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise OpenQwQError(f"{source} has no tokenizer.ggml.{name}: convert it with its tokenizer")
+        raise OpenQwQError(
+            f"{source} has no tokenizer.ggml.{name}: convert it with its tokenizer"
+        )
     return value
 
 
 def _pre_tokenizer(pre: str) -> pre_tokenizers.PreTokenizer:
-    to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=pre in SMOLLM + GPT2)
+    to_bytes = pre_tokenizers.ByteLevel(
+        add_prefix_space=False, use_regex=pre in SMOLLM + GPT2
+    )
     if pre in GPT2:
         return to_bytes
     if pre in SMOLLM:
@@ -274,6 +282,9 @@ def _steps(pre_tokenizer: Mapping[str, Any] | None) -> Iterator[dict[str, Any]]:
             for step in steps:
                 yield from _steps(step)
         case {"type": "ByteLevel"}:
-            yield {name: pre_tokenizer[name] for name in ("type", "add_prefix_space", "use_regex")}
+            yield {
+                name: pre_tokenizer[name]
+                for name in ("type", "add_prefix_space", "use_regex")
+            }
         case _:
             yield dict(pre_tokenizer)

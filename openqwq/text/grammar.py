@@ -21,7 +21,11 @@ _BLANKS = {"whitespace_pattern": r"[ \n]{1,24}"}
 _NO_ARGUMENTS = {"type": "object", "additionalProperties": False}
 # Of what no grammar can enforce, the model is trusted with what is not strict.
 _LOOSE = {"lenient": True, "coerce_one_of": True}
-_TEMPLATE_FORM = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+_TEMPLATE_FORM = {
+    "whitespace_flexible": False,
+    "item_separator": ", ",
+    "key_separator": ": ",
+}
 
 
 def json_grammar(schema: Mapping[str, Any]) -> str:
@@ -48,7 +52,9 @@ def tool_call_grammar(
     model, but not those of a `strict` tool. Raises OpenQwQError for them and for a bad schema.
     """
     if not tools:
-        raise OpenQwQError("a tool call is required but there are no tools: give at least one")
+        raise OpenQwQError(
+            "a tool call is required but there are no tools: give at least one"
+        )
     form = call_form(tokenizer)
     rules: dict[str, str] = {}
     calls: list[str] = []
@@ -58,7 +64,9 @@ def tool_call_grammar(
         if not function.get("strict"):
             schema = {**schema, "x-guidance": {**_LOOSE, **_guidance(schema)}}
         between = _with_markers(tokenizer, form.between)
-        calls.append(_call(f"arguments_{number}", function["name"], schema, form, rules, between))
+        calls.append(
+            _call(f"arguments_{number}", function["name"], schema, form, rules, between)
+        )
     rules["call"] = " | ".join(f"({call})" for call in calls)
     start = _around("call", form, parallel and not form.one_a_turn, tokenizer)
     if answer is not None:
@@ -97,7 +105,9 @@ def _call(
     return f'{head} {rule} "}}"'
 
 
-def _parameter(rule: str, key: str, schema: Mapping[str, Any], rules: dict[str, str]) -> str:
+def _parameter(
+    rule: str, key: str, schema: Mapping[str, Any], rules: dict[str, str]
+) -> str:
     """A parameter between tags: text as it is, anything else as JSON."""
     declared = schema["properties"][key]
     value = "/[^<]*/"
@@ -118,11 +128,15 @@ def _keywords(rule: str, schema: Mapping[str, Any], rules: dict[str, str]) -> st
     optional = ""
     if written:
         optional = f'(", " {written})?' if required else f"({written})?"
-    given = [f"{_text(key + '=')} {_part_rule(rule, key, schema, rules)}" for key in required]
+    given = [
+        f"{_text(key + '=')} {_part_rule(rule, key, schema, rules)}" for key in required
+    ]
     return ' ", " '.join(given) + f" {optional}"
 
 
-def _part_rule(rule: str, key: str, schema: Mapping[str, Any], rules: dict[str, str]) -> str:
+def _part_rule(
+    rule: str, key: str, schema: Mapping[str, Any], rules: dict[str, str]
+) -> str:
     """The rule of one argument; references still lead into the whole schema."""
     name = f"{rule}_{len(rules)}"
     part: dict[str, Any] = {"x-guidance": _guidance(schema)}
@@ -140,7 +154,9 @@ def _below(schema: Any, place: str) -> Any:
         return [_below(each, place) for each in schema]
     if not isinstance(schema, Mapping):
         return schema
-    moved = {key: _below(value, place) for key, value in schema.items() if key != "x-guidance"}
+    moved = {
+        key: _below(value, place) for key, value in schema.items() if key != "x-guidance"
+    }
     reference = schema.get("$ref")
     if isinstance(reference, str) and (reference == "#" or reference.startswith("#/")):
         moved["$ref"] = f"#{place}{reference[1:]}"
@@ -222,7 +238,9 @@ class AnswerGrammar:
     def accept(self, token_id: int) -> None:
         """Advance by a token that `allowed` allowed."""
         if not self._matcher.consume_token(token_id):
-            raise OpenQwQError(f"the grammar refuses token {token_id}: {self._matcher.get_error()}")
+            raise OpenQwQError(
+                f"the grammar refuses token {token_id}: {self._matcher.get_error()}"
+            )
 
 
 def _json(schema: Mapping[str, Any], form: Mapping[str, Any]) -> str:
@@ -233,7 +251,9 @@ def _guidance(schema: Mapping[str, Any]) -> Mapping[str, Any]:
     """What a schema itself tells llguidance."""
     own = schema.get("x-guidance", {})
     if not isinstance(own, Mapping):
-        raise OpenQwQError(f"x-guidance is {own!r:.100}: make it an object, or leave it out")
+        raise OpenQwQError(
+            f"x-guidance is {own!r:.100}: make it an object, or leave it out"
+        )
     return own
 
 

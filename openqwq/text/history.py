@@ -60,7 +60,9 @@ class HistoryForm:
     calls_apart: bool = False  # calls need a turn without content
     one_call_a_turn: bool = False
 
-    def messages(self, messages: Sequence[Message], tools: Sequence[Any]) -> list[dict[str, Any]]:
+    def messages(
+        self, messages: Sequence[Message], tools: Sequence[Any]
+    ) -> list[dict[str, Any]]:
         """The conversation as the template must be given it."""
         turns: list[dict[str, Any]] = []
         waiting: list[dict[str, Any]] = []  # calls without a result so far
@@ -88,7 +90,10 @@ class HistoryForm:
         return self._with_system(turns, listed)
 
     def _add_result(
-        self, turns: list[dict[str, Any]], message: Message, answered: Sequence[Mapping[str, Any]]
+        self,
+        turns: list[dict[str, Any]],
+        message: Message,
+        answered: Sequence[Mapping[str, Any]],
     ) -> None:
         """Add a tool's result, which names the call that it answers if there is one."""
         if self.shows_results:
@@ -103,7 +108,9 @@ class HistoryForm:
         else:
             turns.append({"role": "user", "content": text})
 
-    def _calling(self, message: Message, calls: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def _calling(
+        self, message: Message, calls: list[dict[str, Any]]
+    ) -> list[dict[str, Any]]:
         """An assistant's turn with calls, which may take two."""
         content = message["content"]
         if not self.shows_calls:
@@ -162,7 +169,9 @@ def history_form(template: ChatTemplate) -> HistoryForm:
                 continue
             answered = [_user("a"), turn, _result()]
             shows_results = RESULT in _shown(template, answered, tools)
-            both = _shown(template, [_user("a"), _call_turn(SAID, arguments_as_text)], tools)
+            both = _shown(
+                template, [_user("a"), _call_turn(SAID, arguments_as_text)], tools
+            )
             several = {**turn, "tool_calls": turn["tool_calls"] * 2}
             twice = _shown(template, [_user("a"), several], tools)
             return HistoryForm(
@@ -201,7 +210,9 @@ def _shows_call(text: str) -> bool:
     return NAME in text and VALUE in text and repr(ARGUMENTS) not in text
 
 
-def _shown(template: ChatTemplate, turns: Sequence[Mapping[str, Any]], tools: Sequence[Any]) -> str:
+def _shown(
+    template: ChatTemplate, turns: Sequence[Mapping[str, Any]], tools: Sequence[Any]
+) -> str:
     """The rendering, empty where the template refuses."""
     variables = {"messages": turns, "tools": tools or None, "add_generation_prompt": False}
     try:
@@ -228,7 +239,11 @@ def _openai_call(call: Mapping[str, Any], turn: int, number: int) -> dict[str, A
     """OpenAI's form, with an id of nine characters as Mistral's templates demand."""
     function = call.get("function", call)
     kept = {"name": function["name"], "arguments": function["arguments"]}
-    return {"id": f"call{turn % 1000:03}{number % 100:02}", "type": "function", "function": kept}
+    return {
+        "id": f"call{turn % 1000:03}{number % 100:02}",
+        "type": "function",
+        "function": kept,
+    }
 
 
 def _without_content(turn: Mapping[str, Any], how: EmptyContent) -> dict[str, Any]:

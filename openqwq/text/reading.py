@@ -68,7 +68,11 @@ class Syntax:
     """
 
     def __init__(
-        self, form: CallForm, markers: Markers, schemas: Schemas | None, check: Check | None = None
+        self,
+        form: CallForm,
+        markers: Markers,
+        schemas: Schemas | None,
+        check: Check | None = None,
     ) -> None:
         self.form = form
         self.markers = markers
@@ -80,12 +84,16 @@ class Syntax:
         python_tag = [c for c, text in markers.texts.items() if text == "<|python_tag|>"]
         self.openers = [*leading, *python_tag]
         self.closers = [part for part in closing if part != "```"][-1:]
-        if form.in_text:  # the prompt showed the tags as text, so the model may write them so
+        if (
+            form.in_text
+        ):  # the prompt showed the tags as text, so the model may write them so
             self.openers += [markers.decode(opener) for opener in self.openers]
             self.closers += [markers.decode(closer) for closer in self.closers]
         self.opener = _any_of(self.openers)
         self.closer = _any_of(self.closers) if self.closers else None
-        skipped = [part for part in [*opening, *closing, "```json"] if part not in self.closers]
+        skipped = [
+            part for part in [*opening, *closing, "```json"] if part not in self.closers
+        ]
         noise = rf"[\s,;\[\]]|{_any_of(skipped).pattern}"
         self.noise = re.compile(rf"(?:{noise})*")
         self.noise_after = re.compile(rf"(?:{noise}|[}}]|```)*")  # a call
@@ -196,7 +204,9 @@ class CallReader:
         noise = between.match(text, self._passed)
         start = noise.end() if noise else self._passed
         self._passed = start
-        closing = syntax.closer.match(text, start) if syntax.closer and not self._bare else None
+        closing = (
+            syntax.closer.match(text, start) if syntax.closer and not self._bare else None
+        )
         if closing and not self._any:
             return _Found([], start)
         if closing:
@@ -217,7 +227,9 @@ class CallReader:
             if function is None:
                 return None
             schema = (syntax.schemas or {}).get(function[1], {})
-            return _Found([parameters_call(function[1], function[2], schema)], function.end())
+            return _Found(
+                [parameters_call(function[1], function[2], schema)], function.end()
+            )
         head = syntax.named.match(text, start) or NAMED_HEAD.match(text, start)
         if head:
             return self._object(head.end(), head["name"])
@@ -340,7 +352,11 @@ class CallReader:
     def _skip(self, deltas: list[Delta]) -> None:
         """Look for the end of a malformed call."""
         closer = self._syntax.closer
-        found = closer.search(self.text, self._search_from) if closer and not self._bare else None
+        found = (
+            closer.search(self.text, self._search_from)
+            if closer and not self._bare
+            else None
+        )
         if found:
             self._malformed(deltas, found.start(), found.end())
 

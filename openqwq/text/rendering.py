@@ -20,7 +20,9 @@ from jinja2.ext import Extension
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-PROBE = "\uf8d7"  # a character of private use: it stands for a text whose place is looked for
+PROBE = (
+    "\uf8d7"  # a character of private use: it stands for a text whose place is looked for
+)
 
 
 class TemplateRefusal(jinja2.TemplateError):
@@ -55,7 +57,10 @@ class ChatTemplate:
 
     def opens_thinking(self) -> bool:
         """Whether a prompt ends inside of the thinking."""
-        variables = {"messages": [{"role": "user", "content": "a"}], "add_generation_prompt": True}
+        variables = {
+            "messages": [{"role": "user", "content": "a"}],
+            "add_generation_prompt": True,
+        }
         try:
             return self.render(variables).rstrip().endswith("<think>")
         except Exception:  # refused: another conversation may still be rendered
@@ -119,7 +124,9 @@ def _mark_constants(node: nodes.Node, mark: Callable[[str], str]) -> None:
             node.value = mark(text)
         case nodes.Compare() | nodes.Test():
             return
-        case nodes.Call(node=nodes.Getattr() as value):  # value(...), such as content.split(...)
+        case nodes.Call(
+            node=nodes.Getattr() as value
+        ):  # value(...), such as content.split(...)
             _mark_constants(value, mark)
         case nodes.Filter(node=nodes.Node() as value) | nodes.Getitem(node=value):
             _mark_constants(value, mark)

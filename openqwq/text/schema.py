@@ -20,7 +20,9 @@ def specification(function: Callable[..., Any]) -> dict[str, Any]:
     OpenQwQError where the docstring or an annotation is missing or is of another type.
     """
     name = function.__name__
-    documented, _, described = inspect.cleandoc(function.__doc__ or "").partition("\nArgs:\n")
+    documented, _, described = inspect.cleandoc(function.__doc__ or "").partition(
+        "\nArgs:\n"
+    )
     if not documented.strip():
         raise OpenQwQError(f"tool {name!r} has no docstring: say there what it does")
     notes = dict(re.findall(r"^ +(\w+): (.+(?:\n {5,}.+)*)", described, re.MULTILINE))
@@ -30,8 +32,13 @@ def specification(function: Callable[..., Any]) -> dict[str, Any]:
     for key, parameter in inspect.signature(function).parameters.items():
         if key == "self":
             continue
-        if key not in hints or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-            raise OpenQwQError(f"argument {key!r} of tool {name!r} has no type: annotate it")
+        if key not in hints or parameter.kind in (
+            parameter.VAR_POSITIONAL,
+            parameter.VAR_KEYWORD,
+        ):
+            raise OpenQwQError(
+                f"argument {key!r} of tool {name!r} has no type: annotate it"
+            )
         properties[key] = _schema(hints[key], f"argument {key!r} of tool {name!r}")
         if key in notes:
             properties[key]["description"] = re.sub(r"\s+", " ", notes[key])
@@ -67,4 +74,6 @@ def _schema(kind: Any, where: str) -> dict[str, Any]:
         if not inner or inner[1] is Any:
             return {"type": "object"}
         return {"type": "object", "additionalProperties": _schema(inner[1], where)}
-    raise OpenQwQError(f"{where} is of type {kind}: use JSON's types (str, int, list[str], ...)")
+    raise OpenQwQError(
+        f"{where} is of type {kind}: use JSON's types (str, int, list[str], ...)"
+    )

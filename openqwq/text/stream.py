@@ -28,7 +28,9 @@ class InlineThinking:
 
     def __init__(self, in_thinking: bool = False) -> None:
         self.in_thinking = in_thinking
-        self._blank = True  # nothing but white space since the reply or its last marker began
+        self._blank = (
+            True  # nothing but white space since the reply or its last marker began
+        )
         self._held = b""  # text that may turn out to be a tag
 
     def read(self, data: bytes) -> list[tuple[bool, bytes]]:
@@ -121,7 +123,9 @@ class ThinkTracker(InlineThinking):
                 self._held = b""
                 return []
         elif token_id == tokenizer.think_open_id and self._blank:
-            self.reasoning_tokens += self.in_thinking  # once more: a budget must not miss it
+            self.reasoning_tokens += (
+                self.in_thinking
+            )  # once more: a budget must not miss it
             self.in_thinking = True
             self._held = b""
             return []
@@ -251,7 +255,9 @@ class ReplyParser:
         deltas = self._take(self._tracker.rest())
         if self.in_thinking:
             return deltas + self._thoughts.feed(b"", final=True)
-        return deltas + self._content.feed(self._decoder.decode(b"", final=True), final=True)
+        return deltas + self._content.feed(
+            self._decoder.decode(b"", final=True), final=True
+        )
 
     def _take(self, spans: list[tuple[bool, bytes]]) -> list[Delta]:
         deltas: list[Delta] = []

@@ -70,7 +70,9 @@ def encode_reply(
             f"the chat template of {tokenizer.source} does not show what an assistant says: use an"
             " instruction-tuned checkpoint's"
         )
-    lead = shown[header : shown.index(PROBE, header)]  # an empty thinking, where one is written
+    lead = shown[
+        header : shown.index(PROBE, header)
+    ]  # an empty thinking, where one is written
 
     turn = Message(role="assistant", content=content)
     calls = reply.get("tool_calls") or []
@@ -92,7 +94,9 @@ def encode_reply(
     return prompt_ids, [*_encode(tokenizer, [*lead, *body]), tokenizer.eos_ids[0]]
 
 
-def encode_solution(tokenizer: Tokenizer, prompt_ids: Sequence[int], solution: str) -> list[int]:
+def encode_solution(
+    tokenizer: Tokenizer, prompt_ids: Sequence[int], solution: str
+) -> list[int]:
     """Ids of a worked completion as the model must produce it behind `prompt_ids`.
 
     `solution` is what follows an opened thinking. Where the prompt does not open it, the reply
@@ -139,7 +143,9 @@ def bridge(
     sampled_markers = _markers_of(tokenizer, reply_ids)
     if sampled_markers == shown_markers:
         return full[len(prompt) + len(turn) :]
-    if sampled_markers == shown_markers[:-1]:  # a reply that was cut off lacks its end of turn
+    if (
+        sampled_markers == shown_markers[:-1]
+    ):  # a reply that was cut off lacks its end of turn
         return full[len(prompt) + len(turn) - 1 :]
     return None
 
@@ -184,7 +190,10 @@ def _unused_character(text: str) -> str:
 
 
 def _inputs(
-    tokenizer: Tokenizer, messages: Sequence[Message], tools: Tools, options: Mapping[str, Any]
+    tokenizer: Tokenizer,
+    messages: Sequence[Message],
+    tools: Tools,
+    options: Mapping[str, Any],
 ) -> str:
     """What the template sees, as JSON: plain data only, and one text to search for markers."""
     if not messages:
@@ -196,7 +205,9 @@ def _inputs(
         variables = {**options, "messages": turns, "tools": listed or None}
         return json.dumps(variables, ensure_ascii=False)
     except (TypeError, ValueError) as error:
-        raise OpenQwQError(f"messages or tools are not JSON ({error}): use plain data") from error
+        raise OpenQwQError(
+            f"messages or tools are not JSON ({error}): use plain data"
+        ) from error
 
 
 def _render(tokenizer: Tokenizer, inputs: str, generation: bool, guard: str = "") -> str:

@@ -7,7 +7,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import tokenizers
-from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import (
+    AddedToken,
+    Regex,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    trainers,
+)
 
 from openqwq.text.rendering import ChatTemplate, split_markers
 from openqwq.types import OpenQwQError
@@ -42,7 +50,11 @@ class Tokenizer:
     """
 
     def __init__(
-        self, backend: tokenizers.Tokenizer, config: dict[str, Any], eos_ids: list[int], source: str
+        self,
+        backend: tokenizers.Tokenizer,
+        config: dict[str, Any],
+        eos_ids: list[int],
+        source: str,
     ) -> None:
         """`config` holds the fields of tokenizer_config.json; errors name `source`."""
         by_text: dict[str, int] = {}
@@ -60,7 +72,9 @@ class Tokenizer:
         backend.no_truncation()
         backend.no_padding()
         self._backend = backend
-        self._plain = tokenizers.Tokenizer(backend.model)  # the same model without added tokens
+        self._plain = tokenizers.Tokenizer(
+            backend.model
+        )  # the same model without added tokens
         self._plain.normalizer = backend.normalizer
         self._plain.pre_tokenizer = backend.pre_tokenizer
         mixes: list[str] = []  # those that plain text can become
@@ -129,7 +143,9 @@ class Tokenizer:
                     " chat_template to tokenizer_config.json, or use an instruction-tuned"
                     " checkpoint"
                 )
-        return ChatTemplate(source, tuple(self.added_tokens), tuple(self.named_tokens.items()))
+        return ChatTemplate(
+            source, tuple(self.added_tokens), tuple(self.named_tokens.items())
+        )
 
     def split_markers(self, text: str) -> list[str]:
         """Plain text, added token, plain text, and so on."""
@@ -183,7 +199,9 @@ class Tokenizer:
             "clean_up_tokenization_spaces": False,
             "chat_template": QWQ_TEMPLATE,
         }
-        return cls(backend, config, [backend.get_vocab()["<|endoftext|>"]], "the new tokenizer")
+        return cls(
+            backend, config, [backend.get_vocab()["<|endoftext|>"]], "the new tokenizer"
+        )
 
     @classmethod
     def load(cls, directory: Path | str) -> "Tokenizer":
@@ -219,7 +237,9 @@ class Tokenizer:
             (folder / "tokenizer_config.json").write_text(json.dumps(self.config, indent=2))
             (folder / "tokenizer.json").write_text(self.backend_json(), "utf-8")
         except OSError as error:
-            raise OpenQwQError(f"cannot save to {folder} ({error}): choose another") from error
+            raise OpenQwQError(
+                f"cannot save to {folder} ({error}): choose another"
+            ) from error
 
     def backend_json(self) -> str:
         """The content of tokenizer.json."""
@@ -265,7 +285,9 @@ def require_utf8(text: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise OpenQwQError(f"text has a lone surrogate at {error.start}: remove it") from error
+        raise OpenQwQError(
+            f"text has a lone surrogate at {error.start}: remove it"
+        ) from error
 
 
 @cache
@@ -308,7 +330,9 @@ def _read(path: Path, parse: Callable[[str], Parsed]) -> Parsed:
     try:
         return parse(path.read_text(encoding="utf-8"))
     except Exception as error:  # `tokenizers` raises bare Exception for any bad file
-        raise OpenQwQError(f"cannot read {path} ({error}): copy it from the checkpoint") from error
+        raise OpenQwQError(
+            f"cannot read {path} ({error}): copy it from the checkpoint"
+        ) from error
 
 
 def _json_object(text: str) -> dict[str, Any]:

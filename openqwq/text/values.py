@@ -185,7 +185,9 @@ def _python_value(node: ast.expr) -> Any:
             return [_python_value(element) for element in elements]
         case ast.Dict(keys=keys, values=values):
             pairs = zip(keys, values, strict=True)
-            return {ast.literal_eval(key or node): _python_value(value) for key, value in pairs}
+            return {
+                ast.literal_eval(key or node): _python_value(value) for key, value in pairs
+            }
     return ast.literal_eval(node)
 
 

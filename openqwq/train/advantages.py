@@ -11,7 +11,9 @@ def _by_group(rewards: Sequence[float], group_ids: Sequence[str]) -> dict[str, l
     groups: dict[str, list[float]] = {}
     for reward, group_id in zip(rewards, group_ids, strict=True):
         if not math.isfinite(reward):
-            raise OpenQwQError(f"a reward of group {group_id!r} is {reward!r}: leave it out")
+            raise OpenQwQError(
+                f"a reward of group {group_id!r} is {reward!r}: leave it out"
+            )
         groups.setdefault(group_id, []).append(reward)
     return groups
 
@@ -27,7 +29,10 @@ def group_advantages(
     """
     means = {key: mean(values) for key, values in _by_group(rewards, group_ids).items()}
     scale = 1 / (stdev(rewards) + 1e-4) if divide_by_batch_std and len(rewards) > 1 else 1.0
-    return [(reward - means[key]) * scale for reward, key in zip(rewards, group_ids, strict=True)]
+    return [
+        (reward - means[key]) * scale
+        for reward, key in zip(rewards, group_ids, strict=True)
+    ]
 
 
 def informative_groups(rewards: Sequence[float], group_ids: Sequence[str]) -> list[str]:

@@ -121,7 +121,9 @@ def check_mask(attempts: Sequence[Attempt], micro_batches: Sequence[MicroBatch])
     trained = torch.cat([batch.targets for batch in micro_batches]).bincount()
     sampled = torch.tensor(drawn).bincount(minlength=len(trained))
     if bool((trained > sampled[: len(trained)]).any()):
-        raise OpenQwQError("the loss covers tokens that were never sampled: the mask is wrong")
+        raise OpenQwQError(
+            "the loss covers tokens that were never sampled: the mask is wrong"
+        )
 
 
 def check_log_prob_gap(

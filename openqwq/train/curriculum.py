@@ -34,8 +34,12 @@ class Curriculum:
         self.tool_share = tool_share
         self.drawn = 0
         self.retired: set[str] = set()
-        self.restarts = 0  # how often every prompt was retired, so that all were asked again
-        self._places: list[tuple[str, int]] = []  # of each draw: its table, and which of its tasks
+        self.restarts = (
+            0  # how often every prompt was retired, so that all were asked again
+        )
+        self._places: list[
+            tuple[str, int]
+        ] = []  # of each draw: its table, and which of its tasks
         self._counts: Counter[str] = Counter()
 
     def next_tasks(self, count: int) -> list[Task]:
@@ -63,11 +67,17 @@ class Curriculum:
             self._counts[name] += 1
         name, place = self._places[number]
         table = self.tables[name]
-        return table.draw(place, f"{self.seed}/{name}", self.thinking_share, self.tool_share)
+        return table.draw(
+            place, f"{self.seed}/{name}", self.thinking_share, self.tool_share
+        )
 
     def state(self) -> dict[str, Any]:
         """What `load_state` needs to go on with the same tasks."""
-        return {"drawn": self.drawn, "retired": sorted(self.retired), "restarts": self.restarts}
+        return {
+            "drawn": self.drawn,
+            "retired": sorted(self.retired),
+            "restarts": self.restarts,
+        }
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Take over a `state`."""

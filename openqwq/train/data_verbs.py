@@ -33,12 +33,21 @@ def add_data_verb(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a page, too")
     parser.add_argument("--json", action="store_true", help="print JSON and nothing else")
-    parser.add_argument("--tasks", type=int, default=1000, help="of each table, to be measured")
-    parser.add_argument("--golds", type=int, default=200, help="of each table, to be judged")
     parser.add_argument(
-        "--against", default=SEARCHED, metavar="NAMES", help="benchmarks to search for; or none"
+        "--tasks", type=int, default=1000, help="of each table, to be measured"
     )
-    parser.add_argument("--benchmarks", type=Path, metavar="DIR", help="local files, not the hub's")
+    parser.add_argument(
+        "--golds", type=int, default=200, help="of each table, to be judged"
+    )
+    parser.add_argument(
+        "--against",
+        default=SEARCHED,
+        metavar="NAMES",
+        help="benchmarks to search for; or none",
+    )
+    parser.add_argument(
+        "--benchmarks", type=Path, metavar="DIR", help="local files, not the hub's"
+    )
     parser.set_defaults(verb=data_verb)
 
 
@@ -46,10 +55,15 @@ def add_collect_verb(parser: argparse.ArgumentParser) -> None:
     """The arguments of `qwq collect`."""
     add_model_options(parser, context="--context-length", precisions=("fp32", "bf16"))
     parser.add_argument(
-        "--data", required=True, metavar="FILE", help="CONFIG.toml, CONFIG.toml:TABLE, or rows"
+        "--data",
+        required=True,
+        metavar="FILE",
+        help="CONFIG.toml, CONFIG.toml:TABLE, or rows",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.jsonl")
-    parser.add_argument("--resume", action="store_true", help="go on with the replies of --out")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with the replies of --out"
+    )
     parser.add_argument("--samples", type=int, default=4, help="replies to each task")
     parser.add_argument("--keep", choices=["shortest", "all"], default="shortest")
     parser.add_argument("--limit", type=int, help="tasks of each table")
@@ -72,7 +86,9 @@ def data_verb(options: argparse.Namespace) -> None:
 
     for name in ("tasks", "golds"):
         if getattr(options, name) < 1:
-            raise OpenQwQError(f"--{name} is {getattr(options, name)}: it must be at least 1")
+            raise OpenQwQError(
+                f"--{name} is {getattr(options, name)}: it must be at least 1"
+            )
     config = load_config(options.configs, options.overrides)
     if not config.data:
         named = ", ".join(map(str, options.configs))
@@ -108,7 +124,9 @@ async def _examined(
             if options.against != SEARCHED:
                 raise
             missing.append(f"{name} not at hand ({error})")
-    note = f"{', '.join(searched) or 'none'} searched for" + "".join(f"; {m}" for m in missing)
+    note = f"{', '.join(searched) or 'none'} searched for" + "".join(
+        f"; {m}" for m in missing
+    )
 
     tokenizer, context = run_tokenizer(config, tables)
     async with AsyncExitStack() as stack:
@@ -163,7 +181,9 @@ async def _collect(options: argparse.Namespace) -> None:
         concurrency=options.concurrency,
     )  # fmt: skip
     async with AsyncExitStack() as stack:
-        names = {task.verifier for chosen in tasks.values() for task in chosen if task.verifier}
+        names = {
+            task.verifier for chosen in tasks.values() for task in chosen if task.verifier
+        }
         judges = await _judges(config, names, stack)
         opening = open_chat(
             options.model, options.engine, options.concurrency, options.context_length,

@@ -88,7 +88,9 @@ def _rewards(judged: Sequence[Attempt]) -> dict[str, dict[str, float]]:
 
 
 def rollout_rows(
-    step: int, groups: Sequence[tuple[str, Sequence[Attempt]]], trained: Sequence[Trajectory]
+    step: int,
+    groups: Sequence[tuple[str, Sequence[Attempt]]],
+    trained: Sequence[Trajectory],
 ) -> Iterator[dict[str, Any]]:
     """One row for each attempt of a step, as `RUN/rollouts` keeps them."""
     trained_groups = {record.group_id for record in trained}

@@ -103,7 +103,11 @@ class Distiller:
         keys = [f"{prefix}/{i}" for i in range(len(tasks))]
         prompts = []
         for number, task in enumerate(tasks):
-            seed = (self.run.config.seed + 1) * 1_000_003 + 1009 * self.learner.done + 64 * number
+            seed = (
+                (self.run.config.seed + 1) * 1_000_003
+                + 1009 * self.learner.done
+                + 64 * number
+            )
             params = SamplingParams(
                 temperature=stage.temperature,
                 top_p=1.0,
@@ -140,13 +144,17 @@ def _records(groups: Groups) -> tuple[list[Trajectory], list[Attempt]]:
                 records += trajectories(attempt, key)
                 attempts.append(attempt)
     if not records:
-        raise OpenQwQError("no completion could be drawn: every environment of the step failed")
+        raise OpenQwQError(
+            "no completion could be drawn: every environment of the step failed"
+        )
     for record in records:
         record.status = "scored"  # nobody's verdict decides what is learned here
     return records, attempts
 
 
-def _objective(log_probs: Tensor, batch: MicroBatch, tokens: float) -> tuple[Tensor, Metrics]:
+def _objective(
+    log_probs: Tensor, batch: MicroBatch, tokens: float
+) -> tuple[Tensor, Metrics]:
     return policy_loss(
         "cispo",
         log_probs,

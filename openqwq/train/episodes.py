@@ -22,7 +22,9 @@ from openqwq.types import (
     Task,
 )
 
-SEED_STRIDE = 1_000_003  # between the turns of an episode; the members of a group differ by one
+SEED_STRIDE = (
+    1_000_003  # between the turns of an episode; the members of a group differ by one
+)
 
 
 @dataclass
@@ -153,13 +155,17 @@ class Rollout:
         thinking = starts_in_thinking(self.tokenizer, given)
         return parse_reply(self.tokenizer, self.completions[-1].token_ids, thinking)
 
-    def _observe(self, reply: Reply, messages: Sequence[Message], context_length: int) -> None:
+    def _observe(
+        self, reply: Reply, messages: Sequence[Message], context_length: int
+    ) -> None:
         """Append what the environment said; a context that it fills ends the episode."""
         said = self.completions[-1].token_ids
         ids = bridge(self.tokenizer, self.messages, said, messages, self.task.tools)
         self.messages += [reply.message(), *messages]
         for message in messages:
-            self.text += f"\n<{message['role']}>\n{message['content']}\n</{message['role']}>\n"
+            self.text += (
+                f"\n<{message['role']}>\n{message['content']}\n</{message['role']}>\n"
+            )
         history = self.prompt_ids + (ids or [])
         if ids is None:
             history = encode_chat(self.tokenizer, self.messages, self.task.tools)

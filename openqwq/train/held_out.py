@@ -36,7 +36,9 @@ def settings_of(config: Config, tables: Mapping[str, Table], stage: Stage) -> Se
     own = stage.evaluate
     named = own.data if own.data is not None else common.data or _staged(config, tables)
     longest = [s.max_tokens for s in config.stages if isinstance(s, RlStage)]
-    max_tokens = own.max_tokens or common.max_tokens or max(longest, default=DEFAULT_MAX_TOKENS)
+    max_tokens = (
+        own.max_tokens or common.max_tokens or max(longest, default=DEFAULT_MAX_TOKENS)
+    )
     return Settings(
         tables=tuple(dict.fromkeys([*named, *own.also, *own.benchmarks])),
         limit=common.limit if own.limit is None else own.limit,

@@ -80,7 +80,9 @@ class Bench:
     stack: AsyncExitStack
     math_workers: int = 2
     reward_seconds: float = 30.0  # that one call of a user's function may take
-    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # of environments
+    options: Mapping[str, Mapping[str, Any]] = field(
+        default_factory=dict
+    )  # of environments
     verifiers: dict[str, Verifier] = field(default_factory=dict)
     environments: dict[str, Environment] = field(default_factory=dict)
     _sandbox: LocalSandbox | None = None
@@ -132,7 +134,9 @@ class Bench:
 
             return await self.stack.enter_async_context(GymVerifier())
         if name == "math":
-            return await self.stack.enter_async_context(MathVerifier(workers=self.math_workers))
+            return await self.stack.enter_async_context(
+                MathVerifier(workers=self.math_workers)
+            )
         if name == "code":
             return CodeVerifier(await self.sandbox())
         contest = ContestVerifier(await self._contest_sandbox())
@@ -182,8 +186,12 @@ def open_bench(config: Config, stack: AsyncExitStack) -> Bench:
     for table in config.data.values():
         if table.environment:
             options[table.environment] = environment_options(table)
-    seconds = [stage.reward_seconds for stage in config.stages if isinstance(stage, RlStage)]
-    return Bench(config.sandbox, stack, reward_seconds=max(seconds, default=30.0), options=options)
+    seconds = [
+        stage.reward_seconds for stage in config.stages if isinstance(stage, RlStage)
+    ]
+    return Bench(
+        config.sandbox, stack, reward_seconds=max(seconds, default=30.0), options=options
+    )
 
 
 async def open_judges(

@@ -34,7 +34,9 @@ class PolicyLearner(Protocol):
 
     done: int
 
-    def train_step(self, batches: Sequence[MicroBatch], objective: Objective) -> dict[str, float]:
+    def train_step(
+        self, batches: Sequence[MicroBatch], objective: Objective
+    ) -> dict[str, float]:
         """Update the weights once."""
         ...
 
@@ -89,7 +91,9 @@ class Learner:
             trained, config.name, config.lr, betas, config.weight_decay
         )
 
-    def train_step(self, batches: Sequence[MicroBatch], objective: Objective) -> dict[str, float]:
+    def train_step(
+        self, batches: Sequence[MicroBatch], objective: Objective
+    ) -> dict[str, float]:
         """Update the weights once; returns token means of the objective's metrics.
 
         The loss is divided by the step's token count, so any split into micro-batches gives the
@@ -143,7 +147,9 @@ class Learner:
             predictors = predictors / self.temperature  # logits are linear in them
         head = self.model.lm_head
         if invariant:
-            return token_log_probs(predictors, head.weight, batch.targets, product=invariant_linear)
+            return token_log_probs(
+                predictors, head.weight, batch.targets, product=invariant_linear
+            )
         if not head.weight.requires_grad:
             return frozen_log_probs(predictors, head.weight, batch.targets)
         multiply = partial(product, dtype=head.product_dtype)
@@ -163,7 +169,9 @@ class Learner:
     def reference(self) -> "Reference":
         """The policy without the adapter, for a KL penalty; raises OpenQwQError without one."""
         if self.adapter is None:
-            raise OpenQwQError("a reference by way of the adapter needs one: train with lora")
+            raise OpenQwQError(
+                "a reference by way of the adapter needs one: train with lora"
+            )
         return Reference(self, self.adapter)
 
     def learning_rate(self, step: int) -> float:
@@ -194,7 +202,9 @@ class Learner:
         """Everything a resumed learner needs to go on bit by bit; of a frozen base nothing."""
         return {
             "done": self.done,
-            "model": self.model.state_dict() if self.adapter is None else dict(self.named_params()),
+            "model": self.model.state_dict()
+            if self.adapter is None
+            else dict(self.named_params()),
             "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
         }
 

@@ -45,7 +45,9 @@ def fit_rows(prepared: Prepared, skip_bad_rows: bool = False) -> Prepared:
     for stage in config.stages:
         staged += [(stage, name) for name in stage.data]
     # A tokenizer that is still to be trained is the run's own affair, unless there are rows.
-    if not config.model and not any(isinstance(tables[name], RowTable) for _, name in staged):
+    if not config.model and not any(
+        isinstance(tables[name], RowTable) for _, name in staged
+    ):
         return prepared
 
     tokenizer, context = run_tokenizer(config, tables)

@@ -40,7 +40,9 @@ def describe_local_plan(config: Config) -> str:
     tokenizer, context = run_tokenizer(config, prepared.tables)
     model = _model_config(config, tokenizer)
     memory = available_memory() + memory_in_use()
-    elsewhere = config.plan.memory_gib > 0  # on a card or machine whose speed nobody measured
+    elsewhere = (
+        config.plan.memory_gib > 0
+    )  # on a card or machine whose speed nobody measured
     if elsewhere:
         memory = round(config.plan.memory_gib * 2**30)
     length = config.engine.max_length or min(context, needed_length(prepared, tokenizer))
@@ -48,7 +50,9 @@ def describe_local_plan(config: Config) -> str:
     texts: list[str] = []
     for stage in config.stages:
         if not isinstance(stage, SftStage | RlStage | DistillStage):
-            texts.append(f"{stage.name}: a reward model takes less than the policy's own stages")
+            texts.append(
+                f"{stage.name}: a reward model takes less than the policy's own stages"
+            )
             continue
         work = _work(prepared, stage, tokenizer, model, length, memory)
         plan = plan_stage(model, work, PROCESS, timed=not elsewhere)

@@ -17,7 +17,9 @@ from openqwq.types import OpenQwQError
 
 Bounds = tuple[float, float]
 Metrics = dict[str, Tensor]
-Product = Callable[[Tensor, Tensor], Tensor]  # x (tokens, inputs), W (outputs, inputs) -> x Wᵀ
+Product = Callable[
+    [Tensor, Tensor], Tensor
+]  # x (tokens, inputs), W (outputs, inputs) -> x Wᵀ
 
 
 def log_ratio(log_probs: Tensor, base_log_probs: Tensor) -> Tensor:
@@ -27,7 +29,9 @@ def log_ratio(log_probs: Tensor, base_log_probs: Tensor) -> Tensor:
 
 def sequence_mean(values: Tensor, sequence_index: Tensor) -> Tensor:
     """Each token's value replaced by its sequence's mean; indices are 0, 1, … without gaps."""
-    means = torch.zeros_like(values)  # at most one slot a token: needs no host synchronisation
+    means = torch.zeros_like(
+        values
+    )  # at most one slot a token: needs no host synchronisation
     means = means.scatter_reduce(0, sequence_index, values, "mean", include_self=False)
     return means[sequence_index]
 
@@ -62,7 +66,10 @@ def dapo_loss(
 
 
 def gspo_loss(
-    log_ratios: Tensor, advantages: Tensor, sequence_index: Tensor, clip: Bounds = (3e-4, 4e-4)
+    log_ratios: Tensor,
+    advantages: Tensor,
+    sequence_index: Tensor,
+    clip: Bounds = (3e-4, 4e-4),
 ) -> tuple[Tensor, Tensor]:
     """`dapo_loss` with s = exp(mean of log r over the token's sequence) in place of r.
 
@@ -149,11 +156,15 @@ def policy_loss(
         loss = loss + kl_coefficient * reference_kl
         metrics["reference_kl"] = reference_kl.detach().sum()
     elif kl_coefficient:
-        raise OpenQwQError(f"kl_coefficient is {kl_coefficient!r}: give reference_log_probs too")
+        raise OpenQwQError(
+            f"kl_coefficient is {kl_coefficient!r}: give reference_log_probs too"
+        )
     return loss.sum() / normaliser, metrics
 
 
-def cross_entropy_loss(log_probs: Tensor, normaliser: float | Tensor) -> tuple[Tensor, Metrics]:
+def cross_entropy_loss(
+    log_probs: Tensor, normaliser: float | Tensor
+) -> tuple[Tensor, Metrics]:
     """-Σ log π / normaliser for SFT, and sums for `mean_metrics`."""
     loss = -log_probs.sum()
     tokens = torch.tensor(log_probs.numel())
@@ -177,7 +188,9 @@ def _chunk_log_probs(
     hidden: Tensor, weight: Tensor, targets: Tensor, product: Product
 ) -> tuple[Tensor, Tensor]:
     distribution = product(hidden, weight).log_softmax(-1)
-    with torch.no_grad():  # only a metric: its graph would hold another (tokens, vocab) tensor
+    with (
+        torch.no_grad()
+    ):  # only a metric: its graph would hold another (tokens, vocab) tensor
         entropy = -(distribution.exp() * distribution).sum(-1)
     return distribution.gather(1, targets[:, None])[:, 0], entropy
 
@@ -204,8 +217,12 @@ def token_log_probs(
 
     log_probs: list[Tensor] = []
     entropies: list[Tensor] = []
-    for part, ids in zip(torch.split(hidden, rows), torch.split(targets, rows), strict=True):
-        found = checkpoint(_chunk_log_probs, part, weight, ids, product, use_reentrant=False)
+    for part, ids in zip(
+        torch.split(hidden, rows), torch.split(targets, rows), strict=True
+    ):
+        found = checkpoint(
+            _chunk_log_probs, part, weight, ids, product, use_reentrant=False
+        )
         log_probs.append(found[0])
         entropies.append(found[1])
     return torch.cat(log_probs), torch.cat(entropies)

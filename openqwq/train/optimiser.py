@@ -37,7 +37,9 @@ class Muon(torch.optim.Optimizer):
     def __init__(
         self, params: Iterable[Tensor], lr: float, momentum: float, weight_decay: float
     ) -> None:
-        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        super().__init__(
+            params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
+        )
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -75,7 +77,11 @@ class HasParameters(Protocol):
 
 
 def build_optimisers(
-    model: HasParameters, name: str, lr: float, betas: tuple[float, float], weight_decay: float
+    model: HasParameters,
+    name: str,
+    lr: float,
+    betas: tuple[float, float],
+    weight_decay: float,
 ) -> list[torch.optim.Optimizer]:
     """`adamw`, or `muon` for the layers' matrices with AdamW for embeddings, head and vectors."""
     layers: list[Tensor] = []

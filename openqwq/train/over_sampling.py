@@ -135,7 +135,9 @@ class OverSamplingTrainer(Trainer):
         done: set[asyncio.Task[None]] = set()
         waiting = running
         while waiting and len(done) < wanted:
-            ended, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            ended, waiting = await asyncio.wait(
+                waiting, return_when=asyncio.FIRST_COMPLETED
+            )
             done |= ended
         sampler.interrupt()
         results = await asyncio.gather(*running, return_exceptions=True)
@@ -150,7 +152,9 @@ class OverSamplingTrainer(Trainer):
         task, params = self.prompt(self.curriculum.task(asked.number), self._key(asked))
         prompt_ids = encode_chat(self.runner.tokenizer, task.messages, task.tools)
         if not asked.completions:
-            asked.completions = await sampler.generate(prompt_ids, params, self.stage.group_size)
+            asked.completions = await sampler.generate(
+                prompt_ids, params, self.stage.group_size
+            )
             return
 
         async def ended(member: int, begun: Completion) -> Completion:

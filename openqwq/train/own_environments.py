@@ -71,4 +71,6 @@ def _problem(task: Task) -> str:
 
 def _named(name: str, config: DataConfig, task: Task) -> Task:
     key = task.id.rpartition(":")[2]
-    return replace(task, id=f"{name}:{key}", kind=name, environment=config.environment, verifier="")
+    return replace(
+        task, id=f"{name}:{key}", kind=name, environment=config.environment, verifier=""
+    )

@@ -63,7 +63,11 @@ class LocalPlacement:
         """See `Placement.policy`."""
         with local_engine(policy.model, tokenizer, run.config) as engine:
             learner = Learner(
-                policy.model, stage.optimiser, stage.steps, policy.adapter, stage.temperature
+                policy.model,
+                stage.optimiser,
+                stage.steps,
+                policy.adapter,
+                stage.temperature,
             )
             yield Policy(learner, engine, engine)
 

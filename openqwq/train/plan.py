@@ -13,10 +13,15 @@ from openqwq.model.precision import DTYPES, product_rate
 from openqwq.model.qwen2 import ModelConfig
 from openqwq.types import OpenQwQError, Products
 
-HEAD_LOGITS = {True: 2**25, False: 2**27}  # at most, of a chunk of a frozen and of a trained head
+HEAD_LOGITS = {
+    True: 2**25,
+    False: 2**27,
+}  # at most, of a chunk of a frozen and of a trained head
 LEAST_MICRO_BATCH = 256  # tokens; below that products are slow
 RESERVE = 0.1  # of the memory, left free
-OTHER_WORK = 1.25  # a step's time over that of its products: attention, norms, softmax, Python
+OTHER_WORK = (
+    1.25  # a step's time over that of its products: attention, norms, softmax, Python
+)
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,9 @@ class Work:
     rank: int = 0  # of an adapter on every linear layer; 0: all weights are trained
     recompute: bool = False
     reference: bool = False  # a frozen copy next to weights that are trained whole
-    packs: bool = False  # the engine copies a frozen base into its own layout, to decode faster
+    packs: bool = (
+        False  # the engine copies a frozen base into its own layout, to decode faster
+    )
 
     @property
     def learned_tokens(self) -> int:
@@ -63,7 +70,9 @@ class StagePlan:
         return held + max(self.memory[phase] for phase in phases)
 
 
-def plan_stage(config: ModelConfig, work: Work, process: int, timed: bool = True) -> StagePlan:
+def plan_stage(
+    config: ModelConfig, work: Work, process: int, timed: bool = True
+) -> StagePlan:
     """The plan of one stage; `process` is Python with its imports, in bytes.
 
     Only what runs on this machine can be `timed`: its products are measured for that.

@@ -18,7 +18,9 @@ from openqwq.train.run import Progress, Run
 from openqwq.types import OpenQwQError, Pair, SamplingParams, Task
 
 Sides = Mapping[str, Sequence[Pair]]  # `train` and `held_out`
-LEAST_PAIRS = 4  # held out; of fewer, even a reward model that is always right may be a coin
+LEAST_PAIRS = (
+    4  # held out; of fewer, even a reward model that is always right may be a coin
+)
 
 
 def row_pairs(tables: Mapping[str, Table], weights: Mapping[str, float]) -> Sides:
@@ -48,12 +50,16 @@ async def sampled_pairs(
     }
 
 
-async def _ranked(tasks: Sequence[Task], config: PairsConfig, runner: RolloutRunner) -> list[Pair]:
+async def _ranked(
+    tasks: Sequence[Task], config: PairsConfig, runner: RolloutRunner
+) -> list[Pair]:
     stops = runner.tokenizer.eos_ids
     distinct = list({task.id: task for task in tasks}.values())
     prompts: list[Prompt] = []
     for i, task in enumerate(distinct):
-        prompts.append((task, SamplingParams.for_training(config.max_tokens, stops, 1000 * i)))
+        prompts.append(
+            (task, SamplingParams.for_training(config.max_tokens, stops, 1000 * i))
+        )
     pairs: list[Pair] = []
     for group in await runner.groups(prompts, config.answers):
         pairs += ranked_pairs(group, config.per_prompt)
@@ -91,7 +97,9 @@ def fit_reward_model(
         "held_out": report_json(held_out),
         "log": log,
     }
-    write_atomically(run.directory / f"{stage.name}.json", json.dumps(report, indent=1).encode())
+    write_atomically(
+        run.directory / f"{stage.name}.json", json.dumps(report, indent=1).encode()
+    )
     if "chance" not in stage.skip_checks:
         require_better_than_chance(stage, held_out)
     for step, record in enumerate(log):

@@ -12,7 +12,9 @@ from openqwq.verify.answer import final_answer
 
 def save_pairs(pairs: Iterable[Pair], path: Path) -> None:
     """Write rows of `chosen` and `rejected` chats, which a `[data.NAME]` table reads."""
-    rows = ({"chosen": list(pair.chosen), "rejected": list(pair.rejected)} for pair in pairs)
+    rows = (
+        {"chosen": list(pair.chosen), "rejected": list(pair.rejected)} for pair in pairs
+    )
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     write_atomically(path, text.encode(errors="replace"))
 

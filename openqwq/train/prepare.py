@@ -103,7 +103,9 @@ def _check_names(config: Config, stage: Stage, earlier: Sequence[Stage]) -> None
             _check_origin(stage.reference, f"{path}.reference", config, earlier)
     if isinstance(stage, DistillStage):
         if not stage.teacher:
-            raise OpenQwQError(f"{path}.teacher is empty: name a checkpoint or an earlier stage")
+            raise OpenQwQError(
+                f"{path}.teacher is empty: name a checkpoint or an earlier stage"
+            )
         if "://" in stage.teacher:
             raise OpenQwQError(
                 f"{path}.teacher is {stage.teacher}: an endpoint cannot be a teacher yet; name a "
@@ -118,7 +120,9 @@ def _check_lora(config: Config, stage: Stage) -> None:
     if stage.lora is None:
         return
     if config.deterministic:
-        raise OpenQwQError(f"{path}.lora with deterministic = true: train whole weights there")
+        raise OpenQwQError(
+            f"{path}.lora with deterministic = true: train whole weights there"
+        )
     if isinstance(stage, RewardModelStage):
         raise OpenQwQError(f"{path}.lora: a reward model is trained whole; leave lora out")
 
@@ -146,7 +150,9 @@ def _check_origin(origin: str, path: str, config: Config, earlier: Sequence[Stag
     if name in (PREVIOUS, START) or name in policies or Path(name).exists():
         return
     known = ", ".join([PREVIOUS, START, *policies])
-    raise OpenQwQError(f"{path} is {origin!r}: it must be one of {known}, STAGE:best, or a path")
+    raise OpenQwQError(
+        f"{path} is {origin!r}: it must be one of {known}, STAGE:best, or a path"
+    )
 
 
 def _check_use(use: str, path: str, earlier: Sequence[Stage]) -> None:

@@ -10,7 +10,15 @@ from openqwq.types import OpenQwQError
 
 ABSENT = "(absent)"
 # Keys that decide neither what is trained nor how.
-SAFE = ("evaluation", "device", "trackers", "plan", "threads", "cluster.timeout", "cluster.address")
+SAFE = (
+    "evaluation",
+    "device",
+    "trackers",
+    "plan",
+    "threads",
+    "cluster.timeout",
+    "cluster.address",
+)
 SAFE_IN_A_STAGE = (
     "evaluate",
     "checkpoint_every",
@@ -46,7 +54,9 @@ def check_resumable(old: Config, new: Config, begun: Mapping[str, int], where: s
         )
 
 
-def _may_change(key: str, was: Any, now: Any, old: Config, begun: Mapping[str, int]) -> bool:
+def _may_change(
+    key: str, was: Any, now: Any, old: Config, begun: Mapping[str, int]
+) -> bool:
     if key == "threads" and old.deterministic:
         return False
     if any(key == safe or key.startswith(f"{safe}.") for safe in SAFE):

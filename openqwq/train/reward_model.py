@@ -69,7 +69,9 @@ class RewardModel(nn.Module):
 
     def save(self, directory: Path) -> None:
         """Write a new checkpoint directory in Hugging Face's layout."""
-        config = checkpoint.config_json(self.trunk.config, self.score.weight.dtype, self.tokenizer)
+        config = checkpoint.config_json(
+            self.trunk.config, self.score.weight.dtype, self.tokenizer
+        )
         config["architectures"] = [ARCHITECTURE]
         config |= {"num_labels": 1, "id2label": {"0": "reward"}, "label2id": {"reward": 0}}
         tensors = {HEAD: self.score.weight.detach()}
@@ -98,9 +100,13 @@ class RewardModel(nn.Module):
         shape = checkpoint.parse_config(_as_policy(config), str(path))
         trunk = checkpoint.empty_model(shape)
         head = tensors.pop(HEAD, None)
-        checkpoint.check_names(str(directory), checkpoint.needed_names(trunk), tensors.keys())
+        checkpoint.check_names(
+            str(directory), checkpoint.needed_names(trunk), tensors.keys()
+        )
         if head is None:
-            raise OpenQwQError(f"{directory} lacks the tensor {HEAD}: it is not a reward model")
+            raise OpenQwQError(
+                f"{directory} lacks the tensor {HEAD}: it is not a reward model"
+            )
         model = cls(checkpoint.fill(trunk, tensors), Tokenizer.load(directory))
         with torch.no_grad():
             model.score.weight.copy_(head)
@@ -136,7 +142,9 @@ def train_reward_model(
     """Fit `model` to `pairs`; returns the loss and rate of each step. The same every time."""
     settings = config.optimiser
     betas = (settings.beta1, settings.beta2)
-    (optimiser,) = build_optimisers(model, "adamw", settings.lr, betas, settings.weight_decay)
+    (optimiser,) = build_optimisers(
+        model, "adamw", settings.lr, betas, settings.weight_decay
+    )
     epochs = max(1, round(config.epochs))
     total = epochs * math.ceil(len(pairs) / config.batch_size)
     encoded = [(model.encode(pair.chosen), model.encode(pair.rejected)) for pair in pairs]

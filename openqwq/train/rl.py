@@ -21,7 +21,9 @@ from openqwq.train.rollouts import Prompt, RolloutRunner, trajectories
 from openqwq.train.run import Parts, Progress, Run
 from openqwq.types import OpenQwQError, SamplingParams, Task, Trajectory, WeightLink
 
-Step = Callable[[bool], Awaitable[dict[str, Any]]]  # is it the first since the start -> its record
+Step = Callable[
+    [bool], Awaitable[dict[str, Any]]
+]  # is it the first since the start -> its record
 Evaluate = Callable[[int], Awaitable[dict[str, Any]]]  # steps done -> what to log of it
 Groups = Sequence[tuple[str, Sequence[Attempt]]]  # with their keys
 Result = TypeVar("Result")
@@ -107,11 +109,18 @@ class Trainer:
         """
         config = self.run.config
         max_gap = max_log_prob_gap(config.precision, config.deterministic)
-        drawn_now = [record for record in batch.trained if drawn_by(record, self.learner.done)]
+        drawn_now = [
+            record for record in batch.trained if drawn_by(record, self.learner.done)
+        ]
         micro_batches = self._packed(drawn_now)
         if self.learner.done == 0:
             await check_first_batch(
-                self.runner, self.learner, batch.attempts, micro_batches, max_gap, self.stage
+                self.runner,
+                self.learner,
+                batch.attempts,
+                micro_batches,
+                max_gap,
+                self.stage,
             )
         elif "gap" not in self.stage.skip_checks:
             check_log_prob_gap(self.learner, micro_batches, max_gap)
@@ -140,7 +149,9 @@ class Trainer:
         await self.call(self.link.push, self.learner.named_params(), step + 1)
         described = describe_batch(batch.attempts, batch.judged, batch.trained)
         counts = {"groups": len(batch.groups), "refills": batch.refills}
-        restarts = {"restarts": self.curriculum.restarts} if self.curriculum.restarts else {}
+        restarts = (
+            {"restarts": self.curriculum.restarts} if self.curriculum.restarts else {}
+        )
         return {**described, **counts, **restarts, **metrics}
 
     def _nothing_judged(self, step: int, batch: Batch) -> str:
@@ -224,7 +235,9 @@ class Trainer:
         useful = set(informative_groups(rewards, keys))
         if self.stage.informative == "reward" or self.stage.shuffle_rewards:
             return useful
-        by_reward = {key for key, a in judged if not self.runner.rewards.by_status(a.task.kind)}
+        by_reward = {
+            key for key, a in judged if not self.runner.rewards.by_status(a.task.kind)
+        }
         right = [float(attempt.score.status == "correct") for _, attempt in judged]
         by_status = set(informative_groups(right, keys))
         unjudged = {key for key, a in judged if a.score.status == "scored"}
@@ -272,7 +285,9 @@ class Trainer:
 
     def retire(self, group: Sequence[Attempt]) -> None:
         """Ask a mastered prompt no more."""
-        judged = [a.score.status for a in group if a.score.status not in ("error", "scored")]
+        judged = [
+            a.score.status for a in group if a.score.status not in ("error", "scored")
+        ]
         if not judged:
             return
         share = judged.count("correct") / len(judged)
@@ -310,5 +325,7 @@ def group_rewards(group: Sequence[Attempt], stage: RlStage) -> list[float]:
     values: list[float] = []
     for attempt, reward in zip(group, rewards, strict=True):
         longest = max(len(reply.token_ids) for reply in attempt.completions)
-        values.append(reward + overlong_penalty(longest, stage.max_tokens, stage.overlong_buffer))
+        values.append(
+            reward + overlong_penalty(longest, stage.max_tokens, stage.overlong_buffer)
+        )
     return values

@@ -52,7 +52,9 @@ class RolloutRunner:
                 groups.append(await self._begin(task, params.seed, n, stack))
 
             pairs = list(zip(groups, [params for _, params in prompts], strict=True))
-            await asyncio.gather(*(self._first_turn(group, params) for group, params in pairs))
+            await asyncio.gather(
+                *(self._first_turn(group, params) for group, params in pairs)
+            )
 
             rollouts: list[tuple[Rollout, SamplingParams]] = []
             for group, params in pairs:
@@ -73,7 +75,9 @@ class RolloutRunner:
             group.append(rollout)
         return await self._judged(group)
 
-    async def _begin(self, task: Task, seed: int, n: int, stack: AsyncExitStack) -> list[Rollout]:
+    async def _begin(
+        self, task: Task, seed: int, n: int, stack: AsyncExitStack
+    ) -> list[Rollout]:
         prompt_ids = encode_chat(self.tokenizer, task.messages, task.tools)
         group = [Rollout(task, self.tokenizer, prompt_ids, i, None) for i in range(n)]
         if not task.environment:
@@ -109,7 +113,10 @@ class RolloutRunner:
             await asyncio.gather(*(self._act(rollout) for rollout, _ in active))
             active = [(r, params) for r, params in active if not r.done]
             replies = await asyncio.gather(
-                *(self.generate.generate(r.prompt_ids, r.params(params)) for r, params in active)
+                *(
+                    self.generate.generate(r.prompt_ids, r.params(params))
+                    for r, params in active
+                )
             )
             for (rollout, _), (completion,) in zip(active, replies, strict=True):
                 rollout.take(completion)
@@ -129,7 +136,9 @@ class RolloutRunner:
     async def _judged(self, group: Sequence[Rollout]) -> list[Attempt]:
         # Members of a group often agree to the letter: each distinct text is judged once.
         distinct = {r.text: r for r in group if r.episode is None and not r.failure}
-        scores = await asyncio.gather(*(self._score(rollout) for rollout in distinct.values()))
+        scores = await asyncio.gather(
+            *(self._score(rollout) for rollout in distinct.values())
+        )
         known = dict(zip(distinct, scores, strict=True))
 
         attempts: list[Attempt] = []
@@ -140,7 +149,9 @@ class RolloutRunner:
             if rollout.cut_short:
                 score = without_value(score)
             attempts.append(
-                Attempt(rollout.task, rollout.records, rollout.completions, rollout.text, score)
+                Attempt(
+                    rollout.task, rollout.records, rollout.completions, rollout.text, score
+                )
             )
         return attempts
 
@@ -166,7 +177,9 @@ class RolloutRunner:
         return verdict
 
 
-def trajectories(attempt: Attempt, group_id: str, advantage: float = 0.0) -> list[Trajectory]:
+def trajectories(
+    attempt: Attempt, group_id: str, advantage: float = 0.0
+) -> list[Trajectory]:
     """The flat training records of an attempt: one, or more where its history was rewritten."""
     return [
         Trajectory(

@@ -23,7 +23,15 @@ PRECISION = "precision.json"  # in which the run multiplies
 MICRO_BATCHES = "micro_batches.json"  # tokens, of each stage whose config leaves them open
 FINISHED = "finished.json"  # the steps of each stage whose result is saved
 # What a start writes before the first step; a run that failed by then may begin again.
-PREPARED = {CONFIG, PRECISION, MICRO_BATCHES, "data.lock", "python", "tokenizer", "tensorboard"}
+PREPARED = {
+    CONFIG,
+    PRECISION,
+    MICRO_BATCHES,
+    "data.lock",
+    "python",
+    "tokenizer",
+    "tensorboard",
+}
 
 
 class Resumable(Protocol):
@@ -39,7 +47,9 @@ class Resumable(Protocol):
 
 
 Parts = Mapping[str, Resumable]
-Progress = Callable[[int, Mapping[str, Any]], None]  # steps done, and what to show of the last
+Progress = Callable[
+    [int, Mapping[str, Any]], None
+]  # steps done, and what to show of the last
 
 
 class InterruptedRun(Exception):  # noqa: N818 - no error: the user asked for it
@@ -150,7 +160,9 @@ class Run:
             return
         if self._trackers is None:
             names = self.config.trackers
-            self._trackers = open_trackers(names, self.directory, {"seed": self.config.seed})
+            self._trackers = open_trackers(
+                names, self.directory, {"seed": self.config.seed}
+            )
         for tracker in self._trackers:
             tracker.log(stage, step, numbers_of(record, stage))
 
@@ -187,8 +199,13 @@ class Run:
     def forget_after(self, stage: str, step: int) -> None:
         """Drop what was logged of `stage` from `step` on: a resumed run writes it again."""
         for name in ("log.jsonl", "errors.jsonl"):
-            _keep(self.directory / name, lambda row: row["stage"] != stage or row["step"] < step)
-        _keep(self.directory / "rollouts" / f"{stage}.jsonl", lambda row: row["step"] < step)
+            _keep(
+                self.directory / name,
+                lambda row: row["stage"] != stage or row["step"] < step,
+            )
+        _keep(
+            self.directory / "rollouts" / f"{stage}.jsonl", lambda row: row["step"] < step
+        )
 
     @contextmanager
     def stoppable(self) -> Iterator["StopFlag"]:
@@ -215,7 +232,9 @@ class Run:
                 f"{self.directory} is not a run directory (no {CONFIG}): choose another"
             )
         begun = begun_stages(self.directory)
-        check_resumable(load_config([saved]), self.config, begun, f"run directory {self.directory}")
+        check_resumable(
+            load_config([saved]), self.config, begun, f"run directory {self.directory}"
+        )
 
 
 class StopFlag:

@@ -54,7 +54,9 @@ class TaskStream:
         self.taken = state["taken"]
 
 
-def encode_examples(tokenizer: Tokenizer, task: Task, loss_on: str = "all") -> list[Example]:
+def encode_examples(
+    tokenizer: Tokenizer, task: Task, loss_on: str = "all"
+) -> list[Example]:
     """What a task teaches: its worked solution, turn by turn, or its recorded assistant turns.
 
     `loss_on` "last" keeps the last assistant turn of a recorded conversation alone. Each turn is an
@@ -78,7 +80,9 @@ def turns(task: Task) -> Iterator[Task]:
 def _worked(tokenizer: Tokenizer, task: Task) -> Example:
     """Prompt, worked solution and end of turn."""
     if task.solution is None:
-        raise OpenQwQError(f"task {task.id} has no worked solution: there is nothing to imitate")
+        raise OpenQwQError(
+            f"task {task.id} has no worked solution: there is nothing to imitate"
+        )
     prompt = encode_chat(tokenizer, task.messages, task.tools)
     return _example(prompt, encode_solution(tokenizer, prompt, task.solution))
 
@@ -92,7 +96,9 @@ def _recorded(tokenizer: Tokenizer, task: Task) -> list[Example]:
             examples.append(_example(prompt, reply))
         chat.append(message)
     if not examples:
-        raise OpenQwQError(f"task {task.id} has no assistant turn: there is nothing to imitate")
+        raise OpenQwQError(
+            f"task {task.id} has no assistant turn: there is nothing to imitate"
+        )
     return examples
 
 
@@ -126,13 +132,17 @@ async def train_sft(
             last = learner.done == stream.steps
             every = stage.evaluate.every
             if every and learner.done % every == 0 and not last:
-                run.log(stage.name, learner.done - 1, {"held_out": await evaluate(learner.done)})
+                run.log(
+                    stage.name, learner.done - 1, {"held_out": await evaluate(learner.done)}
+                )
             if learner.done % stage.checkpoint_every == 0 or last or flag.is_set:
                 run.save(stage.name, parts)
                 flag.check()
 
 
-def batch_examples(tokenizer: Tokenizer, tasks: Sequence[Task], stage: SftStage) -> list[Example]:
+def batch_examples(
+    tokenizer: Tokenizer, tasks: Sequence[Task], stage: SftStage
+) -> list[Example]:
     """Every example of a batch; raises OpenQwQError for one above the micro-batch's size."""
     limit = stage.optimiser.micro_batch_tokens
     examples: list[Example] = []

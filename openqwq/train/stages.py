@@ -51,7 +51,14 @@ from openqwq.train.prepare import (
 )
 from openqwq.train.progress import Display
 from openqwq.train.reward_model import RewardModel
-from openqwq.train.rewards import VERIFIER, ErrorShare, Rewards, Term, judges_used, stage_rewards
+from openqwq.train.rewards import (
+    VERIFIER,
+    ErrorShare,
+    Rewards,
+    Term,
+    judges_used,
+    stage_rewards,
+)
 from openqwq.train.rollouts import RolloutRunner
 from openqwq.train.run import Progress, Run
 from openqwq.train.sft import TaskStream, train_sft
@@ -59,7 +66,9 @@ from openqwq.types import Environment, Generate, Products, Verifier
 from openqwq.verify.judge import RewardModelJudge
 
 DEFAULT_REPLY = 1024  # tokens, where no stage says how long a reply may be
-LENGTH_SLACK = 1.25  # over the longest prompt seen, for prompts that a generator has yet to make
+LENGTH_SLACK = (
+    1.25  # over the longest prompt seen, for prompts that a generator has yet to make
+)
 
 
 async def run_stages(
@@ -74,7 +83,9 @@ async def run_stages(
     tokenizer = open_tokenizer(run, prepared)
     async with AsyncExitStack() as stack:
         bench = open_bench(config, stack)
-        runner = Stages(run, prepared, display, tokenizer, placement or LocalPlacement(), bench)
+        runner = Stages(
+            run, prepared, display, tokenizer, placement or LocalPlacement(), bench
+        )
         await runner.open()
         for stage in config.stages:
             await runner.run_stage(stage)
@@ -137,7 +148,9 @@ class Stages:
         learner = Learner(policy.model, stage.optimiser, stream.steps, policy.adapter)
         evaluate = self.evaluator(stage, learner, policy)
         with self._shown(stage.name, stream.steps) as report:
-            await train_sft(self.run, stage, learner, self.tokenizer, stream, report, evaluate)
+            await train_sft(
+                self.run, stage, learner, self.tokenizer, stream, report, evaluate
+            )
         self.keep(stage, policy, stream.steps)
 
     async def reinforce(self, stage: RlStage) -> None:
@@ -176,11 +189,15 @@ class Stages:
             return
         policy = self.loaded(self._origin_of(stage))
         tables = self.prepared.of(stage)
-        with self.placement.generator(self.run, self.previous, policy, self.tokenizer) as generate:
+        with self.placement.generator(
+            self.run, self.previous, policy, self.tokenizer
+        ) as generate:
             runner = self.runner(generate, verdicts_only(self.verifiers), max_turns=1)
             pairs = row_pairs(tables, stage.data)
             if stage.pairs is not None:
-                pairs = await sampled_pairs(tables, stage.pairs, runner, self.run.config.seed)
+                pairs = await sampled_pairs(
+                    tables, stage.pairs, runner, self.run.config.seed
+                )
         with self._shown(stage.name, epochs) as report:
             fit_reward_model(self.run, stage, policy.model, runner, pairs, report)
         self.run.finish(stage.name, epochs)
@@ -197,7 +214,9 @@ class Stages:
         curriculum = Curriculum(self.prepared.of(stage), stage.data, self._seed(stage))
         roles = self.placement.policy(self.run, stage, policy, self.tokenizer)
         with roles as (learner, generate, link):
-            frozen = Learner(teacher.model, stage.optimiser, 0, teacher.adapter, stage.temperature)
+            frozen = Learner(
+                teacher.model, stage.optimiser, 0, teacher.adapter, stage.temperature
+            )
             distiller = Distiller(
                 self.run,
                 stage,
@@ -262,7 +281,9 @@ class Stages:
             return None
         if stage.reference != START:
             frozen = self.load(stage.reference)
-            return Learner(frozen.model, stage.optimiser, 0, frozen.adapter, stage.temperature)
+            return Learner(
+                frozen.model, stage.optimiser, 0, frozen.adapter, stage.temperature
+            )
         if not isinstance(learner, Learner):
             return learner.reference()
         if policy.adapter is None:
@@ -279,10 +300,14 @@ class Stages:
         for use in judges_used(stage):
             if use.startswith(REWARD_MODEL):
                 directory = self.run.directory / use.removeprefix(REWARD_MODEL)
-                model = RewardModel.load(directory).to(chosen_device(self.run.config.device))
+                model = RewardModel.load(directory).to(
+                    chosen_device(self.run.config.device)
+                )
                 judges[use] = RewardModelJudge(model.rate, self._clip(stage, use))
             elif use.startswith(LANGUAGE_MODEL):
-                judges[use] = await self.bench.language_model(use.removeprefix(LANGUAGE_MODEL))
+                judges[use] = await self.bench.language_model(
+                    use.removeprefix(LANGUAGE_MODEL)
+                )
             else:
                 remote.append(use)
         judges |= await self.placement.verifiers(remote, self.bench)
@@ -351,7 +376,9 @@ class Stages:
             if generate is not None:
                 found = await self._evaluate(name, done, settings, generate)
             else:
-                with self.placement.generator(self.run, name, policy, self.tokenizer) as sampler:
+                with self.placement.generator(
+                    self.run, name, policy, self.tokenizer
+                ) as sampler:
                     found = await self._evaluate(name, done, settings, sampler)
             if held_out.is_best(self.run, stage, done, found):
                 take_weights(policy, learner)

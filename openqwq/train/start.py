@@ -26,7 +26,9 @@ def start_run(
     Raises OpenQwQError for whatever would stop the run later, with the directory left as it was.
     """
     if directory.exists() and not directory.is_dir():
-        raise OpenQwQError(f"{directory} is a file: name a directory for the run with --out")
+        raise OpenQwQError(
+            f"{directory} is a file: name a directory for the run with --out"
+        )
     path = directory / LOCK
     lock = DataLock.load(path) if resume else DataLock()
     prepared = fit_rows(prepare(config, lock, skip_bad_rows), skip_bad_rows)
@@ -40,7 +42,10 @@ def start_run(
 
 
 def run_config(
-    directory: Path, config: Config, resume: bool = False, placement: Placement | None = None
+    directory: Path,
+    config: Config,
+    resume: bool = False,
+    placement: Placement | None = None,
 ) -> Run:
     """All stages of a config in `directory`, from start to end; the run, closed."""
     run, prepared = start_run(directory, config, resume)

@@ -51,7 +51,9 @@ def keep_code(config: Config, run: Path) -> None:
         if file.name not in known:
             write_atomically(folder / file.name, file.read_bytes())
     if hashes != known and hashes:
-        write_atomically(folder / HASHES, json.dumps({**known, **hashes}, indent=1).encode())
+        write_atomically(
+            folder / HASHES, json.dumps({**known, **hashes}, indent=1).encode()
+        )
 
 
 def _known(folder: Path) -> dict[str, str]:

@@ -90,7 +90,9 @@ class UserJudge:
         try:
             value = float(found)
         except (TypeError, ValueError):
-            return self._error(f"returned {found!r:.80}: return a number, a bool or a Score")
+            return self._error(
+                f"returned {found!r:.80}: return a number, a bool or a Score"
+            )
         if not math.isfinite(value):
             return self._error(f"returned {value}: return a finite number")
         return Score(value, "scored")
@@ -161,5 +163,7 @@ def open_environment(reference: str, options: Mapping[str, Any]) -> Environment:
     else:
         made = loaded
     if not hasattr(made, "reset"):
-        raise OpenQwQError(f"{reference} has no method reset(task, seed): an environment needs it")
+        raise OpenQwQError(
+            f"{reference} has no method reset(task, seed): an environment needs it"
+        )
     return cast(Environment, made)

@@ -99,7 +99,9 @@ def last_program(answer: str) -> str:
             return candidates[-1].text
 
     text = tagged_answer(answer) or answer
-    kept = [line for line in text.split("\n") if not re.fullmatch(r"\s*(`{3,}|~{3,})\s*", line)]
+    kept = [
+        line for line in text.split("\n") if not re.fullmatch(r"\s*(`{3,}|~{3,})\s*", line)
+    ]
     return "\n".join(kept)
 
 

@@ -67,7 +67,9 @@ class CodeVerifier:
             return Score(0.0, "error", detail=f"the sandbox failed: {result.error}")
         for case in result.cases:
             if case.status == "unusable":
-                return Score(0.0, "error", detail=f"tests of task {task.id!r}: {case.error}")
+                return Score(
+                    0.0, "error", detail=f"tests of task {task.id!r}: {case.error}"
+                )
         failures: list[int] = []
         for number, case in enumerate(result.cases):
             if case.status != "ok" or not _right(tests, number, case):

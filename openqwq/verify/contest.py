@@ -23,7 +23,9 @@ from openqwq.verify import contest_program
 from openqwq.verify.answer import final_answer, last_program
 
 HOST = Path(contest_program.__file__).read_text(encoding="utf-8")
-TESTS_A_RUN = 7  # they share one process; with six seconds each they fit the sandbox's minute
+TESTS_A_RUN = (
+    7  # they share one process; with six seconds each they fit the sandbox's minute
+)
 CHARACTERS_A_RUN = 2**22  # of input, and of expected output
 SPARE_SECONDS = 5.0
 LIMITS = Limits(memory_bytes=2**31, output_bytes=2**24)  # the grader has none
@@ -50,7 +52,11 @@ class ContestVerifier:
     """
 
     def __init__(
-        self, sandbox: Sandbox, thinking: bool = True, seconds: float = 6.0, limits: Limits = LIMITS
+        self,
+        sandbox: Sandbox,
+        thinking: bool = True,
+        seconds: float = 6.0,
+        limits: Limits = LIMITS,
     ) -> None:
         self._sandbox = sandbox
         self._thinking = thinking
@@ -108,7 +114,9 @@ class ContestVerifier:
                 number += 1
         return None
 
-    async def _run(self, program: str, cases: Sequence[TestCase], name: str | None) -> CaseResult:
+    async def _run(
+        self, program: str, cases: Sequence[TestCase], name: str | None
+    ) -> CaseResult:
         """Run the program, or its function `name`, on some tests in one process."""
         inputs = [case.input for case in cases]
         wall = (self._seconds + 1) * len(cases) + SPARE_SECONDS
@@ -132,7 +140,9 @@ def _portions(cases: Sequence[TestCase]) -> Iterator[list[TestCase]]:
     characters = 0
     for case in cases:
         size = len(str(case.input)) + len(str(case.expected))
-        if portion and (len(portion) == TESTS_A_RUN or characters + size > CHARACTERS_A_RUN):
+        if portion and (
+            len(portion) == TESTS_A_RUN or characters + size > CHARACTERS_A_RUN
+        ):
             yield portion
             portion = []
             characters = 0

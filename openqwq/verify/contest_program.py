@@ -88,7 +88,9 @@ class InputBytes:
         return self.content.split(b"\n")[0] + b"\n"
 
 
-def run_tests(source: str, inputs: list[Any], name: str | None, seconds: float) -> list[Row]:
+def run_tests(
+    source: str, inputs: list[Any], name: str | None, seconds: float
+) -> list[Row]:
     """Run `source` on each input: its text, or with the `name` of a function its arguments."""
     sys.set_int_max_str_digits(DIGITS)
     signal.signal(signal.SIGALRM, _ring)
@@ -116,7 +118,9 @@ def run_tests(source: str, inputs: list[Any], name: str | None, seconds: float) 
 
 
 def _ring(*_: object) -> None:
-    print("out of time")  # as the grader's does, so that catching the exception wins nothing
+    print(
+        "out of time"
+    )  # as the grader's does, so that catching the exception wins nothing
     raise TimeoutException
 
 
@@ -164,7 +168,11 @@ def as_function(source: str) -> str:
         nothing = ast.arguments([], [], None, [], [], None, [])
         function = ast.FunctionDef("wrapped_function", nothing, others, [], lineno=1)
         return "\n".join(
-            [PRELUDE, ast.unparse(ast.Module(imports, [])), ast.unparse(ast.Module([function], []))]
+            [
+                PRELUDE,
+                ast.unparse(ast.Module(imports, [])),
+                ast.unparse(ast.Module([function], [])),
+            ]
         )
     except Exception:  # whatever a hostile text makes of the parser
         return source

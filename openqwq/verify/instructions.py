@@ -43,7 +43,9 @@ class InstructionVerifier:
         text = answer.strip("\n")
         try:
             strict = [check(rule.id, rule.arguments, text) for rule in task.rules]
-            loose = [check(rule.id, rule.arguments, text, loose=True) for rule in task.rules]
+            loose = [
+                check(rule.id, rule.arguments, text, loose=True) for rule in task.rules
+            ]
         except OpenQwQError as error:
             return Score(0.0, "error", detail=f"task {task.id!r}: {error}")
         parts = {
@@ -69,7 +71,9 @@ def check(
     """
     rule = RULES.get(rule_id)
     if rule is None:
-        raise OpenQwQError(f"unknown instruction {rule_id!r}: use one of {', '.join(RULES)}")
+        raise OpenQwQError(
+            f"unknown instruction {rule_id!r}: use one of {', '.join(RULES)}"
+        )
     _, *names = signature(rule).parameters
     wrong = [name for name, value in arguments.items() if not _is_valid(name, value)]
     if wrong or arguments.keys() != set(names):
@@ -127,7 +131,9 @@ def _parts(text: str, divider: str) -> list[str]:
     return list(filter(None, parts))
 
 
-def _first_word(text: str, num_paragraphs: int, nth_paragraph: int, first_word: str) -> bool:
+def _first_word(
+    text: str, num_paragraphs: int, nth_paragraph: int, first_word: str
+) -> bool:
     paragraphs = text.split("\n\n")
     count = sum(bool(paragraph.strip()) for paragraph in paragraphs)
     if count != num_paragraphs:
@@ -214,7 +220,9 @@ def _bullet_count(text: str, num_bullets: int) -> bool:
 
 
 def _has_sections(text: str, section_spliter: str, num_sections: int) -> bool:
-    return len(re.findall(rf"{re.escape(section_spliter.strip())}\s?\d", text)) >= num_sections
+    return (
+        len(re.findall(rf"{re.escape(section_spliter.strip())}\s?\d", text)) >= num_sections
+    )
 
 
 def _chooses(text: str) -> bool:

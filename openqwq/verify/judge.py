@@ -7,7 +7,15 @@ from collections.abc import Awaitable, Callable
 from openqwq.text.stream import parse_reply, starts_in_thinking
 from openqwq.text.template import encode_chat
 from openqwq.text.tokenizer import Tokenizer
-from openqwq.types import Generate, Message, OpenQwQError, SamplingParams, Score, Task, Verifier
+from openqwq.types import (
+    Generate,
+    Message,
+    OpenQwQError,
+    SamplingParams,
+    Score,
+    Task,
+    Verifier,
+)
 from openqwq.verify.answer import final_answer
 
 # (task, answer without its thinking) -> reward, any real number
@@ -52,7 +60,9 @@ class RewardModelJudge:
         except (OpenQwQError, OSError) as error:
             return Score(0.0, "error", detail=f"the reward model failed: {error}")
         if not math.isfinite(reward):
-            return Score(0.0, "error", detail=f"the reward of task {task.id!r} is {reward!r}")
+            return Score(
+                0.0, "error", detail=f"the reward of task {task.id!r} is {reward!r}"
+            )
         parts = {"reward": reward}
         if self._gold:
             gold = await self._gold.score(task, completion)

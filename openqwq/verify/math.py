@@ -54,13 +54,19 @@ class MathVerifier(AbstractAsyncContextManager["MathVerifier"]):
         if answer is None:
             return Score(0.0, "truncated", detail="no </think>")
         if len(answer) > _MAX_CHARACTERS:
-            return Score(0.0, "timeout", detail=f"not evaluated: over {_MAX_CHARACTERS} characters")
+            return Score(
+                0.0, "timeout", detail=f"not evaluated: over {_MAX_CHARACTERS} characters"
+            )
         wanted = _integer(task.answer)
         found = _integer(answer)
         if wanted is not None and found is not None:
             return Score(1.0, "correct") if wanted == found else Score(0.0, "wrong")
-        reply = await self._pool.ask({"gold": task.answer, "answer": answer, "level": self._level})
-        return Score(float(reply["status"] == "correct"), reply["status"], detail=reply["detail"])
+        reply = await self._pool.ask(
+            {"gold": task.answer, "answer": answer, "level": self._level}
+        )
+        return Score(
+            float(reply["status"] == "correct"), reply["status"], detail=reply["detail"]
+        )
 
 
 def _integer(text: str) -> int | None:

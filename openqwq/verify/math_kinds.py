@@ -9,20 +9,48 @@ from collections.abc import Sequence
 
 from openqwq.verify.boxes import closing_brace
 
-_COMMAND = re.compile(r"\\(?:text(?:bf|it|rm|normal)?|math(?:rm|bf|tt|sf)|mbox|operatorname)\s*\{")
+_COMMAND = re.compile(
+    r"\\(?:text(?:bf|it|rm|normal)?|math(?:rm|bf|tt|sf)|mbox|operatorname)\s*\{"
+)
 _CHOICE = re.compile(r"\(?\s*([A-Z])\s*\)?")
 _CHOSEN = re.compile(
     r"(?i:option|choice|answer)?\s*\(?([A-Z])\)?\s*(?:[.:)]\s*\S.*|[.:)]?)", re.DOTALL
 )
 _CHOICES = re.compile(r"\(?[A-Z]\)?(?:\s*(?:,|and|or|&|, and)\s*\(?[A-Z]\)?)*")
 _WORDS = re.compile(r"[^\W\d_]+(?:[ '\-,][^\W\d_]+)*[.!]?")
-_SHORT_WORDS = {"yes", "no", "odd", "even", "true", "all", "any", "red", "one", "two", "six", "ten"}
+_SHORT_WORDS = {
+    "yes",
+    "no",
+    "odd",
+    "even",
+    "true",
+    "all",
+    "any",
+    "red",
+    "one",
+    "two",
+    "six",
+    "ten",
+}
 _NUMERALS = [
     "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven",
     "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
     "twenty",
 ]  # fmt: skip
-_MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
+_MONTHS = [
+    "jan",
+    "feb",
+    "mar",
+    "apr",
+    "may",
+    "jun",
+    "jul",
+    "aug",
+    "sep",
+    "oct",
+    "nov",
+    "dec",
+]
 _BASED = re.compile(r"([0-9A-Za-z]+)_\{?(?:\\text\{)?\s*(\w+)\s*\}*")
 _DOTS = re.compile(r"\\(?:[lc]|vd|dd)?dots[cbmio]?|\.\.\.|…")
 _INEQUALITY = re.compile(r"[<>]|\\(?:leq?|geq?|lt|gt)(?![a-z])")
@@ -66,7 +94,9 @@ def same_words(gold: str, answer: str) -> bool | None:
     given = _word_key(answer)
     if wanted == given:
         return True
-    if wanted in ("yes", "no", "true", "false") and re.match(rf"{wanted}\b[,.:;]", answer.lower()):
+    if wanted in ("yes", "no", "true", "false") and re.match(
+        rf"{wanted}\b[,.:;]", answer.lower()
+    ):
         return True
     if wanted in _NUMERALS:
         return str(_NUMERALS.index(wanted)) == given or None

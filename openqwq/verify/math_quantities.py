@@ -20,7 +20,14 @@ _FUNCTIONS = {
 }  # fmt: skip
 _PERCENT = {"%", "\\%", "percent", "pct", "percentage", "percents", "per cent"}
 _POWERS = {"square": "2", "sq": "2", "cubic": "3", "cu": "3"}
-_CURRENCIES = {"$": "dollar", "\\$": "dollar", "€": "euro", "£": "pound", "¥": "yen", "₹": "rupee"}
+_CURRENCIES = {
+    "$": "dollar",
+    "\\$": "dollar",
+    "€": "euro",
+    "£": "pound",
+    "¥": "yen",
+    "₹": "rupee",
+}
 # Measures by name, for each thing measured: how much of it one is.
 _SCALES: dict[str, dict[str, float]] = {
     "length": {
@@ -89,7 +96,9 @@ def _is_a_unit(unit: str, name: str, apart: bool) -> bool:
     return known or len(letters) >= 3
 
 
-def comparable(gold: str, answer: str, boxed: bool, level: Level) -> list[tuple[str, str]] | None:
+def comparable(
+    gold: str, answer: str, boxed: bool, level: Level
+) -> list[tuple[str, str]] | None:
     """The pairs of numbers of which one must be equal for two quantities to be; None without units.
 
     [] where units contradict. A percentage is equal to its hundredth. Only a bare answer, which is

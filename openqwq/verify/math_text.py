@@ -10,16 +10,22 @@ JOINT = re.compile(  # what may stand between boxes that form one answer
     r"(?:[\s$,;.&]|\\[()\[\]]|\\q?quad|\\text\{[^{}]*\}|(?:and|or)\b|[A-Za-z](?:_?\w+)?\s*=)*"
     r"|\s*(?:[A-Za-z]+\s+)?and(?:\s+[A-Za-z]+)?\s*"
 )
-JOINT_OF_GOLD = re.compile(rf"(?:{JOINT.pattern})|[^.\n]{{0,40}}?(?:\band\b|[,;&])[^.\n]{{0,40}}")
+JOINT_OF_GOLD = re.compile(
+    rf"(?:{JOINT.pattern})|[^.\n]{{0,40}}?(?:\band\b|[,;&])[^.\n]{{0,40}}"
+)
 PERCENT_AFTER = re.compile(r"[\s$]*(?:\\?%|percent(?:age)?\b|pct\b)")
 DELIMITED = re.compile(r"(?<!\\)\$|\\\[|\\\(")
-NUMBER = re.compile(r"[$€£]?\s*-?(?:\d{1,3}(?:[ ,]\d{3})+(?:\.\d+)?|\d*[.,]?\d+)\s*(?:\\?%)?")
+NUMBER = re.compile(
+    r"[$€£]?\s*-?(?:\d{1,3}(?:[ ,]\d{3})+(?:\.\d+)?|\d*[.,]?\d+)\s*(?:\\?%)?"
+)
 POWER = re.compile(r"-?\(?-?\d[\d\s.+*/()-]*(?:\^|\*\*)[\d\s.+*/^()-]*")
 COMMAND = re.compile(r"\\[A-Za-z]+\s*(?:\{[A-Za-z ]*\})?")
 WORD = re.compile(
     r"(?i)\b(?!(?:sin|cos|tan|cot|sec|csc|log|exp|sqrt|and)\b)[a-z]{3,}|\b(?:is|it)\b"
 )
-PRODUCT = re.compile(r"(?<=[\d)])\s*\((?=-?\d+(?:\.\d+)?\))")  # 2(3): not the mixed number 2 + 3
+PRODUCT = re.compile(
+    r"(?<=[\d)])\s*\((?=-?\d+(?:\.\d+)?\))"
+)  # 2(3): not the mixed number 2 + 3
 
 _THIN = "\N{THIN SPACE}\N{NARROW NO-BREAK SPACE}\N{NO-BREAK SPACE}\N{SIX-PER-EM SPACE}"
 _GROUPED = re.compile(
@@ -27,9 +33,13 @@ _GROUPED = re.compile(
 )
 _SCIENTIFIC = re.compile(r"(?<![\w.\\])(-?(?:\d+\.?\d*|\.\d+))[eE]([+-]?\d{1,4})(?![\w.])")
 _MIXED = re.compile(r"(?<![\w.^/}])(-?)(\d+)\s+(\d+)/(\d+)(?![\w/])")
-_REPEATING = re.compile(r"(?<![\d.])(\d*)\.(\d*)\\(?:overline|bar|dot)\s*(?:\{(\d+)\}|(\d))(?!\d)")
+_REPEATING = re.compile(
+    r"(?<![\d.])(\d*)\.(\d*)\\(?:overline|bar|dot)\s*(?:\{(\d+)\}|(\d))(?!\d)"
+)
 _IN_PARENTHESES = re.compile(r"(?<![\d.])(0)\.(\d*)\((\d+)\)(?![\d.])")
-_VULGAR = re.compile("[\N{VULGAR FRACTION ONE QUARTER}-\N{VULGAR FRACTION THREE QUARTERS}⅐-⅞]")
+_VULGAR = re.compile(
+    "[\N{VULGAR FRACTION ONE QUARTER}-\N{VULGAR FRACTION THREE QUARTERS}⅐-⅞]"
+)
 _DOTTED = re.compile(r"(?<![\d.])(\d*)\.(\d*?)(\d{1,6}?)\3{2,}(?:\.\.\.|\\[lc]?dots|…)")
 _UNICODE = {
     "\N{DEGREE SIGN}": "^\\circ", "\N{MINUS SIGN}": "-", "\N{MULTIPLICATION SIGN}": "\\times ",
@@ -76,7 +86,9 @@ def _mixed(match: re.Match[str]) -> str:
 
 def _vulgar(match: re.Match[str]) -> str:
     """A fraction that is one character."""
-    above, _, below = unicodedata.normalize("NFKC", match[0]).partition("\N{FRACTION SLASH}")
+    above, _, below = unicodedata.normalize("NFKC", match[0]).partition(
+        "\N{FRACTION SLASH}"
+    )
     if not below:
         return match[0]
     return rf"\frac{{{above}}}{{{below}}}"

@@ -11,7 +11,18 @@ from antlr4.atn.PredictionMode import PredictionMode
 from latex2sympy2_extended.antlr_parser import PSParser
 from latex2sympy2_extended.latex2sympy2 import _Latex2Sympy
 from math_verify import grader, parse, verify
-from sympy import Basic, Float, Integer, MatrixBase, Mul, Pow, Rational, Set, Union, factorial
+from sympy import (
+    Basic,
+    Float,
+    Integer,
+    MatrixBase,
+    Mul,
+    Pow,
+    Rational,
+    Set,
+    Union,
+    factorial,
+)
 from sympy.core.cache import cacheit
 from sympy.core.expr import UnevaluatedExpr
 from sympy.logic.boolalg import Boolean
@@ -166,7 +177,9 @@ def _as_set(text: str) -> Any:
     for reading in parse(f"$${text.strip(' ,')}$$", parsing_timeout=0):
         if isinstance(reading, Set):
             return reading
-        if (isinstance(reading, Basic) and reading.is_Relational) or isinstance(reading, Boolean):
+        if (isinstance(reading, Basic) and reading.is_Relational) or isinstance(
+            reading, Boolean
+        ):
             with suppress(Exception):  # sympy raises anything
                 return reading.as_set()
     return None
@@ -183,7 +196,9 @@ def numeric_eq(a: Any, b: Any, places: int, precision: int) -> bool:
             return False
         pairs = zip(a.flat(), b.flat(), strict=True)
         return all(numeric_eq(x, y, places, precision) for x, y in pairs)
-    with suppress(Exception):  # sympy raises anything; what it cannot evaluate is left to it
+    with suppress(
+        Exception
+    ):  # sympy raises anything; what it cannot evaluate is left to it
         percent = a.has(UnevaluatedExpr) or b.has(UnevaluatedExpr)
         if a.is_number and b.is_number and not percent:
             x = a.doit().evalf(50)
@@ -234,7 +249,9 @@ def speed_up() -> None:
             return math_rule(parser)
 
     def refute_first(a: Any, b: Any) -> Any:
-        with suppress(Exception):  # sympy raises anything; what it cannot evaluate, it simplifies
+        with suppress(
+            Exception
+        ):  # sympy raises anything; what it cannot evaluate, it simplifies
             names = sorted((a - b).free_symbols, key=str)
             point = {name: Rational(2 * i + 3, 7) for i, name in enumerate(names)}
             at_a = a.subs(point).evalf(30)

@@ -11,7 +11,9 @@ _ABBREVIATION = re.compile(
     "adm|apr|aug|bros|capt|co|col|corp|dec|dr|feb|fla|ft|gen|gov|inc|jan|jr|lt|ltd|maj|mr|mrs|ms|"
     r"nov|oct|prof|rep|rev|sen|sept|sgt|sr|st|vs|[ap]\.m|d\.c|e\.g|i\.e|ph\.d|u\.[kns]"
 )
-_END = re.compile(r".*[.?!](?=[()\[{}\]\"':;*@!?\s])")  # the last one that punctuation may follow
+_END = re.compile(
+    r".*[.?!](?=[()\[{}\]\"':;*@!?\s])"
+)  # the last one that punctuation may follow
 _NUMBER = re.compile(r"-?[.,]?\d[\d,.-]*")
 _CONTRACTION = re.compile(r"(?<=\w)(?=n't\b|'(?:s|m|d|ll|re|ve)\b)", re.IGNORECASE)
 _WORD_EDGE = re.compile(r"[\s()\[\]{}<>;@#$%&*?!\"“”‘’«»]+|--+|\.\.\.|[,:](?!\d)")

@@ -76,7 +76,11 @@ def _unmarked(text: str) -> str:
         text = whole[1]
     for mark in ("**", "__", "`", "$$", "$"):
         closed = text.removesuffix(".")
-        if len(closed) > 2 * len(mark) and closed.startswith(mark) and closed.endswith(mark):
+        if (
+            len(closed) > 2 * len(mark)
+            and closed.startswith(mark)
+            and closed.endswith(mark)
+        ):
             text = closed[len(mark) : -len(mark)].strip()
     return text
 

@@ -67,5 +67,7 @@ def language_consistency(text: str, script: str) -> float:
         letters = list(filter(str.isalpha, word))
         if letters:
             words += 1
-            own += all(unicodedata.name(letter, "").startswith(script) for letter in letters)
+            own += all(
+                unicodedata.name(letter, "").startswith(script) for letter in letters
+            )
     return own / words if words else 1.0

@@ -11,7 +11,9 @@ from openqwq.verify.answer import final_answer
 
 Language = Literal["python", "java", "javascript"]
 TOOL_CALLS = "tool_calls_"  # the judges' names, before the language
-_Call = Mapping[str, Mapping[str, Sequence[Any]]]  # {function: {argument: [accepted values]}}
+_Call = Mapping[
+    str, Mapping[str, Sequence[Any]]
+]  # {function: {argument: [accepted values]}}
 
 _TYPES: dict[str, type] = {
     **dict.fromkeys(("string", "String", "char", "any"), str),
@@ -23,7 +25,8 @@ _TYPES: dict[str, type] = {
 }
 _END_TAG = "</tool_call>"
 _LIST = re.compile(
-    r"new\s+(?:ArrayList<\w*>\s*\(Arrays\.asList\((.*)\)\)|\w+\[\]\s*\{(.*)\}|Array\((.*)\))", re.S
+    r"new\s+(?:ArrayList<\w*>\s*\(Arrays\.asList\((.*)\)\)|\w+\[\]\s*\{(.*)\}|Array\((.*)\))",
+    re.S,
 )
 _FILLED = re.compile(r"new\s+(ArrayList|HashMap)<[^>]*>\s*\(\)\s*(?:\{(.*)\})?", re.S)
 _FILLING = re.compile(r"(?:add|put)\(((?:\"[^\"]*\"|[^()\"])*)\)")
@@ -89,7 +92,9 @@ def extract_calls(answer: str) -> list[ToolCall]:
         value, end = json.JSONDecoder().raw_decode(rest.lstrip())
         rest = rest.lstrip()[end:].lstrip()
         match value:
-            case {"name": str(name), "arguments": dict(arguments)} if rest.startswith(_END_TAG):
+            case {"name": str(name), "arguments": dict(arguments)} if rest.startswith(
+                _END_TAG
+            ):
                 calls.append(ToolCall(name=name, arguments=arguments))
             case _:
                 raise ValueError(f"not a name, arguments and {_END_TAG}: {value!r:.200}")
@@ -122,7 +127,9 @@ def check_calls(
     for entry in ground_truth:
         name, *others = entry
         if name not in schemas or others:
-            raise OpenQwQError(f"ground truth {entry!r} is not one call of: {', '.join(schemas)}")
+            raise OpenQwQError(
+                f"ground truth {entry!r} is not one call of: {', '.join(schemas)}"
+            )
         table.append([_fault(call, entry, schemas[name], language) for call in calls])
     table.sort(key=lambda faults: faults.count(""))  # the pickiest chooses first
 
@@ -135,7 +142,9 @@ def check_calls(
     return Verdict(True)
 
 
-def _fault(call: ToolCall, right: _Call, schema: Mapping[str, Any], language: Language) -> str:
+def _fault(
+    call: ToolCall, right: _Call, schema: Mapping[str, Any], language: Language
+) -> str:
     """What is wrong with `call`, "" if nothing is."""
     ((name, accepted),) = right.items()
     arguments = call["arguments"]
@@ -189,7 +198,9 @@ def _fits(value: Any, option: Any, schema: Mapping[str, Any]) -> bool:
         nested = schema.get("items", {})
         if len(value) != len(option):
             return False
-        return all(_fits(item, each, nested) for item, each in zip(value, option, strict=True))
+        return all(
+            _fits(item, each, nested) for item, each in zip(value, option, strict=True)
+        )
     return bool(_plain(value) == _plain(option))
 
 
@@ -198,7 +209,9 @@ def _fits_object(value: Mapping[str, Any], option: Mapping[str, Any]) -> bool:
     for key, alternatives in option.items():
         if key not in value and "" not in _listed(alternatives):
             return False
-    return all(_plain(item) in _plain(_listed(option.get(key, []))) for key, item in value.items())
+    return all(
+        _plain(item) in _plain(_listed(option.get(key, []))) for key, item in value.items()
+    )
 
 
 def _listed(alternatives: Any) -> Any:
@@ -224,7 +237,9 @@ def _from_source(text: str, schema: Mapping[str, Any], language: Language) -> An
     """The value of the declared type that Java or JavaScript source spells, else `text` itself."""
     wanted = _python_type(schema)
     if wanted is str:
-        if language == "javascript" and schema["type"] == "String":  # only these are in quotes
+        if (
+            language == "javascript" and schema["type"] == "String"
+        ):  # only these are in quotes
             quoted = re.fullmatch(r"([\"'])(.*)\1", text, re.DOTALL)
             if quoted:
                 return quoted[2]

@@ -24,7 +24,9 @@ from typing import Any, cast
 import psutil
 
 Verdict = dict[str, Any]  # JSON: "status", "detail", and what a judge adds
-START_SECONDS = 60.0  # importing sympy on a busy machine; the deadline counts from the request
+START_SECONDS = (
+    60.0  # importing sympy on a busy machine; the deadline counts from the request
+)
 PATIENCE = 10.0  # wall seconds for each CPU second until a worker counts as hung
 REPLY_BYTES = 2**16
 
@@ -102,7 +104,11 @@ class _Worker:
         self.end()
         status = self._process.returncode
         if status == -signal.SIGPROF:
-            return {"status": "timeout", "detail": "no verdict before the deadline", "last": True}
+            return {
+                "status": "timeout",
+                "detail": "no verdict before the deadline",
+                "last": True,
+            }
         detail = f"the worker ended with status {status}"
         return {"status": "error", "detail": detail, "last": True}
 

@@ -10,7 +10,9 @@ from openqwq.text.tokenizer import Tokenizer
 
 @pytest.fixture(scope="session")
 def tokenizer() -> Tokenizer:
-    return Tokenizer.train(["the user said: call a tool, then answer the user\n\n"] * 4, 300)
+    return Tokenizer.train(
+        ["the user said: call a tool, then answer the user\n\n"] * 4, 300
+    )
 
 
 @pytest.fixture

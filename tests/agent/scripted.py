@@ -41,12 +41,18 @@ class Scripted:
         raise NotImplementedError
 
     async def stream(
-        self, prompt_ids: Sequence[int], params: SamplingParams, steering: Steering | None = None
+        self,
+        prompt_ids: Sequence[int],
+        params: SamplingParams,
+        steering: Steering | None = None,
     ) -> AsyncIterator[TokenEvent]:
         """See `Generate.stream`."""
         self.asked.append((list(prompt_ids), params))
         text = self.text(prompt_ids, params)
-        whole = [*self.tokenizer.encode(text, allow_special=True), self.tokenizer.eos_ids[0]]
+        whole = [
+            *self.tokenizer.encode(text, allow_special=True),
+            self.tokenizer.eos_ids[0],
+        ]
         said = whole[: params.max_tokens]
         self.open += 1
         try:
@@ -67,7 +73,9 @@ class Scripted:
         self, token_ids: Sequence[int], top_log_probs: int = 0, adapter: str = ""
     ) -> list[TokenEvent]:
         """See `Scores.score`."""
-        return [TokenEvent(each, -1.0, False, None, ((each, -1.0),)) for each in token_ids[1:]]
+        return [
+            TokenEvent(each, -1.0, False, None, ((each, -1.0),)) for each in token_ids[1:]
+        ]
 
     def close(self) -> None:
         """Nothing is held."""

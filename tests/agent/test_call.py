@@ -47,10 +47,16 @@ def test_a_functions_signature_and_docstring_become_a_schema() -> None:
                     "city": {"type": "string", "description": "where to stay"},
                     "nights": {"type": "integer", "description": "how many"},
                     "guests": {
-                        "anyOf": [{"type": "array", "items": {"type": "string"}}, {"type": "null"}]
+                        "anyOf": [
+                            {"type": "array", "items": {"type": "string"}},
+                            {"type": "null"},
+                        ]
                     },
                     "room": {"enum": ["single", "double"]},
-                    "extras": {"type": "object", "additionalProperties": {"type": "number"}},
+                    "extras": {
+                        "type": "object",
+                        "additionalProperties": {"type": "number"},
+                    },
                 },
                 "required": ["city", "nights"],
                 "additionalProperties": False,
@@ -88,7 +94,9 @@ def open_ended(*names: str) -> int:
         (open_ended, "argument 'names' of tool 'open_ended' has no type"),
     ],
 )
-def test_a_function_that_cannot_be_a_tool_is_refused_by_name(function: Any, problem: str) -> None:
+def test_a_function_that_cannot_be_a_tool_is_refused_by_name(
+    function: Any, problem: str
+) -> None:
     with pytest.raises(OpenQwQError, match=problem):
         tool(function)
 
@@ -99,8 +107,14 @@ def test_a_function_that_cannot_be_a_tool_is_refused_by_name(function: Any, prob
         ({"city": "Rome"}, "'nights' is a required property"),
         ({"city": "Rome", "nights": "2"}, "argument 'nights' of book is '2'.*integer"),
         ({"city": "Rome", "nights": True}, "argument 'nights' of book is True"),
-        ({"city": "Rome", "nights": 2, "room": "royal"}, "'room' of book is 'royal'.*double"),
-        ({"city": "Rome", "nights": 2, "pets": 1}, "'pets' was unexpected.*are city, nights"),
+        (
+            {"city": "Rome", "nights": 2, "room": "royal"},
+            "'room' of book is 'royal'.*double",
+        ),
+        (
+            {"city": "Rome", "nights": 2, "pets": 1},
+            "'pets' was unexpected.*are city, nights",
+        ),
         ({"city": "Rome", "nights": 2, "guests": ["a", 3]}, r"'guests'\[1\] of book is 3"),
     ],
 )
@@ -112,7 +126,9 @@ def test_a_bad_argument_is_named_with_its_value_and_what_to_give(
 
 
 def test_good_arguments_pass() -> None:
-    check_arguments(tool(book), {"city": "Rome", "nights": 2, "guests": None, "room": "double"})
+    check_arguments(
+        tool(book), {"city": "Rome", "nights": 2, "guests": None, "room": "double"}
+    )
 
 
 def test_two_tools_of_one_name_are_refused() -> None:
@@ -282,14 +298,19 @@ def test_a_schema_that_refers_elsewhere_is_refused_and_nothing_is_fetched(
     foreign = Tool("f", "", {"$ref": "http://127.0.0.1:9/schema"}, call=tool(book).call)
     with pytest.raises(OpenQwQError, match="schema of f refers to 'http://127"):
         check_arguments(foreign, {})
-    local = {"$defs": {"n": {"type": "integer"}}, "properties": {"a": {"$ref": "#/$defs/n"}}}
+    local = {
+        "$defs": {"n": {"type": "integer"}},
+        "properties": {"a": {"$ref": "#/$defs/n"}},
+    }
     check_arguments(Tool("g", "", local, call=tool(book).call), {"a": 1})
 
 
 ACTING = Tool(
     "send", "Sends.", {"type": "object"}, call=lambda _: asyncio.sleep(0, "sent"), acts=True
 )
-READING = Tool("look", "Looks.", {"type": "object"}, call=lambda _: asyncio.sleep(0, "seen"))
+READING = Tool(
+    "look", "Looks.", {"type": "object"}, call=lambda _: asyncio.sleep(0, "seen")
+)
 
 
 async def statuses(approval: Approval, *names: str) -> list[str]:

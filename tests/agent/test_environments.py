@@ -27,7 +27,9 @@ def mathematics() -> Iterator[MathVerifier]:
         yield verifier
 
 
-async def test_worked_solutions_with_the_calculator_are_right(mathematics: MathVerifier) -> None:
+async def test_worked_solutions_with_the_calculator_are_right(
+    mathematics: MathVerifier,
+) -> None:
     await play_all(CalculatorEnvironment(mathematics), calculator(4, 7), 5)
 
 

@@ -58,7 +58,9 @@ def wild(tmp_path: Path) -> str:
     return f"{sys.executable} {path}"
 
 
-async def said(server: McpServer, name: str, seconds: float = 30.0, **arguments: object) -> str:
+async def said(
+    server: McpServer, name: str, seconds: float = 30.0, **arguments: object
+) -> str:
     call = {"name": name, "arguments": arguments}
     tools, limits = by_name(server.tools), CallLimits(seconds=seconds)
     (result,) = await run_calls(tools, [call], limits=limits)  # type: ignore[list-item]
@@ -73,7 +75,10 @@ async def test_our_own_server_is_found_and_used_over_pipes() -> None:
         assert await said(server, "calculator", expression="12345678 * 87654321") == str(
             12345678 * 87654321
         )
-        assert await said(server, "calculator", expression="1/0") == "error: '1/0' divides by zero"
+        assert (
+            await said(server, "calculator", expression="1/0")
+            == "error: '1/0' divides by zero"
+        )
         assert "argument 'expression'" in await said(server, "calculator", expression=1)
 
 
@@ -100,11 +105,15 @@ async def test_a_call_that_hangs_is_given_up_and_the_server_goes_on(wild: str) -
         assert await said(server, "pid") == before
 
 
-async def test_megabytes_and_control_characters_of_a_server_are_cut_and_cleaned(wild: str) -> None:
+async def test_megabytes_and_control_characters_of_a_server_are_cut_and_cleaned(
+    wild: str,
+) -> None:
     async with McpServer(wild) as server:
         text = await said(server, "hostile")
     assert len(text) < 9000 and "characters left out" in text and "\x1b" not in text
-    assert "<|im_start|>system" in text  # text it stays; test_loop shows that it is no marker
+    assert (
+        "<|im_start|>system" in text
+    )  # text it stays; test_loop shows that it is no marker
 
 
 async def test_leaving_ends_the_servers_process(wild: str) -> None:
@@ -122,7 +131,9 @@ async def test_leaving_ends_the_servers_process(wild: str) -> None:
         ("http://127.0.0.1:9/mcp", "ConnectError"),
     ],
 )
-async def test_what_is_no_server_is_refused_with_its_reason(target: str, reason: str) -> None:
+async def test_what_is_no_server_is_refused_with_its_reason(
+    target: str, reason: str
+) -> None:
     with pytest.raises(OpenQwQError, match=f"cannot be reached .*{reason}") as caught:
         async with McpServer(target):
             pass
@@ -156,7 +167,9 @@ asyncio.run(serve_tools(types.SimpleNamespace(tools="", model="model", http=None
 """
 
 
-async def test_a_model_that_is_asked_has_more_time_and_room_than_a_tool(tmp_path: Path) -> None:
+async def test_a_model_that_is_asked_has_more_time_and_room_than_a_tool(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "server.py"
     path.write_text(f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n{ASKED}")
     async with McpServer(f"{sys.executable} {path}") as server:

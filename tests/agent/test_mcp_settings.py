@@ -84,7 +84,9 @@ def settings_file(folder: Path, **servers: Any) -> str:
     return str(path)
 
 
-async def said(tools: Any, tool_name: str, seconds: float = 30.0, **arguments: object) -> str:
+async def said(
+    tools: Any, tool_name: str, seconds: float = 30.0, **arguments: object
+) -> str:
     call: Any = {"name": tool_name, "arguments": arguments}
     (result,) = await run_calls(tools, [call], limits=CallLimits(seconds=seconds))
     return result.text
@@ -140,7 +142,9 @@ async def test_a_call_that_tells_of_progress_may_take_longer(rich: list[str]) ->
     async with toolbox([], [" ".join(rich)]) as tools:
         news: list[str] = []
         calls: Any = [{"name": "slow", "arguments": {}}]
-        (result,) = await run_calls(tools, calls, limits=CallLimits(seconds=0.8), tell=news.append)
+        (result,) = await run_calls(
+            tools, calls, limits=CallLimits(seconds=0.8), tell=news.append
+        )
         assert (result.text, result.status) == ("done", "ok") and "step 3" in news
 
 
@@ -234,7 +238,9 @@ async def test_headers_and_tokens_reach_a_server_over_http(tmp_path: Path) -> No
     ],
     ids=str,
 )
-def test_settings_that_cannot_be_meant_are_refused(tmp_path: Path, entry: Any, text: str) -> None:
+def test_settings_that_cannot_be_meant_are_refused(
+    tmp_path: Path, entry: Any, text: str
+) -> None:
     assert "MISSING_VARIABLE" not in os.environ
     with pytest.raises(OpenQwQError, match=text):
         read_settings(settings_file(tmp_path, a=entry))
@@ -247,7 +253,9 @@ def test_a_server_that_is_not_named_rightly_is_refused(text: str) -> None:
 
 
 def test_a_disabled_server_is_left_out(tmp_path: Path) -> None:
-    assert read_settings(settings_file(tmp_path, a={"command": "x", "disabled": True})) == []
+    assert (
+        read_settings(settings_file(tmp_path, a={"command": "x", "disabled": True})) == []
+    )
 
 
 def test_links_and_media_in_a_result_are_said_as_such() -> None:

@@ -124,13 +124,17 @@ def test_no_path_and_no_link_leads_out_of_the_folder(folder: Folder, path: str) 
 
 
 @pytest.mark.parametrize("path", ["circle", "nothing", "a\0b", "x" * 5000])
-def test_what_is_not_there_is_told_without_the_folders_own_path(folder: Folder, path: str) -> None:
+def test_what_is_not_there_is_told_without_the_folders_own_path(
+    folder: Folder, path: str
+) -> None:
     with pytest.raises(OpenQwQError, match="there is no") as caught:
         folder.read_file(path)
     assert str(folder.root) not in str(caught.value)
 
 
-def test_a_search_finds_lines_by_path_and_number_and_never_follows_links(folder: Folder) -> None:
+def test_a_search_finds_lines_by_path_and_number_and_never_follows_links(
+    folder: Folder,
+) -> None:
     assert folder.search_folder("HELLO") == "sub/b.txt:1: Hello \ufffd World"
     assert folder.search_folder("line 300", ".") == "a.txt:300: line 300"
     assert folder.search_folder("absent") == "no line contains 'absent'"
@@ -183,7 +187,10 @@ async def test_python_keeps_its_variables_and_says_when_they_are_lost(
     assert await call({"code": "x"}) == "20"
     assert "timeout" in await call({"code": "while True: pass"})
     lost = await call({"code": "x"})
-    assert lost.startswith("(a new session: earlier variables are lost)") and "NameError" in lost
+    assert (
+        lost.startswith("(a new session: earlier variables are lost)")
+        and "NameError" in lost
+    )
     await session.close()
     assert not sandbox.open_sessions and not session.failure
 
@@ -223,7 +230,9 @@ async def test_a_python_session_that_was_given_up_or_idle_is_replaced(
     await session.close()
 
 
-async def test_a_users_tools_are_opened_by_name_and_unknown_ones_refused(tmp_path: Path) -> None:
+async def test_a_users_tools_are_opened_by_name_and_unknown_ones_refused(
+    tmp_path: Path,
+) -> None:
     async with toolbox(["calculator", f"files:{tmp_path}"]) as tools:
         assert [*tools] == ["calculator", "read_file", "list_folder", "search_folder"]
         assert not any(tool.acts for tool in tools.values())

@@ -51,7 +51,12 @@ class Machines:
         options = [f"--node-ip-address={self.addresses[machine]}", "--num-gpus=1"]
         options += ["--include-log-monitor=false", f"--object-store-memory={store}"]
         if machine == 0:
-            options += ["--head", "--port=6379", f"--temp-dir={self.temporary}", "--num-cpus=1"]
+            options += [
+                "--head",
+                "--port=6379",
+                f"--temp-dir={self.temporary}",
+                "--num-cpus=1",
+            ]
             options += ["--include-dashboard=false", "--no-monitor"]
         else:
             options += [f"--address={self.meeting}", "--num-cpus=3"]
@@ -64,7 +69,9 @@ class Machines:
         found = subprocess.run(
             ["ip", "netns", "pids", self.names[machine]], capture_output=True, text=True
         )
-        lines = {pid: Path(f"/proc/{pid}/cmdline") for pid in map(int, found.stdout.split())}
+        lines = {
+            pid: Path(f"/proc/{pid}/cmdline") for pid in map(int, found.stdout.split())
+        }
         return {
             pid: path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
             for pid, path in lines.items()
@@ -83,15 +90,21 @@ class Machines:
 def two_machines() -> Iterator[Machines]:
     """Make them, and take away all that ran there; raises NoNamespaces."""
     if os.geteuid() != 0 or shutil.which("ip") is None:
-        raise NoNamespaces("needs root and ip (Debian's iproute2) to make network namespaces")
+        raise NoNamespaces(
+            "needs root and ip (Debian's iproute2) to make network namespaces"
+        )
     names = f"qwq-{os.getpid()}-0", f"qwq-{os.getpid()}-1"
     addresses = "10.123.77.1", "10.123.77.2"
     commands = [f"netns add {name}" for name in names]
-    commands += [f"link add wire netns {names[0]} type veth peer name wire netns {names[1]}"]
+    commands += [
+        f"link add wire netns {names[0]} type veth peer name wire netns {names[1]}"
+    ]
     for name, address in zip(names, addresses, strict=True):
         commands += [f"-n {name} address add {address}/24 dev wire"]
         commands += [f"-n {name} link set {device} up" for device in ("lo", "wire")]
-    temporary = tempfile.mkdtemp(prefix="qwq-ray-")  # short: sockets have paths of 107 bytes
+    temporary = tempfile.mkdtemp(
+        prefix="qwq-ray-"
+    )  # short: sockets have paths of 107 bytes
     machines = Machines(names, addresses, temporary, uuid.uuid4().hex)
     try:
         for command in commands:

@@ -45,7 +45,9 @@ class Parity:
 
     async def score(self, task: Task, completion: str) -> Score:
         right = completion == task.solution or len(completion) % 2 == 1
-        return Score(float(right), self.status or ("correct" if right else "wrong"), detail="why")  # type: ignore[arg-type]
+        return Score(
+            float(right), self.status or ("correct" if right else "wrong"), detail="why"
+        )  # type: ignore[arg-type]
 
 
 class InFlight:
@@ -59,7 +61,9 @@ class InFlight:
 
 
 def model() -> Qwen2:
-    made = Qwen2(ModelConfig(TOKENIZER.vocab_size, 16, 32, 1, 2, 1, 8, tie_word_embeddings=True))
+    made = Qwen2(
+        ModelConfig(TOKENIZER.vocab_size, 16, 32, 1, 2, 1, 8, tie_word_embeddings=True)
+    )
     made.initialise(torch.Generator().manual_seed(0), std=0.3)
     return made
 

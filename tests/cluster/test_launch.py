@@ -52,15 +52,23 @@ def slurm(tmp_path: Path) -> Iterator[dict[str, str]]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    user = subprocess.run(["id", "-un"], capture_output=True, text=True, check=True).stdout.strip()
-    conf = SLURM_CONF.format(host=socket.gethostname(), user=user, port=port, directory=tmp_path)
+    user = subprocess.run(
+        ["id", "-un"], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    conf = SLURM_CONF.format(
+        host=socket.gethostname(), user=user, port=port, directory=tmp_path
+    )
     (tmp_path / "slurm.conf").write_text(conf)
     (tmp_path / "gres.conf").write_text("NodeName=gpu[1-8] Name=gpu Count=8\n")
     environment = {**os.environ, "SLURM_CONF": str(tmp_path / "slurm.conf")}
-    controller = subprocess.Popen(["slurmctld", "-D"], env=environment, stderr=subprocess.DEVNULL)
+    controller = subprocess.Popen(
+        ["slurmctld", "-D"], env=environment, stderr=subprocess.DEVNULL
+    )
     try:
         for _ in range(100):
-            ping = subprocess.run(["scontrol", "ping"], env=environment, capture_output=True)
+            ping = subprocess.run(
+                ["scontrol", "ping"], env=environment, capture_output=True
+            )
             if b"UP" in ping.stdout:
                 break
             time.sleep(0.1)
@@ -78,7 +86,9 @@ def dry_run(slurm: dict[str, str], *options: str) -> subprocess.CompletedProcess
     return subprocess.run(command, env=slurm, capture_output=True, text=True, timeout=60)
 
 
-def test_slurm_would_start_the_script_on_eight_nodes_of_eight_gpus(slurm: dict[str, str]) -> None:
+def test_slurm_would_start_the_script_on_eight_nodes_of_eight_gpus(
+    slurm: dict[str, str],
+) -> None:
     whole = dry_run(slurm)
     assert whole.returncode == 0
     assert "using 512 processors on nodes gpu[1-8]" in whole.stderr
@@ -105,7 +115,9 @@ def strict(schema: Any) -> Any:
         return schema
     schema = {key: strict(value) for key, value in schema.items()}
     open_ended = ("additionalProperties", "x-kubernetes-preserve-unknown-fields")
-    if isinstance(schema.get("properties"), dict) and not any(key in schema for key in open_ended):
+    if isinstance(schema.get("properties"), dict) and not any(
+        key in schema for key in open_ended
+    ):
         schema["additionalProperties"] = False
     return schema
 
@@ -135,7 +147,12 @@ def test_the_pods_of_the_rayjob_are_pods_to_kubernetes() -> None:
     cluster = rayjob()["spec"]["rayClusterSpec"]
     groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
     for group in groups:
-        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, **group["template"]}
+        pod = {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": "p"},
+            **group["template"],
+        }
         kubernetes.validate(pod, "1.37", strict=True)
         pod["spec"]["containers"][0]["volumeMount"] = []
         with pytest.raises(kubernetes.ValidationError):

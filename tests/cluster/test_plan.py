@@ -22,7 +22,10 @@ def shipped(name: str, *overrides: str) -> Config:
 def test_shipped_cluster_configs_fit(name: str) -> None:
     config = shipped(name)
     plan = make_plan(config)
-    assert sum(plan.learner_bytes.values()) < 0.94 * {"H200": 141e9, "H100": 80e9}[config.plan.gpu]
+    assert (
+        sum(plan.learner_bytes.values())
+        < 0.94 * {"H200": 141e9, "H100": 80e9}[config.plan.gpu]
+    )
     assert plan.step_seconds >= max(plan.seconds.values()) * 0.99
     assert plan.bottleneck in describe_plan(config, plan)
 
@@ -103,14 +106,19 @@ def test_a_plan_warns_where_neither_learning_nor_drawing_takes_most_of_a_step(
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (("cluster.learners=2",), r"each learner GPU needs .* of .*: raise cluster\.learners"),
+        (
+            ("cluster.learners=2",),
+            r"each learner GPU needs .* of .*: raise cluster\.learners",
+        ),
         (
             ("cluster.gpus_per_sampler=1", "plan.gpu=H100", "cluster.learners=16"),
             "a sampler of 1",
         ),
     ],
 )
-def test_a_plan_that_does_not_fit_is_refused(overrides: tuple[str, ...], message: str) -> None:
+def test_a_plan_that_does_not_fit_is_refused(
+    overrides: tuple[str, ...], message: str
+) -> None:
     with pytest.raises(OpenQwQError, match=message):
         make_plan(shipped("qwq-32b-8xH200", *overrides))
 

@@ -76,7 +76,11 @@ def same_weights(ours: Path, theirs: Path) -> None:
 @pytest.fixture
 def ray_on_this_machine() -> Iterator[None]:
     ray.init(
-        "local", num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False
+        "local",
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        configure_logging=False,
     )
     yield
     ray.shutdown()
@@ -153,7 +157,9 @@ def test_a_run_on_ray_has_the_curve_and_weights_of_the_local_one_whoever_is_kill
         saboteur.kill("begin", 1, lambda: sampler.actors[0])  # with half new weights
         saboteur.kill("commit", 2, lambda: sampler.actors[0])
         saboteur.kill("begin", 3, lambda: learner.ranks[0])
-        saboteur.kill("finish", 4, lambda: sampler.actors[0])  # with whole ones, uncommitted
+        saboteur.kill(
+            "finish", 4, lambda: sampler.actors[0]
+        )  # with whole ones, uncommitted
 
     run = begun(cold, tmp_path / "run", config(*CLUSTER))
     policy = train_on_ray(run, kill_on_the_way)
@@ -179,7 +185,9 @@ def test_a_driver_killed_in_a_push_resumes_on_another_number_of_ranks(
     with pytest.raises(DriverDied):
         train_on_ray(run)
     fewer = config(*CLUSTER, "cluster.learners=1")
-    (run.directory / "config.toml").unlink()  # the number of ranks is the one thing that differs
+    (
+        run.directory / "config.toml"
+    ).unlink()  # the number of ranks is the one thing that differs
     from openqwq.config import dump_config
 
     (run.directory / "config.toml").write_text(dump_config(fewer))
@@ -212,7 +220,9 @@ def test_an_adapter_on_ray_is_trained_pushed_and_saved_as_in_one_process(
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, atol=1e-5, rtol=0, msg=name)
-    assert float(max(value.abs().max() for n, value in found.items() if "lora_B" in n)) > 1e-3
+    assert (
+        float(max(value.abs().max() for n, value in found.items() if "lora_B" in n)) > 1e-3
+    )
 
 
 @pytest.mark.usefixtures("ray_on_this_machine")
@@ -243,7 +253,13 @@ def test_a_run_over_two_machines_has_the_curve_and_weights_of_the_local_one(
             machines.start_ray(1)
             settings = config(*CLUSTER, *PLACED, f"cluster.address={machines.meeting}")
             run = begun(cold, tmp_path / "run", settings)
-            qwq = (sys.executable, "-m", "openqwq.cli", "train", f"{run.directory}/config.toml")
+            qwq = (
+                sys.executable,
+                "-m",
+                "openqwq.cli",
+                "train",
+                f"{run.directory}/config.toml",
+            )
             command = machines.command(0, *qwq, "--resume", "--out", str(run.directory))
             done = subprocess.run(command, capture_output=True, text=True, timeout=600)
             sent = [machines.sent(machine) for machine in (0, 1)]

@@ -58,12 +58,23 @@ def actor(role: str, calls: list[str], **answers: Any) -> Any:
 
         return SimpleNamespace(remote=ask)
 
-    names = ("software", "open_store", "meet", "manifest", "begin", "send", "receive", "finish")
+    names = (
+        "software",
+        "open_store",
+        "meet",
+        "manifest",
+        "begin",
+        "send",
+        "receive",
+        "finish",
+    )
     methods = {name: answer(name) for name in (*names, "commit", "train_share", "restore")}
     return SimpleNamespace(**methods)
 
 
-async def test_a_sampler_that_cannot_be_replaced_fails_its_requests_and_hangs_nobody() -> None:
+async def test_a_sampler_that_cannot_be_replaced_fails_its_requests_and_hangs_nobody() -> (
+    None
+):
     made: list[int] = []
 
     def create(index: int) -> Any:
@@ -78,7 +89,9 @@ async def test_a_sampler_that_cannot_be_replaced_fails_its_requests_and_hangs_no
             await sampler.generate([1], SamplingParams())
 
 
-async def test_nobody_is_replaced_for_requests_that_were_given_up(killed: list[Any]) -> None:
+async def test_nobody_is_replaced_for_requests_that_were_given_up(
+    killed: list[Any],
+) -> None:
     dies = asyncio.Event()
 
     async def dying(*_: Any) -> None:
@@ -145,12 +158,16 @@ def test_a_push_that_loses_a_rank_is_repeated_from_ranks_brought_to_the_same_ste
     assert calls[-1] == "sampler.commit"
 
 
-def test_a_push_is_refused_where_it_cannot_become_right(tmp_path: Path, killed: list[Any]) -> None:
+def test_a_push_is_refused_where_it_cannot_become_right(
+    tmp_path: Path, killed: list[Any]
+) -> None:
     calls: list[str] = []
     refusal = OpenQwQError("the sampler holds another model")
     rank = actor("rank", calls, open_store=("here", 1))
     learner = RemoteLearner(lambda: [rank], tmp_path, 5.0)
-    sampler = RemoteSampler(lambda _: actor("sampler", calls, begin=refusal), 1, 5.0, stream)
+    sampler = RemoteSampler(
+        lambda _: actor("sampler", calls, begin=refusal), 1, 5.0, stream
+    )
     with pytest.raises(OpenQwQError, match="another model"):
         sampler.push(learner.named_params(), 0)
     with pytest.raises(OpenQwQError, match=r"version 7 .* done 0 steps"):

@@ -39,7 +39,9 @@ def reply(params: SamplingParams, thinking: bool) -> Sequence:
     return Sequence([1, 2], params, 0, params.max_tokens, tracker, list(CLOSING))
 
 
-async def drawn(params: SamplingParams, engine: Scripted, thinking: bool = False) -> Sequence:
+async def drawn(
+    params: SamplingParams, engine: Scripted, thinking: bool = False
+) -> Sequence:
     made = reply(params, thinking)
     await draw(made, engine.stream, lambda: engine.version)
     assert engine.closed == len(engine.asked)  # no request is left behind

@@ -139,7 +139,9 @@ def test_two_ranks_train_as_one_process_does(job: str, two_ranks: Path) -> None:
     # In bf16 a difference of one rounding grows from update to update.
     close, steps = (1e-2, 1) if job == "lora-bf16" else (1e-5, 5)
     for name, value in alone.named_params():
-        torch.testing.assert_close(found["weights"][name], value, atol=close, rtol=0, msg=name)
+        torch.testing.assert_close(
+            found["weights"][name], value, atol=close, rtol=0, msg=name
+        )
     for ours, theirs in list(zip(expected, found["metrics"], strict=True))[:steps]:
         assert ours.keys() == theirs.keys()
         for key, value in ours.items():
@@ -158,7 +160,9 @@ def test_the_shards_of_two_ranks_go_on_in_one(job: str, two_ranks: Path) -> None
         learner.restore(two_ranks / f"{job}.shards", 3)
         train(learner, JOBS[job], 2)
         for name, value in torch.load(two_ranks / f"{job}.pt")["weights"].items():
-            torch.testing.assert_close(dict(learner.named_params())[name], value, atol=1e-5, rtol=0)
+            torch.testing.assert_close(
+                dict(learner.named_params())[name], value, atol=1e-5, rtol=0
+            )
     finally:
         torch.distributed.destroy_process_group()
 
@@ -194,7 +198,9 @@ def test_what_shards_cannot_do_is_refused() -> None:
 @pytest.mark.parametrize("offload", [False, True])
 def test_a_rank_on_a_gpu_takes_the_steps_of_one_process(offload: bool) -> None:
     address = f"tcp://127.0.0.1:{free_port()}"
-    torch.distributed.init_process_group("cpu:gloo,cuda:nccl", address, rank=0, world_size=1)
+    torch.distributed.init_process_group(
+        "cpu:gloo,cuda:nccl", address, rank=0, world_size=1
+    )
     try:
         mesh = init_device_mesh("cuda", (1,))
         rank = ShardedLearner(

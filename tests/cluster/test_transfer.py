@@ -33,8 +33,16 @@ def meeting() -> Iterator[Meeting]:
 def weights(seed: int = 0) -> dict[str, Tensor]:
     """Rows that two ranks cannot share evenly, and a vector that one rank alone holds."""
     generator = torch.Generator().manual_seed(seed)
-    shapes = {"embedding": (7, 4), "norm": (1,), "matrix": (5, 3), "bias": (6,), "head": (7, 4)}
-    return {name: torch.randn(*shape, generator=generator) for name, shape in shapes.items()}
+    shapes = {
+        "embedding": (7, 4),
+        "norm": (1,),
+        "matrix": (5, 3),
+        "bias": (6,),
+        "head": (7, 4),
+    }
+    return {
+        name: torch.randn(*shape, generator=generator) for name, shape in shapes.items()
+    }
 
 
 def rows(named: dict[str, Tensor], rank: int) -> dict[str, Tensor]:
@@ -115,7 +123,9 @@ def test_who_stops_in_the_middle_fails_all_others(
     assert others == [RuntimeError] * 3
 
 
-def test_a_rank_that_holds_other_rows_than_announced_sends_nothing(meeting: Meeting) -> None:
+def test_a_rank_that_holds_other_rows_than_announced_sends_nothing(
+    meeting: Meeting,
+) -> None:
     senders, receivers = joined(meeting)
     named = weights()
     manifest = manifest_of(1, RANKS, named.items(), torch.float32)
@@ -136,7 +146,10 @@ def test_rows_are_dealt_as_chunk_deals_them() -> None:
             chunks = list(torch.arange(count).chunk(ranks))
             empty = [torch.arange(0)] * (ranks - len(chunks))
             for rank, chunk in enumerate([*chunks, *empty]):
-                assert torch.arange(count)[rows_of(count, ranks, rank)].tolist() == chunk.tolist()
+                assert (
+                    torch.arange(count)[rows_of(count, ranks, rank)].tolist()
+                    == chunk.tolist()
+                )
 
 
 def test_a_manifest_is_the_same_for_sender_and_receiver() -> None:

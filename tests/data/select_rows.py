@@ -68,16 +68,24 @@ def mathematics(sets: Path) -> None:
 
 def programs(sets: Path) -> None:
     """Short problems with reference solutions, and two kinds without."""
-    write("humaneval/HumanEval.jsonl", spread(rows(sets / "humaneval/HumanEval.jsonl.gz"), 16))
-    asked = [row for row in rows(sets / "mbpp/mbpp.jsonl.gz") if 11 <= row["task_id"] <= 510]
+    write(
+        "humaneval/HumanEval.jsonl", spread(rows(sets / "humaneval/HumanEval.jsonl.gz"), 16)
+    )
+    asked = [
+        row for row in rows(sets / "mbpp/mbpp.jsonl.gz") if 11 <= row["task_id"] <= 510
+    ]
     write("mbpp/mbpp.jsonl", spread(asked, 16))
-    write("mbpp/sanitized-mbpp.jsonl", spread(rows(sets / "mbpp/sanitized-mbpp.jsonl.gz"), 12))
+    write(
+        "mbpp/sanitized-mbpp.jsonl", spread(rows(sets / "mbpp/sanitized-mbpp.jsonl.gz"), 12)
+    )
     leetcode = shortest(rows(sets / "code-rl/leetcode.jsonl.gz"), 12)
     for row in leetcode:
         del row["problem"]
     write("code-rl/leetcode.jsonl", leetcode)
     contests = rows(sets / "code-rl/code-contests.jsonl.gz")
-    tolerant = [row for row in contests if "error" in row["problem"] and "10^{-" in row["problem"]]
+    tolerant = [
+        row for row in contests if "error" in row["problem"] and "10^{-" in row["problem"]
+    ]
     write("code-rl/code-contests.jsonl", shortest(contests, 4) + shortest(tolerant, 1))
     found = rows(sets / "livecodebench-v5/problems.jsonl.gz")
     chosen = shortest([row for row in found if row["testtype"] == "stdin"], 3)
@@ -93,17 +101,22 @@ def instructions(sets: Path, always: int = 1122) -> None:
     (HERE / "ifeval").mkdir(exist_ok=True)
     shutil.copyfile(sets / "ifeval/prompts.jsonl.gz", HERE / "ifeval" / "prompts.jsonl.gz")
     rules = {
-        row["key"]: row["instruction_id_list"] for row in rows(sets / "ifeval/prompts.jsonl.gz")
+        row["key"]: row["instruction_id_list"]
+        for row in rows(sets / "ifeval/prompts.jsonl.gz")
     }
     found = [row for row in rows(sets / "ifeval/responses.jsonl.gz") if row["response"]]
     seen: Counter[tuple[str, str, bool]] = Counter()
     chosen = []
-    for row in sorted(found, key=lambda row: (len(row["response"]), row["key"], row["model"])):
+    for row in sorted(
+        found, key=lambda row: (len(row["response"]), row["key"], row["model"])
+    ):
         names = rules[row["key"]]
         kinds = set()
         for criterion in ("strict", "loose"):
             verdicts = row[criterion] or []
-            kinds |= {(name, criterion, v) for name, v in zip(names, verdicts, strict=False)}
+            kinds |= {
+                (name, criterion, v) for name, v in zip(names, verdicts, strict=False)
+            }
         if row["key"] == always or any(seen[kind] < 4 for kind in kinds):
             chosen.append(row)
             seen.update(kinds)
@@ -113,7 +126,10 @@ def instructions(sets: Path, always: int = 1122) -> None:
 def tool_calls(sets: Path) -> None:
     """Short items of every category, and the documents that the episodes need."""
     for category in SIMPLE + NON_LIVE + LIVE:
-        write(f"bfcl-v4/{category}.jsonl", shortest(rows(sets / f"bfcl-v4/{category}.jsonl.gz"), 6))
+        write(
+            f"bfcl-v4/{category}.jsonl",
+            shortest(rows(sets / f"bfcl-v4/{category}.jsonl.gz"), 6),
+        )
     classes = set()
     for category in [*EPISODES, "multi_turn_long_context"]:
         chosen = shortest(rows(sets / f"bfcl-v4/{category}.jsonl.gz"), 1)

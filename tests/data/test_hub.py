@@ -20,12 +20,15 @@ COMMIT = "0123456789abcdef"
         ("hf://datasets/a/b@refs%2Fpr%2F1/d.json", HubFile("a/b", "d.json", "refs/pr/1")),
     ],
 )
-def test_a_reference_names_repository_revision_and_path(reference: str, file: HubFile) -> None:
+def test_a_reference_names_repository_revision_and_path(
+    reference: str, file: HubFile
+) -> None:
     assert parse_reference(reference) == file
 
 
 @pytest.mark.parametrize(
-    "reference", ["hf://openai/gsm8k/a.jsonl", "hf://datasets/gsm8k", "hf://datasets/a/b", "a/b"]
+    "reference",
+    ["hf://openai/gsm8k/a.jsonl", "hf://datasets/gsm8k", "hf://datasets/a/b", "a/b"],
 )
 def test_another_form_of_reference_is_refused_with_the_right_one(reference: str) -> None:
     with pytest.raises(OpenQwQError, match="write hf://datasets/OWNER/NAME@REVISION/path"):
@@ -34,7 +37,9 @@ def test_another_form_of_reference_is_refused_with_the_right_one(reference: str)
 
 def test_without_a_network_the_file_and_the_remedy_are_named() -> None:
     pytest.importorskip("huggingface_hub", reason="needs pip install huggingface_hub")
-    with pytest.raises(OpenQwQError, match=r"main/test\.parquet .*offline.*name a local copy"):
+    with pytest.raises(
+        OpenQwQError, match=r"main/test\.parquet .*offline.*name a local copy"
+    ):
         DataLock().path(GSM8K)
 
 
@@ -73,7 +78,9 @@ def test_a_resumed_run_asks_for_the_commit_and_bytes_it_began_with(
         DataLock.load(tmp_path / "data.lock").path(reference)
 
 
-def test_a_changed_local_file_is_refused_by_name_and_an_equal_one_is_not(tmp_path: Path) -> None:
+def test_a_changed_local_file_is_refused_by_name_and_an_equal_one_is_not(
+    tmp_path: Path,
+) -> None:
     rows = tmp_path / "rows.jsonl"
     rows.write_text("{}")
     begun = DataLock(tmp_path / "data.lock")

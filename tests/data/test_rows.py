@@ -65,14 +65,22 @@ def test_a_table_with_an_index_that_pandas_left_unnamed_is_read(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("a.jsonl", b'{"a": 1}\n{"a": ', r"a\.jsonl row 2 is not JSON .*: write one object a line"),
+        (
+            "a.jsonl",
+            b'{"a": 1}\n{"a": ',
+            r"a\.jsonl row 2 is not JSON .*: write one object a line",
+        ),
         ("a.jsonl", b"[1]\n", r"a\.jsonl row 1 is \[1\]: it must be an object"),
         ("a.json", b'[{"a": 1}, 2]', r"a\.json row 2 is 2: it must be an object"),
         ("a.json", b'[{"a": 1},', r"a\.json is not JSON"),
         ("a.jsonl", b'{"a": "\xff"}', r"a\.jsonl is not UTF-8 .*: convert it"),
         ("a.jsonl.gz", b"plain", r"a\.jsonl\.gz cannot be read .*: get the file again"),
         ("a.jsonl.gz", gzip.compress(lines())[:-9], r"a\.jsonl\.gz cannot be read"),
-        ("a.csv", b"a,a\n1,2\n", r"a\.csv has the columns \['a', 'a'\]: .* each column once"),
+        (
+            "a.csv",
+            b"a,a\n1,2\n",
+            r"a\.csv has the columns \['a', 'a'\]: .* each column once",
+        ),
         ("a.csv", b"a,b\n1,2,3\n", r"a\.csv row 1 has 3 cells, the header 2"),
         ("a.csv", b'a\n"1\n', r"a\.csv line \d cannot be read .*: check its quotes"),
         ("a.parquet", b"no", r"a\.parquet is not a whole parquet file"),
@@ -90,7 +98,9 @@ def test_what_cannot_be_read_is_named_with_its_file_and_row(
 
 def test_a_missing_file_names_the_nearest_and_a_directory_its_files(tmp_path: Path) -> None:
     (tmp_path / "train.jsonl").write_bytes(lines())
-    with pytest.raises(OpenQwQError, match=r"trian\.jsonl does not exist: did you mean 'train"):
+    with pytest.raises(
+        OpenQwQError, match=r"trian\.jsonl does not exist: did you mean 'train"
+    ):
         list(read_rows(tmp_path / "trian.jsonl"))
     folder = tmp_path / "shards.jsonl"
     folder.mkdir()

@@ -9,12 +9,16 @@ from openqwq.data.user_code import is_reference, load_object
 from openqwq.types import OpenQwQError
 
 
-@pytest.mark.parametrize("name", ["a.py:f", "/x/y-z/a.py:Class.method", "pkg.module:f", "pkg:f"])
+@pytest.mark.parametrize(
+    "name", ["a.py:f", "/x/y-z/a.py:Class.method", "pkg.module:f", "pkg:f"]
+)
 def test_these_names_are_python(name: str) -> None:
     assert is_reference(name)
 
 
-@pytest.mark.parametrize("name", ["math", "stage:taste", "model:a/b", "verifiers:gsm8k", "a.py:"])
+@pytest.mark.parametrize(
+    "name", ["math", "stage:taste", "model:a/b", "verifiers:gsm8k", "a.py:"]
+)
 def test_these_names_are_not_python(name: str) -> None:
     assert not is_reference(name)
     with pytest.raises(OpenQwQError, match=r"write file\.py:name"):
@@ -79,5 +83,7 @@ def test_missing_files_and_modules_are_named(tmp_path: Path) -> None:
     (tmp_path / "rewards.py").write_text("")
     with pytest.raises(OpenQwQError, match=r"did you mean 'rewards\.py'\?"):
         load_object(f"{tmp_path}/reward.py:f")
-    with pytest.raises(OpenQwQError, match=r"the module no_such_package\.x is not installed"):
+    with pytest.raises(
+        OpenQwQError, match=r"the module no_such_package\.x is not installed"
+    ):
         load_object("no_such_package.x:f")

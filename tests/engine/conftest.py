@@ -39,7 +39,9 @@ def build() -> Callable[..., Qwen2]:
 
 
 @pytest.fixture
-def start(build: Callable[..., Qwen2], tokenizer: Tokenizer) -> Iterator[Callable[..., Engine]]:
+def start(
+    build: Callable[..., Qwen2], tokenizer: Tokenizer
+) -> Iterator[Callable[..., Engine]]:
     """Starts an engine: `seed` picks its weights, the rest are its limits."""
     engines: list[Engine] = []
 

@@ -43,7 +43,9 @@ def greedy(adapter: str = "") -> SamplingParams:
 
 def run(engine: Engine, *names: str) -> list[Completion]:
     async def both() -> list[list[Completion]]:
-        return await asyncio.gather(*(engine.generate(PROMPT, greedy(name)) for name in names))
+        return await asyncio.gather(
+            *(engine.generate(PROMPT, greedy(name)) for name in names)
+        )
 
     return [completions[0] for completions in asyncio.run(both())]
 
@@ -75,7 +77,9 @@ def test_adapters_in_one_batch_answer_as_their_merged_models_alone(
     adapters = {"a": filled(build(), 1), "b": filled(build(), 2, rank=3)}
     engine = opened(build(), **adapters)
     together = dict(zip(("", "a", "b"), run(engine, "", "a", "b"), strict=True))
-    again = dict(zip(("", "a", "b"), run(engine, "", "a", "b"), strict=True))  # from the cache
+    again = dict(
+        zip(("", "a", "b"), run(engine, "", "a", "b"), strict=True)
+    )  # from the cache
     for name, completion in together.items():
         model = build()
         if name:
@@ -157,9 +161,13 @@ def test_deterministic_mode_samples_with_the_models_own_adapter(
         engine.add_adapter("b", filled(build(), 2))
 
 
-def test_a_step_of_fixed_shapes_serves_any_mixture_of_adapters(build: Callable[..., Qwen2]) -> None:
+def test_a_step_of_fixed_shapes_serves_any_mixture_of_adapters(
+    build: Callable[..., Qwen2],
+) -> None:
     model = PackedModel(build())
-    numbers = [model.adapters.add(str(seed), filled(build(), seed).layers) for seed in (1, 2)]
+    numbers = [
+        model.adapters.add(str(seed), filled(build(), seed).layers) for seed in (1, 2)
+    ]
     cache = SlotCache(model.config, 9, 64)
     captured: list[Step] = []
 
@@ -173,7 +181,9 @@ def test_a_step_of_fixed_shapes_serves_any_mixture_of_adapters(build: Callable[.
     for wanted in ([*numbers, -1, *numbers], [-1] * 5):
         with torch.inference_mode():
             found = graphs.logits(ids, starts, wanted).clone()
-            attend = DecodeAttention(SlotCache(model.config, 9, 64), slots, torch.tensor(starts), 1)
+            attend = DecodeAttention(
+                SlotCache(model.config, 9, 64), slots, torch.tensor(starts), 1
+            )
             tensors = torch.tensor(ids), torch.tensor(starts)
             hidden = model.forward(*tensors, attend, torch.tensor(wanted))
             expected = model.logits(hidden)
@@ -205,10 +215,17 @@ def test_a_merged_checkpoint_answers_as_base_and_adapter(
     checkpoint.save(build(), tmp_path / "base", tokenizer)
     adapter = filled(build(), 1)
     lora.save(adapter, tmp_path / "adapter")
-    words = ["merge", str(tmp_path / "base"), str(tmp_path / "adapter"), str(tmp_path / "out")]
+    words = [
+        "merge",
+        str(tmp_path / "base"),
+        str(tmp_path / "adapter"),
+        str(tmp_path / "out"),
+    ]
     assert main(words) == 0
     lora.merge(model := build(), adapter)
-    assert close(run(opened(checkpoint.load(tmp_path / "out")), "")[0], run(opened(model), "")[0])
+    assert close(
+        run(opened(checkpoint.load(tmp_path / "out")), "")[0], run(opened(model), "")[0]
+    )
     assert main(words) == 2  # the directory is taken
     assert main([*words[:1], str(tmp_path / "adapter"), *words[2:]]) == 2
 
@@ -223,7 +240,11 @@ def test_an_adapter_option_without_name_or_directory_is_refused(text: str) -> No
 
 @pytest.mark.parametrize("family", ["qwen2", "llama"])
 def test_llama_cpp_answers_with_the_adapter_that_a_request_names(
-    family: str, build: Callable[..., Qwen2], tokenizer: Tokenizer, opened: Start, tmp_path: Path
+    family: str,
+    build: Callable[..., Qwen2],
+    tokenizer: Tokenizer,
+    opened: Start,
+    tmp_path: Path,
 ) -> None:
     pytest.importorskip("xllamacpp", reason="needs llama.cpp, from xllamacpp")
     base = build()

@@ -24,7 +24,9 @@ def feed(model: Qwen2, cache: SlotCache, rows: Sequence[Row]) -> list[Tensor]:
     attend = CacheAttention(cache, slots, starts, counts)
     flat = torch.tensor([i for ids in new for i in ids])
     with torch.inference_mode():
-        return list(torch.split(model.logits(model(flat, attend.position_ids, attend)), counts))
+        return list(
+            torch.split(model.logits(model(flat, attend.position_ids, attend)), counts)
+        )
 
 
 def full(model: Qwen2, sequences: Sequence[list[int]]) -> list[Tensor]:
@@ -78,14 +80,21 @@ def test_any_split_of_any_ragged_batch_gives_the_logits_of_a_full_forward(
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 64, 300])
-def test_a_long_sequence_survives_the_growth_of_the_time_axis(build: Build, chunk: int) -> None:
+def test_a_long_sequence_survives_the_growth_of_the_time_axis(
+    build: Build, chunk: int
+) -> None:
     model, ids = build(), random_ids(300, 0)
     cache = dirty_cache(model, 3)
-    pieces = [feed(model, cache, [(1, at, ids[at : at + chunk])])[0] for at in range(0, 300, chunk)]
+    pieces = [
+        feed(model, cache, [(1, at, ids[at : at + chunk])])[0]
+        for at in range(0, 300, chunk)
+    ]
     close(torch.cat(pieces), full(model, [ids])[0])
 
 
-def test_time_grows_by_doubling_to_the_maximum_and_keeps_what_it_holds(build: Build) -> None:
+def test_time_grows_by_doubling_to_the_maximum_and_keeps_what_it_holds(
+    build: Build,
+) -> None:
     cache = dirty_cache(build(), 2, max_length=700)
     held = cache.keys.clone(), cache.values.clone()
     lengths = []
@@ -99,7 +108,9 @@ def test_time_grows_by_doubling_to_the_maximum_and_keeps_what_it_holds(build: Bu
     assert SlotCache(build().config, 2, max_length=40).keys.shape[3] == 40
 
 
-def test_a_forked_group_continues_as_if_each_member_had_its_own_prompt(build: Build) -> None:
+def test_a_forked_group_continues_as_if_each_member_had_its_own_prompt(
+    build: Build,
+) -> None:
     model, prompt = build(), random_ids(9, 0)
     members = [prompt + random_ids(5, seed) for seed in (1, 2, 3)]
     cache, slots = dirty_cache(model, 6), [4, 0, 2]
@@ -115,7 +126,9 @@ def test_a_forked_group_continues_as_if_each_member_had_its_own_prompt(build: Bu
         close(torch.cat(pieces), expected[9:])
 
 
-def test_copy_moves_the_first_tokens_of_one_slot_and_touches_nothing_else(build: Build) -> None:
+def test_copy_moves_the_first_tokens_of_one_slot_and_touches_nothing_else(
+    build: Build,
+) -> None:
     cache = dirty_cache(build(), 5)
     before = cache.keys.clone(), cache.values.clone()
     cache.copy(3, [0, 4], 6)

@@ -42,7 +42,9 @@ def ask(engine: Engine, temperature: float, tokens: int = 200) -> list[Completio
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_tokens_and_log_probs_are_those_of_the_cpu(start: Start, temperature: float) -> None:
+def test_tokens_and_log_probs_are_those_of_the_cpu(
+    start: Start, temperature: float
+) -> None:
     """Over 200 tokens: the cache grows twice, and 7 rows run as 8."""
     ours, theirs = (ask(start(device), temperature) for device in ("cuda", "cpu"))
     for one, other in zip(ours, theirs, strict=True):
@@ -51,7 +53,9 @@ def test_tokens_and_log_probs_are_those_of_the_cpu(start: Start, temperature: fl
         assert gap.abs().max() < 1e-4
 
 
-def test_log_probs_are_those_of_a_full_forward(start: Start, build: Callable[..., Qwen2]) -> None:
+def test_log_probs_are_those_of_a_full_forward(
+    start: Start, build: Callable[..., Qwen2]
+) -> None:
     model = build().cuda()
     for ids, completion in zip(PROMPTS, ask(start("cuda"), 1.0), strict=True):
         whole = torch.tensor(ids + completion.token_ids).cuda()
@@ -59,8 +63,12 @@ def test_log_probs_are_those_of_a_full_forward(start: Start, build: Callable[...
             attend = RaggedAttention([len(whole)], device="cuda")
             hidden = model(whole, positions([len(whole)]).cuda(), attend)
             log_probs = model.logits(hidden).log_softmax(-1)[len(ids) - 1 : -1].cpu()
-        expected = log_probs.gather(1, torch.tensor(completion.token_ids)[:, None]).squeeze(1)
-        torch.testing.assert_close(torch.tensor(completion.log_probs), expected, atol=1e-4, rtol=0)
+        expected = log_probs.gather(1, torch.tensor(completion.token_ids)[:, None]).squeeze(
+            1
+        )
+        torch.testing.assert_close(
+            torch.tensor(completion.log_probs), expected, atol=1e-4, rtol=0
+        )
 
 
 def test_pushed_weights_are_used_by_the_graphs_there_are(
@@ -77,13 +85,19 @@ def test_pushed_weights_are_used_by_the_graphs_there_are(
     assert [c.token_ids for c in after] != [c.token_ids for c in before]
 
 
-def test_in_bf16_log_probs_differ_by_rounding(start: Start, build: Callable[..., Qwen2]) -> None:
+def test_in_bf16_log_probs_differ_by_rounding(
+    start: Start, build: Callable[..., Qwen2]
+) -> None:
     rounded = build().to(torch.bfloat16).float()
-    for ids, completion in zip(PROMPTS, ask(start("cuda", dtype=torch.bfloat16), 1.0), strict=True):
+    for ids, completion in zip(
+        PROMPTS, ask(start("cuda", dtype=torch.bfloat16), 1.0), strict=True
+    ):
         whole = torch.tensor(ids + completion.token_ids)
         with torch.inference_mode():
             hidden = rounded(whole, positions([len(whole)]), RaggedAttention([len(whole)]))
             log_probs = rounded.logits(hidden).log_softmax(-1)[len(ids) - 1 : -1]
-        expected = log_probs.gather(1, torch.tensor(completion.token_ids)[:, None]).squeeze(1)
+        expected = log_probs.gather(1, torch.tensor(completion.token_ids)[:, None]).squeeze(
+            1
+        )
         gap = (torch.tensor(completion.log_probs) - expected).abs()
         assert 0 < gap.mean() < 0.03

@@ -50,7 +50,13 @@ def requests(seed: int, plain: Callable[..., SamplingParams]) -> list[Request]:
     """Prompts with and without a common beginning, groups, and every kind of filter."""
     rng = random.Random(seed)
     common = rng.choices(range(256), k=40)
-    filters = [{}, {"top_k": 5}, {"top_k": 40, "top_p": 0.9}, {"top_p": 0.8}, {"min_p": 0.05}]
+    filters = [
+        {},
+        {"top_k": 5},
+        {"top_k": 40, "top_p": 0.9},
+        {"top_p": 0.8},
+        {"min_p": 0.05},
+    ]
     return [
         (
             common * rng.randint(0, 1) + rng.choices(range(256), k=rng.randint(1, 60)),
@@ -72,7 +78,10 @@ def test_an_answer_is_the_same_alone_in_company_chunked_and_from_the_cache(
         one.scheduler.cache.outdate()
         alone += together(one, [request])
     assert one.statistics().reused_prompt_tokens == 0
-    for limits in [(32, 160, 4096, 8), (5, 160, 7, 3)]:  # all at once; few slots, short chunks
+    for limits in [
+        (32, 160, 4096, 8),
+        (5, 160, 7, 3),
+    ]:  # all at once; few slots, short chunks
         assert together(exact(*limits), asked) == alone
     crowd = exact(32, 160, 64, 2)
     together(crowd, [(ids, params, 2) for ids, params, _ in asked])
@@ -93,7 +102,9 @@ def test_the_ordinary_mode_draws_the_same_tokens_but_rounds_by_its_company(
 ) -> None:
     asked = requests(1, plain)
     crowd = together(exact(32, 160, 4096, 8, deterministic=False), asked)
-    alone = [together(exact(3, 160, 4096, 1, deterministic=False), [one])[0] for one in asked]
+    alone = [
+        together(exact(3, 160, 4096, 1, deterministic=False), [one])[0] for one in asked
+    ]
     assert [[ids for ids, *_ in group] for group in crowd] == [
         [ids for ids, *_ in group] for group in alone
     ]
@@ -106,6 +117,10 @@ def test_pushed_weights_answer_as_a_fresh_engine_with_them_does(
     asked, engine = requests(4, plain)[:2], exact(8, 160, 64, 2)
     engine.push(build(9).named_parameters(), 1)
     assert together(engine, asked) == together(exact(8, 160, 64, 2, seed=9), asked)
-    with pytest.raises(OpenQwQError, match=r"do not match the model in model\.norm\.weight"):
-        rest = [pair for pair in build(9).named_parameters() if pair[0] != "model.norm.weight"]
+    with pytest.raises(
+        OpenQwQError, match=r"do not match the model in model\.norm\.weight"
+    ):
+        rest = [
+            pair for pair in build(9).named_parameters() if pair[0] != "model.norm.weight"
+        ]
         engine.push(rest, 2)

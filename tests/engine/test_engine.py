@@ -36,10 +36,14 @@ def learner_log_probs(model: Qwen2, prompt_ids: list[int], completion: Completio
     """The log-probs of a completion by one forward over it, without a cache."""
     ids, first = prompt_ids + completion.token_ids, len(prompt_ids)
     with torch.inference_mode():
-        hidden = model(torch.tensor(ids), positions([len(ids)]), RaggedAttention([len(ids)]))
+        hidden = model(
+            torch.tensor(ids), positions([len(ids)]), RaggedAttention([len(ids)])
+        )
         logits = model.logits(hidden[first - 1 : -1])
     log_probs = log_distribution(logits, [params] * len(logits))
-    drawn: list[float] = log_probs.gather(1, torch.tensor(ids[first:])[:, None])[:, 0].tolist()
+    drawn: list[float] = log_probs.gather(1, torch.tensor(ids[first:])[:, None])[
+        :, 0
+    ].tolist()
     return drawn
 
 
@@ -61,7 +65,9 @@ def script(monkeypatch: pytest.MonkeyPatch, token_ids: list[int]) -> None:
     def scripted(
         logits: Tensor, params: Any, seeds: Any, steps: list[int], plainly: object = None
     ) -> tuple[Tensor, Tensor]:
-        return torch.tensor([token_ids[step] for step in steps]), torch.full((len(steps),), -1.5)
+        return torch.tensor([token_ids[step] for step in steps]), torch.full(
+            (len(steps),), -1.5
+        )
 
     monkeypatch.setattr(drawing, "sample", scripted)
 
@@ -72,7 +78,10 @@ async def test_seeded_results_are_the_same_alone_and_in_any_company(
 ) -> None:
     filtered = {"temperature": 0.7, "top_p": 0.9, "top_k": 40}
     requests = [
-        (prompt(1 + 3 * i % 17, i), plain(3 + 5 * i % 23, 10 * i, **(filtered if i % 3 else {})))
+        (
+            prompt(1 + 3 * i % 17, i),
+            plain(3 + 5 * i % 23, 10 * i, **(filtered if i % 3 else {})),
+        )
         for i in range(12)
     ]
     requests.append((prompt(5, 99), plain(9, temperature=0.0)))
@@ -133,11 +142,15 @@ async def test_a_stop_token_ends_a_completion_and_belongs_to_it(
     assert last.finish_reason == "stop"
 
 
-@pytest.mark.parametrize(("prompt_tokens", "limit", "tokens"), [(7, 2, 2), (7, 9, 3), (9, 9, 1)])
+@pytest.mark.parametrize(
+    ("prompt_tokens", "limit", "tokens"), [(7, 2, 2), (7, 9, 3), (9, 9, 1)]
+)
 async def test_max_tokens_and_the_end_of_the_context_finish_by_length(
     start: Start, plain: Plain, prompt: Prompt, prompt_tokens: int, limit: int, tokens: int
 ) -> None:
-    (completion,) = await start(max_length=10).generate(prompt(prompt_tokens, 0), plain(limit))
+    (completion,) = await start(max_length=10).generate(
+        prompt(prompt_tokens, 0), plain(limit)
+    )
     assert (len(completion.token_ids), completion.finish_reason) == (tokens, "length")
 
 
@@ -167,7 +180,11 @@ async def test_a_prompt_that_cannot_run_is_refused_and_disturbs_nobody(
 
 @pytest.mark.parametrize("budget", [0, 1, 5])
 async def test_a_spent_thinking_budget_forces_the_closing_ids_exactly_once(
-    start: Start, plain: Plain, tokenizer: Tokenizer, budget: int, monkeypatch: pytest.MonkeyPatch
+    start: Start,
+    plain: Plain,
+    tokenizer: Tokenizer,
+    budget: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     engine = start()
     script(monkeypatch, [65 + step for step in range(30)])
@@ -267,7 +284,9 @@ async def test_an_engine_on_the_callers_thread_computes_there_and_answers_the_sa
     assert threads == {threading.get_ident()}
     other = start()
     for (ids, params), completions in zip(asked, there, strict=True):
-        for mine, theirs in zip(completions, await other.generate(ids, params, 2), strict=True):
+        for mine, theirs in zip(
+            completions, await other.generate(ids, params, 2), strict=True
+        ):
             assert_same(mine, theirs)
     monkeypatch.setattr(own.model, "forward", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):  # a failed step reaches who waits for it
@@ -289,7 +308,9 @@ async def test_penalties_and_a_bias_change_what_is_drawn_and_its_log_probs(
     engine = start()
     forced = plain(5, temperature=0.0, logit_bias=((7, 100.0),))
     (biased,) = await engine.generate(prompt(3, 0), forced)
-    assert biased.token_ids == [7] * 5 and max(biased.log_probs) == pytest.approx(0, abs=1e-3)
+    assert biased.token_ids == [7] * 5 and max(biased.log_probs) == pytest.approx(
+        0, abs=1e-3
+    )
     fair = {"logit_bias": ((7, 100.0), (8, 99.0)), "frequency_penalty": 2.0}
     (turns,) = await engine.generate(prompt(3, 0), plain(6, temperature=0.0, **fair))
     assert turns.token_ids.count(7) == 3 and turns.token_ids.count(8) == 3
@@ -320,7 +341,9 @@ async def test_an_interrupted_completion_goes_on_as_if_it_had_not_been(
     assert rest.token_ids == whole.token_ids
     assert rest.sampled_mask == whole.sampled_mask
     assert rest.log_probs == pytest.approx(whole.log_probs, abs=1e-4)
-    assert rest.weight_version == [0] * len(part.token_ids) + [7] * (40 - len(part.token_ids))
+    assert rest.weight_version == [0] * len(part.token_ids) + [7] * (
+        40 - len(part.token_ids)
+    )
     with pytest.raises(OpenQwQError, match="one completion was begun, but 2 are asked for"):
         await engine.generate(prompt, params, 2, begun=part)
 
@@ -334,11 +357,15 @@ async def test_a_text_is_scored_as_the_learner_scores_it(
     scored, other = await asyncio.gather(engine.score(ids, 3), engine.score(ids[:7]))
     with torch.inference_mode():
         model = build()
-        hidden = model(torch.tensor(ids), positions([len(ids)]), RaggedAttention([len(ids)]))
+        hidden = model(
+            torch.tensor(ids), positions([len(ids)]), RaggedAttention([len(ids)])
+        )
         expected = model.logits(hidden).log_softmax(-1)
     assert [event.token_id for event in scored] == ids[1:]
     for place, event in enumerate(scored):
-        assert event.log_prob == pytest.approx(float(expected[place, ids[place + 1]]), abs=1e-4)
+        assert event.log_prob == pytest.approx(
+            float(expected[place, ids[place + 1]]), abs=1e-4
+        )
         best = expected[place].topk(3)
         assert [token_id for token_id, _ in event.alternatives] == best.indices.tolist()
     assert [event.log_prob for event in other] == pytest.approx(

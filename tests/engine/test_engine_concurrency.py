@@ -149,7 +149,10 @@ async def test_the_event_loop_stays_free_while_a_step_runs_even_to_cancel(
     engine = start(slots=2, max_length=5000)
     gate = Gate(engine, monkeypatch)
     limits = (4900, 9, 9, 4900)
-    tasks = [asyncio.create_task(engine.generate(prompt(5, i), plain(limits[i]))) for i in range(4)]
+    tasks = [
+        asyncio.create_task(engine.generate(prompt(5, i), plain(limits[i])))
+        for i in range(4)
+    ]
     stream = engine.stream(prompt(5, 9), plain(9))
     gate.open.clear()
     await until(gate.reached.is_set)
@@ -177,8 +180,14 @@ async def test_hundreds_of_requests_at_random_moments_all_complete(
 
     async def ask(seed: int) -> None:
         await asyncio.sleep(chooser.random() * 0.4)
-        length, limit, n = chooser.randint(1, 50), chooser.randint(1, 14), chooser.randint(1, 3)
-        task = asyncio.create_task(engine.generate(prompt(length, seed), plain(limit, seed), n))
+        length, limit, n = (
+            chooser.randint(1, 50),
+            chooser.randint(1, 14),
+            chooser.randint(1, 3),
+        )
+        task = asyncio.create_task(
+            engine.generate(prompt(length, seed), plain(limit, seed), n)
+        )
         if chooser.random() < 0.2:
             await asyncio.sleep(chooser.random() * 0.05)
             task.cancel()
@@ -234,7 +243,9 @@ def test_an_engine_outlives_an_event_loop_that_ended_in_the_middle(
         return (await asyncio.wait_for(engine.generate(ids, plain(9)), 100))[0].token_ids
 
     async def leaves(turns: int) -> None:
-        tasks = [asyncio.create_task(engine.generate(ids, plain(4000, i))) for i in range(3)]
+        tasks = [
+            asyncio.create_task(engine.generate(ids, plain(4000, i))) for i in range(3)
+        ]
         for _ in range(turns):
             await asyncio.sleep(0)
         assert not any(task.done() for task in tasks)
@@ -269,7 +280,9 @@ async def test_a_full_gpu_is_named_and_the_next_request_is_served(
 
     with monkeypatch.context() as patch:
         patch.setattr(engine.model, "forward", full)
-        with pytest.raises(OpenQwQError, match=r"too small \(CUDA out of memory\): choose bf16"):
+        with pytest.raises(
+            OpenQwQError, match=r"too small \(CUDA out of memory\): choose bf16"
+        ):
             await engine.generate(prompt(5, 0), plain(4))
     (completion,) = await engine.generate(prompt(5, 0), plain(4))
     assert len(completion.token_ids) == 4

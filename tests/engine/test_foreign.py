@@ -21,12 +21,16 @@ from openqwq.text.template import encode_chat
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.types import OpenQwQError, SamplingParams
 
-needs_llamacpp = pytest.mark.skipif(not llamacpp.installed(), reason="needs the wheel xllamacpp")
+needs_llamacpp = pytest.mark.skipif(
+    not llamacpp.installed(), reason="needs the wheel xllamacpp"
+)
 Build = Callable[..., Qwen2]
 
 
 @pytest.fixture(scope="module")
-def whole(build: Build, tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(
+    build: Build, tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     path = tmp_path_factory.mktemp("whole") / "tiny.gguf"
     gguf.save(build(), path, "F32", to_metadata(tokenizer, 300))
     return path
@@ -113,7 +117,9 @@ async def test_a_tokenizer_that_only_llamacpp_knows_is_its_own(
     ids = encode_chat(own, chat)  # type: ignore[arg-type]
     assert ids[:1] == marked == encode_chat(tokenizer, chat)[:1]  # type: ignore[arg-type]
     assert ids.count(own.think_open_id) == 1 and own.think_close_id not in ids
-    params = SamplingParams(1.0, max_tokens=60, thinking_budget=10, stop_token_ids=own.eos_ids)
+    params = SamplingParams(
+        1.0, max_tokens=60, thinking_budget=10, stop_token_ids=own.eos_ids
+    )
     (reply,) = await model.generate.generate(ids, params)
     assert reply.reasoning_tokens <= 11 and reply.prompt_tokens == len(ids)
     assert parse_reply(own, reply.token_ids).reasoning_tokens == reply.reasoning_tokens
@@ -126,7 +132,11 @@ async def test_a_tokenizer_that_only_llamacpp_knows_is_its_own(
 async def test_llamacpps_options_reach_it(whole: Path) -> None:
     params = SamplingParams(0, max_tokens=12, log_probs=False)
     options = LlamaOptions(threads=1, flash_attention="off", gpu_layers=0)
-    for llama in (options, replace(options, cache_type="bf16"), replace(options, ngrams=True)):
+    for llama in (
+        options,
+        replace(options, cache_type="bf16"),
+        replace(options, ngrams=True),
+    ):
         model = open_model(str(whole), "llamacpp", 1, 64, llama=llama)
         (reply,) = await model.generate.generate([70, 71, 72] * 4, params)
         assert len(reply.token_ids) == 12

@@ -68,7 +68,9 @@ def test_a_padded_step_gives_the_states_of_an_exact_one_and_writes_only_its_own_
     drawn_ids, drawn_log_probs = draw_plainly(expected, draws)
     assert torch.equal(token_ids, drawn_ids)
     torch.testing.assert_close(log_probs, drawn_log_probs, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(cache.keys[:, :ROWS], other.keys[:, :ROWS], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        cache.keys[:, :ROWS], other.keys[:, :ROWS], atol=1e-5, rtol=1e-5
+    )
     assert torch.equal(cache.keys[:, rows:ROWS], before[:, rows:ROWS])
 
 

@@ -131,5 +131,7 @@ def test_without_the_client_it_says_what_to_install(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
-    with pytest.raises(OpenQwQError, match=r"needs huggingface_hub .*pip install 'openqwq\[hub\]'"):
+    with pytest.raises(
+        OpenQwQError, match=r"needs huggingface_hub .*pip install 'openqwq\[hub\]'"
+    ):
         hub.download("owner/name")

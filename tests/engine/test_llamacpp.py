@@ -40,7 +40,9 @@ def real(smollm2: Path) -> Iterator[OpenedModel]:
 
 @pytest.fixture(scope="module")
 def tiny(
-    build: Callable[..., Qwen2], tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory
+    build: Callable[..., Qwen2],
+    tokenizer: Tokenizer,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     """A tiny Qwen2 whose replies are noise: half characters, markers, early ends."""
     path = tmp_path_factory.mktemp("gguf") / "tiny.gguf"
@@ -61,7 +63,9 @@ def question(real: OpenedModel) -> list[int]:
     return encode_chat(real.tokenizer, [{"role": "user", "content": content}])
 
 
-async def collect(model: OpenedModel, ids: list[int], params: SamplingParams) -> list[TokenEvent]:
+async def collect(
+    model: OpenedModel, ids: list[int], params: SamplingParams
+) -> list[TokenEvent]:
     return [event async for event in model.generate.stream(ids, params)]
 
 
@@ -75,14 +79,18 @@ def test_quantised_files_are_its_own_by_choice(real: OpenedModel) -> None:
     assert real.context_length == 512
 
 
-async def test_a_real_model_answers_and_stops(real: OpenedModel, question: list[int]) -> None:
+async def test_a_real_model_answers_and_stops(
+    real: OpenedModel, question: list[int]
+) -> None:
     params = SamplingParams(0.0, max_tokens=30, stop_token_ids=real.tokenizer.eos_ids)
     (completion,) = await real.generate.generate(question, params)
     text = real.tokenizer.decode(completion.token_ids)
     assert text == "The capital of France is Paris.<|im_end|>"
     assert completion.finish_reason == "stop" and completion.prompt_tokens == len(question)
     assert all(completion.sampled_mask) and all(p <= 0 for p in completion.log_probs)
-    assert [e.token_id for e in await collect(real, question, params)] == completion.token_ids
+    assert [
+        e.token_id for e in await collect(real, question, params)
+    ] == completion.token_ids
 
 
 async def test_members_have_seeds_of_their_own_and_repeat(
@@ -90,7 +98,9 @@ async def test_members_have_seeds_of_their_own_and_repeat(
 ) -> None:
     three = await real.generate.generate(question, plain(6, seed=5), 3)
     assert len({tuple(c.token_ids) for c in three}) == 3
-    again = [(await real.generate.generate(question, plain(6, seed=5 + i)))[0] for i in range(3)]
+    again = [
+        (await real.generate.generate(question, plain(6, seed=5 + i)))[0] for i in range(3)
+    ]
     assert [c.token_ids for c in again] == [c.token_ids for c in three]
 
 
@@ -119,7 +129,9 @@ async def test_penalties_and_a_bias_change_what_is_drawn(
     banned = replace(greedy, logit_bias=((plain[0], -100.0),))
     forced = replace(greedy, logit_bias=((1000, 100.0),), max_tokens=4)
     scarce = replace(greedy, frequency_penalty=2.0, presence_penalty=2.0)
-    assert plain[0] not in [event.token_id for event in await collect(real, question, banned)]
+    assert plain[0] not in [
+        event.token_id for event in await collect(real, question, banned)
+    ]
     assert [event.token_id for event in await collect(real, question, forced)] == [1000] * 4
     varied = [event.token_id for event in await collect(real, question, scarce)]
     assert len(set(varied)) > len(set(plain)) or varied != plain
@@ -133,7 +145,9 @@ async def test_nobody_pays_for_log_probs_that_nobody_wants(
     wanted = await collect(real, question, params)
     unwanted = await collect(real, question, replace(params, log_probs=False))
     assert [e.token_id for e in unwanted] == [e.token_id for e in wanted]
-    assert all(e.log_prob < 0 for e in wanted) and all(math.isnan(e.log_prob) for e in unwanted)
+    assert all(e.log_prob < 0 for e in wanted) and all(
+        math.isnan(e.log_prob) for e in unwanted
+    )
 
 
 async def test_tokens_that_come_close_wake_the_loop_once(
@@ -160,7 +174,9 @@ async def test_tokens_that_come_close_wake_the_loop_once(
 
 
 async def test_what_is_drawn_has_our_own_distribution(
-    random_model: OpenedModel, build: Callable[..., Qwen2], plain: Callable[..., SamplingParams]
+    random_model: OpenedModel,
+    build: Callable[..., Qwen2],
+    plain: Callable[..., SamplingParams],
 ) -> None:
     """Temperature and filters apply in our order; the weights are the same, up to fp16's error."""
     prompt = [70, 80, 90]
@@ -175,7 +191,9 @@ async def test_what_is_drawn_has_our_own_distribution(
             (event,) = await collect(random_model, prompt, replace(params, seed=seed))
             if not math.isnan(event.log_prob):
                 seen += 1
-                assert event.log_prob == pytest.approx(expected[event.token_id].item(), abs=0.02)
+                assert event.log_prob == pytest.approx(
+                    expected[event.token_id].item(), abs=0.02
+                )
         assert seen > 2
 
 
@@ -191,7 +209,9 @@ async def test_a_spent_budget_closes_the_thinking(
         if tokenizer.think_close_id in ids[:8]:
             continue
         assert ids[8 : 8 + len(closing)] == closing
-        assert mask == [True] * 8 + [False] * len(closing) + [True] * (24 - 8 - len(closing))
+        assert mask == [True] * 8 + [False] * len(closing) + [True] * (
+            24 - 8 - len(closing)
+        )
         assert completion.reasoning_tokens == 9 and completion.finish_reason == "length"
     assert len({tuple(c.token_ids) for c in three}) == 3
 
@@ -201,7 +221,9 @@ async def test_answer_now_closes_the_thinking(
 ) -> None:
     tokenizer, steering = random_model.tokenizer, Steering()
     events = []
-    stream = random_model.generate.stream(thinking_prompt(tokenizer), plain(40, seed=2), steering)
+    stream = random_model.generate.stream(
+        thinking_prompt(tokenizer), plain(40, seed=2), steering
+    )
     async for event in stream:
         events.append(event)
         steering.answer_now = len(events) >= 5
@@ -219,7 +241,9 @@ async def test_only_the_callers_stop_ids_end_a_reply(
     assert [len(c.token_ids) for c in replies] == [120] * 4
     assert any(end in c.token_ids for c in replies)
     stops = tuple(range(60, 100))
-    stopped = await random_model.generate.generate(prompt, plain(120, 3, stop_token_ids=stops), 4)
+    stopped = await random_model.generate.generate(
+        prompt, plain(120, 3, stop_token_ids=stops), 4
+    )
     for completion in stopped:
         assert completion.finish_reason == "stop" and completion.token_ids[-1] in stops
         assert not set(completion.token_ids[:-1]) & set(stops)
@@ -231,11 +255,18 @@ def test_tokens_held_back_are_those_of_their_text(real: OpenedModel) -> None:
     first, *_, last = tokenizer.encode("a😀")
     reader = llamacpp.TokenReader(tokenizer, 1, True)
 
-    def event(text: str, token_id: int | None, count: int, reason: str | None = None) -> str:
-        token = [{"id": token_id, "token": text, "prob": 0.5}] if token_id is not None else None
+    def event(
+        text: str, token_id: int | None, count: int, reason: str | None = None
+    ) -> str:
+        token = (
+            [{"id": token_id, "token": text, "prob": 0.5}] if token_id is not None else None
+        )
         choice = {"text": text, "index": 0, "logprobs": token and {"content": token}}
         return json.dumps(
-            {"choices": [choice | {"finish_reason": reason}], "timings": {"predicted_n": count}}
+            {
+                "choices": [choice | {"finish_reason": reason}],
+                "timings": {"predicted_n": count},
+            }
         )
 
     total = len(tokenizer.encode("a😀"))
@@ -295,9 +326,13 @@ async def test_what_it_cannot_do_is_said(
 ) -> None:
     with pytest.raises(OpenQwQError, match="the prompt is empty"):
         await real.generate.generate([], plain(2))
-    with pytest.raises(OpenQwQError, match="has 600 tokens, 89 too many for a context of 512"):
+    with pytest.raises(
+        OpenQwQError, match="has 600 tokens, 89 too many for a context of 512"
+    ):
         await real.generate.generate([5] * 600, plain(2))
-    with pytest.raises(OpenQwQError, match=r"llama.cpp refuses the request: .*invalid tokens"):
+    with pytest.raises(
+        OpenQwQError, match=r"llama.cpp refuses the request: .*invalid tokens"
+    ):
         await real.generate.generate([999_999], plain(2))
 
 
@@ -324,17 +359,23 @@ async def test_who_waits_at_the_close_gets_an_error(
 def test_a_file_that_it_cannot_load_is_named(tokenizer: Tokenizer, tmp_path: Path) -> None:
     path = tmp_path / "bad.gguf"
     path.write_bytes(b"GGUF" + b"\0" * 100)
-    with pytest.raises(OpenQwQError, match=f"llama.cpp cannot load {path} with room for 256"):
+    with pytest.raises(
+        OpenQwQError, match=f"llama.cpp cannot load {path} with room for 256"
+    ):
         llamacpp.open_llamacpp(path, lambda _: tokenizer, 1, 256, 256)
 
 
-async def test_a_text_is_scored_by_the_model_alone(random_model: OpenedModel, build: Any) -> None:
+async def test_a_text_is_scored_by_the_model_alone(
+    random_model: OpenedModel, build: Any
+) -> None:
     assert isinstance(random_model.generate, Scores)
     ids = [5, 60, 61, 62, 7, 8]
     scored = await random_model.generate.score(ids, 2)
     model = build()
     with torch.inference_mode():
-        hidden = model(torch.tensor(ids), positions([len(ids)]), RaggedAttention([len(ids)]))
+        hidden = model(
+            torch.tensor(ids), positions([len(ids)]), RaggedAttention([len(ids)])
+        )
         expected = model.logits(hidden).log_softmax(-1)
     for place, event in enumerate(scored):
         if not math.isnan(event.log_prob):  # held back inside a character
@@ -351,9 +392,14 @@ POINT = {
 }
 
 
-async def test_an_answer_follows_its_grammar(real: OpenedModel, question: list[int]) -> None:
+async def test_an_answer_follows_its_grammar(
+    real: OpenedModel, question: list[int]
+) -> None:
     params = SamplingParams(
-        max_tokens=60, stop_token_ids=real.tokenizer.eos_ids, grammar=json_grammar(POINT), seed=3
+        max_tokens=60,
+        stop_token_ids=real.tokenizer.eos_ids,
+        grammar=json_grammar(POINT),
+        seed=3,
     )
     for completion in await real.generate.generate(question, params, 2):
         assert completion.finish_reason == "stop"

@@ -95,7 +95,9 @@ def test_a_context_is_never_longer_than_the_models(directory: Path) -> None:
         assert model.context_length == given
         model.close()
     for asked in (0, -1, 10**6):
-        with pytest.raises(OpenQwQError, match=f"context length is {asked}: it .*own, 32768"):
+        with pytest.raises(
+            OpenQwQError, match=f"context length is {asked}: it .*own, 32768"
+        ):
             open_model(str(directory), slots=1, context_length=asked)
 
 
@@ -122,12 +124,20 @@ def test_a_directory_without_a_model_is_named(tmp_path: Path) -> None:
         open_model(str(tmp_path))
 
 
-def test_an_engine_that_cannot_run_it_says_what_would_help(directory: Path, file: Path) -> None:
-    with pytest.raises(OpenQwQError, match=r"llamacpp cannot run .*small: make a GGUF file of it"):
+def test_an_engine_that_cannot_run_it_says_what_would_help(
+    directory: Path, file: Path
+) -> None:
+    with pytest.raises(
+        OpenQwQError, match=r"llamacpp cannot run .*small: make a GGUF file of it"
+    ):
         open_model(str(directory), "llamacpp")
-    with pytest.raises(OpenQwQError, match=r"small.gguf is no URL: the engine remote needs one"):
+    with pytest.raises(
+        OpenQwQError, match=r"small.gguf is no URL: the engine remote needs one"
+    ):
         open_model(str(file), "remote")
-    with pytest.raises(OpenQwQError, match="engine torch cannot run http://x: a URL is asked"):
+    with pytest.raises(
+        OpenQwQError, match="engine torch cannot run http://x: a URL is asked"
+    ):
         open_model("http://x", "torch")
 
 
@@ -167,7 +177,9 @@ def test_a_tokenizer_of_another_model_is_refused(
     larger = Tokenizer.train(words * 2, 400)
     assert larger.vocab_size > 300
     checkpoint.save(build(), tmp_path / "model", larger)
-    with pytest.raises(OpenQwQError, match=r"has ids up to \d+ but the model's vocab_size is 300"):
+    with pytest.raises(
+        OpenQwQError, match=r"has ids up to \d+ but the model's vocab_size is 300"
+    ):
         open_model(str(tmp_path / "model"))
     metadata = to_metadata(larger, larger.vocab_size)
     gguf.save(build(), tmp_path / "model.gguf", "F32", metadata)
@@ -178,11 +190,17 @@ def test_a_tokenizer_of_another_model_is_refused(
 
 def test_a_file_that_is_no_gguf_is_named(tmp_path: Path) -> None:
     (tmp_path / "text.gguf").write_text("This is no model." * 9)
-    with pytest.raises(OpenQwQError, match=r"text.gguf is not a GGUF file of version 2 or 3"):
+    with pytest.raises(
+        OpenQwQError, match=r"text.gguf is not a GGUF file of version 2 or 3"
+    ):
         open_model(str(tmp_path / "text.gguf"))
 
 
-def test_a_file_without_a_tokenizer_is_named(build: Callable[..., Qwen2], tmp_path: Path) -> None:
+def test_a_file_without_a_tokenizer_is_named(
+    build: Callable[..., Qwen2], tmp_path: Path
+) -> None:
     gguf.save(build(), tmp_path / "bare.gguf", "F32", {})
-    with pytest.raises(OpenQwQError, match=r"bare.gguf has a tokenizer of model None and pre None"):
+    with pytest.raises(
+        OpenQwQError, match=r"bare.gguf has a tokenizer of model None and pre None"
+    ):
         open_model(str(tmp_path / "bare.gguf"))

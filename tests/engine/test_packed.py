@@ -26,7 +26,9 @@ def logits(model: Qwen2 | PackedModel) -> Tensor:
         return model.logits(hidden)
 
 
-def random_model(config: ModelConfig, seed: int = 0, dtype: torch.dtype = torch.float32) -> Qwen2:
+def random_model(
+    config: ModelConfig, seed: int = 0, dtype: torch.dtype = torch.float32
+) -> Qwen2:
     model, generator = Qwen2(config), torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -42,7 +44,9 @@ def random_model(config: ModelConfig, seed: int = 0, dtype: torch.dtype = torch.
         replace(QWEN, num_key_value_heads=6, head_dim=6, rms_norm_eps=1e-5),
         replace(QWEN, rope_scaling=YarnScaling(4.0, 8), rope_theta=100.0),
         replace(QWEN, attention_bias=False, qk_norm=True),
-        replace(QWEN, attention_bias=False, rope_scaling=Llama3Scaling(8.0, 8), rope_theta=100.0),
+        replace(
+            QWEN, attention_bias=False, rope_scaling=Llama3Scaling(8.0, 8), rope_theta=100.0
+        ),
     ],
     ids=["qwen2", "llama, tied", "as many keys as queries", "yarn", "qwen3", "llama3"],
 )
@@ -67,7 +71,9 @@ def test_in_bf16_only_products_round(config: ModelConfig) -> None:
     packed = PackedModel(model)
     assert packed.head.packed and packed.head.weight.dtype == torch.bfloat16
     plain, exact = logits(model).float(), logits(model.float())
-    error, plain_error = ((x - exact).norm() / exact.norm() for x in (logits(packed), plain))
+    error, plain_error = (
+        (x - exact).norm() / exact.norm() for x in (logits(packed), plain)
+    )
     assert 1e-4 < error < 0.8 * plain_error < 0.02
 
 
@@ -89,7 +95,10 @@ def test_in_bf16_a_token_is_the_same_with_and_without_a_cache() -> None:
 def test_packed_products_are_the_plain_ones_for_any_number_of_rows(rows: int) -> None:
     generator = torch.Generator().manual_seed(rows)
     x, other = (torch.randn(rows, n, generator=generator) for n in (70, 45))
-    weight, bias = torch.randn(45, 70, generator=generator), torch.randn(45, generator=generator)
+    weight, bias = (
+        torch.randn(45, 70, generator=generator),
+        torch.randn(45, generator=generator),
+    )
     plain = x @ weight.T + bias
     matrix = Matrix(weight, bias)
     assert matrix.packed
@@ -122,7 +131,9 @@ def test_missing_and_unknown_parameters_are_refused_and_change_nothing() -> None
     assert torch.equal(logits(packed), before)
 
 
-def test_a_tied_model_takes_its_head_from_the_embedding_whether_or_not_it_is_named() -> None:
+def test_a_tied_model_takes_its_head_from_the_embedding_whether_or_not_it_is_named() -> (
+    None
+):
     config = replace(QWEN, tie_word_embeddings=True)
     model, other = random_model(config), random_model(config, 1)
     packed = PackedModel(model)

@@ -25,7 +25,9 @@ async def converse(engine: Engine, prompt: Prompt, plain: Plain) -> list[Complet
         asked = [engine.generate(ids, plain(12, turn), 2) for ids in histories]
         for chat, group in enumerate(await asyncio.gather(*asked)):
             completions += group
-            histories[chat] = histories[chat] + group[1].token_ids + prompt(9, 10 * turn + chat)
+            histories[chat] = (
+                histories[chat] + group[1].token_ids + prompt(9, 10 * turn + chat)
+            )
     return completions
 
 
@@ -44,7 +46,9 @@ async def test_conversations_are_the_same_with_and_without_reuse(
     statistics = with_reuse.statistics()
     assert statistics.prompt_tokens == without_reuse.statistics().prompt_tokens == 858
     # Every later turn finds all of its history but the last token of the turn before.
-    assert statistics.reused_prompt_tokens == 3 * sum(40 + 21 * turn + 11 for turn in range(3))
+    assert statistics.reused_prompt_tokens == 3 * sum(
+        40 + 21 * turn + 11 for turn in range(3)
+    )
 
 
 async def test_streams_of_one_prompt_share_its_prefill(
@@ -53,7 +57,9 @@ async def test_streams_of_one_prompt_share_its_prefill(
     engine, ids, tokens = start(slots=8, max_length=128, lanes=4), prompt(60, 0), 0
     record = SlotCache.record
 
-    def counting(cache: SlotCache, slots: Any, starts: Any, counts: list[int], new: Any) -> None:
+    def counting(
+        cache: SlotCache, slots: Any, starts: Any, counts: list[int], new: Any
+    ) -> None:
         nonlocal tokens
         tokens += sum(counts)
         record(cache, slots, starts, counts, new)

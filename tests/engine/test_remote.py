@@ -36,7 +36,10 @@ class FakeVllm:
         self.entry: dict[str, Any] = {"id": "tiny", "owned_by": "vllm", "max_model_len": 64}
         self.gives_ids, self.pause, self.breaks = True, 0.0, ""
         routes = [
-            Route("/v1/models", lambda _: JSONResponse({"data": [self.entry, {"id": "second"}]})),
+            Route(
+                "/v1/models",
+                lambda _: JSONResponse({"data": [self.entry, {"id": "second"}]}),
+            ),
             Route("/v1/completions", self.completions, methods=["POST"]),
             Route("/v1/chat/completions", self.chat, methods=["POST"]),
         ]
@@ -48,14 +51,18 @@ class FakeVllm:
         return (sum(prompt) * 31 + len(prompt) * 7 + place * place + seed * 13) % 256
 
     async def _refuse(self, request: Request) -> Response | None:
-        self.requests.append({**await request.json(), "key": request.headers.get("authorization")})
+        self.requests.append(
+            {**await request.json(), "key": request.headers.get("authorization")}
+        )
         status = self.failures.pop(0) if self.failures else 0
         return JSONResponse({"error": "no"}, status) if status else None
 
     async def completions(self, request: Request) -> Response:
         if refusal := await self._refuse(request):
             return refusal
-        return StreamingResponse(self._stream(self.requests[-1]), media_type="text/event-stream")
+        return StreamingResponse(
+            self._stream(self.requests[-1]), media_type="text/event-stream"
+        )
 
     async def _stream(self, body: dict[str, Any]) -> AsyncIterator[str]:
         assert body["ignore_eos"] and body["stream"] and body["return_token_ids"]
@@ -65,8 +72,13 @@ class FakeVllm:
             for place in range(body["max_tokens"]):
                 for index in sorted(active):
                     token = self.token(body["prompt"], place, body["seed"] + index)
-                    last = token in body["stop_token_ids"] or place == body["max_tokens"] - 1
-                    table = {f"token_id:{token}": -0.5, f"token_id:{(token + 1) % 256}": -0.9}
+                    last = (
+                        token in body["stop_token_ids"] or place == body["max_tokens"] - 1
+                    )
+                    table = {
+                        f"token_id:{token}": -0.5,
+                        f"token_id:{(token + 1) % 256}": -0.9,
+                    }
                     choice = {
                         "index": index,
                         "text": "",
@@ -90,7 +102,9 @@ class FakeVllm:
 
 @contextmanager
 def served(app: Starlette) -> Iterator[str]:
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="critical", lifespan="off"))
+    server = uvicorn.Server(
+        uvicorn.Config(app, port=0, log_level="critical", lifespan="off")
+    )
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:
@@ -129,7 +143,9 @@ async def test_token_ids_go_in_and_come_out(
     prompt = [5, 6, 7]
     completions = await relay.generate(prompt, plain(5, seed=3), 3)
     for i, completion in enumerate(completions):
-        assert completion.token_ids == [vllm.token(prompt, place, 3 + i) for place in range(5)]
+        assert completion.token_ids == [
+            vllm.token(prompt, place, 3 + i) for place in range(5)
+        ]
         assert completion.log_probs == [-0.5] * 5 and completion.prompt_tokens == 3
         assert completion.finish_reason == "length" and all(completion.sampled_mask)
     assert len(vllm.requests) == 1 and vllm.requests[0]["model"] == "tiny"
@@ -206,10 +222,16 @@ async def test_passing_failures_are_tried_again_and_others_are_not(
     vllm.failures = [503] * 9
     with pytest.raises(RemoteError, match="answered 503: ") as busy:
         await collect(relay, [5], plain(2))
-    assert (busy.value.failure, busy.value.status, busy.value.passing) == ("busy", 503, True)
+    assert (busy.value.failure, busy.value.status, busy.value.passing) == (
+        "busy",
+        503,
+        True,
+    )
     assert len(vllm.requests) == 3 + remote.ATTEMPTS
     vllm.failures = [401]
-    with pytest.raises(RemoteError, match=r"answered 401 .is OPENAI_API_KEY set") as refused:
+    with pytest.raises(
+        RemoteError, match=r"answered 401 .is OPENAI_API_KEY set"
+    ) as refused:
         await collect(relay, [5], plain(2))
     assert refused.value.failure == "refused" and not refused.value.passing
     assert len(vllm.requests) == 4 + remote.ATTEMPTS
@@ -283,32 +305,44 @@ def test_the_context_is_the_servers_at_most(url: str, tokenizer: Tokenizer) -> N
             open_remote(url, 1, asked, lambda _: tokenizer)
 
 
-def test_a_text_server_cannot_generate(url: str, vllm: FakeVllm, tokenizer: Tokenizer) -> None:
+def test_a_text_server_cannot_generate(
+    url: str, vllm: FakeVllm, tokenizer: Tokenizer
+) -> None:
     vllm.entry = {"id": "gpt", "owned_by": "someone"}
     with pytest.raises(OpenQwQError, match=r"neither vLLM nor llama-server.*chat endpoint"):
         open_remote(url, 1, None, lambda _: tokenizer)
 
 
 def test_nobody_there_is_one_clear_error() -> None:
-    with pytest.raises(RemoteError, match=r"127.0.0.1:9 cannot be reached .*: is the server run"):
+    with pytest.raises(
+        RemoteError, match=r"127.0.0.1:9 cannot be reached .*: is the server run"
+    ):
         open_model("http://127.0.0.1:9")
 
 
 def test_a_servers_model_without_a_tokenizer_here_is_named(url: str) -> None:
-    with pytest.raises(OpenQwQError, match="no tokenizer for the server's model: tiny does not ex"):
+    with pytest.raises(
+        OpenQwQError, match="no tokenizer for the server's model: tiny does not ex"
+    ):
         open_model(url)
 
 
 async def test_a_real_llama_server_takes_and_gives_token_ids(
     smollm2: Any, plain: Callable[..., SamplingParams]
 ) -> None:
-    xllamacpp = pytest.importorskip("xllamacpp", reason="needs llama.cpp: pip install xllamacpp")
+    xllamacpp = pytest.importorskip(
+        "xllamacpp", reason="needs llama.cpp: pip install xllamacpp"
+    )
     params = xllamacpp.CommonParams()
     params.model.path, params.n_ctx, params.verbosity = str(smollm2), 512, -1
     params.warmup, params.cpuparams.n_threads, params.n_parallel = False, 1, 2
     server = xllamacpp.Server(params)
-    model = await asyncio.to_thread(open_model, server.listening_address, tokenizer=str(smollm2))
-    assert model.engine == "remote" and model.context_length == 256 and "llamacpp" in model.why
+    model = await asyncio.to_thread(
+        open_model, server.listening_address, tokenizer=str(smollm2)
+    )
+    assert (
+        model.engine == "remote" and model.context_length == 256 and "llamacpp" in model.why
+    )
     question = {"role": "user", "content": "What is the capital of France? Answer briefly."}
     ids = encode_chat(model.tokenizer, [question])  # type: ignore[list-item]
     greedy = SamplingParams(0.0, max_tokens=20, stop_token_ids=model.tokenizer.eos_ids)
@@ -338,7 +372,9 @@ async def test_a_chat_reply_is_parsed(url: str, vllm: FakeVllm) -> None:
         "usage": usage,
     }
     chat = await asyncio.to_thread(RemoteChat, url)
-    reply = await chat.reply([{"role": "user", "content": "Hi"}], SamplingParams(), [{"a": 1}])
+    reply = await chat.reply(
+        [{"role": "user", "content": "Hi"}], SamplingParams(), [{"a": 1}]
+    )
     assert reply.message == {
         "role": "assistant",
         "content": "ok",
@@ -352,15 +388,25 @@ async def test_a_chat_reply_is_parsed(url: str, vllm: FakeVllm) -> None:
 
 async def test_thinking_inside_the_text_is_taken_out(url: str, vllm: FakeVllm) -> None:
     content = "<think>\nhm\n</think>\n\nok"
-    vllm.chat_answer = {"choices": [{"message": {"content": content}, "finish_reason": "stop"}]}
+    vllm.chat_answer = {
+        "choices": [{"message": {"content": content}, "finish_reason": "stop"}]
+    }
     chat = await asyncio.to_thread(RemoteChat, url)
     reply = await chat.reply([{"role": "user", "content": "Hi"}], SamplingParams())
-    assert reply.message == {"role": "assistant", "content": "ok", "reasoning_content": "hm"}
+    assert reply.message == {
+        "role": "assistant",
+        "content": "ok",
+        "reasoning_content": "hm",
+    }
 
 
-async def test_plain_openai_servers_get_only_openais_fields(url: str, vllm: FakeVllm) -> None:
+async def test_plain_openai_servers_get_only_openais_fields(
+    url: str, vllm: FakeVllm
+) -> None:
     vllm.entry = {"id": "gpt", "owned_by": "someone"}
-    vllm.chat_answer = {"choices": [{"message": {"content": "ok"}, "finish_reason": "stop"}]}
+    vllm.chat_answer = {
+        "choices": [{"message": {"content": "ok"}, "finish_reason": "stop"}]
+    }
     chat = await asyncio.to_thread(RemoteChat, url)
     call = {"name": "add", "arguments": {"x": 1}}
     messages: list[Any] = [
@@ -373,8 +419,13 @@ async def test_plain_openai_servers_get_only_openais_fields(url: str, vllm: Fake
     sent = vllm.requests[0]
     assert not {"top_k", "min_p"} & sent.keys() and sent["seed"] == 3
     first, second = (entry["id"] for entry in sent["messages"][1]["tool_calls"])
-    assert [m["tool_call_id"] for m in sent["messages"][2:]] == [first, second] and first != second
-    assert json.loads(sent["messages"][1]["tool_calls"][0]["function"]["arguments"]) == {"x": 1}
+    assert [m["tool_call_id"] for m in sent["messages"][2:]] == [
+        first,
+        second,
+    ] and first != second
+    assert json.loads(sent["messages"][1]["tool_calls"][0]["function"]["arguments"]) == {
+        "x": 1
+    }
     with pytest.raises(OpenQwQError, match="message 0 is a tool's, but no call waits"):
         await chat.reply(messages[2:], SamplingParams())
     with pytest.raises(OpenQwQError, match="neither a thinking budget nor a grammar"):

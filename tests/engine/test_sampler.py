@@ -14,7 +14,13 @@ from transformers.generation.logits_process import (
 )
 
 from openqwq.engine import sampler
-from openqwq.engine.sampler import draw_plainly, log_distribution, penalised, sample, uniforms
+from openqwq.engine.sampler import (
+    draw_plainly,
+    log_distribution,
+    penalised,
+    sample,
+    uniforms,
+)
 from openqwq.types import OpenQwQError, SamplingParams
 
 
@@ -64,7 +70,9 @@ def test_every_combination_of_filters_in_one_batch_equals_transformers() -> None
     ]
     logits = 3 * torch.randn(len(params), 101, generator=torch.Generator().manual_seed(0))
     ours = log_distribution(logits, params)
-    theirs = [transformers_log_probs(row[None], p) for row, p in zip(logits, params, strict=True)]
+    theirs = [
+        transformers_log_probs(row[None], p) for row, p in zip(logits, params, strict=True)
+    ]
     assert_same_distribution(ours, torch.cat(theirs))
 
 
@@ -82,7 +90,9 @@ def test_every_combination_of_filters_in_one_batch_equals_transformers() -> None
     ],
     ids=str,
 )
-def test_ties_away_from_a_boundary_are_treated_as_in_transformers(params: SamplingParams) -> None:
+def test_ties_away_from_a_boundary_are_treated_as_in_transformers(
+    params: SamplingParams,
+) -> None:
     logits = torch.tensor([[1.0, 2.0, 1.0, 2.0, -50.0, -50.0]])
     assert_same_distribution(
         log_distribution(logits, [params]), transformers_log_probs(logits, params)
@@ -107,7 +117,9 @@ def test_log_probs_are_those_of_the_renormalised_distribution() -> None:
 
 
 @pytest.mark.parametrize("along", ["seeds", "steps"])
-@pytest.mark.parametrize("params", [filters(), filters(0.7, 0.9, 8, 0.02)], ids=["all", "filtered"])
+@pytest.mark.parametrize(
+    "params", [filters(), filters(0.7, 0.9, 8, 0.02)], ids=["all", "filtered"]
+)
 def test_frequencies_match_the_distribution(along: str, params: SamplingParams) -> None:
     draws = 40_000
     logits = torch.randn(1, 12, generator=torch.Generator().manual_seed(2))
@@ -118,13 +130,17 @@ def test_frequencies_match_the_distribution(along: str, params: SamplingParams) 
     assert chi_square(torch.bincount(token_ids, minlength=12), expected) < 4
 
 
-def test_temperature_zero_takes_the_likeliest_token_and_reports_its_unfiltered_log_prob() -> None:
+def test_temperature_zero_takes_the_likeliest_token_and_reports_its_unfiltered_log_prob() -> (
+    None
+):
     logits = torch.randn(50, 30, generator=torch.Generator().manual_seed(3))
     greedy, other = filters(0.0, 0.1, 1, 0.9), filters(0.5, 0.9, 5)
     token_ids, log_probs = sample(logits, [greedy, other] * 25, range(50), range(50))
     expected = logits.double().log_softmax(-1).max(-1)
     assert torch.equal(token_ids[::2], expected.indices[::2])
-    torch.testing.assert_close(log_probs[::2].double(), expected.values[::2], atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        log_probs[::2].double(), expected.values[::2], atol=1e-6, rtol=0
+    )
     assert not torch.equal(token_ids[1::2], expected.indices[1::2])
 
 
@@ -181,7 +197,9 @@ def test_the_draws_of_a_seed_are_the_same_on_every_machine() -> None:
 def test_forbidden_tokens_are_never_drawn_even_at_the_ends(
     draw: float, token_id: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sampler, "uniforms", lambda *_: torch.tensor([draw], dtype=torch.float64))
+    monkeypatch.setattr(
+        sampler, "uniforms", lambda *_: torch.tensor([draw], dtype=torch.float64)
+    )
     minus = float("-inf")
     for logits in ([minus, 0, minus, 0, minus], [-1, 0, -1, 0, -1]):
         row, params = torch.tensor([logits]).float(), [filters(top_k=2)]
@@ -195,7 +213,10 @@ def test_qwq_s_whole_vocabulary_is_drawn_from_without_rounding(
 ) -> None:
     rows, vocab = 40, 152_064
     wanted = torch.arange(rows) * 3800 + 3000
-    for offset in (0.001, 0.999):  # close to either side of a token's share of the unit interval
+    for offset in (
+        0.001,
+        0.999,
+    ):  # close to either side of a token's share of the unit interval
         draws = (wanted.double() + offset) / vocab
         monkeypatch.setattr(sampler, "uniforms", lambda *_, draws=draws: draws)
         drawn, log_probs = sample(
@@ -209,7 +230,9 @@ def test_a_temperature_that_would_leave_no_number_is_refused() -> None:
     for temperature in (0.0, 0.0001):
         SamplingParams(temperature)
     for temperature in (1e-40, 0.00009, -1.0, float("nan")):
-        with pytest.raises(OpenQwQError, match=r"it must be 0 \(greedy\) or at least 0\.0001"):
+        with pytest.raises(
+            OpenQwQError, match=r"it must be 0 \(greedy\) or at least 0\.0001"
+        ):
             SamplingParams(temperature)
     logits = torch.tensor([[3.0, -2.0, 1e4]])
     assert sample(logits, [SamplingParams(0.0001)], [0], [0])[0].tolist() == [2]
@@ -219,13 +242,19 @@ def test_a_repetition_penalty_equals_transformers_and_the_others_openais_formula
     logits = torch.randn(3, 50, generator=torch.Generator().manual_seed(0))
     prompts, replies = [[1, 2, 2], [3], [4]], [[5, 1], [6, 6, 7], [8]]
     repeated = SamplingParams(repetition_penalty=1.3)
-    openai = SamplingParams(presence_penalty=0.5, frequency_penalty=0.25, logit_bias=((9, -100.0),))
+    openai = SamplingParams(
+        presence_penalty=0.5, frequency_penalty=0.25, logit_bias=((9, -100.0),)
+    )
     before = logits.clone()
     got = penalised(logits, [repeated, openai, SamplingParams()], prompts, replies)
     ids = torch.tensor([prompts[0] + replies[0]])
     theirs = RepetitionPenaltyLogitsProcessor(1.3)(ids, logits[:1])  # type: ignore[arg-type]
     torch.testing.assert_close(got[:1], theirs)
-    changes = {6: -0.5 - 2 * 0.25, 7: -0.5 - 0.25, 9: -100.0}  # the prompt's 3 is left alone
+    changes = {
+        6: -0.5 - 2 * 0.25,
+        7: -0.5 - 0.25,
+        9: -100.0,
+    }  # the prompt's 3 is left alone
     for token_id in range(50):
         expected = logits[1, token_id] + changes.get(token_id, 0.0)
         torch.testing.assert_close(got[1, token_id], expected)

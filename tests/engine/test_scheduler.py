@@ -29,7 +29,9 @@ class TokenCache(SlotCache):
     def write(self, row: int, start: int, token_ids: list[int]) -> None:
         assert self.held[row] >= start, "a gap in time"
         for store in (self.keys, self.values):
-            store[0, row, 0, start : start + len(token_ids), 0] = torch.tensor(token_ids).float()
+            store[0, row, 0, start : start + len(token_ids), 0] = torch.tensor(
+                token_ids
+            ).float()
         self.record([row], [start], [len(token_ids)], token_ids)
 
     def row(self, row: int) -> list[int]:
@@ -42,7 +44,11 @@ class TokenCache(SlotCache):
 
 
 def sequences(
-    count: int, first: int, prompt_tokens: int, max_tokens: int = 99, family: int | None = None
+    count: int,
+    first: int,
+    prompt_tokens: int,
+    max_tokens: int = 99,
+    family: int | None = None,
 ) -> list[Sequence]:
     """Members of one group; every token id says whose it is: 1000 * number + position.
 
@@ -52,7 +58,9 @@ def sequences(
     prompt_ids = [1000 * owner + at for at in range(prompt_tokens)]
     params = SamplingParams(max_tokens=max_tokens)
     return [
-        Sequence(prompt_ids, params, first + i, max_tokens, ThinkTracker(TOKENIZER, False), [])
+        Sequence(
+            prompt_ids, params, first + i, max_tokens, ThinkTracker(TOKENIZER, False), []
+        )
         for i in range(count)
     ]
 
@@ -106,13 +114,15 @@ class Rig:
 
     def check(self) -> None:
         scheduler = self.scheduler
-        assert len(scheduler.running) + sum(len(g.members) for g in scheduler.prefilling) <= (
-            scheduler.slots
-        )
+        assert len(scheduler.running) + sum(
+            len(g.members) for g in scheduler.prefilling
+        ) <= (scheduler.slots)
         groups = (*scheduler.prefilling, *scheduler.waiting)
         held = [*scheduler.running, *(s for g in groups for s in g.members)]
         assert len({id(s) for s in held}) == len(held), "somebody is in two places"
-        assert {id(s) for s in held} >= {id(s) for s in self.everyone if not s.finish_reason}
+        assert {id(s) for s in held} >= {
+            id(s) for s in self.everyone if not s.finish_reason
+        }
         in_use = [g.lane for g in scheduler.prefilling]
         assert sorted(in_use + scheduler.free_lanes) == sorted(self.lanes)
         for slot, sequence in enumerate(scheduler.running):
@@ -122,7 +132,9 @@ class Rig:
             ids = group.members[0].prompt_ids[: group.cached]
             assert self.cache.row(group.lane) == ids
         order = [s.seed for g in groups for s in g.members]
-        assert order == sorted(order) and self.forked == sorted(self.forked), "somebody overtook"
+        assert order == sorted(order) and self.forked == sorted(self.forked), (
+            "somebody overtook"
+        )
 
 
 class SchedulerMachine(RuleBasedStateMachine):
@@ -136,7 +148,9 @@ class SchedulerMachine(RuleBasedStateMachine):
         max_tokens=st.integers(1, 6),
         family=st.none() | st.integers(0, 2),
     )
-    def submit(self, n: int, prompt_tokens: int, max_tokens: int, family: int | None) -> None:
+    def submit(
+        self, n: int, prompt_tokens: int, max_tokens: int, family: int | None
+    ) -> None:
         first = len(self.rig.everyone)
         self.rig.submit(sequences(n, first, prompt_tokens, max_tokens, family))
 
@@ -296,7 +310,10 @@ def test_what_runs_and_what_is_being_prefilled_is_shared_too() -> None:
     assert rig.step() == 4
     rig.submit(sequences(1, 2, 12, 50, family=0))
     assert rig.step() == 1
-    assert (rig.scheduler.reused_tokens, rig.scheduler.prompt_tokens) == (8 + 11, 8 + 12 + 12)
+    assert (rig.scheduler.reused_tokens, rig.scheduler.prompt_tokens) == (
+        8 + 11,
+        8 + 12 + 12,
+    )
     rig.check()
 
 
@@ -306,5 +323,7 @@ def test_old_weights_and_short_prefixes_are_not_reused() -> None:
     rig.cache.outdate()
     assert run(rig, sequences(1, 1, 8, 5, family=0)) == 0
     assert run(rig, sequences(1, 2, 8, 5, family=0)) == 7
-    assert run(rig, sequences(1, 3, 3, 5, family=0)) == 0  # two tokens and the one left over
+    assert (
+        run(rig, sequences(1, 3, 3, 5, family=0)) == 0
+    )  # two tokens and the one left over
     assert run(rig, sequences(1, 4, 4, 5, family=0)) == 3

@@ -36,7 +36,9 @@ def draw_by(monkeypatch: pytest.MonkeyPatch, choose: Callable[[int], int]) -> No
     def scripted(
         logits: Tensor, params: Any, seeds: Any, steps: list[int], plainly: object = None
     ) -> Any:
-        return torch.tensor([choose(step) for step in steps]), torch.full((len(steps),), -1.5)
+        return torch.tensor([choose(step) for step in steps]), torch.full(
+            (len(steps),), -1.5
+        )
 
     monkeypatch.setattr(drawing, "sample", scripted)
 
@@ -45,19 +47,26 @@ def logits_after(model: Qwen2, prompt_ids: list[int], token_ids: list[int]) -> T
     """The logits that predict each of `token_ids`, by one forward without a cache."""
     ids = prompt_ids + token_ids
     with torch.inference_mode():
-        hidden = model(torch.tensor(ids), positions([len(ids)]), RaggedAttention([len(ids)]))
+        hidden = model(
+            torch.tensor(ids), positions([len(ids)]), RaggedAttention([len(ids)])
+        )
         return model.logits(hidden[len(prompt_ids) - 1 : -1])
 
 
 def answers(tokenizer: Tokenizer, completions: Sequence[Completion]) -> list[Any]:
-    parsed = [parse_reply(tokenizer, c.token_ids, starts_in_thinking=False) for c in completions]
+    parsed = [
+        parse_reply(tokenizer, c.token_ids, starts_in_thinking=False) for c in completions
+    ]
     return [json.loads(reply.content) for reply in parsed]
 
 
 async def test_every_sampled_answer_obeys_its_grammar_and_ends_itself(
     start: Start, plain: Plain, prompt: Prompt, tokenizer: Tokenizer
 ) -> None:
-    engine, params = start(slots=16, max_length=400), plain(300, grammar=json_grammar(POINT))
+    engine, params = (
+        start(slots=16, max_length=400),
+        plain(300, grammar=json_grammar(POINT)),
+    )
     completions = await engine.generate(prompt(5, 0), params, 30)
     for value in answers(tokenizer, completions):
         assert list(value) == ["x", "y"] and isinstance(value["x"], bool)
@@ -93,7 +102,9 @@ async def test_a_model_may_open_its_own_thinking_before_a_grammar(
     prompt_ids = tokenizer.encode("why?", allow_special=True)
     opening, closing = tokenizer.think_open_id, tokenizer.think_close_id
     params = plain(600, 5, grammar=json_grammar(POINT), thinking_budget=20)
-    replies = await engine.generate(prompt_ids, replace(params, logit_bias=((opening, 60.0),)))
+    replies = await engine.generate(
+        prompt_ids, replace(params, logit_bias=((opening, 60.0),))
+    )
     ids = replies[0].token_ids
     assert ids[0] == opening and closing in ids and replies[0].reasoning_tokens == 21
     answer = tokenizer.decode(ids[ids.index(closing) + 1 :], skip_special=True)
@@ -110,7 +121,10 @@ async def test_the_thinking_is_free_and_only_the_answer_obeys(
     tools = [{"name": "set", "parameters": POINT}]
     prompt_ids = tokenizer.encode("why?<think>\n", allow_special=True)
     params = plain(
-        350, 5, grammar=tool_call_grammar(tokenizer, tools, parallel=False), thinking_budget=30
+        350,
+        5,
+        grammar=tool_call_grammar(tokenizer, tools, parallel=False),
+        thinking_budget=30,
     )
     (free,) = await engine.generate(prompt_ids, plain(30, 5))
     group = await engine.generate(prompt_ids, params, 8)
@@ -129,7 +143,9 @@ async def test_grammars_rule_their_own_sequence_alone(
     engine, ids = start(max_length=400), prompt(6, 2)
     (alone,) = await engine.generate(ids, plain(40, 1))
     ruled = [plain(300, seed, grammar=json_grammar(POINT)) for seed in range(3)]
-    results = await asyncio.gather(*(engine.generate(ids, p) for p in [*ruled, plain(40, 1)]))
+    results = await asyncio.gather(
+        *(engine.generate(ids, p) for p in [*ruled, plain(40, 1)])
+    )
     assert results[3][0].token_ids == alone.token_ids
     assert len(answers(tokenizer, [c for (c,) in results[:3]])) == 3
 
@@ -153,7 +169,9 @@ async def test_a_grammar_that_breaks_ends_its_own_sequence_alone(
         return broken(self)
 
     monkeypatch.setattr(AnswerGrammar, "allowed", allowed)
-    ruled = asyncio.create_task(engine.generate(ids, plain(20, grammar=json_grammar(POINT))))
+    ruled = asyncio.create_task(
+        engine.generate(ids, plain(20, grammar=json_grammar(POINT)))
+    )
     (free,) = await engine.generate(ids, plain(20))
     with pytest.raises(OpenQwQError, match="too complex"):
         await ruled
@@ -165,7 +183,9 @@ async def test_a_token_that_the_grammar_refuses_ends_its_own_sequence_alone(
 ) -> None:
     draw_by(monkeypatch, lambda step: 7)
     engine, ids = start(), prompt(3, 0)
-    ruled = asyncio.create_task(engine.generate(ids, plain(20, grammar=json_grammar(POINT))))
+    ruled = asyncio.create_task(
+        engine.generate(ids, plain(20, grammar=json_grammar(POINT)))
+    )
     (free,) = await engine.generate(ids, plain(20))
     with pytest.raises(OpenQwQError, match="the grammar refuses token 7"):
         await ruled
@@ -318,7 +338,9 @@ async def test_a_budget_leaves_the_answer_its_tokens_where_the_context_ends_earl
 async def test_a_budget_that_leaves_no_answer_is_refused(
     start: Start, plain: Plain, prompt: Prompt
 ) -> None:
-    with pytest.raises(OpenQwQError, match="budget is 17 of max_tokens 20: leave at least 4"):
+    with pytest.raises(
+        OpenQwQError, match="budget is 17 of max_tokens 20: leave at least 4"
+    ):
         await start().generate(prompt(3, 0), plain(20, thinking_budget=17))
 
 

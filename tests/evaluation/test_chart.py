@@ -12,7 +12,14 @@ from openqwq.evaluation.results import Record
 def record(index: int, thinking: int, generated: bool = True) -> Record:
     value = float(generated)
     return Record(
-        f"t/{index}", "t", 0, 0, [], reasoning_tokens=thinking, value=value, generated=generated
+        f"t/{index}",
+        "t",
+        0,
+        0,
+        [],
+        reasoning_tokens=thinking,
+        value=value,
+        generated=generated,
     )
 
 
@@ -47,4 +54,6 @@ def test_the_budget_curve_ends_at_the_score_with_failed_replies_wrong(
 
 
 def test_there_is_no_budget_curve_without_any_thinking(tmp_path: Path) -> None:
-    assert chart.by_budget("T", [record(i, 0) for i in range(100)], tmp_path / "a.png") is None
+    assert (
+        chart.by_budget("T", [record(i, 0) for i in range(100)], tmp_path / "a.png") is None
+    )

@@ -88,13 +88,18 @@ async def test_all_right_replies_are_kept_where_asked_for(tmp_path: Path) -> Non
     assert len({str(row["id"]) for row in rows(out)}) == 6
 
 
-async def test_rows_of_tasks_with_and_without_an_answer_train_together(tmp_path: Path) -> None:
+async def test_rows_of_tasks_with_and_without_an_answer_train_together(
+    tmp_path: Path,
+) -> None:
     class Anyone:
         async def score(self, task: Task, completion: str) -> Score:
             return Score(1.0, "correct")
 
     out = tmp_path / "traces.jsonl"
-    tables = {"own": TASKS[:1], "programs": [replace(TASKS[1], verifier="code", answer=None)]}
+    tables = {
+        "own": TASKS[:1],
+        "programs": [replace(TASKS[1], verifier="code", answer=None)],
+    }
     plan = Plan("teacher", "qwq", PRESETS["qwq"], 0, samples=1, concurrency=1)
     judges = {"math": Anyone(), "code": Anyone()}
     await collect(tables, plan, Teacher(), judges, {}, out)
@@ -113,7 +118,9 @@ async def test_the_rows_are_ready_for_training(tmp_path: Path) -> None:
     assert (task.answer, task.verifier) == ("1", "math")
 
 
-async def test_nothing_is_lost_on_interruption_and_nothing_asked_again(tmp_path: Path) -> None:
+async def test_nothing_is_lost_on_interruption_and_nothing_asked_again(
+    tmp_path: Path,
+) -> None:
     out = tmp_path / "traces.jsonl"
     teacher = Teacher(patience=4)
     running = asyncio.create_task(collected(out, teacher))
@@ -131,7 +138,9 @@ async def test_nothing_is_lost_on_interruption_and_nothing_asked_again(tmp_path:
     assert replies_directory(out).is_dir()
 
 
-async def test_a_resumed_collection_with_other_settings_is_refused_by_name(tmp_path: Path) -> None:
+async def test_a_resumed_collection_with_other_settings_is_refused_by_name(
+    tmp_path: Path,
+) -> None:
     out = tmp_path / "traces.jsonl"
     await collected(out, Teacher())
     with pytest.raises(OpenQwQError, match="seed was 0, is 1"):
@@ -141,7 +150,10 @@ async def test_a_resumed_collection_with_other_settings_is_refused_by_name(tmp_p
 @pytest.mark.parametrize(
     ("task", "said"),
     [
-        (Task("own:1", "own", TASKS[0].messages, ""), r"data\.own has no verifier \(own:1\)"),
+        (
+            Task("own:1", "own", TASKS[0].messages, ""),
+            r"data\.own has no verifier \(own:1\)",
+        ),
         (
             Task("own:1", "own", TASKS[0].messages, "math", environment="python"),
             "played in the environment 'python'",

@@ -26,14 +26,20 @@ QUESTION = (
     " each on Monday; how many legs remain on the farm?"
 )
 OTHERS = [
-    f"Someone buys {n} lamps, {n} doors and {n} chairs for his cousin in town." for n in "789"
+    f"Someone buys {n} lamps, {n} doors and {n} chairs for his cousin in town."
+    for n in "789"
 ]
 
 
 def index(*questions: str) -> BenchmarkIndex:
     return BenchmarkIndex(
         [
-            Task(f"toy/{i}", "toy", ({"role": "user", "content": f"{text} {ENDING}"},), "math")
+            Task(
+                f"toy/{i}",
+                "toy",
+                ({"role": "user", "content": f"{text} {ENDING}"},),
+                "math",
+            )
             for i, text in enumerate(questions)
         ]
     )
@@ -64,14 +70,20 @@ def test_twelve_shared_words_are_not_enough() -> None:
 
 def test_short_questions_must_appear_whole_and_shorter_ones_are_no_evidence() -> None:
     short = index("How many primes lie below one hundred?", "What is 2 + 2?", *OTHERS)
-    assert search_texts(short, ["how many primes lie below one thousand", "what is 2 + 2?"]) == []
+    assert (
+        search_texts(short, ["how many primes lie below one thousand", "what is 2 + 2?"])
+        == []
+    )
     (found,) = search_texts(short, ["tell me how many primes lie below one hundred"])
     assert found.item == "toy/0"
 
 
 def test_every_string_of_a_row_is_read(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl.gz"
-    row = {"messages": [{"role": "user", "content": "one"}], "meta": {"note": "two", "n": 3}}
+    row = {
+        "messages": [{"role": "user", "content": "one"}],
+        "meta": {"note": "two", "n": 3},
+    }
     path.write_bytes(gzip.compress(json.dumps(row).encode()))
     assert list(file_texts(path)) == ["user one two"]
     path.write_bytes(b"not gzip")

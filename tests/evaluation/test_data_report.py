@@ -10,8 +10,20 @@ import pytest
 from openqwq.config import load_config
 from openqwq.data.hub import DataLock
 from openqwq.evaluation.contamination import BenchmarkIndex
-from openqwq.evaluation.data_pages import histogram, print_report, problems, to_json, write_page
-from openqwq.evaluation.data_report import DataReport, Examiner, TableReport, judges_needed, pieces
+from openqwq.evaluation.data_pages import (
+    histogram,
+    print_report,
+    problems,
+    to_json,
+    write_page,
+)
+from openqwq.evaluation.data_report import (
+    DataReport,
+    Examiner,
+    TableReport,
+    judges_needed,
+    pieces,
+)
 from openqwq.tasks.tables import open_tables
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.types import Message, Score, Task
@@ -55,7 +67,11 @@ class ExactJudge:
 
 
 def row(question: str, answer: str, solution: str | None = None) -> Mapping[str, Any]:
-    return {"question": question, "answer": answer, "solution": solution or f"It is {answer}."}
+    return {
+        "question": question,
+        "answer": answer,
+        "solution": solution or f"It is {answer}.",
+    }
 
 
 ROWS = [
@@ -107,7 +123,9 @@ async def test_every_fault_of_the_rows_is_found(tmp_path: Path) -> None:
     assert len(problems(own)) == 5
 
 
-async def test_lengths_are_held_against_what_each_stage_has_room_for(tmp_path: Path) -> None:
+async def test_lengths_are_held_against_what_each_stage_has_room_for(
+    tmp_path: Path,
+) -> None:
     own = table(await examined(tmp_path), "own")
     first, second = own.fits
     assert (first.stage, first.measured, first.limit) == ("first", "example", 160)
@@ -136,8 +154,12 @@ async def test_three_prompts_are_shown_as_the_model_reads_them(tmp_path: Path) -
             assert prompt.wanted
 
 
-async def test_the_reply_that_sft_imitates_is_shown_behind_its_prompt(tmp_path: Path) -> None:
-    taught = [p for found in (await examined(tmp_path)).tables for p in found.prompts if p.reply]
+async def test_the_reply_that_sft_imitates_is_shown_behind_its_prompt(
+    tmp_path: Path,
+) -> None:
+    taught = [
+        p for found in (await examined(tmp_path)).tables for p in found.prompts if p.reply
+    ]
     assert taught
     for prompt in taught:
         special = [piece.text for piece in prompt.reply if piece.special]

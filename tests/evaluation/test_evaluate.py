@@ -6,10 +6,14 @@ from openqwq.evaluation.evaluate import Outcome, accuracies, accuracy
 
 
 def outcome(task: str, value: float, status: str = "", kind: str = "a") -> Outcome:
-    return Outcome(task, kind, "q", "c", value, status or ("correct" if value else "wrong"), 4)
+    return Outcome(
+        task, kind, "q", "c", value, status or ("correct" if value else "wrong"), 4
+    )
 
 
-def test_pass_at_1_is_the_mean_of_problem_means_and_pass_at_k_the_share_ever_solved() -> None:
+def test_pass_at_1_is_the_mean_of_problem_means_and_pass_at_k_the_share_ever_solved() -> (
+    None
+):
     outcomes = [outcome("x", 1), outcome("x", 0), outcome("y", 0), outcome("y", 0)]
     result = accuracy(outcomes)
     assert (result.pass_at_1, result.pass_at_k, result.problems) == (0.25, 0.5, 2)
@@ -23,11 +27,17 @@ def test_more_samples_of_the_same_problems_do_not_shrink_the_interval() -> None:
 
 
 def test_errors_are_counted_apart_and_neither_right_nor_wrong() -> None:
-    result = accuracy([outcome("x", 1), outcome("x", 0, "error"), outcome("y", 0, "truncated")])
+    result = accuracy(
+        [outcome("x", 1), outcome("x", 0, "error"), outcome("y", 0, "truncated")]
+    )
     assert (result.pass_at_1, result.errors, result.truncated) == (0.5, 1, 1)
 
 
 def test_families_pool_their_kinds() -> None:
     outcomes = [outcome("x", 1, kind="a"), outcome("y", 0, kind="b")]
     result = accuracies(outcomes, {"both": ("a", "b"), "one": ("a",)})
-    assert {name: r.pass_at_1 for name, r in result.items()} == {"a": 1, "b": 0, "both": 0.5}
+    assert {name: r.pass_at_1 for name, r in result.items()} == {
+        "a": 1,
+        "b": 0,
+        "both": 0.5,
+    }

@@ -33,7 +33,9 @@ class Equal:
         answer = completion.partition("</think>")[2]
         if answer == "?":
             return Score(0.0, "error", detail="the judge broke")
-        return Score(float(answer == task.answer), "correct" if answer == task.answer else "wrong")
+        return Score(
+            float(answer == task.answer), "correct" if answer == task.answer else "wrong"
+        )
 
 
 JUDGES: dict[str, Verifier] = {"math": Equal()}
@@ -95,7 +97,9 @@ def test_each_reply_has_a_seed_of_its_own_that_only_its_item_and_sample_decide()
 
 
 def test_samples_give_pass_at_k_and_consensus(tmp_path: Path) -> None:
-    found = run(tmp_path, Answering(lambda q, seed: q if seed % 2 else "9"), count=6, samples=4)
+    found = run(
+        tmp_path, Answering(lambda q, seed: q if seed % 2 else "9"), count=6, samples=4
+    )
     share = [r.value for r in records(tmp_path).values()]
     assert found.headline.value == pytest.approx(sum(share) / len(share))
     assert 0 < found.headline.value < 1
@@ -104,7 +108,9 @@ def test_samples_give_pass_at_k_and_consensus(tmp_path: Path) -> None:
     assert found.consensus is not None
 
 
-def test_failures_cut_thoughts_and_broken_judges_stay_in_the_denominator(tmp_path: Path) -> None:
+def test_failures_cut_thoughts_and_broken_judges_stay_in_the_denominator(
+    tmp_path: Path,
+) -> None:
     def answer(question: str, _: int) -> str:
         if question == "1":
             raise OpenQwQError("the endpoint hung up")
@@ -156,7 +162,9 @@ def test_an_endpoint_that_never_answers_stops_the_run(tmp_path: Path) -> None:
         raise OpenQwQError("connection refused")
 
     chat = Answering(dead)
-    with pytest.raises(OpenQwQError, match=r"none of 16 replies could be had .connection refused"):
+    with pytest.raises(
+        OpenQwQError, match=r"none of 16 replies could be had .connection refused"
+    ):
         run(tmp_path, chat, count=40)
     assert chat.calls < 20
 
@@ -173,7 +181,9 @@ def test_a_run_is_not_continued_with_other_settings_or_data(tmp_path: Path) -> N
         open_run(tmp_path, plan, [selection()], {"file": "def"}, resume=True)
     whole = selection(5)
     shifted = replace(whole, tasks=whole.tasks[1:])  # as many items, but others
-    with pytest.raises(OpenQwQError, match=r"tasks was .*'items': 4.*--lcb-window.*another --out"):
+    with pytest.raises(
+        OpenQwQError, match=r"tasks was .*'items': 4.*--lcb-window.*another --out"
+    ):
         open_run(tmp_path, plan, [shifted], {"file": "abc"}, resume=True)
     open_run(tmp_path, plan, [selection()], {"file": "abc"}, resume=True)
 
@@ -188,7 +198,10 @@ def test_rescoring_judges_saved_replies_without_asking(tmp_path: Path) -> None:
 
     found = asyncio.run(rescore(tmp_path, [selection()], {"math": Lenient()}))
     assert found["toy"].headline.value == 1.0
-    assert json.loads((tmp_path / "scores.json").read_text())["toy"]["headline"]["value"] == 1.0
+    assert (
+        json.loads((tmp_path / "scores.json").read_text())["toy"]["headline"]["value"]
+        == 1.0
+    )
     with pytest.raises(OpenQwQError, match="holds no replies"):
         asyncio.run(rescore(tmp_path / "empty", [selection()], JUDGES))
 

@@ -151,7 +151,9 @@ def test_failures_of_an_endpoint_are_errors_and_not_wrong_answers(
     summary = json.loads((tmp_path / "out" / "scores.json").read_text())["gsm8k"]
     assert summary["headline"]["value"] == pytest.approx(0.8)
     assert (summary["items"], summary["errors"]) == (5, 0.2)
-    (failed,) = [r for r in RecordFile(tmp_path / "out" / "gsm8k.jsonl").read() if not r.generated]
+    (failed,) = [
+        r for r in RecordFile(tmp_path / "out" / "gsm8k.jsonl").read() if not r.generated
+    ]
     assert told in failed.detail
 
 
@@ -171,7 +173,9 @@ def test_mistakes_are_one_line(
 
 def small_model(directory: Path) -> None:
     tokenizer = Tokenizer.train(["What is 1 + 2 ? so it is three\n\n"] * 4, 300)
-    config = ModelConfig(tokenizer.vocab_size, 16, 32, 2, 2, 1, 8, max_position_embeddings=512)
+    config = ModelConfig(
+        tokenizer.vocab_size, 16, 32, 2, 2, 1, 8, max_position_embeddings=512
+    )
     model = Qwen2(config)
     model.initialise(torch.Generator().manual_seed(0), std=0.2)
     checkpoint.save(model, directory, tokenizer)
@@ -183,13 +187,24 @@ def test_a_run_killed_midway_goes_on_to_the_very_same_replies(
     model = tmp_path / "model"
     small_model(model)
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    more = ["--tasks", "gsm8k", "--samples", "12", "--max-tokens", "40", "--concurrency", "3"]
+    more = [
+        "--tasks",
+        "gsm8k",
+        "--samples",
+        "12",
+        "--max-tokens",
+        "40",
+        "--concurrency",
+        "3",
+    ]
     command = [
         sys.executable, "-c", "from openqwq.cli import main; raise SystemExit(main())",
         "eval", str(model), "--data", str(data), "--allow-changed-data", "--out", str(broken),
         *more,
     ]  # fmt: skip
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+    )
     path, deadline = broken / "gsm8k.jsonl", time.monotonic() + 60
     while not (path.exists() and path.read_bytes().count(b"\n") > 5):
         assert process.poll() is None and time.monotonic() < deadline
@@ -209,5 +224,8 @@ def test_a_run_killed_midway_goes_on_to_the_very_same_replies(
     assert (whole / "scores.json").read_text() == (broken / "scores.json").read_text()
     assert evaluate(str(model), data, whole, *more, "--resume", "--precision", "bf16") == 2
     assert "/model in bf16'; go on with the settings" in capsys.readouterr().err
-    assert evaluate("http://127.0.0.1:1", data, tmp_path / "x", *more, "--precision", "bf16") == 2
+    assert (
+        evaluate("http://127.0.0.1:1", data, tmp_path / "x", *more, "--precision", "bf16")
+        == 2
+    )
     assert "precision bf16 is for the engine torch" in capsys.readouterr().err

@@ -52,7 +52,9 @@ def test_one_table_of_a_config_can_be_named(config: Path) -> None:
     own = own_config(f"{config}:own")
     assert list(own.data) == ["own"]
     assert own.sandbox.wall_seconds == 2.0
-    with pytest.raises(OpenQwQError, match=r"has no \[data\.other\]: it has own, sums, plain"):
+    with pytest.raises(
+        OpenQwQError, match=r"has no \[data\.other\]: it has own, sums, plain"
+    ):
         own_config(f"{config}:other")
 
 

@@ -12,7 +12,14 @@ from typing import Any
 import matplotlib
 import pytest
 
-from openqwq.config import Config, DataConfig, EvaluationConfig, RlStage, SftStage, dump_config
+from openqwq.config import (
+    Config,
+    DataConfig,
+    EvaluationConfig,
+    RlStage,
+    SftStage,
+    dump_config,
+)
 from openqwq.evaluation.comparison import summary_table
 from openqwq.evaluation.plots import KIND_ROLES, LIGHT, Interval, Plotter, moving_average
 from openqwq.evaluation.report import print_summary, write_report
@@ -24,7 +31,8 @@ from openqwq.types import OpenQwQError
 FAMILIES = {"arithmetic": ("addition", "subtraction"), "code": ("linear",)}
 KINDS = ("addition", "subtraction", "linear", "riddle")  # riddle belongs to no family
 HOSTILE = (
-    "1+1=2 </pre><script>alert(1)</script> & \0 \ud800\n</think>\n\n<img src=x onerror=alert(2)>"
+    "1+1=2 </pre><script>alert(1)</script> & \0 \ud800\n</think>\n\n"
+    "<img src=x onerror=alert(2)>"
 )
 CHARTS = {
     "accuracy", "held_out_thinking", "sft_loss", "sft_rate", "seconds",
@@ -61,7 +69,12 @@ def rl_record(step: int, rng: random.Random, **changes: Any) -> dict[str, Any]:
         "groups": 5,
         "groups_trained": 3,
         "refills": 1,
-        "sample": {"task": "addition:1", "question": "", "completion": "", "status": "wrong"},
+        "sample": {
+            "task": "addition:1",
+            "question": "",
+            "completion": "",
+            "status": "wrong",
+        },
         "loss": 0.1,
         "grad_norm": 0.5,
         "lr": 3e-4,
@@ -116,8 +129,12 @@ def full_log() -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run whose addition:0 is said by a hostile model, with its report."""
-    before = [outcome(kind, i, i % 4 == 3) for kind in KINDS for i in range(8) for _ in range(2)]
-    after = [outcome(kind, i, i % 4 != 0) for kind in KINDS for i in range(8) for _ in range(2)]
+    before = [
+        outcome(kind, i, i % 4 == 3) for kind in KINDS for i in range(8) for _ in range(2)
+    ]
+    after = [
+        outcome(kind, i, i % 4 != 0) for kind in KINDS for i in range(8) for _ in range(2)
+    ]
     after[0] |= {"completion": HOSTILE, "question": HOSTILE}
     before[0] |= {"question": HOSTILE}
     run = write_run(tmp_path_factory.mktemp("run"), full_log(), before, after)
@@ -148,8 +165,12 @@ class Tags(HTMLParser):
 
 def test_the_page_asks_for_nothing_outside_itself(finished: Path) -> None:
     tags = Tags((finished / "report.html").read_text()).seen
-    links = [v for _, attributes in tags for k, v in attributes.items() if k in ("src", "href")]
-    assert {link for link in links if link and not link.startswith("#")} == {"report.zh.html"}
+    links = [
+        v for _, attributes in tags for k, v in attributes.items() if k in ("src", "href")
+    ]
+    assert {link for link in links if link and not link.startswith("#")} == {
+        "report.zh.html"
+    }
     assert not {"link", "script", "img", "iframe"} & {tag for tag, _ in tags}
     policy = next(a["content"] for _, a in tags if a.get("http-equiv"))
     assert policy == "default-src 'none'; style-src 'unsafe-inline'"
@@ -159,7 +180,9 @@ def test_what_a_model_says_stays_text(finished: Path) -> None:
     page = (finished / "report.html").read_text()
     tags = Tags(page)
     assert tags.open == []  # a </pre> or </span> of the model's would have left one
-    assert not any(name.startswith("on") for _, attributes in tags.seen for name in attributes)
+    assert not any(
+        name.startswith("on") for _, attributes in tags.seen for name in attributes
+    )
     assert page.count("&lt;script&gt;alert(1)&lt;/script&gt; &amp; ␀ ?") == 2
     assert "&lt;img src=x onerror=alert(2)&gt;" in page
     assert "\0" not in page
@@ -223,7 +246,9 @@ def test_gains_are_paired_by_problem(tmp_path: Path) -> None:
     assert math.isclose(row.gains[0][1], 1.96 * 57.735 / 2, rel_tol=1e-4)
 
 
-def test_the_first_sentence_says_what_was_trained_and_what_it_gained(finished: Path) -> None:
+def test_the_first_sentence_says_what_was_trained_and_what_it_gained(
+    finished: Path,
+) -> None:
     page = (finished / "report.html").read_text()
     (lead,) = re.findall(r'<p class="lead">([^<]*)</p>', page)
     assert lead == (
@@ -236,7 +261,11 @@ def test_the_first_sentence_says_what_was_trained_and_what_it_gained(finished: P
 @pytest.mark.parametrize(
     ("before", "after", "words"),
     [
-        ([1, 1, 1, 1], [0, 0, 0, 0], "fell from 100.0% after sft to 0.0% (−100.0 ± 0.0 points)"),
+        (
+            [1, 1, 1, 1],
+            [0, 0, 0, 0],
+            "fell from 100.0% after sft to 0.0% (−100.0 ± 0.0 points)",
+        ),
         ([1, 0, 1, 0], [0, 1, 1, 0], "did not change measurably from 50.0%"),
         ([1, 0], None, "it has not been compared with its beginning yet."),
     ],
@@ -254,7 +283,9 @@ def test_the_first_sentence_claims_no_more_than_the_interval_allows(
 def test_points_tell_their_value_without_a_script(finished: Path) -> None:
     page = (finished / "report.html").read_text()
     assert page.count("<title>cross_entropy, step 29: 0.1 nats/token</title>") == 1
-    assert len(re.findall(r"<title>reward, step \d: 0\.\d+ mean reward</title>", page)) == 10
+    assert (
+        len(re.findall(r"<title>reward, step \d: 0\.\d+ mean reward</title>", page)) == 10
+    )
 
 
 def test_every_term_is_explained_where_it_stands(finished: Path) -> None:
@@ -291,7 +322,9 @@ def test_both_languages_say_the_same_with_the_same_values() -> None:
         assert placeholders(other) == placeholders(english)
 
 
-def test_the_report_is_there_in_chinese_and_each_page_leads_to_the_other(finished: Path) -> None:
+def test_the_report_is_there_in_chinese_and_each_page_leads_to_the_other(
+    finished: Path,
+) -> None:
     assert write_report(finished, FAMILIES, "zh") == finished / "report.zh.html"
     page = (finished / "report.zh.html").read_text()
     assert '<html lang="zh">' in page
@@ -339,7 +372,9 @@ def test_the_chinese_page_has_no_english_sentence_or_label_left(finished: Path) 
     left: set[str] = set()
     for text in Texts((finished / "report.zh.html").read_text(encoding="utf-8")).texts:
         words = re.findall(r"\b[A-Za-z][A-Za-z0-9]+\b", text, re.ASCII)
-        left |= {word for word in words if not re.fullmatch("[0-9a-f]{12}", word)}  # the digest
+        left |= {
+            word for word in words if not re.fullmatch("[0-9a-f]{12}", word)
+        }  # the digest
     assert left <= names | timed | terms
 
 
@@ -370,9 +405,18 @@ def test_samples_are_what_rl_put_right_by_gain_then_what_is_wrong(tmp_path: Path
     after = side([(1, 1), (1, 1), (0, 1), (1, 1), (1, 0), (1, 0)])
     page = write_report(write_run(tmp_path, [], before, after), FAMILIES).read_text()
     top, _, page = page.partition('id="before-and-after"')
-    assert re.findall(r"Question (\d) of linear", page) == ["3", "1", "4", "2"]  # 5 gained nothing
-    assert page.count("0 of 2 samples right") == 3 and page.count("2 of 2 samples right") == 2
-    assert re.findall(r"Question (\d) of linear", top) == ["3"]  # one of them before all else
+    assert re.findall(r"Question (\d) of linear", page) == [
+        "3",
+        "1",
+        "4",
+        "2",
+    ]  # 5 gained nothing
+    assert (
+        page.count("0 of 2 samples right") == 3 and page.count("2 of 2 samples right") == 2
+    )
+    assert re.findall(r"Question (\d) of linear", top) == [
+        "3"
+    ]  # one of them before all else
     assert re.search(r'class="thinking">thought 3</span>\s+answer 3</pre>', page)
 
 
@@ -420,7 +464,9 @@ def test_a_log_line_that_a_kill_cut_is_left_out_and_counted(tmp_path: Path) -> N
 def test_parameters_are_counted_in_the_saved_checkpoint(tmp_path: Path) -> None:
     run = write_run(tmp_path, [sft_record(0)])
     (run / "sft").mkdir()
-    header = json.dumps({"__metadata__": {}, "a": {"shape": [100, 12]}, "b": {"shape": [34]}})
+    header = json.dumps(
+        {"__metadata__": {}, "a": {"shape": [100, 12]}, "b": {"shape": [34]}}
+    )
     data = len(header).to_bytes(8, "little") + header.encode() + bytes(9)
     (run / "sft" / "model.safetensors").write_bytes(data)
     assert "1,234 parameters" in write_report(run, FAMILIES).read_text()
@@ -430,7 +476,9 @@ def test_parameters_are_counted_in_the_saved_checkpoint(tmp_path: Path) -> None:
 
 
 def test_bad_directories_are_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(OpenQwQError, match=r"is not a run directory \(it has no config.toml\)"):
+    with pytest.raises(
+        OpenQwQError, match=r"is not a run directory \(it has no config.toml\)"
+    ):
         write_report(tmp_path, FAMILIES)
     run = write_run(tmp_path / "run")
     with pytest.raises(OpenQwQError, match="has no data yet"):
@@ -468,7 +516,9 @@ def test_more_kinds_than_colours_differ_by_their_dashes(tmp_path: Path) -> None:
     roles = {name: KIND_ROLES[i % len(KIND_ROLES)] for i, name in enumerate(names)}
     records = [{"step": i, **dict.fromkeys(names, 1.0)} for i in range(2)]
     (chart,) = Plotter(tmp_path).curves("x", "X", "unit", records, roles)
-    lines = re.findall(r'style="(fill: none; [^"]*stroke: var\(--kind-0\)[^"]*)"', chart.svg)
+    lines = re.findall(
+        r'style="(fill: none; [^"]*stroke: var\(--kind-0\)[^"]*)"', chart.svg
+    )
     assert sum("stroke-dasharray" in line for line in lines) * 2 == len(lines)
 
 

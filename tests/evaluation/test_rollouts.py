@@ -51,7 +51,9 @@ def test_attempts_are_filtered_and_a_line_cut_short_is_left_out(run: Path) -> No
     assert {each["task"] for each in one} == {"sums:0"}
 
 
-def test_too_many_attempts_are_sampled_by_whole_groups_and_the_page_says_so(run: Path) -> None:
+def test_too_many_attempts_are_sampled_by_whole_groups_and_the_page_says_so(
+    run: Path,
+) -> None:
     rows = list(read_attempts(run, Filter()))
     chosen = selected(rows, limit=6)
     assert chosen.found == 20 and chosen.one_in == 4
@@ -79,7 +81,9 @@ def test_the_command_writes_the_page_or_prints_json(
     assert len(rows) == 10 and {each["status"] for each in rows} == {"wrong"}
 
 
-@pytest.mark.parametrize(("wanted", "message"), [(Filter(stage="other"), "'other': there are rl")])
+@pytest.mark.parametrize(
+    ("wanted", "message"), [(Filter(stage="other"), "'other': there are rl")]
+)
 def test_a_stage_without_rollouts_is_named(run: Path, wanted: Filter, message: str) -> None:
     with pytest.raises(OpenQwQError, match=message):
         list(read_attempts(run, wanted))

@@ -37,7 +37,9 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
     ]  # fmt: skip
     RecordFile(tmp_path / "aime24.jsonl").replace(records)
     (tmp_path / "run.json").write_text(json.dumps(RUN))
-    score_run(tmp_path, [Selection(Benchmark("aime24", "AIME 2024", 64, lambda _: []), "", [])])
+    score_run(
+        tmp_path, [Selection(Benchmark("aime24", "AIME 2024", 64, lambda _: []), "", [])]
+    )
     write_scorecard(tmp_path, {"aime24": "AIME 2024"})
     assert (tmp_path / "charts" / "scores.png").read_bytes().startswith(b"\x89PNG")
     assert len(list((tmp_path / "charts").iterdir())) == 3
@@ -48,7 +50,9 @@ def test_nothing_that_a_model_says_becomes_markup(page: str) -> None:
     tags: list[tuple[str, list[str]]] = []
 
     class Reader(HTMLParser):
-        def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        def handle_starttag(
+            self, tag: str, attributes: list[tuple[str, str | None]]
+        ) -> None:
             tags.append((tag, [name for name, _ in attributes]))
 
     Reader().feed(page)

@@ -18,7 +18,16 @@ def verify(
     file = path / "rows.jsonl"
     file.write_text("\n".join(map(json.dumps, rows)))
     out = path / "out.jsonl"
-    words = ["verify", str(file), "--verifier", verifier, "--workers", "1", "--out", str(out)]
+    words = [
+        "verify",
+        str(file),
+        "--verifier",
+        verifier,
+        "--workers",
+        "1",
+        "--out",
+        str(out),
+    ]
     assert main([*words, *options]) in (0, None)
     return [json.loads(line) for line in out.read_text().splitlines()]
 
@@ -67,7 +76,9 @@ def test_other_judges_take_rows_too(tmp_path: Path) -> None:
     assert found[0]["status"] == "correct"
 
 
-def test_thinking_that_never_ends_is_truncated_where_it_is_asked_for(tmp_path: Path) -> None:
+def test_thinking_that_never_ends_is_truncated_where_it_is_asked_for(
+    tmp_path: Path,
+) -> None:
     rows = [{"gold": "7", "answer": "so \\boxed{7}"}]
     assert verify(tmp_path, "math", rows, "--thinking")[0]["status"] == "truncated"
     assert verify(tmp_path, "math", rows)[0]["status"] == "correct"

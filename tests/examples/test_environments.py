@@ -79,7 +79,9 @@ async def test_the_stockroom_judges_state_and_answer_apart() -> None:
 
 async def test_a_refused_move_leaves_the_stockroom_as_it_was_and_says_why() -> None:
     episode = await StockroomEnvironment().reset(stockroom_task(), 0)
-    observation = await episode.step(reply(move=MOVE | {"amount": 9}, look={"shelf": "A"}), [])
+    observation = await episode.step(
+        reply(move=MOVE | {"amount": 9}, look={"shelf": "A"}), []
+    )
     refusal, shelf = (message["content"] for message in observation.messages)
     assert refusal == "error: shelf A holds 3 pens, not 9"
     assert shelf == "3 pens"
@@ -108,15 +110,25 @@ async def test_calls_of_one_reply_change_the_stockroom_in_their_order(
     ]
     turn: Message = {"role": "assistant", "content": "", "tool_calls": calls}  # type: ignore[typeddict-item]
     observation = await episode.step(turn, [])
-    assert [message["content"] for message in observation.messages] == ["ok", "ok", "1 pens"]
+    assert [message["content"] for message in observation.messages] == [
+        "ok",
+        "ok",
+        "1 pens",
+    ]
 
 
-async def test_failed_calls_are_counted_and_an_episode_without_answer_is_truncated() -> None:
+async def test_failed_calls_are_counted_and_an_episode_without_answer_is_truncated() -> (
+    None
+):
     episode = await StockroomEnvironment().reset(stockroom_task(), 0)
     assert not (await episode.step(reply(fly={}, look={"shelf": 1}), ["{not json"])).done
     await episode.step(reply(look={"shelf": "A"}), [])
     score = await episode.score()
-    assert (score.status, score.parts["calls"], score.parts["call_errors"]) == ("truncated", 4, 3)
+    assert (score.status, score.parts["calls"], score.parts["call_errors"]) == (
+        "truncated",
+        4,
+        3,
+    )
 
 
 async def test_episodes_of_one_task_do_not_share_their_state() -> None:

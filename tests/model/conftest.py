@@ -49,7 +49,9 @@ def random_model(config: ModelConfig) -> Qwen2:
 def ragged_logits(model: Qwen2, sequences: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     lengths = [len(s) for s in sequences]
     with torch.no_grad():
-        hidden = model(torch.cat(list(sequences)), positions(lengths), RaggedAttention(lengths))
+        hidden = model(
+            torch.cat(list(sequences)), positions(lengths), RaggedAttention(lengths)
+        )
         return list(model.logits(hidden).split(lengths))
 
 
@@ -88,7 +90,9 @@ def logit_gap() -> Callable[..., float]:
             expected = theirs.eval()(padded, attention_mask=mask.long()).logits
         return max(
             (ours_one - theirs_one[: len(ours_one)]).abs().max().item()
-            for ours_one, theirs_one in zip(ragged_logits(ours, sequences), expected, strict=True)
+            for ours_one, theirs_one in zip(
+                ragged_logits(ours, sequences), expected, strict=True
+            )
         )
 
     return gap

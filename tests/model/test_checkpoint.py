@@ -30,7 +30,9 @@ def same_weights(first: Qwen2, second: Qwen2) -> bool:
     return all(a == b and torch.equal(x, y) for (a, x), (b, y) in pairs)
 
 
-def change_weights(directory: Path, change: Callable[[dict[str, torch.Tensor]], Any]) -> None:
+def change_weights(
+    directory: Path, change: Callable[[dict[str, torch.Tensor]], Any]
+) -> None:
     tensors = load_file(directory / WEIGHTS)
     change(tensors)
     save_file(tensors, directory / WEIGHTS)
@@ -78,7 +80,9 @@ def test_transformers_loads_what_we_save(
 def test_we_load_what_transformers_saves(
     model: Qwen2, shard_size: str, tmp_path: Path, logit_gap: Callable[..., float]
 ) -> None:
-    settings = transformers.AutoConfig.for_model(**config_json(model.config, torch.float32, None))
+    settings = transformers.AutoConfig.for_model(
+        **config_json(model.config, torch.float32, None)
+    )
     theirs = transformers.AutoModelForCausalLM.from_config(settings, dtype=torch.float32)
     theirs.load_state_dict(model.state_dict())
     theirs.save_pretrained(tmp_path, max_shard_size=shard_size)
@@ -93,8 +97,12 @@ def test_weights_are_cast_on_loading_and_keep_their_type_on_saving(
 ) -> None:
     half = load(saved, torch.bfloat16)
     save(half, tmp_path / "half")
-    assert {t.dtype for t in load_file(tmp_path / "half" / WEIGHTS).values()} == {torch.bfloat16}
-    assert json.loads((tmp_path / "half/config.json").read_text())["torch_dtype"] == "bfloat16"
+    assert {t.dtype for t in load_file(tmp_path / "half" / WEIGHTS).values()} == {
+        torch.bfloat16
+    }
+    assert (
+        json.loads((tmp_path / "half/config.json").read_text())["torch_dtype"] == "bfloat16"
+    )
     assert same_weights(load(tmp_path / "half"), half.float())
 
 
@@ -137,7 +145,9 @@ def test_saving_makes_parents_fills_an_empty_directory_and_replaces_a_killed_att
 
 def test_a_full_disk_is_reported_and_leaves_nothing(qwen2: Qwen2, tmp_path: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))  # the weights need 80,000 bytes
+    resource.setrlimit(
+        resource.RLIMIT_FSIZE, (20_000, hard)
+    )  # the weights need 80,000 bytes
     try:
         with pytest.raises(OpenQwQError, match=r"cannot write .*/model: .*; free space"):
             save(qwen2, tmp_path / "model")
@@ -174,7 +184,11 @@ def test_loading_needs_at_most_a_tenth_more_memory_than_the_weights(
     make_model: Callable[..., Qwen2], tmp_path: Path
 ) -> None:
     large = make_model(
-        vocab_size=12288, hidden_size=512, intermediate_size=2048, num_hidden_layers=4, head_dim=128
+        vocab_size=12288,
+        hidden_size=512,
+        intermediate_size=2048,
+        num_hidden_layers=4,
+        head_dim=128,
     )
     gguf.save(large, tmp_path / "F32.gguf", "F32", {})
     gguf.save(large, tmp_path / "Q8_0.gguf", "Q8_0", {})
@@ -187,7 +201,8 @@ def test_loading_needs_at_most_a_tenth_more_memory_than_the_weights(
         check=True,
         capture_output=True,
         text=True,
-        env=os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536"},  # what is freed goes back at once
+        env=os.environ
+        | {"MALLOC_MMAP_THRESHOLD_": "65536"},  # what is freed goes back at once
     ).stdout
     for line in output.splitlines()[1:]:
         ratio, weights = map(float, line.split())
@@ -209,24 +224,47 @@ YARN = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
 @pytest.mark.parametrize(
     ("fields", "expected"),
     [
-        ({}, {"num_key_value_heads": 4, "head_dim": 16, "rope_theta": 1e4, "rope_scaling": None}),
+        (
+            {},
+            {
+                "num_key_value_heads": 4,
+                "head_dim": 16,
+                "rope_theta": 1e4,
+                "rope_scaling": None,
+            },
+        ),
         ({"rope_theta": 1e6, "rope_scaling": None}, {"rope_theta": 1e6}),
-        ({"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}, {"rope_theta": 5e5}),
+        (
+            {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}},
+            {"rope_theta": 5e5},
+        ),
         ({"rope_theta": 1e6, "rope_scaling": YARN}, {"rope_scaling": YarnScaling(4, 32)}),
         ({"rope_scaling": YARN | {"factor": None}}, {"rope_scaling": YarnScaling(4, 32)}),
         (
-            {"rope_scaling": {"rope_type": "yarn", "factor": 2, "beta_fast": 8, "beta_slow": 2}},
+            {
+                "rope_scaling": {
+                    "rope_type": "yarn",
+                    "factor": 2,
+                    "beta_fast": 8,
+                    "beta_slow": 2,
+                }
+            },
             {"rope_scaling": YarnScaling(2, 128, 8, 2)},
         ),
         (
-            {"rope_parameters": YARN | {"rope_theta": 2.0, "attention_factor": 1.138629436111989}},
+            {
+                "rope_parameters": YARN
+                | {"rope_theta": 2.0, "attention_factor": 1.138629436111989}
+            },
             {"rope_theta": 2.0, "rope_scaling": YarnScaling(4, 32)},
         ),
         ({"use_sliding_window": False, "sliding_window": 9}, {"attention_bias": True}),
         ({"architectures": ["LlamaForCausalLM"]}, {"attention_bias": False}),
     ],
 )
-def test_config_json_of_every_age_parses(fields: dict[str, Any], expected: dict[str, Any]) -> None:
+def test_config_json_of_every_age_parses(
+    fields: dict[str, Any], expected: dict[str, Any]
+) -> None:
     parsed = parse_config(OLD | fields)
     assert {name: getattr(parsed, name) for name in expected} == expected
 
@@ -237,9 +275,15 @@ LLAMA = {"architectures": ["LlamaForCausalLM"]}
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"architectures": ["MistralForCausalLM"]}, "supported are Qwen2ForCausalLM, Qwen3ForC"),
+        (
+            {"architectures": ["MistralForCausalLM"]},
+            "supported are Qwen2ForCausalLM, Qwen3ForC",
+        ),
         ({"architectures": None}, "architectures = None"),
-        ({"hidden_size": None}, "x.json has hidden_size = None: it must be a positive integer"),
+        (
+            {"hidden_size": None},
+            "x.json has hidden_size = None: it must be a positive integer",
+        ),
         ({"vocab_size": "10"}, "vocab_size = '10': it must be a positive integer"),
         ({"num_hidden_layers": True}, "num_hidden_layers = True"),
         ({"rms_norm_eps": "small"}, "rms_norm_eps = 'small': it must be a positive number"),
@@ -247,7 +291,10 @@ LLAMA = {"architectures": ["LlamaForCausalLM"]}
         ({"tie_word_embeddings": 1}, "tie_word_embeddings = 1: it must be true or false"),
         ({"num_key_value_heads": 3}, "4 attention heads, 3 key-value heads"),
         ({"head_dim": 5}, "head_dim 5"),
-        ({"hidden_act": "gelu"}, "hidden_act = 'gelu': it must be 'silu', all that is supported"),
+        (
+            {"hidden_act": "gelu"},
+            "hidden_act = 'gelu': it must be 'silu', all that is supported",
+        ),
         ({"use_sliding_window": True}, "use_sliding_window = True"),
         ({"layer_types": ["full_attention", "sliding_attention"]}, "sliding_attention"),
         ({"quantization_config": {"bits": 4}}, "quantization_config"),
@@ -261,11 +308,19 @@ LLAMA = {"architectures": ["LlamaForCausalLM"]}
         ({"rope_scaling": YARN | {"mscale": 0.7}}, "mscale = 0.7: it must be None"),
         ({"rope_scaling": YARN | {"truncate": False}}, "truncate = False"),
         ({"rope_scaling": YARN | {"attention_factor": 1.0}}, "attention_factor = 1.0"),
-        ({"rope_scaling": YARN | {"factor": -1}}, "factor = -1: it must be a positive number"),
-        ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor = 0.5"),
+        (
+            {"rope_scaling": YARN | {"factor": -1}},
+            "factor = -1: it must be a positive number",
+        ),
+        (
+            {"rope_parameters": {"partial_rotary_factor": 0.5}},
+            "partial_rotary_factor = 0.5",
+        ),
     ],
 )
-def test_a_config_that_we_cannot_honour_is_refused(fields: dict[str, Any], message: str) -> None:
+def test_a_config_that_we_cannot_honour_is_refused(
+    fields: dict[str, Any], message: str
+) -> None:
     with pytest.raises(OpenQwQError) as refusal:
         parse_config(OLD | fields, "x.json")
     assert message in str(refusal.value)
@@ -277,7 +332,9 @@ def test_an_untied_looking_head_must_equal_the_tied_embedding(
     model = make_model(tie_word_embeddings=True)
     save(model, tmp_path / "model")
     embedding = model.model.embed_tokens.weight.detach()
-    change_weights(tmp_path / "model", lambda t: t.update({"lm_head.weight": embedding.clone()}))
+    change_weights(
+        tmp_path / "model", lambda t: t.update({"lm_head.weight": embedding.clone()})
+    )
     assert same_weights(load(tmp_path / "model"), model)
     change_weights(tmp_path / "model", lambda t: t["lm_head.weight"].add_(1))
     with pytest.raises(OpenQwQError, match="set tie_word_embeddings to false"):
@@ -303,7 +360,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda d: (d / "config.json").write_text('{"hidden_size"'),
         "cannot read .*config.json",
     ),
-    "config a list": (lambda d: (d / "config.json").write_text("[]"), "config.json holds no JSON"),
+    "config a list": (
+        lambda d: (d / "config.json").write_text("[]"),
+        "config.json holds no JSON",
+    ),
     "other shape": (
         lambda d: change_config(d, intermediate_size=40),
         r"model.safetensors has model.layers.0.mlp.gate_proj.weight as .*\[48, 32\].*\[40, 32\]",
@@ -321,15 +381,26 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda d: (d / WEIGHTS).write_bytes((d / WEIGHTS).read_bytes()[:-100]),
         "cannot read .*model.safetensors",
     ),
-    "empty weights": (lambda d: (d / WEIGHTS).write_bytes(b""), "cannot read .*model.safetensors"),
-    "corrupt header": (lambda d: corrupt(d, 8, b"\xff" * 9), "cannot read .*model.safetensors"),
-    "huge header": (lambda d: corrupt(d, 0, b"\xff" * 8), "cannot read .*model.safetensors"),
+    "empty weights": (
+        lambda d: (d / WEIGHTS).write_bytes(b""),
+        "cannot read .*model.safetensors",
+    ),
+    "corrupt header": (
+        lambda d: corrupt(d, 8, b"\xff" * 9),
+        "cannot read .*model.safetensors",
+    ),
+    "huge header": (
+        lambda d: corrupt(d, 0, b"\xff" * 8),
+        "cannot read .*model.safetensors",
+    ),
     "tensor missing": (
         lambda d: change_weights(d, lambda tensors: tensors.pop(NORM)),
         r"lacks tensor\(s\) model.norm.weight \(1 in all\)",
     ),
     "integers": (
-        lambda d: change_weights(d, lambda tensors: tensors.update({NORM: torch.ones(32).int()})),
+        lambda d: change_weights(
+            d, lambda tensors: tensors.update({NORM: torch.ones(32).int()})
+        ),
         "model.norm.weight as torch.int32",
     ),
 }
@@ -345,7 +416,10 @@ def test_damage_is_named_with_its_file(damage: str, saved: Path) -> None:
 
 def test_a_missing_shard_or_a_bad_index_is_named(saved: Path) -> None:
     (saved / WEIGHTS).rename(saved / "model-00001-of-00002.safetensors")
-    shards = {"lm_head.weight": "model-00001-of-00002.safetensors", NORM: "second.safetensors"}
+    shards = {
+        "lm_head.weight": "model-00001-of-00002.safetensors",
+        NORM: "second.safetensors",
+    }
     index = saved / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": shards}))
     with pytest.raises(OpenQwQError, match=r"second.safetensors is missing"):

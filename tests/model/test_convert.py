@@ -128,7 +128,9 @@ def test_llama_cpp_computes_the_same_from_what_we_write(
     tokenizer: Tokenizer,
     tmp_path: Path,
 ) -> None:
-    xllamacpp = pytest.importorskip("xllamacpp", reason="needs llama.cpp: pip install xllamacpp")
+    xllamacpp = pytest.importorskip(
+        "xllamacpp", reason="needs llama.cpp: pip install xllamacpp"
+    )
     model = make_model(**SHAPE | FAMILIES[family])
     checkpoint.save(model, tmp_path / "source", tokenizer)
     target = tmp_path / "model.gguf"
@@ -152,9 +154,15 @@ def test_llama_cpp_computes_the_same_from_what_we_write(
 
 
 def test_what_rounds_is_said(saved: Path) -> None:
-    assert convert(saved, saved.with_name("a.gguf"), "q8_0").note.startswith("rounded from f32")
-    assert convert(saved, saved.with_name("b.gguf"), "f16").note.startswith("rounded from f32")
-    assert convert(saved.with_name("a.gguf"), saved.with_name("c")).note == "the same numbers"
+    assert convert(saved, saved.with_name("a.gguf"), "q8_0").note.startswith(
+        "rounded from f32"
+    )
+    assert convert(saved, saved.with_name("b.gguf"), "f16").note.startswith(
+        "rounded from f32"
+    )
+    assert (
+        convert(saved.with_name("a.gguf"), saved.with_name("c")).note == "the same numbers"
+    )
     kinds = {t.kind.name for t in read_header(saved.with_name("a.gguf")).tensors.values()}
     assert kinds == {"F32", "Q8_0"}
 
@@ -173,10 +181,14 @@ def test_bad_requests_are_refused(saved: Path, tmp_path: Path) -> None:
     for source, goal in ((saved, tmp_path / "other"), (target, tmp_path / "b.gguf")):
         with pytest.raises(OpenQwQError, match="name a checkpoint directory and a"):
             convert(source, goal)
-    with pytest.raises(OpenQwQError, match="type 'q4_k' is not possible here: f32, f16, bf16, q8"):
+    with pytest.raises(
+        OpenQwQError, match="type 'q4_k' is not possible here: f32, f16, bf16, q8"
+    ):
         convert(saved, target, "q4_k")
     convert(saved, target)
-    with pytest.raises(OpenQwQError, match=r"type 'q8_0' is not possible here: f32, f16, bf16$"):
+    with pytest.raises(
+        OpenQwQError, match=r"type 'q8_0' is not possible here: f32, f16, bf16$"
+    ):
         convert(target, tmp_path / "x", "q8_0")
     with pytest.raises(OpenQwQError, match=r"model.gguf exists already"):
         convert(saved, target)
@@ -190,7 +202,9 @@ def test_a_tokenizer_of_another_model_is_refused(
     make_model: Callable[..., Qwen2], tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
     checkpoint.save(make_model(**replace_vocabulary(280)), tmp_path / "source", tokenizer)
-    with pytest.raises(OpenQwQError, match="ids up to 289 but the model's vocab_size is 280"):
+    with pytest.raises(
+        OpenQwQError, match="ids up to 289 but the model's vocab_size is 280"
+    ):
         convert(tmp_path / "source", tmp_path / "model.gguf")
 
 

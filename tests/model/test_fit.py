@@ -34,7 +34,9 @@ def test_qwq_32b_is_counted_right() -> None:
     assert 120 * GIB < fit.need(plain, "torch", 2048, 1, 0, "bf16").peak < 130 * GIB
 
 
-def test_a_saved_files_size_is_predicted(make_model: Callable[..., Qwen2], tmp_path: Path) -> None:
+def test_a_saved_files_size_is_predicted(
+    make_model: Callable[..., Qwen2], tmp_path: Path
+) -> None:
     model = make_model(hidden_size=256, intermediate_size=512, head_dim=64)
     for kind in ("F32", "F16", "Q8_0", "Q4_0"):
         path = tmp_path / f"{kind}.gguf"
@@ -61,7 +63,9 @@ def test_a_config_alone_is_enough(make_model: Callable[..., Qwen2], tmp_path: Pa
 def test_llama_cpp_is_told_no_precision(smollm2: Path) -> None:
     parser = argparse.ArgumentParser()
     add_fit_verb(parser)
-    options = parser.parse_args([str(smollm2), "--engine", "llamacpp", "--precision", "bf16"])
+    options = parser.parse_args(
+        [str(smollm2), "--engine", "llamacpp", "--precision", "bf16"]
+    )
     with pytest.raises(OpenQwQError, match="the precision bf16 is for the engine torch"):
         options.verb(options)
 
@@ -92,7 +96,8 @@ def test_what_is_no_amount_of_memory_is_refused(text: str) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="measures through /proc/self")
 @pytest.mark.parametrize(
-    ("runner", "slots", "context"), [("llamacpp", 4, 2048), ("fp32", 1, 512), ("bf16", 1, 512)]
+    ("runner", "slots", "context"),
+    [("llamacpp", 4, 2048), ("fp32", 1, 512), ("bf16", 1, 512)],
 )
 def test_a_real_peak_is_predicted_within_5_percent(
     runner: str, slots: int, context: int, smollm2: Path

@@ -14,7 +14,14 @@ from gguf.gguf_writer import GGUFWriter
 from gguf.quants import dequantize
 
 from openqwq.model.attention import RaggedAttention, positions
-from openqwq.model.gguf import READ_TYPES, WRITTEN_TYPES, add_metadata, gguf_name, load, save
+from openqwq.model.gguf import (
+    READ_TYPES,
+    WRITTEN_TYPES,
+    add_metadata,
+    gguf_name,
+    load,
+    save,
+)
 from openqwq.model.gguf_header import read_header
 from openqwq.model.qwen2 import Qwen2
 from openqwq.model.rope import Llama3Scaling, YarnScaling
@@ -62,7 +69,9 @@ def random_blocks(kind: GGMLQuantizationType, shape: torch.Size) -> np.ndarray[A
 def write(path: Path, metadata: dict[str, Any], tensors: dict[str, Any]) -> Path:
     """A file of these metadata and (kind, rows of bytes) tensors, by the library's own writer."""
     writer = GGUFWriter(path, metadata["general.architecture"])
-    add_metadata(writer, {key: value for key, value in metadata.items() if value is not None})
+    add_metadata(
+        writer, {key: value for key, value in metadata.items() if value is not None}
+    )
     for name, (kind, rows) in tensors.items():
         writer.add_tensor(name, rows, raw_dtype=kind)
     writer.write_header_to_file()
@@ -76,7 +85,10 @@ def tensors_of(model: Qwen2, kind: str) -> dict[str, Any]:
     """Random tensors of every name and shape of `model`."""
     vector, matrix = GGMLQuantizationType.F32, GGMLQuantizationType[kind]
     return {
-        gguf_name(name): (own := vector if p.dim() == 1 else matrix, random_blocks(own, p.shape))
+        gguf_name(name): (
+            own := vector if p.dim() == 1 else matrix,
+            random_blocks(own, p.shape),
+        )
         for name, p in model.named_parameters()
     }
 
@@ -95,7 +107,9 @@ def test_every_quantisation_equals_the_reference_bit_for_bit(
     for name, parameter in model.named_parameters():
         own, rows = tensors[gguf_name(name)]
         expected = dequantize(rows, own).reshape(parameter.shape)
-        assert np.array_equal(parameter.detach().numpy().view("i4"), expected.view("i4")), name
+        assert np.array_equal(parameter.detach().numpy().view("i4"), expected.view("i4")), (
+            name
+        )
         assert parameter.detach().any()
 
 
@@ -109,7 +123,9 @@ def test_what_is_saved_in_fp32_loads_unchanged(model: Qwen2, tmp_path: Path) -> 
     loaded = load(path)
     assert loaded.config == model.config and same_weights(loaded, model)
     metadata = read_header(path).metadata
-    assert repr({key: metadata[key] for key in TOKENIZER}) == repr(TOKENIZER)  # False is not 0
+    assert repr({key: metadata[key] for key in TOKENIZER}) == repr(
+        TOKENIZER
+    )  # False is not 0
     assert list(path.parent.iterdir()) == [path]
 
 
@@ -167,7 +183,10 @@ def test_a_real_llama_checkpoint_predicts_sensible_text(smollm2: Path) -> None:
         ({"qwen2.expert_count": 8}, "expert_count = 8"),
         ({"qwen2.rope.scaling.type": "linear"}, "rope scaling 'linear': supported is yarn"),
         ({"qwen2.block_count": 2}, "lacks tensor(s) blk.1.attn_k.bias, "),
-        ({"qwen2.feed_forward_length": 256}, "blk.0.ffn_gate.weight as F32 [512, 256]: it must be"),
+        (
+            {"qwen2.feed_forward_length": 256},
+            "blk.0.ffn_gate.weight as F32 [512, 256]: it must be",
+        ),
         ({"general.alignment": 0}, "general.alignment = 0"),
     ],
 )
@@ -182,21 +201,31 @@ def test_metadata_that_we_cannot_honour_is_refused(
     assert message in str(refusal.value) and str(path) in str(refusal.value)
 
 
-def test_yarn_is_read_from_metadata(make_model: Callable[..., Qwen2], tmp_path: Path) -> None:
+def test_yarn_is_read_from_metadata(
+    make_model: Callable[..., Qwen2], tmp_path: Path
+) -> None:
     yarn = {"qwen2.rope.scaling.type": "yarn", "qwen2.rope.scaling.factor": 2.0}
-    path = write(tmp_path / "m.gguf", METADATA | yarn, tensors_of(make_model(**LARGE), "F16"))
+    path = write(
+        tmp_path / "m.gguf", METADATA | yarn, tensors_of(make_model(**LARGE), "F16")
+    )
     assert load(path).config.rope_scaling == YarnScaling(2.0, 64)
 
 
 @pytest.mark.parametrize(
     "scaling",
-    [Llama3Scaling(8.0, 8192), Llama3Scaling(32.0, 8192), Llama3Scaling(4.0, 300, 1.0, 2.5)],
+    [
+        Llama3Scaling(8.0, 8192),
+        Llama3Scaling(32.0, 8192),
+        Llama3Scaling(4.0, 300, 1.0, 2.5),
+    ],
 )
 def test_llama3_scaling_survives_a_gguf_file(
     scaling: Llama3Scaling, make_model: Callable[..., Qwen2], tmp_path: Path
 ) -> None:
     """The file holds a factor for each pair, from which the scaling is found again."""
-    model = make_model(**LARGE, attention_bias=False, rope_scaling=scaling, rope_theta=500_000.0)
+    model = make_model(
+        **LARGE, attention_bias=False, rope_scaling=scaling, rope_theta=500_000.0
+    )
     save(model, tmp_path / "m.gguf", "F16", {})
     assert load(tmp_path / "m.gguf").config.rope_scaling == scaling
 
@@ -209,7 +238,9 @@ def test_rope_factors_that_no_scaling_gives_are_refused(
     tensors["rope_freqs.weight"] = GGMLQuantizationType.F32, rows.reshape(-1)
     llama = {key.replace("qwen2", "llama"): value for key, value in METADATA.items()}
     llama["general.architecture"] = "llama"
-    with pytest.raises(OpenQwQError, match=r"rope_freqs.weight that no llama3 scaling gives"):
+    with pytest.raises(
+        OpenQwQError, match=r"rope_freqs.weight that no llama3 scaling gives"
+    ):
         load(write(tmp_path / "m.gguf", llama, tensors))
 
 
@@ -227,7 +258,9 @@ def test_a_quantisation_that_we_cannot_read_is_named(
     tensors = tensors_of(make_model(**LARGE), "F16")
     kind = GGMLQuantizationType.IQ4_NL
     tensors["output.weight"] = kind, random_blocks(kind, torch.Size((600, 256)))
-    with pytest.raises(OpenQwQError, match=r"output.weight as IQ4_NL .* in one of F32, F16, BF16"):
+    with pytest.raises(
+        OpenQwQError, match=r"output.weight as IQ4_NL .* in one of F32, F16, BF16"
+    ):
         load(write(tmp_path / "model.gguf", METADATA, tensors))
 
 
@@ -249,19 +282,30 @@ DAMAGE: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "cut in the magic": (lambda data: data[:10], "cannot read"),
     "cut in a string": (lambda data: data[:40], "cannot read"),
     "cut in the tokens": (lambda data: data[: data.index(b"\xc4\xa0b")], "cannot read"),
-    "cut in the tensors": (lambda data: data[: data.index(b"output_norm") + 30], "cannot read"),
+    "cut in the tensors": (
+        lambda data: data[: data.index(b"output_norm") + 30],
+        "cannot read",
+    ),
     "cut in the weights": (lambda data: data[:-100], "would end after the file's"),
-    "endless string": (replaced(struct.pack("<Q", 18), b"\xff" * 8), "bytes begins at byte"),
+    "endless string": (
+        replaced(struct.pack("<Q", 18), b"\xff" * 8),
+        "bytes begins at byte",
+    ),
     "not UTF-8": (replaced("é".encode(), b"\xff\xff"), "utf-8"),
     "unknown value type": (
-        replaced(b"token_type" + struct.pack("<I", 9), b"token_type" + struct.pack("<I", 99)),
+        replaced(
+            b"token_type" + struct.pack("<I", 9), b"token_type" + struct.pack("<I", 99)
+        ),
         "99 is not a valid GGUFValueType",
     ),
     "endless array": (
         replaced(struct.pack("<IQ", 5, 4), struct.pack("<IQ", 5, 2**62)),
         "cannot read",
     ),
-    "arrays of arrays": (replaced(struct.pack("<IQ", 5, 4), struct.pack("<IQ", 9, 4)), "arrays of"),
+    "arrays of arrays": (
+        replaced(struct.pack("<IQ", 5, 4), struct.pack("<IQ", 9, 4)),
+        "arrays of",
+    ),
     "unknown tensor type": (
         replaced(TENSOR + struct.pack("<I", 0), TENSOR + struct.pack("<I", 99)),
         "99 is not a valid GGMLQuantizationType",
@@ -277,8 +321,14 @@ DAMAGE: dict[str, tuple[Callable[[bytes], bytes], str]] = {
         ),
         "27 tensors for 4294967295 layers",
     ),
-    "unknown tensor": (replaced(b"output_norm.", b"output_form."), "lacks .*output_norm.weight"),
-    "two of one name": (replaced(b"blk.1.attn_q.w", b"blk.0.attn_q.w"), "two tensors have one"),
+    "unknown tensor": (
+        replaced(b"output_norm.", b"output_form."),
+        "lacks .*output_norm.weight",
+    ),
+    "two of one name": (
+        replaced(b"blk.1.attn_q.w", b"blk.0.attn_q.w"),
+        "two tensors have one",
+    ),
 }
 
 
@@ -305,14 +355,20 @@ def test_a_missing_file_or_a_directory_is_named(tmp_path: Path) -> None:
             load(path)
 
 
-def test_saving_refuses_what_it_cannot_do(saved: Path, qwen2: Qwen2, tmp_path: Path) -> None:
+def test_saving_refuses_what_it_cannot_do(
+    saved: Path, qwen2: Qwen2, tmp_path: Path
+) -> None:
     with pytest.raises(OpenQwQError, match=r"model.gguf exists already"):
         save(qwen2, saved, "F32", {})
-    with pytest.raises(OpenQwQError, match=r"cannot write Q4_K: supported are F32, F16, BF16"):
+    with pytest.raises(
+        OpenQwQError, match=r"cannot write Q4_K: supported are F32, F16, BF16"
+    ):
         save(qwen2, tmp_path / "other.gguf", "Q4_K", {})
 
 
-@pytest.mark.parametrize("room", [1000, 20_000])  # the header needs 3,000 bytes, the rest 80,000
+@pytest.mark.parametrize(
+    "room", [1000, 20_000]
+)  # the header needs 3,000 bytes, the rest 80,000
 def test_a_full_disk_is_reported_and_leaves_nothing(
     room: int, qwen2: Qwen2, tmp_path: Path
 ) -> None:

@@ -43,10 +43,14 @@ def test_an_element_is_the_same_at_every_place_of_every_shape(
     whole = invariant.elementwise(function, x)
     assert torch.allclose(whole, function(x))
     for count in (1, 5, 100, 330):
-        assert torch.equal(invariant.elementwise(function, x[:count, 3:]), whole[:count, 3:])
+        assert torch.equal(
+            invariant.elementwise(function, x[:count, 3:]), whole[:count, 3:]
+        )
 
 
-@pytest.mark.parametrize(("heads", "kv_heads", "head_dim"), [(4, 2, 8), (3, 1, 12), (2, 2, 32)])
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "head_dim"), [(4, 2, 8), (3, 1, 12), (2, 2, 32)]
+)
 def test_a_query_sees_the_same_whatever_lies_beyond_or_beside_it(
     heads: int, kv_heads: int, head_dim: int
 ) -> None:
@@ -54,16 +58,22 @@ def test_a_query_sees_the_same_whatever_lies_beyond_or_beside_it(
     queries = torch.randn(5, heads, 150, head_dim, generator=generator)
     keys, values = torch.randn(2, 5, kv_heads, 150, head_dim, generator=generator)
     whole = invariant.attention(queries, keys, values)
-    plain = F.scaled_dot_product_attention(queries, keys, values, is_causal=True, enable_gqa=True)
+    plain = F.scaled_dot_product_attention(
+        queries, keys, values, is_causal=True, enable_gqa=True
+    )
     assert torch.allclose(whole, plain, atol=1e-5)
     for row, last in [(0, 0), (1, 15), (2, 16), (3, 63), (4, 64), (2, 149)]:
         past = (slice(row, row + 1), slice(None), slice(last + 1))
         query = queries[past][:, :, last:]
-        one = invariant.attention(query, keys[past], values[past], torch.zeros(1, 1, 1, last + 1))
+        one = invariant.attention(
+            query, keys[past], values[past], torch.zeros(1, 1, 1, last + 1)
+        )
         assert torch.equal(one[0, :, 0], whole[row, :, last])
 
 
-def shared_logits(model: Qwen2, prefixes: list[Tensor], rest: list[tuple[int, Tensor]]) -> Tensor:
+def shared_logits(
+    model: Qwen2, prefixes: list[Tensor], rest: list[tuple[int, Tensor]]
+) -> Tensor:
     """Logits of the flat batch: prefixes, then what goes on from them."""
     lengths = [[len(p) for p in prefixes], [len(ids) for _, ids in rest]]
     owners = [owner for owner, _ in rest]
@@ -85,7 +95,9 @@ def test_logits_of_a_sequence_are_the_same_in_every_packing(model: Qwen2) -> Non
         prefixes = [ids(90) for _ in range(3)]
         rest = [(rng.randint(-1, 2), ids(60)) for _ in range(7)]
         together = shared_logits(model, prefixes, rest)
-        ends = torch.tensor([len(p) for p in prefixes] + [len(i) for _, i in rest]).cumsum(0)
+        ends = torch.tensor([len(p) for p in prefixes] + [len(i) for _, i in rest]).cumsum(
+            0
+        )
         for index, (owner, own) in enumerate(rest):
             alone = own if owner < 0 else torch.cat([prefixes[owner], own])
             with torch.no_grad():  # gradients change nothing either
@@ -127,11 +139,15 @@ def rounds_by_threads(x: Tensor, weight: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("kernel", [rounds_by_place, rounds_by_threads])
 def test_kernels_that_are_not_exact_are_refused(
-    model: Qwen2, monkeypatch: pytest.MonkeyPatch, kernel: Callable[[Tensor, Tensor], Tensor]
+    model: Qwen2,
+    monkeypatch: pytest.MonkeyPatch,
+    kernel: Callable[[Tensor, Tensor], Tensor],
 ) -> None:
     monkeypatch.setattr(invariant, "exact_product", kernel)
     torch.set_num_threads(2)
-    with pytest.raises(OpenQwQError, match=r"on this CPU .* a product of 32 by .* is not the same"):
+    with pytest.raises(
+        OpenQwQError, match=r"on this CPU .* a product of 32 by .* is not the same"
+    ):
         model.make_invariant()
     assert torch.get_num_threads() == 2
     assert not model.invariant
@@ -166,7 +182,9 @@ def test_the_ordinary_mode_is_another_and_the_default(qwen2: Qwen2) -> None:
     """It rounds by the shape of the batch: what the deterministic mode is for."""
     generator = torch.Generator().manual_seed(0)
     assert not qwen2.invariant
-    sequences = [(-1, torch.randint(61, (n,), generator=generator)) for n in (90, 33, 120, 7)]
+    sequences = [
+        (-1, torch.randint(61, (n,), generator=generator)) for n in (90, 33, 120, 7)
+    ]
     together = shared_logits(qwen2, [torch.arange(3)], sequences)
     alone = [shared_logits(qwen2, [torch.arange(3)], [one])[3:] for one in sequences]
     assert not torch.equal(together[3:], torch.cat(alone))

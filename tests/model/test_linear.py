@@ -6,7 +6,9 @@ from openqwq.model.linear import Linear
 
 
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize(("tokens", "inner", "outer"), [(1, 3, 5), (7, 16, 8), (65, 31, 33)])
+@pytest.mark.parametrize(
+    ("tokens", "inner", "outer"), [(1, 3, 5), (7, 16, 8), (65, 31, 33)]
+)
 def test_values_and_gradients_are_those_of_an_ordinary_linear_layer(
     tokens: int, inner: int, outer: int, bias: bool
 ) -> None:

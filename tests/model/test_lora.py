@@ -22,7 +22,9 @@ NEEDS_PEFT = "needs PEFT: pip install peft"
 def filled(model: Qwen2, shape: AdapterShape | None = None, seed: int = 0) -> Adapter:
     """An adapter whose B is not zero, so that it changes what the model says."""
     generator = torch.Generator().manual_seed(seed)
-    adapter = lora.fresh(model, shape or AdapterShape(3, 5.0), generator, "org/small", "main")
+    adapter = lora.fresh(
+        model, shape or AdapterShape(3, 5.0), generator, "org/small", "main"
+    )
     with torch.no_grad():
         for layer in adapter.layers.values():
             layer.b.normal_(0, 0.1, generator=generator)
@@ -87,7 +89,9 @@ def test_values_gradients_and_files_are_pefts(qwen2: Qwen2, tmp_path: Path) -> N
     adapter = filled(qwen2)
     lora.save(adapter, tmp_path / "adapter")
     base = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "base")
-    theirs = peft.PeftModel.from_pretrained(base, tmp_path / "adapter", is_trainable=True).eval()
+    theirs = peft.PeftModel.from_pretrained(
+        base, tmp_path / "adapter", is_trainable=True
+    ).eval()
     expected = theirs(IDS[None]).logits[0]
     expected.square().mean().backward()
 
@@ -112,7 +116,9 @@ def test_values_gradients_and_files_are_pefts(qwen2: Qwen2, tmp_path: Path) -> N
 
 
 @pytest.mark.filterwarnings(PEFTS_OWN)
-def test_an_adapter_that_peft_wrote_gives_pefts_logits(qwen2: Qwen2, tmp_path: Path) -> None:
+def test_an_adapter_that_peft_wrote_gives_pefts_logits(
+    qwen2: Qwen2, tmp_path: Path
+) -> None:
     peft = pytest.importorskip("peft", reason=NEEDS_PEFT)
     transformers = pytest.importorskip("transformers")
     checkpoint.save(qwen2, tmp_path / "base")
@@ -136,7 +142,10 @@ def test_an_adapter_that_peft_wrote_gives_pefts_logits(qwen2: Qwen2, tmp_path: P
     [
         ({"rank": 0}, "lora.rank is 0: it must be at least 1"),
         ({"alpha": 0.0}, "lora.alpha is 0.0: it must be above 0"),
-        ({"targets": ("q_proj", "lm_head")}, "lora.targets names lm_head: choose from q_proj,"),
+        (
+            {"targets": ("q_proj", "lm_head")},
+            "lora.targets names lm_head: choose from q_proj,",
+        ),
         ({"targets": ()}, "lora.targets names none"),
     ],
 )
@@ -156,7 +165,9 @@ def test_an_adapter_of_another_base_is_refused(
         lora.load(tmp_path / "adapter", same_shape)
     with pytest.raises(OpenQwQError, match=r"has model.layers.0.\S+ for a matrix"):
         lora.load(tmp_path / "adapter", make_model(hidden_size=64))
-    with pytest.raises(OpenQwQError, match=r"model.layers.1.\S+ without a place in this model"):
+    with pytest.raises(
+        OpenQwQError, match=r"model.layers.1.\S+ without a place in this model"
+    ):
         lora.load(tmp_path / "adapter", make_model(num_hidden_layers=1))
 
 

@@ -43,7 +43,9 @@ def test_gradients_equal_transformers(model: Qwen2) -> None:
     model.logits(hidden).square().mean().backward()
     expected = dict(theirs.named_parameters())
     for name, parameter in model.named_parameters():
-        torch.testing.assert_close(parameter.grad, expected[name].grad, rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(
+            parameter.grad, expected[name].grad, rtol=1e-3, atol=1e-5
+        )
 
 
 @pytest.mark.parametrize(
@@ -83,7 +85,9 @@ def test_the_32b_shape_has_exactly_qwqs_parameters() -> None:
     assert sum(p.numel() for p in empty_model(QWQ_32B).parameters()) == 32_763_876_352
 
 
-def test_transformers_config_of_a_model_parses_to_the_same_shape(config: ModelConfig) -> None:
+def test_transformers_config_of_a_model_parses_to_the_same_shape(
+    config: ModelConfig,
+) -> None:
     written = config_json(config, torch.float32, None)
     assert parse_config(written) == config
     theirs = transformers.AutoConfig.for_model(**written)

@@ -14,11 +14,15 @@ from openqwq.types import OpenQwQError, Products
 
 CPU = torch.device("cpu")
 LARGE = ModelConfig(1000, 896, 4864, 24, 14, 2, 64)
-NEEDS_BF16 = pytest.mark.skipif(not has_bf16(), reason="needs a CPU that multiplies in bf16")
+NEEDS_BF16 = pytest.mark.skipif(
+    not has_bf16(), reason="needs a CPU that multiplies in bf16"
+)
 
 
 @pytest.fixture
-def timed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., list[torch.dtype]]:
+def timed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Callable[..., list[torch.dtype]]:
     """Pretends that products take these seconds; what was measured, in order."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(precision, "has_bf16", lambda: True)
@@ -37,7 +41,8 @@ def timed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., list
 
 
 @pytest.mark.parametrize(
-    ("fp32", "bf16", "expected"), [(2.0, 1.0, "bf16"), (1.0, 2.0, "fp32"), (1.05, 1.0, "fp32")]
+    ("fp32", "bf16", "expected"),
+    [(2.0, 1.0, "bf16"), (1.0, 2.0, "fp32"), (1.05, 1.0, "fp32")],
 )
 def test_auto_is_what_is_faster_here_and_is_measured_once(
     fp32: float, bf16: float, expected: Products, timed: Callable[..., list[torch.dtype]]
@@ -60,7 +65,9 @@ def test_bf16_is_refused_where_the_machine_does_not_have_it_and_auto_is_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(precision, "has_bf16", lambda: False)
-    with pytest.raises(OpenQwQError, match=r"the precision is bf16, but this machine does not"):
+    with pytest.raises(
+        OpenQwQError, match=r"the precision is bf16, but this machine does not"
+    ):
         chosen_products("bf16", LARGE, CPU)
     assert chosen_products("auto", LARGE, CPU) == "fp32"
 
@@ -90,7 +97,9 @@ def test_in_bf16_products_round_and_weights_that_are_trained_do_not(
     if trained:
         logits(model).square().mean().backward()
         logits(exact).square().mean().backward()
-        for parameter, reference in zip(model.parameters(), exact.parameters(), strict=True):
+        for parameter, reference in zip(
+            model.parameters(), exact.parameters(), strict=True
+        ):
             found, expected = parameter.grad, reference.grad
             assert found is not None and expected is not None
             assert found.dtype == torch.float32

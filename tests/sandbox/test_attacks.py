@@ -42,11 +42,14 @@ from openqwq.verify.code import CodeVerifier
 
 ATTACKS = sorted(Path(__file__).with_name("attacks").glob("*.py"))
 SLOW = {"memory_flood", "memory_scan", "garbage_collector", "repeated_hash", "huge_number"}
-MARKED = [Path(place) for place in ("/tmp", "/var/tmp", "/dev/shm", "/run", "/root", "/", ".")]
+MARKED = [
+    Path(place) for place in ("/tmp", "/var/tmp", "/dev/shm", "/run", "/root", "/", ".")
+]
 FIRST, SECOND = (f"EXPECTED-{secrets.token_hex(8)}" for _ in range(2))
 FIRST_NUMBER, SECOND_NUMBER = random.SystemRandom().sample(range(10**11, 10**12), 2)
 SETUP = (
-    "class Box:\n    def __init__(self, v): self.v = v\n    def same(self, o): return self.v == o"
+    "class Box:\n    def __init__(self, v): self.v = v\n"
+    "    def same(self, o): return self.v == o"
 )
 SCRIPT = f"""
 import colorsys  # a module that nothing has imported before
@@ -89,7 +92,9 @@ class Attack:
     def limits(self) -> Limits:
         given = dict(part.split("=") for part in self.header.get("limits", "").split())
         quick = Limits(wall_seconds=10.0, cpu_seconds=5.0)
-        return replace(quick, **{name: type(getattr(quick, name))(v) for name, v in given.items()})
+        return replace(
+            quick, **{name: type(getattr(quick, name))(v) for name, v in given.items()}
+        )
 
 
 class Host:
@@ -132,7 +137,10 @@ class Host:
         found = []
         for path in Path("/proc").glob("[0-9]*"):
             try:
-                if os.readlink(path / "ns/user") in spaces and int(path.name) not in workers:
+                if (
+                    os.readlink(path / "ns/user") in spaces
+                    and int(path.name) not in workers
+                ):
                     found.append(int(path.name))
             except OSError:  # it has ended, or is not ours to see
                 continue
@@ -143,7 +151,9 @@ class Host:
         state: dict[str, Any] = {
             "mounts": Path("/proc/self/mountinfo").read_text(),
             "shared": Path("/proc/sysvipc/shm").read_text(),
-            "marks": [str(path) for place in MARKED for path in place.glob("openqwq_mark*")],
+            "marks": [
+                str(path) for place in MARKED for path in place.glob("openqwq_mark*")
+            ],
             "bait": sorted(path.name for path in self.place.iterdir()),
             "victim": self.victim.poll(),
             "deaths": self.sandbox.deaths,
@@ -153,7 +163,16 @@ class Host:
             files = len(os.listdir(f"/proc/{pid}/fd"))
             sockets = {
                 kind: len(Path(f"/proc/{pid}/net/{kind}").read_text().splitlines()) - 1
-                for kind in ("tcp", "tcp6", "udp", "udp6", "unix", "raw", "packet", "netlink")
+                for kind in (
+                    "tcp",
+                    "tcp6",
+                    "udp",
+                    "udp6",
+                    "unix",
+                    "raw",
+                    "packet",
+                    "netlink",
+                )
             }
             mounts = len(Path(f"/proc/{pid}/mountinfo").read_text().splitlines())
             state["workers"].append((files, sockets, mounts))
@@ -170,7 +189,9 @@ class Host:
     async def check(self, before: dict[str, Any]) -> None:
         """Fail where something is left behind, changed, or has reached the bait."""
         await self.quiet()
-        source = "import os; print(os.listdir('/tmp'), os.listdir('/dev/shm'), sum(range(101)))"
+        source = (
+            "import os; print(os.listdir('/tmp'), os.listdir('/dev/shm'), sum(range(101)))"
+        )
         after = await self.sandbox.run(RunRequest(source))
         assert after.cases[0].stdout.replace("'.stdin'", "") == "[] [] 5050\n"
         await self.quiet()
@@ -212,7 +233,9 @@ async def run(host: Host, attack: Attack) -> list[CaseResult]:
         finally:
             await session.close()
     cases = (Case(host.bait),) * int(attack.header.get("cases", 1))
-    result = await host.sandbox.run(RunRequest(attack.source, cases=cases, limits=attack.limits))
+    result = await host.sandbox.run(
+        RunRequest(attack.source, cases=cases, limits=attack.limits)
+    )
     assert result.cases, result
     return list(result.cases)
 
@@ -239,7 +262,9 @@ async def outside(host: Host, attack: Attack) -> None:
     await asyncio.sleep(0.3)
     if rule == "host undumpable":
         owners = {os.stat(f"/proc/{pid}/maps").st_uid for pid in found[1:]}
-        assert owners == {0}, "the kernel gives the /proc entries of undumpable processes to root"
+        assert owners == {0}, (
+            "the kernel gives the /proc entries of undumpable processes to root"
+        )
     path = "/usr/lib/os-release"
     with open(path if os.path.exists(path) else os.__file__) as file:
         flock(file, LOCK_EX | LOCK_NB)
@@ -253,12 +278,17 @@ async def judge(host: Host, attack: Attack, form: str) -> None:
     verifier = CodeVerifier(host.sandbox, thinking=False, limits=attack.limits)
     for tests in TESTS[form]:
         task = Task("one", "code", (), "code", tests=tests)
-        signal.alarm(60)  # an end by force: what keeps the judge busy may not be interruptible
+        signal.alarm(
+            60
+        )  # an end by force: what keeps the judge busy may not be interruptible
         started = time.process_time()
         score = await verifier.score(task, attack.source)
         signal.alarm(0)
         assert time.process_time() - started < 3, "the judge itself was kept busy"
-        assert (score.value, score.status in ("wrong", "timeout")) == (0.0, True), (form, score)
+        assert (score.value, score.status in ("wrong", "timeout")) == (0.0, True), (
+            form,
+            score,
+        )
         assert not list(leaks(host, score))
 
 
@@ -323,6 +353,8 @@ async def test_nothing_is_left_behind_after_mixed_runs(host: Host) -> None:
 
 async def test_hostile_requests_under_load_are_all_answered_in_flat_memory() -> None:
     command = [sys.executable, "bench/sandbox_soak.py", "--runs", "0", "--requests", "120"]
-    run = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True)
+    run = subprocess.run(
+        command, cwd=Path(__file__).parents[2], capture_output=True, text=True
+    )
     assert run.returncode == 0, run.stdout + run.stderr
     assert "120 hostile requests, 120 answers, 0 errors" in run.stdout

@@ -23,7 +23,9 @@ def bubblewrap(layers: dict[str, str]) -> list[str]:
 
 
 def doctor(container: list[str]) -> tuple[int, str]:
-    ended = subprocess.run([*container, *DOCTOR], cwd=REPOSITORY, capture_output=True, text=True)
+    ended = subprocess.run(
+        [*container, *DOCTOR], cwd=REPOSITORY, capture_output=True, text=True
+    )
     return ended.returncode, ended.stdout + ended.stderr
 
 
@@ -35,7 +37,9 @@ def test_an_ordinary_user_of_a_container_gets_every_layer(bubblewrap: list[str])
 def test_a_container_that_forbids_namespaces_is_told_the_layer_the_call_and_the_remedy(
     bubblewrap: list[str],
 ) -> None:
-    status, text = doctor([*bubblewrap, "--unshare-user", "--disable-userns", "--uid", "1000"])
+    status, text = doctor(
+        [*bubblewrap, "--unshare-user", "--disable-userns", "--uid", "1000"]
+    )
     assert (status, "levels that hold here: none" in text) == (2, True), text
     assert "'namespaces' is missing ([Errno 28] unshare: " in text
     assert "--security-opt seccomp=unconfined" in text

@@ -17,7 +17,9 @@ from openqwq.sandbox.protocol import DEFAULT, RunRequest
 from openqwq.types import OpenQwQError
 
 REPOSITORY = Path(__file__).parents[2]
-DOCTOR = "import asyncio; from openqwq.sandbox.local import doctor; print(asyncio.run(doctor()))"
+DOCTOR = (
+    "import asyncio; from openqwq.sandbox.local import doctor; print(asyncio.run(doctor()))"
+)
 WITHOUT = """
 import ctypes, struct
 from openqwq.sandbox import linux
@@ -31,7 +33,9 @@ linux.checked("syscall", linux.SECCOMP, 1, 0, struct.pack("HxxxxxxP", 4, ctypes.
 def python(code: str) -> str:
     """Run code in a new interpreter at the repository's root and return what it prints."""
     command = [sys.executable, "-c", code]
-    run = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    run = subprocess.run(
+        command, cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
     return run.stdout
 
 
@@ -64,18 +68,24 @@ asyncio.run(main())
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-def test_every_layer_holds_and_programs_run_for_an_ordinary_user(layers: dict[str, str]) -> None:
+def test_every_layer_holds_and_programs_run_for_an_ordinary_user(
+    layers: dict[str, str],
+) -> None:
     if layers["namespaces"]:
         pytest.skip(f"user namespaces are absent here: {layers['namespaces']}")
     if shutil.which("setpriv") is None:
-        pytest.skip("needs setpriv, to become an ordinary user (Debian: apt install util-linux)")
+        pytest.skip(
+            "needs setpriv, to become an ordinary user (Debian: apt install util-linux)"
+        )
     become = ["setpriv", "--reuid=12345", "--regid=12345", "--clear-groups"]
     for interpreter in (sys.executable, "/usr/bin/python3"):
         command = [*become, interpreter, "-c"]
         start = [*command, "import os, sys, openqwq.sandbox.local; os.stat(sys.executable)"]
         if subprocess.run(start, cwd=REPOSITORY, capture_output=True).returncode:
             continue  # it belongs to root, or is too old
-        run = subprocess.run([*command, ORDINARY], cwd=REPOSITORY, capture_output=True, text=True)
+        run = subprocess.run(
+            [*command, ORDINARY], cwd=REPOSITORY, capture_output=True, text=True
+        )
         found, *lines = run.stdout.splitlines()
         assert eval(found) == dict.fromkeys(REMEDIES, ""), run.stderr
         assert lines == [
@@ -117,7 +127,10 @@ async def test_an_unknown_level_is_refused() -> None:
     ("source", "refusal"),
     [
         ("import socket; socket.socket()", "Operation not permitted"),
-        ("import socket; socket.create_connection(('127.0.0.1', 80))", "Operation not permitted"),
+        (
+            "import socket; socket.create_connection(('127.0.0.1', 80))",
+            "Operation not permitted",
+        ),
         ("import os; os.listdir('/')", "Permission denied"),
         ("open('/etc/passwd')", "No such file"),
         ("open('/proc/self/status')", "No such file"),
@@ -129,8 +142,14 @@ async def test_an_unknown_level_is_refused() -> None:
         ("import os; os.sched_setaffinity(1, {0})", "Operation not permitted"),
         ("import os; os.memfd_create('x')", "Operation not permitted"),
         ("import os; os.statvfs('/usr/lib')", "Operation not permitted"),
-        ("import os; print(os.sysconf('SC_AVPHYS_PAGES')); os.fstatvfs(0)", "not permitted"),
-        ("import resource; resource.prlimit(1, resource.RLIMIT_CPU, (1, 1))", "not permitted"),
+        (
+            "import os; print(os.sysconf('SC_AVPHYS_PAGES')); os.fstatvfs(0)",
+            "not permitted",
+        ),
+        (
+            "import resource; resource.prlimit(1, resource.RLIMIT_CPU, (1, 1))",
+            "not permitted",
+        ),
         ("import termios; termios.tcgetwinsize(0)", "Operation not permitted"),
         ("import os; os.mkfifo('/tmp/x'); os.mknod('/tmp/y', 0o20600, 5)", "not permitted"),
         ("open('x', 'wb').write(bytes(2 ** 25))", "File too large"),
@@ -165,7 +184,9 @@ async def test_a_database_in_a_file_works_without_the_locks_of_the_host(
     assert (result.status, result.cases[0].stdout) == ("ok", "(7,)\n"), result
 
 
-async def test_a_program_sees_no_variable_file_or_descriptor_of_ours(sandbox: LocalSandbox) -> None:
+async def test_a_program_sees_no_variable_file_or_descriptor_of_ours(
+    sandbox: LocalSandbox,
+) -> None:
     os.environ["OPENQWQ_SECRET"] = "x"
     source = (
         "import os\nfiles = []\nfor n in range(64):\n"
@@ -180,7 +201,9 @@ async def test_a_program_sees_no_variable_file_or_descriptor_of_ours(sandbox: Lo
     assert result.cases[0].stdout == f"{variables} [0, 1, 2, 3] 1000 /tmp ['.stdin']\n"
 
 
-async def test_children_are_allowed_up_to_the_limit_and_all_killed(sandbox: LocalSandbox) -> None:
+async def test_children_are_allowed_up_to_the_limit_and_all_killed(
+    sandbox: LocalSandbox,
+) -> None:
     source = (
         "import os, sys, time\ncount = 0\ntry:\n    while True:\n"
         "        if os.fork() == 0: os.setsid(); time.sleep(100)\n        count += 1\n"

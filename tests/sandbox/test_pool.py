@@ -42,7 +42,9 @@ async def test_a_second_death_is_an_infrastructure_error(sandbox: LocalSandbox) 
     assert (await sandbox.run(RunRequest("print(1)"))).status == "ok"
 
 
-async def test_a_cancelled_run_ends_its_program_and_frees_the_worker(sandbox: LocalSandbox) -> None:
+async def test_a_cancelled_run_ends_its_program_and_frees_the_worker(
+    sandbox: LocalSandbox,
+) -> None:
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.3):
             await sandbox.run(RunRequest("import time; time.sleep(50)"))
@@ -121,7 +123,9 @@ async def test_a_session_does_nothing_between_calls(sandbox: LocalSandbox) -> No
     assert int((await session.run("n")).stdout) < first + 5_000_000
 
 
-async def test_an_idle_session_expires_and_sessions_are_bounded(layers: dict[str, str]) -> None:
+async def test_an_idle_session_expires_and_sessions_are_bounded(
+    layers: dict[str, str],
+) -> None:
     if layers["namespaces"]:
         pytest.skip(f"user namespaces are absent here: {layers['namespaces']}")
     async with LocalSandbox(workers=1, sessions=1, idle_seconds=0.3) as sandbox:

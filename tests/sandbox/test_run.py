@@ -27,8 +27,12 @@ async def call(sandbox: LocalSandbox, source: str, *arguments: Any) -> CaseResul
     return await only(sandbox, source, form="call", entry_point="f", cases=(case,))
 
 
-async def script(sandbox: LocalSandbox, source: str, text: str, setup: str = "") -> CaseResult:
-    return await only(sandbox, source, form="script", entry_point="f", script=text, setup=setup)
+async def script(
+    sandbox: LocalSandbox, source: str, text: str, setup: str = ""
+) -> CaseResult:
+    return await only(
+        sandbox, source, form="script", entry_point="f", script=text, setup=setup
+    )
 
 
 @pytest.mark.parametrize(
@@ -43,7 +47,11 @@ async def script(sandbox: LocalSandbox, source: str, text: str, setup: str = "")
         ("import sys; sys.exit(3)", "runtime_error", "exit status 3"),
         ("while True: pass", "timeout", ""),
         ("import time; time.sleep(60)", "timeout", "wall"),
-        ("import signal; signal.signal(15, signal.SIG_IGN)\nwhile True: pass", "timeout", ""),
+        (
+            "import signal; signal.signal(15, signal.SIG_IGN)\nwhile True: pass",
+            "timeout",
+            "",
+        ),
         ("10 ** 10 ** 10", "timeout", ""),
         ("import re; re.match('(a|a)*b', 'a' * 64)", "timeout", ""),
         ("x = bytearray(2 ** 40)", "memory", "MemoryError"),
@@ -113,7 +121,9 @@ async def test_output_that_is_not_text_comes_back_replaced(sandbox: LocalSandbox
     assert result.stdout == "a\0\N{REPLACEMENT CHARACTER}\n"
 
 
-async def test_exit_handlers_threads_and_output_end_as_in_python(sandbox: LocalSandbox) -> None:
+async def test_exit_handlers_threads_and_output_end_as_in_python(
+    sandbox: LocalSandbox,
+) -> None:
     source = (
         "import atexit, threading, time\natexit.register(print, 'last')\n"
         "threading.Thread(target=lambda: (time.sleep(0.1), print('thread'))).start()\n"
@@ -149,7 +159,9 @@ async def test_values_cross_with_their_types(sandbox: LocalSandbox) -> None:
     assert str(result.value) == str([value, frozenset([5])])
 
 
-async def test_iterators_subclasses_and_cycles_cross_as_plain_data(sandbox: LocalSandbox) -> None:
+async def test_iterators_subclasses_and_cycles_cross_as_plain_data(
+    sandbox: LocalSandbox,
+) -> None:
     source = (
         "from collections import Counter\n"
         "class Liar(int):\n    def __eq__(self, other): return True\n    __hash__ = int.__hash__\n"
@@ -166,7 +178,9 @@ async def test_iterators_subclasses_and_cycles_cross_as_plain_data(sandbox: Loca
     assert cycle[3] is cycle
 
 
-async def test_a_value_that_is_not_data_is_the_programs_error(sandbox: LocalSandbox) -> None:
+async def test_a_value_that_is_not_data_is_the_programs_error(
+    sandbox: LocalSandbox,
+) -> None:
     result = await call(sandbox, "def f(): return print")
     assert result.status == "runtime_error"
     assert "builtin_function_or_method" in result.error
@@ -203,7 +217,8 @@ async def test_cases_do_not_influence_each_other(sandbox: LocalSandbox) -> None:
 
 async def test_one_bad_case_leaves_the_others_alone(sandbox: LocalSandbox) -> None:
     source = (
-        "x = input()\nif x == '1': raise ValueError\nif x == '2': import os; os.abort()\nprint(x)"
+        "x = input()\nif x == '1': raise ValueError\n"
+        "if x == '2': import os; os.abort()\nprint(x)"
     )
     cases = tuple(Case(str(number)) for number in range(4))
     result = await sandbox.run(RunRequest(source, cases=cases))
@@ -213,12 +228,17 @@ async def test_one_bad_case_leaves_the_others_alone(sandbox: LocalSandbox) -> No
 
 
 async def test_stop_early_skips_what_follows_a_failure(sandbox: LocalSandbox) -> None:
-    source, cases = "if input() == '1': raise ValueError", tuple(Case(str(n)) for n in range(3))
+    source, cases = (
+        "if input() == '1': raise ValueError",
+        tuple(Case(str(n)) for n in range(3)),
+    )
     result = await sandbox.run(RunRequest(source, cases=cases, stop_early=True))
     assert [case.status for case in result.cases] == ["ok", "runtime_error", "skipped"]
 
 
-async def test_a_script_passes_and_fails_by_its_own_assertions(sandbox: LocalSandbox) -> None:
+async def test_a_script_passes_and_fails_by_its_own_assertions(
+    sandbox: LocalSandbox,
+) -> None:
     text = "def check(candidate):\n    assert candidate([1, 2]) == (3, {4.5})\ncheck(f)"
     assert (await script(sandbox, "def f(x): return (sum(x), {4.5})", text)).status == "ok"
     wrong = await script(sandbox, "def f(x): return (sum(x), {4})", text)
@@ -236,7 +256,9 @@ async def test_a_unittest_script_is_judged_by_its_exit(sandbox: LocalSandbox) ->
     assert (await script(sandbox, "def f(x): return x + 1", text)).status == "runtime_error"
 
 
-async def test_a_scripts_classes_reach_the_program_and_return(sandbox: LocalSandbox) -> None:
+async def test_a_scripts_classes_reach_the_program_and_return(
+    sandbox: LocalSandbox,
+) -> None:
     setup = "class Node:\n    def __init__(self, v, next=None): self.v, self.next = v, next"
     text = (
         "head = None\nfor n in range(5000): head = Node(n, head)\n"
@@ -268,13 +290,17 @@ async def test_a_scripts_classes_reach_the_program_and_return(sandbox: LocalSand
         "        if isinstance(o, str) and 'assert' in o: return 2\n    return 9",
     ],
 )
-async def test_no_program_forges_the_pass_of_a_script(sandbox: LocalSandbox, source: str) -> None:
+async def test_no_program_forges_the_pass_of_a_script(
+    sandbox: LocalSandbox, source: str
+) -> None:
     text = (
         "class Near:\n    def __eq__(self, other): return True\n"
         "assert list(map(candidate, [1])) == [2] and candidate(1) == 2"
     )
     limits = replace(QUICK, processes=4)
-    result = await only(sandbox, source, form="script", entry_point="f", script=text, limits=limits)
+    result = await only(
+        sandbox, source, form="script", entry_point="f", script=text, limits=limits
+    )
     assert result.status not in ("ok", "error", "skipped")
 
 
@@ -343,7 +369,9 @@ async def test_hundreds_of_concurrent_runs_all_answer(sandbox: LocalSandbox) -> 
 
 async def test_a_limit_above_the_maximum_is_refused_by_name(sandbox: LocalSandbox) -> None:
     limits = replace(DEFAULT, wall_seconds=1e6)
-    with pytest.raises(OpenQwQError, match=r"wall_seconds is 1000000.0, above the maximum 60.0"):
+    with pytest.raises(
+        OpenQwQError, match=r"wall_seconds is 1000000.0, above the maximum 60.0"
+    ):
         await sandbox.run(RunRequest("", limits=limits))
 
 
@@ -356,6 +384,8 @@ async def test_a_limit_too_small_for_the_interpreter_is_no_infrastructure_error(
 
 def test_a_request_read_without_checks_is_the_checked_one() -> None:
     cases = (Case("1\n", (math.inf, {"a": (1, b"x")})), Case("", ([2], {3})))
-    request = RunRequest("x = 1", "call", cases, QUICK, "f", setup="import math", stop_early=True)
+    request = RunRequest(
+        "x = 1", "call", cases, QUICK, "f", setup="import math", stop_early=True
+    )
     data = request.to_json()
     assert RunRequest.known_good(data) == RunRequest.from_json(data) == request

@@ -30,7 +30,10 @@ async def test_http_and_local_give_equal_results(
     requests = [
         RunRequest("print(input())", cases=(Case("a"), Case("ü\0"))),
         RunRequest(
-            "def f(x): return {(x, 1.5): {x}}", "call", (Case(arguments=(3,)),), entry_point="f"
+            "def f(x): return {(x, 1.5): {x}}",
+            "call",
+            (Case(arguments=(3,)),),
+            entry_point="f",
         ),
         RunRequest(
             "def f(x): return x", "script", entry_point="f", script="assert f((1,)) == (1,)"
@@ -49,7 +52,9 @@ async def test_http_and_local_give_equal_results(
             assert [replace(case, seconds=0, cpu_seconds=0) for case in far.cases] == blank
 
 
-async def test_bad_requests_are_refused_with_the_field_and_the_rule(server: SandboxServer) -> None:
+async def test_bad_requests_are_refused_with_the_field_and_the_rule(
+    server: SandboxServer,
+) -> None:
     async with serving(server) as (remote, _):
         client = remote.client
         for body, status, text in [
@@ -63,7 +68,11 @@ async def test_bad_requests_are_refused_with_the_field_and_the_rule(server: Sand
             (b'{"source": "", "form": "call"}', 400, "entry_point is missing"),
             (b'{"source": "", "cases": [{"stdin": 1}]}', 400, "stdin"),
             (b'{"source": "", "cases": [{"arguments": 1}]}', 400, "malformed"),
-            (b'{"source": "", "limits": {"wall_seconds": 61}}', 400, "wall_seconds is 61, above"),
+            (
+                b'{"source": "", "limits": {"wall_seconds": 61}}',
+                400,
+                "wall_seconds is 61, above",
+            ),
             (b'{"source": "", "limits": {"processes": -1}}', 400, "processes is -1"),
             (b" " * 10_001, 413, "10000 bytes"),
         ]:
@@ -79,7 +88,9 @@ async def test_a_refusal_reaches_the_client_as_its_error(server: SandboxServer) 
             await client.run(RunRequest("", limits=replace(DEFAULT, wall_seconds=100.0)))
 
 
-async def test_a_full_queue_says_when_to_come_again_and_clients_wait(server: SandboxServer) -> None:
+async def test_a_full_queue_says_when_to_come_again_and_clients_wait(
+    server: SandboxServer,
+) -> None:
     slow = RunRequest("import time; time.sleep(0.2)")
     async with serving(server) as (client, _):
         answers = await asyncio.gather(
@@ -112,9 +123,13 @@ async def test_sessions_work_over_http_and_end_clearly(server: SandboxServer) ->
         assert (await (await client.session()).run("1")).stdout == "1\n"
 
 
-async def test_stopping_the_server_lets_running_requests_finish(server: SandboxServer) -> None:
+async def test_stopping_the_server_lets_running_requests_finish(
+    server: SandboxServer,
+) -> None:
     async with serving(server) as (client, running):
-        slow = asyncio.create_task(client.run(RunRequest("import time; time.sleep(1); print(7)")))
+        slow = asyncio.create_task(
+            client.run(RunRequest("import time; time.sleep(1); print(7)"))
+        )
         await asyncio.sleep(0.5)
         running.should_exit = True
         assert (await slow).cases[0].stdout == "7\n"
@@ -145,7 +160,10 @@ async def test_limits_that_a_request_does_not_name_fit_the_server(
     if layers["namespaces"]:
         pytest.skip(f"user namespaces are absent here: {layers['namespaces']}")
     maximum = limits_from(["wall_seconds=5", "memory_bytes=100000000"])
-    async with serving(SandboxServer(LocalSandbox(workers=1, maximum=maximum))) as (remote, _):
+    async with serving(SandboxServer(LocalSandbox(workers=1, maximum=maximum))) as (
+        remote,
+        _,
+    ):
         for body in ({"source": "x = bytearray(2 ** 28)"}, {"source": "1", "limits": {}}):
             answer = await remote.client.post("/run", json=body)
             assert answer.json()["status"] == ("memory" if "limits" not in body else "ok")
@@ -163,7 +181,10 @@ async def test_limits_that_a_request_does_not_name_fit_the_server(
         ({"maximum": ["processes=many"]}, "limit processes is 'many': it must be a number"),
         ({"maximum": ["processes=0"]}, "limits.processes is 0"),
         ({"limit": ["processes=99"]}, "limits.processes is 99, above the maximum 16"),
-        ({"packages": ["no_such_package"]}, "'no_such_package', which is not installed here"),
+        (
+            {"packages": ["no_such_package"]},
+            "'no_such_package', which is not installed here",
+        ),
         ({"level": "none"}, "full, no-landlock"),
         ({"packages": ["/nowhere"]}, "packages is '/nowhere'"),
     ],
@@ -184,7 +205,16 @@ def test_the_command_serves_and_ends_what_it_has_begun(layers: dict[str, str]) -
         pytest.skip(f"user namespaces are absent here: {layers['namespaces']}")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    words = ["sandbox", "serve", "--port", str(port), "--workers", "1", "--maximum", "processes=1"]
+    words = [
+        "sandbox",
+        "serve",
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+        "--maximum",
+        "processes=1",
+    ]
     command = [sys.executable, "-m", "openqwq.cli", *words]
 
     async def use(process: subprocess.Popen[str]) -> str:

@@ -72,7 +72,10 @@ async def test_a_task_has_limits_of_its_own(sandbox: LocalSandbox) -> None:
     assert (await verifier.score(task, GREEDY)).status == "correct"
     assert "MemoryError" in (await verifier.score(small, GREEDY)).detail
     refused = await verifier.score(wrong, GREEDY)
-    assert (refused.status, "'seconds': it must be one of wall_seconds" in refused.detail) == (
+    assert (
+        refused.status,
+        "'seconds': it must be one of wall_seconds" in refused.detail,
+    ) == (
         "error",
         True,
     )
@@ -82,13 +85,20 @@ async def test_numpy_is_allowed_by_name_and_draws_the_same_numbers(isolated: Non
     cases = Case("10"), Case("100")
     async with LocalSandbox(workers=1, packages=["numpy"]) as sandbox:
         request = RunRequest(NUMPY, cases=cases, packages=("numpy",))
-        assert [case.stdout for case in (await sandbox.run(request)).cases] == ["45\n", "4950\n"]
+        assert [case.stdout for case in (await sandbox.run(request)).cases] == [
+            "45\n",
+            "4950\n",
+        ]
         draw = RunRequest("import numpy; print(numpy.random.rand())")
         assert await outputs(sandbox, draw) == await outputs(sandbox, draw)
         # nothing else of the directory that numpy is installed in
-        seen = RunRequest("import os; print(*sorted(os.listdir('/packages'))); import torch")
+        seen = RunRequest(
+            "import os; print(*sorted(os.listdir('/packages'))); import torch"
+        )
         case = (await sandbox.run(seen)).cases[0]
-        assert {name.split("-")[0].split(".")[0] for name in case.stdout.split()} == {"numpy"}
+        assert {name.split("-")[0].split(".")[0] for name in case.stdout.split()} == {
+            "numpy"
+        }
         assert "No module named 'torch'" in case.error
         products = "import numpy as np\na = np.ones((300, 300))\nprint((a @ a).sum())"
         assert await outputs(sandbox, RunRequest(products)) == ["27000000.0\n"]
@@ -101,7 +111,9 @@ async def outputs(sandbox: LocalSandbox, request: RunRequest) -> list[str]:
 async def test_a_package_that_the_sandbox_lacks_is_an_error_and_never_a_wrong_answer(
     sandbox: LocalSandbox,
 ) -> None:
-    with pytest.raises(OpenQwQError, match="'numpy', and this sandbox has none: start it with"):
+    with pytest.raises(
+        OpenQwQError, match="'numpy', and this sandbox has none: start it with"
+    ):
         await sandbox.run(RunRequest("import numpy", packages=("numpy",)))
     tests = CodeTests("stdin", (TestCase("10", "45"),), packages=("numpy",))
     task = Task("one", "code", (), "code", tests=tests)
@@ -125,7 +137,9 @@ async def test_the_http_api_takes_limits_and_packages(isolated: None) -> None:
         for body, status in bodies:
             answer = await remote.client.post("/run", json=body)
             assert answer.json()["status"] == status, answer.text
-        answer = await remote.client.post("/run", json={"source": "", "packages": ["scipy"]})
+        answer = await remote.client.post(
+            "/run", json={"source": "", "packages": ["scipy"]}
+        )
         assert answer.status_code == 400
         assert "'scipy', and this sandbox has numpy" in answer.json()["error"]
         assert (await remote.run(RunRequest(GREEDY))).status == "memory"
@@ -136,7 +150,9 @@ def test_a_package_is_found_by_either_name_with_what_it_requires() -> None:
     entries = find_packages(["jsonschema"])
     assert {"jsonschema", "referencing", "attr"} <= set(entries)
     assert modules(["pyyaml"]) == modules(["yaml"]) == ["yaml"]
-    with pytest.raises(OpenQwQError, match="'no_such_package', which is not installed here"):
+    with pytest.raises(
+        OpenQwQError, match="'no_such_package', which is not installed here"
+    ):
         find_packages(["no_such_package"])
 
 
@@ -146,7 +162,9 @@ def test_a_package_without_a_list_of_its_files_is_found_by_its_names(
     (tmp_path / "systems.py").write_text("")
     information = tmp_path / "systems-1.egg-info"
     information.mkdir()
-    (information / "PKG-INFO").write_text("Metadata-Version: 2.1\nName: systems\nVersion: 1\n")
+    (information / "PKG-INFO").write_text(
+        "Metadata-Version: 2.1\nName: systems\nVersion: 1\n"
+    )
     (information / "top_level.txt").write_text("systems\n")
     monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
     assert find_packages(["systems"]) == {"systems.py": str(tmp_path / "systems.py")}
@@ -158,13 +176,17 @@ async def test_a_package_that_cannot_be_imported_stops_the_start_by_name(
     (tmp_path / "broken.py").write_text("raise RuntimeError('needs a licence')")
     information = tmp_path / "broken-1.dist-info"
     information.mkdir()
-    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1\n")
+    (information / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: broken\nVersion: 1\n"
+    )
     (information / "RECORD").write_text("broken.py,,\n")
     monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
     with pytest.raises(OpenQwQError, match="broken: RuntimeError: needs a licence"):
         await LocalSandbox(workers=1, packages=["broken"]).start()
     (tmp_path / "broken.py").write_text("import os; os.abort()")
-    with pytest.raises(OpenQwQError, match=r"cannot start: a sandbox worker died.*broken may have"):
+    with pytest.raises(
+        OpenQwQError, match=r"cannot start: a sandbox worker died.*broken may have"
+    ):
         await LocalSandbox(workers=1, packages=["broken"]).start()
 
 

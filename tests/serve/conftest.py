@@ -72,7 +72,9 @@ class Running:
         """Fails unless every place is free soon."""
         end = time.monotonic() + seconds
         while self.server.running.admitted or self.server.running.steering:
-            assert time.monotonic() < end, f"{self.server.running.admitted} places are not freed"
+            assert time.monotonic() < end, (
+                f"{self.server.running.admitted} places are not freed"
+            )
             time.sleep(0.01)
 
 
@@ -107,7 +109,9 @@ def tiny(tokenizer: Tokenizer) -> Iterator[Running]:
 
 @pytest.fixture(scope="session", params=["torch", "llamacpp"])
 def either_server(
-    request: pytest.FixtureRequest, tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    tokenizer: Tokenizer,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Running]:
     """The random model on our own engine, and the same weights on llama.cpp."""
     if request.param == "torch":

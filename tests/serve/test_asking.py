@@ -105,7 +105,9 @@ def test_a_temperature_next_to_nothing_is_greedy(scripted: Build, given: float) 
 
 def test_penalties_and_a_bias_reach_the_engine(scripted: Build) -> None:
     body = {"presence_penalty": 0.5, "frequency_penalty": -0.5, "repetition_penalty": 1.1}
-    ask = ask_chat(scripted(), {"messages": [USER], **body, "logit_bias": {"5": -100, "6": 1}})
+    ask = ask_chat(
+        scripted(), {"messages": [USER], **body, "logit_bias": {"5": -100, "6": 1}}
+    )
     for name, value in body.items():
         assert getattr(ask.params, name) == value
     assert ask.params.logit_bias == ((5, -100), (6, 1))
@@ -121,7 +123,10 @@ def test_penalties_and_a_bias_reach_the_engine(scripted: Build) -> None:
         ({"tool_choice": "required"}, "no tools"),
         ({"tools": [ADD], "tool_choice": {"function": {"name": "zzz"}}}, "names 'zzz'"),
         ({"max_tokens": 8, "thinking_budget": 2}, "needs more than 8"),
-        ({"ignore_eos": True, "response_format": {"type": "json_object"}}, "ends by itself"),
+        (
+            {"ignore_eos": True, "response_format": {"type": "json_object"}},
+            "ends by itself",
+        ),
     ],
 )
 def test_parameters_that_do_not_fit_together_are_refused(
@@ -145,7 +150,11 @@ def test_tool_choice_decides_what_is_shown_and_what_is_forced(scripted: Build) -
     assert asked("auto") == (True, None, {"add", "sub"})
     shown, grammar, _ = asked("required")
     assert (
-        shown and grammar and '\\"add\\"' in grammar and '\\"sub\\"' in grammar and ")*" in grammar
+        shown
+        and grammar
+        and '\\"add\\"' in grammar
+        and '\\"sub\\"' in grammar
+        and ")*" in grammar
     )
     shown, grammar, names = asked({"function": {"name": "sub"}})
     assert shown and grammar and '\\"add\\"' not in grammar and ")*" not in grammar
@@ -165,7 +174,10 @@ def test_a_tool_named_like_a_choice_can_be_forced(scripted: Build, name: str) ->
 
 def test_a_strict_tool_checks_its_arguments_and_fetches_nothing(scripted: Build) -> None:
     schema = {"type": "object", "required": ["a"]}
-    strict = {"type": "function", "function": {"name": "f", "parameters": schema, "strict": True}}
+    strict = {
+        "type": "function",
+        "function": {"name": "f", "parameters": schema, "strict": True},
+    }
     (tool,) = ask_chat(scripted(), {"messages": [USER], "tools": [strict]}).tools.values()
     check = tool.check
     assert check.is_valid({"a": 1}) and not check.is_valid({})
@@ -178,7 +190,10 @@ def test_tool_results_are_put_in_the_order_of_their_calls() -> None:
     turns = messages(
         [
             USER,
-            {"role": "assistant", "tool_calls": [call("add", "1", '{"a": 2}'), call("sub", "2")]},
+            {
+                "role": "assistant",
+                "tool_calls": [call("add", "1", '{"a": 2}'), call("sub", "2")],
+            },
             {"role": "tool", "tool_call_id": "2", "content": "second"},
             {"role": "tool", "tool_call_id": "1", "content": "first"},
         ]
@@ -192,18 +207,28 @@ def test_tool_results_are_put_in_the_order_of_their_calls() -> None:
     [
         ([{"role": "tool", "tool_call_id": "x", "content": ""}], "no unanswered call"),
         ([{"role": "assistant", "tool_calls": [call("a", "1")]}], "missing"),
-        ([{"role": "assistant", "tool_calls": [call("a", "1")]}, USER], "before the results"),
+        (
+            [{"role": "assistant", "tool_calls": [call("a", "1")]}, USER],
+            "before the results",
+        ),
         ([{"role": "assistant", "tool_calls": [call("a", "1", "[1]")]}], "no JSON object"),
-        ([{"role": "assistant", "tool_calls": [call("a", "1"), call("a", "1")]}], "share an id"),
+        (
+            [{"role": "assistant", "tool_calls": [call("a", "1"), call("a", "1")]}],
+            "share an id",
+        ),
     ],
 )
-def test_calls_and_results_that_do_not_match_are_refused(turns: list[Any], text: str) -> None:
+def test_calls_and_results_that_do_not_match_are_refused(
+    turns: list[Any], text: str
+) -> None:
     with pytest.raises(ApiError, match=text):
         messages([USER, *turns])
 
 
 @pytest.mark.parametrize("field", ["reasoning", "reasoning_content"])
-def test_history_may_hold_thinking_which_the_template_drops(scripted: Build, field: str) -> None:
+def test_history_may_hold_thinking_which_the_template_drops(
+    scripted: Build, field: str
+) -> None:
     model = scripted()
     past = {"role": "assistant", "content": "yes", field: "secret thought"}
     (turn,) = messages([past])
@@ -220,7 +245,10 @@ def test_parts_are_joined_and_developers_are_system() -> None:
 
 
 def test_a_schema_that_cannot_be_enforced_is_refused(scripted: Build) -> None:
-    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "nonsense"}}}
+    form = {
+        "type": "json_schema",
+        "json_schema": {"name": "x", "schema": {"type": "nonsense"}},
+    }
     with pytest.raises(Exception, match="not usable"):
         ask_chat(scripted(), {"messages": [USER], "response_format": form})
     assert json.dumps(form)

@@ -105,16 +105,22 @@ def broken() -> OpenedModel:
     raise OpenQwQError("no such file")
 
 
-async def test_an_adapter_is_its_model_under_a_name_of_its_own(scripted: Build, serve: Any) -> None:
+async def test_an_adapter_is_its_model_under_a_name_of_its_own(
+    scripted: Build, serve: Any
+) -> None:
     model = replace(scripted("</think>\n\nyes"), adapters=("maths",))
-    catalogue = Catalogue([Entry("base", lambda: model, adapters=("maths",))], {"gpt": "maths"})
+    catalogue = Catalogue(
+        [Entry("base", lambda: model, adapters=("maths",))], {"gpt": "maths"}
+    )
     with serve(catalogue) as server:
         server = replace(server, model=model)
         for name, adapter in (("base", ""), ("maths", "maths"), ("gpt", "maths")):
             body = {"model": name, "messages": [{"role": "user", "content": "hi"}]}
             answer = await asyncio.to_thread(httpx.post, server.url + CHAT, json=body)
             _, params = model.generate.asked[-1]  # type: ignore[attr-defined]
-            assert params.adapter == adapter and answer.json()["model"] == (adapter or "base")
+            assert params.adapter == adapter and answer.json()["model"] == (
+                adapter or "base"
+            )
         listed = await asyncio.to_thread(httpx.get, f"{server.url}/v1/models")
     names = [(each["id"], each["parent"]) for each in listed.json()["data"]]
     assert names == [("base", None), ("maths", "base")]
@@ -150,7 +156,9 @@ def test_requests_choose_their_model_and_free_it(shelf: Shelf, serve: Any) -> No
         for name, own in (("a", "a"), ("small", "b"), ("c", "c")):
             for stream in (False, True):
                 body = {"model": name, "messages": [{"role": "user", "content": "who?"}]}
-                answer = httpx.post(server.url + CHAT, json={**body, "stream": stream}, timeout=60)
+                answer = httpx.post(
+                    server.url + CHAT, json={**body, "stream": stream}, timeout=60
+                )
                 assert f"I am {own}" in answer.text.replace('"}', "") or stream
                 assert f'"model": "{own}"' in answer.text
         listed = httpx.get(f"{server.url}/v1/models").json()["data"]

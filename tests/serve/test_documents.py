@@ -53,16 +53,27 @@ def test_an_embedding_is_the_mean_of_the_last_states(tiny: object, saved: Path) 
     model = checkpoint.load(saved)
     ids = tiny.model.tokenizer.encode("the fox")  # type: ignore[attr-defined]
     with torch.inference_mode():
-        hidden = model(torch.tensor(ids), positions([len(ids)]), RaggedAttention([len(ids)]))
+        hidden = model(
+            torch.tensor(ids), positions([len(ids)]), RaggedAttention([len(ids)])
+        )
     mean = hidden.mean(0)
     first, second = (entry["embedding"] for entry in answer["data"])
-    assert first == pytest.approx((mean / mean.norm()).tolist(), abs=1e-4) and first != second
+    assert (
+        first == pytest.approx((mean / mean.norm()).tolist(), abs=1e-4) and first != second
+    )
     assert answer["usage"]["prompt_tokens"] > len(ids)
-    assert isinstance(embed(tiny, encoding_format="base64").json()["data"][0]["embedding"], str)
+    assert isinstance(
+        embed(tiny, encoding_format="base64").json()["data"][0]["embedding"], str
+    )
     assert embed(tiny, input="").status_code == 400
 
 
-def test_an_engine_without_states_has_no_embeddings(scripted: object, serve: object) -> None:
+def test_an_engine_without_states_has_no_embeddings(
+    scripted: object, serve: object
+) -> None:
     with serve(scripted("x")) as server:  # type: ignore[operator]
         refused = embed(server, model="scripted")
-    assert refused.status_code == 404 and "no embeddings here" in refused.json()["error"]["message"]
+    assert (
+        refused.status_code == 404
+        and "no embeddings here" in refused.json()["error"]["message"]
+    )

@@ -40,7 +40,9 @@ def test_the_likelihood_of_a_continuation_is_the_models_own(tiny: Any, saved: An
 
     model = checkpoint.load(saved)
     with torch.inference_mode():
-        hidden = model(torch.tensor(ids), positions([len(ids)]), RaggedAttention([len(ids)]))
+        hidden = model(
+            torch.tensor(ids), positions([len(ids)]), RaggedAttention([len(ids)])
+        )
         own = model.logits(hidden).log_softmax(-1)
     wanted = sum(float(own[place - 1, ids[place]]) for place in range(4, len(ids)))
     got, greedy = log_likelihood(choice, 4)
@@ -50,7 +52,8 @@ def test_the_likelihood_of_a_continuation_is_the_models_own(tiny: Any, saved: An
 
 def test_many_prompts_are_scored_in_one_request(tiny: Any) -> None:
     prompts = [
-        tiny.model.tokenizer.encode(text) for text in ("the fox", "lazy dog", "the lazy fox")
+        tiny.model.tokenizer.encode(text)
+        for text in ("the fox", "lazy dog", "the lazy fox")
     ]
     many = complete(tiny, prompt=prompts, echo=True, logprobs=1)["choices"]
     for prompt, choice in zip(prompts, many, strict=True):
@@ -76,12 +79,18 @@ def test_an_echo_without_log_probs_is_the_prompt_and_its_continuation(tiny: Any)
 def test_a_streamed_echo_is_the_whole_one(tiny: Any) -> None:
     body = {"model": "tiny", "prompt": "the fox", "echo": True, "logprobs": 1, "seed": 3}
     whole = httpx.post(tiny.url + PATH, json=body, timeout=60).json()["choices"][0]
-    lines = httpx.post(tiny.url + PATH, json={**body, "stream": True}, timeout=60).text.splitlines()
-    chunks = [httpx.Response(200, content=line[6:]).json() for line in lines if line[6:7] == "{"]
+    lines = httpx.post(
+        tiny.url + PATH, json={**body, "stream": True}, timeout=60
+    ).text.splitlines()
+    chunks = [
+        httpx.Response(200, content=line[6:]).json() for line in lines if line[6:7] == "{"
+    ]
     text = "".join(chunk["choices"][0]["text"] for chunk in chunks)
     values: list[Any] = []
     for chunk in chunks:
-        values += (chunk["choices"][0]["logprobs"] or {"token_logprobs": []})["token_logprobs"]
+        values += (chunk["choices"][0]["logprobs"] or {"token_logprobs": []})[
+            "token_logprobs"
+        ]
     assert text == whole["text"] and values == whole["logprobs"]["token_logprobs"]
 
 

@@ -23,13 +23,31 @@ BAD = {"content": "5"}
 
 
 def rating(name: str, value: int, answer: dict[str, str] = GOOD) -> dict[str, Any]:
-    return {"kind": "rating", "id": name, "messages": ASKED, "answer": answer, "rating": value}
+    return {
+        "kind": "rating",
+        "id": name,
+        "messages": ASKED,
+        "answer": answer,
+        "rating": value,
+    }
 
 
 def test_opinions_become_demonstrations_preferences_and_prompts() -> None:
-    edit = {"kind": "edit", "id": "e", "messages": ASKED, "answer": BAD, "edited": {"content": "6"}}
+    edit = {
+        "kind": "edit",
+        "id": "e",
+        "messages": ASKED,
+        "answer": BAD,
+        "edited": {"content": "6"},
+    }
     other = [{"role": "user", "content": "3?"}]
-    choice = {"kind": "preference", "id": "p", "messages": other, "chosen": GOOD, "rejected": BAD}
+    choice = {
+        "kind": "preference",
+        "id": "p",
+        "messages": other,
+        "chosen": GOOD,
+        "rejected": BAD,
+    }
     rows = training_rows([rating("a", 1), rating("b", -1, BAD), edit, choice])
     said = {"role": "assistant", "content": "4", "reasoning_content": "two and two"}
     five = {"role": "assistant", "content": "5"}
@@ -64,10 +82,15 @@ def test_ratings_go_through_the_server_into_training_rows(
 ) -> None:
     path = tmp_path / "ratings.db"
     options = ServerOptions(feedback=path)
-    with serve(scripted("yes"), options) as server, httpx.Client(base_url=server.url) as client:
+    with (
+        serve(scripted("yes"), options) as server,
+        httpx.Client(base_url=server.url) as client,
+    ):
         assert client.get("/v1/models").json()["data"][0]["feedback"] is True
         assert client.post("/v1/feedback", json=rating("a", -1)).status_code == 200
-        assert client.post("/v1/feedback", json=rating("a", 1)).status_code == 200  # changed mind
+        assert (
+            client.post("/v1/feedback", json=rating("a", 1)).status_code == 200
+        )  # changed mind
         assert client.post("/v1/feedback", json=rating("b", -1, BAD)).status_code == 200
         assert client.post("/v1/feedback", json=rating("c", 1)).status_code == 200
         assert client.delete("/v1/feedback/c").status_code == 200
@@ -92,7 +115,10 @@ def test_a_locked_file_is_named_and_the_rating_comes_again(
     monkeypatch.setattr(feedback, "LOCK_SECONDS", 0.1)
     path = tmp_path / "ratings.db"
     options = ServerOptions(feedback=path)
-    with serve(scripted("yes"), options) as server, httpx.Client(base_url=server.url) as client:
+    with (
+        serve(scripted("yes"), options) as server,
+        httpx.Client(base_url=server.url) as client,
+    ):
         other = sqlite3.connect(path)
         other.execute("BEGIN EXCLUSIVE")
         answer = client.post("/v1/feedback", json=rating("a", 1))
@@ -119,7 +145,10 @@ def test_a_full_disk_is_said_in_words(
     scripted: Callable[..., OpenedModel], serve: Any, tmp_path: Path
 ) -> None:
     options = ServerOptions(feedback=tmp_path / "ratings.db")
-    with serve(scripted("yes"), options) as server, httpx.Client(base_url=server.url) as client:
+    with (
+        serve(scripted("yes"), options) as server,
+        httpx.Client(base_url=server.url) as client,
+    ):
         rows = server.server.service.feedback._rows
         rows.execute("PRAGMA max_page_count = 3")
         long = {"content": "x" * 100_000}
@@ -131,10 +160,15 @@ def test_a_tool_of_the_server_is_run_by_itself(
     scripted: Callable[..., OpenedModel], serve: Any
 ) -> None:
     options = ServerOptions(tools=ServerTools.opened(["calculator"], []))
-    with serve(scripted("yes"), options) as server, httpx.Client(base_url=server.url) as client:
+    with (
+        serve(scripted("yes"), options) as server,
+        httpx.Client(base_url=server.url) as client,
+    ):
         (tool,) = client.get("/v1/tools").json()["data"]
         assert tool["function"]["name"] == "calculator"
-        good = client.post("/v1/tools/calculator", json={"arguments": {"expression": "6*7"}})
+        good = client.post(
+            "/v1/tools/calculator", json={"arguments": {"expression": "6*7"}}
+        )
         assert (good.json()["result"], good.json()["error"]) == ("42", False)
         bad = client.post("/v1/tools/calculator", json={"arguments": {}}).json()
         assert bad["error"] and "expression" in bad["result"]

@@ -36,7 +36,12 @@ def test_every_route_but_health_needs_the_key(locked: Any) -> None:
         for path, methods in document()["paths"].items()
         for method in methods
     ]
-    for method, path in [*routes, ("get", "/"), ("get", "/openapi.json"), ("get", "/nowhere")]:
+    for method, path in [
+        *routes,
+        ("get", "/"),
+        ("get", "/openapi.json"),
+        ("get", "/nowhere"),
+    ]:
         for headers in (
             {},
             bearer("wrong"),
@@ -85,7 +90,9 @@ def test_pages_of_other_origins_are_refused_and_friends_get_cors(locked: Any) ->
     own = f"http://127.0.0.1:{locked.port}"
     strangers = ("https://evil.example", "null", "http://[")
     for origin, status in ((own, 200), (FRIEND, 200), *((name, 403) for name in strangers)):
-        answer = httpx.get(locked.url + "/v1/models", headers={**bearer(KEY), "origin": origin})
+        answer = httpx.get(
+            locked.url + "/v1/models", headers={**bearer(KEY), "origin": origin}
+        )
         assert answer.status_code == status
         allowed = answer.headers.get("access-control-allow-origin")
         assert allowed == (FRIEND if origin == FRIEND else None)
@@ -103,9 +110,16 @@ PREFLIGHT = {"origin": FRIEND, "access-control-request-method": "POST"}
 
 @pytest.mark.parametrize(
     ("left_out", "status"),
-    [((), 204), (("origin",), 401), (("access-control-request-method",), 401), (PREFLIGHT, 401)],
+    [
+        ((), 204),
+        (("origin",), 401),
+        (("access-control-request-method",), 401),
+        (PREFLIGHT, 401),
+    ],
 )
-def test_only_a_friends_preflight_needs_no_key(locked: Any, left_out: Any, status: int) -> None:
+def test_only_a_friends_preflight_needs_no_key(
+    locked: Any, left_out: Any, status: int
+) -> None:
     headers = {name: value for name, value in PREFLIGHT.items() if name not in left_out}
     answer = httpx.options(locked.url + "/v1/chat/completions", headers=headers)
     assert answer.status_code == status and not answer.content.startswith(b'{"object"')
@@ -149,7 +163,9 @@ def test_an_empty_key_is_no_key() -> None:
         Access("")
 
 
-async def test_page_files_have_a_strict_policy_and_nothing_else_is_served(tmp_path: Path) -> None:
+async def test_page_files_have_a_strict_policy_and_nothing_else_is_served(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "index.html").write_text("<p>hello")
     (tmp_path / "app.js").write_text("1")
     routes = page_routes(("https://api.example.org",), tmp_path)

@@ -15,18 +15,29 @@ CHAT, RESPONSES = "/v1/chat/completions", "/v1/responses"
 USER = {"role": "user", "content": "hi"}
 CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
 RESULT = {"role": "tool", "tool_call_id": "c1", "content": "sunny"}
-NOTHING_CALLED = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+NOTHING_CALLED = {
+    "type": "function",
+    "function": {"name": "f", "parameters": {"type": "object"}},
+}
 
 # Bodies that well-known clients send, in our own words; each must be answered.
 HISTORIES: dict[str, list[Any]] = {
     "litellm's provider fields": [
         USER,
-        {"role": "assistant", "content": "", "tool_calls": [CALL], "provider_specific_fields": {}},
+        {
+            "role": "assistant",
+            "content": "",
+            "tool_calls": [CALL],
+            "provider_specific_fields": {},
+        },
         RESULT,
     ],
     "annotations of a part": [
         USER,
-        {"role": "assistant", "content": [{"type": "text", "text": "x", "annotations": []}]},
+        {
+            "role": "assistant",
+            "content": [{"type": "text", "text": "x", "annotations": []}],
+        },
         USER,
     ],
     "autogen's names": [{**USER, "name": "user"}],
@@ -42,16 +53,27 @@ HISTORIES: dict[str, list[Any]] = {
     "a parsed answer": [USER, {"role": "assistant", "content": "{}", "parsed": {}}, USER],
     "a cache mark": [{**USER, "cache_control": {"type": "ephemeral"}}],
     "a cache mark of a part": [
-        {"role": "user", "content": [{"type": "text", "text": "x", "cache_control": {"a": 1}}]}
+        {
+            "role": "user",
+            "content": [{"type": "text", "text": "x", "cache_control": {"a": 1}}],
+        }
     ],
     "our own tool steps": [
         USER,
         {"role": "assistant", "content": "x", "tool_steps": [{"id": "s"}]},
         USER,
     ],
-    "a phase and a name": [USER, {"role": "assistant", "content": "x", "phase": "final"}, USER],
+    "a phase and a name": [
+        USER,
+        {"role": "assistant", "content": "x", "phase": "final"},
+        USER,
+    ],
     "a refusal": [USER, {"role": "assistant", "content": None, "refusal": "no"}, USER],
-    "empty parts": [USER, {"role": "assistant", "content": [], "tool_calls": [CALL]}, RESULT],
+    "empty parts": [
+        USER,
+        {"role": "assistant", "content": [], "tool_calls": [CALL]},
+        RESULT,
+    ],
     "nulls in a call": [
         {**USER, "name": None},
         {
@@ -72,7 +94,9 @@ HISTORIES: dict[str, list[Any]] = {
         USER,
         {
             "role": "assistant",
-            "tool_calls": [{**CALL, "function": {"name": "f", "arguments": '"{\\"x\\": 1}"'}}],
+            "tool_calls": [
+                {**CALL, "function": {"name": "f", "arguments": '"{\\"x\\": 1}"'}}
+            ],
         },
         {**RESULT, "content": [{"type": "text", "text": "x", "id": None}]},
     ],
@@ -87,7 +111,10 @@ HISTORIES: dict[str, list[Any]] = {
         },
         USER,
     ],
-    "annotations of a message": [USER, {"role": "assistant", "content": "x", "annotations": [1]}],
+    "annotations of a message": [
+        USER,
+        {"role": "assistant", "content": "x", "annotations": [1]},
+    ],
 }
 CHAT_EXTRAS: list[dict[str, Any]] = [
     {"metadata": {"a": "b"}},
@@ -103,7 +130,10 @@ CHAT_EXTRAS: list[dict[str, Any]] = [
     {"service_tier": "flex"},
     {"tool_choice": "auto", "parallel_tool_calls": True},
     {"an_unknown_null": None},
-    {"stream": True, "stream_options": {"include_usage": True, "include_obfuscation": False}},
+    {
+        "stream": True,
+        "stream_options": {"include_usage": True, "include_obfuscation": False},
+    },
     {"reasoning": {"effort": "low", "exclude": True}},
     {"thinking": {"type": "enabled", "budget_tokens": 100}},
     {"include_reasoning": False},
@@ -155,7 +185,9 @@ def test_unknown_fields_inside_a_history_are_ignored(server: Any, name: str) -> 
 
 
 @pytest.mark.parametrize("more", CHAT_EXTRAS, ids=json.dumps)
-def test_what_changes_nothing_or_is_spelled_otherwise_is_accepted(server: Any, more: Any) -> None:
+def test_what_changes_nothing_or_is_spelled_otherwise_is_accepted(
+    server: Any, more: Any
+) -> None:
     answer = send(server, CHAT, **more)
     assert answer.status_code == 200 and "error" not in answer.text, answer.text
 
@@ -171,7 +203,9 @@ def test_what_asks_for_something_unknown_is_refused(
     server: Any, path: str, more: Any, param: str
 ) -> None:
     answer = send(server, path, **more)
-    assert answer.status_code == 400 and answer.json()["error"]["param"] == param, answer.text
+    assert answer.status_code == 400 and answer.json()["error"]["param"] == param, (
+        answer.text
+    )
 
 
 def test_items_may_hold_what_other_servers_put_into_them(server: Any) -> None:
@@ -190,11 +224,15 @@ def test_items_may_hold_what_other_servers_put_into_them(server: Any) -> None:
     assert answer.status_code == 200, answer.text
 
 
-def test_every_shared_case_is_answered_as_it_should_be(server: Any, shared_data: Path) -> None:
+def test_every_shared_case_is_answered_as_it_should_be(
+    server: Any, shared_data: Path
+) -> None:
     for file in sorted((shared_data.parent / "cases" / "api").glob("*.json")):
         case = json.loads(file.read_text())
         answer = httpx.post(
-            server.url + case["path"], json={**case["body"], "model": "scripted"}, timeout=60
+            server.url + case["path"],
+            json={**case["body"], "model": "scripted"},
+            timeout=60,
         )
         expected = 404 if "item_reference" in file.name else 200
         assert answer.status_code == expected, (file.name, answer.text)

@@ -29,7 +29,10 @@ TOOL = {
 
 
 def fits(value: Any, schema: str) -> bool:
-    root = {"$ref": f"#/components/schemas/{schema}", "components": document()["components"]}
+    root = {
+        "$ref": f"#/components/schemas/{schema}",
+        "components": document()["components"],
+    }
     jsonschema_rs.validate(root, value)
     return True
 
@@ -93,16 +96,23 @@ def test_a_result_goes_back_and_is_answered(scripted: Build, serve: Any) -> None
         first = post(server, tools=[TOOL], thinking={"type": "adaptive"}).json()
         use = first["content"][-1]
         result = {"type": "tool_result", "tool_use_id": use["id"], "is_error": True}
-        result |= {"content": [{"type": "text", "text": "no station"}], "cache_control": {"a": 1}}
+        result |= {
+            "content": [{"type": "text", "text": "no station"}],
+            "cache_control": {"a": 1},
+        }
         said = {"role": "user", "content": [result, {"type": "text", "text": "well?"}]}
         history = [USER, {"role": "assistant", "content": first["content"]}, said]
-        system = [{"type": "text", "text": "Be brief", "cache_control": {"type": "ephemeral"}}]
+        system = [
+            {"type": "text", "text": "Be brief", "cache_control": {"type": "ephemeral"}}
+        ]
         last = post(server, messages=history, tools=[TOOL], system=system).json()
         shown = prompt(server)
     assert last["content"] == [{"type": "text", "text": "Rain."}]
     assert last["stop_reason"] == "end_turn"
     order = ["Be brief", "weather in Oslo?", '"city": "Oslo"', "error: no station", "well?"]
-    assert [shown.index(text) for text in order] == sorted(shown.index(text) for text in order)
+    assert [shown.index(text) for text in order] == sorted(
+        shown.index(text) for text in order
+    )
 
 
 def test_a_stop_sequence_is_named(scripted: Build, serve: Any) -> None:
@@ -135,7 +145,9 @@ def test_thinking_always_leaves_room_for_an_answer(
 
 
 @pytest.mark.parametrize("thinking", [{"type": "adaptive"}, None])
-def test_the_folded_stream_is_the_whole_message(scripted: Build, serve: Any, thinking: Any) -> None:
+def test_the_folded_stream_is_the_whole_message(
+    scripted: Build, serve: Any, thinking: Any
+) -> None:
     with serve(scripted(f"I ask</think>\n\nLook:\n{CALL}\n{CALL}")) as server:
         more = {"tools": [TOOL], "thinking": thinking}
         whole = post(server, **more).json()
@@ -145,7 +157,9 @@ def test_the_folded_stream_is_the_whole_message(scripted: Build, serve: Any, thi
     assert names == [event["type"] for event in stream] and "[DONE]" not in answer.text
     assert names[0] == "message_start" and names[-1] == "message_stop"
     assert names.count("content_block_start") == names.count("content_block_stop")
-    same = [json.dumps(each).replace(each["id"][4:], "") for each in (whole, folded(stream))]
+    same = [
+        json.dumps(each).replace(each["id"][4:], "") for each in (whole, folded(stream))
+    ]
     assert json.loads(same[0]) == json.loads(same[1])
 
 
@@ -155,11 +169,15 @@ TEXT = st.builds(
     st.text(min_size=1, max_size=4),
 )
 CALLED = st.builds(
-    lambda name, index: call_pieces({"name": name, "arguments": {"a": 1}}, '{"a":1}', index),
+    lambda name, index: call_pieces(
+        {"name": name, "arguments": {"a": 1}}, '{"a":1}', index
+    ),
     st.sampled_from("fg"),
     st.integers(0, 3),
 )
-PIECES = st.lists(TEXT | CALLED, max_size=12).map(lambda lists: list(chain.from_iterable(lists)))
+PIECES = st.lists(TEXT | CALLED, max_size=12).map(
+    lambda lists: list(chain.from_iterable(lists))
+)
 
 
 @given(PIECES, st.booleans())
@@ -181,7 +199,10 @@ def test_any_pieces_fold_to_the_whole_message(pieces: list[Piece], shown: bool) 
     ("more", "text"),
     [
         ({"messages": [USER, {"role": "assistant", "content": "The"}]}, "last message"),
-        ({"messages": [{"role": "user", "content": [{"type": "image", "source": {}}]}]}, "type"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image", "source": {}}]}]},
+            "type",
+        ),
         ({"max_tokens": None}, "max_tokens is missing"),
         ({"frobnicate": 1}, "frobnicate"),
         ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "tools"),
@@ -198,19 +219,33 @@ def test_what_cannot_be_done_is_refused_in_anthropics_shape(
         unknown = post(server, model="claude")
     refused = answer.json()
     assert answer.status_code == 400 and text in refused["error"]["message"]
-    assert refused["type"] == "error" and refused["error"]["type"] == "invalid_request_error"
-    assert unknown.status_code == 404 and unknown.json()["error"]["type"] == "not_found_error"
+    assert (
+        refused["type"] == "error" and refused["error"]["type"] == "invalid_request_error"
+    )
+    assert (
+        unknown.status_code == 404 and unknown.json()["error"]["type"] == "not_found_error"
+    )
 
 
 def test_tokens_are_counted_as_they_are_asked(scripted: Build, serve: Any) -> None:
     with serve(scripted("x</think>\n\nyes")) as server:
-        body = {"model": "scripted", "messages": [USER], "system": "Be brief", "tools": [TOOL]}
+        body = {
+            "model": "scripted",
+            "messages": [USER],
+            "system": "Be brief",
+            "tools": [TOOL],
+        }
         count = httpx.post(f"{server.url}{PATH}/count_tokens?beta=true", json=body).json()
         asked = post(server, system="Be brief", tools=[TOOL]).json()
-    assert fits(count, "TokenCount") and count["input_tokens"] == asked["usage"]["input_tokens"]
+    assert (
+        fits(count, "TokenCount")
+        and count["input_tokens"] == asked["usage"]["input_tokens"]
+    )
 
 
-@pytest.mark.parametrize(("choice", "forced"), [("any", True), ("auto", False), ("tool", True)])
+@pytest.mark.parametrize(
+    ("choice", "forced"), [("any", True), ("auto", False), ("tool", True)]
+)
 def test_a_choice_of_tools_is_enforced(
     scripted: Build, serve: Any, choice: str, forced: bool
 ) -> None:

@@ -64,13 +64,22 @@ def test_a_reply_with_its_thinking_and_counts(
     assert (message.content, got.choices[0].finish_reason) == ("It is 4.", "stop")
     assert message.reasoning_content == "let me see"  # type: ignore[attr-defined]
     assert got.usage and got.usage.completion_tokens_details
-    assert 0 < got.usage.completion_tokens_details.reasoning_tokens < got.usage.completion_tokens
+    assert (
+        0
+        < got.usage.completion_tokens_details.reasoning_tokens
+        < got.usage.completion_tokens
+    )
     again = [*ASKED, message.model_dump(), *ASKED]  # what clients send back is accepted
     assert client.chat.completions.create(model="scripted", messages=again).choices
 
 
 def test_a_stream_with_usage_is_the_same_reply(client: openai.OpenAI) -> None:
-    options: dict[str, Any] = {"model": "tiny", "messages": ASKED, "seed": 3, "max_tokens": 60}
+    options: dict[str, Any] = {
+        "model": "tiny",
+        "messages": ASKED,
+        "seed": 3,
+        "max_tokens": 60,
+    }
     options["reasoning_effort"] = "low"
     whole = client.chat.completions.create(**options)
     text, usage = "", None
@@ -87,22 +96,32 @@ def test_the_clients_own_stream_helper_folds_to_the_whole_reply(
     scripted_client: Callable[..., openai.OpenAI],
 ) -> None:
     client = scripted_client(f"hm</think>\n\nLook:\n{CALL}\n{CALL}")
-    tools: list[Any] = [{"type": "function", "function": {**WEATHER["function"], "strict": True}}]  # type: ignore[dict-item]
-    with client.chat.completions.stream(model="scripted", messages=ASKED, tools=tools) as stream:
+    tools: list[Any] = [
+        {"type": "function", "function": {**WEATHER["function"], "strict": True}}
+    ]  # type: ignore[dict-item]
+    with client.chat.completions.stream(
+        model="scripted", messages=ASKED, tools=tools
+    ) as stream:
         message = stream.get_final_completion().choices[0].message
     assert message.content == "Look:" and message.tool_calls
-    assert [c.function.parsed_arguments for c in message.tool_calls] == [{"city": "Oslo"}] * 2
+    assert [c.function.parsed_arguments for c in message.tool_calls] == [
+        {"city": "Oslo"}
+    ] * 2
 
 
 def test_a_tool_is_called_and_its_result_answered(
     scripted_client: Callable[..., openai.OpenAI],
 ) -> None:
     client = scripted_client(f"I ask</think>\n\n{CALL}", "so</think>\n\nRain.")
-    first = client.chat.completions.create(model="scripted", messages=ASKED, tools=[WEATHER])  # type: ignore[list-item]
+    first = client.chat.completions.create(
+        model="scripted", messages=ASKED, tools=[WEATHER]
+    )  # type: ignore[list-item]
     message = first.choices[0].message
     assert first.choices[0].finish_reason == "tool_calls" and message.tool_calls
     (call,) = message.tool_calls
-    assert call.type == "function" and json.loads(call.function.arguments) == {"city": "Oslo"}
+    assert call.type == "function" and json.loads(call.function.arguments) == {
+        "city": "Oslo"
+    }
     result: Any = {"role": "tool", "tool_call_id": call.id, "content": "rain"}
     more: Any = [*ASKED, message, result]
     last = client.chat.completions.create(model="scripted", messages=more, tools=[WEATHER])  # type: ignore[list-item]
@@ -113,7 +132,9 @@ def test_a_tool_is_called_and_its_result_answered(
 def test_a_required_call_follows_its_schema_on_a_random_model(
     client: openai.OpenAI, named: bool
 ) -> None:
-    choice: Any = {"type": "function", "function": {"name": "weather"}} if named else "required"
+    choice: Any = (
+        {"type": "function", "function": {"name": "weather"}} if named else "required"
+    )
     tool: Any = {**WEATHER, "function": {**WEATHER["function"]}}  # type: ignore[dict-item]
     tool["function"].pop("description")
     got = client.chat.completions.create(
@@ -140,13 +161,19 @@ class Verdict(pydantic.BaseModel):
 
 def test_structured_output_parses_on_a_random_model(client: openai.OpenAI) -> None:
     got = client.chat.completions.parse(
-        model="tiny", messages=ASKED, response_format=Verdict, reasoning_effort="low", seed=2
+        model="tiny",
+        messages=ASKED,
+        response_format=Verdict,
+        reasoning_effort="low",
+        seed=2,
     )
     assert isinstance(got.choices[0].message.parsed, Verdict)
     assert got.choices[0].message.reasoning_content  # type: ignore[attr-defined]
 
 
-def test_with_tools_and_a_schema_the_model_calls_or_answers_in_it(client: openai.OpenAI) -> None:
+def test_with_tools_and_a_schema_the_model_calls_or_answers_in_it(
+    client: openai.OpenAI,
+) -> None:
     tool: Any = {**WEATHER, "function": {**WEATHER["function"]}}  # type: ignore[dict-item]
     tool["function"].pop("description")
     form: Any = {"name": "verdict", "schema": Verdict.model_json_schema()}
@@ -174,7 +201,9 @@ def test_with_tools_and_a_schema_the_model_calls_or_answers_in_it(client: openai
 
 
 async def test_many_async_requests_at_once(tiny: Any) -> None:
-    async with openai.AsyncOpenAI(base_url=f"{tiny.url}/v1", api_key="x", max_retries=0) as client:
+    async with openai.AsyncOpenAI(
+        base_url=f"{tiny.url}/v1", api_key="x", max_retries=0
+    ) as client:
 
         async def ask(seed: int) -> tuple[str, str]:
             stream = await client.chat.completions.create(
@@ -204,7 +233,9 @@ def test_log_probs_and_several_replies(client: openai.OpenAI) -> None:
 
 
 def test_raw_completions(client: openai.OpenAI) -> None:
-    got = client.completions.create(model="tiny", prompt=["the", "fox"], max_tokens=5, seed=1)
+    got = client.completions.create(
+        model="tiny", prompt=["the", "fox"], max_tokens=5, seed=1
+    )
     assert [choice.index for choice in got.choices] == [0, 1]
     stream = client.completions.create(
         model="tiny", prompt="the", max_tokens=5, seed=1, stream=True
@@ -218,7 +249,9 @@ def test_the_responses_api(scripted_client: Callable[..., openai.OpenAI]) -> Non
     first = client.responses.create(model="scripted", input="weather?", tools=[tool])
     assert [item.type for item in first.output] == ["reasoning", "message", "function_call"]
     assert first.output_text == "Look:" and first.usage
-    assert 0 < first.usage.output_tokens_details.reasoning_tokens < first.usage.output_tokens
+    assert (
+        0 < first.usage.output_tokens_details.reasoning_tokens < first.usage.output_tokens
+    )
     call = first.output[2].to_dict()
     result = {"type": "function_call_output", "call_id": call["call_id"], "output": "rain"}
     history: Any = [{"role": "user", "content": "weather?"}]
@@ -228,7 +261,9 @@ def test_the_responses_api(scripted_client: Callable[..., openai.OpenAI]) -> Non
         last = stream.get_final_response()
     assert last.output_text == "Rain." and last.status == "completed"
     assert kinds[0] == "response.created" and kinds[-1] == "response.completed"
-    assert kinds.count("response.output_item.added") == kinds.count("response.output_item.done")
+    assert kinds.count("response.output_item.added") == kinds.count(
+        "response.output_item.done"
+    )
 
 
 def test_mistakes_raise_the_clients_own_errors(client: openai.OpenAI) -> None:

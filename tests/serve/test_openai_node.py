@@ -25,7 +25,9 @@ def test_the_suite_of_the_npm_client_passes(
     scripted: Callable[..., OpenedModel], serve: Any, tiny: Any
 ) -> None:
     if not shutil.which("node") or not (HOME / "node_modules" / "openai").is_dir():
-        pytest.skip(f"needs node and npm's openai in {HOME} (npm install openai, or OPENAI_HOME)")
+        pytest.skip(
+            f"needs node and npm's openai in {HOME} (npm install openai, or OPENAI_HOME)"
+        )
     model = scripted(f"I ask</think>\n\nLook:\n{CALL}")
     with serve(model, ServerOptions(Access("key"))) as server:
         done = subprocess.run(

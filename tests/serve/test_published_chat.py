@@ -52,7 +52,11 @@ def test_a_reply_has_its_form_and_its_counts(either: openai.OpenAI) -> None:
     assert got.id.startswith("chatcmpl-") and got.object == "chat.completion"
     assert got.model == "tiny" and got.system_fingerprint
     (choice,) = got.choices
-    assert (choice.index, choice.message.role, choice.finish_reason) == (0, "assistant", "length")
+    assert (choice.index, choice.message.role, choice.finish_reason) == (
+        0,
+        "assistant",
+        "length",
+    )
     assert choice.logprobs is None and choice.message.content
     counts = got.usage
     assert counts.prompt_tokens > 4 and counts.completion_tokens == 8
@@ -68,7 +72,12 @@ def test_a_content_of_parts_is_their_text(either: openai.OpenAI) -> None:
 
 @pytest.mark.parametrize("role", ["system", "developer"])
 def test_instructions_come_as_system_or_developer(either: openai.OpenAI, role: str) -> None:
-    told = [{"role": role, "content": "Book"}, *USER, {"role": "assistant", "content": "a"}, *USER]
+    told = [
+        {"role": role, "content": "Book"},
+        *USER,
+        {"role": "assistant", "content": "a"},
+        *USER,
+    ]
     assert ask(either, messages=told).usage.prompt_tokens > ask(either).usage.prompt_tokens
 
 
@@ -87,12 +96,16 @@ def test_a_stream_tells_its_usage_where_it_is_asked_to(either: openai.OpenAI) ->
     assert all(chunk.usage is None and chunk.choices for chunk in chunks[:-1])
     assert chunks[-1].choices == [] and chunks[-1].usage.completion_tokens == 8
     for options in ({}, {"include_usage": False}):
-        assert all(chunk.usage is None for chunk in streamed(either, stream_options=options))
+        assert all(
+            chunk.usage is None for chunk in streamed(either, stream_options=options)
+        )
 
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("count", [0, 5, 20])
-def test_log_probs_are_those_of_the_text(either: openai.OpenAI, count: int, stream: bool) -> None:
+def test_log_probs_are_those_of_the_text(
+    either: openai.OpenAI, count: int, stream: bool
+) -> None:
     options = {"logprobs": True, "top_logprobs": count}
     if stream:
         chunks = streamed(either, **options)
@@ -106,7 +119,10 @@ def test_log_probs_are_those_of_the_text(either: openai.OpenAI, count: int, stre
     assert data.decode(errors="replace").strip("\n") == text.strip("\n") and entries
     for entry in entries:
         assert -9999 <= entry.logprob <= 0 and entry.bytes is not None
-        assert len(entry.top_logprobs) in (count, 0)  # 0: the engine tells none of half characters
+        assert len(entry.top_logprobs) in (
+            count,
+            0,
+        )  # 0: the engine tells none of half characters
     assert any(len(entry.top_logprobs) == count for entry in entries)
 
 
@@ -132,7 +148,9 @@ def test_a_bias_forbids_tokens_and_forces_them(either: openai.OpenAI) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_several_replies_have_indices_and_differ(either: openai.OpenAI, stream: bool) -> None:
+def test_several_replies_have_indices_and_differ(
+    either: openai.OpenAI, stream: bool
+) -> None:
     options: Any = {"n": 3, "temperature": 1.5, "seed": 7, "max_tokens": 12}
     if stream:
         chunks = streamed(either, **options)
@@ -149,7 +167,8 @@ def test_several_replies_have_indices_and_differ(either: openai.OpenAI, stream: 
 def test_the_same_seed_draws_the_same_and_another_does_not(either: openai.OpenAI) -> None:
     options: Any = {"temperature": 1, "max_tokens": 16}
     texts = [
-        ask(either, seed=seed, **options).choices[0].message.content for seed in (42, 42, 43, 44)
+        ask(either, seed=seed, **options).choices[0].message.content
+        for seed in (42, 42, 43, 44)
     ]
     assert texts[0] == texts[1] and len(set(texts)) == 3
 
@@ -169,7 +188,13 @@ JSON_SCHEMA: Any = {"type": "json_schema", "json_schema": {"name": "x", "schema"
     ("form", "schema"),
     [
         (JSON_SCHEMA, WEATHER),
-        ({"type": "json_schema", "json_schema": {"name": "x", "schema": {"const": "foo"}}}, {}),
+        (
+            {
+                "type": "json_schema",
+                "json_schema": {"name": "x", "schema": {"const": "foo"}},
+            },
+            {},
+        ),
         ({"type": "json_object"}, {"type": "object"}),
     ],
     ids=["schema", "constant", "object"],
@@ -212,14 +237,18 @@ def test_a_demanded_call_is_made_and_follows_its_schema(
 
 
 @pytest.mark.parametrize("choice", ["required", NAMED], ids=["required", "named"])
-def test_a_demanded_call_without_room_is_no_call(either: openai.OpenAI, choice: Any) -> None:
+def test_a_demanded_call_without_room_is_no_call(
+    either: openai.OpenAI, choice: Any
+) -> None:
     got = ask(either, tools=TOOLS, tool_choice=choice, max_tokens=1).choices[0]
     assert got.finish_reason == "length" and not got.message.tool_calls
     assert got.message.content in ("", "<tool_call>")
 
 
 @pytest.mark.parametrize(
-    ("tools", "choice"), [([], None), (TOOLS, None), (TOOLS, "none")], ids=["no", "auto", "none"]
+    ("tools", "choice"),
+    [([], None), (TOOLS, None), (TOOLS, "none")],
+    ids=["no", "auto", "none"],
 )
 def test_a_call_that_nobody_demands_is_the_models_choice(
     either: openai.OpenAI, tools: Any, choice: Any
@@ -233,7 +262,12 @@ def test_a_result_is_read_with_its_call(either: openai.OpenAI, arguments: str) -
     function = {"name": "weather", "arguments": arguments}
     call = {"id": "call_1", "type": "function", "function": function}
     made = {"role": "assistant", "content": None, "tool_calls": [call]}
-    result = {"role": "tool", "name": "weather", "tool_call_id": "call_1", "content": "rain"}
+    result = {
+        "role": "tool",
+        "name": "weather",
+        "tool_call_id": "call_1",
+        "content": "rain",
+    }
     got = ask(either, messages=[*USER, made, result], tools=TOOLS)
     assert got.choices[0].message.content
     assert ask(either, messages=[*USER, made, result]).choices  # without tools as well
@@ -246,7 +280,9 @@ def test_unknown_fields_of_a_history_are_read_over(either: openai.OpenAI) -> Non
 
 def test_a_reply_is_answered_as_it_came(either: openai.OpenAI) -> None:
     first = ask(either).choices[0].message
-    assert ask(either, messages=[*USER, first, *USER]).choices[0].message.content is not None
+    assert (
+        ask(either, messages=[*USER, first, *USER]).choices[0].message.content is not None
+    )
 
 
 REFUSED: list[dict[str, Any]] = [
@@ -259,7 +295,11 @@ REFUSED: list[dict[str, Any]] = [
     {"messages": [{"content": "hello"}]},
     {"messages": [{"role": "system", "content": 123}]},
     {"messages": [{"role": "system", "content": "test"}, {}]},
-    {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
+    {
+        "messages": [
+            {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}
+        ]
+    },
     {"messages": USER * 1000},
     {"messages": USER * 1000, "stream": True},
     {"stream_options": {"include_usage": True}},

@@ -41,7 +41,9 @@ def texts(stream: Any, count: int = 1) -> list[str]:
 
 
 @pytest.mark.parametrize("prompt", [PROMPT, IDS], ids=["text", "ids"])
-def test_a_completion_has_its_form_and_its_counts(either: openai.OpenAI, prompt: Any) -> None:
+def test_a_completion_has_its_form_and_its_counts(
+    either: openai.OpenAI, prompt: Any
+) -> None:
     got = complete(either, prompt)
     (choice,) = got.choices
     assert got.id.startswith("cmpl-") and got.object == "text_completion"
@@ -52,7 +54,9 @@ def test_a_completion_has_its_form_and_its_counts(either: openai.OpenAI, prompt:
         assert got.usage.prompt_tokens == 5
 
 
-def test_a_completion_has_16_tokens_unless_it_asks_for_others(either: openai.OpenAI) -> None:
+def test_a_completion_has_16_tokens_unless_it_asks_for_others(
+    either: openai.OpenAI,
+) -> None:
     assert complete(either, max_tokens=None).usage.completion_tokens == 16
 
 
@@ -67,7 +71,9 @@ def test_a_streamed_completion_is_the_whole_one(either: openai.OpenAI) -> None:
 
 
 @pytest.mark.parametrize("prompts", [[PROMPT] * 2, [IDS] * 2], ids=["texts", "ids"])
-def test_several_prompts_are_answered_in_their_order(either: openai.OpenAI, prompts: Any) -> None:
+def test_several_prompts_are_answered_in_their_order(
+    either: openai.OpenAI, prompts: Any
+) -> None:
     got = complete(either, prompts)
     assert [choice.index for choice in got.choices] == [0, 1]
     assert got.choices[0].text == got.choices[1].text
@@ -163,8 +169,14 @@ def respond(client: openai.OpenAI, **more: Any) -> Any:
 
 def test_a_response_has_its_form_and_says_where_it_was_cut(either: openai.OpenAI) -> None:
     got = respond(either)
-    assert got.id.startswith("resp_") and got.output[-1].id.startswith("msg_") and got.output_text
-    assert got.status == "incomplete" and got.incomplete_details.reason == "max_output_tokens"
+    assert (
+        got.id.startswith("resp_")
+        and got.output[-1].id.startswith("msg_")
+        and got.output_text
+    )
+    assert (
+        got.status == "incomplete" and got.incomplete_details.reason == "max_output_tokens"
+    )
     assert got.usage.total_tokens == got.usage.input_tokens + got.usage.output_tokens
 
 
@@ -172,7 +184,10 @@ def test_a_response_has_its_form_and_says_where_it_was_cut(either: openai.OpenAI
     ("form", "schema"),
     [
         ({"type": "json_schema", "name": "x", "schema": WEATHER}, WEATHER),
-        ({"type": "json_schema", "name": "x", "schema": {"const": "foo"}}, {"const": "foo"}),
+        (
+            {"type": "json_schema", "name": "x", "schema": {"const": "foo"}},
+            {"const": "foo"},
+        ),
     ],
     ids=["schema", "constant"],
 )
@@ -180,7 +195,9 @@ def test_a_response_has_the_form_that_is_asked_for(
     either: openai.OpenAI, form: Any, schema: Any
 ) -> None:
     got = respond(either, text={"format": form}, max_output_tokens=100, bias=NO_BLANKS)
-    assert got.status == "completed" and jsonschema_rs.is_valid(schema, json.loads(got.output_text))
+    assert got.status == "completed" and jsonschema_rs.is_valid(
+        schema, json.loads(got.output_text)
+    )
     with pytest.raises(openai.BadRequestError):
         respond(either, text={"format": {"type": "json_schema", "name": "x"}})
 
@@ -207,7 +224,9 @@ def test_the_events_of_a_response_nest_and_name_one_item(either: openai.OpenAI) 
 
 
 def test_a_demanded_call_of_a_response_follows_its_schema(either: openai.OpenAI) -> None:
-    tools: Any = [{"type": "function", "name": "weather", "parameters": WEATHER, "strict": True}]
+    tools: Any = [
+        {"type": "function", "name": "weather", "parameters": WEATHER, "strict": True}
+    ]
     named: Any = {"type": "function", "name": "weather"}
     for choice in ("required", named):
         got = respond(either, tools=tools, tool_choice=choice, max_output_tokens=400)
@@ -215,7 +234,9 @@ def test_a_demanded_call_of_a_response_follows_its_schema(either: openai.OpenAI)
         assert call.name == "weather"
         assert jsonschema_rs.is_valid(WEATHER, json.loads(call.arguments))
     result = {"type": "function_call_output", "call_id": call.call_id, "output": "rain"}
-    again = respond(either, input=[{"role": "user", "content": PROMPT}, call.to_dict(), result])
+    again = respond(
+        either, input=[{"role": "user", "content": PROMPT}, call.to_dict(), result]
+    )
     assert again.output_text
     cut = respond(either, tools=tools, tool_choice="required", max_output_tokens=3)
     assert all(item.type != "function_call" for item in cut.output)
@@ -224,7 +245,11 @@ def test_a_demanded_call_of_a_response_follows_its_schema(either: openai.OpenAI)
 
 HISTORIES: list[list[Any]] = [
     [
-        {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "a"}]},
+        {
+            "type": "message",
+            "role": "user",
+            "content": [{"type": "input_text", "text": "a"}],
+        },
         {
             "type": "message",
             "role": "assistant",
@@ -263,7 +288,9 @@ HISTORIES: list[list[Any]] = [
 ]
 
 
-@pytest.mark.parametrize("history", HISTORIES, ids=["with ids", "without", "open reasoning"])
+@pytest.mark.parametrize(
+    "history", HISTORIES, ids=["with ids", "without", "open reasoning"]
+)
 def test_a_history_of_items_is_read(either: openai.OpenAI, history: Any) -> None:
     assert respond(either, input=history).output_text
 
@@ -271,7 +298,9 @@ def test_a_history_of_items_is_read(either: openai.OpenAI, history: Any) -> None
 def test_a_response_is_stored_unless_it_says_not_to(either: openai.OpenAI) -> None:
     kept = respond(either)
     assert either.responses.retrieve(kept.id).output_text == kept.output_text
-    forks = [respond(either, input=text, previous_response_id=kept.id) for text in ("a", "b")]
+    forks = [
+        respond(either, input=text, previous_response_id=kept.id) for text in ("a", "b")
+    ]
     assert all(each.usage.input_tokens > kept.usage.input_tokens for each in forks)
     with pytest.raises(openai.NotFoundError):
         either.responses.retrieve(respond(either, store=False).id)
@@ -305,7 +334,9 @@ USED = [
     {"role": "user", "content": "the weather?"},
     {
         "role": "assistant",
-        "content": [{"type": "tool_use", "id": "t1", "name": "weather", "input": {"city": "Oslo"}}],
+        "content": [
+            {"type": "tool_use", "id": "t1", "name": "weather", "input": {"city": "Oslo"}}
+        ],
     },
 ]
 RESULT = {"type": "tool_result", "tool_use_id": "t1", "content": "sunny, 25°C"}
@@ -338,7 +369,10 @@ RESULT = {"type": "tool_result", "tool_use_id": "t1", "content": "sunny, 25°C"}
 def test_a_message_has_anthropics_form(either_server: Any, more: dict[str, Any]) -> None:
     answer = message(either_server, **more)
     got = answer.json()
-    assert answer.status_code == 200 and (got["type"], got["role"]) == ("message", "assistant")
+    assert answer.status_code == 200 and (got["type"], got["role"]) == (
+        "message",
+        "assistant",
+    )
     assert {block["type"] for block in got["content"]} <= {"text", "thinking"}
     assert got["stop_reason"] in ("end_turn", "max_tokens", "stop_sequence")
     usage = got["usage"]
@@ -357,18 +391,26 @@ def test_a_demanded_call_is_a_block_of_tool_use(either_server: Any) -> None:
     options = {"thinking": {"type": "disabled"}, "temperature": 0, "max_tokens": 200}
     got = message(either_server, tools=tools, tool_choice=choice, **options).json()
     (block,) = got["content"]
-    assert (block["type"], block["name"], got["stop_reason"]) == ("tool_use", "weather", "tool_use")
+    assert (block["type"], block["name"], got["stop_reason"]) == (
+        "tool_use",
+        "weather",
+        "tool_use",
+    )
     assert jsonschema_rs.is_valid(WEATHER, block["input"])
 
 
 def test_counting_needs_no_limit_and_says_nothing_else(either_server: Any) -> None:
     plain = message(either_server, "/count_tokens", max_tokens=None)
-    told = message(either_server, "/count_tokens", max_tokens=None, system="You are helpful.")
+    told = message(
+        either_server, "/count_tokens", max_tokens=None, system="You are helpful."
+    )
     assert plain.json().keys() == {"input_tokens"}
     assert told.json()["input_tokens"] > plain.json()["input_tokens"] > 0
 
 
-@pytest.mark.parametrize("more", [{"messages": None}, {"messages": []}, {"max_tokens": None}])
+@pytest.mark.parametrize(
+    "more", [{"messages": None}, {"messages": []}, {"max_tokens": None}]
+)
 def test_a_message_without_what_it_needs_is_refused(
     either_server: Any, more: dict[str, Any]
 ) -> None:
@@ -384,7 +426,9 @@ def test_embeddings_have_length_one_and_come_as_numbers_or_base64(
         with pytest.raises(openai.NotFoundError, match="engine"):
             either.embeddings.create(model="tiny", input="a")
         return
-    several = either.embeddings.create(model="tiny", input=["the fox", "the dog", "the fox"])
+    several = either.embeddings.create(
+        model="tiny", input=["the fox", "the dog", "the fox"]
+    )
     first, second, third = (each.embedding for each in several.data)
     assert first == pytest.approx(third) and first != pytest.approx(second)
     assert sum(value**2 for value in first) == pytest.approx(1, abs=1e-3)

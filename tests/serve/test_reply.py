@@ -29,10 +29,19 @@ TOKENIZER = Tokenizer.train(["the quick brown fox jumps over the lazy dog\n\n"] 
 THINK = TOKENIZER.encode("<think>\n", allow_special=True)
 EMPTY = TOKENIZER.encode("no thinking here")
 CALL = '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>'
-MARKERS = ["<think>", "</think>", "<tool_call>", "</tool_call>", "<|im_end|>", "\n", "\n\n", CALL]
-TEXTS = st.lists(st.sampled_from(MARKERS) | st.text('ab \n{}"é😀:', max_size=6), max_size=12).map(
-    "".join
-)
+MARKERS = [
+    "<think>",
+    "</think>",
+    "<tool_call>",
+    "</tool_call>",
+    "<|im_end|>",
+    "\n",
+    "\n\n",
+    CALL,
+]
+TEXTS = st.lists(
+    st.sampled_from(MARKERS) | st.text('ab \n{}"é😀:', max_size=6), max_size=12
+).map("".join)
 
 
 def ask(stop: Sequence[str] = (), prompt: Sequence[int] = THINK, **more: Any) -> Ask:
@@ -107,7 +116,9 @@ def folded(chunks: Sequence[dict[str, Any]]) -> dict[str, Any]:
 @given(TEXTS, st.lists(st.text("ab\n ", min_size=1, max_size=3), max_size=3), st.randoms())
 @example("</think>aab", ["ab"], None)
 @example(f"think {CALL}</think>\n\nsee\n{CALL}\n{CALL}", [], None)
-def test_streamed_equals_whole_for_every_cut(text: str, stop: list[str], random: Any) -> None:
+def test_streamed_equals_whole_for_every_cut(
+    text: str, stop: list[str], random: Any
+) -> None:
     asked = ask(stop, log_probs=True)
     streaming = ask(stop, log_probs=True, partial_calls=True)
     straight = TOKENIZER.encode(text, allow_special=True)
@@ -118,7 +129,9 @@ def test_streamed_equals_whole_for_every_cut(text: str, stop: list[str], random:
         choice = whole["choices"][0]
         message, stream = choice["message"], folded(chunks)
         assert stream["message"]["content"] == (message["content"] or "")
-        assert stream["message"]["reasoning_content"] == (message["reasoning_content"] or "")
+        assert stream["message"]["reasoning_content"] == (
+            message["reasoning_content"] or ""
+        )
         assert stream["message"]["tool_calls"] == message.get("tool_calls", [])
         assert stream["finish_reason"] == choice["finish_reason"]
         assert stream["finish_details"] == choice["finish_details"]
@@ -203,7 +216,9 @@ def reply(text: str, asked: Ask, reason: FinishReason = "stop") -> dict[str, Any
 def test_a_call_inside_the_thinking_is_no_call() -> None:
     got = reply(f"I could {CALL} but</think>\n\nno", ask())
     assert "tool_calls" not in got["message"] and got["finish_reason"] == "stop"
-    assert got["message"]["content"] == "no" and "add" in got["message"]["reasoning_content"]
+    assert (
+        got["message"]["content"] == "no" and "add" in got["message"]["reasoning_content"]
+    )
 
 
 def test_calls_after_the_thinking_are_calls_with_distinct_ids() -> None:
@@ -220,7 +235,11 @@ def test_calls_after_the_thinking_are_calls_with_distinct_ids() -> None:
         ("<tool_call>{broken</tool_call>", {"add": None}, "not valid JSON"),
         ('<tool_call>\n{"name": ', {"add": None}, "cut off"),
         (CALL, {"sub": None}, "not a tool it may call"),
-        (CALL, {"add": jsonschema_rs.validator_for({"required": ["b"]})}, "follow its schema"),
+        (
+            CALL,
+            {"add": jsonschema_rs.validator_for({"required": ["b"]})},
+            "follow its schema",
+        ),
     ],
 )
 def test_a_call_that_is_none_is_content_with_a_finish_detail(
@@ -311,7 +330,9 @@ def test_thinking_goes_where_the_request_wants_it(field: str) -> None:
     chunks, whole = told(ids, ask(), reasoning_format=field)
     message = whole["choices"][0]["message"]
     seen = {key for key in ("reasoning", "reasoning_content") if message.get(key)}
-    streamed = {k for c in chunks for k in c["choices"][0]["delta"] if k.startswith("reasoning")}
+    streamed = {
+        k for c in chunks for k in c["choices"][0]["delta"] if k.startswith("reasoning")
+    }
     assert seen == streamed == ({field} - {"hidden"})
 
 
@@ -343,7 +364,9 @@ def test_text_that_is_there_at_once_is_one_piece() -> None:
     both = Piece("content", "01", tokens=(token(0), token(1)))
     got = asyncio.run(collected(at_once(*thinking, *content, *arguments, call, end)))
     joined = Piece("call_arguments", "{}", index=1)
-    assert got == [(0, piece) for piece in (Piece("reasoning", "xy"), both, joined, call, end)]
+    assert got == [
+        (0, piece) for piece in (Piece("reasoning", "xy"), both, joined, call, end)
+    ]
     two = asyncio.run(collected(at_once(*thinking), at_once(*thinking)))
     assert two == [(0, Piece("reasoning", "xy")), (1, Piece("reasoning", "xy"))]
     assert asyncio.run(collected(failing())) == [(0, Piece("content", "ab"))]

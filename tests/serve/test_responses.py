@@ -29,11 +29,16 @@ from openqwq.types import OpenQwQError, SamplingParams
 
 Build = Callable[..., OpenedModel]
 PATH = "/v1/responses"
-CALL = '<tool_call>\n{"name": "calculator", "arguments": {"expression": "6*7"}}\n</tool_call>'
+CALL = (
+    '<tool_call>\n{"name": "calculator", "arguments": {"expression": "6*7"}}\n</tool_call>'
+)
 
 
 def fits(value: Any, schema: str) -> bool:
-    root = {"$ref": f"#/components/schemas/{schema}", "components": document()["components"]}
+    root = {
+        "$ref": f"#/components/schemas/{schema}",
+        "components": document()["components"],
+    }
     jsonschema_rs.validate(root, value)
     return True
 
@@ -66,7 +71,9 @@ def slow(scripted: Build, serve: Any, tmp_path: Path) -> Iterator[Any]:
         yield server
 
 
-def test_a_conversation_goes_on_from_the_id_of_a_response(scripted: Build, serve: Any) -> None:
+def test_a_conversation_goes_on_from_the_id_of_a_response(
+    scripted: Build, serve: Any
+) -> None:
     model = scripted("a</think>\n\nOslo.", "b</think>\n\nRain.", "c</think>\n\nSo.")
     with serve(model) as server:
         first = post(server, input="the capital of Norway?").json()
@@ -79,7 +86,9 @@ def test_a_conversation_goes_on_from_the_id_of_a_response(scripted: Build, serve
         shown = prompt(server)
         unknown = post(server, previous_response_id="resp_0")
     order = ["Be brief", "capital of Norway", "Oslo.", "its weather", "Rain.", "and?"]
-    assert [shown.index(text) for text in order] == sorted(shown.index(text) for text in order)
+    assert [shown.index(text) for text in order] == sorted(
+        shown.index(text) for text in order
+    )
     assert unknown.status_code == 404
     assert unknown.json()["error"]["param"] == "previous_response_id"
 
@@ -90,7 +99,11 @@ def test_a_call_is_answered_by_its_result_alone(scripted: Build, serve: Any) -> 
     with serve(model) as server:
         first = post(server, input="6*7?", tools=tools).json()
         (call,) = [item for item in first["output"] if item["type"] == "function_call"]
-        result = {"type": "function_call_output", "call_id": call["call_id"], "output": "42"}
+        result = {
+            "type": "function_call_output",
+            "call_id": call["call_id"],
+            "output": "42",
+        }
         more = {"previous_response_id": first["id"], "tools": tools}
         second = post(server, input=[result], **more).json()
         assert second["output"][-1]["content"][0]["text"] == "42."
@@ -101,7 +114,10 @@ def test_items_are_referred_to_by_id(scripted: Build, serve: Any) -> None:
     with serve(scripted("a</think>\n\nOslo.")) as server:
         first = post(server, input="the capital?").json()
         user = httpx.get(f"{server.url}{PATH}/{first['id']}/input_items").json()
-        assert fits(user, "ItemList") and user["data"][0]["content"][0]["text"] == "the capital?"
+        assert (
+            fits(user, "ItemList")
+            and user["data"][0]["content"][0]["text"] == "the capital?"
+        )
         names = [user["first_id"], *(item["id"] for item in first["output"])]
         references: list[Any] = [{"type": "item_reference", "id": name} for name in names]
         again = post(server, input=[*references, {"role": "user", "content": "sure?"}])
@@ -128,7 +144,9 @@ def test_what_is_not_to_be_stored_is_not(scripted: Build, serve: Any) -> None:
         assert again.status_code == 404
 
 
-def test_a_background_response_needs_no_reader_and_is_read_from_any_place(slow: Any) -> None:
+def test_a_background_response_needs_no_reader_and_is_read_from_any_place(
+    slow: Any,
+) -> None:
     queued = post(slow, background=True).json()
     assert queued["status"] == "queued" and fits(queued, "Response")
     while get(slow, queued["id"]).json()["status"] in ("queued", "in_progress"):
@@ -159,7 +177,11 @@ def test_a_reader_who_left_a_stream_goes_on_where_it_stopped(slow: Any) -> None:
     seen += events(get(slow, name, stream="true", starting_after=last).text)
     text = "".join(e["delta"] for e in seen if e["type"] == "response.output_text.delta")
     final = get(slow, name).json()
-    assert text == final["output"][-1]["content"][0]["text"] == "the answer " * 19 + "the answer "
+    assert (
+        text
+        == final["output"][-1]["content"][0]["text"]
+        == "the answer " * 19 + "the answer "
+    )
     assert [event["sequence_number"] for event in seen] == list(range(len(seen)))
     slow.wait_until_idle()
 
@@ -271,11 +293,15 @@ def test_old_responses_are_forgotten_and_a_bad_file_is_named(tmp_path: Path) -> 
         ResponseStore(bad)
 
 
-def test_tools_that_the_server_runs_are_items_of_the_response(scripted: Build, serve: Any) -> None:
+def test_tools_that_the_server_runs_are_items_of_the_response(
+    scripted: Build, serve: Any
+) -> None:
     model = scripted(
         f"I compute</think>\n\nLook.\n{CALL}", "got it</think>\n\nIt is 42.", "</think>x"
     )
-    with serve(model, ServerOptions(tools=ServerTools.opened(["calculator"], []))) as server:
+    with serve(
+        model, ServerOptions(tools=ServerTools.opened(["calculator"], []))
+    ) as server:
         whole = post(server).json()
         assert fits(whole, "Response")
         kinds = [item["type"] for item in whole["output"]]
@@ -286,17 +312,28 @@ def test_tools_that_the_server_runs_are_items_of_the_response(scripted: Build, s
         assert '"expression": "6*7"' in prompt(server) and "42" in prompt(server)
 
 
-def test_tools_of_a_namespace_are_called_by_their_own_names(scripted: Build, serve: Any) -> None:
+def test_tools_of_a_namespace_are_called_by_their_own_names(
+    scripted: Build, serve: Any
+) -> None:
     call = '<tool_call>\n{"name": "agents.close", "arguments": {}}\n</tool_call>'
     close = {"type": "function", "name": "close"}
-    space = {"type": "namespace", "name": "agents", "description": "others", "tools": [close]}
+    space = {
+        "type": "namespace",
+        "name": "agents",
+        "description": "others",
+        "tools": [close],
+    }
     search = {"type": "web_search", "external_web_access": False}
     with serve(scripted(f"</think>\n\n{call}", "</think>\n\nClosed.")) as server:
         first = post(server, tools=[close, space, search]).json()
         assert fits(first, "Response")
         (item,) = first["output"]
         assert (item["name"], item["namespace"]) == ("close", "agents")
-        result = {"type": "function_call_output", "call_id": item["call_id"], "output": "ok"}
+        result = {
+            "type": "function_call_output",
+            "call_id": item["call_id"],
+            "output": "ok",
+        }
         post(server, input=[item, result], tools=[space])
         assert '"name": "agents.close"' in prompt(server)
         twice = post(server, tools=[close, close])
@@ -309,11 +346,15 @@ TEXT = st.builds(
     st.text(min_size=1, max_size=4),
 )
 CALLED = st.builds(
-    lambda name, parts: call_pieces({"name": name, "arguments": {"a": 1}}, '{"a":1}', 0)[:parts],
+    lambda name, parts: call_pieces({"name": name, "arguments": {"a": 1}}, '{"a":1}', 0)[
+        :parts
+    ],
     st.sampled_from("fg"),
     st.integers(2, 3),  # the last one ends the call: without it the call is broken
 )
-PIECES = st.lists(TEXT | CALLED, max_size=12).map(lambda lists: list(chain.from_iterable(lists)))
+PIECES = st.lists(TEXT | CALLED, max_size=12).map(
+    lambda lists: list(chain.from_iterable(lists))
+)
 TOKENIZER = Tokenizer.train(["the quick brown fox"], 300)
 TWO_TOOLS = [{"type": "function", "name": name} for name in "fg"]
 
@@ -369,13 +410,17 @@ def test_log_probs_of_the_answer_come_with_its_text(scripted: Build, serve: Any)
     deltas = [each for each in stream if each["type"] == "response.output_text.delta"]
     streamed = [entry for each in deltas for entry in each["logprobs"]]
     assert streamed and streamed == part["logprobs"][: len(streamed)]
-    assert stream[-1]["response"]["output"][-1]["content"][0]["logprobs"] == part["logprobs"]
+    assert (
+        stream[-1]["response"]["output"][-1]["content"][0]["logprobs"] == part["logprobs"]
+    )
     assert without["output"][-1]["content"][0]["logprobs"] == []
 
 
 def test_openais_client_streams_and_resumes_a_background_response(slow: Any) -> None:
     with openai.OpenAI(base_url=f"{slow.url}/v1", api_key="none", max_retries=0) as client:
-        stream = client.responses.create(model="scripted", input="hi", background=True, stream=True)
+        stream = client.responses.create(
+            model="scripted", input="hi", background=True, stream=True
+        )
         first = next(iter(stream))
         assert first.type == "response.created"
         stream.close()

@@ -22,7 +22,11 @@ from openqwq.serve.server import ServerOptions
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "4"))
 # What the document's types alone cannot rule out is 400: an unknown id of a call, a model's name.
 CONFIG = schemathesis.Config.from_dict(
-    {"checks": {"positive_data_acceptance": {"expected-statuses": ["2xx", "400", "404", "429"]}}}
+    {
+        "checks": {
+            "positive_data_acceptance": {"expected-statuses": ["2xx", "400", "404", "429"]}
+        }
+    }
 )
 
 
@@ -36,7 +40,11 @@ def probed(operation: Any, mode: GenerationMode, headers: dict[str, str]) -> boo
     @given(case=cases)
     @settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck))
     def probe(case: Any) -> None:
-        if mode == GenerationMode.POSITIVE and isinstance(case.body, dict) and "model" in case.body:
+        if (
+            mode == GenerationMode.POSITIVE
+            and isinstance(case.body, dict)
+            and "model" in case.body
+        ):
             case.body["model"] = "scripted"
         case.call_and_validate(headers=headers)
 

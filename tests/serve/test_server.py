@@ -28,7 +28,10 @@ BODY = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}], "max_t
 
 def fits(value: Any, schema: str) -> bool:
     """Whether a reply is what the document says, to the field."""
-    root = {"$ref": f"#/components/schemas/{schema}", "components": document()["components"]}
+    root = {
+        "$ref": f"#/components/schemas/{schema}",
+        "components": document()["components"],
+    }
     jsonschema_rs.validate(root, value)
     return True
 
@@ -62,12 +65,19 @@ BAD = {
     "negative temperature": ({**BODY, "temperature": -0.1}, 400, "temperature"),
     "a number as text": ({**BODY, "temperature": "1"}, 400, "temperature"),
     "no messages": ({**BODY, "messages": []}, 400, "messages"),
-    "unknown role": ({**BODY, "messages": [{"role": "x", "content": ""}]}, 400, "messages[0]"),
+    "unknown role": (
+        {**BODY, "messages": [{"role": "x", "content": ""}]},
+        400,
+        "messages[0]",
+    ),
     "image": (
         {
             **BODY,
             "messages": [
-                {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}
+                {
+                    "role": "user",
+                    "content": [{"type": "image_url", "image_url": {"url": "x"}}],
+                }
             ],
         },
         400,
@@ -102,7 +112,9 @@ def test_a_body_above_the_limit_is_refused_declared_or_not(tiny: Any) -> None:
 
     kind = {"content-type": "application/json"}
     with contextlib.suppress(httpx.TransportError):  # refused so early that sending went on
-        assert httpx.post(tiny.url + CHAT, content=chunks(), headers=kind).status_code == 413
+        assert (
+            httpx.post(tiny.url + CHAT, content=chunks(), headers=kind).status_code == 413
+        )
     tiny.wait_until_idle()
 
 
@@ -111,7 +123,9 @@ def test_a_body_that_does_not_come_is_not_waited_for(
 ) -> None:
     monkeypatch.setattr("openqwq.serve.protocol.BODY_SECONDS", 0.2)
     with socket.create_connection(("127.0.0.1", tiny.port)) as client:
-        head = f"POST {CHAT} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+        head = (
+            f"POST {CHAT} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+        )
         client.sendall(f"{head}content-length: 50\r\n\r\n{{".encode())
         assert b" 408 " in client.recv(100)
 
@@ -122,7 +136,9 @@ def test_a_client_that_leaves_inside_its_body_is_no_failure(
     logger = logging.getLogger("uvicorn.error")
     logger.addHandler(caplog.handler)
     with socket.create_connection(("127.0.0.1", tiny.port)) as client:
-        head = f"POST {CHAT} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+        head = (
+            f"POST {CHAT} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+        )
         client.sendall(f"{head}transfer-encoding: chunked\r\n\r\nzz\r\n".encode())
         assert b" 400 " in client.recv(100)
     assert httpx.get(tiny.url + "/health").status_code == 200
@@ -146,7 +162,12 @@ def test_other_methods_paths_and_kinds_are_refused_in_openais_shape(tiny: Any) -
 def test_replies_fit_the_document(tiny: Any) -> None:
     more = {"logprobs": True, "top_logprobs": 2, "n": 2, "seed": 3, "stop": ["zz"]}
     post = lambda path, body: httpx.post(tiny.url + path, json=body, timeout=60)  # noqa: E731
-    for extra in ({}, more, {"reasoning_effort": "none"}, {"reasoning_format": "reasoning"}):
+    for extra in (
+        {},
+        more,
+        {"reasoning_effort": "none"},
+        {"reasoning_format": "reasoning"},
+    ):
         whole = post(CHAT, {**BODY, **extra}).json()
         assert fits(whole, "ChatCompletion")
         options = {"stream": True, "stream_options": {"include_usage": True}}
@@ -198,8 +219,18 @@ def test_a_whole_number_may_be_written_as_a_float(tiny: Any) -> None:
 
 
 def test_a_reply_that_ignores_its_end_has_every_token_it_may(tiny: Any) -> None:
-    body = {"model": "tiny", "prompt": "fox", "max_tokens": 900, "seed": 0, "stop_loops": False}
-    body |= {"temperature": 2, "top_k": 0, "top_p": 1}  # even the end of text is likely then
+    body = {
+        "model": "tiny",
+        "prompt": "fox",
+        "max_tokens": 900,
+        "seed": 0,
+        "stop_loops": False,
+    }
+    body |= {
+        "temperature": 2,
+        "top_k": 0,
+        "top_p": 1,
+    }  # even the end of text is likely then
     post = lambda **more: httpx.post(  # noqa: E731
         f"{tiny.url}/v1/completions", json={**body, **more}, timeout=60
     ).json()
@@ -230,12 +261,16 @@ def test_an_id_that_is_no_token_is_named(tiny: Any) -> None:
         assert f"token id {unknown} " in error["message"]
 
 
-@pytest.mark.parametrize("schema", [{"type": "nonsense"}, {"type": "string", "pattern": "("}])
+@pytest.mark.parametrize(
+    "schema", [{"type": "nonsense"}, {"type": "string", "pattern": "("}]
+)
 def test_a_schema_that_cannot_be_enforced_is_refused_before_a_stream_begins(
     tiny: Any, schema: dict[str, Any]
 ) -> None:
     form = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
-    answer = httpx.post(tiny.url + CHAT, json={**BODY, "stream": True, "response_format": form})
+    answer = httpx.post(
+        tiny.url + CHAT, json={**BODY, "stream": True, "response_format": form}
+    )
     assert answer.status_code == 400 and fits(answer.json(), "Error")
 
 
@@ -331,7 +366,10 @@ def test_a_full_queue_says_when_to_come_again(scripted: Build, serve: Any) -> No
         assert answer.status_code == 429 and int(answer.headers["retry-after"]) >= 1
         assert answer.json()["error"]["code"] == "queue_full"
         metrics = httpx.get(server.url + "/metrics").text
-        assert "openqwq_replies_running 1.0" in metrics and "openqwq_replies_waiting 1.0" in metrics
+        assert (
+            "openqwq_replies_running 1.0" in metrics
+            and "openqwq_replies_waiting 1.0" in metrics
+        )
         for client in clients:
             client.close()
         server.wait_until_idle()
@@ -347,7 +385,9 @@ def test_answer_now_ends_the_thinking_of_a_running_reply(tiny: Any) -> None:
             pass
         said = httpx.post(f"{tiny.url}{CHAT}/{first['id']}/answer_now")
         assert said.status_code == 200 and fits(said.json(), "AnswerNow")
-        kinds = [next(iter(json.loads(line)["choices"][0]["delta"]), "end") for line in lines]
+        kinds = [
+            next(iter(json.loads(line)["choices"][0]["delta"]), "end") for line in lines
+        ]
     thinking = kinds.count("reasoning_content")
     assert kinds.count("content") > 0 and thinking < 350
     assert kinds.index("content") >= thinking  # no thinking after the answer began
@@ -365,7 +405,10 @@ def test_an_engine_that_fails_is_a_500_and_an_event(
 
         monkeypatch.setattr(model.generate, "stream", broken)
         whole = httpx.post(server.url + CHAT, json=chat())
-        assert whole.status_code == 500 and "the engine broke" in whole.json()["error"]["message"]
+        assert (
+            whole.status_code == 500
+            and "the engine broke" in whole.json()["error"]["message"]
+        )
         stream = httpx.post(server.url + CHAT, json=chat(stream=True))
         assert events(stream.text)[-1]["error"]["type"] == "server_error"
         assert stream.text.rstrip().endswith("[DONE]")

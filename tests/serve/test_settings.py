@@ -56,7 +56,9 @@ def test_a_table_is_of_its_verb_alone(tmp_path: Path) -> None:
 
 
 def test_switches_and_models_can_be_set(tmp_path: Path) -> None:
-    got = resolved(tmp_path, 'model = "runs/x"\ninsecure = true', {"QWQ_ENGINE": "torch"}, [])
+    got = resolved(
+        tmp_path, 'model = "runs/x"\ninsecure = true', {"QWQ_ENGINE": "torch"}, []
+    )
     assert (got.model, got.insecure, got.engine) == ("runs/x", True, "torch")
     assert not resolved(tmp_path, "insecure = true", {"QWQ_INSECURE": "0"}, []).insecure
 

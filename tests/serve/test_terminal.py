@@ -65,10 +65,16 @@ def test_piped_answers_go_to_stdout_and_thinking_to_stderr(
 def test_json_is_one_object_with_the_counts(
     scripted: Build, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    ask(LocalTalker(scripted("so é</think>\n\n42"), {"max_tokens": 100}), HELLO, False, True)
+    ask(
+        LocalTalker(scripted("so é</think>\n\n42"), {"max_tokens": 100}), HELLO, False, True
+    )
     captured = capsys.readouterr()
     got = json.loads(captured.out)
-    assert (got["reasoning"], got["content"], got["finish_reason"]) == ("so é", "42", "stop")
+    assert (got["reasoning"], got["content"], got["finish_reason"]) == (
+        "so é",
+        "42",
+        "stop",
+    )
     assert 0 < got["tokens"]["reasoning"] < got["tokens"]["completion"]
     assert captured.err == ""
 
@@ -80,7 +86,12 @@ def test_a_conversation_keeps_its_turns_until_new(
     talk = Chat(LocalTalker(model, {}), "be brief")
     monkeypatch.setattr(sys, "stdin", io.StringIO("first\n\nsecond\n"))
     talk.run()
-    assert [m["content"] for m in talk.dialogue.messages] == ["first", "one", "second", "two"]
+    assert [m["content"] for m in talk.dialogue.messages] == [
+        "first",
+        "one",
+        "second",
+        "two",
+    ]
     prompt = model.tokenizer.decode(model.generate.asked[1][0])  # type: ignore[attr-defined]
     assert "be brief" in prompt and "one" in prompt
     monkeypatch.setattr(sys, "stdin", io.StringIO("/new\nthird\n"))
@@ -144,7 +155,12 @@ def test_an_endpoint_answers_like_a_model_here(
         with pytest.raises(OpenQwQError, match="API key"):
             ask(RemoteTalker(server.url, None, {}), HELLO, False, False)
         with pytest.raises(OpenQwQError, match="frequency_penalty"):
-            ask(RemoteTalker(server.url, "key", {"frequency_penalty": 3}), HELLO, False, False)
+            ask(
+                RemoteTalker(server.url, "key", {"frequency_penalty": 3}),
+                HELLO,
+                False,
+                False,
+            )
     with pytest.raises(OpenQwQError, match="cannot be talked to"):
         ask(RemoteTalker(server.url, "key", {}), HELLO, False, False)
 
@@ -158,7 +174,9 @@ async def told(monkeypatch: pytest.MonkeyPatch, body: bytes) -> list[Piece]:
     return [piece async for piece in talker.reply(HELLO, Steering())]
 
 
-async def test_the_blank_after_data_may_be_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_blank_after_data_may_be_left_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     delta = b'{"delta": {"content": "hello"}, "finish_reason": "length"}'
     body = b'data:{"id": "1", "choices": [' + delta + b"]}\n\ndata:[DONE]\n\n"
     content, end = await told(monkeypatch, body)
@@ -170,7 +188,10 @@ async def test_the_blank_after_data_may_be_left_out(monkeypatch: pytest.MonkeyPa
     [
         (b'data: {"error": "the model crashed"}\n\n', "the model crashed"),
         (b'data: {"error": {"code": 5}}\n\n', "'code': 5"),
-        (b'data: {"choices": [{"delta": {"content": "half"}}]}\n\n', "before the reply did"),
+        (
+            b'data: {"choices": [{"delta": {"content": "half"}}]}\n\n',
+            "before the reply did",
+        ),
         (b"", "before the reply did"),
     ],
 )
@@ -214,7 +235,10 @@ def test_the_command_answers_and_names_mistakes(
     saved: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(saved.parent)
-    assert main(["ask", str(saved), "hello", "--max-tokens", "20", "--json", "--seed", "1"]) == 0
+    assert (
+        main(["ask", str(saved), "hello", "--max-tokens", "20", "--json", "--seed", "1"])
+        == 0
+    )
     first = json.loads(capsys.readouterr().out)
     monkeypatch.setenv("QWQ_MODEL", str(saved))
     monkeypatch.setenv("QWQ_SEED", "1")
@@ -234,7 +258,9 @@ def test_the_command_answers_and_names_mistakes(
     assert "no model is named" in capsys.readouterr().err
 
 
-def test_a_taken_port_is_named(saved: Path, tiny: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_taken_port_is_named(
+    saved: Path, tiny: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["serve", str(saved), "--port", str(tiny.port)]) == 2
     assert f"cannot listen on 127.0.0.1:{tiny.port}" in capsys.readouterr().err
 

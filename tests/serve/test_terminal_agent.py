@@ -53,10 +53,15 @@ def call(**arguments: int) -> str:
 
 
 def conversation(
-    *replies: str, path: Path | None = None, approval: Approval | None = None, acts: bool = False
+    *replies: str,
+    path: Path | None = None,
+    approval: Approval | None = None,
+    acts: bool = False,
 ) -> Conversation:
     tools = by_name([tool(add, acts=acts)])
-    agent = Agent(Scripted(TOKENIZER, replies), TOKENIZER, tools, Budgets(), approve=approval)
+    agent = Agent(
+        Scripted(TOKENIZER, replies), TOKENIZER, tools, Budgets(), approve=approval
+    )
     console = Console(file=io.StringIO(), force_terminal=True, width=60, soft_wrap=True)
     params = SamplingParams(max_tokens=500)
     return Conversation(agent, params, Screen(console), Transcript("toy", path))
@@ -79,7 +84,9 @@ def talk_to(monkeypatch: pytest.MonkeyPatch, talk: Conversation, said: str) -> N
         talk.talk(runner)
 
 
-def test_thinking_is_dim_and_calls_and_results_are_cards(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_thinking_is_dim_and_calls_and_results_are_cards(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     talk = conversation("hm" + call(a=2, b=40), "</think>\n\nIt is 42.")
     talk_to(monkeypatch, talk, "what?\n")
     shown = screen_of(talk)
@@ -94,7 +101,13 @@ def test_what_a_tool_or_model_says_cannot_command_the_terminal() -> None:
     screen = Screen(console)
     evil = "\x1b]0;owned\x07[bold]"
     result = CallResult("add", {}, evil, "ok")
-    for entry in (Thinking(evil), Content(evil), Called(None, evil), Returned(result), ENDED):
+    for entry in (
+        Thinking(evil),
+        Content(evil),
+        Called(None, evil),
+        Returned(result),
+        ENDED,
+    ):
         screen.show(entry)
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     assert "\x1b]0" not in shown and "\x07" not in shown
@@ -195,7 +208,10 @@ class Cramped(Scripted):
     """Has a context of 2,000 tokens."""
 
     async def stream(
-        self, prompt_ids: Sequence[int], params: SamplingParams, steering: Steering | None = None
+        self,
+        prompt_ids: Sequence[int],
+        params: SamplingParams,
+        steering: Steering | None = None,
     ) -> AsyncIterator[TokenEvent]:
         if len(prompt_ids) > 2000:
             raise PromptTooLongError(f"{len(prompt_ids)} tokens are too many for a context")
@@ -224,7 +240,9 @@ def test_a_conversation_that_outgrows_the_context_begins_anew(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     talk = conversation()
-    talk.agent = Agent(Cramped(TOKENIZER, ["</think>\n\none", "</think>\n\ntwo"]), TOKENIZER, {})
+    talk.agent = Agent(
+        Cramped(TOKENIZER, ["</think>\n\none", "</think>\n\ntwo"]), TOKENIZER, {}
+    )
     talk_to(monkeypatch, talk, f"first\n{'x' * 3000}\nthird\n")
     assert "said before is forgotten now: ask again" in plain(screen_of(talk))
     assert [message["content"] for message in talk.messages] == ["third", "two"]
@@ -273,7 +291,9 @@ def test_a_transcript_is_whole_or_absent_and_never_overwritten(tmp_path: Path) -
         ('{"event": "model", "name": "m"}\n[1]\n', "line 2 of"),
     ],
 )
-def test_a_bad_transcript_is_refused_by_its_line(tmp_path: Path, text: str, problem: str) -> None:
+def test_a_bad_transcript_is_refused_by_its_line(
+    tmp_path: Path, text: str, problem: str
+) -> None:
     path = tmp_path / "t.jsonl"
     path.write_text(text)
     with pytest.raises(OpenQwQError, match=problem):
@@ -283,7 +303,9 @@ def test_a_bad_transcript_is_refused_by_its_line(tmp_path: Path, text: str, prob
 def test_the_verb_runs_a_checkpoint_with_tools_from_the_command_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model = Qwen2(ModelConfig(TOKENIZER.vocab_size, 16, 32, 1, 2, 1, 8, tie_word_embeddings=True))
+    model = Qwen2(
+        ModelConfig(TOKENIZER.vocab_size, 16, 32, 1, 2, 1, 8, tie_word_embeddings=True)
+    )
     model.initialise(torch.Generator().manual_seed(0), std=0.3)
     checkpoint.save(model, tmp_path / "model", TOKENIZER)
     transcript = tmp_path / "t.jsonl"

@@ -74,7 +74,9 @@ def test_no_command_reaches_the_model(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 @pytest.mark.parametrize("line", ["/Help", "/?", " /HELP now"])
-def test_help_is_found_however_it_is_written(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_is_found_however_it_is_written(
+    line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     _, echo, _ = talk(line)
     assert echo.asked == [] and "/regen" in capsys.readouterr().out
 
@@ -118,7 +120,10 @@ def test_a_conversation_in_parts_can_be_edited(tmp_path: Path) -> None:
 
 def test_a_path_or_a_slash_alone_is_a_question() -> None:
     _, echo, _ = talk("/usr/bin holds what?", "/ 2 = 1?")
-    assert [asked[-1]["content"] for asked in echo.asked] == ["/usr/bin holds what?", "/ 2 = 1?"]
+    assert [asked[-1]["content"] for asked in echo.asked] == [
+        "/usr/bin holds what?",
+        "/ 2 = 1?",
+    ]
 
 
 def test_the_system_prompt_and_options_are_changed_and_taken_back(
@@ -159,8 +164,15 @@ def test_a_conversation_is_saved_as_a_training_row_and_loaded_again(
     roles = [m["role"] for m in json.loads(path.read_text())["messages"]]
     assert roles == ["system", "user", "assistant"]
     (tmp_path / "bad").write_text("[]")
-    chat, echo, _ = talk(f"/load '{path}'", "again", f"/load {tmp_path}/bad", "/load", "/save a b")
-    assert [m["content"] for m in echo.asked[0]] == ["be brief", "hello", "answer 1", "again"]
+    chat, echo, _ = talk(
+        f"/load '{path}'", "again", f"/load {tmp_path}/bad", "/load", "/save a b"
+    )
+    assert [m["content"] for m in echo.asked[0]] == [
+        "be brief",
+        "hello",
+        "answer 1",
+        "again",
+    ]
     assert len(chat.dialogue.messages) == 4
     errors = capsys.readouterr().err
     assert "is not a conversation" in errors and errors.count("needs one path") == 2
@@ -221,7 +233,9 @@ def test_a_pasted_text_of_several_lines_is_one_question(editor: Any) -> None:
     assert editor(f"Sum up: \x1b[200~{pasted}\x1b[201~\r") == f"Sum up: {pasted}"
 
 
-def test_alt_enter_begins_a_line_and_the_arrow_brings_back_the_last_question(editor: Any) -> None:
+def test_alt_enter_begins_a_line_and_the_arrow_brings_back_the_last_question(
+    editor: Any,
+) -> None:
     assert editor("a\x1b\rb\r") == "a\nb"
     assert editor("\x1b[A\r") == "a\nb"
     assert editor("!\r", "edited") == "edited!"

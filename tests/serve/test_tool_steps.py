@@ -20,7 +20,9 @@ from openqwq.types import OpenQwQError, PromptTooLongError, Tool
 Build = Callable[..., OpenedModel]
 CHAT = "/v1/chat/completions"
 ASKED = [{"role": "user", "content": "what is 6 times 7?"}]
-CALL = '<tool_call>\n{"name": "calculator", "arguments": {"expression": "6*7"}}\n</tool_call>'
+CALL = (
+    '<tool_call>\n{"name": "calculator", "arguments": {"expression": "6*7"}}\n</tool_call>'
+)
 FIRST = f"I compute</think>\n\nLet me see.\n{CALL}"
 LAST = "got it</think>\n\nIt is 42."
 
@@ -31,7 +33,10 @@ def tools() -> ServerTools:
 
 
 def fits(value: Any, schema: str) -> bool:
-    root = {"$ref": f"#/components/schemas/{schema}", "components": document()["components"]}
+    root = {
+        "$ref": f"#/components/schemas/{schema}",
+        "components": document()["components"],
+    }
     jsonschema_rs.validate(root, value)
     return True
 
@@ -132,7 +137,9 @@ def test_a_run_without_end_is_cut_with_a_detail(
 ) -> None:
     with serve(scripted(FIRST), ServerOptions(tools=tools)) as server:
         choice = post(server).json()["choices"][0]
-    assert choice["finish_reason"] == "length" and choice["finish_details"]["type"] == "loop"
+    assert (
+        choice["finish_reason"] == "length" and choice["finish_details"]["type"] == "loop"
+    )
     assert 1 < len(choice["message"]["tool_steps"]) <= 16
 
 
@@ -184,12 +191,16 @@ def test_what_a_run_cannot_have_is_refused(
     assert answer.status_code == 400 and answer.json()["error"]["param"] in more
 
 
-def test_a_client_that_leaves_ends_the_run(scripted: Build, serve: Any, tools: ServerTools) -> None:
+def test_a_client_that_leaves_ends_the_run(
+    scripted: Build, serve: Any, tools: ServerTools
+) -> None:
     model = scripted("long " * 500, delay=0.01)
     with serve(model, ServerOptions(tools=tools)) as server:
         with pytest.raises(httpx.ReadTimeout):
             httpx.post(
-                server.url + CHAT, json={"model": "scripted", "messages": ASKED}, timeout=0.3
+                server.url + CHAT,
+                json={"model": "scripted", "messages": ASKED},
+                timeout=0.3,
             )
         server.wait_until_idle(2)
         assert model.generate.open == 0  # type: ignore[attr-defined]

@@ -41,16 +41,21 @@ LOADS = re.compile(
 def source_digest(folder: Path) -> str:
     """What `web/build.mjs` records: SHA-256 over the names and digests of the sources."""
     names = ["build.mjs", "icon.svg", "index.html", "package-lock.json", "preview.html"]
-    names += [p.relative_to(folder).as_posix() for p in folder.glob("src/**/*") if p.is_file()]
+    names += [
+        p.relative_to(folder).as_posix() for p in folder.glob("src/**/*") if p.is_file()
+    ]
     lines = [
-        f"{n} {hashlib.sha256((folder / n).read_bytes()).hexdigest()}\n" for n in sorted(names)
+        f"{n} {hashlib.sha256((folder / n).read_bytes()).hexdigest()}\n"
+        for n in sorted(names)
     ]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def test_the_committed_bundle_is_that_of_the_sources() -> None:
     recorded = json.loads((STATIC / "build.json").read_text())["sources"]
-    assert recorded == source_digest(WEB), "web/ has changed: run `make web` and commit its result"
+    assert recorded == source_digest(WEB), (
+        "web/ has changed: run `make web` and commit its result"
+    )
 
 
 @pytest.mark.parametrize(
@@ -80,7 +85,9 @@ def test_every_local_file_that_the_page_names_is_there() -> None:
     style = (STATIC / "app.css").read_text()
     names += re.findall(r"url\(\"?\./([^)\"]+)", style)
     for script in STATIC.glob("*.js"):
-        names += re.findall(r'["\']\./([\w-]+\.js)["\']', script.read_text(encoding="utf-8"))
+        names += re.findall(
+            r'["\']\./([\w-]+\.js)["\']', script.read_text(encoding="utf-8")
+        )
     assert {"app.js", "app.css"} <= set(names)
     assert len(names) > 20
     assert not [name for name in names if not (STATIC / name).is_file()]
@@ -129,7 +136,11 @@ def test_the_committed_bundle_is_what_the_build_makes(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=WEB, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
     made, committed = (
-        {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+        {
+            p.relative_to(folder).as_posix(): p.read_bytes()
+            for p in folder.rglob("*")
+            if p.is_file()
+        }
         for folder in (tmp_path / "static", STATIC)
     )
     assert made.keys() == committed.keys()
@@ -202,7 +213,10 @@ class Killable:
     def __init__(self, store: Path) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = free.getsockname()[1]
-        self._command = [sys.executable, str(Path(__file__).with_name("scripted_server.py"))]
+        self._command = [
+            sys.executable,
+            str(Path(__file__).with_name("scripted_server.py")),
+        ]
         self._command += [str(self.port), str(store), ANSWER]
         self.process: subprocess.Popen[bytes] | None = None
         self.start()
@@ -271,7 +285,8 @@ def test_a_run_report_is_accessible_in_both_languages_on_a_phone_and_a_desktop(
     )
     (tmp_path / "config.toml").write_text(dump_config(config))
     lines = [
-        {"stage": "sft", "step": i, "lr": 0.01, "cross_entropy": 3 / (i + 1)} for i in range(20)
+        {"stage": "sft", "step": i, "lr": 0.01, "cross_entropy": 3 / (i + 1)}
+        for i in range(20)
     ]
     (tmp_path / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (tmp_path / "evaluation").mkdir()

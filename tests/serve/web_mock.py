@@ -87,7 +87,9 @@ $$\rule{99999em}{99999em} \fcolorbox{red}{blue}{z} \def\a{\a\a}\a$$
     + "\n\n"
     + "\u202eright to left\u202c \u05e9\u05dc\u05d5\u05dd \u05e2\u05d5\u05dc\u05dd\n\n"
 )
-NESTED = ">" * 3000 + " deep\n\n" + "".join(f"{'  ' * n}- item\n" for n in range(300)) + "\n"
+NESTED = (
+    ">" * 3000 + " deep\n\n" + "".join(f"{'  ' * n}- item\n" for n in range(300)) + "\n"
+)
 BRACKETS = "[" * 12000 + "\n\n" + "*a_" * 5000 + "\n\n" + "x" + "`" * 9000 + "\n\n"
 RENDERING = r"""**注意：**这里要小心。**“引号”**也是。
 
@@ -161,8 +163,12 @@ def thinking(server: "MockServer", field: str) -> Iterator[Json]:
     for number in range(240):
         if server.answer_now.wait(0.05):
             break
-        yield delta(**{field: f"Step {number}: let me check that $x_{{{number}}}$ holds.\n\n"})
-    yield from (delta(content=part) for part in ("The answer", " is **42**. ", "It is final."))
+        yield delta(
+            **{field: f"Step {number}: let me check that $x_{{{number}}}$ holds.\n\n"}
+        )
+    yield from (
+        delta(content=part) for part in ("The answer", " is **42**. ", "It is final.")
+    )
     yield delta("stop")
 
 
@@ -178,12 +184,22 @@ def tool_call() -> Iterator[Json]:
 def server_tools() -> Iterator[Json]:
     """Runs two tools itself; the second fails."""
     yield delta(reasoning_content="I will run Python.")
-    step = {"id": "s1", "name": "python", "arguments": {"code": "print(6 * 7)"}, "error": False}
+    step = {
+        "id": "s1",
+        "name": "python",
+        "arguments": {"code": "print(6 * 7)"},
+        "error": False,
+    }
     yield delta(tool_steps=[{**step, "result": None, "seconds": None}])
     time.sleep(0.4)
     yield delta(tool_steps=[{**step, "result": "42\n", "seconds": 0.4}])
     yield delta(reasoning_content="Now search.")
-    step = {"id": "s2", "name": "search", "arguments": {"query": "<b>life</b>"}, "seconds": 0.1}
+    step = {
+        "id": "s2",
+        "name": "search",
+        "arguments": {"query": "<b>life</b>"},
+        "seconds": 0.1,
+    }
     yield delta(tool_steps=[{**step, "result": "no network", "error": True}])
     yield delta(content="It is 42.")
     yield delta("stop")
@@ -203,7 +219,9 @@ def script(server: "MockServer", name: str, body: Json) -> Iterator[Json]:
     if last["role"] == "tool":
         yield from (delta(content=f"The tool said: {last['content']}."), delta("stop"))
     elif name in ("think", "reason"):
-        yield from thinking(server, "reasoning" if name == "reason" else "reasoning_content")
+        yield from thinking(
+            server, "reasoning" if name == "reason" else "reasoning_content"
+        )
     elif name == "tools":
         yield from tool_call()
     elif name == "server":
@@ -220,7 +238,10 @@ def script(server: "MockServer", name: str, body: Json) -> Iterator[Json]:
         yield delta("stop")
     elif name == "loop":
         yield delta(content="again again again")
-        yield {**delta("stop"), "finish_details": {"type": "loop", "message": "It repeats itself."}}
+        yield {
+            **delta("stop"),
+            "finish_details": {"type": "loop", "message": "It repeats itself."},
+        }
     elif name == "cut":
         yield delta(content="Half of an ans")
     elif name == "length":
@@ -242,7 +263,12 @@ def refusal(name: str) -> Refusal | None:
         "error401": (401, "Incorrect API key provided.", "invalid_api_key", {}),
         "error429": (429, "Queue is full.", "rate_limit_exceeded", {"Retry-After": "2"}),
         "error500": (500, "Something broke.", "server_error", {}),
-        "error400": (400, "top_k is -1: it must be at least 0", "invalid_request_error", {}),
+        "error400": (
+            400,
+            "top_k is -1: it must be at least 0",
+            "invalid_request_error",
+            {},
+        ),
         "overflow": (
             400,
             "The prompt is 1200 tokens over the context of 4096.",
@@ -285,13 +311,17 @@ class Handler(BaseHTTPRequestHandler):
             if self.authorised():
                 self.json({"data": [{"id": "mock-qwq"}, {"id": "mock-other"}]})
         elif path == "/mock/requests":
-            self.json({"requests": self.server.requests, "disconnects": self.server.disconnects})
+            self.json(
+                {"requests": self.server.requests, "disconnects": self.server.disconnects}
+            )
         else:
             self.static(path)
 
     def do_POST(self) -> None:
         """A chat completion, or "answer now"."""
-        body = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or b"{}")
+        body = json.loads(
+            self.rfile.read(int(self.headers.get("Content-Length") or 0)) or b"{}"
+        )
         if not self.authorised():
             return
         if self.path.endswith("/answer_now"):
@@ -304,7 +334,9 @@ class Handler(BaseHTTPRequestHandler):
             self.json(refused[1], refused[0], refused[2])
         elif words[0] == "whole":
             message = {"role": "assistant", "content": "Not streamed.", "reasoning": "hm"}
-            self.json({"id": "c", "choices": [{"message": message, "finish_reason": "stop"}]})
+            self.json(
+                {"id": "c", "choices": [{"message": message, "finish_reason": "stop"}]}
+            )
         else:
             self.stream(words[0], body)
 
@@ -330,7 +362,9 @@ class Handler(BaseHTTPRequestHandler):
             for choice in script(self.server, name, body):
                 self.event({**head, "choices": [choice]})
             if name == "midstream":
-                self.event({"error": {"message": "The engine stopped.", "code": "server_error"}})
+                self.event(
+                    {"error": {"message": "The engine stopped.", "code": "server_error"}}
+                )
             details = {"reasoning_tokens": 1200}
             usage = {"prompt_tokens": 9, "completion_tokens": 1234}
             usage["completion_tokens_details"] = details  # type: ignore[assignment]
@@ -368,7 +402,9 @@ class Handler(BaseHTTPRequestHandler):
         headers = {"Content-Security-Policy": policy, "X-Content-Type-Options": "nosniff"}
         self.reply(200, file.read_bytes(), TYPES.get(file.suffix, "text/plain"), headers)
 
-    def json(self, body: Json, status: int = 200, headers: dict[str, str] | None = None) -> None:
+    def json(
+        self, body: Json, status: int = 200, headers: dict[str, str] | None = None
+    ) -> None:
         """A JSON reply."""
         self.reply(status, json.dumps(body).encode(), "application/json", headers)
 

@@ -35,7 +35,9 @@ def test_no_name_argument_sentence_or_answer_of_the_unseen_is_trained_on() -> No
     assert not set(SEEN.answers) & set(UNSEEN.answers)
 
     seen = {calculator_of(task).name for task in tasks_of(calculators(4, 5), 400)}
-    unseen = {calculator_of(task).name for task in tasks_of(calculators(4, 5, unseen=True), 400)}
+    unseen = {
+        calculator_of(task).name for task in tasks_of(calculators(4, 5, unseen=True), 400)
+    }
     assert len(seen) > 200 and len(unseen) > 200
     assert not seen & unseen
 

@@ -50,7 +50,10 @@ def test_thinking_is_the_same_wherever_a_conversation_keeps_it() -> None:
         assert first.demonstration == (assistant("5", "2 and 3 make 5."),)
         assert second.demonstration[0] == assistant("8", "Twice 4.")
         assert first.verifier == ""
-    assert tasks("messages-inline")[1].demonstration[1:] == (user("And 1 more?"), assistant("9"))
+    assert tasks("messages-inline")[1].demonstration[1:] == (
+        user("And 1 more?"),
+        assistant("9"),
+    )
     assert tasks("messages-reasoning")[0].messages[0] == SYSTEM
 
 
@@ -72,7 +75,10 @@ def test_a_prompt_with_an_answer_is_judged_as_mathematics(form: str) -> None:
 
 def test_a_completion_is_there_to_be_imitated() -> None:
     (text,) = tasks("trl-completion-text")
-    assert (text.messages, text.demonstration) == ((user("The sky is"),), (assistant(" blue."),))
+    assert (text.messages, text.demonstration) == (
+        (user("The sky is"),),
+        (assistant(" blue."),),
+    )
     (chat,) = tasks("trl-completion-chat")
     assert chat.demonstration == (assistant("It is blue."),)
     (alpaca,) = tasks("alpaca")
@@ -86,8 +92,18 @@ def test_a_completion_is_there_to_be_imitated() -> None:
         ("trl-preference-text", "The sky is", " blue.", " green."),
         ("trl-preference-implicit-text", "The sky is", "blue.", "green."),
         ("trl-preference-chat", "What colour is the sky?", "It is blue.", "It is green."),
-        ("trl-preference-implicit-chat", "What colour is the sky?", "It is blue.", "It is green."),
-        ("preference-repeats-prompt", "What colour is the sky?", "It is blue.", "It is green."),
+        (
+            "trl-preference-implicit-chat",
+            "What colour is the sky?",
+            "It is blue.",
+            "It is green.",
+        ),
+        (
+            "preference-repeats-prompt",
+            "What colour is the sky?",
+            "It is blue.",
+            "It is green.",
+        ),
         ("openai-preference", "What colour is the sky?", "It is blue.", "It is green."),
     ],
 )
@@ -146,7 +162,11 @@ def test_sharegpts_speakers_and_system_prompt_are_roles() -> None:
     (task,) = tasks("sharegpt")
     assert task.id == "own:s-1"
     assert task.messages == (SYSTEM, user("2 + 3?"))
-    assert task.demonstration == (assistant("5", "2 and 3"), user("And 1 more?"), assistant("6"))
+    assert task.demonstration == (
+        assistant("5", "2 and 3"),
+        user("And 1 more?"),
+        assistant("6"),
+    )
 
 
 def test_worked_solutions_give_the_answer_that_they_end_with() -> None:
@@ -226,7 +246,9 @@ async def test_the_answer_that_a_format_gives_is_right_to_its_verifier(
     judges: dict[str, Verifier], form: str
 ) -> None:
     for task in tasks(form):
-        score = await judges[task.verifier].score(task, f"</think>\n\n\\boxed{{{task.answer}}}")
+        score = await judges[task.verifier].score(
+            task, f"</think>\n\n\\boxed{{{task.answer}}}"
+        )
         assert score.status == "correct"
 
 
@@ -254,19 +276,30 @@ ASKED = [{"role": "user", "content": "2 + 3?"}]
         ({"prompt": []}, r"prompt: it is \[\]: it must be a list of turns"),
         ({"prompt": "2 + 3?", "answer": " "}, "answer: the answer is empty"),
         ({"prompt": "2 + 3?", "answer": ["5", "five"]}, "answer: there are 2 answers"),
-        ({"messages": [{"role": "boss", "content": ""}]}, r"messages\.0: the role is 'boss'"),
+        (
+            {"messages": [{"role": "boss", "content": ""}]},
+            r"messages\.0: the role is 'boss'",
+        ),
         ({"messages": [{"role": "user", "content": 5}]}, r"messages\.0: the content is 5"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
             r"messages\.0: a part is .*only text",
         ),
-        ({"messages": [{"role": "assistant", "content": "5"}]}, "begins with the assistant"),
+        (
+            {"messages": [{"role": "assistant", "content": "5"}]},
+            "begins with the assistant",
+        ),
         (
             {"messages": [*ASKED, {"role": "assistant", "content": "<think>hm"}]},
             r"messages\.1: <think> is never closed",
         ),
         (
-            {"messages": [*ASKED, {"role": "assistant", "content": "", "tool_calls": ["add"]}]},
+            {
+                "messages": [
+                    *ASKED,
+                    {"role": "assistant", "content": "", "tool_calls": ["add"]},
+                ]
+            },
             r"messages\.1: a call is 'add'",
         ),
         (
@@ -280,7 +313,10 @@ ASKED = [{"role": "user", "content": "2 + 3?"}]
         (
             {
                 "chosen": [*ASKED, {"role": "assistant", "content": "5"}],
-                "rejected": [{"role": "user", "content": "?"}, {"role": "gpt", "content": "5"}],
+                "rejected": [
+                    {"role": "user", "content": "?"},
+                    {"role": "gpt", "content": "5"},
+                ],
             },
             "rejected: chosen and rejected answer different chats",
         ),
@@ -296,19 +332,28 @@ ASKED = [{"role": "user", "content": "2 + 3?"}]
             {"prompt": "a", "chosen": "b", "rejected": [{"role": "gpt", "content": "c"}]},
             "rejected: chosen is a text and rejected turns",
         ),
-        ({"prompt": "a", "chosen": "b", "rejected": ""}, "rejected: its last turn is empty"),
+        (
+            {"prompt": "a", "chosen": "b", "rejected": ""},
+            "rejected: its last turn is empty",
+        ),
         (
             {"chosen": ASKED, "rejected": ASKED},
             "chosen: it ends with a user turn: end with the assistant's",
         ),
         ({"prompt": "Write f.", "tests": []}, "tests: there are no tests"),
         ({"prompt": "Write f.", "tests": [1]}, r"tests\.0: it is 1: a test has an input"),
-        ({"prompt": "Write f.", "tests": [{"in": 1}]}, r"tests\.0: a test has in: .*one of input"),
+        (
+            {"prompt": "Write f.", "tests": [{"in": 1}]},
+            r"tests\.0: a test has in: .*one of input",
+        ),
         (
             {"prompt": "Write f.", "input_output": {"inputs": ["1"], "outputs": []}},
             "input_output: it has 1 inputs and 0 outputs",
         ),
-        ({"prompt": "Write f.", "tests": "x = 1"}, "tests: nothing says which function is tested"),
+        (
+            {"prompt": "Write f.", "tests": "x = 1"},
+            "tests: nothing says which function is tested",
+        ),
         (
             {"prompt": "Write f.", "tests": {"form": "shell", "cases": []}},
             r"tests\.form: it is 'shell': it must be one of stdin, call, script",
@@ -326,7 +371,9 @@ def test_a_row_that_cannot_be_used_is_named_with_field_and_remedy(
         open_rows("own", written(tmp_path, row), DataLock())
 
 
-@pytest.mark.parametrize("path", sorted(FORMATS.glob("*.jsonl")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", sorted(FORMATS.glob("*.jsonl")), ids=lambda path: path.stem
+)
 def test_a_format_means_the_same_in_parquet_and_with_json_in_the_cells_of_a_table(
     tmp_path: Path, path: Path
 ) -> None:
@@ -343,7 +390,8 @@ def test_a_format_means_the_same_in_parquet_and_with_json_in_the_cells_of_a_tabl
             writer.writerow(cells)
 
     expected = [
-        replace(record, task=replace(record.task, row={})) for record in opened(path.stem).records
+        replace(record, task=replace(record.task, row={}))
+        for record in opened(path.stem).records
     ]
     for name in ("rows.parquet", "rows.csv"):
         table = open_rows("own", DataConfig(rows=str(tmp_path / name)), DataLock())

@@ -136,7 +136,9 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("answer", HOSTILE)
-@pytest.mark.parametrize("name", ["string_insertion", "countdown", "intermediate_integration"])
+@pytest.mark.parametrize(
+    "name", ["string_insertion", "countdown", "intermediate_integration"]
+)
 async def test_no_answer_is_run_hangs_or_is_dropped(
     verifier: GymVerifier, name: str, answer: str
 ) -> None:
@@ -164,5 +166,7 @@ async def test_formulas_and_lists_are_evaluated(name: str, answer: str) -> None:
 
 async def test_a_task_that_holds_no_entry_is_an_error(verifier: GymVerifier) -> None:
     for reference in (None, "nonsense", GymEntry({"answer": "1"})):
-        score = await verifier.score(Task("t", "k", (), "gym", reference=reference), "</think>1")
+        score = await verifier.score(
+            Task("t", "k", (), "gym", reference=reference), "</think>1"
+        )
         assert score.status == "error", reference

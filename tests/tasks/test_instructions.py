@@ -8,7 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from openqwq.tasks.instructions import ENOUGH, WORDS, Taste, TasteVerifier, instructions, topics
+from openqwq.tasks.instructions import (
+    ENOUGH,
+    WORDS,
+    Taste,
+    TasteVerifier,
+    instructions,
+    topics,
+)
 from openqwq.tasks.source import Source, distinct, draw_tasks
 from openqwq.tasks.tools import calculator
 from openqwq.types import Score, Task
@@ -43,12 +50,16 @@ def test_rules_of_every_kind_are_composed() -> None:
                     "detectable_format"}  # fmt: skip
 
 
-@pytest.mark.parametrize("trick", ["copy", "thinks of nothing", "prints the rule's words", "empty"])
+@pytest.mark.parametrize(
+    "trick", ["copy", "thinks of nothing", "prints the rule's words", "empty"]
+)
 def test_tricks_score_low(trick: str) -> None:
     values = []
     for task in tasks(ASKED, 200):
         question = task.messages[-1]["content"]
-        named = [word for word in WORDS if word in question.split() or f"{word}." in question]
+        named = [
+            word for word in WORDS if word in question.split() or f"{word}." in question
+        ]
         answer = (task.solution or "").partition("</think>\n\n")[2]
         said = {
             "copy": f"plan\n</think>\n\n{question}",
@@ -99,12 +110,16 @@ def test_taste_wants_enough_wanted_words_once_and_no_more() -> None:
 def test_thinking_pays_for_taste() -> None:
     def gold(thinking_share: float) -> float:
         made = tasks(topics(3, 7), 200, thinking_share=thinking_share)
-        return sum(asyncio.run(TasteVerifier().score(t, t.solution or "")).value for t in made)
+        return sum(
+            asyncio.run(TasteVerifier().score(t, t.solution or "")).value for t in made
+        )
 
     assert gold(1.0) == 200 and gold(0.0) < 120
 
 
-def test_a_tool_problem_goes_on_after_the_tools_answer_and_its_direct_answer_does_not() -> None:
+def test_a_tool_problem_goes_on_after_the_tools_answer_and_its_direct_answer_does_not() -> (
+    None
+):
     (task,) = tasks(calculator(4, 5), 1)
     assert task.continuation and "<tool_call>" in (task.solution or "")
     call, result = task.continuation.messages[1:]

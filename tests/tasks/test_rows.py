@@ -70,7 +70,9 @@ def test_templates_say_what_is_asked_and_what_is_right(folder: Folder) -> None:
 
 def test_a_setting_comes_before_what_the_row_says(folder: Folder) -> None:
     row = {"prompt": "2 + 3?", "answer": "wrong", "right": 5, "system": "Old."}
-    (record,) = folder.open([row], answer="{right}", system="New.", verifier="rewards.py:f").records
+    (record,) = folder.open(
+        [row], answer="{right}", system="New.", verifier="rewards.py:f"
+    ).records
     assert record.task.answer == "5"
     assert record.task.verifier == "rewards.py:f"
     assert record.task.messages[0] == {"role": "system", "content": "New."}
@@ -78,7 +80,10 @@ def test_a_setting_comes_before_what_the_row_says(folder: Folder) -> None:
 
 def test_right_calls_are_read_with_their_row(folder: Folder) -> None:
     right = '[{"add": {"a": [2], "b": [3]}}]'
-    rows = [{"prompt": "2 + 3?", "answer": right}, {"prompt": "Hello.", "answer": "add(2, 3)"}]
+    rows = [
+        {"prompt": "2 + 3?", "answer": right},
+        {"prompt": "Hello.", "answer": "add(2, 3)"},
+    ]
     table = folder.open(rows[:1], verifier="tool_calls_python")
     assert table.records[0].task.reference == RightCalls([{"add": {"a": [2], "b": [3]}}])
     with pytest.raises(OpenQwQError, match=r"row 2, answer: the right calls are not JSON"):
@@ -88,7 +93,10 @@ def test_right_calls_are_read_with_their_row(folder: Folder) -> None:
 def test_a_share_is_split_by_what_is_asked_alone(folder: Folder) -> None:
     one = folder.open(SUMS, held_out=0.2)
     other = folder.open(
-        [{"id": i, "problem": row["question"] + " ", "answer": 0} for i, row in enumerate(SUMS)],
+        [
+            {"id": i, "problem": row["question"] + " ", "answer": 0}
+            for i, row in enumerate(SUMS)
+        ],
         table="renamed",
         held_out=0.2,
         system="You are careful.",
@@ -102,7 +110,9 @@ def test_a_share_is_split_by_what_is_asked_alone(folder: Folder) -> None:
     assert set(fewer) < set(held_out)
 
 
-def test_held_out_rows_of_a_file_come_in_its_order_and_of_a_share_by_hash(folder: Folder) -> None:
+def test_held_out_rows_of_a_file_come_in_its_order_and_of_a_share_by_hash(
+    folder: Folder,
+) -> None:
     rest = folder.write(SUMS[100:], "test.jsonl")
     table = folder.open(SUMS[:100], held_out=rest, limit=10)
     assert questions(table)[0] == [row["question"] for row in SUMS[:10]]
@@ -124,7 +134,9 @@ def test_every_epoch_draws_each_row_once_in_another_order(folder: Folder) -> Non
     assert draws != [table.draw(number, "other").id for number in range(40)]
 
 
-def test_a_training_row_that_is_held_out_stops_the_run_and_both_are_named(folder: Folder) -> None:
+def test_a_training_row_that_is_held_out_stops_the_run_and_both_are_named(
+    folder: Folder,
+) -> None:
     rest = folder.write(SUMS[5:8], "test.jsonl")
     said = r"data\.sums: rows\.jsonl row 6, held_out: .* test\.jsonl row 1: .*\(2 more rows"
     with pytest.raises(OpenQwQError, match=said):
@@ -137,7 +149,9 @@ def test_a_row_held_out_by_another_table_stops_the_run(folder: Folder) -> None:
     one = folder.open(SUMS, held_out=0.2, table="one")
     other = folder.open(SUMS, table="other")
     require_apart([one], [one, other])
-    with pytest.raises(OpenQwQError, match=r"data\.other would train on .*data\.one holds out"):
+    with pytest.raises(
+        OpenQwQError, match=r"data\.other would train on .*data\.one holds out"
+    ):
         require_apart([other], [one])
 
 
@@ -165,13 +179,19 @@ GOOD = {"prompt": "2 + 3?", "answer": "5"}
             {"answer_pattern": "(\\d+)"},
             r"answer_pattern: '\(\\\\d\+\)' finds nothing in answer 'eight'",
         ),
-        ({"prompt": "4 + 4?"}, {"answer": "{answer}"}, r"data\.sums\.answer: .*no column 'answer'"),
+        (
+            {"prompt": "4 + 4?"},
+            {"answer": "{answer}"},
+            r"data\.sums\.answer: .*no column 'answer'",
+        ),
     ],
 )
 def test_one_bad_row_stops_the_run_or_is_listed(
     folder: Folder, bad: Mapping[str, Any], settings: dict[str, Any], said: str
 ) -> None:
-    with pytest.raises(OpenQwQError, match=rf"data\.sums: rows\.jsonl row 2, {said}.*--skip-bad"):
+    with pytest.raises(
+        OpenQwQError, match=rf"data\.sums: rows\.jsonl row 2, {said}.*--skip-bad"
+    ):
         folder.open([GOOD, bad], **settings)
     table = folder.open([GOOD, bad], skip=True, **settings)
     assert table.size == 1
@@ -186,13 +206,16 @@ def test_equal_ids_are_refused_with_both_rows(folder: Folder) -> None:
 
 
 @pytest.mark.parametrize(
-    ("verifier", "missing"), [("code", "tests"), ("instructions", "rules"), ("math", "answer")]
+    ("verifier", "missing"),
+    [("code", "tests"), ("instructions", "rules"), ("math", "answer")],
 )
 def test_a_verifier_that_the_rows_cannot_feed_is_refused(
     folder: Folder, verifier: str, missing: str
 ) -> None:
     row = {"prompt": "2 + 3?"} if verifier == "math" else GOOD
-    with pytest.raises(OpenQwQError, match=rf"{missing}: the verifier '{verifier}' needs it"):
+    with pytest.raises(
+        OpenQwQError, match=rf"{missing}: the verifier '{verifier}' needs it"
+    ):
         folder.open([row], verifier=verifier)
 
 
@@ -203,5 +226,7 @@ def test_a_file_without_usable_rows_and_a_share_that_holds_out_none_are_refused(
         folder.open([])
     with pytest.raises(OpenQwQError, match=r"none of the 1 rows.*hold out a larger share"):
         folder.open([GOOD], held_out=0.0001)
-    with pytest.raises(OpenQwQError, match=r"no rows that can be used; the first of them: .*row 1"):
+    with pytest.raises(
+        OpenQwQError, match=r"no rows that can be used; the first of them: .*row 1"
+    ):
         folder.open([{"prompt": ""}], skip=True)

@@ -72,7 +72,11 @@ def test_every_column_is_a_true_equation_and_together_they_spell_the_result(
             # An equation that adds a carry to the one before it takes its place.
             columns: list[str] = []
             for left, right in steps:
-                if columns and write is multiply_columns and left.startswith(f"{columns[-1]}+"):
+                if (
+                    columns
+                    and write is multiply_columns
+                    and left.startswith(f"{columns[-1]}+")
+                ):
                     columns.pop()
                 columns.append(right)
             digits = [int(column) % 10 for column in columns[:-1]] + [int(columns[-1])]
@@ -84,11 +88,17 @@ def test_thinking_share_is_the_share_of_solutions_that_think() -> None:
     tasks = first(SOURCES[0], 1000, thinking_share=0.2)
     thinking = [task for task in tasks if not (task.solution or "").startswith("</think>")]
     assert 0.15 < len(thinking) / 1000 < 0.25
-    assert all(re.match(r"(\S+=\d+ ?)+\n</think>\n\n", task.solution or "") for task in thinking)
+    assert all(
+        re.match(r"(\S+=\d+ ?)+\n</think>\n\n", task.solution or "") for task in thinking
+    )
 
 
 async def test_every_gold_solution_passes_its_verifier_and_another_answer_fails() -> None:
-    async with LocalSandbox(1) as sandbox, MathVerifier(workers=1) as math, GymVerifier() as gym:
+    async with (
+        LocalSandbox(1) as sandbox,
+        MathVerifier(workers=1) as math,
+        GymVerifier() as gym,
+    ):
         verifiers: dict[str, Verifier] = {
             "math": math,
             "code": CodeVerifier(sandbox),
@@ -100,7 +110,9 @@ async def test_every_gold_solution_passes_its_verifier_and_another_answer_fails(
                 score = await verifiers[task.verifier].score(task, task.solution or "")
                 assert (score.value, score.status) == (1.0, "correct"), (task, score)
                 others = {t.solution or "" for t in tasks if t.solution != task.solution}
-                wrong = [await verifiers[task.verifier].score(task, text) for text in others]
+                wrong = [
+                    await verifiers[task.verifier].score(task, text) for text in others
+                ]
                 assert any(s.status == "wrong" for s in wrong), task
 
 

@@ -22,11 +22,16 @@ def opened(tmp_path: Path, text: str) -> dict[str, Table]:
 
 
 def write_rows(path: Path, count: int) -> None:
-    rows = [{"question": f"{n} + 1?", "answer": n + 1, "solution": "Count."} for n in range(count)]
+    rows = [
+        {"question": f"{n} + 1?", "answer": n + 1, "solution": "Count."}
+        for n in range(count)
+    ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def test_rows_and_generators_stand_side_by_side_under_their_own_names(tmp_path: Path) -> None:
+def test_rows_and_generators_stand_side_by_side_under_their_own_names(
+    tmp_path: Path,
+) -> None:
     write_rows(tmp_path / "own.jsonl", 20)
     tables = opened(
         tmp_path,
@@ -104,7 +109,9 @@ def test_a_source_of_ones_own_that_fails_is_named_before_the_run(
         ('source = "addition"\nheld_out = 0.5', r"data\.own\.held_out is for rows"),
     ],
 )
-def test_what_a_generator_cannot_do_is_named(tmp_path: Path, settings: str, said: str) -> None:
+def test_what_a_generator_cannot_do_is_named(
+    tmp_path: Path, settings: str, said: str
+) -> None:
     with pytest.raises(OpenQwQError, match=said):
         opened(tmp_path, f"[data.own]\n{settings}\n")
 
@@ -113,7 +120,9 @@ def test_training_texts_hold_prompts_solutions_and_replies_but_nothing_held_out(
     tmp_path: Path,
 ) -> None:
     write_rows(tmp_path / "own.jsonl", 30)
-    tables = opened(tmp_path, '[data.own]\nrows = "own.jsonl"\nheld_out = 0.3\n' + STAGE % "own")
+    tables = opened(
+        tmp_path, '[data.own]\nrows = "own.jsonl"\nheld_out = 0.3\n' + STAGE % "own"
+    )
     texts = list(training_texts(tables.values(), 100, "seed"))
     held_out = {task.messages[-1]["content"] for task in tables["own"].held_out(99, 0)}
     assert len(texts) == tables["own"].size

@@ -56,6 +56,8 @@ def test_a_brace_without_its_partner_is_an_error_that_says_where(text: str) -> N
         ("{null}", "the column 'null' is null"),
     ],
 )
-def test_a_column_that_a_row_lacks_is_named_with_the_nearest(template: str, said: str) -> None:
+def test_a_column_that_a_row_lacks_is_named_with_the_nearest(
+    template: str, said: str
+) -> None:
     with pytest.raises(RowError, match=rf"data\.x\.prompt: .*{said}"):
         Template(template, "data.x.prompt").fill(ROW)

@@ -29,7 +29,8 @@ def test_the_reward_of_the_page_falls_with_the_length_of_the_thinking() -> None:
     reward = names["brevity"]
     assert callable(reward)
     values = [
-        reward(None, CompletionText("", "so " * words, "5", ())) for words in (0, 50, 100, 500)
+        reward(None, CompletionText("", "so " * words, "5", ()))
+        for words in (0, 50, 100, 500)
     ]
     assert values == [1.0, 0.5, 0.0, 0.0]
 

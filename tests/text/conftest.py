@@ -36,7 +36,19 @@ PIECES = [
         "def ",
         "return",
     ],
-    *["3.14", "1e-9", "==", "->", "/*", "<|", "|>", "im_start", "think>", "<thin", "tool_call"],
+    *[
+        "3.14",
+        "1e-9",
+        "==",
+        "->",
+        "/*",
+        "<|",
+        "|>",
+        "im_start",
+        "think>",
+        "<thin",
+        "tool_call",
+    ],
 ]
 
 
@@ -61,7 +73,9 @@ def saved(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Pat
 def strings() -> list[str]:
     """5,000 reproducible strings: words, code, scripts, emoji, white space, control characters."""
     generator = random.Random(0)
-    return ["".join(generator.choices(PIECES, k=generator.randint(0, 12))) for _ in range(5000)]
+    return [
+        "".join(generator.choices(PIECES, k=generator.randint(0, 12))) for _ in range(5000)
+    ]
 
 
 SCRIPTS = [(0x20, 0x7F), (0xA0, 0x250), (0x370, 0x530), (0x590, 0x700), (0x900, 0xE00)]
@@ -75,7 +89,14 @@ CODE = [
     '{"key": [1, 2.5e-3]}',
     ";\r\n",
 ]
-MARKERS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>", "<tool_call>"]
+MARKERS = [
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<think>",
+    "</think>",
+    "<tool_call>",
+]
 
 
 @pytest.fixture(scope="session")
@@ -95,7 +116,8 @@ def many_strings(strings: list[str]) -> list[str]:
     def mixture(pieces: list[str]) -> str:
         count = generator.randrange(1, 7)
         return "".join(
-            generator.choice(["", " ", "\n"]) + generator.choice(pieces) for _ in range(count)
+            generator.choice(["", " ", "\n"]) + generator.choice(pieces)
+            for _ in range(count)
         )
 
     multilingual = [
@@ -108,7 +130,8 @@ def many_strings(strings: list[str]) -> list[str]:
     cut = [text.encode()[1:-1].decode(errors="replace") for text in multilingual[:500]]
     code = [mixture([*CODE, *PIECES]) for _ in range(1000)]
     markers = [
-        mixture([*MARKERS, *(m[:-1] for m in MARKERS), "a", "你", "😀"]) for _ in range(1000)
+        mixture([*MARKERS, *(m[:-1] for m in MARKERS), "a", "你", "😀"])
+        for _ in range(1000)
     ]
     return [*strings, *multilingual, *broken, *cut, *code, *markers]
 

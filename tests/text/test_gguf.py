@@ -95,7 +95,9 @@ def test_a_real_files_ids_equal_transformers(
 ) -> None:
     ours, theirs = from_metadata(read_header(smollm2).metadata, str(smollm2)), their_smollm2
     marked = theirs(many_strings, add_special_tokens=False)["input_ids"]
-    plain = theirs(many_strings, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    plain = theirs(many_strings, add_special_tokens=False, split_special_tokens=True)[
+        "input_ids"
+    ]
     for text, with_markers, without in zip(many_strings, marked, plain, strict=True):
         assert ours.encode(text, allow_special=True) == with_markers, repr(text)
         assert ours.encode(text) == without, repr(text)
@@ -122,7 +124,9 @@ def test_ids_equal_llama_cpps(
 @contextmanager
 def llama_cpp(path: Path) -> Iterator[Callable[[str], list[int]]]:
     """llama.cpp's own tokenizer, through the server that the wheel runs on the loopback."""
-    xllamacpp = pytest.importorskip("xllamacpp", reason="needs llama.cpp: pip install xllamacpp")
+    xllamacpp = pytest.importorskip(
+        "xllamacpp", reason="needs llama.cpp: pip install xllamacpp"
+    )
     params = xllamacpp.CommonParams()
     params.model.path, params.n_ctx, params.verbosity = str(path), 256, -1
     params.warmup, params.cpuparams.n_threads = False, 1
@@ -159,7 +163,9 @@ def test_a_real_files_template_equals_transformers(
         assert encode_chat(ours, messages) == expected["input_ids"]  # type: ignore[arg-type]
 
 
-def test_metadata_come_back_as_they_were(smollm2: Path, ours: Tokenizer, file: Path) -> None:
+def test_metadata_come_back_as_they_were(
+    smollm2: Path, ours: Tokenizer, file: Path
+) -> None:
     for path in (smollm2, file):
         metadata = read_header(path).metadata
         tokenizer = from_metadata(metadata, str(path))
@@ -168,7 +174,9 @@ def test_metadata_come_back_as_they_were(smollm2: Path, ours: Tokenizer, file: P
         assert from_metadata(written, "again").backend_json() == tokenizer.backend_json()
 
 
-def test_ends_and_padding_come_from_the_metadata(ours: Tokenizer, tokenizer: Tokenizer) -> None:
+def test_ends_and_padding_come_from_the_metadata(
+    ours: Tokenizer, tokenizer: Tokenizer
+) -> None:
     assert ours.eos_ids == tokenizer.eos_ids and ours.pad_id == tokenizer.pad_id
     assert ours.special_ids == tokenizer.special_ids and ours.vocab_size == 512
     assert ours.chat_template == tokenizer.chat_template
@@ -179,19 +187,27 @@ def test_llama_3s_kind_is_read_and_written(tokenizer: Tokenizer) -> None:
     metadata = to_metadata(tokenizer, ROWS) | {"tokenizer.ggml.pre": "llama-bpe"}
     ours = from_metadata(metadata, "llama")
     assert to_metadata(ours, ROWS)["tokenizer.ggml.pre"] == "llama-bpe"
-    assert ours.encode("e\u0301 1234") != tokenizer.encode("e\u0301 1234")  # no NFC, three digits
+    assert ours.encode("e\u0301 1234") != tokenizer.encode(
+        "e\u0301 1234"
+    )  # no NFC, three digits
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model": "llama"}, "x has a tokenizer of model 'llama' and pre 'qwen2': ours reads"),
+        (
+            {"model": "llama"},
+            "x has a tokenizer of model 'llama' and pre 'qwen2': ours reads",
+        ),
         ({"pre": "tekken"}, "pre 'tekken': ours reads gpt2 with qwen2"),
         ({"tokens": None}, "x has no tokenizer.ggml.tokens: convert it with its tokenizer"),
         ({"merges": [1]}, "x has no tokenizer.ggml.merges"),
         ({"merges": ["zz qq"]}, "x has unusable merges"),
         ({"token_type": [1]}, "x has 520 tokens but 1 token types"),
-        ({"eos_token_id": 99999, "token_type": [1] * ROWS}, "x has no added tokens to end replies"),
+        (
+            {"eos_token_id": 99999, "token_type": [1] * ROWS},
+            "x has no added tokens to end replies",
+        ),
     ],
 )
 def test_metadata_that_we_cannot_honour_are_refused(
@@ -213,5 +229,7 @@ def test_a_tokenizer_that_llama_cpp_cannot_name_is_refused(
     (tmp_path / "tokenizer.json").write_text(json.dumps(backend))
     with pytest.raises(OpenQwQError, match=r"splits text as .*Whitespace.*llama.cpp"):
         to_metadata(Tokenizer.load(tmp_path), ROWS)
-    with pytest.raises(OpenQwQError, match="ids up to 511 but the model's vocab_size is 500"):
+    with pytest.raises(
+        OpenQwQError, match="ids up to 511 but the model's vocab_size is 500"
+    ):
         to_metadata(tokenizer, 500)

@@ -72,7 +72,9 @@ def test_every_walk_through_a_schema_is_json_that_obeys_it(tokenizer: Tokenizer)
         value = json.loads(reply.content)
         assert list(value) == ["open", "lines", "note"]
         assert isinstance(value["open"], bool) and len(value["note"]) <= 6
-        assert len(value["lines"]) <= 3 and all(item in ("x", "y\n", 7) for item in value["lines"])
+        assert len(value["lines"]) <= 3 and all(
+            item in ("x", "y\n", 7) for item in value["lines"]
+        )
     assert len({reply.content for reply in replies}) == len(replies)
 
 
@@ -131,7 +133,12 @@ UNIQUE = {
     "parameters": {
         "type": "object",
         "properties": {
-            "x": {"type": "array", "items": {"const": 7}, "minItems": 1, "uniqueItems": True},
+            "x": {
+                "type": "array",
+                "items": {"const": 7},
+                "minItems": 1,
+                "uniqueItems": True,
+            },
             "y": {"oneOf": [{"const": 1}, {"const": 2}]},
         },
         "required": ["x", "y"],
@@ -143,7 +150,9 @@ UNIQUE = {
 def test_what_cannot_be_enforced_is_left_to_the_model_where_nothing_is_strict(
     tokenizer: Tokenizer,
 ) -> None:
-    for reply in walks(tokenizer, tool_call_grammar(tokenizer, [UNIQUE], parallel=False), 8):
+    for reply in walks(
+        tokenizer, tool_call_grammar(tokenizer, [UNIQUE], parallel=False), 8
+    ):
         (call,) = reply.tool_calls
         assert set(call["arguments"]["x"]) == {7} and call["arguments"]["y"] in (1, 2)
 
@@ -157,7 +166,9 @@ def test_what_cannot_be_enforced_is_left_to_the_model_where_nothing_is_strict(
         (lambda: json_grammar({"x-guidance": 5}), "x-guidance is 5"),
         (lambda: tool_call_grammar(PLAIN, []), "at least one"),
         (
-            lambda: tool_call_grammar(PLAIN, [{"name": "f", "parameters": {"type": "nothing"}}]),
+            lambda: tool_call_grammar(
+                PLAIN, [{"name": "f", "parameters": {"type": "nothing"}}]
+            ),
             "nothing",
         ),
         (lambda: tool_call_grammar(PLAIN, [{**UNIQUE, "strict": True}]), "uniqueItems"),
@@ -196,7 +207,9 @@ def test_calls_are_forced_in_the_form_that_is_read(
     for seed in range(20):
         ids = walk(own, start.fork(), seed)
         reply = parse_reply(own, ids, starts_in_thinking=False, tools=TOOLS)
-        assert reply.tool_calls and not reply.content and not reply.malformed_calls, own.decode(ids)
+        assert reply.tool_calls and not reply.content and not reply.malformed_calls, (
+            own.decode(ids)
+        )
         for call in reply.tool_calls:
             if call["name"] == "add":
                 assert {type(value) for value in call["arguments"].values()} == {int}
@@ -227,7 +240,9 @@ SCHEMAS: list[tuple[dict[str, Any], Callable[[Any], bool]]] = [
             "required": ["next"],
             "additionalProperties": False,
         },
-        lambda value: set(value) == {"next"} and (value["next"] is None or "next" in value["next"]),
+        lambda value: (
+            set(value) == {"next"} and (value["next"] is None or "next" in value["next"])
+        ),
     ),
     (
         {"properties": {"x": {"enum": [7]}}, "additionalProperties": False},
@@ -297,5 +312,7 @@ def test_a_grammar_is_compiled_once_for_all_who_follow_it(
     first = answer_grammar(tokenizer, grammar)
     before = first.allowed()
     walk(tokenizer, first, seed=0)
-    assert answer_grammar(tokenizer, grammar).allowed() == before  # the first one's way is its own
+    assert (
+        answer_grammar(tokenizer, grammar).allowed() == before
+    )  # the first one's way is its own
     assert made == [grammar]

@@ -28,7 +28,12 @@ def conversation(arguments: Any, content: str | None = None) -> list[dict[str, A
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": "Add one."},
         {"role": "assistant", "content": content, "tool_calls": [call]},
-        {"role": "tool", "content": "3 <b>é</b>", "tool_call_id": "call00100", "name": "add"},
+        {
+            "role": "tool",
+            "content": "3 <b>é</b>",
+            "tool_call_id": "call00100",
+            "name": "add",
+        },
         {"role": "assistant", "content": "Three."},
         {"role": "user", "content": "And now?"},
     ]
@@ -92,7 +97,8 @@ def test_where_a_turn_holds_one_call_several_take_turns(family: Build) -> None:
     turns.insert(3, {"role": "tool", "content": "second"})
     text = tokenizer.decode(encode_chat(tokenizer, turns, TOOLS))
     places = [
-        text.index(part) for part in ('{"name": "add"', '"3 <b>', '{"name": "sub"', '"second"')
+        text.index(part)
+        for part in ('{"name": "add"', '"3 <b>', '{"name": "sub"', '"second"')
     ]
     assert places == sorted(places)
 
@@ -100,7 +106,9 @@ def test_where_a_turn_holds_one_call_several_take_turns(family: Build) -> None:
 def test_ends_of_turn_are_those_of_the_family(family: Build) -> None:
     for name in FAMILIES:
         tokenizer = family(name)
-        assert tokenizer.decode(tokenizer.eos_ids[:1]) == tokenizer.named_tokens["eos_token"]
+        assert (
+            tokenizer.decode(tokenizer.eos_ids[:1]) == tokenizer.named_tokens["eos_token"]
+        )
 
 
 CHATML = (
@@ -147,6 +155,9 @@ def test_a_template_that_needs_text_is_given_empty_content(tokenizer: Tokenizer)
 
 
 def test_a_templates_own_refusal_is_told(tokenizer: Tokenizer) -> None:
-    twice: list[Message] = [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]
+    twice: list[Message] = [
+        {"role": "user", "content": "a"},
+        {"role": "user", "content": "b"},
+    ]
     with pytest.raises(OpenQwQError, match=r"refuses.*Conversation roles must alternate"):
         encode_chat(with_template(tokenizer, STRICT), twice)

@@ -26,7 +26,9 @@ HI: Message = {"role": "user", "content": "Hi"}
 CALL = {"name": "add", "arguments": {"x": 1}}
 
 
-def with_template(tokenizer: Tokenizer, template: Any, eos: str = "<|endoftext|>") -> Tokenizer:
+def with_template(
+    tokenizer: Tokenizer, template: Any, eos: str = "<|endoftext|>"
+) -> Tokenizer:
     """The same vocabulary as a base model has it: its eos is not the template's end of turn."""
     config = {**tokenizer.config, "chat_template": template, "eos_token": eos}
     return Tokenizer(tokenizer._backend, config, [], "base")
@@ -43,13 +45,17 @@ def said(content: str, **more: Any) -> Message:
     return {"role": "assistant", "content": content, **more}  # type: ignore[typeddict-item]
 
 
-def test_a_base_models_reply_ends_where_its_template_ends_a_turn(tokenizer: Tokenizer) -> None:
+def test_a_base_models_reply_ends_where_its_template_ends_a_turn(
+    tokenizer: Tokenizer,
+) -> None:
     own = with_template(tokenizer, CHATML)
     assert end_of_turn_ids(own) == own.eos_ids == (505, 503)
     assert own.pad_id == 503  # the named one stays
 
 
-@pytest.mark.parametrize("template", [None, "{{ messages[0].content }}", "{% if %}", "{{ 1 / 0 }}"])
+@pytest.mark.parametrize(
+    "template", [None, "{{ messages[0].content }}", "{% if %}", "{{ 1 / 0 }}"]
+)
 def test_without_an_end_in_the_template_the_tokenizers_own_eos_counts(
     tokenizer: Tokenizer, template: str | None
 ) -> None:
@@ -80,7 +86,9 @@ def test_thinking_is_taught_where_the_prompt_leaves_off(
     assert own.think_open_id in ids and own.think_close_id in ids
 
 
-def test_a_reply_without_thinking_closes_what_the_prompt_opened(tokenizer: Tokenizer) -> None:
+def test_a_reply_without_thinking_closes_what_the_prompt_opened(
+    tokenizer: Tokenizer,
+) -> None:
     assert reply_of(tokenizer, said("4")) == "\n</think>\n\n4<|im_end|>"
     assert reply_of(with_template(tokenizer, CHATML), said("4")) == "4<|im_end|>"
     written = reply_of(with_template(tokenizer, QWEN3), said("4"))
@@ -105,13 +113,17 @@ def test_calls_are_taught_as_the_template_writes_them(tokenizer: Tokenizer) -> N
 
 
 def test_text_like_a_marker_is_taught_as_text(tokenizer: Tokenizer) -> None:
-    _, ids = encode_reply(tokenizer, [HI], said("use <|im_end|>", reasoning_content="<|im_start|>"))
+    _, ids = encode_reply(
+        tokenizer, [HI], said("use <|im_end|>", reasoning_content="<|im_start|>")
+    )
     assert ids.count(505) == 1 and 504 not in ids
     assert tokenizer.decode(ids) == "<|im_start|>\n</think>\n\nuse <|im_end|><|im_end|>"
 
 
 def test_what_a_template_would_drop_is_not_taught_unseen(tokenizer: Tokenizer) -> None:
-    quiet = CHATML.replace("{{ message.content }}", "{{ message.content | replace('k', '') }}")
+    quiet = CHATML.replace(
+        "{{ message.content }}", "{{ message.content | replace('k', '') }}"
+    )
     with pytest.raises(OpenQwQError, match="does not show 'ok'"):
         encode_reply(with_template(tokenizer, quiet), [HI], said("ok"))
     mute = with_template(tokenizer, "{{ messages[0].content }}<|im_end|>")
@@ -139,7 +151,9 @@ def test_of_named_templates_the_one_for_tools_serves_tools(
     ]
     own = with_template(tokenizer, named)
     assert own.eos_ids[0] == 505
-    assert own.decode(encode_chat(own, [HI], [{"function": {"name": "f"}}])) == "f<|im_end|>"
+    assert (
+        own.decode(encode_chat(own, [HI], [{"function": {"name": "f"}}])) == "f<|im_end|>"
+    )
     assert own.decode(encode_chat(own, [HI])).startswith("<|im_start|>user\nHi")
     own.save(tmp_path)
     assert Tokenizer.load(tmp_path).chat_templates == own.chat_templates
@@ -147,11 +161,16 @@ def test_of_named_templates_the_one_for_tools_serves_tools(
         with_template(tokenizer, [{"name": "default"}])
 
 
-def test_templates_in_files_of_their_own_are_found(tokenizer: Tokenizer, tmp_path: Any) -> None:
+def test_templates_in_files_of_their_own_are_found(
+    tokenizer: Tokenizer, tmp_path: Any
+) -> None:
     with_template(tokenizer, CHATML).save(tmp_path)
     (tmp_path / "additional_chat_templates").mkdir()
     (tmp_path / "additional_chat_templates" / "tool_use.jinja").write_text("tools")
-    assert Tokenizer.load(tmp_path).chat_templates == {"default": CHATML, "tool_use": "tools"}
+    assert Tokenizer.load(tmp_path).chat_templates == {
+        "default": CHATML,
+        "tool_use": "tools",
+    }
 
 
 def test_a_template_that_assembles_its_markers_serves_messages_without_any(

@@ -129,7 +129,9 @@ def test_a_call_inside_thinking_is_text(tokenizer: Tokenizer) -> None:
         '{"name": "f", "arguments": {"x": 1}',
     ],
 )
-def test_a_malformed_call_is_reported_with_its_text(tokenizer: Tokenizer, text: str) -> None:
+def test_a_malformed_call_is_reported_with_its_text(
+    tokenizer: Tokenizer, text: str
+) -> None:
     reply = parse(tokenizer, f"</think>a\n<tool_call>{text}</tool_call>\n{CALL}")
     assert reply.malformed_calls == [text]
     assert reply.tool_calls == [F] and reply.content == "a"
@@ -208,11 +210,15 @@ NO_CALLS = [
 
 
 @pytest.mark.parametrize("text", NO_CALLS)
-def test_text_that_is_no_call_is_neither_changed_nor_moved(tokenizer: Tokenizer, text: str) -> None:
+def test_text_that_is_no_call_is_neither_changed_nor_moved(
+    tokenizer: Tokenizer, text: str
+) -> None:
     ids = encode(tokenizer, f"</think>\n\n{text}")
     assert parse_reply(tokenizer, ids, tools=[]).content == text
     others = text.replace('"f"', '"h"')
-    deltas = stream(ReplyParser(tokenizer, tools=TOOLS), encode(tokenizer, f"</think>\n\n{others}"))
+    deltas = stream(
+        ReplyParser(tokenizer, tools=TOOLS), encode(tokenizer, f"</think>\n\n{others}")
+    )
     assert "".join(delta.raw or delta.text for delta in deltas) == others
     assert not any(delta.call for delta in deltas)
 
@@ -269,7 +275,9 @@ def test_arguments_are_streamed_as_they_are_written(tokenizer: Tokenizer) -> Non
 def test_line_ends_that_a_string_holds_raw_are_escaped(tokenizer: Tokenizer) -> None:
     code = 'if "a\\nb":\n\treturn "\\\\"\n'
     raw = code.replace("\\", "\\\\").replace('"', '\\"')  # as JSON, but for its line ends
-    written = f'<tool_call>\n{{"name": "f",\n"arguments": {{"code":\n"{raw}"}}}}\n</tool_call>'
+    written = (
+        f'<tool_call>\n{{"name": "f",\n"arguments": {{"code":\n"{raw}"}}}}\n</tool_call>'
+    )
     parser = ReplyParser(tokenizer, False, [{"name": "f"}], pieces=True)
     deltas: list[Delta] = []
     for token_id in tokenizer.encode(written, allow_special=True):
@@ -277,7 +285,10 @@ def test_line_ends_that_a_string_holds_raw_are_escaped(tokenizer: Tokenizer) -> 
     pieces = "".join(delta.text for delta in deltas if delta.kind == "call_arguments")
     assert json.loads(pieces) == {"code": code}
     (call,) = [delta for delta in deltas if delta.kind == "tool_call"]
-    assert call.arguments == pieces and call.call == {"name": "f", "arguments": {"code": code}}
+    assert call.arguments == pieces and call.call == {
+        "name": "f",
+        "arguments": {"code": code},
+    }
 
 
 def test_arguments_given_as_text_are_streamed_whole(tokenizer: Tokenizer) -> None:
@@ -291,7 +302,10 @@ def test_arguments_given_as_text_are_streamed_whole(tokenizer: Tokenizer) -> Non
 def test_calls_are_numbered_without_the_malformed(tokenizer: Tokenizer) -> None:
     ids = encode(tokenizer, f"</think>{CALL}<tool_call></tool_call>{CALL}")
     deltas = stream(ReplyParser(tokenizer), ids)
-    assert [(d.kind, d.index) for d in deltas if d.call] == [("tool_call", 0), ("tool_call", 1)]
+    assert [(d.kind, d.index) for d in deltas if d.call] == [
+        ("tool_call", 0),
+        ("tool_call", 1),
+    ]
 
 
 def test_reasoning_tokens_count_neither_marker(tokenizer: Tokenizer) -> None:
@@ -316,8 +330,12 @@ def tagless(tokenizer: Tokenizer) -> Tokenizer:
     backend = Tokenizer.train(["<think>\n hm </think>\n\nok</think></think>\n"] * 9, 300)
     description = json.loads(backend.backend_json())
     plain = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
-    description["added_tokens"] = [t for t in description["added_tokens"] if t["content"] in plain]
-    return Tokenizer(Backend.from_str(json.dumps(description)), backend.config, [], "tagless")
+    description["added_tokens"] = [
+        t for t in description["added_tokens"] if t["content"] in plain
+    ]
+    return Tokenizer(
+        Backend.from_str(json.dumps(description)), backend.config, [], "tagless"
+    )
 
 
 TAGGED = [
@@ -389,7 +407,9 @@ def test_calls_in_plain_text_are_calls(tagless: Tokenizer) -> None:
     assert reply.tool_calls == [F]
 
 
-def test_a_prompt_tells_whether_its_reply_starts_in_the_thinking(tokenizer: Tokenizer) -> None:
+def test_a_prompt_tells_whether_its_reply_starts_in_the_thinking(
+    tokenizer: Tokenizer,
+) -> None:
     def starts(text: str) -> bool:
         return starts_in_thinking(tokenizer, encode(tokenizer, text))
 
@@ -432,11 +452,32 @@ def test_a_reply_becomes_a_turn_of_the_history(tokenizer: Tokenizer) -> None:
         "reasoning_content": "hm",
         "tool_calls": [F],
     }
-    assert parse(tokenizer, "</think>ok").message() == {"role": "assistant", "content": "ok"}
+    assert parse(tokenizer, "</think>ok").message() == {
+        "role": "assistant",
+        "content": "ok",
+    }
 
 
-FRAGMENTS = ["</think>", "<tool_call>", "</tool_call>", "<think>", "\n", "\n\n", "🤖", "é", "a b"]
-CALLS = ['{"name": "f", "arguments": {"x": 1}}', CALL, "<|im_end|>", "好", "```json", "[f(", '"']
+FRAGMENTS = [
+    "</think>",
+    "<tool_call>",
+    "</tool_call>",
+    "<think>",
+    "\n",
+    "\n\n",
+    "🤖",
+    "é",
+    "a b",
+]
+CALLS = [
+    '{"name": "f", "arguments": {"x": 1}}',
+    CALL,
+    "<|im_end|>",
+    "好",
+    "```json",
+    "[f(",
+    '"',
+]
 
 
 @st.composite

@@ -36,7 +36,9 @@ def assistant(content: str, **more: Any) -> Message:
 
 
 CALL = {"name": "add", "arguments": {"x": 1, "note": 'é "<'}}
-CALL_TEXT = '<tool_call>\n{"name": "add", "arguments": {"x": 1, "note": "é \\"<"}}\n</tool_call>'
+CALL_TEXT = (
+    '<tool_call>\n{"name": "add", "arguments": {"x": 1, "note": "é \\"<"}}\n</tool_call>'
+)
 TOOLS = [
     {"type": "function", "function": {"name": "add", "description": "sums <b>é</b>"}},
     {"type": "function", "function": {"name": "now", "parameters": {"type": "object"}}},
@@ -100,7 +102,8 @@ EXPECTED = {
         HI + turn("assistant", "Hello\n") + HI,
     ),
     "4: history without thinking loses leading newlines": Case(
-        [user("Hi"), assistant("\n\n Hello"), user("Hi")], HI + turn("assistant", " Hello") + HI
+        [user("Hi"), assistant("\n\n Hello"), user("Hi")],
+        HI + turn("assistant", " Hello") + HI,
     ),
     "4: a tool result is enough to drop thinking": Case(
         [user("Hi"), assistant("hm</think>\n\nok"), tool("3")],
@@ -135,7 +138,10 @@ EXPECTED = {
         [user("Hi"), assistant("ok"), tool("1"), tool("2"), user("Hi"), tool("3")],
         HI
         + turn("assistant", "ok")
-        + turn("user", "<tool_response>\n1\n</tool_response>\n<tool_response>\n2\n</tool_response>")
+        + turn(
+            "user",
+            "<tool_response>\n1\n</tool_response>\n<tool_response>\n2\n</tool_response>",
+        )
         + HI
         + TOOL_TURN,
     ),
@@ -162,7 +168,9 @@ def _theirs(saved: Path, chat: Chat, tools: Any, generation: bool, **more: Any) 
 
 
 # In the others a message keeps text like a marker, which is no marker with us.
-@pytest.mark.parametrize("name", [n for n, c in EXPECTED.items() if "</think>" not in c.expected])
+@pytest.mark.parametrize(
+    "name", [n for n, c in EXPECTED.items() if "</think>" not in c.expected]
+)
 def test_chats_equal_transformers(tokenizer: Tokenizer, saved: Path, name: str) -> None:
     case = EXPECTED[name]
     ours = encode_chat(tokenizer, case.messages, case.tools, case.generation)
@@ -179,7 +187,14 @@ def test_chats_of_many_strings_equal_transformers(
         assert encode_chat(tokenizer, chat, TOOLS) == _theirs(saved, chat, TOOLS, True)
 
 
-MARKERS = ["<|im_end|>", "<|im_start|>", "</think>", "<think>", "</tool_call>", "<tool_response>"]
+MARKERS = [
+    "<|im_end|>",
+    "<|im_start|>",
+    "</think>",
+    "<think>",
+    "</tool_call>",
+    "<tool_response>",
+]
 HOSTILE = st.lists(st.sampled_from([*MARKERS, "<|im_", "end|>", "a", "\n", "\U000f0000"]))
 
 
@@ -187,7 +202,13 @@ HOSTILE = st.lists(st.sampled_from([*MARKERS, "<|im_", "end|>", "a", "\n", "\U00
 def test_no_text_of_a_chat_becomes_a_marker(tokenizer: Tokenizer, texts: list[str]) -> None:
     def chat(a: str, b: str, c: str, d: str, e: str, f: str, g: str) -> tuple[Chat, Any]:
         call = {"name": e, "arguments": {f: [f]}}
-        messages = [system(a), user(b), assistant(c, tool_calls=[call]), tool(d), assistant("x")]
+        messages = [
+            system(a),
+            user(b),
+            assistant(c, tool_calls=[call]),
+            tool(d),
+            assistant("x"),
+        ]
         return [*messages, user(b)], [{"name": e, "description": g}]
 
     def markers(ids: list[int]) -> list[int]:
@@ -196,8 +217,9 @@ def test_no_text_of_a_chat_becomes_a_marker(tokenizer: Tokenizer, texts: list[st
     ids = encode_chat(tokenizer, *chat(*texts))
     assert markers(ids) == markers(encode_chat(tokenizer, *chat(*["a"] * 7)))
     kept = texts[2].split("</think>")[-1].lstrip("\n")  # QwQ's own rule still applies
-    assert f"<|im_start|>assistant{chr(10) + kept if texts[2] else ''}\n<tool" in tokenizer.decode(
-        ids
+    assert (
+        f"<|im_start|>assistant{chr(10) + kept if texts[2] else ''}\n<tool"
+        in tokenizer.decode(ids)
     )
 
 
@@ -240,7 +262,11 @@ def test_a_checkpoints_own_template_is_used(
     own = _with_template(tokenizer, template)
     chat = [user("Hi"), assistant("a", reasoning_content="b"), user("c")]
     if template is KEEPING:
-        chat = [user("Hi"), assistant("a", reasoning_content="b", tool_calls=[CALL]), tool("c")]
+        chat = [
+            user("Hi"),
+            assistant("a", reasoning_content="b", tool_calls=[CALL]),
+            tool("c"),
+        ]
     theirs = _theirs(saved, chat, None, True, chat_template=template)
     assert encode_chat(own, chat) == theirs
 
@@ -263,7 +289,9 @@ def test_named_tokens_reach_the_template(tokenizer: Tokenizer) -> None:
     ],
     ids=["assembled", "sliced", "searched by name", "measured", "spelt otherwise"],
 )
-def test_a_template_that_hides_its_markers_is_refused(tokenizer: Tokenizer, template: str) -> None:
+def test_a_template_that_hides_its_markers_is_refused(
+    tokenizer: Tokenizer, template: str
+) -> None:
     own = _with_template(tokenizer, template)
     with pytest.raises(OpenQwQError, match="other mixes its markers"):
         encode_chat(own, [user("a</think>b")])
@@ -296,8 +324,12 @@ def test_a_template_may_hold_a_guard_character_itself(tokenizer: Tokenizer) -> N
 
 def test_of_two_markers_that_begin_alike_the_longer_counts(tokenizer: Tokenizer) -> None:
     backend = Backend.from_str(tokenizer._backend.to_str())
-    backend.add_tokens([AddedToken(text, normalized=False) for text in ("<think>s", "<thi")])
-    own = Tokenizer(backend, tokenizer.config | {"chat_template": "<thi<think>sx"}, [], "long")
+    backend.add_tokens(
+        [AddedToken(text, normalized=False) for text in ("<think>s", "<thi")]
+    )
+    own = Tokenizer(
+        backend, tokenizer.config | {"chat_template": "<thi<think>sx"}, [], "long"
+    )
     ids = encode_chat(own, [user("Hi")])
     assert ids == own.encode("<thi<think>sx", allow_special=True) == [513, 512, ids[-1]]
 
@@ -306,7 +338,9 @@ def test_qwqs_template_stands_in_where_its_tokens_exist(tokenizer: Tokenizer) ->
     own = _with_template(tokenizer, None)
     assert encode_chat(own, [user("Hi")]) == encode_chat(tokenizer, [user("Hi")])
     del own.added_tokens["<think>"]
-    with pytest.raises(OpenQwQError, match="other has neither a chat template nor QwQ's tokens"):
+    with pytest.raises(
+        OpenQwQError, match="other has neither a chat template nor QwQ's tokens"
+    ):
         encode_chat(own, [user("Hi")])
 
 

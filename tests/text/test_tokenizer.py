@@ -44,7 +44,9 @@ def test_ids_with_markers_equal_transformers(tokenizer: Tokenizer, saved: Path) 
     text = "<|im_start|>user\ne\u0301 <think>\n\n</think><tool_call>{}\n</tool_call> <|im_end|>\n"
     ids = tokenizer.encode(text, allow_special=True)
     assert ids == theirs(text, add_special_tokens=False)["input_ids"]
-    assert tokenizer.decode(ids, skip_special=True) == theirs.decode(ids, skip_special_tokens=True)
+    assert tokenizer.decode(ids, skip_special=True) == theirs.decode(
+        ids, skip_special_tokens=True
+    )
 
 
 def test_transformers_sees_the_same_added_tokens_and_ends(
@@ -67,7 +69,9 @@ def test_added_tokens_come_last_in_qwqs_order_with_its_flags(tokenizer: Tokenize
     assert tokenizer.vocab_size == 512
     assert list(tokenizer.added_tokens) == list(QWQ_ORDER)
     assert list(tokenizer.added_tokens.values()) == list(range(503, 512))
-    special = {text for text, i in tokenizer.added_tokens.items() if i in tokenizer.special_ids}
+    special = {
+        text for text, i in tokenizer.added_tokens.items() if i in tokenizer.special_ids
+    }
     assert special == {text for text, flag in QWQ_ORDER.items() if flag}
     assert tokenizer.eos_ids == (505, 503) and tokenizer.pad_id == 503
     assert (tokenizer.think_open_id, tokenizer.think_close_id) == (510, 511)
@@ -104,7 +108,9 @@ def test_any_text_comes_back_normalised(tokenizer: Tokenizer, text: str) -> None
 
 
 @given(st.lists(st.sampled_from([*QWQ_ORDER, "x", " ", "<", "|>", "\n"])).map("".join))
-def test_text_like_a_marker_stays_text_unless_allowed(tokenizer: Tokenizer, text: str) -> None:
+def test_text_like_a_marker_stays_text_unless_allowed(
+    tokenizer: Tokenizer, text: str
+) -> None:
     ids = tokenizer.encode(text)
     assert not set(ids) & set(tokenizer.added_tokens.values())
     assert tokenizer.decode(ids, skip_special=True) == text
@@ -127,8 +133,12 @@ def test_skipping_special_tokens_keeps_think_and_tool_markers(tokenizer: Tokeniz
 def test_decoding_any_ids_equals_the_library(tokenizer: Tokenizer) -> None:
     generator = random.Random(1)
     for _ in range(2000):
-        ids = [generator.randrange(540) for _ in range(generator.randint(1, 12))]  # with padding
-        assert tokenizer.decode(ids) == tokenizer._backend.decode(ids, skip_special_tokens=False)
+        ids = [
+            generator.randrange(540) for _ in range(generator.randint(1, 12))
+        ]  # with padding
+        assert tokenizer.decode(ids) == tokenizer._backend.decode(
+            ids, skip_special_tokens=False
+        )
 
 
 def test_load_gives_back_what_was_saved(tokenizer: Tokenizer, saved: Path) -> None:
@@ -143,11 +153,19 @@ def test_save_makes_its_directory(tokenizer: Tokenizer, tmp_path: Path) -> None:
     assert Tokenizer.load(str(tmp_path / "run" / "checkpoint")).vocab_size == 512
 
 
-def test_save_keeps_the_rest_of_a_generation_config(tokenizer: Tokenizer, tmp_path: Path) -> None:
-    (tmp_path / "generation_config.json").write_text('{"temperature": 0.6, "eos_token_id": 1}')
+def test_save_keeps_the_rest_of_a_generation_config(
+    tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    (tmp_path / "generation_config.json").write_text(
+        '{"temperature": 0.6, "eos_token_id": 1}'
+    )
     tokenizer.save(tmp_path)
     generation = json.loads((tmp_path / "generation_config.json").read_text())
-    assert generation == {"temperature": 0.6, "eos_token_id": [505, 503], "pad_token_id": 503}
+    assert generation == {
+        "temperature": 0.6,
+        "eos_token_id": [505, 503],
+        "pad_token_id": 503,
+    }
 
 
 def _checkpoint(saved: Path, target: Path, **changes: str | None) -> Path:
@@ -208,7 +226,9 @@ def test_a_tokenizer_without_an_end_is_refused(saved: Path, tmp_path: Path) -> N
         Tokenizer.load(_checkpoint(saved, tmp_path, **changes))
 
 
-def test_saving_where_a_file_stands_is_a_users_error(tokenizer: Tokenizer, tmp_path: Path) -> None:
+def test_saving_where_a_file_stands_is_a_users_error(
+    tokenizer: Tokenizer, tmp_path: Path
+) -> None:
     (tmp_path / "taken").write_text("")
     with pytest.raises(OpenQwQError, match=r"cannot save to .*taken"):
         tokenizer.save(tmp_path / "taken")
@@ -216,7 +236,9 @@ def test_saving_where_a_file_stands_is_a_users_error(tokenizer: Tokenizer, tmp_p
 
 def test_a_model_with_too_few_rows_is_refused(tokenizer: Tokenizer) -> None:
     tokenizer.require_fits(512)
-    with pytest.raises(OpenQwQError, match="ids up to 511 but the model's vocab_size is 511"):
+    with pytest.raises(
+        OpenQwQError, match="ids up to 511 but the model's vocab_size is 511"
+    ):
         tokenizer.require_fits(511)
 
 
@@ -266,7 +288,9 @@ def test_settings_for_batches_do_not_touch_the_ids(corpus: list[str]) -> None:
     assert ours.encode("the fox said hello") == plain
 
 
-def test_an_added_token_outside_the_byte_alphabet_decodes_to_itself(corpus: list[str]) -> None:
+def test_an_added_token_outside_the_byte_alphabet_decodes_to_itself(
+    corpus: list[str],
+) -> None:
     backend = _gpt2_style(corpus)
     backend.add_special_tokens(["<｜end of▁turn｜>"])
     ours = Tokenizer(backend, {"eos_token": "<｜end of▁turn｜>"}, [], "deep")
@@ -274,9 +298,13 @@ def test_an_added_token_outside_the_byte_alphabet_decodes_to_itself(corpus: list
 
 
 @pytest.mark.parametrize("flag", ["lstrip", "rstrip", "single_word"])
-def test_a_tokenizer_whose_markers_swallow_text_is_refused(corpus: list[str], flag: str) -> None:
+def test_a_tokenizer_whose_markers_swallow_text_is_refused(
+    corpus: list[str], flag: str
+) -> None:
     with pytest.raises(OpenQwQError, match=r"stand apart from text \['<\|im_end\|>'\]"):
-        Tokenizer(_gpt2_style(corpus, **{flag: True}), {"eos_token": "<|im_end|>"}, [], "odd")
+        Tokenizer(
+            _gpt2_style(corpus, **{flag: True}), {"eos_token": "<|im_end|>"}, [], "odd"
+        )
 
 
 def test_a_tokenizer_that_is_not_byte_level_is_refused(corpus: list[str]) -> None:

@@ -47,7 +47,10 @@ def loss_case(
     generator = torch.Generator().manual_seed(22)
     noise = torch.randn(3, sum(LENGTHS), generator=generator, dtype=torch.float64)
     log_probs = (noise[0].abs() * -1.5).requires_grad_()
-    sampler, reference = log_probs.detach() - spread * noise[1], log_probs.detach() + 0.5 * noise[2]
+    sampler, reference = (
+        log_probs.detach() - spread * noise[1],
+        log_probs.detach() + 0.5 * noise[2],
+    )
     mask = padded(torch.ones_like(sampler))
     accelerator = SimpleNamespace(
         num_processes=1, gather=lambda x: x, reduce=lambda x, reduction: x
@@ -57,7 +60,9 @@ def loss_case(
         _entropy_bonus_enabled=False,
         _metrics=defaultdict(lambda: defaultdict(list)),
         accelerator=accelerator,
-        args=SimpleNamespace(use_bias_correction_kl=False, delta=None, steps_per_generation=1),
+        args=SimpleNamespace(
+            use_bias_correction_kl=False, delta=None, steps_per_generation=1
+        ),
         aux_loss_enabled=False,
         beta=beta,
         current_gradient_accumulation_steps=1,

@@ -11,7 +11,9 @@ from openqwq.train.advantages import group_advantages, informative_groups, overl
 from openqwq.types import OpenQwQError
 
 TRL: dict[str, Any] = json.loads(Path(__file__).with_name("trl_reference.json").read_text())
-MEMBERS = st.lists(st.tuples(st.floats(-1.0, 1.0), st.sampled_from("abc")), min_size=1, max_size=24)
+MEMBERS = st.lists(
+    st.tuples(st.floats(-1.0, 1.0), st.sampled_from("abc")), min_size=1, max_size=24
+)
 
 
 @pytest.mark.parametrize(("divide", "scale_rewards"), [(False, "none"), (True, "batch")])
@@ -25,7 +27,9 @@ def test_advantages_equal_trl(divide: bool, scale_rewards: str) -> None:
 
 def test_overlong_penalty_equals_trl() -> None:
     case = TRL["overlong"]
-    penalties = [overlong_penalty(n, case["max_length"], case["buffer"]) for n in case["lengths"]]
+    penalties = [
+        overlong_penalty(n, case["max_length"], case["buffer"]) for n in case["lengths"]
+    ]
     assert penalties == pytest.approx(case["penalties"], rel=1e-12)
 
 

@@ -45,7 +45,9 @@ def batches() -> list[MicroBatch]:
 def test_steps_are_those_of_the_cpu_and_a_state_moves_between_them(name: str) -> None:
     gpu, cpu = learner("cuda", name), learner("cpu", name)
     for _ in range(2):
-        ours, theirs = (each.train_step(batches(), objective(RlStage("rl"))) for each in (gpu, cpu))
+        ours, theirs = (
+            each.train_step(batches(), objective(RlStage("rl"))) for each in (gpu, cpu)
+        )
         assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-4)
     buffer = io.BytesIO()
     torch.save(gpu.state(), buffer)

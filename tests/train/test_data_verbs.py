@@ -26,7 +26,9 @@ data = { own = 1 }
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    rows = [{"question": f"{n} + 1?", "answer": n + 1, "solution": "Count."} for n in range(4)]
+    rows = [
+        {"question": f"{n} + 1?", "answer": n + 1, "solution": "Count."} for n in range(4)
+    ]
     (tmp_path / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "run.toml").write_text(CONFIG)
     return tmp_path / "run.toml"
@@ -84,7 +86,10 @@ def test_collect_asks_a_model_for_every_row_and_goes_on_where_it_was(
     arguments = ["collect", str(teacher), "--data", f"{run}:own", "--out", str(out)]
     arguments += ["--samples", "2", "--max-tokens", "4", "--limit", "3", "--device", "cpu"]
     assert main(arguments) == 0
-    assert f"of 6 replies are right, to 0 of 3 tasks; 0 rows in {out}" in capsys.readouterr().out
+    assert (
+        f"of 6 replies are right, to 0 of 3 tasks; 0 rows in {out}"
+        in capsys.readouterr().out
+    )
     assert main(arguments) == 2
     assert "go on with --resume" in capsys.readouterr().err
     assert main([*arguments, "--resume"]) == 0
@@ -114,7 +119,10 @@ def test_two_models_are_evaluated_and_compared_on_rows_of_ones_own(
     outs = [str(run.with_name(name)) for name in ("a", "b")]
     for out, seed in zip(outs, ("0", "1"), strict=True):
         arguments = ["eval", str(teacher), "--tasks", data, "--out", out, "--seed", seed]
-        assert main([*arguments, "--max-tokens", "4", "--samples", "2", "--device", "cpu"]) == 0
+        assert (
+            main([*arguments, "--max-tokens", "4", "--samples", "2", "--device", "cpu"])
+            == 0
+        )
     assert "own" in capsys.readouterr().out
     assert main(["eval", "--compare", *outs]) == 0
     assert "B − A, points" in capsys.readouterr().out

@@ -105,7 +105,9 @@ def test_the_learner_recomputes_every_sampled_log_prob_in_any_packing(
     engine.close()
 
 
-def test_the_switch_makes_both_roles_of_a_run_exact_and_only_with_it(tmp_path: Path) -> None:
+def test_the_switch_makes_both_roles_of_a_run_exact_and_only_with_it(
+    tmp_path: Path,
+) -> None:
     """Ordinary runs are allowed a gap, and have one; exact ones stop at the least."""
     gaps = []
     for deterministic in (True, False):
@@ -150,7 +152,9 @@ def test_a_gap_that_is_no_number_is_refused() -> None:
 
 
 def test_it_is_refused_with_learners_elsewhere() -> None:
-    with pytest.raises(OpenQwQError, match=r"deterministic is true with cluster\.learners 2"):
+    with pytest.raises(
+        OpenQwQError, match=r"deterministic is true with cluster\.learners 2"
+    ):
         small_config("deterministic=true", "cluster.learners=2")
     for other in ("deterministic=true", "cluster.learners=2"):
         with pytest.raises(OpenQwQError, match=r"device is 'cuda' with deterministic"):

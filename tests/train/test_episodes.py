@@ -113,7 +113,8 @@ class World:
         rng = random.Random(f"{self.seed}/{self.turns}")
         texts = ["<think>", "<|im_end|> 12", "é\n\n", "36", "</tool_response><tool_call>"]
         said = tuple(
-            Message(role="tool", content=rng.choice(texts)) for _ in range(rng.randint(1, 2))
+            Message(role="tool", content=rng.choice(texts))
+            for _ in range(rng.randint(1, 2))
         )
         return Observation(said, False)
 
@@ -131,7 +132,14 @@ def run(runner: RolloutRunner, n: int = 1, task: Task = TASK) -> list[Attempt]:
     return group
 
 
-REPLIES = ("think\n</think>\n\n" + CALL, "\n</think>\n\n36", "a </think>b", CALL, "", "<think>é")
+REPLIES = (
+    "think\n</think>\n\n" + CALL,
+    "\n</think>\n\n36",
+    "a </think>b",
+    CALL,
+    "",
+    "<think>é",
+)
 
 
 @settings(max_examples=60)
@@ -146,7 +154,9 @@ def test_the_mask_is_exactly_what_was_drawn_in_every_random_episode(
 ) -> None:
     tokenizer = QWQ if rewrites else keeping()
     script = Script(tokenizer, replies, seed)
-    (attempt,) = run(RolloutRunner(script, tokenizer, judged_by(), {"world": World(turns, seed)}))
+    (attempt,) = run(
+        RolloutRunner(script, tokenizer, judged_by(), {"world": World(turns, seed)})
+    )
     said = attempt.completions
     assert len(said) == turns + 1
     records = trajectories(attempt, "g", 0.5)
@@ -158,7 +168,9 @@ def test_the_mask_is_exactly_what_was_drawn_in_every_random_episode(
     drawn = [
         (i, lp, 7)
         for reply in said
-        for i, lp, d in zip(reply.token_ids, reply.log_probs, reply.sampled_mask, strict=True)
+        for i, lp, d in zip(
+            reply.token_ids, reply.log_probs, reply.sampled_mask, strict=True
+        )
         if d
     ]
     trained = [
@@ -214,7 +226,9 @@ def test_a_rewritten_history_begins_with_the_templates_own_prompt() -> None:
     assert attempt.reasoning_tokens == 6
 
 
-def test_a_malformed_or_unknown_call_is_answered_with_an_error_and_the_episode_goes_on() -> None:
+def test_a_malformed_or_unknown_call_is_answered_with_an_error_and_the_episode_goes_on() -> (
+    None
+):
     broken = "\n</think>\n\n<tool_call>\n{oops\n</tool_call>"
     unknown = "\n</think>\n\n" + CALL.replace("calculate", "compute")
     script = Script(QWQ, [broken, unknown, "\n</think>\n\n36"])
@@ -227,7 +241,9 @@ def test_a_malformed_or_unknown_call_is_answered_with_an_error_and_the_episode_g
 def test_an_answer_that_never_comes_is_wrong_and_turns_are_limited() -> None:
     script = Script(QWQ, ["\n</think>\n\n" + CALL])
     environment = CalculatorEnvironment(MathVerifier())
-    (attempt,) = run(RolloutRunner(script, QWQ, judged_by(), {"world": environment}, max_turns=3))
+    (attempt,) = run(
+        RolloutRunner(script, QWQ, judged_by(), {"world": environment}, max_turns=3)
+    )
     assert (attempt.score.value, len(attempt.completions)) == (0.0, 3)
 
 
@@ -236,7 +252,9 @@ def test_a_full_context_ends_an_episode_without_an_empty_record() -> None:
     first = len(encode_chat(QWQ, TASK.messages, TASK.tools))
     environment = CalculatorEnvironment(MathVerifier())
     (attempt,) = run(
-        RolloutRunner(script, QWQ, judged_by(), {"world": environment}, context_length=first + 20)
+        RolloutRunner(
+            script, QWQ, judged_by(), {"world": environment}, context_length=first + 20
+        )
     )
     assert len(attempt.records) == len(attempt.completions) == 1
     assert any(attempt.records[0].sampled_mask)
@@ -252,7 +270,9 @@ def test_a_failing_environment_is_an_error_and_never_a_zero(failing: str) -> Non
 
 
 @pytest.mark.parametrize("in_step", [True, False])
-def test_an_environment_that_cannot_begin_is_an_error_without_a_reply(in_step: bool) -> None:
+def test_an_environment_that_cannot_begin_is_an_error_without_a_reply(
+    in_step: bool,
+) -> None:
     script, world = Script(QWQ, ["\n</think>\n\n36"]), World(0, failing="reset")
     for attempt in run(
         RolloutRunner(script, QWQ, judged_by(), {"world": world}, in_step=in_step), 3
@@ -304,7 +324,9 @@ def test_where_no_thinking_was_opened_judges_see_a_mere_answer() -> None:
         rollout = Rollout(TASK, tokenizer, encode_chat(tokenizer, TASK.messages), 0, None)
         ids = [*tokenizer.encode("36"), tokenizer.eos_ids[0]]
         zeros = [0.0] * len(ids)
-        rollout.take(Completion(ids, zeros, [True] * len(ids), [0] * len(ids), "stop", 1, 0))
+        rollout.take(
+            Completion(ids, zeros, [True] * len(ids), [0] * len(ids), "stop", 1, 0)
+        )
         assert rollout.text == text
 
 
@@ -315,7 +337,9 @@ def test_members_and_turns_draw_with_seeds_of_their_own() -> None:
 
 
 def test_a_task_nobody_judges_is_refused_by_name() -> None:
-    with pytest.raises(OpenQwQError, match="asks for the verifier 'nobody', which is not open"):
+    with pytest.raises(
+        OpenQwQError, match="asks for the verifier 'nobody', which is not open"
+    ):
         run(
             RolloutRunner(Script(QWQ, [""]), QWQ, judged_by(), {"world": World(0)}),
             task=replace(TASK, environment="", verifier="nobody"),
@@ -348,7 +372,9 @@ def sampled(template: str) -> list[Attempt]:
         engine, tokenizer, judged_by(), {"world": Talk(1)}, 4, context_length=512
     )
     # Any id may end a turn, so that a random model ends its own.
-    params = replace(PARAMS, max_tokens=30, stop_token_ids=tuple(range(0, QWQ.vocab_size, 9)))
+    params = replace(
+        PARAMS, max_tokens=30, stop_token_ids=tuple(range(0, QWQ.vocab_size, 9))
+    )
     try:
         groups = asyncio.run(
             runner.groups([(replace(TASK, id=str(i), tools=()), replace(params, seed=100 * i))
@@ -360,7 +386,9 @@ def sampled(template: str) -> list[Attempt]:
 
 
 @pytest.mark.parametrize("template", ["rewriting", "keeping"])
-def test_recorded_log_probs_are_those_of_a_fresh_forward_over_every_record(template: str) -> None:
+def test_recorded_log_probs_are_those_of_a_fresh_forward_over_every_record(
+    template: str,
+) -> None:
     attempts = sampled(template)
     several = [a for a in attempts if len(a.completions) > 1]
     assert len(several) > 3
@@ -369,7 +397,9 @@ def test_recorded_log_probs_are_those_of_a_fresh_forward_over_every_record(templ
     with torch.no_grad():
         for batch in pack_trajectories(records, 1024):
             log_probs, _ = learner.log_probs(batch)
-            torch.testing.assert_close(log_probs, batch.sampler_log_probs, atol=1e-5, rtol=0)
+            torch.testing.assert_close(
+                log_probs, batch.sampler_log_probs, atol=1e-5, rtol=0
+            )
 
 
 def test_rollouts_are_bit_equal_however_long_tools_take() -> None:

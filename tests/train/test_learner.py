@@ -21,7 +21,8 @@ from openqwq.types import OpenQwQError
 
 SHAPE = ModelConfig(50, 16, 32, 2, 2, 1, 8, tie_word_embeddings=True)
 EXAMPLES = [
-    (list(range(1, n + 4)), [False, False, *[True] * (n + 1)]) for n in (3, 7, 2, 9, 5, 4, 11)
+    (list(range(1, n + 4)), [False, False, *[True] * (n + 1)])
+    for n in (3, 7, 2, 9, 5, 4, 11)
 ]
 
 
@@ -33,7 +34,9 @@ def fresh(config: OptimiserConfig, dtype: torch.dtype = torch.float32) -> Learne
 
 def step(learner: Learner, budget: int) -> dict[str, float]:
     batches = pack_examples(EXAMPLES, budget)
-    return learner.train_step(batches, lambda lp, batch, tokens: cross_entropy_loss(lp, tokens))
+    return learner.train_step(
+        batches, lambda lp, batch, tokens: cross_entropy_loss(lp, tokens)
+    )
 
 
 @pytest.mark.parametrize("name", ["adamw", "muon"])
@@ -101,7 +104,9 @@ def test_a_gradient_that_is_not_finite_stops_the_run_before_it_spoils_the_weight
             pack_examples(EXAMPLES, 1000),
             lambda lp, b, n: (lp.sum() * float("nan"), {"tokens": torch.tensor(1)}),
         )
-    assert all(torch.equal(a, b) for a, (_, b) in zip(before, learner.named_params(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, (_, b) in zip(before, learner.named_params(), strict=True)
+    )
 
 
 def test_muon_is_torchs_muon() -> None:
@@ -128,7 +133,10 @@ def test_orthogonalising_keeps_directions_and_levels_singular_values() -> None:
         values = torch.linalg.svdvals(result)
         assert values.min() > 0.6 and values.max() < 1.3
         u, _, v = torch.linalg.svd(matrix, full_matrices=False)
-        assert torch.nn.functional.cosine_similarity(result.flatten(), (u @ v).flatten(), 0) > 0.95
+        assert (
+            torch.nn.functional.cosine_similarity(result.flatten(), (u @ v).flatten(), 0)
+            > 0.95
+        )
     transposed = orthogonalise(matrices.mT.contiguous())
     torch.testing.assert_close(transposed, orthogonalise(matrices).mT, rtol=0, atol=1e-5)
 
@@ -137,7 +145,10 @@ def test_muon_takes_the_layers_matrices_and_adamw_all_else() -> None:
     model = Qwen2(SHAPE)
     adamw, muon = build_optimisers(model, "muon", 0.1, (0.9, 0.95), 0.0)
     counts = [sum(len(g["params"]) for g in o.param_groups) for o in (adamw, muon)]
-    assert counts == [len(list(model.parameters())) - 14, 14]  # 7 matrices in each of 2 layers
+    assert counts == [
+        len(list(model.parameters())) - 14,
+        14,
+    ]  # 7 matrices in each of 2 layers
 
 
 ADAMW = OptimiserConfig("adamw", lr=0.02, warmup_steps=1, weight_decay=0.0)
@@ -155,7 +166,9 @@ def test_an_adapter_learns_its_examples_and_its_base_stays() -> None:
     before = [p.clone() for p in learner.model.parameters()]
     losses = [step(learner, 1000)["loss"] for _ in range(60)]
     assert losses[-1] < 0.5 * losses[0]
-    assert all(torch.equal(a, b) for a, b in zip(before, learner.model.parameters(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(before, learner.model.parameters(), strict=True)
+    )
 
 
 def test_the_reference_is_the_base_whatever_the_adapter_has_learned() -> None:
@@ -186,7 +199,10 @@ def test_a_learner_writes_the_adapter_alone(tmp_path: Path) -> None:
     learner, adapter = adapted()
     step(learner, 1000)
     learner.write(tmp_path / "adapter", Tokenizer.train(["a b c"], 280))
-    assert sorted(p.name for p in (tmp_path / "adapter").iterdir()) == [lora.CONFIG, lora.WEIGHTS]
+    assert sorted(p.name for p in (tmp_path / "adapter").iterdir()) == [
+        lora.CONFIG,
+        lora.WEIGHTS,
+    ]
     found = lora.load(tmp_path / "adapter", learner.model)
     for a, b in zip(found.parameters(), adapter.parameters(), strict=True):
         assert torch.equal(a, b)

@@ -32,7 +32,10 @@ LONG = "long " * 200
 
 
 def prepared(tmp_path: Path, kind: str, **changed: str) -> Prepared:
-    rows = [{"question": f"{n} + 1?", "answer": str(n + 1), "solution": "Count."} for n in range(5)]
+    rows = [
+        {"question": f"{n} + 1?", "answer": str(n + 1), "solution": "Count."}
+        for n in range(5)
+    ]
     rows[3].update(changed)
     (tmp_path / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     path = tmp_path / "run.toml"

@@ -88,7 +88,9 @@ def test_loss_gradient_and_metrics_equal_trl(name: str) -> None:
 
 def test_token_log_probs_and_entropy_equal_trl() -> None:
     case = TRL["log_probs"]
-    hidden, weight = (torch.tensor(case[key], dtype=torch.float64) for key in ("hidden", "weight"))
+    hidden, weight = (
+        torch.tensor(case[key], dtype=torch.float64) for key in ("hidden", "weight")
+    )
     log_probs, entropy = token_log_probs(hidden, weight, torch.tensor(case["targets"]))
     torch.testing.assert_close(log_probs, fp64(case["log_probs"]), rtol=1e-12, atol=1e-15)
     torch.testing.assert_close(entropy, fp64(case["entropy"]), rtol=1e-12, atol=1e-15)
@@ -118,7 +120,10 @@ def test_dapo_clips_only_the_side_that_would_move_further_away() -> None:
 def test_gspo_uses_each_sequences_geometric_mean_ratio() -> None:
     log_ratios = fp64([1.0, 1.1, 0.9, 0.99]).log().requires_grad_()
     loss, clipped = gspo_loss(
-        log_ratios, fp64([1.0, 1.0, 1.0, -1.0]), torch.tensor([0, 0, 0, 1]), clip=(0.02, 0.02)
+        log_ratios,
+        fp64([1.0, 1.0, 1.0, -1.0]),
+        torch.tensor([0, 0, 0, 1]),
+        clip=(0.02, 0.02),
     )
     ratio = (1.0 * 1.1 * 0.9) ** (1 / 3)
     assert loss.tolist() == pytest.approx([-ratio] * 3 + [0.99])
@@ -141,14 +146,20 @@ def test_gspo_uses_each_sequences_geometric_mean_ratio() -> None:
 def test_default_clips_are_the_published_ones(
     objective: str, log_ratio_value: float, advantage: float, expected: float
 ) -> None:
-    log_probs, log_ratios, advantages = fp64([-1.0]), fp64([log_ratio_value]), fp64([advantage])
+    log_probs, log_ratios, advantages = (
+        fp64([-1.0]),
+        fp64([log_ratio_value]),
+        fp64([advantage]),
+    )
     index = torch.tensor([0])
     alone = {
         "cispo": lambda: cispo_loss(log_probs, log_ratios, advantages),
         "dapo": lambda: dapo_loss(log_ratios, advantages),
         "gspo": lambda: gspo_loss(log_ratios, advantages, index),
     }[objective]()[0]
-    dispatched = policy_loss(objective, log_probs, log_probs - log_ratios, advantages, index, 1)[0]
+    dispatched = policy_loss(
+        objective, log_probs, log_probs - log_ratios, advantages, index, 1
+    )[0]
     assert alone.item() == dispatched.item() == expected
 
 
@@ -256,7 +267,9 @@ def test_k3_has_the_expectation_of_the_kl_divergence() -> None:
     p, q = fp64([0.7, 0.2, 0.1]), fp64([0.3, 0.3, 0.4])
     k3 = kl_k3(log_ratio(q.log(), p.log()))
     assert (k3 >= 0).all()
-    assert (p * k3).sum().item() == pytest.approx((p * (p / q).log()).sum().item(), rel=1e-12)
+    assert (p * k3).sum().item() == pytest.approx(
+        (p * (p / q).log()).sum().item(), rel=1e-12
+    )
 
 
 def test_mismatch_kl_measures_the_sampler_against_the_learner() -> None:
@@ -325,15 +338,25 @@ def test_cross_entropy_is_torchs_mean_when_the_normaliser_is_the_count() -> None
     targets = torch.arange(9)
     hidden.requires_grad_()
     loss, metrics = cross_entropy_loss(token_log_probs(hidden, weight, targets)[0], 9)
-    torch.testing.assert_close(loss, torch.nn.functional.cross_entropy(hidden @ weight.T, targets))
+    torch.testing.assert_close(
+        loss, torch.nn.functional.cross_entropy(hidden @ weight.T, targets)
+    )
     assert not metrics["cross_entropy"].requires_grad
     assert mean_metrics([metrics])["cross_entropy"] == pytest.approx(loss.item())
 
 
 def test_mean_metrics_weighs_micro_batches_by_tokens_and_keeps_the_largest_ratio() -> None:
     parts = [
-        {"tokens": torch.tensor(1), "gap": torch.tensor(4.0), "max_ratio": torch.tensor(3.0)},
-        {"tokens": torch.tensor(3), "gap": torch.tensor(8.0), "max_ratio": torch.tensor(2.0)},
+        {
+            "tokens": torch.tensor(1),
+            "gap": torch.tensor(4.0),
+            "max_ratio": torch.tensor(3.0),
+        },
+        {
+            "tokens": torch.tensor(3),
+            "gap": torch.tensor(8.0),
+            "max_ratio": torch.tensor(2.0),
+        },
     ]
     assert mean_metrics(parts) == {"tokens": 4.0, "gap": 3.0, "max_ratio": 3.0}
 
@@ -380,7 +403,9 @@ def test_logits_are_fp32_for_bf16_weights() -> None:
 
 def test_entropy_carries_no_graph() -> None:
     weight = torch.zeros(8, 2, requires_grad=True)
-    log_probs, entropy = token_log_probs(torch.ones(3, 2), weight, torch.arange(3), max_logits=8)
+    log_probs, entropy = token_log_probs(
+        torch.ones(3, 2), weight, torch.arange(3), max_logits=8
+    )
     assert log_probs.requires_grad
     assert not entropy.requires_grad
     assert entropy.tolist() == pytest.approx([math.log(8)] * 3)

@@ -135,7 +135,9 @@ def test_what_is_pending_survives_being_saved() -> None:
 def test_where_replies_cannot_be_taken_up_the_run_is_refused_before_it_begins(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], override: str, told: str
 ) -> None:
-    config = write_config(tmp_path / "run.toml", "stages.stage1.over_sampling=0.5", override)
+    config = write_config(
+        tmp_path / "run.toml", "stages.stage1.over_sampling=0.5", override
+    )
     assert main(["train", str(config), "--out", str(tmp_path / "run")]) != 0
     assert told in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
@@ -143,7 +145,9 @@ def test_where_replies_cannot_be_taken_up_the_run_is_refused_before_it_begins(
 
 def test_the_stage_of_a_config_logs_what_was_left_unfinished(tmp_path: Path) -> None:
     config = write_config(
-        tmp_path / "run.toml", *SETTINGS[:-2], 'stages.stage1.skip_checks=["rewards","ends"]'
+        tmp_path / "run.toml",
+        *SETTINGS[:-2],
+        'stages.stage1.skip_checks=["rewards","ends"]',
     )
     out = tmp_path / "run"
     main(["train", str(config), "--out", str(out), "--set", "stages.sft.steps=5"])

@@ -96,7 +96,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory, layers: dict[str, str]) -> 
     path = tmp_path_factory.mktemp("own")
     (path / "run.toml").write_text(CONFIG)
     (path / "rewards.py").write_text(REWARDS)
-    write(path / "sums.jsonl", [{"q": f"{n} + 1?", "a": f"so #### {n + 1}"} for n in range(8)])
+    write(
+        path / "sums.jsonl", [{"q": f"{n} + 1?", "a": f"so #### {n + 1}"} for n in range(8)]
+    )
     test = ["q,a", *(f"{n} + 2?,so #### {n + 2}" for n in range(5))]
     (path / "test.csv").write_text("\n".join(test) + "\n")
     asked = [{"role": "user", "content": "3 + 4?"}]
@@ -106,11 +108,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory, layers: dict[str, str]) -> 
     )
     tests = [{"input": "2\n", "output": "3\n"}]
     write(
-        path / "programs.jsonl", [{"problem": f"Add 1 to {n}.", "tests": tests} for n in range(3)]
+        path / "programs.jsonl",
+        [{"problem": f"Add 1 to {n}.", "tests": tests} for n in range(3)],
     )
     write(
         path / "tastes.jsonl",
-        [{"prompt": f"Say {n}.", "chosen": f"{n}", "rejected": f"no {n}"} for n in range(12)],
+        [
+            {"prompt": f"Say {n}.", "chosen": f"{n}", "rejected": f"no {n}"}
+            for n in range(12)
+        ],
     )
     assert main(["train", str(path / "run.toml"), "--out", str(path / "run")]) == 0
     return path
@@ -119,7 +125,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory, layers: dict[str, str]) -> 
 def test_every_stage_of_the_run_leaves_its_result(folder: Path) -> None:
     for stage in ("cold-start", "rl"):
         assert (folder / "run" / stage / "config.json").exists()
-    log = [json.loads(line) for line in (folder / "run" / "log.jsonl").read_text().splitlines()]
+    log = [
+        json.loads(line) for line in (folder / "run" / "log.jsonl").read_text().splitlines()
+    ]
     steps = [line for line in log if line["stage"] == "rl" and "status" in line]
     assert len(steps) == 2
     assert all("error" not in line["status"] for line in steps)
@@ -141,13 +149,25 @@ def test_the_lock_names_every_file_and_a_changed_one_is_refused_on_resume(
 ) -> None:
     lock = json.loads((folder / "run" / "data.lock").read_text())
     names = {Path(reference).name for reference in lock}
-    assert names == {"sums.jsonl", "test.csv", "traces.jsonl", "programs.jsonl", "tastes.jsonl"}
+    assert names == {
+        "sums.jsonl",
+        "test.csv",
+        "traces.jsonl",
+        "programs.jsonl",
+        "tastes.jsonl",
+    }
 
     sums = folder / "sums.jsonl"
     before = sums.read_text()
     try:
         sums.write_text(before + before)
-        arguments = ["train", str(folder / "run.toml"), "--out", str(folder / "run"), "--resume"]
+        arguments = [
+            "train",
+            str(folder / "run.toml"),
+            "--out",
+            str(folder / "run"),
+            "--resume",
+        ]
         assert main(arguments) == 2
         assert "sums.jsonl has changed since the run began" in capsys.readouterr().err
     finally:
@@ -157,8 +177,16 @@ def test_the_lock_names_every_file_and_a_changed_one_is_refused_on_resume(
 @pytest.mark.parametrize(
     ("file", "content", "said"),
     [
-        ("sums.jsonl", '{"q": "1 + 1?", "a": "2"}\n', r"sums\.jsonl row 1, answer_pattern: "),
-        ("sums.jsonl", '{"q": "0 + 2?", "a": "#### 2"}\n', r"row 1, held_out: .* test\.csv row 1"),
+        (
+            "sums.jsonl",
+            '{"q": "1 + 1?", "a": "2"}\n',
+            r"sums\.jsonl row 1, answer_pattern: ",
+        ),
+        (
+            "sums.jsonl",
+            '{"q": "0 + 2?", "a": "#### 2"}\n',
+            r"row 1, held_out: .* test\.csv row 1",
+        ),
         (
             "traces.jsonl",
             '{"messages": [{"role": "user", "content": "1?"}]}\n',

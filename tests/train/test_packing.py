@@ -21,7 +21,18 @@ def trajectory(
     log_probs = [-0.25 * (i + 1) if drawn else 0.0 for i, drawn in enumerate(mask)]
     versions = [0] * len(token_ids)
     return Trajectory(
-        token_ids, mask, log_probs, versions, name, name, "toy", 0.0, {}, "wrong", 0, advantage
+        token_ids,
+        mask,
+        log_probs,
+        versions,
+        name,
+        name,
+        "toy",
+        0.0,
+        {},
+        "wrong",
+        0,
+        advantage,
     )
 
 
@@ -43,9 +54,14 @@ TWO = [
 ]
 
 
-def test_a_micro_batch_lays_sequences_end_to_end_and_points_at_the_predicting_positions() -> None:
+def test_a_micro_batch_lays_sequences_end_to_end_and_points_at_the_predicting_positions() -> (
+    None
+):
     (batch,) = pack_trajectories(TWO, 10)
-    assert batch.sequence_lengths == [4, 3]  # the longer first, each up to its last predictor
+    assert batch.sequence_lengths == [
+        4,
+        3,
+    ]  # the longer first, each up to its last predictor
     assert batch.token_ids.tolist() == [1, 2, 3, 4, 5, 6, 7]
     assert batch.position_ids.tolist() == [0, 1, 2, 3, 0, 1, 2]
     assert batch.loss_positions.tolist() == [0, 3, 5, 6]
@@ -61,7 +77,13 @@ def test_a_smaller_budget_opens_another_micro_batch() -> None:
 
 def test_index_tensors_are_int64_and_value_tensors_fp32() -> None:
     (batch,) = pack_trajectories(TWO, 10)
-    for name in ("token_ids", "position_ids", "loss_positions", "targets", "sequence_index"):
+    for name in (
+        "token_ids",
+        "position_ids",
+        "loss_positions",
+        "targets",
+        "sequence_index",
+    ):
         assert getattr(batch, name).dtype == torch.int64
     assert batch.sampler_log_probs.dtype == batch.advantages.dtype == torch.float32
 
@@ -91,13 +113,20 @@ def test_exactly_the_sampled_ids_are_targets_each_after_its_own_prefix(
 ) -> None:
     trajectories = random_trajectories(seed, count, 12)
     expected = [
-        (tuple(t.token_ids[:i]), t.token_ids[i], t.log_probs[i], torch.tensor(t.advantage).item())
+        (
+            tuple(t.token_ids[:i]),
+            t.token_ids[i],
+            t.log_probs[i],
+            torch.tensor(t.advantage).item(),
+        )
         for t in trajectories
         for i, drawn in enumerate(t.sampled_mask)
         if drawn
     ]
     batches = pack_trajectories(trajectories, budget)
-    assert sorted(row for batch in batches for row in sampled_tokens(batch)) == sorted(expected)
+    assert sorted(row for batch in batches for row in sampled_tokens(batch)) == sorted(
+        expected
+    )
     assert all(len(batch.token_ids) <= budget for batch in batches)
 
 
@@ -110,7 +139,9 @@ def test_packing_is_deterministic_and_longest_first_with_ties_in_the_order_given
     runs = [pack_trajectories(trajectories, 12) for _ in range(2)]
     for batches in runs:
         assert [batch.sequence_lengths for batch in batches] == [[6], [6, 4], [2, 2, 1]]
-        order = [i for batch in batches for i in batch.token_ids.unique_consecutive().tolist()]
+        order = [
+            i for batch in batches for i in batch.token_ids.unique_consecutive().tolist()
+        ]
         assert order == [1, 4, 3, 0, 2, 5]
 
 
@@ -124,14 +155,16 @@ class Toy(torch.nn.Module):
         self.position = torch.nn.Parameter(torch.randn(40, 8, dtype=dtype))
         self.head = torch.nn.Parameter(torch.randn(30, 8, dtype=dtype))
 
-    def gradient(self, objective: str, batches: list[MicroBatch], normaliser: int) -> Tensor:
+    def gradient(
+        self, objective: str, batches: list[MicroBatch], normaliser: int
+    ) -> Tensor:
         self.zero_grad()
         dtype = self.head.dtype
         for batch in batches:
             x = self.embedding[batch.token_ids] + self.position[batch.position_ids]
-            hidden = torch.cat([part.cumsum(0).tanh() for part in x.split(batch.sequence_lengths)])[
-                batch.loss_positions
-            ]
+            hidden = torch.cat(
+                [part.cumsum(0).tanh() for part in x.split(batch.sequence_lengths)]
+            )[batch.loss_positions]
             log_probs, _ = token_log_probs(hidden, self.head, batch.targets)
             sampler = batch.sampler_log_probs.to(dtype) + log_probs.detach() + 1
             loss, _ = policy_loss(
@@ -144,11 +177,15 @@ class Toy(torch.nn.Module):
                 token_bounds=(0.5, 5.0),
             )
             loss.backward()
-        return torch.cat([p.grad.flatten() for p in self.parameters() if p.grad is not None])
+        return torch.cat(
+            [p.grad.flatten() for p in self.parameters() if p.grad is not None]
+        )
 
 
 @pytest.mark.parametrize("objective", ["cispo", "dapo", "gspo"])
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float64, 1e-14)])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float64, 1e-14)]
+)
 def test_parameter_gradient_is_the_same_for_any_token_budget(
     objective: str, dtype: torch.dtype, tolerance: float
 ) -> None:
@@ -183,7 +220,9 @@ def test_sft_examples_become_the_same_record_with_unit_advantages() -> None:
         (replace(TWO[0], status="error"), "never scored"),
     ],
 )
-def test_what_cannot_be_trained_on_is_refused_by_name(broken: Trajectory, message: str) -> None:
+def test_what_cannot_be_trained_on_is_refused_by_name(
+    broken: Trajectory, message: str
+) -> None:
     with pytest.raises(OpenQwQError, match=f"task '{broken.task_id}' .*{message}"):
         pack_trajectories([TWO[1], broken], 10)
 
@@ -198,7 +237,10 @@ def groups_of_samples(seed: int) -> list[Trajectory]:
             reply = [rng.randrange(30) for _ in range(rng.randint(1, 9))]
             drawn = [True] + [rng.random() < 0.7 for _ in reply[1:]]
             record = trajectory(
-                prompt + reply, [False] * len(prompt) + drawn, rng.uniform(-1, 1), f"g{group}"
+                prompt + reply,
+                [False] * len(prompt) + drawn,
+                rng.uniform(-1, 1),
+                f"g{group}",
             )
             records.append(record)
     return records
@@ -206,7 +248,9 @@ def groups_of_samples(seed: int) -> list[Trajectory]:
 
 @pytest.mark.parametrize("budget", [22, 60, 1000])
 @pytest.mark.parametrize("seed", range(6))
-def test_sharing_prompts_changes_neither_log_probs_nor_gradients(seed: int, budget: int) -> None:
+def test_sharing_prompts_changes_neither_log_probs_nor_gradients(
+    seed: int, budget: int
+) -> None:
     model = Qwen2(ModelConfig(30, 16, 24, 2, 4, 2, 4))
     model.initialise(torch.Generator().manual_seed(seed), std=0.2)
     learner = Learner(model, OptimiserConfig(), 1)
@@ -220,7 +264,9 @@ def test_sharing_prompts_changes_neither_log_probs_nor_gradients(seed: int, budg
             (log_probs * batch.advantages).sum().backward()
             columns = batch.advantages, batch.sampler_log_probs, batch.targets, log_probs
             rows += zip(*(column.tolist() for column in columns), strict=True)
-        return sorted(rows), [p.grad.clone() for p in model.parameters() if p.grad is not None]
+        return sorted(rows), [
+            p.grad.clone() for p in model.parameters() if p.grad is not None
+        ]
 
     records = groups_of_samples(seed)
     alone = [replace(record, group_id=f"alone {i}") for i, record in enumerate(records)]
@@ -232,9 +278,15 @@ def test_sharing_prompts_changes_neither_log_probs_nor_gradients(seed: int, budg
 
 def test_samples_of_one_prompt_compute_it_once() -> None:
     prompt, replies = list(range(10)), [[11, 12], [13], [14, 15, 16]]
-    records = [trajectory(prompt + r, [False] * 10 + [True] * len(r), 1.0, "same") for r in replies]
+    records = [
+        trajectory(prompt + r, [False] * 10 + [True] * len(r), 1.0, "same") for r in replies
+    ]
     (batch,) = pack_trajectories(records, 100)
     assert batch.prefix_lengths == [9]
-    assert batch.sequence_lengths == [3, 2, 1]  # the last prompt token and all but the last sample
+    assert batch.sequence_lengths == [
+        3,
+        2,
+        1,
+    ]  # the last prompt token and all but the last sample
     assert batch.token_ids.tolist() == [*range(9), 9, 14, 15, 9, 11, 9]
     assert batch.position_ids.tolist() == [*range(9), 9, 10, 11, 9, 10, 9]

@@ -6,7 +6,14 @@ import pytest
 
 from openqwq.model import precision
 from openqwq.model.qwen2 import ModelConfig
-from openqwq.train.plan import StagePlan, Work, advice, describe, micro_batch_tokens, plan_stage
+from openqwq.train.plan import (
+    StagePlan,
+    Work,
+    advice,
+    describe,
+    micro_batch_tokens,
+    plan_stage,
+)
 from openqwq.types import OpenQwQError
 
 GIB = 2**30
@@ -72,7 +79,9 @@ def test_the_micro_batch_is_the_largest_that_fits() -> None:
 
 def test_what_does_not_fit_says_what_would() -> None:
     full = replace(WORK, rank=0, products="fp32")
-    with pytest.raises(OpenQwQError, match=r"needs .* GiB, and 6.00 GiB are free: recompute act"):
+    with pytest.raises(
+        OpenQwQError, match=r"needs .* GiB, and 6.00 GiB are free: recompute act"
+    ):
         micro_batch_tokens(SHAPE, full, GIB // 2, 6 * GIB)
     hint = advice(SHAPE, full, GIB // 2, 6 * GIB)
     assert "lora" in hint
@@ -82,5 +91,7 @@ def test_what_does_not_fit_says_what_would() -> None:
 
 
 def test_the_rate_of_products_is_measured_in_operations_a_second() -> None:
-    rate = precision.product_rate(ModelConfig(9, 64, 64, 1, 2, 2, 32), 16, precision.DTYPES["fp32"])
+    rate = precision.product_rate(
+        ModelConfig(9, 64, 64, 1, 2, 2, 32), 16, precision.DTYPES["fp32"]
+    )
     assert 1e6 < rate < 1e14

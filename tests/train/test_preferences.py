@@ -10,7 +10,10 @@ from openqwq.train.preferences import ranked_pairs, save_pairs
 from openqwq.types import Message, Pair, Score, ScoreStatus, Task
 
 ASK = {"role": "user", "content": "Hi"}
-GOOD, BAD = {"role": "assistant", "content": "Hello"}, {"role": "assistant", "content": "Go"}
+GOOD, BAD = (
+    {"role": "assistant", "content": "Hello"},
+    {"role": "assistant", "content": "Go"},
+)
 PAIR = Pair((ASK, GOOD), (ASK, BAD))  # type: ignore[arg-type]
 
 

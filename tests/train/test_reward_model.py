@@ -43,7 +43,10 @@ def sunny(count: int, seed: int) -> list[Pair]:
     """Pairs in which the answer that names the sun is chosen."""
     rng, pairs = random.Random(seed), []
     for _ in range(count):
-        others = [" ".join(rng.choices(["moon", "fish", "pig"], k=rng.randint(1, 4))) for _ in "ab"]
+        others = [
+            " ".join(rng.choices(["moon", "fish", "pig"], k=rng.randint(1, 4)))
+            for _ in "ab"
+        ]
         pairs.append(pair(f"{others[0]} sun", others[1]))
     return pairs
 
@@ -84,7 +87,9 @@ def test_rewards_do_not_depend_on_the_batch() -> None:
 
 
 @pytest.mark.parametrize("tied", [True, False])
-async def test_a_saved_model_is_read_back_and_rates_alike(tmp_path: Path, tied: bool) -> None:
+async def test_a_saved_model_is_read_back_and_rates_alike(
+    tmp_path: Path, tied: bool
+) -> None:
     model = made(tied)
     torch.nn.init.normal_(model.score.weight, generator=torch.Generator().manual_seed(1))
     model.save(tmp_path / "rm")
@@ -121,9 +126,17 @@ def test_what_is_no_reward_model_is_refused_by_name(tmp_path: Path) -> None:
 
 def test_a_sure_and_right_model_is_calibrated_and_a_sure_and_wrong_one_is_not() -> None:
     right = preference_report([(20.0, 0.0)] * 10, [(3, 3)] * 10)
-    assert (right.accuracy, round(right.calibration_error, 6), round(right.brier, 6)) == (1, 0, 0)
+    assert (right.accuracy, round(right.calibration_error, 6), round(right.brier, 6)) == (
+        1,
+        0,
+        0,
+    )
     wrong = preference_report([(0.0, 20.0)] * 10, [(3, 3)] * 10)
-    assert (wrong.accuracy, round(wrong.calibration_error, 6), round(wrong.brier, 6)) == (0, 1, 1)
+    assert (wrong.accuracy, round(wrong.calibration_error, 6), round(wrong.brier, 6)) == (
+        0,
+        1,
+        1,
+    )
 
 
 def test_calibration_is_the_gap_of_confidence_and_accuracy_by_bins() -> None:
@@ -138,15 +151,26 @@ def test_calibration_is_the_gap_of_confidence_and_accuracy_by_bins() -> None:
 
 @pytest.mark.parametrize(
     ("right", "pairs", "passes"),
-    [(25, 50, False), (31, 50, False), (34, 50, True), (10, 50, False), (4, 4, True), (2, 3, True)],
+    [
+        (25, 50, False),
+        (31, 50, False),
+        (34, 50, True),
+        (10, 50, False),
+        (4, 4, True),
+        (2, 3, True),
+    ],
 )
-def test_a_reward_model_that_may_be_a_coin_is_refused(right: int, pairs: int, passes: bool) -> None:
+def test_a_reward_model_that_may_be_a_coin_is_refused(
+    right: int, pairs: int, passes: bool
+) -> None:
     margins = [(1.0, 0.0)] * right + [(0.0, 1.0)] * (pairs - right)
     report = preference_report(margins, [(1, 1)] * pairs)
     if passes:
         require_better_than_chance(CONFIG, report)
         return
-    with pytest.raises(OpenQwQError, match=rf"'taste' ranks {right} of {pairs} .* interval"):
+    with pytest.raises(
+        OpenQwQError, match=rf"'taste' ranks {right} of {pairs} .* interval"
+    ):
         require_better_than_chance(CONFIG, report)
 
 

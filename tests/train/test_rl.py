@@ -29,7 +29,9 @@ TOKENIZER = Tokenizer.train(["user\nWhat is 1 + 2?\nassistant\n\\boxed{3}"] * 9,
 
 
 def model() -> Qwen2:
-    made = Qwen2(ModelConfig(TOKENIZER.vocab_size, 16, 32, 1, 2, 1, 8, tie_word_embeddings=True))
+    made = Qwen2(
+        ModelConfig(TOKENIZER.vocab_size, 16, 32, 1, 2, 1, 8, tie_word_embeddings=True)
+    )
     made.initialise(torch.Generator().manual_seed(0), std=0.3)
     return made
 
@@ -89,7 +91,9 @@ def test_a_run_trains_on_its_own_samples_and_logs_every_step(tmp_path: Path) -> 
     before = [p.clone() for _, p in made.learner.named_params()]
     records = train(made)
     assert len(records) == 2 == len(made.run.records("stage1"))
-    assert all(r["log_prob_gap"] < 1e-5 for r in records)  # weights really reach the sampler
+    assert all(
+        r["log_prob_gap"] < 1e-5 for r in records
+    )  # weights really reach the sampler
     after = [p for _, p in made.learner.named_params()]
     assert any(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
     assert records[0]["groups"] >= 8 and 0 < records[0]["groups_trained"] <= 8
@@ -98,7 +102,9 @@ def test_a_run_trains_on_its_own_samples_and_logs_every_step(tmp_path: Path) -> 
 def test_a_batch_that_is_cut_off_and_dropped_says_so(tmp_path: Path) -> None:
     overrides = ("stages.stage1.truncated=drop", "stages.stage1.max_tokens=1")
     made = trainer(tmp_path, Judge(parity, status="truncated"), *overrides)
-    with pytest.raises(OpenQwQError, match=r"was cut off.*raise stages\.stage1\.max_tokens \(1\)"):
+    with pytest.raises(
+        OpenQwQError, match=r"was cut off.*raise stages\.stage1\.max_tokens \(1\)"
+    ):
         train(made)
 
 
@@ -194,7 +200,9 @@ def test_a_sampler_with_other_weights_than_the_learner_is_refused(tmp_path: Path
         train(replace(made, link=Deaf(made.link)))  # type: ignore[arg-type]
 
 
-def attempt(ids: list[int], drawn: list[bool], value: float = 1.0, records: int = 1) -> Attempt:
+def attempt(
+    ids: list[int], drawn: list[bool], value: float = 1.0, records: int = 1
+) -> Attempt:
     task = Task("t", "k", (), "math")
     completion = Completion(ids, [-1.0] * len(ids), drawn, [3] * len(ids), "stop", 2, 1)
     record = Record()
@@ -260,7 +268,9 @@ def test_an_attempt_of_several_records_counts_once_in_its_group_and_trains_them_
     assert {t.group_id for t in kept} == {"g"} and [t.reward for t in kept[:3]] == [1.0] * 3
 
 
-def test_shuffled_rewards_are_the_same_rewards_elsewhere_and_reproducible(tmp_path: Path) -> None:
+def test_shuffled_rewards_are_the_same_rewards_elsewhere_and_reproducible(
+    tmp_path: Path,
+) -> None:
     groups = {f"g{i}": scored([0.0] * 5 + [1.0] * 5) for i in range(10)}
     one = batch_of(tmp_path / "a", groups, shuffle_rewards=True)
     again = batch_of(tmp_path / "b", groups, shuffle_rewards=True)
@@ -289,10 +299,15 @@ def test_attempts_that_were_cut_off_may_be_dropped(tmp_path: Path) -> None:
     assert [t.advantage for t in batch.trained] == [-0.5, 0.5]
 
 
-def test_groups_without_variance_are_refilled_and_the_round_limit_is_kept(tmp_path: Path) -> None:
+def test_groups_without_variance_are_refilled_and_the_round_limit_is_kept(
+    tmp_path: Path,
+) -> None:
     easy_then_mixed = Judge(lambda text: 1.0)
     made = trainer(
-        tmp_path, easy_then_mixed, "stages.stage1.max_refills=3", "stages.stage1.prompts_per_step=2"
+        tmp_path,
+        easy_then_mixed,
+        "stages.stage1.max_refills=3",
+        "stages.stage1.prompts_per_step=2",
     )
     made.runner.tokenizer.eos_ids = tuple(range(TOKENIZER.vocab_size))
     try:
@@ -306,7 +321,9 @@ def test_groups_without_variance_are_refilled_and_the_round_limit_is_kept(tmp_pa
 
 @pytest.mark.parametrize("objective", ["cispo", "dapo", "gspo"])
 def test_every_objective_runs(tmp_path: Path, objective: str) -> None:
-    records = train(trainer(tmp_path, Judge(parity), f"stages.stage1.objective={objective}"))
+    records = train(
+        trainer(tmp_path, Judge(parity), f"stages.stage1.objective={objective}")
+    )
     assert all(torch.isfinite(torch.tensor(r["loss"])) for r in records)
 
 

@@ -27,7 +27,9 @@ class Part:
         self.value = state["step"]
 
 
-def test_a_used_directory_is_refused_without_resume_and_left_as_it_was(tmp_path: Path) -> None:
+def test_a_used_directory_is_refused_without_resume_and_left_as_it_was(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "precious.txt").write_text("mine")
     with pytest.raises(OpenQwQError, match=r"not empty: add --resume"):
         Run(tmp_path, small_config(), resume=False)
@@ -84,7 +86,9 @@ def test_a_setting_that_would_make_it_another_run_is_refused_by_name(
         "device=cuda",
     ],
 )
-def test_what_decides_nothing_that_was_trained_may_change(tmp_path: Path, override: str) -> None:
+def test_what_decides_nothing_that_was_trained_may_change(
+    tmp_path: Path, override: str
+) -> None:
     begun(tmp_path / "run", ("sft", 60))
     Run(tmp_path / "run", small_config(override), resume=True)
 
@@ -148,7 +152,11 @@ def test_every_number_of_a_record_reaches_tensorboard(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     run = Run(tmp_path / "run", small_config(), resume=False)
-    run.log("rl", 3, {"reward": 0.25, "reward_by_kind": {"addition": 1.0}, "sample": {"task": "t"}})
+    run.log(
+        "rl",
+        3,
+        {"reward": 0.25, "reward_by_kind": {"addition": 1.0}, "sample": {"task": "t"}},
+    )
     run.close()
     events = EventAccumulator(str(run.directory / "tensorboard" / "rl")).Reload()
     assert events.Tags()["scalars"] == ["rl/reward", "rl/reward_by_kind/addition"]

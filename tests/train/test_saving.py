@@ -19,7 +19,8 @@ GLIBC = platform.libc_ver()[0] == "glibc"
 STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 MOST = 0.1  # of the state, above what is held anyway
 pytestmark = pytest.mark.skipif(
-    not (GLIBC and RESET.exists()), reason="peaks are read from Linux's /proc, with glibc's malloc"
+    not (GLIBC and RESET.exists()),
+    reason="peaks are read from Linux's /proc, with glibc's malloc",
 )
 
 
@@ -38,7 +39,9 @@ class Peak:
 
     def __enter__(self) -> "Peak":
         gc.collect()
-        ctypes.CDLL(None).malloc_trim(0)  # freed memory that is still held would hide a copy
+        ctypes.CDLL(None).malloc_trim(
+            0
+        )  # freed memory that is still held would hide a copy
         RESET.write_text("5")  # the peak starts again from here
         self.before = resident("VmRSS")
         return self
@@ -60,7 +63,9 @@ def learner() -> Learner:
     return result
 
 
-def test_states_and_checkpoints_are_saved_within_a_tenth_of_the_state(tmp_path: Path) -> None:
+def test_states_and_checkpoints_are_saved_within_a_tenth_of_the_state(
+    tmp_path: Path,
+) -> None:
     trained = learner()
     run = Run(tmp_path / "run", small_config(), resume=False)
     run.save("warm", {})  # what a first save imports is not the state's
@@ -68,11 +73,15 @@ def test_states_and_checkpoints_are_saved_within_a_tenth_of_the_state(tmp_path: 
         run.save("sft", {"learner": trained})
     state = (tmp_path / "run" / "sft.state").stat().st_size
     assert state > 150 * 2**20
-    assert peak.taken <= MOST * state, f"{peak.taken / state:.3f} of {state / 2**20:.0f} MiB"
+    assert peak.taken <= MOST * state, (
+        f"{peak.taken / state:.3f} of {state / 2**20:.0f} MiB"
+    )
 
     with Peak() as peak:
         copies = [parameter.detach().clone() for parameter in trained.model.parameters()]
-    assert peak.taken >= MOST * state and copies  # a copy of the weights alone would be seen
+    assert (
+        peak.taken >= MOST * state and copies
+    )  # a copy of the weights alone would be seen
 
     del copies
     with Peak() as peak:

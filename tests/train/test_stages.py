@@ -71,10 +71,13 @@ def test_a_run_begins_with_the_pretrained_model_that_its_config_names(
     config.write_text(tomli_w.dumps(tree))
     assert main(["train", str(config), "--out", str(tmp_path / "run")]) == 0
     records = [
-        json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()
+        json.loads(line)
+        for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()
     ]
     assert {record["stage"] for record in records} == {"stage1", "timing"}
-    assert "reference_kl" in next(record for record in records if record["stage"] == "stage1")
+    assert "reference_kl" in next(
+        record for record in records if record["stage"] == "stage1"
+    )
     assert (tmp_path / "run" / "evaluation" / "start.json").exists()
     begun, trained = weights(finished, "sft"), weights(tmp_path / "run", "stage1")
     assert any(not torch.equal(trained[name], value) for name, value in begun.items())
@@ -96,7 +99,9 @@ def test_a_run_leaves_checkpoints_log_evaluation_and_report(finished: Path) -> N
     stages = [json.loads(line)["stage"] for line in log]
     assert [stages.count(stage) for stage in ("sft", "stage1", "stage2")] == [60, 4, 3]
     for name, count in {"sft": 40, "stage1": 40, "stage2": 50}.items():
-        outcomes = json.loads((finished / "evaluation" / f"{name}.json").read_text())["outcomes"]
+        outcomes = json.loads((finished / "evaluation" / f"{name}.json").read_text())[
+            "outcomes"
+        ]
         assert len(outcomes) == count
     bare = [outcome for outcome in outcomes if outcome["kind"] == "without-tools"]
     assert len(bare) == 10 and not any("<tool>" in o["completion"] for o in bare)
@@ -114,10 +119,14 @@ def test_a_reward_model_stage_leaves_its_preferences_and_its_report(finished: Pa
         list(read_rows(finished / "preferences" / f"taste-{name}.jsonl"))
         for name in ("train", "held_out")
     )
-    assert report["train_pairs"] == len(train) and report["held_out"]["pairs"] == len(held_out)
+    assert report["train_pairs"] == len(train) and report["held_out"]["pairs"] == len(
+        held_out
+    )
     prompts = [{row["chosen"][0]["content"] for row in rows} for rows in (train, held_out)]
     assert not prompts[0] & prompts[1]
-    records = [json.loads(line) for line in (finished / "log.jsonl").read_text().splitlines()]
+    records = [
+        json.loads(line) for line in (finished / "log.jsonl").read_text().splitlines()
+    ]
     stage2 = [record for record in records if record["stage"] == "stage2"]
     assert all("reference_kl" in record for record in stage2)
     rewards = [record["rewards"] for record in stage2 if "rewards" in record]
@@ -126,7 +135,9 @@ def test_a_reward_model_stage_leaves_its_preferences_and_its_report(finished: Pa
     assert "<h2>taste</h2>" in html and "without-tools" in html
 
 
-def test_the_trained_directory_opens_in_transformers_with_the_same_logits(finished: Path) -> None:
+def test_the_trained_directory_opens_in_transformers_with_the_same_logits(
+    finished: Path,
+) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from openqwq.model import checkpoint
@@ -204,7 +215,9 @@ def test_kill_9_and_resume_gives_bit_equal_adapters(finished: Path, tmp_path: Pa
     found = load_file(tmp_path / "killed" / "stage1" / "adapter_model.safetensors")
     assert expected.keys() == found.keys()
     assert all(torch.equal(found[name], value) for name, value in expected.items())
-    assert any(value.any() for name, value in found.items() if "lora_B" in name)  # it has learned
+    assert any(
+        value.any() for name, value in found.items() if "lora_B" in name
+    )  # it has learned
 
 
 def test_ctrl_c_finishes_the_step_saves_and_says_how_to_resume(

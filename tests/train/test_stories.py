@@ -92,14 +92,20 @@ def test_rl_on_my_rows_with_an_adapter_is_evaluated_before_during_and_after(
     assert (adapter["r"], adapter["base_model_name_or_path"]) == (2, str(base))
     assert (tmp_path / "run" / "data.lock").exists()
     text = (tmp_path / "run" / "rollouts" / "rl.jsonl").read_text().splitlines()
-    assert "You are careful." not in text[0] and "Put it in" in json.loads(text[0])["question"]
+    assert (
+        "You are careful." not in text[0] and "Put it in" in json.loads(text[0])["question"]
+    )
 
 
 def test_more_steps_continue_the_adapter_and_another_run_starts_from_it(
     base: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "rewards.py").write_text("def f(task, text):\n    return len(text) % 7\n")
-    mine = {"rewards": [{"use": "rewards.py:f"}], "informative": "reward", "truncated": "drop"}
+    mine = {
+        "rewards": [{"use": "rewards.py:f"}],
+        "informative": "reward",
+        "truncated": "drop",
+    }
     stage = RL | mine | {"lora": {"rank": 2}, "max_tokens": 150, "optimiser": {"lr": 0.01}}
     config = written(tmp_path, base, [stage])
     run = tmp_path / "run"
@@ -116,7 +122,9 @@ def test_more_steps_continue_the_adapter_and_another_run_starts_from_it(
     (tmp_path / "other").mkdir()
     onward = written(tmp_path / "other", run / "rl", [RL | {"lora": "continue"}])
     assert train(onward, tmp_path / "onward") == 0
-    config_json = json.loads((tmp_path / "onward" / "rl" / "adapter_config.json").read_text())
+    config_json = json.loads(
+        (tmp_path / "onward" / "rl" / "adapter_config.json").read_text()
+    )
     assert config_json["base_model_name_or_path"] == str(base)
 
 
@@ -201,7 +209,13 @@ def test_my_traces_are_imitated_then_trained_on(base: Path, tmp_path: Path) -> N
         asked = row["question"].replace("What is", "Add")
         rows.append({"messages": [{"role": "user", "content": asked}, reply]})
     (tmp_path / "traces.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    sft = {"name": "sft", "kind": "sft", "epochs": 2, "batch_size": 8, "data": {"traces": 1.0}}
+    sft = {
+        "name": "sft",
+        "kind": "sft",
+        "epochs": 2,
+        "batch_size": 8,
+        "data": {"traces": 1.0},
+    }
     config = written(tmp_path, base, [sft, RL], traces={"rows": "traces.jsonl"})
     assert train(config, tmp_path / "run") == 0
     losses = [r["cross_entropy"] for r in records(tmp_path / "run", "sft")]
@@ -245,11 +259,17 @@ class Episode:
 '''
 
 
-def test_my_environment_plays_its_turns_and_scores_itself(base: Path, tmp_path: Path) -> None:
+def test_my_environment_plays_its_turns_and_scores_itself(
+    base: Path, tmp_path: Path
+) -> None:
     (tmp_path / "world.py").write_text(WORLD)
     rows = [{"prompt": f"Guess {i}."} for i in range(8)]
     (tmp_path / "guess.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    guess = {"rows": "guess.jsonl", "environment": "world.py:Guess", "options": {"largest": 3}}
+    guess = {
+        "rows": "guess.jsonl",
+        "environment": "world.py:Guess",
+        "options": {"largest": 3},
+    }
     stage = RL | {"data": {"guess": 1.0}, "max_turns": 2, "informative": "reward"}
     assert train(written(tmp_path, base, [stage], guess=guess), tmp_path / "run") == 0
     lines = (tmp_path / "run" / "rollouts" / "rl.jsonl").read_text().splitlines()
@@ -282,7 +302,9 @@ OWN_TASKS = """
 """
 
 
-def test_a_share_of_my_environments_own_tasks_is_held_out(base: Path, tmp_path: Path) -> None:
+def test_a_share_of_my_environments_own_tasks_is_held_out(
+    base: Path, tmp_path: Path
+) -> None:
     (tmp_path / "world.py").write_text(
         WORLD.replace("    async def reset", f"{OWN_TASKS}\n    async def reset", 1)
     )
@@ -315,13 +337,16 @@ def test_my_preferences_make_a_reward_model_whose_gold_is_logged_next_to_it(
     base: Path, tmp_path: Path
 ) -> None:
     rows = [
-        {"prompt": row["question"], "chosen": "yes please", "rejected": "no"} for row in SUMS[:24]
+        {"prompt": row["question"], "chosen": "yes please", "rejected": "no"}
+        for row in SUMS[:24]
     ]
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     pairs = {"rows": "pairs.jsonl", "held_out": 0.25}
     taste = {"name": "taste", "kind": "reward_model", "epochs": 1, "data": {"pairs": 1.0}}
     stage = RL | {"rewards": [{"use": "stage:taste"}]}
-    assert train(written(tmp_path, base, [taste, stage], pairs=pairs), tmp_path / "run") == 0
+    assert (
+        train(written(tmp_path, base, [taste, stage], pairs=pairs), tmp_path / "run") == 0
+    )
     (first, *_) = records(tmp_path / "run", "rl")
     assert {"taste", "verifier"} <= first["rewards"].keys()
     report = json.loads((tmp_path / "run" / "taste.json").read_text())
@@ -342,8 +367,13 @@ def test_preferences_that_contradict_each_other_are_refused_unless_i_insist(
     taste = {"name": "taste", "kind": "reward_model", "epochs": 1, "data": {"pairs": 1.0}}
     config = written(tmp_path, base, [taste], pairs=pairs)
     assert train(config, tmp_path / "run") == 2
-    assert 'To go on all the same: stages.taste.skip_checks = ["chance"]' in capsys.readouterr().err
-    assert json.loads((tmp_path / "run" / "taste.json").read_text())["held_out"]["pairs"] > 0
+    assert (
+        'To go on all the same: stages.taste.skip_checks = ["chance"]'
+        in capsys.readouterr().err
+    )
+    assert (
+        json.loads((tmp_path / "run" / "taste.json").read_text())["held_out"]["pairs"] > 0
+    )
     insisted = ["--resume", "--set", 'stages.taste.skip_checks=["chance"]']
     assert train(config, tmp_path / "run", *insisted) == 0
 
@@ -352,7 +382,9 @@ def test_a_student_learns_from_a_teacher_that_scores_its_own_tokens(
     base: Path, tmp_path: Path
 ) -> None:
     tokenizer = Tokenizer.load(base)
-    teacher = fresh_model(ShapeConfig(32, 64, 1, 2, 1, max_position_embeddings=256), tokenizer, 0)
+    teacher = fresh_model(
+        ShapeConfig(32, 64, 1, 2, 1, max_position_embeddings=256), tokenizer, 0
+    )
     with torch.no_grad():
         teacher.model.norm.weight.mul_(30.0)  # the student's own opinions, held more firmly
     checkpoint.save(teacher, tmp_path / "teacher", tokenizer)
@@ -406,7 +438,10 @@ def test_my_python_is_kept_with_the_run_and_may_not_change_under_it(
 
 
 def test_a_plan_says_what_each_stage_needs_without_making_a_run(
-    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    base: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("openqwq.train.plan.product_rate", lambda config, rows, dtype: 1e11)
     config = written(tmp_path, base, [RL | {"lora": {"rank": 2}}])
@@ -482,7 +517,10 @@ def test_a_stage_is_evaluated_on_benchmarks_and_on_tables_that_nothing_trains_on
 
     changed = partial(Library, allow_changed=True)
     monkeypatch.setattr("openqwq.train.benchmark_tables.Library", changed)
-    items = [{"question": "How many?", "answer": "2"}, {"question": "And now?", "answer": "3"}]
+    items = [
+        {"question": "How many?", "answer": "2"},
+        {"question": "And now?", "answer": "3"},
+    ]
     (tmp_path / "gsm8k").mkdir()
     text = "".join(json.dumps(item) + "\n" for item in items)
     (tmp_path / "gsm8k" / "test.jsonl").write_text(text)

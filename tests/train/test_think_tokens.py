@@ -25,7 +25,9 @@ CHATML = (
     "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 SUMS = [
-    {"question": f"What is {a} + {b}?", "answer": f"{a + b}"} for a in range(9) for b in range(4)
+    {"question": f"What is {a} + {b}?", "answer": f"{a + b}"}
+    for a in range(9)
+    for b in range(4)
 ]
 
 
@@ -37,25 +39,33 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     Tokenizer.train(texts, 330).save(directory)
     path = directory / "tokenizer.json"
     tree = json.loads(path.read_text())
-    tree["added_tokens"] = [t for t in tree["added_tokens"] if t["content"] not in THINK_TOKENS]
+    tree["added_tokens"] = [
+        t for t in tree["added_tokens"] if t["content"] not in THINK_TOKENS
+    ]
     path.write_text(json.dumps(tree))
     path = directory / "tokenizer_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"chat_template": CHATML}))
     tokenizer = Tokenizer.load(directory)
     assert tokenizer.think_open_id is None
-    model = fresh_model(ShapeConfig(32, 64, 1, 2, 1, max_position_embeddings=256), tokenizer, 0)
+    model = fresh_model(
+        ShapeConfig(32, 64, 1, 2, 1, max_position_embeddings=256), tokenizer, 0
+    )
     made = directory.with_name("base")
     checkpoint.save(model, made, tokenizer)
     return made
 
 
-def written(folder: Path, base: Path, *stages: dict[str, Any], thinking: str = "tokens") -> Path:
+def written(
+    folder: Path, base: Path, *stages: dict[str, Any], thinking: str = "tokens"
+) -> Path:
     """A config with traces to imitate and sums to train on."""
     traces: list[dict[str, Any]] = []
     for row in SUMS:
         reply = {"role": "assistant", "content": f"\\boxed{{{row['answer']}}}"}
         reply["reasoning_content"] = "add"
-        traces.append({"messages": [{"role": "user", "content": f"Add {row['question']}"}, reply]})
+        traces.append(
+            {"messages": [{"role": "user", "content": f"Add {row['question']}"}, reply]}
+        )
     for name, rows in {"traces": traces, "sums": SUMS}.items():
         text = "".join(json.dumps(row) + "\n" for row in rows)
         (folder / f"{name}.jsonl").write_text(text)
@@ -87,7 +97,9 @@ RL = {
 }  # fmt: skip
 
 
-def test_the_tokens_are_learned_sampled_budgeted_and_saved(base: Path, tmp_path: Path) -> None:
+def test_the_tokens_are_learned_sampled_budgeted_and_saved(
+    base: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "run"
     assert main(["train", str(written(tmp_path, base, SFT, RL)), "--out", str(out)]) == 0
     assert Tokenizer.load(base).think_open_id is None
@@ -116,7 +128,11 @@ def test_a_recorded_thinking_becomes_two_markers_and_is_read_back(base: Path) ->
     reply = Message(role="assistant", content="3", reasoning_content="one and two")
     prompt, ids = encode_reply(tokenizer, asked, reply)
     assert tokenizer.think_open_id not in prompt  # what a user writes stays text
-    assert ids.count(tokenizer.think_open_id or 0) == ids.count(tokenizer.think_close_id or 0) == 1
+    assert (
+        ids.count(tokenizer.think_open_id or 0)
+        == ids.count(tokenizer.think_close_id or 0)
+        == 1
+    )
     read = parse_reply(tokenizer, ids, False)
     assert (read.reasoning.strip(), read.content) == ("one and two", "3")
     assert prompt == encode_chat(Tokenizer.load(base), asked)

@@ -29,7 +29,9 @@ def humaneval(data: Path) -> Iterator[tuple[Task, str]]:
     for row in rows(data, "humaneval/HumanEval"):
         head = row["prompt"][: row["prompt"].index(f"def {row['entry_point']}(")]
         script = f"{row['test']}\ncheck({row['entry_point']})"
-        tests = CodeTests("script", entry_point=row["entry_point"], script=script, setup=head)
+        tests = CodeTests(
+            "script", entry_point=row["entry_point"], script=script, setup=head
+        )
         yield (
             Task(row["task_id"], "humaneval", (), "code", tests=tests),
             row["prompt"] + row["canonical_solution"],
@@ -46,7 +48,9 @@ def mbpp(data: Path, name: str = "mbpp/mbpp") -> Iterator[tuple[Task, str]]:
         # classes and modules of the reference that the tests use by name
         shared = [ast.unparse(node) for node in tree.body if isinstance(node, ast.ClassDef)]
         shared += ["import sys"] * ("sys." in asserts)
-        setup = "\n".join([*shared, row.get("test_setup_code", ""), *row.get("test_imports", [])])
+        setup = "\n".join(
+            [*shared, row.get("test_setup_code", ""), *row.get("test_imports", [])]
+        )
         tests = CodeTests("script", entry_point=entry_point, script=asserts, setup=setup)
         yield Task(f"mbpp-{row['task_id']}", "mbpp", (), "code", tests=tests), row["code"]
 
@@ -73,7 +77,9 @@ def stdin_sets(data: Path) -> Iterator[Task]:
     for row in rows(data, "code-rl/code-contests"):
         found = tolerance.search(row["problem"])
         cases = tuple(TestCase(test["input"], test["output"]) for test in row["tests"])
-        tests = CodeTests("stdin", cases, float_tolerance=10.0 ** -int(found[1]) if found else None)
+        tests = CodeTests(
+            "stdin", cases, float_tolerance=10.0 ** -int(found[1]) if found else None
+        )
         yield Task(row["id"], "code-contests", (), "code", tests=tests)
     for row in rows(data, "livecodebench-v5/problems"):
         found = tolerance.search(row["prompt"])
@@ -84,7 +90,9 @@ def stdin_sets(data: Path) -> Iterator[Task]:
             tests = CodeTests("stdin", cases, float_tolerance=allowed)
         else:
             cases = tuple(
-                TestCase([json.loads(line) for line in given.split("\n")], json.loads(wanted))
+                TestCase(
+                    [json.loads(line) for line in given.split("\n")], json.loads(wanted)
+                )
                 for given, wanted in pairs
             )
             tests = CodeTests("call", cases, f"Solution.{row['fn_name']}")

@@ -32,7 +32,9 @@ def agreement(data: Path, criterion: str) -> dict[str, Agreement]:
         prompt = prompts[row["key"]]
         if row["response"] is None or row[criterion] is None:  # the model gave none
             continue
-        rules = zip(prompt["instruction_id_list"], prompt["kwargs"], row[criterion], strict=True)
+        rules = zip(
+            prompt["instruction_id_list"], prompt["kwargs"], row[criterion], strict=True
+        )
         for rule_id, arguments, verdict in rules:
             equal = check(rule_id, arguments, row["response"], loose=criterion == "loose")
             if equal != verdict:

@@ -59,7 +59,9 @@ def test_a_fence_within_the_program_does_not_end_it() -> None:
 
 
 @pytest.mark.parametrize("closing", ["   ```", "````"])
-def test_a_block_ends_with_a_fence_that_is_longer_or_indented_a_little(closing: str) -> None:
+def test_a_block_ends_with_a_fence_that_is_longer_or_indented_a_little(
+    closing: str,
+) -> None:
     assert last_program(f"```python\nx = 1\n{closing}\nThat is all.") == "x = 1\n"
 
 

@@ -17,7 +17,9 @@ from openqwq.types import CodeTests, OpenQwQError, Score, Task, TestCase
 from openqwq.verify.code import CodeVerifier, agrees
 
 SAMPLE = 8  # of each set
-pytestmark = pytest.mark.filterwarnings("ignore:invalid escape sequence")  # MBPP's references
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:invalid escape sequence"
+)  # MBPP's references
 
 
 def task(tests: CodeTests | None) -> Task:
@@ -85,12 +87,21 @@ async def test_the_status_says_whose_fault_it_was(status: Any, verdict: str) -> 
 
 async def test_a_failing_sandbox_is_an_error_and_never_a_zero() -> None:
     assert (await judge(STDIN, status="error")).status == "error"
-    assert (await judge(STDIN, CaseResult("ok", "1 2\n3"))).status == "error"  # a result is missing
-    assert (await CodeVerifier(FakeSandbox()).score(task(None), "</think>x")).status == "error"
+    assert (
+        await judge(STDIN, CaseResult("ok", "1 2\n3"))
+    ).status == "error"  # a result is missing
+    assert (
+        await CodeVerifier(FakeSandbox()).score(task(None), "</think>x")
+    ).status == "error"
     no_tests = task(CodeTests("stdin"))
-    assert (await CodeVerifier(FakeSandbox()).score(no_tests, "</think>x")).status == "error"
+    assert (
+        await CodeVerifier(FakeSandbox()).score(no_tests, "</think>x")
+    ).status == "error"
 
-    for failure in (OpenQwQError("limits.wall_seconds is 99"), ConnectionRefusedError("gone")):
+    for failure in (
+        OpenQwQError("limits.wall_seconds is 99"),
+        ConnectionRefusedError("gone"),
+    ):
 
         class Failing(FakeSandbox):
             async def run(self, request: RunRequest) -> RunResult:
@@ -100,11 +111,15 @@ async def test_a_failing_sandbox_is_an_error_and_never_a_zero() -> None:
         assert (score.status, str(failure) in score.detail) == ("error", True)
 
 
-async def test_only_the_program_after_the_thinking_is_run_and_without_its_expected_output() -> None:
+async def test_only_the_program_after_the_thinking_is_run_and_without_its_expected_output() -> (
+    None
+):
     sandbox = FakeSandbox(CaseResult("ok", value=[1, [2.5]]))
     limits = Limits(wall_seconds=3)
     verifier = CodeVerifier(sandbox, limits=limits)
-    await verifier.score(task(CALL), "```python\nbad\n```</think>so\n```python\ngood\n```\n")
+    await verifier.score(
+        task(CALL), "```python\nbad\n```</think>so\n```python\ngood\n```\n"
+    )
     request = sandbox.request
     assert request is not None
     assert (request.source, request.limits, request.stop_early) == ("good\n", limits, True)
@@ -164,7 +179,9 @@ def references(load: Loader, data: Path) -> list[tuple[Task, str]]:
 async def test_sweep_every_reference_solution_passes(load: Loader, data_sets: Path) -> None:
     jobs = references(load, data_sets)
     scores = await verdicts(jobs)
-    failed = {job[0].id: s for job, s in zip(jobs, scores, strict=True) if s.status != "correct"}
+    failed = {
+        job[0].id: s for job, s in zip(jobs, scores, strict=True) if s.status != "correct"
+    }
     assert not failed
 
 
@@ -176,7 +193,9 @@ async def test_sweep_no_gutted_solution_passes(load: Loader, data_sets: Path) ->
         for mutant in gutted(source, task.tests.entry_point)
     ]
     scores = await verdicts(jobs)
-    alive = [job for job, score in zip(jobs, scores, strict=True) if score.status != "wrong"]
+    alive = [
+        job for job, score in zip(jobs, scores, strict=True) if score.status != "wrong"
+    ]
     assert not alive
 
 
@@ -189,7 +208,9 @@ async def test_sweep_most_single_faults_fail(load: Loader, data_sets: Path) -> N
     ]
     counts = Counter(score.status for score in await verdicts(jobs, seconds=2.0))
     assert counts["error"] == 0
-    assert counts["correct"] < 0.25 * len(jobs)  # equivalent mutants, and tests of three asserts
+    assert counts["correct"] < 0.25 * len(
+        jobs
+    )  # equivalent mutants, and tests of three asserts
 
 
 async def test_sweep_sets_without_solutions_pass_an_oracle_and_fail_one_wrong_answer(

@@ -104,7 +104,11 @@ async def test_a_program_that_the_grader_fails_is_wrong(
         ("[__import__('numpy').int32(3)]", [3], True),
         ("__import__('numpy').array([1, 2])", [1, 2], False),
         ("__import__('numpy').array([1])", [1], True),
-        ("type('Any', (), {'__eq__': lambda *_: True})()", 3, False),  # the grader passes it
+        (
+            "type('Any', (), {'__eq__': lambda *_: True})()",
+            3,
+            False,
+        ),  # the grader passes it
         ("exit()", None, False),
     ],
 )
@@ -137,7 +141,10 @@ async def test_one_instance_of_a_solution_answers_all_tests(
     ("program", "status"),
     [
         ("while True:\n    pass", "timeout"),
-        ("try:\n    while True: pass\nexcept Exception: pass\n" + READ + "print(a + b)", "wrong"),
+        (
+            "try:\n    while True: pass\nexcept Exception: pass\n" + READ + "print(a + b)",
+            "wrong",
+        ),
         ("import time\ntime.sleep(60)", "timeout"),
         ("x = [0] * 10 ** 10", "wrong"),
         ("import ctypes\nctypes.string_at(0)", "wrong"),
@@ -149,12 +156,16 @@ async def test_a_test_that_does_not_end_well_fails(
     assert (await verifier.judge(program, SUM, "t")).status == status
 
 
-async def test_passed_is_the_share_before_the_first_failure(verifier: ContestVerifier) -> None:
+async def test_passed_is_the_share_before_the_first_failure(
+    verifier: ContestVerifier,
+) -> None:
     count = 2 * TESTS_A_RUN + 3
     cases = tuple(TestCase(f"{i} 1\n", f"{i + 1}\n") for i in range(count))
     tests = CodeTests("stdin", cases)
     assert (await verifier.judge(READ + "print(a + b)", tests, "t")).status == "correct"
-    late = await verifier.judge(READ + f"print(a + b if a < {count - 1} else 0)", tests, "t")
+    late = await verifier.judge(
+        READ + f"print(a + b if a < {count - 1} else 0)", tests, "t"
+    )
     assert (late.status, late.parts["passed"]) == ("wrong", (count - 1) / count)
     assert late.detail == f"test {count - 1}: not the expected result"
 
@@ -198,7 +209,9 @@ FORGED = [None, 7, "3", [], [[]], ["output", "3"], [["output", 3], 4], [["output
 
 
 @pytest.mark.parametrize("value", FORGED, ids=repr)
-async def test_whatever_a_program_reports_it_is_never_an_error_or_a_pass(value: Any) -> None:
+async def test_whatever_a_program_reports_it_is_never_an_error_or_a_pass(
+    value: Any,
+) -> None:
     sandbox = FakeSandbox(RunResult("ok", (CaseResult("ok", value=value),)))
     score = await ContestVerifier(sandbox).judge("x", SUM, "t")  # type: ignore[arg-type]
     assert score.status == "wrong"

@@ -36,7 +36,12 @@ def test_every_published_verdict_is_ours(data_sets: Path, criterion: str) -> Non
             "for",
             "for or",
         ),
-        ("keywords:forbidden_words", {"forbidden_words": ["c++", "cat"]}, "cats, c", "(C++)"),
+        (
+            "keywords:forbidden_words",
+            {"forbidden_words": ["c++", "cat"]},
+            "cats, c",
+            "(C++)",
+        ),
         (
             "keywords:letter_frequency",
             {"letter": "q", "let_relation": "at least", "let_frequency": 2},
@@ -55,7 +60,12 @@ def test_every_published_verdict_is_ours(data_sets: Path, criterion: str) -> Non
             'Dr. A. Smith paid $3.50 at 5 p.m. today. "Really?"\n',
             "Yes! No. 1. Perhaps",
         ),
-        ("length_constraints:number_paragraphs", {"num_paragraphs": 2}, "***a***b", "a***\n***b"),
+        (
+            "length_constraints:number_paragraphs",
+            {"num_paragraphs": 2},
+            "***a***b",
+            "a***\n***b",
+        ),
         (
             "length_constraints:number_words",
             {"relation": "at least", "num_words": 3},
@@ -68,11 +78,36 @@ def test_every_published_verdict_is_ours(data_sets: Path, criterion: str) -> Non
             "a\n\n'so, b",
             "a\n\nsome\n",
         ),
-        ("detectable_content:number_placeholders", {"num_placeholders": 2}, "[a][b]", "[a\n] [b]"),
-        ("detectable_content:postscript", {"postscript_marker": "P.P.S"}, "P. p. s. x", "P.S. x"),
-        ("detectable_format:number_bullet_lists", {"num_bullets": 2}, "* a\n\n - b", "- a\n** b"),
-        ("detectable_format:constrained_response", {}, "Hm. My answer is no.", "my answer is no."),
-        ("detectable_format:number_highlighted_sections", {"num_highlights": 1}, "*a*", "* *"),
+        (
+            "detectable_content:number_placeholders",
+            {"num_placeholders": 2},
+            "[a][b]",
+            "[a\n] [b]",
+        ),
+        (
+            "detectable_content:postscript",
+            {"postscript_marker": "P.P.S"},
+            "P. p. s. x",
+            "P.S. x",
+        ),
+        (
+            "detectable_format:number_bullet_lists",
+            {"num_bullets": 2},
+            "* a\n\n - b",
+            "- a\n** b",
+        ),
+        (
+            "detectable_format:constrained_response",
+            {},
+            "Hm. My answer is no.",
+            "my answer is no.",
+        ),
+        (
+            "detectable_format:number_highlighted_sections",
+            {"num_highlights": 1},
+            "*a*",
+            "* *",
+        ),
         (
             "detectable_format:multiple_sections",
             {"section_spliter": "Part", "num_sections": 2},
@@ -82,7 +117,12 @@ def test_every_published_verdict_is_ours(data_sets: Path, criterion: str) -> Non
         ("detectable_format:json_format", {}, '```json\n{"a": 1}\n```', "{'a': 1}"),
         ("detectable_format:title", {}, "<<a>>", "<< >>"),
         ("combination:two_responses", {}, "a\n******\nb", "a******a"),
-        ("combination:repeat_prompt", {"prompt_to_repeat": "Say it"}, " say it. ok", "ok. say it"),
+        (
+            "combination:repeat_prompt",
+            {"prompt_to_repeat": "Say it"},
+            " say it. ok",
+            "ok. say it",
+        ),
         ("startend:end_checker", {"end_phrase": "Bye."}, 'so "bye."', "bye. so"),
         (
             "change_case:capital_word_frequency",
@@ -91,7 +131,12 @@ def test_every_published_verdict_is_ours(data_sets: Path, criterion: str) -> Non
             "U.S. iPod",
         ),
         ("change_case:english_capital", {}, "THIS IS ENGLISH TEXT", "THIS IS English TEXT"),
-        ("change_case:english_lowercase", {}, "this is english text", "dies ist deutscher text"),
+        (
+            "change_case:english_lowercase",
+            {},
+            "this is english text",
+            "dies ist deutscher text",
+        ),
         ("punctuation:no_comma", {}, "a; b", "a, b"),
         ("startend:quotation", {}, ' "a" ', '"a" b'),
     ],
@@ -155,8 +200,16 @@ def test_an_empty_response_follows_no_instruction() -> None:
         ("punctuation:no_comma", {"num_commas": 1}, "num_commas"),
         ("length_constraints:number_paragraphs", {}, "num_paragraphs"),
         ("length_constraints:number_paragraphs", {"num_paragraphs": "2"}, "num_paragraphs"),
-        ("length_constraints:number_paragraphs", {"num_paragraphs": True}, "num_paragraphs"),
-        ("length_constraints:number_words", {"relation": "most", "num_words": 1}, "relation"),
+        (
+            "length_constraints:number_paragraphs",
+            {"num_paragraphs": True},
+            "num_paragraphs",
+        ),
+        (
+            "length_constraints:number_words",
+            {"relation": "most", "num_words": 1},
+            "relation",
+        ),
         ("keywords:existence", {"keywords": "cat"}, "keywords"),
         ("language:response_language", {"language": "tlh"}, "language"),
     ],
@@ -189,11 +242,15 @@ TASK = Task(
 async def test_only_the_text_after_the_thinking_is_judged() -> None:
     score = await InstructionVerifier().score(TASK, 'a, b, c</think>\n\n"a b"')
     assert (score.value, score.status) == (1.0, "correct")
-    whole = await InstructionVerifier(thinking=False).score(TASK, 'a, b, c</think>\n\n"a b"')
+    whole = await InstructionVerifier(thinking=False).score(
+        TASK, 'a, b, c</think>\n\n"a b"'
+    )
     assert (whole.value, whole.status) == (0.0, "wrong")
     endless = await InstructionVerifier().score(TASK, '"a b"')
     assert (endless.value, endless.status) == (0.0, "truncated")
-    nothing = await InstructionVerifier().score(Task("one", "ifeval", (), "instructions"), "")
+    nothing = await InstructionVerifier().score(
+        Task("one", "ifeval", (), "instructions"), ""
+    )
     assert nothing.status == "error"
 
 
@@ -209,13 +266,14 @@ async def test_the_parts_tell_the_rules_their_fraction_and_the_loose_verdict() -
     }
 
 
-@pytest.mark.parametrize("unit", ["<", "[", "\n", " ", "*", '"', ".", "!", "p. ", "{", "x", "1."])
+@pytest.mark.parametrize(
+    "unit", ["<", "[", "\n", " ", "*", '"', ".", "!", "p. ", "{", "x", "1."]
+)
 def test_no_rule_is_slow_on_endless_repetition(unit: str) -> None:
     """One that is quadratic needs minutes for these lengths; all together take about a second."""
-    words = (
-        "keyword letter first_word postscript_marker section_spliter prompt_to_repeat end_phrase"
-    )
-    arguments: dict[str, Any] = dict.fromkeys(words.split(), "q") | {"language": "en"}
+    words = "keyword letter first_word postscript_marker section_spliter prompt_to_repeat"
+    arguments: dict[str, Any] = dict.fromkeys([*words.split(), "end_phrase"], "q")
+    arguments["language"] = "en"
     arguments |= {"keywords": ["q"], "forbidden_words": ["q"]}
     arguments |= {name + "relation": "at least" for name in ("", "let_", "capital_")}
     arguments |= {name + "frequency": 2 for name in ("", "let_", "capital_")}

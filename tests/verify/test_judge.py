@@ -23,7 +23,9 @@ class Gold:
         return self.verdict
 
 
-def rated(reward: float, completion: str = "hm\n</think>\n\nhello", **more: object) -> Score:
+def rated(
+    reward: float, completion: str = "hm\n</think>\n\nhello", **more: object
+) -> Score:
     seen: list[str] = []
 
     async def rate(task: Task, answer: str) -> float:

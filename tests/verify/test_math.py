@@ -26,7 +26,10 @@ TABLE = Path(__file__).parents[1] / "data/math-equivalence/cases.jsonl"
 
 # Every case whose upstream verdict we do not share: our verdict and why.
 DIFFERENT = {
-    "eq-127": (False, "0.33 is not 1/3: upstream compares to 2 decimal places here, we to 4 or 6"),
+    "eq-127": (
+        False,
+        "0.33 is not 1/3: upstream compares to 2 decimal places here, we to 4 or 6",
+    ),
     "eq-181": (
         True,
         "x in [-2, 7] is -2 <= x <= 7; the same pair is eq-180, where upstream agrees",
@@ -53,7 +56,9 @@ async def test_every_case_of_the_table_gets_its_verdict(verifier: MathVerifier) 
     rows = [json.loads(line) for line in TABLE.read_text().strip().split("\n")]
     rows = [row for row in rows if "doubtful" not in (row["note"] or "")]
     assert len(rows) == 178
-    scores = await asyncio.gather(*(judge(verifier, r["gold"], r["prediction"]) for r in rows))
+    scores = await asyncio.gather(
+        *(judge(verifier, r["gold"], r["prediction"]) for r in rows)
+    )
     for row, score in zip(rows, scores, strict=True):
         expected = DIFFERENT.get(row["id"], (row["expected"], ""))[0]
         status = "correct" if expected else "wrong"
@@ -80,10 +85,14 @@ async def test_every_kind_of_answer_gets_its_verdict(
     assert (score.status, score.value) == (expected, float(expected == "correct")), score
 
 
-async def test_no_row_is_judged_worse_than_by_plain_math_verify(verifier: MathVerifier) -> None:
+async def test_no_row_is_judged_worse_than_by_plain_math_verify(
+    verifier: MathVerifier,
+) -> None:
     rows = [json.loads(line) for line in TABLE.read_text().strip().split("\n")]
     jobs = [(row["expected"], row["gold"], row["prediction"], row["id"]) for row in rows]
-    jobs += [(expected == "correct", gold, answer, "") for expected, gold, answer in own_rows()]
+    jobs += [
+        (expected == "correct", gold, answer, "") for expected, gold, answer in own_rows()
+    ]
     worse = []
     for expected, gold, answer, name in jobs:
         theirs = plain_verdict(gold, answer)
@@ -125,7 +134,16 @@ def test_levels_differ_in_units_percent_order_and_rounding(
     assert found == verdicts.split()
 
 
-BROKEN = ["\0", "7\0", "\ud800", "\\boxed{\ud800}", "\x1b[2J", "\\boxed{\0}", "\u202e7", "\\"]
+BROKEN = [
+    "\0",
+    "7\0",
+    "\ud800",
+    "\\boxed{\ud800}",
+    "\x1b[2J",
+    "\\boxed{\0}",
+    "\u202e7",
+    "\\",
+]
 
 
 @pytest.mark.parametrize("answer", BROKEN, ids=repr)
@@ -164,7 +182,9 @@ async def test_a_gold_of_broken_text_is_an_error(verifier: MathVerifier, gold: s
         ("6", "\\boxed{(-2) (-3)}"),
     ],
 )
-async def test_an_equal_answer_is_correct(verifier: MathVerifier, gold: str, answer: str) -> None:
+async def test_an_equal_answer_is_correct(
+    verifier: MathVerifier, gold: str, answer: str
+) -> None:
     assert await judge(verifier, gold, answer) == Score(1.0, "correct")
 
 
@@ -193,7 +213,9 @@ async def test_an_equal_answer_is_correct(verifier: MathVerifier, gold: str, ans
         ("A", "\\boxed{A, B, C, D}"),
     ],
 )
-async def test_any_other_answer_is_wrong(verifier: MathVerifier, gold: str, answer: str) -> None:
+async def test_any_other_answer_is_wrong(
+    verifier: MathVerifier, gold: str, answer: str
+) -> None:
     score = await judge(verifier, gold, answer)
     assert (score.value, score.status) == (0.0, "wrong")
 
@@ -233,10 +255,15 @@ async def test_no_answer_is_lost_or_changed_by_hostile_neighbours() -> None:
         scores = await asyncio.gather(*pending)
     for number, (answer, score) in enumerate(zip(answers, scores, strict=True)):
         usual = "wrong" if number % 2 else "correct"
-        assert score.status == ("timeout" if answer in bad else usual), (number, answer[:40])
+        assert score.status == ("timeout" if answer in bad else usual), (
+            number,
+            answer[:40],
+        )
 
 
-async def test_the_deadline_holds_while_the_event_loop_is_blocked(verifier: MathVerifier) -> None:
+async def test_the_deadline_holds_while_the_event_loop_is_blocked(
+    verifier: MathVerifier,
+) -> None:
     pending = asyncio.create_task(judge(verifier, "$\\frac{1}{7}$", "$\\frac{2}{14}$"))
     await asyncio.sleep(0.01)
     time.sleep(2.5)  # a training step; the answer is ready long before the loop looks
@@ -290,7 +317,9 @@ async def test_a_worker_that_dies_gives_an_error_and_is_replaced() -> None:
         assert await only_worker(verifier, others) != first
 
 
-async def test_a_stopped_worker_cannot_hang_the_verifier(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_stopped_worker_cannot_hang_the_verifier(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("openqwq.verify.workers.PATIENCE", 12.0)
     others = workers()
     with closing(MathVerifier(thinking=False, workers=1, deadline=0.5)) as verifier:
@@ -307,7 +336,9 @@ async def test_a_worker_that_grew_is_replaced_and_no_other_is() -> None:
         assert await only_worker(small, others) == first
     assert len(large) > 200 * 2**20
     with closing(MathVerifier(thinking=False, workers=1, memory=110 * 2**20)) as tiny:
-        for _ in range(2):  # the libraries alone take half of that, so the next one is fresh
+        for _ in range(
+            2
+        ):  # the libraries alone take half of that, so the next one is fresh
             assert (await judge(tiny, "$1/2$", "0.5")).status == "correct"
             assert workers() <= others
 

@@ -24,7 +24,11 @@ async def verifier() -> AsyncIterator[CodeVerifier]:
 
 
 async def judge(
-    verifier: CodeVerifier, script: str, program: str, entry_point: str = "add", **fields: Any
+    verifier: CodeVerifier,
+    script: str,
+    program: str,
+    entry_point: str = "add",
+    **fields: Any,
 ) -> Score:
     tests = CodeTests("script", entry_point=entry_point, script=script, **fields)
     task = Task("t", "k", (), "code", tests=tests)
@@ -45,11 +49,20 @@ async def test_every_form_of_test_gets_its_verdict(
     ("script", "reason"),
     [
         ("x = (", "cannot be compiled"),
-        ("import pytest\nassert add(1, 2) == 3", "import 'pytest', which is not in the sandbox"),
+        (
+            "import pytest\nassert add(1, 2) == 3",
+            "import 'pytest', which is not in the sandbox",
+        ),
         ("assert ad(1, 2) == 3", "name 'ad', which neither they nor the program define"),
-        ("int('x')\nassert add(1, 2) == 3", "fail before they call the program: ValueError"),
+        (
+            "int('x')\nassert add(1, 2) == 3",
+            "fail before they call the program: ValueError",
+        ),
         ("def helper():\n    assert add(1, 2) == 3", "never call the program"),
-        ("def test_a(tmp_path):\n    assert add(1, 2) == 3", "needs the fixture 'tmp_path'"),
+        (
+            "def test_a(tmp_path):\n    assert add(1, 2) == 3",
+            "needs the fixture 'tmp_path'",
+        ),
         (
             "from unittest.mock import patch\nwith patch('os.getcwd'): add(1, 2)",
             "patch 'os.getcwd'",

@@ -42,7 +42,9 @@ def test_thinking_in_order_leaves_the_verdict_as_it_is() -> None:
         ("one two three four five six seven\n</think>\n\nsun", "budget"),
     ],
 )
-def test_each_rule_broken_alone_makes_the_answer_worthless(completion: str, broken: str) -> None:
+def test_each_rule_broken_alone_makes_the_answer_worthless(
+    completion: str, broken: str
+) -> None:
     score = judge(completion)
     assert (score.value, score.status) == (0.0, "wrong")
     assert [name for name, held in score.parts.items() if not held] == [broken]

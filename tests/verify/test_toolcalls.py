@@ -27,15 +27,22 @@ Row = dict[str, Any]
 
 
 def language_of(category: str) -> Language:
-    languages: dict[str, Language] = {"simple_java": "java", "simple_javascript": "javascript"}
+    languages: dict[str, Language] = {
+        "simple_java": "java",
+        "simple_javascript": "javascript",
+    }
     return languages.get(category, "python")
 
 
 def value_of(option: Any) -> Any:
     """A value for an accepted one: within an object, accepted values are lists of alternatives."""
     if isinstance(option, dict):
-        lists = {key: [each] if isinstance(each, str) else each for key, each in option.items()}
-        return {key: each[0] for key, each in lists.items() if "" not in each or each == [""]}
+        lists = {
+            key: [each] if isinstance(each, str) else each for key, each in option.items()
+        }
+        return {
+            key: each[0] for key, each in lists.items() if "" not in each or each == [""]
+        }
     return [value_of(each) for each in option] if isinstance(option, list) else option
 
 
@@ -44,7 +51,9 @@ def source_of(value: Any, declared: str, language: Language, nested: bool = Fals
     if language == "python" or (isinstance(value, str) and not nested):
         return value
     if isinstance(value, dict):
-        items = [(json.dumps(key), source_of(v, "", language, True)) for key, v in value.items()]
+        items = [
+            (json.dumps(key), source_of(v, "", language, True)) for key, v in value.items()
+        ]
         if language == "javascript":
             return "{" + ", ".join(f"{key}: {item}" for key, item in items) + "}"
         puts = " ".join(f"put({key}, {item});" for key, item in items)
@@ -54,7 +63,11 @@ def source_of(value: Any, declared: str, language: Language, nested: bool = Fals
         if language == "javascript":
             return f"[{inside}]"
         array = declared == "Array"
-        return f"new String[]{{{inside}}}" if array else f"new ArrayList<>(Arrays.asList({inside}))"
+        return (
+            f"new String[]{{{inside}}}"
+            if array
+            else f"new ArrayList<>(Arrays.asList({inside}))"
+        )
     return json.dumps(value) + ("L" if declared == "long" else "")
 
 
@@ -67,7 +80,9 @@ def right_calls(row: Row, language: Language, choice: int = 0) -> list[ToolCall]
         arguments = {}
         for key, options in accepted.items():
             values = [option for option in options if option != ""]
-            declared = documents[name]["parameters"]["properties"].get(key, {}).get("type", "")
+            declared = (
+                documents[name]["parameters"]["properties"].get(key, {}).get("type", "")
+            )
             if values:
                 value = value_of(values[min(choice, len(values) - 1)])
                 arguments[key] = source_of(value, declared, language)
@@ -120,12 +135,16 @@ def wrong_values(value: Any) -> Iterator[tuple[str, Any]]:
 
 
 @pytest.mark.parametrize("category", CATEGORIES)
-def test_every_ground_truth_passes_with_each_accepted_value(data_sets: Path, category: str) -> None:
+def test_every_ground_truth_passes_with_each_accepted_value(
+    data_sets: Path, category: str
+) -> None:
     language = language_of(category)
     for row in rows(data_sets, f"bfcl-v4/{category}"):
         for choice in range(4):
             calls = right_calls(row, language, choice)
-            verdict = check_calls(row["function"], row["ground_truth"], calls[::-1], language)
+            verdict = check_calls(
+                row["function"], row["ground_truth"], calls[::-1], language
+            )
             assert verdict == (True, ""), row["id"]
 
 
@@ -156,13 +175,17 @@ def test_where_no_call_is_right_any_call_fails_and_the_reverse(
 
 def document(**types: Any) -> Row:
     """The document of a function `f` whose arguments have these types; none is required."""
-    properties = {key: t if isinstance(t, dict) else {"type": t} for key, t in types.items()}
+    properties = {
+        key: t if isinstance(t, dict) else {"type": t} for key, t in types.items()
+    }
     return {"name": "f", "parameters": {"type": "dict", "properties": properties}}
 
 
 def accepts(declared: Any, option: Any, value: Any, language: Language = "python") -> bool:
     call = ToolCall(name="f", arguments={"x": value})
-    return check_calls([document(x=declared)], [{"f": {"x": [option]}}], [call], language).ok
+    return check_calls(
+        [document(x=declared)], [{"f": {"x": [option]}}], [call], language
+    ).ok
 
 
 FLOATS = {"type": "array", "items": {"type": "float"}}
@@ -228,10 +251,25 @@ def test_only_a_javascript_string_is_written_in_quotes() -> None:
         ("java", "any", "new Point(1, 2)", "new Point(1, 2)"),
         ("java", "Array", [1, 2], "new int[] {1, 2}"),
         ("java", "ArrayList", [], "new ArrayList<>()"),
-        ("java", "ArrayList", ["a, (b)", "c"], 'new ArrayList<>() {{ add("a, (b)"); add("c"); }}'),
-        ("java", "ArrayList", ["a", True], 'new ArrayList<Object>(Arrays.asList("a", true))'),
+        (
+            "java",
+            "ArrayList",
+            ["a, (b)", "c"],
+            'new ArrayList<>() {{ add("a, (b)"); add("c"); }}',
+        ),
+        (
+            "java",
+            "ArrayList",
+            ["a", True],
+            'new ArrayList<Object>(Arrays.asList("a", true))',
+        ),
         ("java", "HashMap", {}, "new HashMap<>()"),
-        ("java", "HashMap", {"k": [1]}, 'new HashMap<String, Integer>() {{ put("k", 1); }}'),
+        (
+            "java",
+            "HashMap",
+            {"k": [1]},
+            'new HashMap<String, Integer>() {{ put("k", 1); }}',
+        ),
         ("java", "HashMap", "someMap", "someMap"),
         ("javascript", "String", "it", "'it'"),
         ("javascript", "Bigint", 5, "5n"),

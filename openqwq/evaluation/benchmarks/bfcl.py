@@ -86,10 +86,14 @@ def _documents(library: Library) -> Iterator[Row]:
     """Function documents of the multi-turn APIs, each with the name of its `api`."""
     local = "bfcl-v4/multi_turn_function_docs.jsonl.gz"
     if library.directory:
-        yield from library.rows(DataFile(local, REPOSITORY, "multi_turn_func_doc", REVISION))
+        yield from library.rows(
+            DataFile(local, REPOSITORY, "multi_turn_func_doc", REVISION)
+        )
         return
     for api in APIS.values():
-        file = DataFile(f"{local} {api}", REPOSITORY, f"multi_turn_func_doc/{api}.json", REVISION)
+        file = DataFile(
+            f"{local} {api}", REPOSITORY, f"multi_turn_func_doc/{api}.json", REVISION
+        )
         for row in library.rows(file):
             yield {**row, "api": api}
 

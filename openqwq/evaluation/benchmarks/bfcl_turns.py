@@ -75,7 +75,9 @@ def turns_task(category: str, row: Row, documents: Sequence[Row]) -> Task:
     classes = row["involved_classes"]
     unknown = [name for name in classes if name not in APIS]
     if unknown:
-        raise OpenQwQError(f"BFCL item {row['id']} needs the unknown APIs {', '.join(unknown)}")
+        raise OpenQwQError(
+            f"BFCL item {row['id']} needs the unknown APIs {', '.join(unknown)}"
+        )
 
     involved = {APIS[name] for name in classes}
     left_out = row.get("excluded_function") or []
@@ -104,7 +106,9 @@ def turns_task(category: str, row: Row, documents: Sequence[Row]) -> Task:
     )
 
 
-def _literal_calls(turn: Sequence[str], order: Mapping[str, Sequence[str]]) -> list[ToolCall]:
+def _literal_calls(
+    turn: Sequence[str], order: Mapping[str, Sequence[str]]
+) -> list[ToolCall]:
     return [literal_call(text, order) for text in turn]
 
 
@@ -126,7 +130,9 @@ def literal_call(text: str, order: Mapping[str, Sequence[str]]) -> ToolCall:
         arguments = dict(zip(order[name], values, strict=False))
         for keyword in node.keywords:
             arguments[str(keyword.arg)] = ast.literal_eval(keyword.value)
-        arguments = json.loads(json.dumps(arguments))  # as a model's calls: tuples become lists
+        arguments = json.loads(
+            json.dumps(arguments)
+        )  # as a model's calls: tuples become lists
     except (ValueError, SyntaxError, KeyError, TypeError) as error:
         raise OpenQwQError(
             f"BFCL ground truth {text!r} is not a call of literals: {error}"
@@ -207,7 +213,9 @@ class TurnsVerifier:
         try:
             turns = json.loads(final_answer(completion) or "")["turns"]
         except (ValueError, KeyError, TypeError) as error:
-            return Score(0.0, "error", detail=f"task {task.id!r} has no transcript: {error}")
+            return Score(
+                0.0, "error", detail=f"task {task.id!r} has no transcript: {error}"
+            )
         try:
             fault = judge(task.reference, turns)
         except OpenQwQError as error:

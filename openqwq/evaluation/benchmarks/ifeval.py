@@ -20,7 +20,9 @@ def load(library: Library) -> list[Task]:
     for row in library.rows(PROMPTS):
         name = f"ifeval/{row['key']}"
         message = Message(role="user", content=row["prompt"])
-        tasks.append(Task(name, "ifeval", (message,), "instructions", rules=find_rules(row)))
+        tasks.append(
+            Task(name, "ifeval", (message,), "instructions", rules=find_rules(row))
+        )
     return tasks
 
 

@@ -27,7 +27,14 @@ from openqwq.verify.answer import final_answer, last_block, last_program
 from openqwq.verify.contest import ContestVerifier
 from openqwq.verify.instructions import check
 
-CATEGORIES = ("coding", "data_analysis", "instruction_following", "language", "math", "reasoning")
+CATEGORIES = (
+    "coding",
+    "data_analysis",
+    "instruction_following",
+    "language",
+    "math",
+    "reasoning",
+)
 RELEASE = "2024-11-25"
 CODING = ("LCB_generation", "coding_completion")
 INSTRUCTIONS = ("paraphrase", "simplify", "story_generation", "summarize")
@@ -60,7 +67,9 @@ def load(library: Library) -> list[Task]:
         )
         tasks += [_task(category, row) for row in library.rows(hub) if _is_current(row)]
     if not tasks:
-        raise OpenQwQError(f"LiveBench has no questions of release {RELEASE}: check the files")
+        raise OpenQwQError(
+            f"LiveBench has no questions of release {RELEASE}: check the files"
+        )
     return tasks
 
 
@@ -134,7 +143,9 @@ def _olympiad(answer: str, truth: str) -> float:
 
 def edit_distance(a: Sequence[Any], b: Sequence[Any]) -> int:
     """Levenshtein's: the fewest insertions, deletions and substitutions."""
-    above = list(range(len(b) + 1))  # distances of the items of `a` so far from each start of `b`
+    above = list(
+        range(len(b) + 1)
+    )  # distances of the items of `a` so far from each start of `b`
     for i, left in enumerate(a, 1):
         row = [i]
         for j, right in enumerate(b, 1):
@@ -158,7 +169,9 @@ def _exact(answer: str, truth: str) -> float:
 def _zebra(answer: str, truth: str) -> float:
     """Half for the share of right answers, half for all of them being right."""
     wanted = _words(truth)
-    found = _words(solution(answer, stars=3)) + [""] * len(wanted)  # the rest was not answered
+    found = _words(solution(answer, stars=3)) + [""] * len(
+        wanted
+    )  # the rest was not answered
     share = fmean(word in said for word, said in zip(wanted, found, strict=False))
     return (share + (share == 1)) / 2
 
@@ -222,13 +235,22 @@ def _join(answer: str, truth: Any) -> float:
             return 0.0
         hits = sum(wanted.get(key) == value for key, value in found.items())
         return float(2 * hits / (len(found) + len(wanted)))
-    except (ValueError, SyntaxError, AttributeError, TypeError, MemoryError, RecursionError):
+    except (
+        ValueError,
+        SyntaxError,
+        AttributeError,
+        TypeError,
+        MemoryError,
+        RecursionError,
+    ):
         return 0.0
 
 
 def _reformat(question: str, answer: str, truth: str) -> float:
     """Whether the table in the asked format is the right one."""
-    asked = re.findall(r"format to (\w+) format|Target Format: *(\w+)", question, re.IGNORECASE)
+    asked = re.findall(
+        r"format to (\w+) format|Target Format: *(\w+)", question, re.IGNORECASE
+    )
     if not asked:
         raise ValueError("the question names no format")
     form = "".join(asked[-1]).lower()

@@ -83,7 +83,9 @@ def load(library: Library, window: Window) -> list[Task]:
 
 def _rows(library: Library, window: Window) -> Iterator[Row]:
     if not 1 <= window.release <= len(HASHES):
-        raise OpenQwQError(f"LiveCodeBench v{window.release} is unknown: use 1 to {len(HASHES)}")
+        raise OpenQwQError(
+            f"LiveCodeBench v{window.release} is unknown: use 1 to {len(HASHES)}"
+        )
     for file in _files(library, window.release):
         for row in library.rows(file):
             if window.start <= str(row["contest_date"])[:10] < window.end:
@@ -168,7 +170,9 @@ class LiveCodeVerifier:
     async def score(self, task: Task, completion: str) -> Score:
         """The verdict of the contest verifier; `error` where the tests cannot be read."""
         if not isinstance(task.reference, PackedTests):
-            return Score(0.0, "error", detail=f"task {task.id!r} has no tests of LiveCodeBench")
+            return Score(
+                0.0, "error", detail=f"task {task.id!r} has no tests of LiveCodeBench"
+            )
         try:
             tests = code_tests(task.reference)
         except (ValueError, KeyError, TypeError) as error:
@@ -178,4 +182,6 @@ class LiveCodeVerifier:
 
 def livecodebench(window: Window) -> Benchmark:
     """The benchmark over one window."""
-    return Benchmark("livecodebench", "LiveCodeBench", 8, lambda library: load(library, window))
+    return Benchmark(
+        "livecodebench", "LiveCodeBench", 8, lambda library: load(library, window)
+    )

@@ -59,7 +59,9 @@ def _mbpp(row: Row) -> Task:
     script = "\n".join(row["test_list"])
     point = called_function(script, row["code"])
     if point is None:
-        raise OpenQwQError(f"MBPP task {row['task_id']} tests none of its functions: get it again")
+        raise OpenQwQError(
+            f"MBPP task {row['task_id']} tests none of its functions: get it again"
+        )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a few references have invalid escape sequences
         tree = ast.parse(row["code"])

@@ -28,7 +28,14 @@ from openqwq.train.judges import open_judges
 from openqwq.types import OpenQwQError, Score, Task
 
 KNOWN = benchmarks(Window())
-SIZES = {"aime24": 30, "math500": 500, "gsm8k": 1319, "ifeval": 541, "humaneval": 164, "mbpp": 500}
+SIZES = {
+    "aime24": 30,
+    "math500": 500,
+    "gsm8k": 1319,
+    "ifeval": 541,
+    "humaneval": 164,
+    "mbpp": 500,
+}
 
 
 def library_of(sets: Path) -> Library:
@@ -42,11 +49,15 @@ def spread(tasks: list[Task], count: int = 9) -> list[Task]:
 
 
 @pytest.mark.parametrize(("name", "size"), SIZES.items())
-def test_every_item_of_the_public_file_is_there(name: str, size: int, shared_data: Path) -> None:
+def test_every_item_of_the_public_file_is_there(
+    name: str, size: int, shared_data: Path
+) -> None:
     library = Library(shared_data)
     tasks = KNOWN[name].load(library)
     assert len({task.id for task in tasks}) == len(tasks) == size
-    assert all(task.messages[0]["role"] == "user" and len(task.messages) == 1 for task in tasks)
+    assert all(
+        task.messages[0]["role"] == "user" and len(task.messages) == 1 for task in tasks
+    )
     assert len(library.hashes) == 1
 
 
@@ -75,14 +86,19 @@ def test_the_hubs_rows_and_the_local_ones_are_one_problem(tmp_path: Path) -> Non
 async def verdicts(jobs: list[tuple[Task, str]]) -> list[Score]:
     selection = Selection(KNOWN["humaneval"], "", [task for task, _ in jobs])
     async with AsyncExitStack() as stack:
-        judges = await open_judges(stack, {t.verifier for t in selection.tasks}, SandboxConfig())
+        judges = await open_judges(
+            stack, {t.verifier for t in selection.tasks}, SandboxConfig()
+        )
         scores = [judges[t.verifier].score(t, f"</think>{answer}") for t, answer in jobs]
         return list(await asyncio.gather(*scores))
 
 
 async def test_reference_programs_pass_and_empty_ones_fail(data_sets: Path) -> None:
     library = library_of(data_sets)
-    humaneval, mbpp = list(library.rows(programs.HUMANEVAL)), list(library.rows(programs.MBPP))
+    humaneval, mbpp = (
+        list(library.rows(programs.HUMANEVAL)),
+        list(library.rows(programs.MBPP)),
+    )
     solutions = {r["task_id"]: r["prompt"] + r["canonical_solution"] for r in humaneval}
     solutions |= {f"mbpp/{r['task_id']}": r["code"] for r in mbpp}
     tasks = spread(KNOWN["humaneval"].load(library)) + spread(KNOWN["mbpp"].load(library))
@@ -112,7 +128,9 @@ def test_changed_missing_and_damaged_files_are_named(tmp_path: Path) -> None:
     path = tmp_path / "gsm8k" / "test.jsonl.gz"
     path.parent.mkdir()
     path.write_bytes(gzip.compress(b'{"question": "?", "answer": "#### 1"}'))
-    with pytest.raises(OpenQwQError, match=r"has sha256 .*, expected 51c03a.*--allow-changed-data"):
+    with pytest.raises(
+        OpenQwQError, match=r"has sha256 .*, expected 51c03a.*--allow-changed-data"
+    ):
         KNOWN["gsm8k"].load(library)
     allowed = Library(tmp_path, allow_changed=True)
     assert len(KNOWN["gsm8k"].load(allowed)) == 1
@@ -121,7 +139,9 @@ def test_changed_missing_and_damaged_files_are_named(tmp_path: Path) -> None:
         KNOWN["gsm8k"].load(allowed)
 
 
-def test_the_hub_without_a_network_is_a_clear_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_hub_without_a_network_is_a_clear_refusal(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     pytest.importorskip("huggingface_hub", reason="needs pip install huggingface_hub")
     file = DataFile("toy/a.jsonl", "nobody/no-such-set", "a.jsonl", "0" * 40)
     with pytest.raises(OpenQwQError, match=r"hub cannot be reached .*give --data"):
@@ -141,7 +161,9 @@ def packed(value: Any) -> str:
 TESTS = [{"input": "2 3\n", "output": "5\n", "testtype": "stdin"}]
 
 
-@pytest.mark.parametrize("text", [json.dumps(TESTS), packed(json.dumps(TESTS)), packed(TESTS)])
+@pytest.mark.parametrize(
+    "text", [json.dumps(TESTS), packed(json.dumps(TESTS)), packed(TESTS)]
+)
 def test_hidden_tests_unpack_from_each_form(text: str) -> None:
     assert unpack(text) == TESTS
 
@@ -223,13 +245,17 @@ async def test_livecodebench_runs_hidden_tests_of_both_forms(tmp_path: Path) -> 
 
 async def test_unreadable_hidden_tests_are_an_error_and_no_verdict() -> None:
     bad = PackedTests([], packed(Hostile()))
-    task = Task("livecodebench/a", "x", ({"role": "user", "content": "?"},), "x", reference=bad)
+    task = Task(
+        "livecodebench/a", "x", ({"role": "user", "content": "?"},), "x", reference=bad
+    )
     found = await LiveCodeVerifier(None).score(task, "</think>pass")  # type: ignore[arg-type]
     assert found.status == "error"
     assert "plain data" in found.detail
 
 
-def test_windows_without_problems_and_unknown_releases_are_refused(shared_data: Path) -> None:
+def test_windows_without_problems_and_unknown_releases_are_refused(
+    shared_data: Path,
+) -> None:
     library = Library(shared_data)
     assert len(livecodebench.load(library, Window())) == 279
     assert {t.kind for t in livecodebench.load(library, Window())} == {"samples only"}

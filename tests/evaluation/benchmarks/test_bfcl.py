@@ -91,7 +91,9 @@ async def test_ground_truths_of_single_turns_pass_and_one_call_less_fails(
 ) -> None:
     verifier = ToolCallVerifier()
     single = [
-        t for t in tasks if t.verifier == "tool_calls_python" and t.reference != RightCalls(None)
+        t
+        for t in tasks
+        if t.verifier == "tool_calls_python" and t.reference != RightCalls(None)
     ]
     good = [(task, await verifier.score(task, golden(task))) for task in single]
     assert [(t.id, s.detail) for t, s in good if not s.value and "{" not in golden(t)] == []
@@ -117,7 +119,11 @@ async def test_a_ground_truth_that_fails_is_an_error_even_for_a_wrong_transcript
 ) -> None:
     task, scenario = next(e for e in episodes if e[0].id == "bfcl/multi_turn_base_0")
     gone = {"name": "cat", "arguments": {"file_name": "gone"}}
-    for fault in (gone, {"name": "no_such", "arguments": {}}, {"name": "cat", "arguments": {}}):
+    for fault in (
+        gone,
+        {"name": "no_such", "arguments": {}},
+        {"name": "cat", "arguments": {}},
+    ):
         *earlier, last = scenario.truth
         broken = replace(scenario, truth=[*earlier, [*last, fault]])
         for turns in (broken.truth, [[], []]):
@@ -179,14 +185,24 @@ def test_extra_reading_is_allowed_and_extra_writing_is_not(
             },
             '{"travel_cost_list": [400.0]}',
         ),
-        ("TradingBot", "add_to_watchlist", {"stock": "AAPL"}, '{"watchlist": ["NVDA", "AAPL"]}'),
+        (
+            "TradingBot",
+            "add_to_watchlist",
+            {"stock": "AAPL"},
+            '{"watchlist": ["NVDA", "AAPL"]}',
+        ),
         (
             "GorillaFileSystem",
             "wc",
             {"file_name": "f", "mode": "l"},
             '{"count": 2, "type": "lines"}',
         ),
-        ("MathAPI", "power", {"base": 10, "exponent": 10**9}, "Error during execution: exponent"),
+        (
+            "MathAPI",
+            "power",
+            {"base": 10, "exponent": 10**9},
+            "Error during execution: exponent",
+        ),
         ("GorillaFileSystem", "cat", {"nothing": 1}, "Error during execution: "),
         ("GorillaFileSystem", "_load_scenario", {}, "Error during execution: name"),
     ],
@@ -254,10 +270,14 @@ async def test_endless_calls_end_an_episode_and_malformed_ones_a_turn(
     task = next(t for t, _ in episodes if t.id == "bfcl/multi_turn_base_0")
     looking = block(ToolCall(name="ls", arguments={}))
     endless = await BFCL.conduct(task, Script([looking] * 20))
-    assert "given up" in (await TurnsVerifier().score(task, f"</think>{endless.answer}")).detail
+    assert (
+        "given up"
+        in (await TurnsVerifier().score(task, f"</think>{endless.answer}")).detail
+    )
     broken = await BFCL.conduct(task, Script(["<tool_call>{broken", "x", "x", "x"]))
     assert (
-        "turn 0: no call" in (await TurnsVerifier().score(task, f"</think>{broken.answer}")).detail
+        "turn 0: no call"
+        in (await TurnsVerifier().score(task, f"</think>{broken.answer}")).detail
     )
 
 
@@ -273,7 +293,9 @@ def test_tools_are_shown_as_json_schemas_and_java_as_source_text() -> None:
         "description": "F.",
         "parameters": {
             "type": "dict",
-            "properties": {"a": {"type": "tuple", "items": {"type": "float"}, "description": "A."}},
+            "properties": {
+                "a": {"type": "tuple", "items": {"type": "float"}, "description": "A."}
+            },
         },
     }
     plain = shown(document, "python")["function"]["parameters"]
@@ -312,11 +334,17 @@ def test_a_ground_truth_that_is_code_is_refused() -> None:
         "id": "x", "involved_classes": ["MathAPI"], "initial_config": {}, "question": [[]],
         "ground_truth": [["add(a=__import__('os').getpid(), b=1)"]],
     }  # fmt: skip
-    document = {"name": "add", "api": "math_api", "parameters": {"properties": {"a": {}, "b": {}}}}
+    document = {
+        "name": "add",
+        "api": "math_api",
+        "parameters": {"properties": {"a": {}, "b": {}}},
+    }
     with pytest.raises(OpenQwQError, match="not a call of literals"):
         bfcl_turns.turns_task("multi_turn_base", row, [document])
     with pytest.raises(OpenQwQError, match="unknown APIs Mystery"):
-        bfcl_turns.turns_task("multi_turn_base", row | {"involved_classes": ["Mystery"]}, [])
+        bfcl_turns.turns_task(
+            "multi_turn_base", row | {"involved_classes": ["Mystery"]}, []
+        )
 
 
 def test_a_run_with_episodes_is_refused_at_once_without_the_package(

@@ -154,14 +154,18 @@ async def test_every_category_has_its_judge(tasks: dict[str, Task]) -> None:
         "r1": ("**four**", 0.0),
     }
     async with AsyncExitStack() as stack:
-        judges = await open_judges(stack, {t.verifier for t in tasks.values()}, SandboxConfig())
+        judges = await open_judges(
+            stack, {t.verifier for t in tasks.values()}, SandboxConfig()
+        )
         for name, (answer, value) in answers.items():
             found = await judges["livebench"].score(tasks[name], f"</think>{answer}")
             assert found.value == pytest.approx(value), (name, found)
             assert (found.status == "correct") == (value == 1)
 
 
-async def test_a_rule_that_is_unknown_is_no_verdict(tasks: dict[str, Task], tmp_path: Path) -> None:
+async def test_a_rule_that_is_unknown_is_no_verdict(
+    tasks: dict[str, Task], tmp_path: Path
+) -> None:
     path = tmp_path / "livebench" / "language.jsonl"
     path.write_text(path.read_text().replace('"typos"', '"riddles"'))
     with pytest.raises(OpenQwQError, match="'riddles' of 2024-11-25 has no rule here"):

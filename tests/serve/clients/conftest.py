@@ -41,7 +41,9 @@ def answer(prompt: str, grammar: str | None) -> str:
     for name, arguments in KNOWN.items():
         if name in tools:
             return CALL % (name, arguments)
-    if tools and grammar:  # the result as a call, of a client that wants a structured answer
+    if (
+        tools and grammar
+    ):  # the result as a call, of a client that wants a structured answer
         return CALL % (tools[0], CITY)
     if grammar:
         return CITY
@@ -57,7 +59,9 @@ class Puppet(Scripted):
 
 
 @pytest.fixture
-def puppet(tokenizer: Tokenizer, serve: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def puppet(
+    tokenizer: Tokenizer, serve: Any, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Any]:
     """A server of the model `puppet`, which every other name means too.
 
     Its responses have the same ids in every run, since recorded requests refer to them.

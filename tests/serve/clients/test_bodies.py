@@ -23,6 +23,9 @@ def test_every_request_of_a_client_is_answered(puppet: Any, file: Path) -> None:
 
 
 def test_the_clients_that_are_claimed_are_recorded() -> None:
-    scripts = [*Path(__file__).parent.glob("python/*.py"), *Path(__file__).parent.glob("js/*.mjs")]
+    scripts = [
+        *Path(__file__).parent.glob("python/*.py"),
+        *Path(__file__).parent.glob("js/*.mjs"),
+    ]
     names = {f"{script.parent.name}-{script.stem}" for script in scripts}
     assert names == {file.stem for file in FILES} and len(names) >= 20

@@ -60,10 +60,14 @@ def version(script: Path) -> str:
         name = first.partition("[")[0]
         python = str(folder_of(script) / "bin" / "python")
         asked = f"import importlib.metadata as m; print(m.version({name!r}))"
-        done = subprocess.run([python, "-c", asked], check=True, capture_output=True, text=True)
+        done = subprocess.run(
+            [python, "-c", asked], check=True, capture_output=True, text=True
+        )
         return f"{name} {done.stdout.strip()}"
     name = re.sub(r"(?<=.)@.*", "", first)
-    described = json.loads((folder_of(script) / "node_modules" / name / "package.json").read_text())
+    described = json.loads(
+        (folder_of(script) / "node_modules" / name / "package.json").read_text()
+    )
     return f"{name} {described['version']}"
 
 
@@ -82,7 +86,14 @@ def installed(script: Path) -> list[str]:
     else:
         folder.mkdir(parents=True, exist_ok=True)
         if not stamp.exists():
-            install = ["npm", "install", "--no-audit", "--no-fund", "--silent", *line.split()]
+            install = [
+                "npm",
+                "install",
+                "--no-audit",
+                "--no-fund",
+                "--silent",
+                *line.split(),
+            ]
             subprocess.run(install, check=True, cwd=folder)
         program = "node"
     stamp.touch()

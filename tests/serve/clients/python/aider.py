@@ -11,7 +11,13 @@ from pathlib import Path
 environment = {**os.environ, "OPENAI_API_BASE": os.environ["QWQ_URL"] + "/v1"}
 environment |= {"OPENAI_API_KEY": "none", "HOME": tempfile.mkdtemp()}
 command = [str(Path(sys.executable).with_name("aider")), "--model", "openai/puppet"]
-command += ["--no-git", "--yes-always", "--no-check-update", "--analytics-disable", "--no-pretty"]
+command += [
+    "--no-git",
+    "--yes-always",
+    "--no-check-update",
+    "--analytics-disable",
+    "--no-pretty",
+]
 command += ["--no-show-model-warnings", "--no-detect-urls", "--edit-format", "ask"]
 command += ["--message", "Say something."]
 done = subprocess.run(

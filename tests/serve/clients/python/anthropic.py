@@ -16,8 +16,14 @@ with client.messages.stream(
     kinds = [block.type for block in stream.get_final_message().content]
 assert kinds == ["thinking", "text"], kinds
 
-schema = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
-tools = [{"name": "get_weather", "description": "Weather of a city", "input_schema": schema}]
+schema = {
+    "type": "object",
+    "properties": {"city": {"type": "string"}},
+    "required": ["city"],
+}
+tools = [
+    {"name": "get_weather", "description": "Weather of a city", "input_schema": schema}
+]
 ask = [{"role": "user", "content": "Weather in Oslo?"}]
 first = client.messages.create(model="puppet", max_tokens=2048, messages=ask, tools=tools)
 assert first.stop_reason == "tool_use"
@@ -29,7 +35,9 @@ history = [
     {"role": "assistant", "content": first.content},
     {"role": "user", "content": [result]},
 ]
-last = client.messages.create(model="puppet", max_tokens=2048, messages=history, tools=tools)
+last = client.messages.create(
+    model="puppet", max_tokens=2048, messages=history, tools=tools
+)
 count = client.messages.count_tokens(model="puppet", messages=history, tools=tools)
 assert count.input_tokens == last.usage.input_tokens
 assert client.models.list().data[0].id == "puppet"

@@ -7,7 +7,9 @@ import os
 
 import dspy
 
-lm = dspy.LM("openai/puppet", api_base=os.environ["QWQ_URL"] + "/v1", api_key="none", cache=False)
+lm = dspy.LM(
+    "openai/puppet", api_base=os.environ["QWQ_URL"] + "/v1", api_key="none", cache=False
+)
 dspy.configure(lm=lm)
 whole = dspy.Predict("question -> answer")(question="Weather in Oslo?").answer
 

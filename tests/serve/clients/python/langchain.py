@@ -24,7 +24,9 @@ def text(message) -> str:
 url = os.environ["QWQ_URL"]
 models = [
     ChatOpenAI(model="puppet", base_url=url + "/v1", api_key="none"),
-    ChatOpenAI(model="puppet", base_url=url + "/v1", api_key="none", use_responses_api=True),
+    ChatOpenAI(
+        model="puppet", base_url=url + "/v1", api_key="none", use_responses_api=True
+    ),
     ChatAnthropic(model="puppet", base_url=url, api_key="none"),
 ]
 found = []

@@ -8,7 +8,11 @@ import litellm
 
 url = os.environ["QWQ_URL"]
 parameters = {"type": "object", "properties": {"city": {"type": "string"}}}
-function = {"name": "get_weather", "description": "Weather of a city", "parameters": parameters}
+function = {
+    "name": "get_weather",
+    "description": "Weather of a city",
+    "parameters": parameters,
+}
 tools = [{"type": "function", "function": function}]
 found = []
 for model, base in (("openai/puppet", url + "/v1"), ("anthropic/puppet", url)):

@@ -13,7 +13,11 @@ stream = client.chat.completions.create(model="puppet", messages=ask, stream=Tru
 streamed = "".join(chunk.choices[0].delta.content or "" for chunk in stream)
 
 parameters = {"type": "object", "properties": {"city": {"type": "string"}}}
-function = {"name": "get_weather", "description": "Weather of a city", "parameters": parameters}
+function = {
+    "name": "get_weather",
+    "description": "Weather of a city",
+    "parameters": parameters,
+}
 tools = [{"type": "function", "function": function}]
 ask = [{"role": "user", "content": "Weather in Oslo?"}]
 first = client.chat.completions.create(model="puppet", messages=ask, tools=tools)
@@ -21,7 +25,9 @@ message = first.choices[0].message
 (call,) = message.tool_calls
 assert json.loads(call.function.arguments) == {"city": "Oslo"}
 result = {"role": "tool", "tool_call_id": call.id, "content": "sunny"}
-last = client.chat.completions.create(model="puppet", messages=[*ask, message, result], tools=tools)
+last = client.chat.completions.create(
+    model="puppet", messages=[*ask, message, result], tools=tools
+)
 
 
 class City(pydantic.BaseModel):

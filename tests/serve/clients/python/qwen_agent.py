@@ -36,5 +36,8 @@ def run(question: str, tools: list[str]) -> str:
     return last[-1]["content"]
 
 
-found = {"streamed": run("Say something.", []), "tool": run("Weather in Oslo?", ["get_weather"])}
+found = {
+    "streamed": run("Say something.", []),
+    "tool": run("Weather in Oslo?", ["get_weather"]),
+}
 print(json.dumps(found))
