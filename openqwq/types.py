@@ -9,9 +9,8 @@ if TYPE_CHECKING:
     import torch
 
 Products = Literal["fp32", "bf16"]  # what matrices are multiplied in
-Precision = Literal[
-    "auto", "fp32", "bf16"
-]  # auto: the products that this machine does faster
+# auto: the products that this machine does faster
+Precision = Literal["auto", "fp32", "bf16"]
 Device = Literal["auto", "cpu", "cuda"]  # of our engine; auto: a GPU if there is one
 FinishReason = Literal["stop", "length", "cancelled", "loop"]
 # "scored": a reward was given, but nothing says whether the answer is right
@@ -205,12 +204,10 @@ class CodeTests:
     cases: tuple[TestCase, ...] = ()
     entry_point: str | None = None
     script: str | None = None
-    setup: str = (
-        ""  # trusted code put before the program (imports the problem statement grants)
-    )
-    float_tolerance: float | None = (
-        None  # absolute or relative, where the statement grants it
-    )
+    # trusted code put before the program (imports the problem statement grants)
+    setup: str = ""
+    # absolute or relative, where the statement grants it
+    float_tolerance: float | None = None
     limits: Mapping[str, float] = field(default_factory=dict)  # {"wall_seconds": 2.0, ...}
     packages: tuple[str, ...] = ()  # which the program may need, "numpy"
 
@@ -260,40 +257,6 @@ class Pair:
 
     chosen: tuple[Message, ...]
     rejected: tuple[Message, ...]
-
-
-class CompletionText(str):
-    """What a policy said, thinking included, as your own rewards are given it.
-
-    It is the text itself; `thinking` and `answer` are its two parts (`answer` is None where the
-    thinking never ended), `messages` the whole conversation, prompt included.
-    """
-
-    thinking: str
-    answer: str | None
-    messages: tuple[Message, ...]
-    finish_reason: FinishReason
-
-    def __new__(
-        cls,
-        text: str,
-        thinking: str,
-        answer: str | None,
-        messages: Sequence[Message] = (),
-        finish_reason: FinishReason = "stop",
-    ) -> "CompletionText":
-        """See the class."""
-        made = super().__new__(cls, text)
-        made.thinking = thinking
-        made.answer = answer
-        made.messages = tuple(messages)
-        made.finish_reason = finish_reason
-        return made
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """How a copy is made, in this process or another."""
-        parts = (str(self), self.thinking, self.answer, self.messages, self.finish_reason)
-        return CompletionText, parts
 
 
 @dataclass(frozen=True)

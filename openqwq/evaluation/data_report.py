@@ -12,7 +12,8 @@ from openqwq.tasks.table import Table
 from openqwq.tasks.tables import task_text, training_tasks
 from openqwq.text.template import NO_THINKING, encode_chat, encode_reply, encode_solution
 from openqwq.text.tokenizer import Tokenizer
-from openqwq.types import CompletionText, Score, Task, Verifier
+from openqwq.types import Score, Task, Verifier
+from openqwq.verify.completion_text import CompletionText
 
 SHOWN_PROMPTS = 3
 AT_ONCE = 8  # gold answers that are judged at the same time

@@ -33,7 +33,6 @@ from openqwq.evaluation.results import (
 )
 from openqwq.evaluation.statistics import Comparison, compare
 from openqwq.types import (
-    CompletionText,
     Message,
     OpenQwQError,
     SamplingParams,
@@ -41,6 +40,7 @@ from openqwq.types import (
     Task,
     Verifier,
 )
+from openqwq.verify.completion_text import CompletionText
 
 PRESETS = {
     "qwq": SamplingParams(log_probs=False),  # the model card's own, 32,768 tokens

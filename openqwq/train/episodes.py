@@ -13,7 +13,6 @@ from openqwq.text.template import bridge, encode_chat
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.types import (
     Completion,
-    CompletionText,
     Episode,
     Message,
     OpenQwQError,
@@ -21,6 +20,7 @@ from openqwq.types import (
     Score,
     Task,
 )
+from openqwq.verify.completion_text import CompletionText
 
 SEED_STRIDE = (
     1_000_003  # between the turns of an episode; the members of a group differ by one

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from openqwq.config import load_config
-from openqwq.types import CompletionText
+from openqwq.verify.completion_text import CompletionText
 
 PAGE = (Path(__file__).parents[2] / "docs" / "your-data.md").read_text(encoding="utf-8")
 CONFIGS = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)

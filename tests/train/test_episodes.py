@@ -25,7 +25,6 @@ from openqwq.train.packing import pack_trajectories
 from openqwq.train.rollouts import RolloutRunner, trajectories
 from openqwq.types import (
     Completion,
-    CompletionText,
     Message,
     Observation,
     OpenQwQError,
@@ -33,6 +32,7 @@ from openqwq.types import (
     Score,
     Task,
 )
+from openqwq.verify.completion_text import CompletionText
 from openqwq.verify.math import MathVerifier
 
 QWQ = Tokenizer.train(["What is 12 * 3?"] * 9, 290)
