@@ -61,7 +61,8 @@ def decoding() -> Callable[[], object]:
     """A rollout of the miniature: 32 completions of 20 tokens."""
     import torch
 
-    from openqwq.engine.engine import Engine, EngineLimits
+    from openqwq.engine.engine import Engine
+    from openqwq.engine.limits import EngineLimits
     from openqwq.model.qwen2 import ModelConfig, Qwen2
     from openqwq.text.tokenizer import Tokenizer
     from openqwq.types import SamplingParams

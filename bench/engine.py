@@ -83,7 +83,8 @@ def openqwq(directory: Path, precision: str, device: str) -> Decode:
 
     import torch
 
-    from openqwq.engine.engine import Engine, EngineLimits
+    from openqwq.engine.engine import Engine
+    from openqwq.engine.limits import EngineLimits
     from openqwq.engine.threads import on_a_thread
     from openqwq.model import checkpoint
     from openqwq.text.tokenizer import Tokenizer

@@ -21,7 +21,8 @@ from typing import Any
 
 import torch
 
-from openqwq.engine.engine import Engine, EngineLimits
+from openqwq.engine.engine import Engine
+from openqwq.engine.limits import EngineLimits
 from openqwq.model.checkpoint import empty_model, fill
 from openqwq.model.qwen2 import ModelConfig, Qwen2
 from openqwq.text.tokenizer import Tokenizer

@@ -34,7 +34,8 @@ import tokenizers
 import torch
 
 from openqwq.config import OptimiserConfig, RlStage
-from openqwq.engine.engine import Engine, EngineLimits
+from openqwq.engine.engine import Engine
+from openqwq.engine.limits import EngineLimits
 from openqwq.engine.packed import PackedModel
 from openqwq.engine.threads import CallersThread
 from openqwq.model import lora, precision

@@ -26,7 +26,8 @@ import tokenizers
 import torch
 
 from openqwq.config import OptimiserConfig, RlStage
-from openqwq.engine.engine import Engine, EngineLimits
+from openqwq.engine.engine import Engine
+from openqwq.engine.limits import EngineLimits
 from openqwq.engine.threads import CallersThread
 from openqwq.model.qwen2 import ModelConfig, Qwen2
 from openqwq.text.tokenizer import Tokenizer

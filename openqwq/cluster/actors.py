@@ -24,7 +24,8 @@ from openqwq.cluster.saved_policy import SavedPolicy
 from openqwq.cluster.sharded import ShardedLearner, Sharding, Share
 from openqwq.cluster.transfer import Manifest, Meeting, Receiver, Sender, keep_store
 from openqwq.config import Config, RlStage
-from openqwq.engine.engine import Engine, EngineLimits
+from openqwq.engine.engine import Engine
+from openqwq.engine.limits import EngineLimits
 from openqwq.engine.update import WeightUpdate
 from openqwq.model.lora import Adapter
 from openqwq.model.precision import DTYPES

@@ -21,7 +21,7 @@ from openqwq.cluster.saved_policy import SavedPolicy
 from openqwq.cluster.sharded import Sharding
 from openqwq.cluster.vllm_sampler import VllmSampler
 from openqwq.config import ClusterConfig, Config
-from openqwq.engine.engine import EngineLimits
+from openqwq.engine.limits import EngineLimits
 from openqwq.model.precision import DTYPES
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.train.judges import Bench

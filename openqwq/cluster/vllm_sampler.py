@@ -23,7 +23,7 @@ from openqwq.cluster.vllm_messages import (
     manifest_message,
     meeting_message,
 )
-from openqwq.engine.engine import EngineLimits
+from openqwq.engine.limits import EngineLimits
 from openqwq.engine.sequence import Sequence as Reply
 from openqwq.engine.sequence import check_request, room_after
 from openqwq.model import lora

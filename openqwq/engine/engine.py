@@ -1,12 +1,10 @@
 """Continuous batching over one model: `Engine` implements the `Generate` seam."""
 
 import asyncio
-import math
 import threading
 from collections.abc import AsyncIterator, Iterable
 from collections.abc import Sequence as Ids
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -16,6 +14,7 @@ from openqwq.engine.adapters import NO_ADAPTER
 from openqwq.engine.cache import CacheAttention, DecodeAttention, SlotCache
 from openqwq.engine.drawing import Draw, extend
 from openqwq.engine.graphs import WITHOUT_PADDING, DecodeGraphs
+from openqwq.engine.limits import EngineLimits
 from openqwq.engine.pace import Pace
 from openqwq.engine.packed import PackedModel
 from openqwq.engine.plain import PlainModel
@@ -31,27 +30,6 @@ from openqwq.text.grammar import answer_grammar
 from openqwq.text.stream import CLOSING_TEXT, ThinkTracker, starts_in_thinking
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.types import Completion, OpenQwQError, SamplingParams, Steering, TokenEvent
-
-
-@dataclass(frozen=True)
-class EngineLimits:
-    """How much runs at once: `slots` sequences of at most `max_length` tokens, prompt included;
-    `prefill_tokens` prompt tokens a step, of `lanes` prompts at a time, and no more than take about
-    `prefill_seconds`: a prompt that is cancelled keeps others waiting for so long.
-    """
-
-    slots: int = 256
-    max_length: int = 2048
-    prefill_tokens: int = 4096
-    lanes: int = 16
-    prefill_seconds: float = (
-        math.inf
-    )  # finite ones make numbers depend on the machine's load
-
-    def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if value < 1:
-                raise OpenQwQError(f"engine.{name} is {value}: it must be at least 1")
 
 
 class Engine:
@@ -100,9 +78,7 @@ class Engine:
         cache = SlotCache(model.config, rows, length, self.model.dtype, self.device)
         self.graphs = DecodeGraphs(self.model, cache, self.limits.slots) if on_gpu else None
         self.scheduler = Scheduler(cache, self.limits.slots, self.limits.lanes)
-        self.lock = (
-            threading.Lock()
-        )  # held while a step or a weight update touches the model
+        self.lock = threading.Lock()  # held while a step or an update touches the model
         self._thread = thread or ThreadPoolExecutor(1, thread_name_prefix="engine")
         self._drawn_tokens = 0
         self._pace = Pace(self.limits.prefill_tokens, self.limits.prefill_seconds)
@@ -300,9 +276,8 @@ class Engine:
         while True:
             try:
                 await loop.run_in_executor(self._thread, self._step)
-                await asyncio.sleep(
-                    0
-                )  # Python 3.14 awaits what is done without a turn of the loop
+                # Python 3.14 awaits what is done without a turn of the loop
+                await asyncio.sleep(0)
             except Exception as error:  # whatever it is, each caller must learn of it
                 failure = without_memory(error)
                 for sequence in self.scheduler.unfinished():

@@ -11,7 +11,8 @@ from typing import Literal, NamedTuple, Protocol
 import torch
 
 from openqwq.engine import hub, llamacpp
-from openqwq.engine.engine import Engine, EngineLimits
+from openqwq.engine.engine import Engine
+from openqwq.engine.limits import EngineLimits
 from openqwq.engine.relay import fitting_context
 from openqwq.engine.threads import on_a_thread
 from openqwq.model import checkpoint, gguf, lora

@@ -6,7 +6,8 @@ from dataclasses import replace
 from typing import NamedTuple, Protocol
 
 from openqwq.config import Config, DistillStage, RlStage
-from openqwq.engine.engine import Engine, EngineLimits
+from openqwq.engine.engine import Engine
+from openqwq.engine.limits import EngineLimits
 from openqwq.engine.threads import CallersThread
 from openqwq.model.fit import room_for_pack
 from openqwq.model.qwen2 import Qwen2

@@ -23,7 +23,8 @@ from openqwq.agent.loop import (
     Turns,
 )
 from openqwq.agent.tools import by_name, tool
-from openqwq.engine.engine import Engine, EngineLimits
+from openqwq.engine.engine import Engine
+from openqwq.engine.limits import EngineLimits
 from openqwq.model.qwen2 import ModelConfig, Qwen2
 from openqwq.text.template import encode_chat
 from openqwq.text.tokenizer import Tokenizer

@@ -10,7 +10,8 @@ import torch
 from small import judged_by, rl_stage, small_config, tables_of
 
 from openqwq.cluster.asynchronous import AsynchronousTrainer
-from openqwq.engine.engine import Engine, EngineLimits
+from openqwq.engine.engine import Engine
+from openqwq.engine.limits import EngineLimits
 from openqwq.model.qwen2 import ModelConfig, Qwen2
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.train.curriculum import Curriculum

@@ -11,8 +11,9 @@ import torch
 
 from openqwq.cli import main
 from openqwq.engine.cache import DecodeAttention, SlotCache
-from openqwq.engine.engine import Engine, EngineLimits
+from openqwq.engine.engine import Engine
 from openqwq.engine.graphs import DecodeGraphs, Step
+from openqwq.engine.limits import EngineLimits
 from openqwq.engine.open import open_model
 from openqwq.engine.packed import PackedModel
 from openqwq.engine.verbs import adapters_named, chosen_adapter

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from openqwq.engine import drawing
-from openqwq.engine.engine import Engine, EngineLimits
+from openqwq.engine.engine import Engine
+from openqwq.engine.limits import EngineLimits
 from openqwq.engine.sampler import log_distribution
 from openqwq.engine.threads import CallersThread, on_a_thread
 from openqwq.model.attention import RaggedAttention, positions

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from openqwq.engine import pace as pace_module
-from openqwq.engine.engine import Engine, EngineLimits
+from openqwq.engine.engine import Engine
+from openqwq.engine.limits import EngineLimits
 from openqwq.engine.pace import FIRST_TOKENS, LEAST_TOKENS, Pace
 from openqwq.model.qwen2 import Qwen2
 from openqwq.text.tokenizer import Tokenizer

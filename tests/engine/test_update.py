@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from openqwq.engine.engine import Engine, EngineLimits
+from openqwq.engine.engine import Engine
+from openqwq.engine.limits import EngineLimits
 from openqwq.engine.update import WeightUpdate
 from openqwq.model import lora
 from openqwq.model.lora import AdapterShape

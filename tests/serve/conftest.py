@@ -15,7 +15,8 @@ import torch
 import uvicorn
 from scripted import Scripted
 
-from openqwq.engine.engine import Engine, EngineLimits
+from openqwq.engine.engine import Engine
+from openqwq.engine.limits import EngineLimits
 from openqwq.engine.open import OpenedModel, open_model
 from openqwq.model import checkpoint, gguf
 from openqwq.model.qwen2 import ModelConfig, Qwen2

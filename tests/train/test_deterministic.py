@@ -10,7 +10,8 @@ import torch
 from small import rl_stage, small_config
 
 from openqwq.config import OptimiserConfig
-from openqwq.engine.engine import Engine, EngineLimits
+from openqwq.engine.engine import Engine
+from openqwq.engine.limits import EngineLimits
 from openqwq.model.qwen2 import ModelConfig, Qwen2
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.train.checks import MAX_LOG_PROB_GAP, check_log_prob_gap

@@ -14,7 +14,8 @@ from small import judged_by
 
 from openqwq.agent.environments import CalculatorEnvironment
 from openqwq.config import OptimiserConfig
-from openqwq.engine.engine import Engine, EngineLimits
+from openqwq.engine.engine import Engine
+from openqwq.engine.limits import EngineLimits
 from openqwq.model.qwen2 import ModelConfig, Qwen2
 from openqwq.tasks.tools import CALCULATE
 from openqwq.text.template import encode_chat

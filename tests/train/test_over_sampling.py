@@ -10,7 +10,8 @@ from small import rl_stage, small_config, tables_of, write_config
 from test_rl import TOKENIZER, EndsOften, Judge, judged_by, model, parity
 
 from openqwq.cli import main
-from openqwq.engine.engine import Engine, EngineLimits
+from openqwq.engine.engine import Engine
+from openqwq.engine.limits import EngineLimits
 from openqwq.engine.threads import CallersThread
 from openqwq.train.curriculum import Curriculum
 from openqwq.train.learner import Learner

@@ -11,7 +11,8 @@ import torch
 from small import judged_by, rl_stage, small_config, tables_of
 
 from openqwq.config import OptimiserConfig, RlStage
-from openqwq.engine.engine import Engine, EngineLimits
+from openqwq.engine.engine import Engine
+from openqwq.engine.limits import EngineLimits
 from openqwq.model.qwen2 import ModelConfig, Qwen2
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.train.checks import check_mask
