@@ -7,7 +7,6 @@ ids are the canonical tokens of that text, and their log-probs, which it never r
 
 import asyncio
 import json
-import math
 import secrets
 import threading
 import time
@@ -20,26 +19,21 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
+from openqwq.engine.llamacpp_messages import TokenReader, request
 from openqwq.engine.relay import Drawn, Relay
 from openqwq.engine.sequence import Sequence
 from openqwq.model.gguf_header import GgufFile
 from openqwq.model.gguf_lora import write_adapter
-from openqwq.text.grammar import opening_first
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.types import OpenQwQError
 
-FILTERS = ["penalties", "temperature", "top_k", "top_p", "min_p"]  # transformers' order
 PROGRESS = b'"prompt_progress":'  # in the events before the first token
-TOGETHER_SECONDS = (
-    0.05  # tokens that come so close share one waking of the event loop: it costs
-)
-# llama.cpp's threads more than the tokens themselves, and no reader sees the difference
-PROMPT_BATCH = (
-    64  # tokens read between two looks at whether the client is still there: a prompt
-)
-# of 4,000 that is cancelled keeps the next request waiting 1 s instead of 58 (2,048 tokens)
-SEEDS = 2**31  # its seeds have 32 bits, of which all ones mean "random"
-
+# Tokens that come so close share one waking of the event loop: it costs llama.cpp's threads more
+# than the tokens themselves, and no reader sees the difference.
+TOGETHER_SECONDS = 0.05
+# Tokens read between two looks at whether the client is still there: a prompt of 4,000 that is
+# cancelled keeps the next request waiting 1 s instead of 58 (2,048 tokens).
+PROMPT_BATCH = 64
 
 TokenizerOf = Callable[[Callable[[str], list[int]]], Tokenizer]
 
@@ -254,19 +248,16 @@ def _server(
     params.n_parallel = slots
     params.n_ctx = cache_tokens
     params.n_batch = params.n_ubatch = PROMPT_BATCH
-    params.kv_unified = (
-        shared  # one pool of cache tokens: attention then walks over all slots'
-    )
+    # one pool of cache tokens: attention then walks over all slots'
+    params.kv_unified = shared
     params.cache_ram_mib = 0  # keep no copies of old prompts
-    params.fit_params = params.warmup = params.enable_chat_template = params.use_jinja = (
-        False
-    )
+    params.fit_params = params.warmup = False
+    params.enable_chat_template = params.use_jinja = False
     params.verbosity = -1
     threads = options.threads or torch.get_num_threads()
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
-    params.ctx_shift = (
-        False  # a full context ends the reply: nothing is forgotten in silence
-    )
+    # a full context ends the reply: nothing is forgotten in silence
+    params.ctx_shift = False
     params.endpoint_metrics = True
     params.api_keys = [key]  # it listens on a port of its own
     params.ui = False
@@ -300,109 +291,3 @@ def _set_options(xllamacpp: Any, params: Any, options: LlamaOptions) -> None:
         params.speculative.types = [speculative.COMMON_SPECULATIVE_TYPE_DRAFT_SIMPLE]
     elif options.ngrams:
         params.speculative.types = [speculative.COMMON_SPECULATIVE_TYPE_NGRAM_SIMPLE]
-
-
-def request(sequences: Ids[Sequence]) -> dict[str, Any]:
-    """The body of a completion request, to this server or one elsewhere."""
-    first = sequences[0]
-    params = first.params
-    drawn = len(first.token_ids)
-    alone = not params.temperature and not params.log_probs  # the drawn token and no other
-    body: dict[str, Any] = {
-        "prompt": first.prompt_ids + first.token_ids,
-        "n": len(sequences),
-        "stream": True,
-        "return_progress": True,  # events while the prompt is read, so that it can be cancelled
-        "timings_per_token": True,  # counts the tokens that are held back
-        "max_tokens": first.max_tokens - drawn,
-        "seed": (first.seed + 1_000_003 * drawn) % SEEDS,
-        "samplers": FILTERS,
-        "temperature": params.temperature,
-        "top_k": 1 if alone else params.top_k,
-        "top_p": params.top_p,
-        "min_p": params.min_p,
-        # llama.cpp counts the prompt's tokens too, for each of the three.
-        "presence_penalty": params.presence_penalty,
-        "frequency_penalty": params.frequency_penalty,
-        "repeat_penalty": params.repetition_penalty,
-        "repeat_last_n": len(first.prompt_ids) + first.max_tokens
-        if params.penalises
-        else 0,
-        "logit_bias": [list(pair) for pair in params.logit_bias],
-        "n_probs": max(1, params.top_log_probs),
-        # Greedy: log-probs at temperature 1, for which it sorts the vocabulary.
-        "post_sampling_probs": alone or params.temperature > 0,
-    }
-    if params.grammar and not first.think.in_thinking:
-        body["grammar"] = _grammar(first)
-    return body
-
-
-def _grammar(sequence: Sequence) -> str:
-    """The grammar of what is drawn now; its own first line tells llama.cpp that it is llguidance's.
-
-    A model that opens its thinking itself may do so first, which ends the request.
-    """
-    grammar = sequence.params.grammar or ""
-    if sequence.may_open_thinking:
-        grammar = opening_first(grammar, sequence.opening_id)
-    if grammar.startswith("%llguidance"):
-        return grammar
-    return f"%llguidance {{}}\n{grammar}"
-
-
-class TokenReader:
-    """Tokens from the events of one request with `n` members, NaN where no log-probs are wanted."""
-
-    def __init__(self, tokenizer: Tokenizer, n: int, log_probs: bool) -> None:
-        self._tokenizer = tokenizer
-        self._counts = [0] * n
-        self._log_probs = log_probs
-
-    def tokens(self, event: Mapping[str, Any]) -> list[Drawn]:
-        """What an event brings; raises OpenQwQError for a request that cannot be served."""
-        error = event.get("error")
-        if error:
-            message = f"llama.cpp refuses the request: {error['message']}"
-            if error.get("code") == 400 or "ontext size" in message:
-                raise OpenQwQError(f"{message} (shorten it, or run fewer at once)")
-            raise RuntimeError(message)
-        count = event.get("timings", {}).get("predicted_n", 0)
-        tokens: list[Drawn] = []
-        for choice in event.get("choices", ()):
-            tokens += self._of_choice(choice, count)
-        return tokens
-
-    def _of_choice(self, choice: Mapping[str, Any], count: int) -> list[Drawn]:
-        """`count` tokens were drawn by now: those that no event showed are held back."""
-        index = choice["index"]
-        hidden = max(count - self._counts[index], 0)
-        self._counts[index] += hidden
-        reported = (choice.get("logprobs") or {}).get("content") or []
-        if not reported:
-            if not choice["finish_reason"]:
-                return []
-            return self._held_back(index, "", hidden)
-
-        (token,) = reported
-        own = self._tokenizer.token_bytes(token["id"]).decode(errors="ignore")
-        text = choice["text"].removesuffix(own)
-        others = token.get("top_probs", token.get("top_logprobs", ()))
-        alternatives = tuple((other["id"], _log_prob(other)) for other in others)
-        log_prob = _log_prob(token) if self._log_probs else math.nan
-        shown = Drawn(index, token["id"], log_prob, alternatives)
-        return [*self._held_back(index, text, hidden - 1), shown]
-
-    def _held_back(self, index: int, text: str, count: int) -> list[Drawn]:
-        if count <= 0:
-            return []
-        ids = self._tokenizer.encode(text or "\ufffd" * count)
-        return [Drawn(index, token_id, math.nan) for token_id in ids]
-
-
-def _log_prob(token: dict[str, Any]) -> float:
-    if "logprob" in token:
-        return float(token["logprob"])
-    if token["prob"] > 0:
-        return math.log(token["prob"])
-    return -math.inf

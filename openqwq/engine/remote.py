@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import httpx
 
-from openqwq.engine import llamacpp
+from openqwq.engine.llamacpp_messages import TokenReader, request
 from openqwq.engine.relay import Drawn, Relay, fitting_context
 from openqwq.engine.sequence import Sequence
 from openqwq.text.tokenizer import Tokenizer
@@ -120,9 +120,9 @@ class _Draw:
 
     async def __call__(self, sequences: Ids[Sequence]) -> AsyncGenerator[Drawn]:
         if self._server.kind == "llamacpp":
-            body = llamacpp.request(sequences)
+            body = request(sequences)
             log_probs = sequences[0].params.log_probs
-            read = llamacpp.TokenReader(self._tokenizer, len(sequences), log_probs).tokens
+            read = TokenReader(self._tokenizer, len(sequences), log_probs).tokens
         else:
             body = _vllm_request(sequences)
             read = _vllm_tokens

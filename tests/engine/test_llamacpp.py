@@ -12,7 +12,7 @@ import httpx
 import pytest
 import torch
 
-from openqwq.engine import llamacpp
+from openqwq.engine import llamacpp, llamacpp_messages
 from openqwq.engine.open import OpenedModel, open_model
 from openqwq.engine.sampler import log_distribution
 from openqwq.engine.scoring import Scores
@@ -253,7 +253,7 @@ def test_tokens_held_back_are_those_of_their_text(real: OpenedModel) -> None:
     """A reply of emoji: the ids between shown ones are what the tokenizer makes of the text."""
     tokenizer = real.tokenizer
     first, *_, last = tokenizer.encode("a😀")
-    reader = llamacpp.TokenReader(tokenizer, 1, True)
+    reader = llamacpp_messages.TokenReader(tokenizer, 1, True)
 
     def event(
         text: str, token_id: int | None, count: int, reason: str | None = None
