@@ -8,8 +8,9 @@ import sys
 
 import pytest
 
-from openqwq.sandbox.local import LocalSandbox, WorkerDiedError
+from openqwq.sandbox.local import LocalSandbox
 from openqwq.sandbox.protocol import Case, RunRequest
+from openqwq.sandbox.worker_process import WorkerDiedError
 
 # Two cases: the second one's program is compiled by a process that has no stream of its own.
 RUN_LOUD_PROGRAMS = r"""
