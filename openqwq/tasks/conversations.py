@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from openqwq.tasks.templates import RowError, from_json
+from openqwq.tasks.templates import RowError, as_text, from_json
 from openqwq.types import Message, ToolCall
 
 Role = Literal["system", "user", "assistant", "tool"]
@@ -214,3 +214,16 @@ def _read_call(call: Any, field: str) -> ToolCall:
             f"a call is {call!r:.80}: it must have a name and arguments, a JSON object",
         )
     return ToolCall(name=name, arguments=arguments)
+
+
+def turns_or_text(value: Any) -> Any:
+    """A list of turns, also one kept as JSON text; else the value as text."""
+    parsed = from_json(value)
+    if isinstance(parsed, list | tuple) and (not parsed or isinstance(parsed[0], Mapping)):
+        return parsed
+    return as_text(value)
+
+
+def without_system(chat: Sequence[Message]) -> tuple[Message, ...]:
+    """The turns that are not system prompts."""
+    return tuple(message for message in chat if message["role"] != "system")

@@ -1,11 +1,10 @@
 """What one row says, in our own terms: a config's templates first, then the field's own formats."""
 
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from openqwq.config import DataConfig
 from openqwq.tasks.columns import (
@@ -35,8 +34,11 @@ from openqwq.tasks.conversations import (
     read_tools,
     said_by,
     split_at_reply,
+    turns_or_text,
+    without_system,
 )
 from openqwq.tasks.hidden_tests import read_tests, with_tolerance
+from openqwq.tasks.preferences import read_pair
 from openqwq.tasks.source import completion_of
 from openqwq.tasks.templates import RowError, Template, as_text, from_json
 from openqwq.types import CodeTests, Message, Rule
@@ -48,7 +50,6 @@ TEMPLATES = (
 Messages = tuple[Message, ...]
 # Columns that are a problem's statement only next to another one: MBPP's and code-contests'.
 STATEMENTS = (("test_list", "text"), ("public_tests", "description"))
-_SPEAKERS = re.compile(r"\n\n(Human|Assistant):")
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ class RowReader:
         sides = self._sides(row)
         if sides is not None:
             form += " with preferences"
-            chosen, rejected = _pair(sides[0], sides[1], asked.prompt)
+            chosen, rejected = read_pair(sides[0], sides[1], asked.prompt)
             prompt = chosen[:-1]
             demonstration = chosen[-1:]
             raw = asked.raw or [message["content"] for message in prompt]
@@ -197,7 +198,7 @@ class RowReader:
                 "single ratings (KTO) cannot be learned: pair them as chosen and rejected",
             )
         value = row[column]
-        turns = _turns_or_text(value)
+        turns = turns_or_text(value)
         if isinstance(turns, str):
             if not turns.strip():
                 raise RowError(
@@ -303,7 +304,7 @@ def _identity(row: Row) -> str:
 
 def _question(value: Any, field: str, form: str, raw: Sequence[Any]) -> Asked:
     """A prompt that is a text or a list of turns."""
-    turns = _turns_or_text(value)
+    turns = turns_or_text(value)
     if isinstance(turns, str):
         if not turns.strip():
             raise RowError(field, "the prompt is empty: give it, or leave the row out")
@@ -315,14 +316,6 @@ def _question(value: Any, field: str, form: str, raw: Sequence[Any]) -> Asked:
             field, f"it ends with the {role}'s turn: a prompt ends with the user's"
         )
     return Asked(form, prompt, _contents(prompt))
-
-
-def _turns_or_text(value: Any) -> Any:
-    """A list of turns, also one kept as JSON text; else the value as text."""
-    parsed = from_json(value)
-    if isinstance(parsed, list | tuple) and (not parsed or isinstance(parsed[0], Mapping)):
-        return parsed
-    return as_text(value)
 
 
 def _contents(prompt: Messages) -> list[str]:
@@ -340,76 +333,4 @@ def _under(system: str, chat: Messages) -> Messages:
     """The chat with `system` in place of its own system prompt."""
     if not chat:
         return ()
-    return (Message(role="system", content=system), *_without_system(chat))
-
-
-def _without_system(chat: Messages) -> Messages:
-    return tuple(message for message in chat if message["role"] != "system")
-
-
-def _pair(better: Any, worse: Any, prompt: Messages) -> tuple[Messages, Messages]:
-    """The chosen and the rejected chat, which differ in their last turn alone."""
-    chosen = _turns_or_text(better)
-    rejected = _turns_or_text(worse)
-    if isinstance(chosen, str) != isinstance(rejected, str):
-        raise RowError("rejected", "chosen is a text and rejected turns, or the reverse")
-    if isinstance(chosen, str) and prompt:
-        left = (*prompt, said_by("assistant", chosen, "chosen"))
-        right = (*prompt, said_by("assistant", rejected, "rejected"))
-    elif isinstance(chosen, str):
-        left, right = _split_texts(chosen, rejected)
-    else:
-        left = _continued(prompt, read_chat(chosen, "chosen"), "chosen")
-        right = _continued(prompt, read_chat(rejected, "rejected"), "rejected")
-
-    for side, chat in (("chosen", left), ("rejected", right)):
-        if chat[-1]["role"] != "assistant":
-            role = chat[-1]["role"]
-            raise RowError(side, f"it ends with a {role} turn: end with the assistant's")
-        if not chat[-1]["content"].strip() and "tool_calls" not in chat[-1]:
-            raise RowError(side, "its last turn is empty: give it, or leave the row out")
-    if left[:-1] != right[:-1]:
-        raise RowError(
-            "rejected", "chosen and rejected answer different chats: give one prompt"
-        )
-    if left == right:
-        raise RowError("rejected", "chosen and rejected are equal: leave the row out")
-    return left, right
-
-
-def _continued(prompt: Messages, chat: Messages, field: str) -> Messages:
-    """`chat` after `prompt`, of which it may repeat the turns."""
-    if not prompt or chat[0]["role"] == "assistant":
-        return (*prompt, *chat)
-    asked = _without_system(prompt)
-    said = _without_system(chat)
-    if said[: len(asked)] != asked:
-        raise RowError(
-            field, "it begins with another prompt than the row's: give one prompt"
-        )
-    system = [message for message in prompt if message["role"] == "system"]
-    return (*system, *said) if system else chat
-
-
-def _split_texts(chosen: str, rejected: str) -> tuple[Messages, Messages]:
-    """Two whole texts that begin with the same prompt, in HH-RLHF's form or as plain text."""
-    if _SPEAKERS.match(chosen) and _SPEAKERS.match(rejected):
-        return _spoken(chosen), _spoken(rejected)
-    shared = os.path.commonprefix([chosen, rejected])  # noqa: RUF071 (texts, not paths)
-    cut = max(shared.rfind(" "), shared.rfind("\n")) + 1  # no word is cut in two
-    if not shared[:cut].strip():
-        return (), ()
-    question = Message(role="user", content=shared[:cut].rstrip())
-    left = said_by("assistant", chosen[cut:], "chosen")
-    right = said_by("assistant", rejected[cut:], "rejected")
-    return (question, left), (question, right)
-
-
-def _spoken(text: str) -> Messages:
-    """A dialogue in one text, each turn after `Human:` or `Assistant:`."""
-    _, *pieces = _SPEAKERS.split(text)
-    turns: list[Message] = []
-    for speaker, said in zip(pieces[::2], pieces[1::2], strict=True):
-        role: Literal["user", "assistant"] = "user" if speaker == "Human" else "assistant"
-        turns.append(said_by(role, said.strip(), "chosen"))
-    return tuple(turns)
+    return (Message(role="system", content=system), *without_system(chat))
