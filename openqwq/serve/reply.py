@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from openqwq.engine.open import OpenedModel
-from openqwq.text.reading import Delta, overlap
+from openqwq.text.call_syntax import overlap
+from openqwq.text.reading import Delta
 from openqwq.text.stream import ReplyParser, starts_in_thinking
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.types import FinishReason, SamplingParams, Steering, TokenEvent, ToolCall

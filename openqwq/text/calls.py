@@ -4,7 +4,8 @@ What is not a call stays text, where and as it was written. Newlines between con
 format and dropped.
 """
 
-from openqwq.text.reading import BARE, CallReader, Delta, Syntax
+from openqwq.text.call_syntax import BARE, Syntax
+from openqwq.text.reading import CallReader, Delta
 
 
 class ContentParser:

@@ -12,9 +12,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from openqwq.text.call_syntax import Check, Syntax, overlap
 from openqwq.text.calls import ContentParser
 from openqwq.text.forms import call_form, markers_of
-from openqwq.text.reading import Check, Delta, Syntax, overlap
+from openqwq.text.reading import Delta
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.types import Message, ToolCall
 
