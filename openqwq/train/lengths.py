@@ -14,13 +14,15 @@ from openqwq.tasks.tables import training_tasks
 from openqwq.text.template import encode_chat
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.train.policies import base_of_adapter, fresh_tokenizer
-from openqwq.train.prepare import Prepared
+from openqwq.train.prepare import Prepared, sample_tasks
 from openqwq.train.sft import encode_examples
 from openqwq.train.think_tokens import with_setting
 from openqwq.types import OpenQwQError, Task
 
 TRIED = 20  # tasks of a table that is not a file
 NAMED = 20  # rows left out that are listed one by one
+DEFAULT_REPLY = 1024  # tokens, where no stage says how long a reply may be
+LENGTH_SLACK = 1.25  # over the longest prompt seen: a generator may yet make longer ones
 
 
 def run_tokenizer(config: Config, tables: Mapping[str, Table]) -> tuple[Tokenizer, int]:
@@ -141,3 +143,15 @@ def skipped_rows(prepared: Prepared) -> list[str]:
     if len(rows) > NAMED:
         told.append(f"left out: {len(rows) - NAMED} more rows (qwq data lists them)")
     return told
+
+
+def needed_length(prepared: Prepared, tokenizer: Tokenizer) -> int:
+    """Tokens that the longest prompt seen and its reply need."""
+    longest = 0
+    for task in sample_tasks(prepared):
+        longest = max(longest, len(encode_chat(tokenizer, task.messages, task.tools)))
+    replies: list[int] = []
+    for stage in prepared.config.stages:
+        if isinstance(stage, RlStage | DistillStage):
+            replies.append(stage.max_tokens)
+    return round(longest * LENGTH_SLACK) + max(replies, default=DEFAULT_REPLY)

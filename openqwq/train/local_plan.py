@@ -19,13 +19,12 @@ from openqwq.model.precision import DTYPES, chosen_products
 from openqwq.model.qwen2 import ModelConfig
 from openqwq.text.template import encode_chat
 from openqwq.text.tokenizer import Tokenizer
-from openqwq.train.lengths import run_tokenizer
+from openqwq.train.lengths import needed_length, run_tokenizer
 from openqwq.train.micro_batches import PROCESS, adapter_rank, fitting_tokens
 from openqwq.train.plan import Work, advice, describe, plan_stage
 from openqwq.train.policies import base_of_adapter, fresh_config
 from openqwq.train.prepare import Prepared, prepare
 from openqwq.train.sft import encode_examples
-from openqwq.train.stages import needed_length
 from openqwq.types import OpenQwQError, Products
 
 TASKS = 50  # of each table, whose prompts are measured

@@ -16,7 +16,7 @@ from openqwq.model.qwen2 import ModelConfig, Qwen2
 from openqwq.tasks.table import Table
 from openqwq.text.template import encode_chat
 from openqwq.text.tokenizer import SPECIAL_TOKENS, TEXT_TOKENS, Tokenizer
-from openqwq.train.learner import Learner
+from openqwq.train.learner import Learner, PolicyLearner
 from openqwq.train.packing import MicroBatch
 from openqwq.train.prepare import BEST, START, Prepared
 from openqwq.train.run import Run
@@ -248,3 +248,14 @@ class AdapterAsItWas:
 
 def _values(adapter: Adapter) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in adapter.named_parameters()}
+
+
+def take_weights(policy: LoadedPolicy, learner: PolicyLearner) -> None:
+    """The trained weights, which are elsewhere on a cluster."""
+    if isinstance(learner, Learner) and learner.model is policy.model:
+        return
+    with torch.no_grad():
+        trained = policy.model if policy.adapter is None else policy.adapter
+        parameters = dict(trained.named_parameters())
+        for name, value in learner.named_params():
+            parameters[name].copy_(value)

@@ -182,3 +182,8 @@ def without_value(score: Score) -> Score:
     if score.status == "error":
         return score
     return replace(score, value=0.0, status="truncated")
+
+
+def verdicts_only(verifiers: Mapping[str, Verifier]) -> Rewards:
+    """Rewards that are the verdicts themselves, for evaluation."""
+    return Rewards(verifiers, {}, [Term(VERIFIER, 1.0, None, RewardConfig(VERIFIER))])

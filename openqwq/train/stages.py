@@ -1,6 +1,6 @@
 """A run: its stages in order, each skipped where its result is on disk already."""
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -10,7 +10,6 @@ import torch
 
 from openqwq.config import (
     DistillStage,
-    RewardConfig,
     RewardModelStage,
     RlStage,
     SftStage,
@@ -19,13 +18,13 @@ from openqwq.config import (
 from openqwq.model import precision
 from openqwq.model.device import chosen_device
 from openqwq.model.qwen2 import Qwen2
-from openqwq.text.template import encode_chat
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.train import held_out
 from openqwq.train.curriculum import Curriculum
 from openqwq.train.distil import Distiller
 from openqwq.train.judges import Bench, open_bench
 from openqwq.train.learner import Learner, PolicyLearner
+from openqwq.train.lengths import needed_length
 from openqwq.train.micro_batches import sized
 from openqwq.train.objective import KlReference
 from openqwq.train.over_sampling import OverSamplingTrainer
@@ -39,6 +38,7 @@ from openqwq.train.policies import (
     open_tokenizer,
     require_one_vocabulary,
     save_policy,
+    take_weights,
 )
 from openqwq.train.preference_stage import fit_reward_model, row_pairs, sampled_pairs
 from openqwq.train.prepare import (
@@ -47,28 +47,21 @@ from openqwq.train.prepare import (
     REWARD_MODEL,
     START,
     Prepared,
-    sample_tasks,
 )
 from openqwq.train.progress import Display
 from openqwq.train.reward_model import RewardModel
 from openqwq.train.rewards import (
-    VERIFIER,
     ErrorShare,
     Rewards,
-    Term,
     judges_used,
     stage_rewards,
+    verdicts_only,
 )
 from openqwq.train.rollouts import RolloutRunner
 from openqwq.train.run import Progress, Run
 from openqwq.train.sft import TaskStream, train_sft
 from openqwq.types import Environment, Generate, Products, Verifier
 from openqwq.verify.judge import RewardModelJudge
-
-DEFAULT_REPLY = 1024  # tokens, where no stage says how long a reply may be
-LENGTH_SLACK = (
-    1.25  # over the longest prompt seen, for prompts that a generator has yet to make
-)
 
 
 async def run_stages(
@@ -395,31 +388,3 @@ class Stages:
         """Time a part of the run and show its progress."""
         with self.run.timed(title), self.display.stage(title, total) as report:
             yield report
-
-
-def verdicts_only(verifiers: Mapping[str, Verifier]) -> Rewards:
-    """Rewards that are the verdicts themselves, for evaluation."""
-    return Rewards(verifiers, {}, [Term(VERIFIER, 1.0, None, RewardConfig(VERIFIER))])
-
-
-def take_weights(policy: LoadedPolicy, learner: PolicyLearner) -> None:
-    """The trained weights, which are elsewhere on a cluster."""
-    if isinstance(learner, Learner) and learner.model is policy.model:
-        return
-    with torch.no_grad():
-        trained = policy.model if policy.adapter is None else policy.adapter
-        parameters = dict(trained.named_parameters())
-        for name, value in learner.named_params():
-            parameters[name].copy_(value)
-
-
-def needed_length(prepared: Prepared, tokenizer: Tokenizer) -> int:
-    """Tokens that the longest prompt seen and its reply need."""
-    longest = 0
-    for task in sample_tasks(prepared):
-        longest = max(longest, len(encode_chat(tokenizer, task.messages, task.tools)))
-    replies: list[int] = []
-    for stage in prepared.config.stages:
-        if isinstance(stage, RlStage | DistillStage):
-            replies.append(stage.max_tokens)
-    return round(longest * LENGTH_SLACK) + max(replies, default=DEFAULT_REPLY)
