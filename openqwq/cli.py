@@ -5,7 +5,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -25,7 +25,15 @@ from openqwq.evaluation.verdicts import add_verify_verb
 from openqwq.sandbox.verbs import add_sandbox_verb
 from openqwq.serve.doctor import add_doctor_verb
 from openqwq.serve.feedback import add_feedback_verb
-from openqwq.serve.settings import add_serve_options, add_talk_options, apply_settings
+from openqwq.serve.settings import apply_settings
+from openqwq.serve.verbs import (
+    add_agent_verb,
+    add_ask_verb,
+    add_chat_verb,
+    add_mcp_verb,
+    add_models_verb,
+    add_serve_verb,
+)
 from openqwq.train.data_verbs import add_collect_verb, add_data_verb
 from openqwq.types import OpenQwQError
 
@@ -82,82 +90,34 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     )
     parser.add_argument("--version", action="version", version=f"openqwq {__version__}")
     verbs = parser.add_subparsers(title="verbs", required=True, metavar="VERB")
-    demo = verbs.add_parser(
-        "demo", help="train the miniature from nothing: minutes on two cores"
-    )
-    _add_run_options(demo, "runs/demo")
-    demo.set_defaults(verb=demo_verb, configs=[], plan=False)
-    train = verbs.add_parser("train", help="a run from config files")
-    train.add_argument("configs", nargs="+", type=find_config, metavar="CONFIG.toml")
-    train.add_argument("--plan", action="store_true", help="memory and time; no run")
-    _add_run_options(train, None)
-    train.set_defaults(verb=train_verb)
-    report = verbs.add_parser("report", help="write a run's report again")
-    report.add_argument("run", type=Path, help="a run directory")
-    report.add_argument(
+    for name, help_text, add_options in VERBS:
+        add_options(verbs.add_parser(name, help=help_text))
+    return parser, verbs.choices
+
+
+def _add_demo_verb(parser: argparse.ArgumentParser) -> None:
+    _add_run_options(parser, "runs/demo")
+    parser.set_defaults(verb=demo_verb, configs=[], plan=False)
+
+
+def _add_train_verb(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("configs", nargs="+", type=find_config, metavar="CONFIG.toml")
+    parser.add_argument("--plan", action="store_true", help="memory and time; no run")
+    _add_run_options(parser, None)
+    parser.set_defaults(verb=train_verb)
+
+
+def _add_report_verb(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", type=Path, help="a run directory")
+    parser.add_argument(
         "--language", choices=["en", "zh"], default="en", help="which page to name"
     )
-    report.set_defaults(verb=report_verb)
-    add_rollouts_verb(
-        verbs.add_parser("rollouts", help="what a run's policy said, to be read")
-    )
-    _add_eval_verb(verbs.add_parser("eval", help="benchmarks, as their authors score them"))
-    add_verify_verb(
-        verbs.add_parser("verify", help="the judges alone, on rows from a file")
-    )
-    add_data_verb(
-        verbs.add_parser("data", help="what a run would ask, before any training")
-    )
-    add_collect_verb(verbs.add_parser("collect", help="a teacher's right answers as rows"))
-    chat = verbs.add_parser("chat", help="talk to a model in the terminal")
-    add_talk_options(chat)
-    chat.set_defaults(verb=chat_verb)
-    ask = verbs.add_parser("ask", help="one question; the answer alone on standard output")
-    ask.add_argument(
-        "words", nargs="*", metavar="[MODEL] QUESTION", help="no question: stdin"
-    )
-    add_talk_options(ask, "--model")
-    ask.add_argument(
-        "-f", "--file", type=Path, action="append", default=[], help="- is stdin"
-    )
-    ask.add_argument(
-        "--json", action="store_true", help="the whole reply as one JSON object"
-    )
-    ask.set_defaults(verb=ask_verb)
-    serve = verbs.add_parser("serve", help="OpenAI's API and a web chat for a model")
-    add_serve_options(serve)
-    serve.set_defaults(verb=serve_verb)
-    models = verbs.add_parser("models", help="the models on this disk")
-    models.add_argument(
-        "folder", nargs="?", type=Path, default=Path(), help="where to look"
-    )
-    models.set_defaults(verb=models_verb)
-    completion = verbs.add_parser(
-        "completion", help="a script that completes qwq in a shell"
-    )
-    completion.add_argument("shell", choices=["bash", "zsh", "fish"])
-    completion.set_defaults(verb=completion_verb)
-    add_fit_verb(
-        verbs.add_parser("fit", help="whether a model fits here, before any download")
-    )
-    add_convert_verb(verbs.add_parser("convert", help="a checkpoint to GGUF, and back"))
-    add_merge_verb(
-        verbs.add_parser("merge", help="a checkpoint with a LoRA adapter merged in")
-    )
-    _add_agent_verb(
-        verbs.add_parser("agent", help="a model that uses tools, in the terminal")
-    )
-    _add_mcp_verb(
-        verbs.add_parser("mcp", help="our tools for any MCP client, on standard streams")
-    )
-    add_feedback_verb(
-        verbs.add_parser("feedback", help="ratings of answers as training rows")
-    )
-    add_doctor_verb(
-        verbs.add_parser("doctor", help="what works on this machine, on one page")
-    )
-    add_sandbox_verb(verbs.add_parser("sandbox", help="the code execution sandbox"))
-    return parser, verbs.choices
+    parser.set_defaults(verb=report_verb)
+
+
+def _add_completion_verb(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("shell", choices=["bash", "zsh", "fish"])
+    parser.set_defaults(verb=completion_verb)
 
 
 def _add_run_options(parser: argparse.ArgumentParser, out: str | None) -> None:
@@ -173,35 +133,6 @@ def _add_run_options(parser: argparse.ArgumentParser, out: str | None) -> None:
         "--dry-run", action="store_true", help="print the resolved config and stop"
     )
     parser.add_argument("--skip-bad-rows", action="store_true", help="list them and go on")
-
-
-def _add_agent_verb(parser: argparse.ArgumentParser) -> None:
-    add_model_options(parser)
-    parser.add_argument("--tools", default="", help="python,calculator,files:DIR")
-    parser.add_argument("--mcp", action="append", default=[], metavar="COMMAND|URL")
-    parser.add_argument(
-        "--allow", action="append", default=[], metavar="TOOL", help="never ask"
-    )
-    parser.add_argument(
-        "--steps", type=int, default=16, help="replies to one question at most"
-    )
-    parser.add_argument("--temperature", type=float, default=0.6)
-    parser.add_argument("--max-tokens", type=int, default=8192, help="of each reply")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--transcript", type=Path, metavar="FILE", help="write it there")
-    parser.add_argument(
-        "--replay", type=Path, metavar="FILE", help="show a transcript again"
-    )
-    parser.set_defaults(verb=agent_verb)
-
-
-def _add_mcp_verb(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--tools", default="python,calculator", help="as for qwq agent")
-    add_model_options(parser, "--model", "offer the tool ask too, answered by this model")
-    parser.add_argument(
-        "--http", type=int, metavar="PORT", help="at http://127.0.0.1:PORT/mcp"
-    )
-    parser.set_defaults(verb=mcp_verb)
 
 
 def _add_eval_verb(parser: argparse.ArgumentParser) -> None:
@@ -374,63 +305,6 @@ def eval_verb(options: argparse.Namespace) -> None:
     suite.print_scores(suite.run_suite(request, opened, open_judges))
 
 
-def chat_verb(options: argparse.Namespace) -> None:
-    """`qwq chat`: a conversation with thinking shown dimmed."""
-    from openqwq.serve.terminal import Chat, talker
-
-    with talker(options) as answering:
-        Chat(answering, options.system, options.hide_thinking).run()
-
-
-def ask_verb(options: argparse.Namespace) -> None:
-    """`qwq ask`: one question, its answer on standard output."""
-    from openqwq.serve.terminal import ask, question, talker
-
-    words = list(options.words)
-    if len(words) > 1 or (words and not options.model and not options.url):
-        options.model = words.pop(0)
-    messages = question(words, options.file, options.system)
-    with talker(options) as answering:
-        ask(answering, messages, options.hide_thinking, options.json)
-
-
-def serve_verb(options: argparse.Namespace) -> None:
-    """`qwq serve`: OpenAI's API and a web chat."""
-    from openqwq.serve.guard import Access
-    from openqwq.serve.opening import open_catalogue, store_path
-    from openqwq.serve.server import ServerOptions, serve
-    from openqwq.serve.tool_steps import ServerTools
-
-    hosts, origins, connect, names = (
-        tuple(filter(None, text.split(",")))
-        for text in (
-            options.allow_host,
-            options.allow_origin,
-            options.connect,
-            options.tools,
-        )
-    )
-    access = Access(options.api_key, hosts, origins)
-    access.require_safe(options.host, options.insecure)
-    tools = ServerTools.opened(names, options.mcp)
-    limits = ServerOptions(
-        access, options.slots, options.queue, options.drain, connect, tools,
-        store_path(options.store), options.feedback,
-    )  # fmt: skip
-    serve(open_catalogue(options), limits, options.host, options.port)
-
-
-def models_verb(options: argparse.Namespace) -> None:
-    """`qwq models`: what is on the disk."""
-    from openqwq.serve.models import local_models
-
-    found = local_models(options.folder)
-    for model in found:
-        print(f"{model.size / 1e9:8.2f} GB  {model.kind:<24}  {model.name}")
-    if not found:
-        print(f"no model in {options.folder} or in the hub's cache", file=sys.stderr)
-
-
 def completion_verb(options: argparse.Namespace) -> None:
     """`qwq completion`: print the script, e.g. `eval "$(qwq completion bash)"`."""
     import shtab
@@ -438,22 +312,30 @@ def completion_verb(options: argparse.Namespace) -> None:
     print(shtab.complete(_parser()[0], options.shell))
 
 
-def agent_verb(options: argparse.Namespace) -> None:
-    """`qwq agent`: a conversation with a model that uses tools."""
-    from openqwq.serve.terminal_agent import replay, run_agent
-
-    if options.replay:
-        return replay(options.replay)
-    if not options.model:
-        raise OpenQwQError("model is missing: name one, or a transcript with --replay")
-    return run_agent(options)
-
-
-def mcp_verb(options: argparse.Namespace) -> None:
-    """`qwq mcp`: our tools over the Model Context Protocol."""
-    from openqwq.serve.mcp import serve_tools
-
-    asyncio.run(serve_tools(options))
+# In the order of `qwq --help`: the name, what it does, and what adds its options to a parser.
+VERBS: tuple[tuple[str, str, Callable[[argparse.ArgumentParser], None]], ...] = (
+    ("demo", "train the miniature from nothing: minutes on two cores", _add_demo_verb),
+    ("train", "a run from config files", _add_train_verb),
+    ("report", "write a run's report again", _add_report_verb),
+    ("rollouts", "what a run's policy said, to be read", add_rollouts_verb),
+    ("eval", "benchmarks, as their authors score them", _add_eval_verb),
+    ("verify", "the judges alone, on rows from a file", add_verify_verb),
+    ("data", "what a run would ask, before any training", add_data_verb),
+    ("collect", "a teacher's right answers as rows", add_collect_verb),
+    ("chat", "talk to a model in the terminal", add_chat_verb),
+    ("ask", "one question; the answer alone on standard output", add_ask_verb),
+    ("serve", "OpenAI's API and a web chat for a model", add_serve_verb),
+    ("models", "the models on this disk", add_models_verb),
+    ("completion", "a script that completes qwq in a shell", _add_completion_verb),
+    ("fit", "whether a model fits here, before any download", add_fit_verb),
+    ("convert", "a checkpoint to GGUF, and back", add_convert_verb),
+    ("merge", "a checkpoint with a LoRA adapter merged in", add_merge_verb),
+    ("agent", "a model that uses tools, in the terminal", add_agent_verb),
+    ("mcp", "our tools for any MCP client, on standard streams", add_mcp_verb),
+    ("feedback", "ratings of answers as training rows", add_feedback_verb),
+    ("doctor", "what works on this machine, on one page", add_doctor_verb),
+    ("sandbox", "the code execution sandbox", add_sandbox_verb),
+)
 
 
 if __name__ == "__main__":
