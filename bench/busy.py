@@ -23,9 +23,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 LIBGOMP_DEFAULT = "GOMP_SPINCOUNT=300000"  # of libgomp itself, where nothing is set
-BUSY = (
-    "import time; end = time.time() + 600\nwhile time.time() < end: pass"  # never left over
-)
+# never left over
+BUSY = "import time; end = time.time() + 600\nwhile time.time() < end: pass"
 
 
 def sft_step() -> Callable[[], object]:

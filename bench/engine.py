@@ -91,9 +91,8 @@ def openqwq(directory: Path, precision: str, device: str) -> Decode:
     from openqwq.types import SamplingParams
 
     slots = max(batch for name, batch in CASES if name == directory.name)
-    limits = EngineLimits(
-        slots, max_length=128, lanes=slots
-    )  # all prompts at once, as the others
+    # all prompts at once, as the others
+    limits = EngineLimits(slots, max_length=128, lanes=slots)
     tokenizer = Tokenizer.load(directory)
     dtype = getattr(torch, precision)
     place = torch.device(device)

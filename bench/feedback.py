@@ -45,12 +45,8 @@ RESULTS = Path(__file__).parent / "results" / "feedback.json"
 BASE = Path(__file__).with_suffix(".toml")
 QUESTIONS = 100  # held out
 RULE = Path(__file__).with_name("feedback_rule.py")
-STUDENT = {
-    2: 12.706,
-    3: 4.303,
-    4: 3.182,
-    5: 2.776,
-}  # 0.975 quantile of Student's t, by seeds
+# 0.975 quantile of Student's t, by seeds
+STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
 Json = dict[str, Any]
 CONFIG = """
 seed = {seed}

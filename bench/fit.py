@@ -115,9 +115,8 @@ def random_blocks(kind: GGMLQuantizationType, count: int) -> np.ndarray:
     generator = np.random.default_rng(0)
     _, size = GGML_QUANT_SIZES[kind]
     blocks = generator.integers(0, 256, (4096, size), dtype=np.uint8)
-    if (
-        kind is GGMLQuantizationType.Q2_K
-    ):  # 16 scales and minima, 64 bytes of quants, d, dmin
+    if kind is GGMLQuantizationType.Q2_K:
+        # 16 scales and minima, 64 bytes of quants, d, dmin
         scales = np.array([0.0017, 0.0017 * 1.5], np.float16)
         blocks[:, -4:] = scales.view(np.uint8)
     elif kind is GGMLQuantizationType.Q4_K:  # d, dmin, 12 bytes of scales, 128 of quants

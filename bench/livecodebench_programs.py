@@ -10,10 +10,8 @@ Program = tuple[str, str, str, list[tuple[str, str]]]
 
 SUM = [("1 2\n", "3\n"), ("10 -4\n", "6\n")]
 ADD = [("1\n2", "3"), ("10\n-4", "6")]
-LINES = [
-    ("2\n1\n5\n", "6\n"),
-    ("3\n1\n2\n3\n", "6\n"),
-]  # a count, then a number on each line
+# a count, then a number on each line
+LINES = [("2\n1\n5\n", "6\n"), ("3\n1\n2\n3\n", "6\n")]
 NAMED = {"sum": SUM, "add": ADD, "lines": LINES}
 LONG = {
     "{lines}": "\n".join(map(str, range(20_000))),

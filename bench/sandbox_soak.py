@@ -38,9 +38,8 @@ from openqwq.sandbox.protocol import Case, Limits, RunRequest  # noqa: E402
 
 CLIENTS, SERVER_WORKERS = 64, 8
 LIMITS = Limits(wall_seconds=0.3, cpu_seconds=1.0)
-PATIENCE = (
-    120.0  # seconds, with the turn in the queue, after which an answer counts as lost
-)
+# seconds, with the turn in the queue, after which an answer counts as lost
+PATIENCE = 120.0
 GROWTH = 1.1, 16.0  # of memory from the first quarter to the last: a factor, and MiB
 
 

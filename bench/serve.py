@@ -394,9 +394,8 @@ def throughput(options: argparse.Namespace) -> None:
                     place = seed * 1000 + int(concurrent)
                     try:
                         figures = measured(load, url, weights, shape, place)
-                    except (
-                        RuntimeError
-                    ) as error:  # a connection that went stale while it stood
+                    except RuntimeError as error:
+                        # a connection that went stale while it stood
                         print(f"{name} once more: {error}", flush=True)
                         figures = measured(load, url, weights, shape, place + 500)
                     found[name][concurrent].append(figures)

@@ -215,9 +215,8 @@ def main() -> None:
     default = [64, 128, 256, 2048]
     what.add_parser("leave").add_argument("--batches", type=int, nargs="+", default=default)
     options = parser.parse_args()
-    signal.signal(
-        signal.SIGTERM, lambda *_: sys.exit("ended")
-    )  # so that servers end as well
+    # so that servers end as well
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))
     load = os.getloadavg()[0]
     print(f"{platform.platform()}, {os.cpu_count()} cores, load {load:.1f}, {date.today()}")
     if options.what == "speed":

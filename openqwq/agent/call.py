@@ -126,9 +126,8 @@ async def _run(
     progress = Progress(tell)
     with reporting(progress):
         task = asyncio.ensure_future(tool.call(arguments))
-    task.add_done_callback(
-        lambda late: late.cancelled() or late.exception()
-    )  # nobody may listen
+    # nobody may listen
+    task.add_done_callback(lambda late: late.cancelled() or late.exception())
     done: set[asyncio.Future[str]] = set()
     try:
         while not done:

@@ -148,9 +148,8 @@ class PythonEnvironment:
     async def reset(self, task: Task, seed: int) -> PythonEpisode:
         """See `Environment.reset`."""
         session = PythonSession(self._sandbox, self._limits)
-        limits = CallLimits(
-            seconds=self._limits.wall_seconds + 30.0
-        )  # the sandbox has its own
+        # the sandbox has its own
+        limits = CallLimits(seconds=self._limits.wall_seconds + 30.0)
         return PythonEpisode(
             by_name([session.tool()]),
             lambda answer: self._verifier.score(task, answer),

@@ -93,11 +93,8 @@ class Folder:
     def _inside(self, path: str) -> Path:
         try:
             found = (self.root / path).resolve(strict=True)
-        except (
-            OSError,
-            RuntimeError,
-            ValueError,
-        ) as error:  # RuntimeError: links in a circle
+        except (OSError, RuntimeError, ValueError) as error:
+            # RuntimeError: links in a circle
             raise OpenQwQError(
                 f"there is no {path!r}: list_folder shows what there is"
             ) from error

@@ -195,9 +195,8 @@ class McpServer:
                             starting.reschedule(None)
                             ready.set_result(client)
                             await stop.wait()
-            except (
-                Exception
-            ) as error:  # transports raise groups of whatever their libraries do
+            except Exception as error:
+                # transports raise groups of whatever their libraries do
                 log.seek(0)
                 said = (log.read().strip() or _innermost(error)).splitlines()[-1][:500]
                 if not ready.done():

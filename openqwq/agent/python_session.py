@@ -44,9 +44,8 @@ class PythonSession:
             result = CaseResult("error")
             try:
                 result = await self._run(arguments["code"])
-            except (
-                Exception
-            ) as error:  # whatever a sandbox raises is its failure, not the model's
+            except Exception as error:
+                # whatever a sandbox raises is its failure, not the model's
                 result = CaseResult("error", error=said(error))
             finally:  # also when the call is given up
                 note = "(a new session: earlier variables are lost)\n" if self._lost else ""

@@ -56,9 +56,8 @@ class ChatHarness(Harness[HarnessConfig]):  # type: ignore[misc]  # the package 
                     body["tools"] = tools
                 answer = await client.post("/chat/completions", json=body)
                 if answer.status_code != 200:
-                    return ProgramResult(
-                        1, "", answer.text
-                    )  # by a stop, or a lost endpoint
+                    # by a stop, or a lost endpoint
+                    return ProgramResult(1, "", answer.text)
                 reply = answer.json()["choices"][0]["message"]
                 messages.append(reply)
                 calls = reply.get("tool_calls") or []

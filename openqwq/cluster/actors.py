@@ -95,9 +95,8 @@ class LearnerRank:
         """Meet the other ranks and shard `policy`, to train it as `stage` says."""
         torch.set_num_threads(threads)
         device = reserved_device().type
-        backend = (
-            "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
-        )  # offloaded shards are CPU's
+        # offloaded shards live on the CPU
+        backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
         dist.init_process_group(backend, address, rank=self.rank, world_size=self.world)
         mesh = init_device_mesh(device, (self.world,))
         model, adapter = policy.load()

@@ -57,9 +57,8 @@ class RemoteSampler:
     )
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
     _turn: int = 0
-    _lock: threading.RLock = field(
-        default_factory=threading.RLock
-    )  # over actors and weights
+    # held while actors or weights change
+    _lock: threading.RLock = field(default_factory=threading.RLock)
 
     def __post_init__(self) -> None:
         self.actors = [self.create(index) for index in range(self.count)]

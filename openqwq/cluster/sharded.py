@@ -112,9 +112,8 @@ class ShardedLearner(Learner):
                 parameter.data = parameter.data.to(mesh.device_type)
         super().__init__(model, config, steps, adapter, temperature)
         self.mesh = mesh
-        self.device = torch.device(
-            mesh.device_type
-        )  # of the products, where weights are offloaded
+        # where products are computed: weights may be offloaded
+        self.device = torch.device(mesh.device_type)
 
     def train_step(
         self, batches: Sequence[MicroBatch], objective: Objective

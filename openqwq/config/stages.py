@@ -65,9 +65,8 @@ class RewardConfig:
 
     use: str
     weight: float = 1.0  # 0: only logged
-    partial_credit: float = (
-        0.0  # share of the value replaced by the fraction of rules that hold
-    )
+    # share of the value replaced by the fraction of rules that hold
+    partial_credit: float = 0.0
     thinking: ThinkingConfig | None = None
     clip: float = 5.0  # rewards of a reward model are clamped to ±clip
 
@@ -85,9 +84,8 @@ class EvaluateConfig:
     temperature: float | None = None
     max_tokens: int | None = None
     seed: int | None = None
-    best: str | None = (
-        None  # the table whose accuracy names the best checkpoint; none: the mean
-    )
+    # the table whose accuracy names the best checkpoint; none: the mean
+    best: str | None = None
 
 
 @dataclass(frozen=True)
@@ -152,12 +150,10 @@ class RlStage(StageBase):
     token_mask: bool = False  # drop tokens whose ratio is outside [0.5, 5]
     sequence_mask: bool = False  # drop sequences whose mean ratio is outside [0.99, 1.01]
     divide_by_batch_std: bool = False
-    over_sampling: float = (
-        0.0  # share of more prompts, so as not to wait for the longest replies
-    )
-    unfinished: Literal["continue", "drop"] = (
-        "continue"  # what over_sampling leaves unfinished
-    )
+    # share of more prompts, so as not to wait for the longest replies
+    over_sampling: float = 0.0
+    # what over_sampling leaves unfinished
+    unfinished: Literal["continue", "drop"] = "continue"
     max_refills: int = 1  # rounds of new prompts for groups that say nothing
     retire_pass_rate: float = 0.9
     overlong_buffer: int = 0  # tokens before max_tokens over which a penalty grows; 0: none
@@ -173,9 +169,8 @@ class PairsConfig:
     prompts: int = 320  # to train on
     held_out: int = 40  # prompts
     answers: int = 6  # for each prompt
-    per_prompt: int = (
-        2  # pairs at most: the best answer against the worst, and so on inwards
-    )
+    # pairs at most: the best answer against the worst, and so on inwards
+    per_prompt: int = 2
     max_tokens: int = 1024
 
 

@@ -45,12 +45,10 @@ class DataConfig:
 
     rows: str = ""
     source: str = ""
-    options: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # of the source or the environment
-    environment: str = (
-        ""  # by name, `file.py:Class`, `verifiers:ENV_ID`; "none": without it
-    )
+    # options of the source or the environment
+    options: Mapping[str, Any] = field(default_factory=dict)
+    # by name, `file.py:Class`, `verifiers:ENV_ID`; "none": without it
+    environment: str = ""
     messages: str = ""  # template of the whole conversation
     prompt: str = ""
     system: str = ""
@@ -146,17 +144,15 @@ class Config:
     """Everything a run depends on."""
 
     seed: int = 0
-    model: str = (
-        ""  # directory, GGUF file or hub id (id@revision); none: fresh weights of `shape`
-    )
+    # directory, GGUF file or hub id (id@revision); none: fresh weights of `shape`
+    model: str = ""
     # How a model that has no think tokens writes its thinking: tags as text, or two new tokens.
     thinking: Literal["text", "tokens"] = "text"
     precision: Precision = "fp32"  # of products; auto: the faster one here
     threads: int = 0  # of PyTorch; 0: as many as cores
     device: Device = "cpu"  # of a run in one process
-    deterministic: bool = (
-        False  # RL's sampler and learner agree on log-probs to the last bit
-    )
+    # RL's sampler and learner agree on log-probs to the last bit
+    deterministic: bool = False
     recompute: bool = False  # keep only the layers' inputs for the backward pass
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ("tensorboard",)
     shape: ShapeConfig | None = None

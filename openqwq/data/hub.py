@@ -113,9 +113,8 @@ class DataLock:
 
     file: Path | None = None
     files: dict[str, LockedFile] = field(default_factory=dict)
-    _known: dict[str, Path] = field(
-        default_factory=dict
-    )  # found and hashed in this process
+    # found and hashed in this process
+    _known: dict[str, Path] = field(default_factory=dict)
 
     @classmethod
     def load(cls, file: Path) -> "DataLock":

@@ -46,9 +46,8 @@ class SlotCache:
         self.fresh = np.zeros(slots, dtype=bool)
         self.adapters = np.full(slots, NO_ADAPTER, dtype=np.int64)
         self.last_use = np.zeros(slots, dtype=np.int64)
-        self.before_moving: Callable[[], None] = lambda: (
-            None
-        )  # called before they lie elsewhere
+        # called before they lie elsewhere
+        self.before_moving: Callable[[], None] = lambda: None
         self._uses = 0
 
     def reserve(self, length: int) -> None:
@@ -221,9 +220,8 @@ class CacheAttention:
         """See `Attend`."""
         cache = self.cache
         cache.write(layer, self.token_slots, self.position_ids, keys, values)
-        past_keys = cache.keys[
-            layer, self.rows, :, : self.length
-        ]  # (rows, kv_heads, time, dim)
+        # (rows, kv_heads, time, dim)
+        past_keys = cache.keys[layer, self.rows, :, : self.length]
         past_values = cache.values[layer, self.rows, :, : self.length]
 
         heads, head_dim = queries.shape[1:]
@@ -231,17 +229,15 @@ class CacheAttention:
         share = heads // kv_heads
         grouped = queries.view(-1, kv_heads, share, head_dim)
         rows = grouped[self.padded_index]  # (rows, longest, kv_heads, share, head_dim)
-        folded = rows.transpose(1, 2).flatten(
-            2, 3
-        )  # (rows, kv_heads, longest * share, head_dim)
+        # (rows, kv_heads, longest * share, head_dim)
+        folded = rows.transpose(1, 2).flatten(2, 3)
         bias = self.bias.repeat_interleave(share, dim=2)  # (rows, 1, longest * share, time)
 
         mixed = self.attention(folded, past_keys, past_values, bias)
 
         unfolded = mixed.reshape(len(mixed), kv_heads, -1, share, head_dim)
-        padded = unfolded.transpose(1, 2).flatten(
-            0, 1
-        )  # (rows * longest, kv_heads, share, dim)
+        # (rows * longest, kv_heads, share, dim)
+        padded = unfolded.transpose(1, 2).flatten(0, 1)
         return padded[self.flat_index].flatten(1, 2)
 
 
@@ -277,9 +273,8 @@ class DecodeAttention:
         cache = self.cache
         cache.write(layer, self.slots, self.position_ids, keys, values)
         rows, kv_heads, head_dim = keys.shape
-        past_keys = cache.keys[
-            layer, :rows, :, : self.length
-        ]  # (rows, kv_heads, time, head_dim)
+        # (rows, kv_heads, time, head_dim)
+        past_keys = cache.keys[layer, :rows, :, : self.length]
         past_values = cache.values[layer, :rows, :, : self.length]
         grouped = queries.view(rows, kv_heads, -1, head_dim)
         mixed = self.attention(grouped, past_keys, past_values, self.bias)

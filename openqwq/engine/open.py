@@ -33,9 +33,8 @@ from openqwq.text.tokenizer import Tokenizer
 from openqwq.types import Device, Generate, OpenQwQError, Precision, Products
 
 EngineName = Literal["auto", "torch", "llamacpp", "remote"]
-STEP_SECONDS = (
-    1.0  # of a step that reads prompts: what a client that left keeps others waiting
-)
+# of a step that reads prompts: what a client that left keeps others waiting
+STEP_SECONDS = 1.0
 CACHE_SHARE = 0.25  # of the free memory, for llama.cpp's cache beyond one full context
 
 

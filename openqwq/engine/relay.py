@@ -181,9 +181,8 @@ class Relay:
 
     async def _request(self, sequences: Ids[Sequence]) -> AsyncGenerator[None]:
         """One request, which ends early once no member wants more of it."""
-        if _force(
-            sequences[0]
-        ):  # a single one, whose thinking ends before anything is drawn
+        if _force(sequences[0]):
+            # a single one, whose thinking ends before anything is drawn
             yield
         active = {i for i, s in enumerate(sequences) if s.finish_reason is None}
         if not active:

@@ -269,9 +269,8 @@ def _chat_reply(url: str, data: bytes) -> RemoteReply:
     if not reasoning and "</think>" in content:
         before, _, content = content.partition("</think>")
         reasoning = before.strip().removeprefix("<think>").strip()
-    elif not reasoning and content.lstrip().startswith(
-        "<think>"
-    ):  # cut off in its thinking
+    elif not reasoning and content.lstrip().startswith("<think>"):
+        # cut off in its thinking
         reasoning = content.lstrip().removeprefix("<think>").strip()
         content = ""
     message = Message(role="assistant", content=content.lstrip("\n"))

@@ -97,9 +97,8 @@ class Sequence:
     alternatives: dict[int, tuple[tuple[int, float], ...]] = field(default_factory=dict)
     forced: list[int] = field(default_factory=list)
     finish_reason: FinishReason | None = None
-    ending: tuple[int, FinishReason] | None = (
-        None  # index of the last token, why it is the last
-    )
+    # index of the last token, why it is the last
+    ending: tuple[int, FinishReason] | None = None
     failure: Exception | None = None
     phase_start: int = 0  # index of the answer's first token, once there is one
     thinking_loops: bool = False

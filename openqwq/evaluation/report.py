@@ -31,10 +31,8 @@ from openqwq.evaluation.words import LANGUAGES, Words, read_words
 from openqwq.types import OpenQwQError
 
 NOTHING = math.nan, math.nan
-SECONDS = {
-    "rollout": "correct",
-    "learn": "wrong",
-}  # parts of an RL step, with their colours
+# parts of an RL step, with their colours
+SECONDS = {"rollout": "correct", "learn": "wrong"}
 IN_RL_STEPS = "in RL steps: "
 EVALUATE = "evaluate "  # begins the name of a timed evaluation
 CONTROL_PICTURES = {i: 0x2400 + i for i in range(32) if chr(i) not in "\n\t"} | {

@@ -36,9 +36,8 @@ class Record:
     detail: str = ""
     parts: Mapping[str, float] = field(default_factory=dict)
     prediction: str | None = None
-    generated: bool = (
-        False  # False: no reply could be had, so there is nothing to judge again
-    )
+    # False: no reply could be had, so there is nothing to judge again
+    generated: bool = False
 
     @property
     def key(self) -> tuple[str, int]:

@@ -8,13 +8,8 @@ from typing import Any
 from openqwq.evaluation.plots import KIND_ROLES, Chart, Plotter
 
 Records = Sequence[Mapping[str, Any]]
-STATUSES = (
-    "correct",
-    "wrong",
-    "truncated",
-    "timeout",
-    "error",
-)  # each has a colour of its own
+# each has a colour of its own
+STATUSES = ("correct", "wrong", "truncated", "timeout", "error")
 GROUPS = {"trained on": "correct", "no variance": "truncated"}
 
 
@@ -26,9 +21,8 @@ def rl_charts(
     `prefix` goes before the names of the files.
     """
     drawing = _Drawing(plotter, prefix)
-    judged = [
-        record for record in records if record["status"]
-    ]  # elsewhere means are of nothing
+    # steps without a judged sample have no means
+    judged = [record for record in records if record["status"]]
     return [
         *drawing.line("reward", "Reward", "mean reward", judged, "reward", top=1.02),
         *drawing.parts(

@@ -24,9 +24,8 @@ class RunData:
     log: list[dict[str, Any]]
     unreadable: int  # log lines that a kill cut short
     outcomes: dict[str, list[Outcome]]  # by checkpoint
-    reward_models: Mapping[
-        str, Mapping[str, Any]
-    ]  # by stage: held-out pairs, and training log
+    # by stage: held-out pairs, and training log
+    reward_models: Mapping[str, Mapping[str, Any]]
 
     @property
     def checkpoints(self) -> tuple[str, ...]:

@@ -51,13 +51,11 @@ class RaggedAttention:
         count = len(own)
         in_prefix = (~beyond)[:, None].expand(-1, count, -1)
         causal = (own <= own[:, None]).expand(len(owner), -1, -1)
-        visible = torch.cat(
-            [in_prefix, causal], dim=2
-        )  # (sequences, longest, prefix + longest)
+        # (sequences, longest, prefix + longest)
+        visible = torch.cat([in_prefix, causal], dim=2)
 
-        if (
-            invariant
-        ):  # every key must stand at its position: what pads a prefix goes to the end
+        if invariant:
+            # every key must stand at its position: what pads a prefix goes to the end
             is_padding = F.pad(beyond.long(), (0, count))
             order = is_padding.argsort(dim=1, stable=True)  # (sequences, prefix + longest)
             visible = visible.take_along_dim(order[:, None], dim=2)

@@ -84,9 +84,8 @@ def load(path: Path | str, dtype: torch.dtype | None = torch.float32) -> Qwen2:
         return reordered(name, tensor, config, config.head_dim // 2)
 
     try:
-        with ThreadPoolExecutor(
-            torch.get_num_threads()
-        ) as pool:  # numpy lets go of the GIL
+        # numpy lets go of the GIL
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
             return fill(model, dict(zip(shapes, pool.map(tensor_of, shapes), strict=True)))
     except OSError as error:
         raise OpenQwQError(f"cannot read {file.path} ({error}): copy it again") from error

@@ -31,9 +31,8 @@ INPUTS = 1024  # of a product: oneDNN may divide the sum over more among its thr
 PAIRS = 8  # (sequence, key-value head) pairs in a tile of attention
 QUERIES = 16  # in a tile of attention
 KEYS = 64  # in a tile of attention
-ELEMENTS = (
-    2**14
-)  # of an element-wise call: whole vectors, and too few to be split among threads
+# of an element-wise call: whole vectors, and too few to be split among threads
+ELEMENTS = 2**14
 VECTOR = 64  # elements; a multiple of every vector's length
 
 
@@ -154,9 +153,8 @@ def attention(
     scaled = queries * head_dim**-0.5
     folded = scaled.reshape(pairs, share * count, head_dim)
     for_each_key_head = bias.expand(-1, kv_heads, count, -1)
-    bias = for_each_key_head.repeat(1, 1, share, 1).flatten(
-        0, 1
-    )  # (pairs, share * count, time)
+    # (pairs, share * count, time)
+    bias = for_each_key_head.repeat(1, 1, share, 1).flatten(0, 1)
 
     folded = _fill(folded, 0, PAIRS)
     folded = _fill(folded, 1, QUERIES)

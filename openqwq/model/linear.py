@@ -50,9 +50,8 @@ class Linear(nn.Linear):
 
     invariant = False  # see `Qwen2.make_invariant`
     product_dtype: torch.dtype | None = None
-    adapter: LowRank | None = (
-        None  # its parameters are not the model's: a checkpoint has none
-    )
+    # its parameters are not the model's: a checkpoint has none
+    adapter: LowRank | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """(tokens, in_features) to (tokens, out_features)."""

@@ -97,9 +97,8 @@ def _measured(config: ModelConfig, rows: int) -> Products:
     faster: Products = "bf16"
     if seconds["fp32"] < WORTH_CHANGING * seconds["bf16"]:
         faster = "fp32"
-    with suppress(
-        OpenQwQError
-    ):  # where the home cannot be written, it is measured each time
+    # where the home cannot be written, it is measured each time
+    with suppress(OpenQwQError):
         write_atomically(path, json.dumps({**known, key: faster}, indent=2).encode())
     return faster
 

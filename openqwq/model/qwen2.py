@@ -84,12 +84,9 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, attend: Attend) -> Tensor:
         """Mix `x` (tokens, hidden) over the tokens that `attend` lets each one see."""
-        queries = self.q_proj(x).unflatten(
-            -1, (-1, self.head_dim)
-        )  # (tokens, heads, head_dim)
-        keys = self.k_proj(x).unflatten(
-            -1, (-1, self.head_dim)
-        )  # (tokens, kv_heads, head_dim)
+        # Queries become (tokens, heads, head_dim), keys and values (tokens, kv_heads, head_dim).
+        queries = self.q_proj(x).unflatten(-1, (-1, self.head_dim))
+        keys = self.k_proj(x).unflatten(-1, (-1, self.head_dim))
         values = self.v_proj(x).unflatten(-1, (-1, self.head_dim))
         queries = rotate(self.q_norm(queries), cos, sin)
         keys = rotate(self.k_norm(keys), cos, sin)
@@ -198,9 +195,8 @@ class Qwen2(nn.Module):
     """A causal language model; `forward` gives hidden states, `logits` the last projection."""
 
     invariant = False
-    recompute = (
-        False  # of a layer's activations in the backward pass: only its input is kept
-    )
+    # keep only each layer's input, and compute its activations again in the backward pass
+    recompute = False
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

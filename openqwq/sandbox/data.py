@@ -23,10 +23,9 @@ from typing import Any
 ITERATOR_ITEMS = 10_000  # an iterator crosses as its first items
 HEX_DIGITS = 2**16  # of an integer; to make a decimal of more takes seconds
 SAME_HASH = 100  # more keys of one hash than this are an attack on the reader's tables
-HASHING = (
-    2**20
-)  # parts hashed, beyond the data's own size: nested tuples are hashed as often as
-# they are shared, which may be exponential
+# Parts hashed, beyond the data's own size: nested tuples are hashed as often as they are shared,
+# which may be exponential.
+HASHING = 2**20
 GREATEST_COST = 2**60
 SEQUENCES = {
     list: "list",
@@ -38,12 +37,8 @@ SEQUENCES = {
 MAPPINGS = {Counter: "Counter", OrderedDict: "OrderedDict", defaultdict: "defaultdict"}
 SHELLS = {"list": list, "set": set, "dict": dict, "deque": deque, "iterator": list}
 SHELLS |= {"Counter": Counter, "OrderedDict": OrderedDict, "defaultdict": defaultdict}
-TEXTS = {
-    "decimal.Decimal",
-    "datetime.datetime",
-    "datetime.date",
-    "datetime.time",
-}  # cross as text
+# cross as text
+TEXTS = {"decimal.Decimal", "datetime.datetime", "datetime.date", "datetime.time"}
 TYPES: dict[str, type] = {
     kind.__name__: kind for kind in (bool, int, float, str, bytes, list, tuple, set, dict)
 }
@@ -238,9 +233,8 @@ class Reader:
         """Return a scalar or an immutable item whole, any other one empty."""
         if tag in SCALARS:
             return self.make_scalar(index, tag, parts)
-        if (
-            tag == "namedtuple"
-        ):  # as plain data; the other side of a script makes it what it was
+        if tag == "namedtuple":
+            # as plain data; the other side of a script makes it what it was
             tag, parts = "tuple", parts[2:]
         if tag == "tuple":
             items = [self.get(part) for part in parts]

@@ -25,13 +25,8 @@ REMEDIES: Mapping[str, str] = {
     "descriptors": "a process started without inherited files",
     "environment": "a process started with a clean environment",
 }
-VARIABLES = {
-    "PYTHONHASHSEED",
-    "LANG",
-    "LC_CTYPE",
-    "HOME",
-    *THREADS,
-}  # that programs may see
+# that programs may see
+VARIABLES = {"PYTHONHASHSEED", "LANG", "LC_CTYPE", "HOME", *THREADS}
 LEVELS: Mapping[str, frozenset[str]] = {
     "full": frozenset(REMEDIES),
     "no-landlock": frozenset(REMEDIES) - {"landlock"},

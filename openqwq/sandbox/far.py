@@ -246,9 +246,8 @@ class Tests(Side):
                 break
         else:
             return RuntimeError(f"{names[0]}: {text}")
-        if (
-            issubclass(kind, StopIteration) and self.last != "next"
-        ):  # it would end a loop early
+        if issubclass(kind, StopIteration) and self.last != "next":
+            # it would end a loop early
             return RuntimeError(f"{names[0]}: {text}")
         made = kind.__new__(kind)
         made.args = tuple(arguments)

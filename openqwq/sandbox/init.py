@@ -46,9 +46,8 @@ class Zygote:
             pid = linux.fork(linux.NEWPID)
             if pid == 0:
                 linux.system_call(linux.PRCTL, linux.PDEATHSIG, KILL, 0, 0, 0)
-                os.dup2(
-                    null, 2
-                )  # compiling a program may print its text: never on the host's
+                # compiling a program may print its text: never on the host's
+                os.dup2(null, 2)
                 with suppress(ConnectionError, EOFError):  # the supervisor was killed
                     Init(self, *files).serve()
                 os._exit(0)
@@ -162,9 +161,8 @@ class Init:
                 status = run_tests(request.entry_point or "")
             else:
                 status = program.session()
-        except (
-            BaseException
-        ) as error:  # hostile code ran in here: it must not reach our stack
+        except BaseException as error:
+            # hostile code ran in here: it must not reach our stack
             os.write(2, f"{type(error).__name__}: {error}\n".encode())
         finally:
             os._exit(status)

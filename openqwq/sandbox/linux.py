@@ -151,9 +151,8 @@ def build_root(paths: Mapping[str, str]) -> None:
         else:
             sources[place] = os.open(source, os.O_PATH)
     mount("none", "/", None, REC | PRIVATE)
-    mount(
-        "tmpfs", "/tmp", b"tmpfs", NOSUID | NODEV, "mode=755,size=1m"
-    )  # hides what was there
+    # hides what was there
+    mount("tmpfs", "/tmp", b"tmpfs", NOSUID | NODEV, "mode=755,size=1m")
     os.makedirs("/tmp/tmp")
     for place, file in sources.items():
         if os.path.isdir(f"/proc/self/fd/{file}"):

@@ -166,9 +166,8 @@ def guarded(body: Callable[[], Any]) -> Report:
         if isinstance(stop.code, str):
             print(stop.code, file=sys.stderr)
         return {"status": "runtime_error", "error": f"exit status {stop.code}"[:2000]}
-    except (
-        BaseException
-    ) as error:  # the program is hostile: whatever it raises is its result
+    except BaseException as error:
+        # the program is hostile: whatever it raises is its result
         trace = error.__traceback__
         while trace and trace.tb_frame.f_code.co_filename != FILE:
             trace = trace.tb_next

@@ -40,9 +40,8 @@ def plain_attributes() -> set[str]:
         deque,
         Counter,
     ]
-    kinds.append(
-        import_module("decimal").Decimal
-    )  # only here: most processes need none of these
+    # imported only here: most processes need none of these
+    kinds.append(import_module("decimal").Decimal)
     kinds += [import_module("datetime").datetime, import_module("datetime").timedelta]
     return {name for kind in kinds for name in dir(kind)}
 
@@ -55,9 +54,8 @@ class ScriptNames:
     needed: set[str] = field(default_factory=set)  # neither the script's own nor builtin
     called: set[str] = field(default_factory=set)
     as_classes: set[str] = field(default_factory=set)
-    modules: dict[str, list[str]] = field(
-        default_factory=dict
-    )  # absent, with the names imported
+    # absent, with the names imported
+    modules: dict[str, list[str]] = field(default_factory=dict)
     patched: set[str] = field(default_factory=set)
 
     @classmethod
@@ -79,9 +77,8 @@ class ScriptNames:
                     attribute not in plain_attributes()
                 ):
                     found.as_classes |= variables.get(ast.unparse(value), set())
-                case ast.Expr(
-                    value=ast.Call(func=ast.Attribute(value=value))
-                ):  # for its effect
+                # a call made for its effect
+                case ast.Expr(value=ast.Call(func=ast.Attribute(value=value))):
                     made = variables.get(ast.unparse(value), set())
                     found.as_classes |= {name for name in made if name[0].isupper()}
         found.as_classes &= found.needed

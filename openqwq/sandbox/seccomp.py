@@ -46,9 +46,8 @@ TERMINAL_QUERIES = (0x5401, 0x541B, 0x5421, 0x5450, 0x5451)  # none that puts in
 UNIX_SOCKETS = 1  # for asyncio
 DESCRIPTOR_COMMANDS = (0, 1, 2, 3, 4, 1030)  # no signals, leases, or size of a pipe
 LOCK_COMMANDS = (6, 7)  # F_SETLK, F_SETLKW
-PR_GET_NAME = (
-    16  # its own name stays: the kernel's log shows that of a process that crashes
-)
+# its own name stays: the kernel's log shows that of a process that crashes
+PR_GET_NAME = 16
 NEW_THREAD = 0x10000
 NEW_NAMESPACES = (
     linux.NEWNS

@@ -206,9 +206,8 @@ class SandboxServer:
 
     def _refusal(self, scope: Scope) -> Answer | None:
         headers = Headers(scope=scope)
-        if (
-            "origin" in headers
-        ):  # a browser sends it: a page could use what listens on loopback
+        if "origin" in headers:
+            # a browser sends it: a page could use what listens on loopback
             return Answer({"error": "requests of web pages are refused"}, 403)
         if not self.api_key or scope["path"] == "/health":
             return None

@@ -165,9 +165,8 @@ class Supervisor:
         while not reason:
             remaining = deadline - time.monotonic()
             if remaining <= 0 and outlets.silent() and time.monotonic() < confined_by:
-                deadline = (
-                    time.monotonic() + wall
-                )  # a busy machine: the program has not begun
+                # a busy machine: the program has not begun
+                deadline = time.monotonic() + wall
                 continue
             if remaining <= 0:
                 return "timeout"
@@ -189,9 +188,8 @@ class Supervisor:
 
     def session(self, limits: Limits) -> None:
         """Serve one interpreter's calls; between calls everything in it is stopped."""
-        lasting = replace(
-            limits, cpu_seconds=10**9
-        )  # a call's CPU is bounded by its wall time
+        # a call's CPU is bounded by its wall time
+        lasting = replace(limits, cpu_seconds=10**9)
         self.begin(RunRequest("", limits=lasting))
         outlets = Outlets(limits)
         stdin = self.fresh("", limits)

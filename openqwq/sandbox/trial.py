@@ -124,9 +124,8 @@ def execute(script: ScriptNames, tests: Tests) -> None:
             raise
         return
     own = script.top_level_calls()
-    case = getattr(
-        sys.modules.get("unittest"), "TestCase", Far
-    )  # there if the script imports it
+    # unittest is there only if the script imports it
+    case = getattr(sys.modules.get("unittest"), "TestCase", Far)
     for name, found in list(names.items()):
         if (
             name in own

@@ -29,9 +29,8 @@ def main(
     """
     channel = socket.socket(fileno=descriptor)
     occupy()
-    signal.signal(
-        signal.SIGINT, signal.SIG_DFL
-    )  # pid 1 is immune to signals it does not handle
+    # pid 1 is immune to signals it does not handle
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     last_pid = open_last_pid()
     sys.path[:] = filter(os.path.isdir, sys.path)
     readable = library_directories()
@@ -63,9 +62,8 @@ def main(
         os._exit(0)
     zygotes_end.close()
 
-    with suppress(
-        OSError
-    ):  # a program that writes goes on; else it would wait for us each time
+    # a program that writes goes on; else it would wait for us each time
+    with suppress(OSError):
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
     supervisor = Supervisor(channel, layers, readable, zygote)
     program.send(descriptor, {})
@@ -117,9 +115,8 @@ def enter(paths: dict[str, str]) -> None:
         linux.build_root(paths)
     else:
         linux.build_root(paths)
-        linux.checked(
-            "setgroups", 0, None
-        )  # named in the error where root is one of a container
+        # named in the error where root is one of a container
+        linux.checked("setgroups", 0, None)
         linux.checked("setresgid", linux.NOBODY, linux.NOBODY, linux.NOBODY)
         linux.checked("setresuid", linux.NOBODY, linux.NOBODY, linux.NOBODY)
         linux.checked("prctl", linux.DUMPABLE, 1, 0, 0, 0)  # else uid_map belongs to root

@@ -24,9 +24,8 @@ def chat_body(body: Mapping[str, Any]) -> Json:
     chat |= {name: body[name] for name in _SAME if name in body}
     if "max_tokens" in body:
         chat["max_tokens"] = body["max_tokens"]
-        has_room = (
-            body["max_tokens"] > LEAST_ANSWER
-        )  # Claude Code asks for one token to see
+        # Claude Code asks for one token to see
+        has_room = body["max_tokens"] > LEAST_ANSWER
         chat["thinking_budget"] = MOST if has_room else 0
     thinking = body.get("thinking") or {}
     if thinking.get("type") == "disabled":

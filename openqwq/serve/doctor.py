@@ -72,10 +72,8 @@ def engines() -> Iterator[Row]:
 
         from openqwq.model.device import chosen_device
         from openqwq.model.precision import has_bf16
-    except (
-        ImportError,
-        OSError,
-    ) as error:  # OSError: a library that the loader does not find
+    except (ImportError, OSError) as error:
+        # OSError: a library that the loader does not find
         yield "PyTorch", f"cannot be loaded: {error}"
         return
     device = chosen_device("auto")

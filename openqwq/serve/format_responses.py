@@ -34,9 +34,8 @@ class ResponsesFormat:
         self._suffix = reply_id.partition("_")[2]
         self._number = 0  # of the next event
         self._open_place: int | None = None  # of the item that still grows
-        self._step_places: dict[
-            str, int
-        ] = {}  # of the server's own calls, by the step's id
+        # of the server's own calls, by the step's id
+        self._step_places: dict[str, int] = {}
         self.finishes: list[Finish] = []
         self._output: list[Json] = []
         self._functions = functions(body)

@@ -17,9 +17,8 @@ async def serve_tools(options: Any) -> None:
     async with AsyncExitStack() as stack:
         tools = [*(await stack.enter_async_context(toolbox(names))).values()]
         if options.model:
-            from openqwq.serve.terminal import (
-                opened,
-            )  # and torch: most clients wait for neither
+            # it imports torch, which most clients need not wait for
+            from openqwq.serve.terminal import opened
 
             model = opened(options, slots=4)
             stack.callback(model.close)

@@ -23,11 +23,8 @@ ANTHROPIC = "/v1/messages"  # and what is below it
 BODY_BYTES = 16 * 2**20
 BODY_SECONDS = 60.0
 HISTORIES = ("messages", "input")  # fields of requests
-VALUES = (
-    "arguments",
-    "input",
-    "output",
-)  # fields inside a history whose nulls mean something
+# fields inside a history whose nulls mean something
+VALUES = ("arguments", "input", "output")
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 _ANTHROPIC_TYPES = {404: "not_found_error", 413: "request_too_large"}

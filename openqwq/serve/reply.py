@@ -17,11 +17,8 @@ from openqwq.text.stream import ReplyParser, starts_in_thinking
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.types import FinishReason, SamplingParams, Steering, TokenEvent, ToolCall
 
-TEXT = {
-    "reasoning",
-    "content",
-    "call_arguments",
-}  # pieces that more of their kind only lengthen
+# pieces that more of their kind only lengthen
+TEXT = {"reasoning", "content", "call_arguments"}
 UNSCORED = math.inf  # the log-prob of a text's first token, which nothing precedes
 LEAST_LOG_PROB = -9999.0  # OpenAI's stand-in for minus infinity, which JSON cannot hold
 

@@ -6,9 +6,8 @@ from typing import Any
 
 from openqwq.serve.protocol import ApiError
 
-CHARACTERS = (
-    100_000  # of a schema; compiling more would keep other requests waiting for seconds
-)
+# of a schema; compiling more would keep other requests waiting for seconds
+CHARACTERS = 100_000
 ROUNDS = 64  # of reasoning about references
 
 

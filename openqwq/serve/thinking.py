@@ -5,7 +5,8 @@ from typing import Any
 
 from openqwq.serve.protocol import ApiError
 
-MOST = 2**31  # tokens: as much as leaves room for the answer
+# Both in tokens. MOST is as much as leaves room for the answer.
+MOST = 2**31
 EFFORTS = {
     "none": 0,
     "minimal": 256,
@@ -14,12 +15,11 @@ EFFORTS = {
     "high": MOST,
     "xhigh": MOST,
     "max": MOST,
-}  # thinking tokens
+}
 _OURS = {"messages", "tools", "add_generation_prompt"}  # variables of every chat template
 LEAST_ANSWER = 8  # tokens to close the thinking and to say something
-ANSWER_TOKENS = (
-    1024  # kept for the answer next to a thinking budget, or a quarter of a small limit
-)
+# kept for the answer next to a thinking budget, or a quarter of a small limit
+ANSWER_TOKENS = 1024
 
 
 def thinking_budget(body: Mapping[str, Any], max_tokens: int) -> int | None:

@@ -16,9 +16,8 @@ from openqwq.types import Message, OpenQwQError, ToolCall
 Form = Literal["expression", "pair", "list", "operation"]
 FORMS: tuple[Form, ...] = ("expression", "pair", "list", "operation")
 SIGNS = {"add": "+", "subtract": "-", "multiply": "*", "divide": "/"}
-COINED_SHARE = (
-    0.6  # of the names and arguments: made of syllables, so that they must be copied
-)
+# of the names and arguments: made of syllables, so that they must be copied
+COINED_SHARE = 0.6
 SYLLABLES = tuple(f"{first}{then}" for first in "bcdfghjklmnpqrstvwxyz" for then in "aeiou")
 
 

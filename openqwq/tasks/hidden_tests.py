@@ -221,9 +221,8 @@ def _columns(value: Mapping[str, Any], entry_point: str | None, field: str) -> C
             field, f"it has {len(givens)} inputs and {len(wanteds)} outputs: pair them"
         )
     form: TestForm = "call" if entry_point else "stdin"
-    if form == "call" and all(
-        map(_is_list_of_one, wanteds)
-    ):  # as APPS keeps results of calls
+    if form == "call" and all(map(_is_list_of_one, wanteds)):
+        # as APPS keeps results of calls
         wanteds = [each[0] for each in wanteds]
     cases: list[TestCase] = []
     for given, wanted in zip(givens, wanteds, strict=True):

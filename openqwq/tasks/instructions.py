@@ -51,9 +51,8 @@ def instructions(min_words: int, max_words: int) -> Source:
         if form != "bullets":
             kinds.append("begin")
         chosen = rng.sample(kinds, rng.randint(1, 2))
-        chosen.sort(
-            key=lambda kind: kind != "twice"
-        )  # it changes the first word, so it goes first
+        # it changes the first word, so it goes first
+        chosen.sort(key=lambda kind: kind != "twice")
 
         wishes = [f"Write {count} words."]
         rules: list[Rule] = []

@@ -52,8 +52,7 @@ def build_source(name: str, options: Mapping[str, Any]) -> Source:
 
 
 def _gym(**options: Any) -> Source:
-    from openqwq.tasks.gym import (
-        gym,
-    )  # imports a hundred datasets: only where one is asked for
+    # imports a hundred datasets: only where one is asked for
+    from openqwq.tasks.gym import gym
 
     return gym(**options)

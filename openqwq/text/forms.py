@@ -22,9 +22,8 @@ OBJECT = re.compile(
     r"[^}]*\}(?:\s*\])?"
 )
 NAMED = re.compile(rf'{NAME}(?P<between>[^{{]*)\{{"probe_key": ?"{VALUE}"\}}')
-FIRST_MARKER = (
-    0xD800  # lone surrogates, which no decoded text holds, stand for marker tokens
-)
+# lone surrogates, which no decoded text holds, stand for marker tokens
+FIRST_MARKER = 0xD800
 
 
 @dataclass(frozen=True)
@@ -44,9 +43,8 @@ class CallForm:
     is_list: bool = False
     has_ids: bool = False  # each call carries an id, as Mistral's do
     one_a_turn: bool = False
-    in_text: bool = (
-        False  # the template shows no calls: prompts hold their tags as plain text
-    )
+    # the template shows no calls: prompts hold their tags as plain text
+    in_text: bool = False
 
 
 @dataclass(frozen=True)

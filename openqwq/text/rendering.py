@@ -20,9 +20,8 @@ from jinja2.ext import Extension
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-PROBE = (
-    "\uf8d7"  # a character of private use: it stands for a text whose place is looked for
-)
+# a character of private use: it stands for a text whose place is looked for
+PROBE = "\uf8d7"
 
 
 class TemplateRefusal(jinja2.TemplateError):
@@ -124,9 +123,8 @@ def _mark_constants(node: nodes.Node, mark: Callable[[str], str]) -> None:
             node.value = mark(text)
         case nodes.Compare() | nodes.Test():
             return
-        case nodes.Call(
-            node=nodes.Getattr() as value
-        ):  # value(...), such as content.split(...)
+        # value(...), such as content.split(...)
+        case nodes.Call(node=nodes.Getattr() as value):
             _mark_constants(value, mark)
         case nodes.Filter(node=nodes.Node() as value) | nodes.Getitem(node=value):
             _mark_constants(value, mark)

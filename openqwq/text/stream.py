@@ -29,9 +29,8 @@ class InlineThinking:
 
     def __init__(self, in_thinking: bool = False) -> None:
         self.in_thinking = in_thinking
-        self._blank = (
-            True  # nothing but white space since the reply or its last marker began
-        )
+        # nothing but white space since the reply or its last marker began
+        self._blank = True
         self._held = b""  # text that may turn out to be a tag
 
     def read(self, data: bytes) -> list[tuple[bool, bytes]]:
@@ -124,9 +123,8 @@ class ThinkTracker(InlineThinking):
                 self._held = b""
                 return []
         elif token_id == tokenizer.think_open_id and self._blank:
-            self.reasoning_tokens += (
-                self.in_thinking
-            )  # once more: a budget must not miss it
+            # once more: a budget must not miss it
+            self.reasoning_tokens += self.in_thinking
             self.in_thinking = True
             self._held = b""
             return []

@@ -70,9 +70,8 @@ def encode_reply(
             f"the chat template of {tokenizer.source} does not show what an assistant says: use an"
             " instruction-tuned checkpoint's"
         )
-    lead = shown[
-        header : shown.index(PROBE, header)
-    ]  # an empty thinking, where one is written
+    # an empty thinking, where one is written
+    lead = shown[header : shown.index(PROBE, header)]
 
     turn = Message(role="assistant", content=content)
     calls = reply.get("tool_calls") or []
@@ -143,9 +142,8 @@ def bridge(
     sampled_markers = _markers_of(tokenizer, reply_ids)
     if sampled_markers == shown_markers:
         return full[len(prompt) + len(turn) :]
-    if (
-        sampled_markers == shown_markers[:-1]
-    ):  # a reply that was cut off lacks its end of turn
+    if sampled_markers == shown_markers[:-1]:
+        # a reply that was cut off lacks its end of turn
         return full[len(prompt) + len(turn) - 1 :]
     return None
 

@@ -72,9 +72,8 @@ class Tokenizer:
         backend.no_truncation()
         backend.no_padding()
         self._backend = backend
-        self._plain = tokenizers.Tokenizer(
-            backend.model
-        )  # the same model without added tokens
+        # the same model without added tokens
+        self._plain = tokenizers.Tokenizer(backend.model)
         self._plain.normalizer = backend.normalizer
         self._plain.pre_tokenizer = backend.pre_tokenizer
         mixes: list[str] = []  # those that plain text can become

@@ -34,12 +34,10 @@ class Curriculum:
         self.tool_share = tool_share
         self.drawn = 0
         self.retired: set[str] = set()
-        self.restarts = (
-            0  # how often every prompt was retired, so that all were asked again
-        )
-        self._places: list[
-            tuple[str, int]
-        ] = []  # of each draw: its table, and which of its tasks
+        # how often every prompt was retired, so that all were asked again
+        self.restarts = 0
+        # of each draw: its table, and which of its tasks
+        self._places: list[tuple[str, int]] = []
         self._counts: Counter[str] = Counter()
 
     def next_tasks(self, count: int) -> list[Task]:

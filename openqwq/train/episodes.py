@@ -22,9 +22,8 @@ from openqwq.types import (
 )
 from openqwq.verify.completion_text import CompletionText
 
-SEED_STRIDE = (
-    1_000_003  # between the turns of an episode; the members of a group differ by one
-)
+# between the turns of an episode; the members of a group differ by one
+SEED_STRIDE = 1_000_003
 
 
 @dataclass

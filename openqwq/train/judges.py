@@ -80,9 +80,8 @@ class Bench:
     stack: AsyncExitStack
     math_workers: int = 2
     reward_seconds: float = 30.0  # that one call of a user's function may take
-    options: Mapping[str, Mapping[str, Any]] = field(
-        default_factory=dict
-    )  # of environments
+    # of environments, by name
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     verifiers: dict[str, Verifier] = field(default_factory=dict)
     environments: dict[str, Environment] = field(default_factory=dict)
     _sandbox: LocalSandbox | None = None

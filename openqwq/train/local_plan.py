@@ -39,9 +39,8 @@ def describe_local_plan(config: Config) -> str:
     tokenizer, context = run_tokenizer(config, prepared.tables)
     model = _model_config(config, tokenizer)
     memory = available_memory() + memory_in_use()
-    elsewhere = (
-        config.plan.memory_gib > 0
-    )  # on a card or machine whose speed nobody measured
+    # on a card or machine whose speed nobody measured
+    elsewhere = config.plan.memory_gib > 0
     if elsewhere:
         memory = round(config.plan.memory_gib * 2**30)
     length = config.engine.max_length or min(context, needed_length(prepared, tokenizer))

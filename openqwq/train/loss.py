@@ -17,9 +17,8 @@ from openqwq.types import OpenQwQError
 
 Bounds = tuple[float, float]
 Metrics = dict[str, Tensor]
-Product = Callable[
-    [Tensor, Tensor], Tensor
-]  # x (tokens, inputs), W (outputs, inputs) -> x Wᵀ
+# x (tokens, inputs), W (outputs, inputs) -> x Wᵀ
+Product = Callable[[Tensor, Tensor], Tensor]
 
 
 def log_ratio(log_probs: Tensor, base_log_probs: Tensor) -> Tensor:
@@ -29,9 +28,8 @@ def log_ratio(log_probs: Tensor, base_log_probs: Tensor) -> Tensor:
 
 def sequence_mean(values: Tensor, sequence_index: Tensor) -> Tensor:
     """Each token's value replaced by its sequence's mean; indices are 0, 1, … without gaps."""
-    means = torch.zeros_like(
-        values
-    )  # at most one slot a token: needs no host synchronisation
+    # at most one slot a token: needs no host synchronisation
+    means = torch.zeros_like(values)
     means = means.scatter_reduce(0, sequence_index, values, "mean", include_self=False)
     return means[sequence_index]
 
@@ -188,9 +186,8 @@ def _chunk_log_probs(
     hidden: Tensor, weight: Tensor, targets: Tensor, product: Product
 ) -> tuple[Tensor, Tensor]:
     distribution = product(hidden, weight).log_softmax(-1)
-    with (
-        torch.no_grad()
-    ):  # only a metric: its graph would hold another (tokens, vocab) tensor
+    # only a metric: its graph would hold another (tokens, vocab) tensor
+    with torch.no_grad():
         entropy = -(distribution.exp() * distribution).sum(-1)
     return distribution.gather(1, targets[:, None])[:, 0], entropy
 

@@ -85,9 +85,8 @@ class _Flat:
     token_ids: list[int] = field(default_factory=list)
     prefix_lengths: list[int] = field(default_factory=list)
     lengths: list[int] = field(default_factory=list)
-    starts: list[int] = field(
-        default_factory=list
-    )  # position of each sequence's first own token
+    # position of each sequence's first own token
+    starts: list[int] = field(default_factory=list)
     prefix_of: list[int] = field(default_factory=list)
     predictors: list[int] = field(default_factory=list)
     targets: list[int] = field(default_factory=list)
@@ -102,9 +101,8 @@ class _Flat:
 
     def add_sequence(self, trajectory: Trajectory, shared: int, prefix: int) -> None:
         """Lay down what a trajectory adds to the `shared` tokens of its `prefix` (-1: none)."""
-        before = (
-            len(self.token_ids) - shared - 1
-        )  # what predicts token i lies at before + i
+        # what predicts token i lies at before + i
+        before = len(self.token_ids) - shared - 1
         last = shared
         for i, sampled in enumerate(trajectory.sampled_mask):
             if not sampled:

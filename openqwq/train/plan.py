@@ -13,15 +13,12 @@ from openqwq.model.precision import DTYPES, product_rate
 from openqwq.model.qwen2 import ModelConfig
 from openqwq.types import OpenQwQError, Products
 
-HEAD_LOGITS = {
-    True: 2**25,
-    False: 2**27,
-}  # at most, of a chunk of a frozen and of a trained head
+# at most, of a chunk of a frozen and of a trained head
+HEAD_LOGITS = {True: 2**25, False: 2**27}
 LEAST_MICRO_BATCH = 256  # tokens; below that products are slow
 RESERVE = 0.1  # of the memory, left free
-OTHER_WORK = (
-    1.25  # a step's time over that of its products: attention, norms, softmax, Python
-)
+# a step's time over that of its products: attention, norms, softmax, Python
+OTHER_WORK = 1.25
 
 
 @dataclass(frozen=True)
@@ -44,9 +41,8 @@ class Work:
     rank: int = 0  # of an adapter on every linear layer; 0: all weights are trained
     recompute: bool = False
     reference: bool = False  # a frozen copy next to weights that are trained whole
-    packs: bool = (
-        False  # the engine copies a frozen base into its own layout, to decode faster
-    )
+    # the engine copies a frozen base into its own layout, to decode faster
+    packs: bool = False
 
     @property
     def learned_tokens(self) -> int:

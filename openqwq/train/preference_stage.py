@@ -18,9 +18,8 @@ from openqwq.train.run import Progress, Run
 from openqwq.types import OpenQwQError, Pair, SamplingParams, Task
 
 Sides = Mapping[str, Sequence[Pair]]  # `train` and `held_out`
-LEAST_PAIRS = (
-    4  # held out; of fewer, even a reward model that is always right may be a coin
-)
+# held out; of fewer, even a reward model that is always right may be a coin
+LEAST_PAIRS = 4
 
 
 def row_pairs(tables: Mapping[str, Table], weights: Mapping[str, float]) -> Sides:

@@ -21,9 +21,8 @@ from openqwq.train.rollouts import Prompt, RolloutRunner, trajectories
 from openqwq.train.run import Parts, Progress, Run
 from openqwq.types import OpenQwQError, SamplingParams, Task, Trajectory, WeightLink
 
-Step = Callable[
-    [bool], Awaitable[dict[str, Any]]
-]  # is it the first since the start -> its record
+# is it the first since the start -> its record
+Step = Callable[[bool], Awaitable[dict[str, Any]]]
 Evaluate = Callable[[int], Awaitable[dict[str, Any]]]  # steps done -> what to log of it
 Groups = Sequence[tuple[str, Sequence[Attempt]]]  # with their keys
 Result = TypeVar("Result")

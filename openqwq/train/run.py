@@ -47,9 +47,8 @@ class Resumable(Protocol):
 
 
 Parts = Mapping[str, Resumable]
-Progress = Callable[
-    [int, Mapping[str, Any]], None
-]  # steps done, and what to show of the last
+# steps done, and what to show of the last
+Progress = Callable[[int, Mapping[str, Any]], None]
 
 
 class InterruptedRun(Exception):  # noqa: N818 - no error: the user asked for it

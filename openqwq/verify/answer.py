@@ -12,9 +12,8 @@ _STATEMENT = re.compile(
     re.MULTILINE,
 )
 _ANSWER_TAG = re.compile(r"<answer>(.*?)(?:</answer>|\Z)", re.DOTALL)
-_CLOSING_INDENT = (
-    3  # further spaces than these before a closing fence: it stands inside the program
-)
+# further spaces than these before a closing fence: it stands inside the program
+_CLOSING_INDENT = 3
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,8 @@ from openqwq.verify import contest_program
 from openqwq.verify.answer import final_answer, last_program
 
 HOST = Path(contest_program.__file__).read_text(encoding="utf-8")
-TESTS_A_RUN = (
-    7  # they share one process; with six seconds each they fit the sandbox's minute
-)
+# they share one process; with six seconds each they fit the sandbox's minute
+TESTS_A_RUN = 7
 CHARACTERS_A_RUN = 2**22  # of input, and of expected output
 SPARE_SECONDS = 5.0
 LIMITS = Limits(memory_bytes=2**31, output_bytes=2**24)  # the grader has none

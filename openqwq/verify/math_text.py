@@ -23,9 +23,8 @@ COMMAND = re.compile(r"\\[A-Za-z]+\s*(?:\{[A-Za-z ]*\})?")
 WORD = re.compile(
     r"(?i)\b(?!(?:sin|cos|tan|cot|sec|csc|log|exp|sqrt|and)\b)[a-z]{3,}|\b(?:is|it)\b"
 )
-PRODUCT = re.compile(
-    r"(?<=[\d)])\s*\((?=-?\d+(?:\.\d+)?\))"
-)  # 2(3): not the mixed number 2 + 3
+# 2(3): not the mixed number 2 + 3
+PRODUCT = re.compile(r"(?<=[\d)])\s*\((?=-?\d+(?:\.\d+)?\))")
 
 _THIN = "\N{THIN SPACE}\N{NARROW NO-BREAK SPACE}\N{NO-BREAK SPACE}\N{SIX-PER-EM SPACE}"
 _GROUPED = re.compile(

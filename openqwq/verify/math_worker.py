@@ -196,9 +196,8 @@ def numeric_eq(a: Any, b: Any, places: int, precision: int) -> bool:
             return False
         pairs = zip(a.flat(), b.flat(), strict=True)
         return all(numeric_eq(x, y, places, precision) for x, y in pairs)
-    with suppress(
-        Exception
-    ):  # sympy raises anything; what it cannot evaluate is left to it
+    # sympy raises anything; what it cannot evaluate is left to it
+    with suppress(Exception):
         percent = a.has(UnevaluatedExpr) or b.has(UnevaluatedExpr)
         if a.is_number and b.is_number and not percent:
             x = a.doit().evalf(50)
@@ -249,9 +248,8 @@ def speed_up() -> None:
             return math_rule(parser)
 
     def refute_first(a: Any, b: Any) -> Any:
-        with suppress(
-            Exception
-        ):  # sympy raises anything; what it cannot evaluate, it simplifies
+        # sympy raises anything; what it cannot evaluate, it simplifies
+        with suppress(Exception):
             names = sorted((a - b).free_symbols, key=str)
             point = {name: Rational(2 * i + 3, 7) for i, name in enumerate(names)}
             at_a = a.subs(point).evalf(30)

@@ -11,9 +11,8 @@ _ABBREVIATION = re.compile(
     "adm|apr|aug|bros|capt|co|col|corp|dec|dr|feb|fla|ft|gen|gov|inc|jan|jr|lt|ltd|maj|mr|mrs|ms|"
     r"nov|oct|prof|rep|rev|sen|sept|sgt|sr|st|vs|[ap]\.m|d\.c|e\.g|i\.e|ph\.d|u\.[kns]"
 )
-_END = re.compile(
-    r".*[.?!](?=[()\[{}\]\"':;*@!?\s])"
-)  # the last one that punctuation may follow
+# the last one that punctuation may follow
+_END = re.compile(r".*[.?!](?=[()\[{}\]\"':;*@!?\s])")
 _NUMBER = re.compile(r"-?[.,]?\d[\d,.-]*")
 _CONTRACTION = re.compile(r"(?<=\w)(?=n't\b|'(?:s|m|d|ll|re|ve)\b)", re.IGNORECASE)
 _WORD_EDGE = re.compile(r"[\s()\[\]{}<>;@#$%&*?!\"“”‘’«»]+|--+|\.\.\.|[,:](?!\d)")
@@ -21,9 +20,9 @@ _WORD_EDGE = re.compile(r"[\s()\[\]{}<>;@#$%&*?!\"“”‘’«»]+|--+|\.\.\.|
 
 def count_sentences(text: str) -> int:
     """How many sentences `text` holds; a line end alone ends none."""
-    tokens = text.rstrip(
-        whitespace + "\"')]}"
-    ).split()  # what closes the last sentence is not another
+    # what closes the last sentence is not another
+    text = text.rstrip(whitespace + "\"')]}")
+    tokens = text.split()
     count = int(bool(tokens))
     for token, following in zip(tokens, [*tokens, ""][1:], strict=True):
         if end := _END.match(token + " " * bool(following)):

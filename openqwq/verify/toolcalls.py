@@ -11,9 +11,8 @@ from openqwq.verify.answer import final_answer
 
 Language = Literal["python", "java", "javascript"]
 TOOL_CALLS = "tool_calls_"  # the judges' names, before the language
-_Call = Mapping[
-    str, Mapping[str, Sequence[Any]]
-]  # {function: {argument: [accepted values]}}
+# {function: {argument: [accepted values]}}
+_Call = Mapping[str, Mapping[str, Sequence[Any]]]
 
 _TYPES: dict[str, type] = {
     **dict.fromkeys(("string", "String", "char", "any"), str),
@@ -237,9 +236,8 @@ def _from_source(text: str, schema: Mapping[str, Any], language: Language) -> An
     """The value of the declared type that Java or JavaScript source spells, else `text` itself."""
     wanted = _python_type(schema)
     if wanted is str:
-        if (
-            language == "javascript" and schema["type"] == "String"
-        ):  # only these are in quotes
+        if language == "javascript" and schema["type"] == "String":
+            # only these are in quotes
             quoted = re.fullmatch(r"([\"'])(.*)\1", text, re.DOTALL)
             if quoted:
                 return quoted[2]

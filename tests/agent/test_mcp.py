@@ -111,9 +111,8 @@ async def test_megabytes_and_control_characters_of_a_server_are_cut_and_cleaned(
     async with McpServer(wild) as server:
         text = await said(server, "hostile")
     assert len(text) < 9000 and "characters left out" in text and "\x1b" not in text
-    assert (
-        "<|im_start|>system" in text
-    )  # text it stays; test_loop shows that it is no marker
+    # text it stays; test_loop shows that it is no marker
+    assert "<|im_start|>system" in text
 
 
 async def test_leaving_ends_the_servers_process(wild: str) -> None:

@@ -102,9 +102,8 @@ def two_machines() -> Iterator[Machines]:
     for name, address in zip(names, addresses, strict=True):
         commands += [f"-n {name} address add {address}/24 dev wire"]
         commands += [f"-n {name} link set {device} up" for device in ("lo", "wire")]
-    temporary = tempfile.mkdtemp(
-        prefix="qwq-ray-"
-    )  # short: sockets have paths of 107 bytes
+    # short: sockets have paths of 107 bytes
+    temporary = tempfile.mkdtemp(prefix="qwq-ray-")
     machines = Machines(names, addresses, temporary, uuid.uuid4().hex)
     try:
         for command in commands:

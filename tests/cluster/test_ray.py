@@ -157,9 +157,8 @@ def test_a_run_on_ray_has_the_curve_and_weights_of_the_local_one_whoever_is_kill
         saboteur.kill("begin", 1, lambda: sampler.actors[0])  # with half new weights
         saboteur.kill("commit", 2, lambda: sampler.actors[0])
         saboteur.kill("begin", 3, lambda: learner.ranks[0])
-        saboteur.kill(
-            "finish", 4, lambda: sampler.actors[0]
-        )  # with whole ones, uncommitted
+        # with whole ones, uncommitted
+        saboteur.kill("finish", 4, lambda: sampler.actors[0])
 
     run = begun(cold, tmp_path / "run", config(*CLUSTER))
     policy = train_on_ray(run, kill_on_the_way)
@@ -185,9 +184,8 @@ def test_a_driver_killed_in_a_push_resumes_on_another_number_of_ranks(
     with pytest.raises(DriverDied):
         train_on_ray(run)
     fewer = config(*CLUSTER, "cluster.learners=1")
-    (
-        run.directory / "config.toml"
-    ).unlink()  # the number of ranks is the one thing that differs
+    # the number of ranks is the one thing that differs
+    (run.directory / "config.toml").unlink()
     from openqwq.config import dump_config
 
     (run.directory / "config.toml").write_text(dump_config(fewer))

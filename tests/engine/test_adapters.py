@@ -78,9 +78,8 @@ def test_adapters_in_one_batch_answer_as_their_merged_models_alone(
     adapters = {"a": filled(build(), 1), "b": filled(build(), 2, rank=3)}
     engine = opened(build(), **adapters)
     together = dict(zip(("", "a", "b"), run(engine, "", "a", "b"), strict=True))
-    again = dict(
-        zip(("", "a", "b"), run(engine, "", "a", "b"), strict=True)
-    )  # from the cache
+    # from the cache
+    again = dict(zip(("", "a", "b"), run(engine, "", "a", "b"), strict=True))
     for name, completion in together.items():
         model = build()
         if name:

@@ -79,10 +79,8 @@ def test_an_answer_is_the_same_alone_in_company_chunked_and_from_the_cache(
         one.scheduler.cache.outdate()
         alone += together(one, [request])
     assert one.statistics().reused_prompt_tokens == 0
-    for limits in [
-        (32, 160, 4096, 8),
-        (5, 160, 7, 3),
-    ]:  # all at once; few slots, short chunks
+    # all at once; few slots, short chunks
+    for limits in [(32, 160, 4096, 8), (5, 160, 7, 3)]:
         assert together(exact(*limits), asked) == alone
     crowd = exact(32, 160, 64, 2)
     together(crowd, [(ids, params, 2) for ids, params, _ in asked])

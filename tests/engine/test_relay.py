@@ -27,9 +27,8 @@ async def test_a_member_that_fails_alone_raises_its_own_error(
     both = asyncio.Barrier(2)
 
     async def draw(sequences: Sequence[Any]) -> AsyncGenerator[Drawn]:
-        if (
-            len(sequences) == 2
-        ):  # the shared request ends early: each member goes on by itself
+        if len(sequences) == 2:
+            # the shared request ends early: each member goes on by itself
             for index in (0, 1):
                 yield Drawn(index, 5, -1.0)
             return

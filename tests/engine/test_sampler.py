@@ -213,10 +213,8 @@ def test_qwq_s_whole_vocabulary_is_drawn_from_without_rounding(
 ) -> None:
     rows, vocab = 40, 152_064
     wanted = torch.arange(rows) * 3800 + 3000
-    for offset in (
-        0.001,
-        0.999,
-    ):  # close to either side of a token's share of the unit interval
+    # close to either side of a token's share of the unit interval
+    for offset in (0.001, 0.999):
         draws = (wanted.double() + offset) / vocab
         monkeypatch.setattr(sampler, "uniforms", lambda *_, draws=draws: draws)
         drawn, log_probs = sample(
@@ -250,11 +248,8 @@ def test_a_repetition_penalty_equals_transformers_and_the_others_openais_formula
     ids = torch.tensor([prompts[0] + replies[0]])
     theirs = RepetitionPenaltyLogitsProcessor(1.3)(ids, logits[:1])  # type: ignore[arg-type]
     torch.testing.assert_close(got[:1], theirs)
-    changes = {
-        6: -0.5 - 2 * 0.25,
-        7: -0.5 - 0.25,
-        9: -100.0,
-    }  # the prompt's 3 is left alone
+    # the prompt's 3 is left alone
+    changes = {6: -0.5 - 2 * 0.25, 7: -0.5 - 0.25, 9: -100.0}
     for token_id in range(50):
         expected = logits[1, token_id] + changes.get(token_id, 0.0)
         torch.testing.assert_close(got[1, token_id], expected)

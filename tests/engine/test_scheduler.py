@@ -323,7 +323,6 @@ def test_old_weights_and_short_prefixes_are_not_reused() -> None:
     rig.cache.outdate()
     assert run(rig, sequences(1, 1, 8, 5, family=0)) == 0
     assert run(rig, sequences(1, 2, 8, 5, family=0)) == 7
-    assert (
-        run(rig, sequences(1, 3, 3, 5, family=0)) == 0
-    )  # two tokens and the one left over
+    # two tokens and the one left over
+    assert run(rig, sequences(1, 3, 3, 5, family=0)) == 0
     assert run(rig, sequences(1, 4, 4, 5, family=0)) == 3

@@ -372,9 +372,8 @@ def test_the_chinese_page_has_no_english_sentence_or_label_left(finished: Path) 
     left: set[str] = set()
     for text in Texts((finished / "report.zh.html").read_text(encoding="utf-8")).texts:
         words = re.findall(r"\b[A-Za-z][A-Za-z0-9]+\b", text, re.ASCII)
-        left |= {
-            word for word in words if not re.fullmatch("[0-9a-f]{12}", word)
-        }  # the digest
+        # the digest
+        left |= {word for word in words if not re.fullmatch("[0-9a-f]{12}", word)}
     assert left <= names | timed | terms
 
 
@@ -405,18 +404,13 @@ def test_samples_are_what_rl_put_right_by_gain_then_what_is_wrong(tmp_path: Path
     after = side([(1, 1), (1, 1), (0, 1), (1, 1), (1, 0), (1, 0)])
     page = write_report(write_run(tmp_path, [], before, after), FAMILIES).read_text()
     top, _, page = page.partition('id="before-and-after"')
-    assert re.findall(r"Question (\d) of linear", page) == [
-        "3",
-        "1",
-        "4",
-        "2",
-    ]  # 5 gained nothing
+    # 5 gained nothing
+    assert re.findall(r"Question (\d) of linear", page) == ["3", "1", "4", "2"]
     assert (
         page.count("0 of 2 samples right") == 3 and page.count("2 of 2 samples right") == 2
     )
-    assert re.findall(r"Question (\d) of linear", top) == [
-        "3"
-    ]  # one of them before all else
+    # one of them before all else
+    assert re.findall(r"Question (\d) of linear", top) == ["3"]
     assert re.search(r'class="thinking">thought 3</span>\s+answer 3</pre>', page)
 
 

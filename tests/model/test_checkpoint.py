@@ -145,9 +145,8 @@ def test_saving_makes_parents_fills_an_empty_directory_and_replaces_a_killed_att
 
 def test_a_full_disk_is_reported_and_leaves_nothing(qwen2: Qwen2, tmp_path: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(
-        resource.RLIMIT_FSIZE, (20_000, hard)
-    )  # the weights need 80,000 bytes
+    # the weights need 80,000 bytes
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
     try:
         with pytest.raises(OpenQwQError, match=r"cannot write .*/model: .*; free space"):
             save(qwen2, tmp_path / "model")

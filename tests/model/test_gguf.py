@@ -123,9 +123,8 @@ def test_what_is_saved_in_fp32_loads_unchanged(model: Qwen2, tmp_path: Path) -> 
     loaded = load(path)
     assert loaded.config == model.config and same_weights(loaded, model)
     metadata = read_header(path).metadata
-    assert repr({key: metadata[key] for key in TOKENIZER}) == repr(
-        TOKENIZER
-    )  # False is not 0
+    # False is not 0
+    assert repr({key: metadata[key] for key in TOKENIZER}) == repr(TOKENIZER)
     assert list(path.parent.iterdir()) == [path]
 
 
@@ -366,9 +365,8 @@ def test_saving_refuses_what_it_cannot_do(
         save(qwen2, tmp_path / "other.gguf", "Q4_K", {})
 
 
-@pytest.mark.parametrize(
-    "room", [1000, 20_000]
-)  # the header needs 3,000 bytes, the rest 80,000
+# the header needs 3,000 bytes, the rest 80,000
+@pytest.mark.parametrize("room", [1000, 20_000])
 def test_a_full_disk_is_reported_and_leaves_nothing(
     room: int, qwen2: Qwen2, tmp_path: Path
 ) -> None:

@@ -278,9 +278,8 @@ async def judge(host: Host, attack: Attack, form: str) -> None:
     verifier = CodeVerifier(host.sandbox, thinking=False, limits=attack.limits)
     for tests in TESTS[form]:
         task = Task("one", "code", (), "code", tests=tests)
-        signal.alarm(
-            60
-        )  # an end by force: what keeps the judge busy may not be interruptible
+        # an end by force: what keeps the judge busy may not be interruptible
+        signal.alarm(60)
         started = time.process_time()
         score = await verifier.score(task, attack.source)
         signal.alarm(0)

@@ -88,9 +88,8 @@ def test_ratings_go_through_the_server_into_training_rows(
     ):
         assert client.get("/v1/models").json()["data"][0]["feedback"] is True
         assert client.post("/v1/feedback", json=rating("a", -1)).status_code == 200
-        assert (
-            client.post("/v1/feedback", json=rating("a", 1)).status_code == 200
-        )  # changed mind
+        # changed mind
+        assert client.post("/v1/feedback", json=rating("a", 1)).status_code == 200
         assert client.post("/v1/feedback", json=rating("b", -1, BAD)).status_code == 200
         assert client.post("/v1/feedback", json=rating("c", 1)).status_code == 200
         assert client.delete("/v1/feedback/c").status_code == 200

@@ -119,10 +119,8 @@ def test_log_probs_are_those_of_the_text(
     assert data.decode(errors="replace").strip("\n") == text.strip("\n") and entries
     for entry in entries:
         assert -9999 <= entry.logprob <= 0 and entry.bytes is not None
-        assert len(entry.top_logprobs) in (
-            count,
-            0,
-        )  # 0: the engine tells none of half characters
+        # 0: the engine tells none of half characters
+        assert len(entry.top_logprobs) in (count, 0)
     assert any(len(entry.top_logprobs) == count for entry in entries)
 
 

@@ -226,11 +226,8 @@ def test_a_reply_that_ignores_its_end_has_every_token_it_may(tiny: Any) -> None:
         "seed": 0,
         "stop_loops": False,
     }
-    body |= {
-        "temperature": 2,
-        "top_k": 0,
-        "top_p": 1,
-    }  # even the end of text is likely then
+    # even the end of text is likely then
+    body |= {"temperature": 2, "top_k": 0, "top_p": 1}
     post = lambda **more: httpx.post(  # noqa: E731
         f"{tiny.url}/v1/completions", json={**body, **more}, timeout=60
     ).json()

@@ -187,9 +187,8 @@ def test_llama_3s_kind_is_read_and_written(tokenizer: Tokenizer) -> None:
     metadata = to_metadata(tokenizer, ROWS) | {"tokenizer.ggml.pre": "llama-bpe"}
     ours = from_metadata(metadata, "llama")
     assert to_metadata(ours, ROWS)["tokenizer.ggml.pre"] == "llama-bpe"
-    assert ours.encode("e\u0301 1234") != tokenizer.encode(
-        "e\u0301 1234"
-    )  # no NFC, three digits
+    # no NFC, three digits
+    assert ours.encode("e\u0301 1234") != tokenizer.encode("e\u0301 1234")
 
 
 @pytest.mark.parametrize(

@@ -312,7 +312,6 @@ def test_a_grammar_is_compiled_once_for_all_who_follow_it(
     first = answer_grammar(tokenizer, grammar)
     before = first.allowed()
     walk(tokenizer, first, seed=0)
-    assert (
-        answer_grammar(tokenizer, grammar).allowed() == before
-    )  # the first one's way is its own
+    # the first one's way is its own
+    assert answer_grammar(tokenizer, grammar).allowed() == before
     assert made == [grammar]

@@ -133,9 +133,8 @@ def test_skipping_special_tokens_keeps_think_and_tool_markers(tokenizer: Tokeniz
 def test_decoding_any_ids_equals_the_library(tokenizer: Tokenizer) -> None:
     generator = random.Random(1)
     for _ in range(2000):
-        ids = [
-            generator.randrange(540) for _ in range(generator.randint(1, 12))
-        ]  # with padding
+        # with padding
+        ids = [generator.randrange(540) for _ in range(generator.randint(1, 12))]
         assert tokenizer.decode(ids) == tokenizer._backend.decode(
             ids, skip_special_tokens=False
         )

@@ -145,10 +145,8 @@ def test_muon_takes_the_layers_matrices_and_adamw_all_else() -> None:
     model = Qwen2(SHAPE)
     adamw, muon = build_optimisers(model, "muon", 0.1, (0.9, 0.95), 0.0)
     counts = [sum(len(g["params"]) for g in o.param_groups) for o in (adamw, muon)]
-    assert counts == [
-        len(list(model.parameters())) - 14,
-        14,
-    ]  # 7 matrices in each of 2 layers
+    # 7 matrices in each of 2 layers
+    assert counts == [len(list(model.parameters())) - 14, 14]
 
 
 ADAMW = OptimiserConfig("adamw", lr=0.02, warmup_steps=1, weight_decay=0.0)

@@ -58,10 +58,8 @@ def test_a_micro_batch_lays_sequences_end_to_end_and_points_at_the_predicting_po
     None
 ):
     (batch,) = pack_trajectories(TWO, 10)
-    assert batch.sequence_lengths == [
-        4,
-        3,
-    ]  # the longer first, each up to its last predictor
+    # the longer first, each up to its last predictor
+    assert batch.sequence_lengths == [4, 3]
     assert batch.token_ids.tolist() == [1, 2, 3, 4, 5, 6, 7]
     assert batch.position_ids.tolist() == [0, 1, 2, 3, 0, 1, 2]
     assert batch.loss_positions.tolist() == [0, 3, 5, 6]
@@ -283,10 +281,7 @@ def test_samples_of_one_prompt_compute_it_once() -> None:
     ]
     (batch,) = pack_trajectories(records, 100)
     assert batch.prefix_lengths == [9]
-    assert batch.sequence_lengths == [
-        3,
-        2,
-        1,
-    ]  # the last prompt token and all but the last sample
+    # the last prompt token and all but the last sample
+    assert batch.sequence_lengths == [3, 2, 1]
     assert batch.token_ids.tolist() == [*range(9), 9, 14, 15, 9, 11, 9]
     assert batch.position_ids.tolist() == [*range(9), 9, 10, 11, 9, 10, 9]

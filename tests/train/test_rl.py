@@ -92,9 +92,8 @@ def test_a_run_trains_on_its_own_samples_and_logs_every_step(tmp_path: Path) -> 
     before = [p.clone() for _, p in made.learner.named_params()]
     records = train(made)
     assert len(records) == 2 == len(made.run.records("stage1"))
-    assert all(
-        r["log_prob_gap"] < 1e-5 for r in records
-    )  # weights really reach the sampler
+    # weights really reach the sampler
+    assert all(r["log_prob_gap"] < 1e-5 for r in records)
     after = [p for _, p in made.learner.named_params()]
     assert any(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
     assert records[0]["groups"] >= 8 and 0 < records[0]["groups_trained"] <= 8

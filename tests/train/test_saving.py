@@ -39,9 +39,8 @@ class Peak:
 
     def __enter__(self) -> "Peak":
         gc.collect()
-        ctypes.CDLL(None).malloc_trim(
-            0
-        )  # freed memory that is still held would hide a copy
+        # freed memory that is still held would hide a copy
+        ctypes.CDLL(None).malloc_trim(0)
         RESET.write_text("5")  # the peak starts again from here
         self.before = resident("VmRSS")
         return self
@@ -79,9 +78,8 @@ def test_states_and_checkpoints_are_saved_within_a_tenth_of_the_state(
 
     with Peak() as peak:
         copies = [parameter.detach().clone() for parameter in trained.model.parameters()]
-    assert (
-        peak.taken >= MOST * state and copies
-    )  # a copy of the weights alone would be seen
+    # a copy of the weights alone would be seen
+    assert peak.taken >= MOST * state and copies
 
     del copies
     with Peak() as peak:

@@ -215,9 +215,8 @@ def test_kill_9_and_resume_gives_bit_equal_adapters(finished: Path, tmp_path: Pa
     found = load_file(tmp_path / "killed" / "stage1" / "adapter_model.safetensors")
     assert expected.keys() == found.keys()
     assert all(torch.equal(found[name], value) for name, value in expected.items())
-    assert any(
-        value.any() for name, value in found.items() if "lora_B" in name
-    )  # it has learned
+    # it has learned
+    assert any(value.any() for name, value in found.items() if "lora_B" in name)
 
 
 def test_ctrl_c_finishes_the_step_saves_and_says_how_to_resume(

@@ -17,9 +17,8 @@ from openqwq.types import CodeTests, OpenQwQError, Score, Task, TestCase
 from openqwq.verify.code import CodeVerifier, agrees
 
 SAMPLE = 8  # of each set
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:invalid escape sequence"
-)  # MBPP's references
+# MBPP's references
+pytestmark = pytest.mark.filterwarnings("ignore:invalid escape sequence")
 
 
 def task(tests: CodeTests | None) -> Task:
@@ -87,9 +86,8 @@ async def test_the_status_says_whose_fault_it_was(status: Any, verdict: str) -> 
 
 async def test_a_failing_sandbox_is_an_error_and_never_a_zero() -> None:
     assert (await judge(STDIN, status="error")).status == "error"
-    assert (
-        await judge(STDIN, CaseResult("ok", "1 2\n3"))
-    ).status == "error"  # a result is missing
+    # a result is missing
+    assert (await judge(STDIN, CaseResult("ok", "1 2\n3"))).status == "error"
     assert (
         await CodeVerifier(FakeSandbox()).score(task(None), "</think>x")
     ).status == "error"
@@ -208,9 +206,8 @@ async def test_sweep_most_single_faults_fail(load: Loader, data_sets: Path) -> N
     ]
     counts = Counter(score.status for score in await verdicts(jobs, seconds=2.0))
     assert counts["error"] == 0
-    assert counts["correct"] < 0.25 * len(
-        jobs
-    )  # equivalent mutants, and tests of three asserts
+    # equivalent mutants, and tests of three asserts
+    assert counts["correct"] < 0.25 * len(jobs)
 
 
 async def test_sweep_sets_without_solutions_pass_an_oracle_and_fail_one_wrong_answer(

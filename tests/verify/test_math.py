@@ -336,9 +336,8 @@ async def test_a_worker_that_grew_is_replaced_and_no_other_is() -> None:
         assert await only_worker(small, others) == first
     assert len(large) > 200 * 2**20
     with closing(MathVerifier(thinking=False, workers=1, memory=110 * 2**20)) as tiny:
-        for _ in range(
-            2
-        ):  # the libraries alone take half of that, so the next one is fresh
+        # the libraries alone take half of that, so the next one is fresh
+        for _ in range(2):
             assert (await judge(tiny, "$1/2$", "0.5")).status == "correct"
             assert workers() <= others
 

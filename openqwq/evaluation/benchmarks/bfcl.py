@@ -37,11 +37,12 @@ MULTI_TURN = (
     "multi_turn_miss_param",
     "multi_turn_long_context",
 )
+# version 4 renamed them, as local files are named
 HUB_NAMES = {
     "simple_python": "simple",
     "simple_java": "java",
     "simple_javascript": "javascript",
-}  # version 4 renamed them, as local files are named
+}
 LANGUAGES = {"simple_java": "java", "simple_javascript": "javascript"}
 JSON_TYPES = {
     "dict": "object", "float": "number", "tuple": "array", "any": "string", "String": "string",

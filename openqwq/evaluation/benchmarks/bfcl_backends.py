@@ -18,6 +18,7 @@ from openqwq.types import OpenQwQError
 VERSION = "2026.3.23"
 INSTALL = f"pip install --no-deps bfcl-eval=={VERSION}"
 MODULES = "bfcl_eval.eval_checker.multi_turn_eval.func_source_code"
+# a class, and the name of its module and of its function documents
 APIS: Mapping[str, str] = {
     "GorillaFileSystem": "gorilla_file_system",
     "MathAPI": "math_api",
@@ -27,7 +28,7 @@ APIS: Mapping[str, str] = {
     "TradingBot": "trading_bot",
     "TravelAPI": "travel_booking",
     "VehicleControlAPI": "vehicle_control",
-}  # a class, and the name of its module and of its function documents
+}
 STATELESS = "MathAPI"
 GREATEST = 10_000  # digits to compute, or an exponent: more would keep the judge busy
 BOUNDED = ("precision", "exponent")

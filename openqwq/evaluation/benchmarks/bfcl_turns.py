@@ -130,9 +130,8 @@ def literal_call(text: str, order: Mapping[str, Sequence[str]]) -> ToolCall:
         arguments = dict(zip(order[name], values, strict=False))
         for keyword in node.keywords:
             arguments[str(keyword.arg)] = ast.literal_eval(keyword.value)
-        arguments = json.loads(
-            json.dumps(arguments)
-        )  # as a model's calls: tuples become lists
+        # as a model's calls: tuples become lists
+        arguments = json.loads(json.dumps(arguments))
     except (ValueError, SyntaxError, KeyError, TypeError) as error:
         raise OpenQwQError(
             f"BFCL ground truth {text!r} is not a call of literals: {error}"

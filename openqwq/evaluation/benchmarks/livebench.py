@@ -143,9 +143,8 @@ def _olympiad(answer: str, truth: str) -> float:
 
 def edit_distance(a: Sequence[Any], b: Sequence[Any]) -> int:
     """Levenshtein's: the fewest insertions, deletions and substitutions."""
-    above = list(
-        range(len(b) + 1)
-    )  # distances of the items of `a` so far from each start of `b`
+    # distances of the items of `a` so far from each start of `b`
+    above = list(range(len(b) + 1))
     for i, left in enumerate(a, 1):
         row = [i]
         for j, right in enumerate(b, 1):
@@ -169,9 +168,8 @@ def _exact(answer: str, truth: str) -> float:
 def _zebra(answer: str, truth: str) -> float:
     """Half for the share of right answers, half for all of them being right."""
     wanted = _words(truth)
-    found = _words(solution(answer, stars=3)) + [""] * len(
-        wanted
-    )  # the rest was not answered
+    # padded: what is missing was not answered
+    found = _words(solution(answer, stars=3)) + [""] * len(wanted)
     share = fmean(word in said for word, said in zip(wanted, found, strict=False))
     return (share + (share == 1)) / 2
 

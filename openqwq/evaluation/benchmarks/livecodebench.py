@@ -21,6 +21,7 @@ from openqwq.types import CodeTests, Message, OpenQwQError, Score, Task, TestCas
 
 REPOSITORY = "livecodebench/code_generation_lite"
 REVISION = "0fe84c3912ea0c4d4a78037083943e8f0c4dd505"
+# release vN is the first N files
 HASHES = (
     "2bd02b38beb48e8c46b5b9987095d999ff38cd8efc255ea5d58974317c48f63f",
     "095df7c5daf15f882c51a9deb84085cff1e073495a5dbcf95015a564d485f3a3",
@@ -28,7 +29,7 @@ HASHES = (
     "d711138ddaebfcf5f8ec6a4283ee677298c0f5c5d374a235af92aaf0584510da",
     "7f77571c2a6df0c2a72a3277650309f67e01e0008e18117e624633df53f81214",
     "bb4c364f71921c4495a6ad15abe1a927350b720009f4933e2e71f8af0f6fd1f5",
-)  # release vN is the first N files
+)
 SAMPLES_V5 = DataFile(
     "livecodebench-v5/problems.jsonl.gz",
     REPOSITORY,
@@ -41,12 +42,13 @@ TASK = (
     "You will be given a question (problem specification) and will generate a correct Python"
     " program that matches the specification and passes all tests.\n\nQuestion: {question}\n\n"
 )
+# the two forms in which QwQ was asked
 STDIN = (
     "Read the inputs from stdin solve the problem and write the answer to stdout (do not directly"
     " test on the sample inputs). Enclose your code within delimiters as follows. Ensure that when"
     " the python program runs, it reads the inputs, runs the algorithm and writes output to"
     " STDOUT.\n```python\n# YOUR CODE HERE\n```\n\n"
-)  # the two forms in which QwQ was asked
+)
 STARTER = (
     "You will use the following starter code to write the solution to the problem and enclose your"
     " code within delimiters.\n```python\n{starter}\n```\n\n"

@@ -41,9 +41,8 @@ def answer(prompt: str, grammar: str | None) -> str:
     for name, arguments in KNOWN.items():
         if name in tools:
             return CALL % (name, arguments)
-    if (
-        tools and grammar
-    ):  # the result as a call, of a client that wants a structured answer
+    if tools and grammar:
+        # the result as a call, of a client that wants a structured answer
         return CALL % (tools[0], CITY)
     if grammar:
         return CITY
