@@ -27,16 +27,19 @@ class Stack:
 
     def add_to(self, output: Tensor, x: Tensor, mask: Tensor) -> None:
         """Add what the adapters do to `x` (tokens, inputs) to `output` (tokens, outputs)."""
-        narrow = F.linear(x.to(self.a.dtype), self.a).view(len(x), len(self.b), -1)
-        narrow = narrow * mask[:, None]
+        narrow = F.linear(x.to(self.a.dtype), self.a)
+        by_projection = narrow.view(len(x), len(self.b), -1)  # (tokens, projections, ranks)
+        own = by_projection * mask[:, None]
+
         first = 0
         for projection, b in enumerate(self.b):
-            part = output[:, first : first + len(b)]
+            end = first + len(b)
+            part = output[:, first:end]
             if output.dtype == b.dtype:
-                part.addmm_(narrow[:, projection], b.t())
+                part.addmm_(own[:, projection], b.t())
             else:
-                part.add_(F.linear(narrow[:, projection], b))
-            first += len(b)
+                part.add_(F.linear(own[:, projection], b))
+            first = end
 
 
 class AdapterBank:
@@ -77,9 +80,11 @@ class AdapterBank:
         self.numbers[name] = number
         if default or not name:
             self.default = number
+
         self._ranks.append(max(layer.a.shape[0] for layer in layers.values()))
-        counts = torch.tensor(self._ranks)
-        self._owners = torch.arange(len(counts)).repeat_interleave(counts).to(self.device)
+        ranks = torch.tensor(self._ranks)
+        owners = torch.arange(len(ranks)).repeat_interleave(ranks)
+        self._owners = owners.to(self.device)
         self.stacks = [self._grown(i, layers) for i in range(len(self.projections))]
         self.load(number, layers)
         return number
@@ -95,8 +100,10 @@ class AdapterBank:
                 layer = layers[name]
                 rank = layer.a.shape[0]
                 row = projection * total + first
-                stack.a[row : row + rank].copy_(layer.a)
-                stack.b[projection][:, first : first + rank].copy_(layer.scale * layer.b)
+                own_a = stack.a[row : row + rank]
+                own_b = stack.b[projection][:, first : first + rank]
+                own_a.copy_(layer.a)
+                own_b.copy_(layer.scale * layer.b)
 
     def mask(self, numbers: Tensor) -> Tensor | None:
         """1 where a column is of the adapter that a token wants, `numbers` (tokens,) long."""
@@ -109,16 +116,19 @@ class AdapterBank:
 
         None where neither it nor an older one touches the matrix.
         """
-        held, old = self.projections[index], self.stacks[index]
+        held = self.projections[index]
+        old = self.stacks[index]
         if old is None and not held.keys() & layers.keys():
             return None
+
         total = sum(self._ranks)
-        inputs = next(iter(held.values()))[1]
-        a = torch.zeros(len(held), total, inputs, device=self.device)
-        b = [torch.zeros(shape[0], total, device=self.device) for shape in held.values()]
+        shapes = list(held.values())  # (outputs, inputs), of equal inputs
+        inputs = shapes[0][1]
+        a = torch.zeros(len(shapes), total, inputs, device=self.device)
+        b = [torch.zeros(shape[0], total, device=self.device) for shape in shapes]
         if old is not None:
             kept = total - self._ranks[-1]
-            a[:, :kept] = old.a.view(len(held), kept, inputs)
+            a[:, :kept] = old.a.view(len(shapes), kept, inputs)
             for new, before in zip(b, old.b, strict=True):
                 new[:, :kept] = before
         return Stack(a.flatten(0, 1), b)

@@ -46,9 +46,9 @@ class SlotCache:
         self.fresh = np.zeros(slots, dtype=bool)
         self.adapters = np.full(slots, NO_ADAPTER, dtype=np.int64)
         self.last_use = np.zeros(slots, dtype=np.int64)
-        # called before they lie elsewhere
-        self.before_moving: Callable[[], None] = lambda: None
         self._uses = 0
+        # called before keys and values move to other memory
+        self.before_moving: Callable[[], None] = lambda: None
 
     def reserve(self, length: int) -> None:
         """Make room for `length` tokens in every slot."""
@@ -220,24 +220,25 @@ class CacheAttention:
         """See `Attend`."""
         cache = self.cache
         cache.write(layer, self.token_slots, self.position_ids, keys, values)
-        # (rows, kv_heads, time, dim)
+        # Both (rows, kv_heads, time, head_dim).
         past_keys = cache.keys[layer, self.rows, :, : self.length]
         past_values = cache.values[layer, self.rows, :, : self.length]
 
+        # Fold: heads that share keys, and the row's tokens, become one axis of queries.
         heads, head_dim = queries.shape[1:]
         kv_heads = keys.shape[1]
         share = heads // kv_heads
         grouped = queries.view(-1, kv_heads, share, head_dim)
-        rows = grouped[self.padded_index]  # (rows, longest, kv_heads, share, head_dim)
-        # (rows, kv_heads, longest * share, head_dim)
-        folded = rows.transpose(1, 2).flatten(2, 3)
+        padded = grouped[self.padded_index]  # (rows, longest, kv_heads, share, head_dim)
+        by_head = padded.transpose(1, 2)
+        folded = by_head.flatten(2, 3)  # (rows, kv_heads, longest * share, head_dim)
         bias = self.bias.repeat_interleave(share, dim=2)  # (rows, 1, longest * share, time)
 
         mixed = self.attention(folded, past_keys, past_values, bias)
 
-        unfolded = mixed.reshape(len(mixed), kv_heads, -1, share, head_dim)
-        # (rows * longest, kv_heads, share, dim)
-        padded = unfolded.transpose(1, 2).flatten(0, 1)
+        # Unfold, and drop the padding.
+        by_head = mixed.reshape(len(mixed), kv_heads, -1, share, head_dim)
+        padded = by_head.transpose(1, 2).flatten(0, 1)  # (rows * longest, kv_heads, ...)
         return padded[self.flat_index].flatten(1, 2)
 
 
@@ -273,9 +274,10 @@ class DecodeAttention:
         cache = self.cache
         cache.write(layer, self.slots, self.position_ids, keys, values)
         rows, kv_heads, head_dim = keys.shape
-        # (rows, kv_heads, time, head_dim)
+        # Both (rows, kv_heads, time, head_dim).
         past_keys = cache.keys[layer, :rows, :, : self.length]
         past_values = cache.values[layer, :rows, :, : self.length]
+
         grouped = queries.view(rows, kv_heads, -1, head_dim)
         mixed = self.attention(grouped, past_keys, past_values, self.bias)
         return mixed.flatten(1, 2)

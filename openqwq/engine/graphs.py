@@ -44,16 +44,20 @@ class DecodeGraphs:
         slots: int,
         recorder: Callable[[], Callable[[Step], Step]] | None = None,
     ) -> None:
-        self.model, self.cache, self.recorder = model, cache, recorder or CudaRecorder
-        rows, device = rounded(slots), model.device
+        self.model = model
+        self.cache = cache
+        self.recorder = recorder or CudaRecorder
+
+        rows = rounded(slots)
+        device = model.device
+        # token ids, slots, positions, adapters
         self.inputs = torch.zeros(4, rows, dtype=torch.long, device=device)
-        self.draws = torch.zeros(rows, dtype=torch.float64, device=device)
         self.outputs = torch.zeros(rows, model.config.vocab_size, device=device)
-        self.token_ids, self.log_probs = (
-            self.inputs[0].clone(),
-            torch.zeros(rows, device=device),
-        )
-        self.cache.before_moving = self.forget
+        self.draws = torch.zeros(rows, dtype=torch.float64, device=device)
+        self.token_ids = torch.zeros(rows, dtype=torch.long, device=device)
+        self.log_probs = torch.zeros(rows, device=device)
+
+        cache.before_moving = self.forget
         self.forget()
 
     def logits(
@@ -61,18 +65,32 @@ class DecodeGraphs:
     ) -> Tensor:
         """Logits (rows, vocab) after each row's token, which follows the `starts` it has.
 
-        `adapters` are their numbers in the model's bank, for none of them if empty. The logits are
+        `adapters` are the rows' numbers in the model's bank; empty: no row has one. The logits are
         good until the next call.
         """
-        count, longest = len(token_ids), max(starts) + 1
+        longest = max(starts) + 1
         self.cache.reserve(longest)
-        rows = min(rounded(count), self.cache.keys.shape[1])
-        length = min(rounded(max(longest, LEAST_LENGTH)), self.cache.keys.shape[3])
-        pad = [0] * (rows - count)
-        slots = [*range(count), *[self.cache.keys.shape[1] - 1] * len(pad)]
-        numbers = [*(adapters or [NO_ADAPTER] * count), *([NO_ADAPTER] * len(pad))]
-        inputs = torch.tensor([[*token_ids, *pad], slots, [*starts, *pad], numbers])
+        cache_rows = self.cache.keys.shape[1]
+        capacity = self.cache.keys.shape[3]
+        count = len(token_ids)
+        rows = min(rounded(count), cache_rows)
+        length = min(rounded(max(longest, LEAST_LENGTH)), capacity)
+
+        missing = rows - count
+        zeros = [0] * missing
+        last_slots = [cache_rows - 1] * missing
+        numbers = list(adapters) or [NO_ADAPTER] * count
+        numbers += [NO_ADAPTER] * missing
+        inputs = torch.tensor(
+            [
+                [*token_ids, *zeros],
+                [*range(count), *last_slots],
+                [*starts, *zeros],
+                numbers,
+            ]
+        )
         self.inputs[:, :rows].copy_(inputs)
+
         if (rows, length) not in self.steps:
             self.steps[rows, length] = self.record(self._forward(rows, length))
         self.steps[rows, length]()
@@ -105,8 +123,9 @@ class DecodeGraphs:
 
     def _draw(self, rows: int) -> Step:
         def step() -> None:
-            drawn = draw_plainly(self.outputs[:rows], self.draws[:rows])
-            self.token_ids[:rows], self.log_probs[:rows] = drawn
+            token_ids, log_probs = draw_plainly(self.outputs[:rows], self.draws[:rows])
+            self.token_ids[:rows] = token_ids
+            self.log_probs[:rows] = log_probs
 
         return step
 
@@ -119,11 +138,13 @@ class CudaRecorder:
 
     def __call__(self, step: Step) -> Step:
         """Run `step` once, so that kernels are loaded, then record it."""
-        here, side = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        here = torch.cuda.current_stream()
+        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(here)
         with torch.cuda.stream(side):
             step()
         here.wait_stream(side)
+
         graph = torch.cuda.CUDAGraph()
         graphs = torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local")
         with _recording, graphs:

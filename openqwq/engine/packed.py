@@ -101,10 +101,11 @@ class PackedModel:
     def __init__(
         self, model: Qwen2, device: torch.device | None = None, packs: bool = False
     ) -> None:
-        self.config, self.device = model.config, device or model.device
+        self.config = model.config
+        self.device = device or model.device
         self.own_layers = lora.attached(model)
-        self.shared = bool(self.own_layers) and self.device == model.device
-        self.shared = self.shared and not packs
+        on_same_device = self.device == model.device
+        self.shared = bool(self.own_layers) and on_same_device and not packs
         self.frequencies = model.frequencies.to(self.device)
         self.products = model.lm_head.product_dtype or model.lm_head.weight.dtype
         self.dtype = self.products
@@ -188,7 +189,7 @@ class PackedModel:
         self.head = Matrix(head, pack=not self.shared)
 
     def _layer(self, given: dict[str, Tensor], number: int) -> Layer:
-        prefix = f"model.layers.{number}."
+        prefix = f"{LAYERS}{number}."
 
         def norm(name: str) -> Tensor:
             full = f"{prefix}{name}.weight"
@@ -219,7 +220,7 @@ class PackedModel:
     def _head_norm(self, given: dict[str, Tensor], number: int) -> Tensor | None:
         if not self.config.qk_norm:
             return None
-        name = f"model.layers.{number}.self_attn"
+        name = f"{LAYERS}{number}.self_attn"
         queries = given[f"{name}.q_norm.weight"].expand(self.config.num_attention_heads, -1)
         keys = given[f"{name}.k_norm.weight"].expand(self.config.num_key_value_heads, -1)
         return self._own(f"{name}.head_norm", queries, keys, dtype=self.dtype)
@@ -270,7 +271,8 @@ class PackedModel:
     ) -> Tensor:
         """The residual stream (tokens, hidden) after a layer's attention."""
         layer = self.layers[number]
-        heads, kv_heads = self.config.num_attention_heads, self.config.num_key_value_heads
+        heads = self.config.num_attention_heads
+        kv_heads = self.config.num_key_value_heads
         normed = self._normed(x, layer.input_norm)
         projected = layer.qkv.product(normed).to(self.dtype)
         self._adapt(number, 0, projected, normed, mask)
@@ -281,8 +283,10 @@ class PackedModel:
             turned = self._normed(turned, layer.head_norm)
         turned = rotate(turned, cos, sin)
 
-        queries, keys = turned[:, :heads], turned[:, heads:]
-        attended = attend(number, queries, keys, projected[:, -kv_heads:]).flatten(1)
+        queries = turned[:, :heads]
+        keys = turned[:, heads:]
+        values = projected[:, -kv_heads:]
+        attended = attend(number, queries, keys, values).flatten(1)
         x = layer.output.combined(attended, x, "add")
         self._adapt(number, 1, x, attended, mask)
         return x
@@ -329,10 +333,9 @@ class PackedModel:
                 return F.rms_norm(x, weight.shape, weight, self.config.rms_norm_eps)
             return F.rms_norm(x, (size,), None, self.config.rms_norm_eps) * weight
         wide = x.float()
-        rms: Tensor = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).div_(
-            math.sqrt(size)
-        )
-        return (wide / rms.hypot_(self.least)).to(x.dtype) * weight
+        rms: Tensor = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
+        rms.div_(math.sqrt(size)).hypot_(self.least)
+        return (wide / rms).to(x.dtype) * weight
 
 
 def _projections(model: Qwen2) -> list[dict[str, torch.Size]]:
@@ -340,10 +343,11 @@ def _projections(model: Qwen2) -> list[dict[str, torch.Size]]:
     matrices = []
     for number in range(model.config.num_hidden_layers):
         for names in PROJECTIONS:
-            full = [f"model.layers.{number}.{name}" for name in names]
-            matrices.append(
-                {name: model.get_parameter(f"{name}.weight").shape for name in full}
-            )
+            shapes = {}
+            for name in names:
+                full = f"{LAYERS}{number}.{name}"
+                shapes[full] = model.get_parameter(f"{full}.weight").shape
+            matrices.append(shapes)
     return matrices
 
 
@@ -365,7 +369,8 @@ def _lay_end_to_end(model: Qwen2) -> None:
 
 def _one_view(parts: Sequence[Tensor]) -> Tensor | None:
     """The tensor whose consecutive rows the parts are; None where they lie apart."""
-    first, end = parts[0], parts[0].storage_offset()
+    first = parts[0]
+    end = first.storage_offset()
     for part in parts:
         same = part.untyped_storage().data_ptr() == first.untyped_storage().data_ptr()
         if not same or part.storage_offset() != end or not part.is_contiguous():

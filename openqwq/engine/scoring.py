@@ -49,7 +49,9 @@ class MeanState:
     def add(self, hidden: Tensor, _: Sequence[int], __: Callable[[Tensor], Tensor]) -> None:
         """See `PromptReader.add`."""
         total = hidden.float().sum(0)
-        self._total = total if self._total is None else self._total + total
+        if self._total is not None:
+            total = self._total + total
+        self._total = total
 
     def unit(self) -> list[float]:
         """The mean, of length 1."""
@@ -75,13 +77,13 @@ class PromptScores:
         """Score `following` from the states (rows, width) before them; the last may have none."""
         for first in range(0, len(following), ROWS):
             wanted = following[first : first + ROWS]
-            log_probs = logits(hidden[first : first + len(wanted)]).log_softmax(-1)
-            values, ids = (
-                log_probs.topk(self._top) if self._top else (log_probs[:, :0],) * 2
-            )
+            states = hidden[first : first + len(wanted)]
+            log_probs = logits(states).log_softmax(-1)
             own = log_probs[range(len(wanted)), wanted].tolist()
+            best = log_probs.topk(self._top)  # none where `top` is 0
+            ids = best.indices.tolist()
+            values = best.values.tolist()
             for row, token_id in enumerate(wanted):
-                pairs = zip(map(int, ids[row].tolist()), values[row].tolist(), strict=True)
-                self.events.append(
-                    TokenEvent(token_id, own[row], False, None, tuple(pairs))
-                )
+                alternatives = tuple(zip(ids[row], values[row], strict=True))
+                event = TokenEvent(token_id, own[row], False, None, alternatives)
+                self.events.append(event)

@@ -34,50 +34,56 @@ def bars(
     model: str, names: Mapping[str, str], summaries: Mapping[str, Summary], path: Path
 ) -> Chart:
     """Our scores with their 95% intervals next to the published ones; `names` are the titles."""
-    series = {
-        label: rows for label, rows in PUBLISHED.items() if rows.keys() & names.keys()
-    }
+    series: dict[str, Mapping[str, float]] = {}
+    labels: list[str] = []
+    for label, scores in PUBLISHED.items():
+        if scores.keys() & names.keys():
+            series[label] = scores
+    for name, title in names.items():
+        labels.append(f"{title}\n{summaries[name].items} items")
+
     with rc_context(STYLE):
         figure = Figure(figsize=(9.2, 3.9))
         axes = figure.add_subplot()
         width = SPREAD / (1 + len(series))
         for place, name in enumerate(names):
-            left = place - SPREAD / 2 + width / 2
-            _own_bar(axes, left, width * FILLED, summaries[name])
-            for index, rows in enumerate(series.values()):
-                if name in rows:
-                    x = left + width * (index + 1)
-                    axes.bar(x, rows[name], width * FILLED, color=LIGHT[GREYS[index]])
-                    axes.text(
-                        x, rows[name] + 1.5, f"{rows[name]:.1f}", ha="center", fontsize=6
-                    )
+            first = place - SPREAD / 2 + width / 2
+            _own_bar(axes, first, width * FILLED, summaries[name])
+            for index, scores in enumerate(series.values()):
+                if name in scores:
+                    x = first + width * (index + 1)
+                    colour = LIGHT[GREYS[index]]
+                    _published_bar(axes, x, width * FILLED, scores[name], colour)
 
-        labels = [
-            f"{title}\n{summaries[name].items} items" for name, title in names.items()
-        ]
         axes.set_xticks(range(len(names)), labels)
         axes.set_xlim(-0.5, len(names) - 0.5)
         axes.set_ylim(0, 108)
         axes.set_yticks(range(0, 101, 20))
         axes.set_ylabel("score, %")
 
+        # Bars of no height, for the legend.
         axes.bar(0, 0, color=LIGHT["kind-0"], label=model)
-        for label, role in zip(series, GREYS, strict=False):
-            axes.bar(0, 0, color=LIGHT[role], label=label)
+        for label, grey in zip(series, GREYS, strict=False):
+            axes.bar(0, 0, color=LIGHT[grey], label=label)
         axes.legend(ncols=3, loc="lower left", bbox_to_anchor=(0, 1.0), fontsize=7.5)
         return save(figure, path, "Scores", "Bars of ours end in their 95% interval.")
 
 
-def _own_bar(axes: Axes, left: float, width: float, summary: Summary) -> None:
+def _published_bar(axes: Axes, x: float, width: float, score: float, colour: str) -> None:
+    axes.bar(x, score, width, color=colour)
+    axes.text(x, score + 1.5, f"{score:.1f}", ha="center", fontsize=6)
+
+
+def _own_bar(axes: Axes, x: float, width: float, summary: Summary) -> None:
     score = summary.headline
     value = 100 * score.value
     below = 100 * (score.value - score.low)
     above = 100 * (score.high - score.value)
     ends = [[max(0.0, below)], [max(0.0, above)]]
-    axes.bar(left, value, width, color=LIGHT["kind-0"])
-    axes.errorbar(left, value, yerr=ends, color=LIGHT["ink"], capsize=2, lw=0.8)
+    axes.bar(x, value, width, color=LIGHT["kind-0"])
+    axes.errorbar(x, value, yerr=ends, color=LIGHT["ink"], capsize=2, lw=0.8)
     height = value + above + 1.5
-    axes.text(left, height, f"{value:.1f}", ha="center", fontsize=7, weight="bold")
+    axes.text(x, height, f"{value:.1f}", ha="center", fontsize=7, weight="bold")
 
 
 def _half_page(title: str, xlabel: str, ylabel: str) -> tuple[Figure, Axes]:

@@ -47,17 +47,17 @@ class RaggedAttention:
         shared = prefixes.lengths[self.prefix_rows] * has_prefix  # tokens each one shares
         beyond = prefixes.columns >= shared[:, None]  # (sequences, prefix): not its prefix
 
+        # A query sees all of its prefix, and of its own sequence what is not after it.
         own = self.own.columns
-        count = len(own)
-        in_prefix = (~beyond)[:, None].expand(-1, count, -1)
+        longest = len(own)
+        in_prefix = (~beyond)[:, None].expand(-1, longest, -1)
         causal = (own <= own[:, None]).expand(len(owner), -1, -1)
-        # (sequences, longest, prefix + longest)
-        visible = torch.cat([in_prefix, causal], dim=2)
+        visible = torch.cat([in_prefix, causal], dim=2)  # (sequences, longest, all columns)
 
         if invariant:
             # every key must stand at its position: what pads a prefix goes to the end
-            is_padding = F.pad(beyond.long(), (0, count))
-            order = is_padding.argsort(dim=1, stable=True)  # (sequences, prefix + longest)
+            is_padding = F.pad(beyond.long(), (0, longest))
+            order = is_padding.argsort(dim=1, stable=True)  # (sequences, all columns)
             visible = visible.take_along_dim(order[:, None], dim=2)
             self.order = order[:, None, :, None]
 
@@ -113,9 +113,10 @@ class SequenceAttention:
         self.owners += prefix_of or [-1] * len(sequence_lengths)
         self.biases: list[Tensor | None] = []
         for length, owner in zip(self.lengths, self.owners, strict=True):
-            self.biases.append(
-                None if owner < 0 else _seen_after(self.lengths[owner], length)
-            )
+            bias = None
+            if owner >= 0:
+                bias = _seen_after(self.lengths[owner], length)
+            self.biases.append(bias)
 
     def __call__(self, layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """See `Attend`: (tokens, heads or kv_heads, head_dim) to (tokens, heads, head_dim)."""
@@ -131,13 +132,12 @@ class SequenceAttention:
                 bias = bias.to(queries.dtype)
                 own_keys = torch.cat([all_keys[owner], own_keys])
                 own_values = torch.cat([all_values[owner], own_values])
-            one = _attention(
-                _as_batch(all_queries[number]),
-                _as_batch(own_keys),
-                _as_batch(own_values),
-                bias,
+
+            own_queries = _as_batch(all_queries[number])
+            batch = _attention(
+                own_queries, _as_batch(own_keys), _as_batch(own_values), bias
             )
-            mixed.append(one[0].transpose(0, 1))
+            mixed.append(batch[0].transpose(0, 1))
         return torch.cat(mixed)
 
 

@@ -122,12 +122,11 @@ def _require_exact(
     first = found[:1].expand_as(found)
     if torch.equal(found, first) and torch.equal(found, alone):
         return
-    reason = (
-        f"is not the same at every place of a tile, or not with 1 and {threads} threads"
-    )
+    cpu = torch.backends.cpu.get_cpu_capability()
     raise OpenQwQError(
-        f"deterministic mode: on this CPU ({torch.backends.cpu.get_cpu_capability()}) {name} "
-        f"{reason}; run with deterministic = false, and please report the CPU"
+        f"deterministic mode: on this CPU ({cpu}) {name} is not the same at every place of a tile, "
+        f"or not with 1 and {threads} threads; run with deterministic = false, and please report "
+        "the CPU"
     )
 
 
@@ -152,9 +151,9 @@ def attention(
     # The heads that share keys become queries of one pair.
     scaled = queries * head_dim**-0.5
     folded = scaled.reshape(pairs, share * count, head_dim)
-    for_each_key_head = bias.expand(-1, kv_heads, count, -1)
-    # (pairs, share * count, time)
-    bias = for_each_key_head.repeat(1, 1, share, 1).flatten(0, 1)
+    of_key_heads = bias.expand(-1, kv_heads, count, -1)
+    of_heads = of_key_heads.repeat(1, 1, share, 1)
+    bias = of_heads.flatten(0, 1)  # (pairs, share * count, time)
 
     folded = _fill(folded, 0, PAIRS)
     folded = _fill(folded, 1, QUERIES)

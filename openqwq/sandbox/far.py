@@ -25,7 +25,11 @@ ITEMS = "getitem setitem delitem contains"
 
 
 class Far:
-    """Something that stays with the program; `made` where the tests themselves made it."""
+    """Something that stays with the program; `made` where the tests themselves made it.
+
+    Reading and setting attributes goes over the link, so what a `Far` itself knows (`tests`, its
+    `number` there, `made`) is read by the functions below the class, never by name.
+    """
 
     def __init__(self, tests: "Tests", number: int, made: bool) -> None:
         object.__setattr__(self, "_far", (tests, number, made))
@@ -64,17 +68,27 @@ class Far:
         return _tests(self).do("round", self, *digits)
 
     def __instancecheck__(self, instance: object) -> bool:
-        return isinstance(instance, Far) and bool(
-            _tests(self).do("isinstance", instance, self)
-        )
+        if not isinstance(instance, Far):
+            return False
+        return bool(_tests(self).do("isinstance", instance, self))
 
 
 def _tests(far: Far) -> "Tests":
-    return object.__getattribute__(far, "_far")[0]  # type: ignore[no-any-return]
+    tests: Tests = object.__getattribute__(far, "_far")[0]
+    return tests
 
 
-def _made(item: object) -> bool:
+def _number(far: Far) -> int:
+    return int(object.__getattribute__(far, "_far")[1])
+
+
+def _is_made(item: object) -> bool:
+    """Whether the tests made something; plain data counts as theirs."""
     return not isinstance(item, Far) or bool(object.__getattribute__(item, "_far")[2])
+
+
+def _set_made(far: Far) -> None:
+    Far.__init__(far, _tests(far), _number(far), made=True)
 
 
 def _operator(name: str, turned: bool = False) -> Callable[..., Any]:
@@ -112,7 +126,7 @@ class Tests(Side):
     def name_of(self, item: Any) -> list[Any] | None:
         """Functions of the tests stay here; those of libraries are the program's own."""
         if isinstance(item, Far):
-            return ["far", object.__getattribute__(item, "_far")[1]]
+            return ["far", _number(item)]
         if isinstance(item, BuiltinFunctionType) and isinstance(item.__self__, ModuleType):
             return ["builtin", item.__self__.__name__, item.__qualname__]
         if isinstance(item, FunctionType | MethodType | BuiltinFunctionType):
@@ -128,16 +142,20 @@ class Tests(Side):
         number = int(parts[0])
         if len(parts) == 1:
             return self.given[number]
-        kind, name = parts[1], str(parts[2])
+        kind = parts[1]
+        name = str(parts[2])
         if kind == "instance" and not self.objects:
             raise TypeError(f"a value of type {name!r} is not plain data")
+
         if number not in self.met:
             if name not in self.kinds:
                 self.kinds[name] = type(name, (Far,), {})
             made = kind != "instance"
             self.met[number] = self.kinds[name](self, number, made)
         found = self.met[number]
-        return self.later(found) if kind == "coroutine" else found
+        if kind == "coroutine":
+            return self.later(found)
+        return found
 
     async def later(self, coroutine: Far) -> Any:
         """A coroutine of the program, which runs over there when it is awaited."""
@@ -185,7 +203,7 @@ class Tests(Side):
     def read_changed(self, value: Any, changed: list[int], items: list[Any]) -> Any:
         """Read a result and put what became of the arguments into them."""
         root, table = value
-        _, arguments = table[root[0]][1:]
+        _, arguments = table[root[0]][1:]  # the root is the pair (result, arguments)
         references = table[arguments[0]][1:]
         mine = {}
         for reference, index in zip(references, changed, strict=True):
@@ -199,28 +217,21 @@ class Tests(Side):
         self.calls += 1
         found = self.do("call", far, *positional, **named)
         if isinstance(found, Far) and type(found).__name__ == type(far).__name__:
-            object.__setattr__(
-                found, "_far", (self, object.__getattribute__(found, "_far")[1], True)
-            )
+            _set_made(found)
         return found
 
     def operate(self, name: str, operands: tuple[Any, ...]) -> Any:
         """An operator on something of the program; it is given no plain data to judge."""
         self.calls += 1
-        data = len(operands) > 1 and not all(isinstance(each, Far) for each in operands)
-        if (
-            data
-            and name not in ("getitem", "setitem", "delitem")
-            and not all(map(_made, operands))
-        ):
+        with_data = not all(isinstance(each, Far) for each in operands)
+        decides = len(operands) > 1 and name not in ("getitem", "setitem", "delitem")
+        if decides and with_data and not all(map(_is_made, operands)):
             raise self.stop(
                 f"the tests let the program's own object decide {name!r} with plain data"
             )
         found = self.do(name, *operands)
-        if isinstance(found, Far) and all(map(_made, operands)):
-            object.__setattr__(
-                found, "_far", (self, object.__getattribute__(found, "_far")[1], True)
-            )
+        if isinstance(found, Far) and all(map(_is_made, operands)):
+            _set_made(found)
         return found
 
     def equal(self, far: Far, other: object, name: str) -> bool:
@@ -257,21 +268,28 @@ class Tests(Side):
     def bind(self, script: ScriptNames, entry_point: str) -> None:
         """Give the tests the program's names, and refuse tests that need what nobody has."""
         name, _, method = entry_point.partition(".")
-        needed = sorted(script.needed - set(self.names) - ({name} if method else set()))
+        missing = script.needed - set(self.names)
+        if method:
+            missing.discard(name)
+        needed = sorted(missing)
         found = dict(zip(needed, self.described(needed), strict=True))
         self.objects = any(found.get(each) is not None for each in script.as_classes)
-        lacking = not method and self.described([name]) == [None]
-        self.calls += int(lacking)  # then what fails is the program's fault
+
+        lacks_entry = not method and self.described([name]) == [None]
+        if lacks_entry:
+            self.calls += 1  # then what fails is the program's fault
         for each, kind in found.items():
-            if lacking and kind is None:
+            if lacks_entry and kind is None:
                 self.names[each] = self.absent(each)
             else:
                 self.bind_name(each, kind, script, entry_point)
+
         self.names["candidate"] = self.entry
         if method:
             self.names[name] = lambda: SimpleNamespace(**{method: self.entry})
         elif name not in script.as_classes and not self.is_exception(name):
             self.names[name] = self.entry
+
         for original, alias in script.aliases():
             if original in self.names:
                 self.names[alias] = self.names[original]
@@ -297,9 +315,8 @@ class Tests(Side):
             case ("exception", *names):
                 self.names[name] = self.exception_class([str(each) for each in names])
             case ("namedtuple", str(title), str(fields)):
-                self.names[name] = type(
-                    self.named_tuple(title, fields, [None] * len(fields.split()))
-                )
+                nothing = [None] * len(fields.split())
+                self.names[name] = type(self.named_tuple(title, fields, nothing))
                 self.classes[name] = self.names[name]
             case ("value", value):
                 self.names[name] = value
@@ -336,11 +353,15 @@ class Tests(Side):
         """Call a function of the tests for the program, or read a line for it."""
         try:
             if kind == "input":
-                return ["value", self.write(builtins.input(*parts))[0]]
-            (positional, named), _ = self.read(parts[1])
-            return ["value", self.write(self.given[parts[0]](*positional, **named))[0]]
+                result: Any = builtins.input(*parts)
+            else:
+                (positional, named), _ = self.read(parts[1])
+                result = self.given[parts[0]](*positional, **named)
+            data, _ = self.write(result)
+            return ["value", data]
         except Exception as error:
-            return ["raise", self.write((type(error).__name__, str(error)))[0]]
+            data, _ = self.write((type(error).__name__, str(error)))
+            return ["raise", data]
 
 
 class _Module:

@@ -37,9 +37,8 @@ class Muon(torch.optim.Optimizer):
     def __init__(
         self, params: Iterable[Tensor], lr: float, momentum: float, weight_decay: float
     ) -> None:
-        super().__init__(
-            params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
-        )
+        defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
+        super().__init__(params, defaults)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -52,12 +51,14 @@ class Muon(torch.optim.Optimizer):
                     shapes.setdefault(parameter.shape, []).append(parameter)
             for shape, parameters in shapes.items():
                 scale = 0.2 * max(shape) ** 0.5
-                updates = orthogonalise(
-                    torch.stack([self._direction(p, group) for p in parameters])
-                )
+                updates = orthogonalise(self._directions(parameters, group))
                 for parameter, update in zip(parameters, updates, strict=True):
                     parameter.mul_(1 - group["lr"] * group["weight_decay"])
                     parameter.add_(update, alpha=-group["lr"] * scale)
+
+    def _directions(self, parameters: list[Tensor], group: dict[str, Any]) -> Tensor:
+        """(count, rows, columns), one for each parameter."""
+        return torch.stack([self._direction(parameter, group) for parameter in parameters])
 
     def _direction(self, parameter: Tensor, group: dict[str, Any]) -> Tensor:
         state = self.state[parameter]
@@ -88,10 +89,13 @@ def build_optimisers(
     others: list[Tensor] = []
     for parameter_name, parameter in model.named_parameters():
         is_layer_matrix = parameter.dim() == 2 and ".layers." in parameter_name
-        (layers if name == "muon" and is_layer_matrix else others).append(parameter)
-    optimisers: list[torch.optim.Optimizer] = [
-        torch.optim.AdamW(others, lr, betas=betas, weight_decay=weight_decay)
-    ]
+        if name == "muon" and is_layer_matrix:
+            layers.append(parameter)
+        else:
+            others.append(parameter)
+
+    adamw = torch.optim.AdamW(others, lr, betas=betas, weight_decay=weight_decay)
+    optimisers: list[torch.optim.Optimizer] = [adamw]
     if layers:
         optimisers.append(Muon(layers, lr, momentum=0.95, weight_decay=weight_decay))
     return optimisers
