@@ -272,10 +272,8 @@ def eval_verb(options: argparse.Namespace) -> None:
     from openqwq.evaluation.evaluation import PRESETS, Plan, compare_runs
     from openqwq.train.judges import open_judges
 
-    library, names = (
-        Library(options.data, options.allow_changed_data),
-        options.tasks.split(","),
-    )
+    library = Library(options.data, options.allow_changed_data)
+    names = options.tasks.split(",")
     if options.compare:
         suite.print_comparison(compare_runs(*options.compare))
         return
@@ -284,24 +282,34 @@ def eval_verb(options: argparse.Namespace) -> None:
         return
     if not (options.model or options.rescore):
         raise OpenQwQError("no MODEL was named: give a checkpoint, a GGUF file or a hub id")
-    settings = ("max_tokens", "top_k", "thinking_budget", "temperature", "top_p", "min_p")
-    changes = {n: v for n in settings if (v := getattr(options, n)) is not None}
+
+    changes = {}
+    for name in ("max_tokens", "top_k", "thinking_budget", "temperature", "top_p", "min_p"):
+        value = getattr(options, name)
+        if value is not None:
+            changes[name] = value
     params = replace(PRESETS[options.preset], **changes)
-    adapted = [f" with {adapter}" for adapter in options.adapter[-1:]]
-    precision = "" if options.precision == "fp32" else f" in {options.precision}"
+
+    model = str(options.model)
+    if options.adapter:
+        model += f" with {options.adapter[-1]}"
+    if options.precision != "fp32":
+        model += f" in {options.precision}"
     plan = Plan(
-        f"{options.model}{''.join(adapted)}{precision}", options.preset, params, options.seed,
-        options.samples, options.limit, options.concurrency,
+        model, options.preset, params, options.seed, options.samples, options.limit,
+        options.concurrency,
     )  # fmt: skip
     window = Window(options.lcb_release, *options.lcb_window)
     request = suite.Request(
         names, library, plan, options.out, window, options.resume, options.workers
     )
-    chat = partial(
-        open_chat, options.model, options.engine, options.concurrency, options.context_length,
-        options.precision, options.device, options.adapter,
-    )  # fmt: skip
-    opened = None if options.rescore else chat
+
+    opened = None
+    if not options.rescore:
+        opened = partial(
+            open_chat, options.model, options.engine, options.concurrency, options.context_length,
+            options.precision, options.device, options.adapter,
+        )  # fmt: skip
     suite.print_scores(suite.run_suite(request, opened, open_judges))
 
 

@@ -141,7 +141,8 @@ class PythonEnvironment:
     def __init__(
         self, sandbox: Sandbox, sessions: int = 16, limits: Limits = LIMITS
     ) -> None:
-        self._sandbox, self._limits = sandbox, limits
+        self._sandbox = sandbox
+        self._limits = limits
         self._verifier = CodeVerifier(sandbox, thinking=False)
         self._places = asyncio.Semaphore(sessions)
 

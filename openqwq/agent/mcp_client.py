@@ -177,7 +177,9 @@ class McpServer:
             self._stop.set()
             if self._client is None:  # still starting
                 self._owner.cancel()
-            owner, self._owner, self._client = self._owner, None, None
+            owner = self._owner
+            self._owner = None
+            self._client = None
             await asyncio.wait({owner})
 
     async def _own(self, ready: "asyncio.Future[Client]", stop: asyncio.Event) -> None:

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from mcp.types import ElicitRequestParams, ElicitResult
 
 Ask = Callable[[str], str]  # a question in, the line that the user typed out
-TRUE, FALSE = {"y", "yes", "true", "1"}, {"n", "no", "false", "0"}
+TRUE = {"y", "yes", "true", "1"}
+FALSE = {"n", "no", "false", "0"}
 
 
 async def answered(server: str, params: "ElicitRequestParams", ask: Ask) -> "ElicitResult":

@@ -36,7 +36,8 @@ class PythonSession:
     async def close(self) -> None:
         """End the session."""
         if self._session:
-            session, self._session = self._session, None
+            session = self._session
+            self._session = None
             await session.close()
 
     async def _call(self, arguments: Mapping[str, Any]) -> str:
@@ -73,5 +74,10 @@ def shown(result: CaseResult) -> str:
     parts = [result.stdout, result.stderr]
     if result.status != "ok":
         parts.append(f"error: {result.status}: {result.error}".removesuffix(": "))
-    text = "".join(part if part.endswith("\n") else f"{part}\n" for part in parts if part)
+
+    text = ""
+    for part in parts:
+        text += part
+        if part and not part.endswith("\n"):
+            text += "\n"
     return text.rstrip("\n") or "(no output)"

@@ -54,7 +54,9 @@ async def toolbox(
 
 def _distinct(servers: Sequence[McpServer], taken: Sequence[str]) -> dict[str, Tool]:
     """The servers' tools; a name that is not one tool's alone gets a prefix, then a number."""
-    counts = Counter([*taken, *(each.name for server in servers for each in server.tools)])
+    counts = Counter(taken)
+    for server in servers:
+        counts.update(each.name for each in server.tools)
     found: dict[str, Tool] = {}
     for server in servers:
         for each in server.tools:

@@ -107,7 +107,8 @@ async def _on_thread(work: Callable[[], Any]) -> Any:
             future.set_exception(OpenQwQError(said(error)))
 
     def run() -> None:
-        value, error = None, None
+        value = None
+        error = None
         try:
             value = work()
         except BaseException as raised:  # a tool may raise anything, SystemExit too

@@ -11,10 +11,8 @@ from openqwq.agent.loop import Called, Content, Ended, Event, Returned, Thinking
 from openqwq.data.files import write_atomically
 from openqwq.types import OpenQwQError
 
-_KINDS: dict[str, type] = {
-    kind.__name__.lower(): kind
-    for kind in (Thinking, Content, Called, Returned, Turns, Ended)
-}
+_EVENTS = (Thinking, Content, Called, Returned, Turns, Ended)
+_KINDS: dict[str, type] = {kind.__name__.lower(): kind for kind in _EVENTS}
 
 
 @dataclass(frozen=True)

@@ -85,7 +85,8 @@ class VerifiersEnvironment:
     """Wraps a `verifiers.v1.Env`; what it serves is opened by the first `reset`."""
 
     def __init__(self, environment: Any, name: str) -> None:
-        self.environment, self.name = environment, name
+        self.environment = environment
+        self.name = name
         self._stack = AsyncExitStack()
         self._opening = asyncio.Lock()
         self._endpoint: Any = None
@@ -172,7 +173,8 @@ class VerifiersEnvironment:
     async def close(self) -> None:
         """Stop what `reset` opened."""
         await self._stack.aclose()
-        self._stack, self._opening = AsyncExitStack(), asyncio.Lock()
+        self._stack = AsyncExitStack()
+        self._opening = asyncio.Lock()
         self._endpoint = None
 
 
@@ -184,7 +186,8 @@ class VerifiersEpisode:
 
         self.body: dict[str, Any] = {}  # of the newest question
         self.first: list[Message] = []
-        self._name, self._endpoint = name, endpoint
+        self._name = name
+        self._endpoint = endpoint
         self._line: Any = Line()
         self._sessions: list[str] = []
         self._question: Any = None
@@ -216,9 +219,11 @@ class VerifiersEpisode:
         finally:
             asking.cancel()
 
-        question, earlier = asking.result(), self._question
+        question = asking.result()
+        earlier = self._question
         messages = question.body["messages"]
-        self._question, self.body = question, question.body
+        self._question = question
+        self.body = question.body
         if earlier is None:
             return [_message(each) for each in messages]
         known = earlier.body["messages"]

@@ -67,7 +67,8 @@ class LearnerRank:
     """One rank of the sharded learner; the driver calls every rank alike."""
 
     def __init__(self, rank: int, world: int) -> None:
-        self.rank, self.world = rank, world
+        self.rank = rank
+        self.world = world
         self.learner: ShardedLearner | None = None
         self._products = torch.float32
         self._store: Any = None  # where samplers meet this rank, the first

@@ -40,7 +40,8 @@ class Flow:
 
     def fill(self) -> None:
         """Keep two steps' worth of groups under way: one to train on, one to be drawn meanwhile."""
-        trainer, curriculum = self.trainer, self.trainer.curriculum
+        trainer = self.trainer
+        curriculum = self.trainer.curriculum
         while len(self.running) + len(self.ready) < 2 * trainer.stage.prompts_per_step:
             if self.again:
                 number = self.again.pop(0)
@@ -116,14 +117,16 @@ class AsynchronousTrainer(Trainer):
 
     async def group(self, number: int, task: Task) -> Group:
         """Draw and judge the samples of `task`, prompt `number` of the curriculum."""
-        version, stage = self.learner.done, self.stage
+        version = self.learner.done
+        stage = self.stage
         key = f"{stage.name}/{self.run.config.seed}/{number}"
         (attempts,) = await self.runner.groups([self.prompt(task, key)], stage.group_size)
         self.retire(attempts)
         return Group(key, version, attempts)
 
     async def _overlapped_step(self, flow: Flow, first: bool) -> dict[str, Any]:
-        step, started = self.learner.done, time.perf_counter()
+        step = self.learner.done
+        started = time.perf_counter()
         groups = await flow.take(self.stage.prompts_per_step)
         waited = time.perf_counter() - started
         record = await self.learn(

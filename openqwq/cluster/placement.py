@@ -242,7 +242,12 @@ def _reserve(cluster: ClusterConfig) -> PlacementGroup:
         )
     gpus = [cluster.gpus_per_learner] * cluster.learners
     gpus += [cluster.gpus_per_sampler] * cluster.samplers + [0.0] * cluster.verifiers
-    bundles = [{"CPU": cluster.cpus_per_actor, **({"GPU": n} if n else {})} for n in gpus]
+    bundles: list[dict[str, float]] = []
+    for count in gpus:
+        bundle = {"CPU": cluster.cpus_per_actor}
+        if count:
+            bundle["GPU"] = count
+        bundles.append(bundle)
     group: PlacementGroup = placement_group(bundles, strategy="PACK")
     if not group.wait(PLACEMENT_SECONDS):
         remove_placement_group(group)

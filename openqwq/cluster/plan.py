@@ -131,7 +131,8 @@ def make_plan(config: Config) -> Plan:
     for name in ("learners", "samplers"):
         if getattr(config.cluster, name) < 1:
             raise OpenQwQError(f"cluster.{name} is 0: a plan needs at least 1")
-    gpu, parameters = GPUS[config.plan.gpu], parameter_count(config)
+    gpu = GPUS[config.plan.gpu]
+    parameters = parameter_count(config)
     learner = _learner_bytes(config, parameters)
     _require_fit("learner", learner, gpu.memory, "cluster.learners, or recompute = true")
     sampler, concurrent = _sampler_bytes(config, gpu, parameters)
@@ -147,7 +148,8 @@ def make_plan(config: Config) -> Plan:
 
 def _learner_bytes(config: Config, parameters: int) -> dict[str, float]:
     """FSDP2 with fp32 master weights, or over a frozen base with an adapter on every rank."""
-    shape, width = _shape(config), _precision_bytes(config)
+    shape = _shape(config)
+    width = _precision_bytes(config)
     tokens = _rl(config).optimiser.micro_batch_tokens
     ends = 2 * _vocab_size(config) * shape.hidden_size
     layer = (parameters - ends) / shape.num_hidden_layers
@@ -203,7 +205,8 @@ def _sampler_bytes(
 
 
 def _require_fit(role: str, used: dict[str, float], memory: float, remedy: str) -> None:
-    total, limit = sum(used.values()), memory * (1 - RESERVE)
+    total = sum(used.values())
+    limit = memory * (1 - RESERVE)
     if total > limit:
         parts = ", ".join(f"{name} {size / GB:.1f}" for name, size in used.items())
         raise OpenQwQError(
@@ -260,7 +263,9 @@ def _seconds(
     concurrent: int,
     traffic: dict[str, float],
 ) -> dict[str, float]:
-    cluster, count, efficiency = config.cluster, _completions(config), Efficiency()
+    cluster = config.cluster
+    count = _completions(config)
+    efficiency = Efficiency()
     tokens = count * _mean_tokens(config)
     passes = 4 if _adapter_count(config) else 6
     if config.recompute:
@@ -298,7 +303,8 @@ def _seconds(
 
 def describe_plan(config: Config, plan: Plan) -> str:
     """The plan as a page of text."""
-    cluster, gpu = config.cluster, GPUS[config.plan.gpu]
+    cluster = config.cluster
+    gpu = GPUS[config.plan.gpu]
     width = _sampler_width(config)
     lines = [
         f"{plan.parameters:,} parameters; {cluster.learners} learner and "

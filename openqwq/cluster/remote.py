@@ -134,8 +134,10 @@ class RemoteSampler:
         )
 
     def _dispatch(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        start, self._turn = self._turn, (self._turn + len(waiting)) % self.count
+        waiting = self._waiting
+        self._waiting = []
+        start = self._turn
+        self._turn = (self._turn + len(waiting)) % self.count
         for index in range(self.count):
             share = waiting[(index - start) % self.count :: self.count]
             if share:
@@ -146,10 +148,8 @@ class RemoteSampler:
     async def _serve(
         self, index: int, share: Sequence[tuple[Request, asyncio.Future[list[Completion]]]]
     ) -> None:
-        requests, futures = (
-            [request for request, _ in share],
-            [future for _, future in share],
-        )
+        requests = [request for request, _ in share]
+        futures = [future for _, future in share]
         for attempt in range(ATTEMPTS):
             actor = self.actors[index]
             try:
@@ -208,7 +208,8 @@ class VerifierPool:
 
     async def score(self, verifier: str, task: Task, completion: str) -> Score:
         """A verdict; where no actor gives one, an `error`."""
-        index, self._turn = self._turn % self.count, self._turn + 1
+        index = self._turn % self.count
+        self._turn += 1
         failure = ""
         for _ in range(ATTEMPTS):
             actor = self.actors[index]

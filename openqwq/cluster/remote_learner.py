@@ -54,7 +54,9 @@ class RemoteLearner:
     def __init__(
         self, create: Callable[[], list[Any]], directory: Path, timeout: float
     ) -> None:
-        self.create, self.directory, self.timeout = create, directory, timeout
+        self.create = create
+        self.directory = directory
+        self.timeout = timeout
         self.done = self._saved = 0
         self._since: list[tuple[int, Sequence[MicroBatch], Objective]] = []
         self.ranks = create()

@@ -29,11 +29,10 @@ class SavedPolicy:
         """Raise OpenQwQError where `device` has no room for the weights as a sampler holds them."""
         count, _ = parameter_counts(read_subject(self.weights).config)
         needed = count * DTYPES[self.products].itemsize
-        free = (
-            available_memory()
-            if device.type == "cpu"
-            else torch.cuda.mem_get_info(device)[0]
-        )
+        if device.type == "cpu":
+            free = available_memory()
+        else:
+            free, _ = torch.cuda.mem_get_info(device)
         if needed > free:
             raise OpenQwQError(
                 f"a sampler needs {needed / GB:.1f} GB for the weights in {self.products}, and its "

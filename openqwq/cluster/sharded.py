@@ -179,7 +179,8 @@ class ShardedLearner(Learner):
 
     def held_rows(self) -> dict[str, Tensor]:
         """This rank's rows of all that is trained, by its checkpoint name."""
-        rank, ranks = self.mesh.get_local_rank(), self.mesh.size()
+        rank = self.mesh.get_local_rank()
+        ranks = self.mesh.size()
         held: dict[str, Tensor] = {}
         for name, value in self._named_values():
             if isinstance(value, DTensor):

@@ -168,7 +168,8 @@ class Sender:
     """One rank's way to all receivers."""
 
     def __init__(self, meeting: Meeting, rank: int) -> None:
-        self.meeting, self.rank = meeting, rank
+        self.meeting = meeting
+        self.rank = rank
         self._group = Group(meeting, open_store(meeting), rank, 0)
 
     def send(self, manifest: Manifest, rows: Mapping[str, Tensor]) -> None:

@@ -143,11 +143,9 @@ def _index(node: Any, key: str, path: str) -> int:
     if key.isdecimal() and int(key) < len(node):
         return int(key)
     known = [name for name in names if name]
-    advice = (
-        f"did you mean {near(key, known)!r}?"
-        if known
-        else f"the list has {len(node)} items"
-    )
+    advice = f"the list has {len(node)} items"
+    if known:
+        advice = f"did you mean {near(key, known)!r}?"
     raise OpenQwQError(f"override {path}: {key!r} does not exist: {advice}")
 
 

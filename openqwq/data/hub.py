@@ -150,7 +150,8 @@ class DataLock:
         if reference.startswith(SCHEME):
             path, commit = self._fetched(reference, locked)
         else:
-            path, commit = Path(reference).expanduser(), ""
+            path = Path(reference).expanduser()
+            commit = ""
             if not path.is_file():
                 return path  # the reader says what is wrong with it
         digest = sha256_of(path)

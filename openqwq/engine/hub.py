@@ -23,7 +23,9 @@ def download(name: str, weights: bool = True) -> Path:
     `data.hub.from_hub` does, and where the part does not name exactly one file.
     """
     repository, _, part = name.partition(":")
-    patterns = [f"*{part}*.gguf"] if part else list(CHECKPOINT if weights else DESCRIPTION)
+    patterns = list(CHECKPOINT if weights else DESCRIPTION)
+    if part:
+        patterns = [f"*{part}*.gguf"]
     folder = from_hub(
         f"{repository} (not a path on this machine)",
         repository,

@@ -15,7 +15,8 @@ class Pace:
     """
 
     def __init__(self, most: int, seconds: float = math.inf) -> None:
-        self._most, self._seconds = most, seconds
+        self._most = most
+        self._seconds = seconds
         self._speed = 0.0  # tokens a second, 0 until a step has been timed
         self._started = 0.0
 

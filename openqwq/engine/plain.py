@@ -22,7 +22,8 @@ class PlainModel:
     dtype = torch.float32
 
     def __init__(self, model: Qwen2) -> None:
-        self.config, self.copy = model.config, deepcopy(model)
+        self.config = model.config
+        self.copy = deepcopy(model)
         self.device = model.device
         self.shapes = {name: p.shape for name, p in self.copy.named_parameters()}
         self.own_layers = lora.attached(self.copy)

@@ -70,9 +70,14 @@ class Relay:
         grammars: bool = False,
         adapters: Ids[str] = (),
     ) -> None:
-        self.name, self.tokenizer, self.context_length = name, tokenizer, context_length
-        self._draw, self._group, self.close = draw, group, free
-        self._grammars, self._adapters = grammars, adapters
+        self.name = name
+        self.tokenizer = tokenizer
+        self.context_length = context_length
+        self._draw = draw
+        self._group = group
+        self.close = free
+        self._grammars = grammars
+        self._adapters = adapters
         self._closing_ids = tokenizer.encode(CLOSING_TEXT, allow_special=True)
 
     async def generate(
@@ -133,7 +138,8 @@ class Relay:
             async with aclosing(self._draw([sequence])) as drawn:
                 async for token in drawn:
                     if token.token_id == token_ids[place]:
-                        log_prob, alternatives = token.log_prob, token.alternatives
+                        log_prob = token.log_prob
+                        alternatives = token.alternatives
                     break
             shown = alternatives[:top_log_probs]  # some back ends always tell one
             events.append(TokenEvent(token_ids[place], log_prob, False, None, shown))

@@ -212,7 +212,8 @@ class Sequence:
     def cancel(self, failure: Exception | None = None) -> None:
         """End now unless it has ended; what it holds is freed before the next step."""
         if self.finish_reason is None:
-            self.failure, self.finish_reason = failure, "cancelled"
+            self.failure = failure
+            self.finish_reason = "cancelled"
 
     def completion(self) -> Completion:
         """The finished record; raises what broke the engine's step, if anything did."""

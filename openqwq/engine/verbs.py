@@ -179,7 +179,8 @@ def fit_verb(options: argparse.Namespace) -> None:
     subject = fit.read_subject(path)
     trained = subject.config.max_position_embeddings
     context = fitting_context(options.context, trained)
-    process, bandwidth = fit.memory_in_use(), fit.read_bandwidth()
+    process = fit.memory_in_use()
+    bandwidth = fit.read_bandwidth()
     print(
         fit.report(
             options.model, subject, engine, memory, context, options.slots, process, bandwidth,

@@ -51,11 +51,12 @@ async def collect(
     try:
         await evaluate(directory, plan, selections, chat, judges)
     finally:
-        every = {task.id: task for chosen in tasks.values() for task in chosen}
-        files = [
-            RecordFile(directory / f"{selection.name}.jsonl") for selection in selections
-        ]
-        records = [record for file in files for record in file.read()]
+        every: dict[str, Task] = {}
+        for chosen in tasks.values():
+            every |= {task.id: task for task in chosen}
+        records: list[Record] = []
+        for selection in selections:
+            records += RecordFile(directory / f"{selection.name}.jsonl").read()
         found = write_accepted(records, every, plan.model, out, keep)
     return found
 

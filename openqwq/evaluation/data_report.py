@@ -179,6 +179,9 @@ class Examiner:
         sampled = min(self.context, self.config.engine.max_length or self.context)
         rooms = (self.context, sampled)
         fits = [_fit(stage, table, prompts, examples, rooms) for stage in stages]
+        overlaps: tuple[Overlap, ...] = ()
+        if self.index is not None:
+            overlaps = _overlaps(table, self.index, self.effort.tasks)
         return TableReport(
             name=table.name,
             origin=entry.rows or entry.source or entry.environment,
@@ -191,9 +194,7 @@ class Examiner:
             fits=tuple(fits),
             golds=await judge_golds(tasks[: self.effort.golds], self.judges),
             duplicates=_duplicates(table),
-            overlaps=()
-            if self.index is None
-            else _overlaps(table, self.index, self.effort.tasks),
+            overlaps=overlaps,
         )
 
 
@@ -370,8 +371,10 @@ def _duplicates(table: Table) -> tuple[str, ...]:
     places: dict[str, list[str]] = defaultdict(list)
     for record in table.records:
         places[record.problem].append(str(record.place))
-    repeated = [same for same in places.values() if len(same) > 1]
-    return tuple(f"{first} = {other}" for first, *others in repeated for other in others)
+    found: list[str] = []
+    for first, *others in places.values():
+        found += [f"{first} = {other}" for other in others]
+    return tuple(found)
 
 
 def _overlaps(table: Table, index: BenchmarkIndex, most: int) -> tuple[Overlap, ...]:

@@ -221,7 +221,9 @@ class Plotter:
         """The sides of each row, hollow first, with their intervals; rows from the top."""
         if not rows:
             return []
-        values = [value for row in rows for value, _ in row.sides if math.isfinite(value)]
+        values: list[float] = []
+        for row in rows:
+            values += [value for value, _ in row.sides if math.isfinite(value)]
         end = top or max(values, default=0.0) or 1.0
 
         def draw(axes: Axes) -> None:

@@ -61,9 +61,7 @@ def print_summary(run_directory: Path, families: Families) -> None:
         name = row.name if row.is_family else f"  {row.name}"
         rates = [_rate(side) for side in row.sides]
         gains = [_number(gain, "+.1f") for gain, _ in row.gains]
-        lengths = [
-            _number(side.thinking_tokens, ".0f") if side else "–" for side in row.sides
-        ]
+        lengths = [_thinking(side) for side in row.sides]
         table.add_row(name, *rates, *gains, " → ".join(lengths))
     console = Console()
     console.print(table)
@@ -302,6 +300,13 @@ def _size(file: Path) -> int:
 
 def _number(value: float, form: str = ".1f") -> str:
     return f"{value:{form}}".replace("-", "−") if math.isfinite(value) else "–"
+
+
+def _thinking(side: Accuracy | None) -> str:
+    """Mean tokens of thinking."""
+    if side is None:
+        return "–"
+    return _number(side.thinking_tokens, ".0f")
 
 
 def _rate(side: Accuracy | None) -> str:

@@ -55,16 +55,15 @@ def write_scorecard(directory: Path, titles: dict[str, str]) -> Path:
 
     Raises OpenQwQError where there is no run, or no way to write.
     """
-    run, scores = read_json(directory / "run.json"), read_json(directory / "scores.json")
+    run = read_json(directory / "run.json")
+    scores = read_json(directory / "scores.json")
     summaries = {name: summary_from_json(data) for name, data in scores.items()}
     named = {name: titles.get(name, name) for name in summaries}
     sections = [_section(directory, name, named[name], summaries[name]) for name in named]
     model = Path(str(run["model"])).name or str(run["model"])
-    charts = (
-        [bars(model, named, summaries, directory / "charts" / "scores.png")]
-        if named
-        else []
-    )
+    charts: list[Chart] = []
+    if named:
+        charts.append(bars(model, named, summaries, directory / "charts" / "scores.png"))
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     environment = jinja2.Environment(
         loader=loader,
@@ -104,17 +103,16 @@ def _section(directory: Path, name: str, title: str, summary: Summary) -> Sectio
 
 def _item(name: str, group: Sequence[Record]) -> Item:
     first = group[0]
-    other = next((r for r in group if (r.value >= 1) != (first.value >= 1)), None)
-    replies = [first, *([other] if other else [])]
+    others = [r for r in group if (r.value >= 1) != (first.value >= 1)]
+    replies = [first, *others[:1]]  # a right and a wrong one, where there are both
     share = sum(r.value for r in group) / len(group)
     return Item(name, first.status, share, len(group), _question(first.messages), replies)
 
 
 def _question(messages: Sequence[Message]) -> str:
-    single = len(messages) == 1
-    return "\n\n".join(
-        m["content"] if single else f"{m['role']}: {m['content']}" for m in messages
-    )
+    if len(messages) == 1:
+        return messages[0]["content"]
+    return "\n\n".join(f"{m['role']}: {m['content']}" for m in messages)
 
 
 def _percent(value: float | None) -> str:

@@ -105,7 +105,7 @@ def run_suite(
             tasks = benchmark.load(request.library)
             selections.append(select(benchmark, kind, tasks, request.plan.limit))
     sandbox = replace(sandbox, workers=request.workers)
-    if any(task.verifier == "bfcl_turns" for each in selections for task in each.tasks):
+    if "bfcl_turns" in _verifiers(selections):
         require_backends()
     if open_chat is None:
         summaries = asyncio.run(_judge(request, selections, None, sandbox, open_judges))
@@ -119,6 +119,14 @@ def run_suite(
     return summaries
 
 
+def _verifiers(selections: Sequence[Selection]) -> set[str]:
+    """The judges that the tasks name."""
+    names: set[str] = set()
+    for selection in selections:
+        names |= {task.verifier for task in selection.tasks}
+    return names
+
+
 async def _judge(
     request: Request,
     selections: Sequence[Selection],
@@ -127,8 +135,7 @@ async def _judge(
     open_judges: OpenJudges,
 ) -> dict[str, Summary]:
     async with AsyncExitStack() as stack:
-        names = {task.verifier for selection in selections for task in selection.tasks}
-        judges = await open_judges(stack, names, sandbox)
+        judges = await open_judges(stack, _verifiers(selections), sandbox)
         if chat is None:
             return await rescore(request.directory, selections, judges)
         return await evaluate(request.directory, request.plan, selections, chat, judges)

@@ -129,7 +129,8 @@ def parse_config(config: Mapping[str, Any], source: str = "config.json") -> Mode
         fields.require("attention_bias", False)  # it would be on the output projection too
     for kind in config.get("layer_types") or ():
         Fields({"layer_types": kind}, source).require("layer_types", "full_attention")
-    heads, hidden = fields.integer("num_attention_heads"), fields.integer("hidden_size")
+    heads = fields.integer("num_attention_heads")
+    hidden = fields.integer("hidden_size")
     usual_head_dim = 128 if family == "qwen3" else hidden // heads
     theta, scaling = _rotary_embedding(fields)
     return checked(

@@ -178,7 +178,8 @@ def save(
 
 def _check_shape(config: ModelConfig) -> None:
     """Raise OpenQwQError for a shape that llama.cpp cannot load."""
-    heads, hidden = config.num_attention_heads, config.hidden_size
+    heads = config.num_attention_heads
+    hidden = config.hidden_size
     if config.family == "qwen2" and config.head_dim * heads != hidden:
         raise OpenQwQError(
             f"{heads} heads of {config.head_dim} do not make hidden_size {hidden}: llama.cpp "
@@ -214,11 +215,10 @@ def add_metadata(writer: GGUFWriter, metadata: Mapping[str, Any]) -> None:
 def _kind_of(weight: Tensor, kind: GGMLQuantizationType) -> GGMLQuantizationType:
     if weight.dim() == 1:
         return GGMLQuantizationType.F32
-    return (
-        kind
-        if weight.shape[1] % GGML_QUANT_SIZES[kind][0] == 0
-        else GGMLQuantizationType.F16
-    )
+    block_size, _ = GGML_QUANT_SIZES[kind]
+    if weight.shape[1] % block_size:
+        return GGMLQuantizationType.F16
+    return kind
 
 
 def _metadata(config: ModelConfig) -> dict[str, Any]:

@@ -20,7 +20,8 @@ def write_adapter(directory: Path, base: GgufFile, path: Path) -> None:
     config = model_config(base)
     adapter = lora.load(directory, empty_model(config))
     layers = adapter.layers
-    rank, scale = adapter.shape.rank, next(iter(layers.values())).scale
+    rank = adapter.shape.rank
+    scale = next(iter(layers.values())).scale
     writer = GGUFWriter(path, config.family)
     writer.add_string("general.type", "adapter")
     writer.add_string("adapter.type", "lora")

@@ -118,7 +118,8 @@ def cache_folder() -> Path:
 
 def _shapes(config: ModelConfig) -> list[tuple[int, int]]:
     """(outputs, inputs) of a layer's three kinds of matrix; the head is like the widest."""
-    hidden, inner = config.hidden_size, config.intermediate_size
+    hidden = config.hidden_size
+    inner = config.intermediate_size
     queries = config.num_attention_heads * config.head_dim
     return [(inner, hidden), (hidden, inner), (queries, hidden)]
 

@@ -68,7 +68,8 @@ class Attention(nn.Module):
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
-        self.layer, self.head_dim = layer, config.head_dim
+        self.layer = layer
+        self.head_dim = config.head_dim
         query_size = config.num_attention_heads * config.head_dim
         key_size = config.num_key_value_heads * config.head_dim
         bias = config.attention_bias
@@ -92,7 +93,9 @@ class Attention(nn.Module):
         keys = rotate(self.k_norm(keys), cos, sin)
         if x.is_cuda and self.q_proj.product_dtype:  # the kernel that needs little memory
             dtype = self.q_proj.product_dtype
-            queries, keys, values = queries.to(dtype), keys.to(dtype), values.to(dtype)
+            queries = queries.to(dtype)
+            keys = keys.to(dtype)
+            values = values.to(dtype)
         mixed = attend(self.layer, queries, keys, values).to(x.dtype)
         output: Tensor = self.o_proj(mixed.flatten(1))
         return output

@@ -193,7 +193,8 @@ def decode(data: Any, classes: Mapping[str, type] | None = None) -> Any:
     Raises ValueError on anything malformed: the writer may be hostile.
     """
     try:
-        root, table = data[0], data[1]
+        root = data[0]
+        table = data[1]
         return Reader(table, classes or {}).read(root)
     except (LookupError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         raise ValueError(f"malformed data: {error}") from error
@@ -235,7 +236,8 @@ class Reader:
             return self.make_scalar(index, tag, parts)
         if tag == "namedtuple":
             # as plain data; the other side of a script makes it what it was
-            tag, parts = "tuple", parts[2:]
+            tag = "tuple"
+            parts = parts[2:]
         if tag == "tuple":
             items = [self.get(part) for part in parts]
             self.cost[index] = self.cost_of_all(parts)

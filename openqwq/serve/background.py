@@ -23,7 +23,8 @@ class Recording:
     """The events of one reply so far; readers wait for more."""
 
     def __init__(self, response: ResponsesFormat, input_items: list[Json]) -> None:
-        self.response, self.input_items = response, input_items
+        self.response = response
+        self.input_items = input_items
         self.events: list[Json] = []
         self.stored = 0  # events that the store has
         self.ended = False

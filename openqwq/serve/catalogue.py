@@ -44,7 +44,8 @@ class Catalogue:
         most: int = 0,
     ) -> None:
         self.entries = {entry.name: entry for entry in entries}
-        self.aliases, self._most = dict(aliases or {}), most
+        self.aliases = dict(aliases or {})
+        self._most = most
         self._owners: dict[str, Entry] = {}  # by the names of models and adapters
         for entry in entries:
             for name in (entry.name, *entry.adapters):
@@ -109,7 +110,8 @@ class Catalogue:
     def close(self) -> None:
         """Free every model."""
         for entry in self.entries.values():
-            model, entry.model = entry.model, None
+            model = entry.model
+            entry.model = None
             if model is not None:
                 model.close()
 
@@ -134,7 +136,8 @@ class Catalogue:
                 await self._released.wait()
                 continue
             oldest = min(idle, key=lambda each: each.used)
-            model, oldest.model = oldest.model, None
+            model = oldest.model
+            oldest.model = None
             assert model is not None
             await asyncio.to_thread(model.close)
         entry.model = await asyncio.to_thread(entry.load)

@@ -101,9 +101,13 @@ def _pieces(delta: dict[str, Any], inline: InlineThinking) -> list[Piece]:
 
 def _inline_pieces(spans: list[tuple[bool, bytes]]) -> list[Piece]:
     """Content, and the thinking that stood between tags in it."""
-    return [
-        Piece("reasoning" if thinks else "content", text.decode()) for thinks, text in spans
-    ]
+    pieces: list[Piece] = []
+    for thinks, text in spans:
+        if thinks:
+            pieces.append(Piece("reasoning", text.decode()))
+        else:
+            pieces.append(Piece("content", text.decode()))
+    return pieces
 
 
 def _finish(choice: dict[str, Any]) -> Finish | None:

@@ -263,9 +263,9 @@ class ResponsesFormat:
 
 def _head(reply_id: str, model: str, ask: Ask, body: Mapping[str, Any]) -> Json:
     """A response before its first piece."""
-    tools = [
-        {k: v for k, v in tool.items() if v is not None} for tool in body.get("tools", [])
-    ]
+    tools: list[Json] = []
+    for tool in body.get("tools", []):
+        tools.append({key: value for key, value in tool.items() if value is not None})
     reasoning = body.get("reasoning") or {}
     text = body.get("text") or {}
     background = body.get("background", False)

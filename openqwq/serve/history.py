@@ -29,7 +29,8 @@ def messages(raw: Sequence[Mapping[str, Any]]) -> list[Message]:
             results[name] = {"role": "tool", "content": _text(message.get("content"))}
             if len(results) == len(open_calls):
                 turns += [results[name] for name in open_calls]
-                open_calls, results = [], {}
+                open_calls = []
+                results = {}
             continue
         if open_calls:
             missing = [name for name in open_calls if name not in results]

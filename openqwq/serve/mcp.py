@@ -13,7 +13,8 @@ ASK_LIMITS = CallLimits(seconds=600.0, characters=32_000)  # a long thinking, a 
 
 async def serve_tools(options: Any) -> None:
     """Serve by the command line's `options`: until the client leaves, or told to stop at a port."""
-    names, port = [name for name in options.tools.split(",") if name], options.http
+    names = [name for name in options.tools.split(",") if name]
+    port = options.http
     async with AsyncExitStack() as stack:
         tools = [*(await stack.enter_async_context(toolbox(names))).values()]
         if options.model:

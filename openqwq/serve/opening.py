@@ -28,7 +28,8 @@ def open_catalogue(options: Any) -> Catalogue:
 
 
 def _entry(model: str, options: Any, adapters: dict[str, Path]) -> Entry:
-    name, size = model, 0
+    name = model
+    size = 0
     if Path(model).expanduser().exists():
         path = locate(model, weights=False)
         name = path.stem if path.is_file() else path.resolve().name

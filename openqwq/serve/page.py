@@ -36,10 +36,9 @@ def page_routes(connect: tuple[str, ...], folder: Path = STATIC) -> list[Route]:
 
     def route(path: str, file: Path) -> Route:
         kind = mimetypes.guess_type(file.name)[0] or "application/octet-stream"
+        own_policy = PREVIEW_POLICY if path == "/preview.html" else policy
         headers = {
-            "Content-Security-Policy": PREVIEW_POLICY
-            if path == "/preview.html"
-            else policy,
+            "Content-Security-Policy": own_policy,
             "Referrer-Policy": "no-referrer",
             "Cache-Control": "no-cache",
         }

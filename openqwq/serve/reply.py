@@ -342,7 +342,8 @@ async def merged(
                     or more.kind != item.kind
                 ):
                     yield number, item
-                    number, item = follower, more
+                    number = follower
+                    item = more
                 else:
                     tokens = item.tokens + more.tokens
                     item = replace(item, text=item.text + more.text, tokens=tokens)

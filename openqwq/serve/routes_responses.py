@@ -83,7 +83,8 @@ class ResponsesRoutes:
 
     async def read(self, request: Request) -> Response:
         """GET /v1/responses/{id}: as it stands, or its events behind `starting_after`."""
-        service, name = self._service, request.path_params["id"]
+        service = self._service
+        name = request.path_params["id"]
         streamed = _truth(request, "stream")
         after = _number(request, "starting_after", -1)
         recording = service.background.running.get(name)
@@ -103,14 +104,16 @@ class ResponsesRoutes:
 
     async def delete(self, request: Request) -> Response:
         """DELETE /v1/responses/{id}: ended if it runs, and forgotten."""
-        service, name = self._service, request.path_params["id"]
+        service = self._service
+        name = request.path_params["id"]
         await service.background.cancel(name)
         await asyncio.to_thread(service.store.delete, name)
         return Answer({"id": name, "object": "response", "deleted": True})
 
     async def cancel(self, request: Request) -> Response:
         """POST /v1/responses/{id}/cancel: a background response ends as it is."""
-        service, name = self._service, request.path_params["id"]
+        service = self._service
+        name = request.path_params["id"]
         response = await asyncio.to_thread(service.store.response, name)
         if not response["background"]:
             raise ApiError(
@@ -121,7 +124,8 @@ class ResponsesRoutes:
 
     async def input_items(self, request: Request) -> Response:
         """GET /v1/responses/{id}/input_items: a page of them, the newest first."""
-        store, name = self._service.store, request.path_params["id"]
+        store = self._service.store
+        name = request.path_params["id"]
         items = await asyncio.to_thread(store.input_items, name)
         order = request.query_params.get("order", "desc")
         if order not in ("asc", "desc"):

@@ -52,7 +52,9 @@ class Running:
     """`slots` replies run at once and `queue` more may wait; others are told to come again."""
 
     def __init__(self, slots: int, queue: int, drain_seconds: float) -> None:
-        self.slots, self.queue, self._drain = slots, queue, drain_seconds
+        self.slots = slots
+        self.queue = queue
+        self._drain = drain_seconds
         self.admitted = 0  # replies that run or wait
         self.steering: dict[str, Steering] = {}
         self.registry = own = CollectorRegistry()
@@ -250,7 +252,8 @@ async def _unless_disconnected(
         while (await request.receive())["type"] != "http.disconnect":
             pass
 
-    answering, gone = asyncio.create_task(answer), asyncio.create_task(disconnected())
+    answering = asyncio.create_task(answer)
+    gone = asyncio.create_task(disconnected())
     try:
         await asyncio.wait((answering, gone), return_when=asyncio.FIRST_COMPLETED)
         return await answering if answering.done() else Response(status_code=499)

@@ -54,7 +54,8 @@ class Service:
     """The state behind the routes."""
 
     def __init__(self, catalogue: Catalogue, options: ServerOptions) -> None:
-        self.catalogue, self.options = catalogue, options
+        self.catalogue = catalogue
+        self.options = options
         self.running = Running(options.slots, options.queue, options.drain_seconds)
         self.store = ResponseStore(options.store)
         self.background = Background(self.store)

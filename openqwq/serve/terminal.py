@@ -86,11 +86,12 @@ class Writer:
             if not self.hide_thinking:
                 self._switch(True)
                 self._print(piece.text, _thinking_stream())
-        elif (
-            text := piece.text
-            if piece.call is None
-            else f"[calls {json.dumps(piece.call)}]"
-        ):
+            return
+
+        text = piece.text
+        if piece.call is not None:
+            text = f"[calls {json.dumps(piece.call)}]"
+        if text:
             self._switch(False)
             self.content += piece.text
             self._print(text, sys.stdout)
@@ -122,7 +123,8 @@ def _thinking_stream() -> TextIO:
 async def _say(talker: Talker, messages: Messages, writer: Writer | MarkdownWriter) -> bool:
     """Write one reply; whether it came to its end. Ctrl-C first ends the thinking."""
     steering = Steering()
-    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    loop = asyncio.get_running_loop()
+    task = asyncio.current_task()
     assert task is not None
 
     def interrupt() -> None:
@@ -263,7 +265,8 @@ def ask(talker: Talker, messages: Messages, hide_thinking: bool, as_json: bool) 
 
     Raises KeyboardInterrupt if Ctrl-C stopped it.
     """
-    writer, started = Writer(hide_thinking, quiet=as_json), time.monotonic()
+    writer = Writer(hide_thinking, quiet=as_json)
+    started = time.monotonic()
     finished = say(talker, messages, writer)
     finish = writer.finish
     if as_json and finish:
@@ -284,11 +287,9 @@ def ask(talker: Talker, messages: Messages, hide_thinking: bool, as_json: bool) 
 
 def _warn(finish: Finish | None) -> None:
     if finish and finish.reason == "length":
-        why = (
-            finish.detail[1]
-            if finish.detail
-            else "the reply was cut off (--max-tokens, --context)"
-        )
+        why = "the reply was cut off (--max-tokens, --context)"
+        if finish.detail:
+            _, why = finish.detail
         print(f"qwq: {why}", file=sys.stderr)
 
 

@@ -257,7 +257,8 @@ class Conversation:
         asked = len(self.messages)
         self.messages.append({"role": "user", "content": question})
         run = self.agent.run(self.dialogue.sent(), self.params)
-        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        loop = asyncio.get_running_loop()
+        task = asyncio.current_task()
         assert task is not None
         # Not the runner's own handler: a signal just before the loop waits would not wake it.
         loop.add_signal_handler(signal.SIGINT, task.cancel)

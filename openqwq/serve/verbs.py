@@ -67,23 +67,21 @@ def serve_verb(options: argparse.Namespace) -> None:
     from openqwq.serve.server import ServerOptions, serve
     from openqwq.serve.tool_steps import ServerTools
 
-    hosts, origins, connect, names = (
-        tuple(filter(None, text.split(",")))
-        for text in (
-            options.allow_host,
-            options.allow_origin,
-            options.connect,
-            options.tools,
-        )
-    )
+    hosts = _listed(options.allow_host)
+    origins = _listed(options.allow_origin)
     access = Access(options.api_key, hosts, origins)
     access.require_safe(options.host, options.insecure)
-    tools = ServerTools.opened(names, options.mcp)
+    tools = ServerTools.opened(_listed(options.tools), options.mcp)
     limits = ServerOptions(
-        access, options.slots, options.queue, options.drain, connect, tools,
+        access, options.slots, options.queue, options.drain, _listed(options.connect), tools,
         store_path(options.store), options.feedback,
     )  # fmt: skip
     serve(open_catalogue(options), limits, options.host, options.port)
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    """The items of a list written with commas."""
+    return tuple(filter(None, text.split(",")))
 
 
 def add_models_verb(parser: argparse.ArgumentParser) -> None:

@@ -127,13 +127,11 @@ def open_rows(
             "rows out with --skip-bad-rows"
         )
     if not records and not held_out:
-        first = (
-            f"; the first of them: {opener.skipped[0]}"
-            if opener.skipped
-            else ": give it some"
-        )
+        advice = ": give it some"
+        if opener.skipped:
+            advice = f"; the first of them: {opener.skipped[0]}"
         raise OpenQwQError(
-            f"data.{name}: {config.rows} has no rows that can be used{first}"
+            f"data.{name}: {config.rows} has no rows that can be used{advice}"
         )
 
     if isinstance(config.held_out, float):

@@ -63,14 +63,16 @@ PYTHON: Mapping[str, Any] = {
 }
 
 
+def _operand(rng: random.Random, digits: int) -> int:
+    return rng.randrange(10 ** (digits - 1), 10**digits)
+
+
 def calculator(min_digits: int, max_digits: int) -> Source:
     """Products of two long numbers, asked with a calculator at hand."""
 
     def draw(rng: random.Random) -> Problem:
-        a, b = (
-            rng.randrange(10 ** (digits - 1), 10**digits)
-            for digits in (rng.randint(min_digits, max_digits) for _ in range(2))
-        )
+        a = _operand(rng, rng.randint(min_digits, max_digits))
+        b = _operand(rng, rng.randint(min_digits, max_digits))
         expression = f"{a} * {b}"
         product = str(a * b)
         described = rng.choice(CALCULATORS)

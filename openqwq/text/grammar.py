@@ -274,7 +274,8 @@ def _tokens(tokenizer: Tokenizer) -> Any:
     """The tokenizer as llguidance sees it; building its trie takes a second for 150,000 tokens."""
 
     class Vocabulary:
-        eos_token_id, bos_token_id = tokenizer.eos_ids[0], None
+        eos_token_id = tokenizer.eos_ids[0]
+        bos_token_id = None
         tokens = tuple(tokenizer.token_bytes(i) for i in range(tokenizer.vocab_size))
         special_token_ids = tuple(tokenizer.added_tokens.values())
 

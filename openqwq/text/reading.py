@@ -282,11 +282,9 @@ class CallReader:
     def _skip(self, deltas: list[Delta]) -> None:
         """Look for the end of a malformed call."""
         closer = self._syntax.closer
-        found = (
-            closer.search(self.text, self._search_from)
-            if closer and not self._bare
-            else None
-        )
+        if closer is None or self._bare:
+            return
+        found = closer.search(self.text, self._search_from)
         if found:
             self._malformed(deltas, found.start(), found.end())
 

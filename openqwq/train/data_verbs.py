@@ -181,9 +181,9 @@ async def _collect(options: argparse.Namespace) -> None:
         concurrency=options.concurrency,
     )  # fmt: skip
     async with AsyncExitStack() as stack:
-        names = {
-            task.verifier for chosen in tasks.values() for task in chosen if task.verifier
-        }
+        names: set[str] = set()
+        for chosen in tasks.values():
+            names |= {task.verifier for task in chosen if task.verifier}
         judges = await _judges(config, names, stack)
         opening = open_chat(
             options.model, options.engine, options.concurrency, options.context_length,

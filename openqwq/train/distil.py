@@ -52,7 +52,9 @@ class Distiller:
 
         Raises InterruptedRun after the step in which Ctrl-C came.
         """
-        run, stage, learner = self.run, self.stage, self.learner
+        run = self.run
+        stage = self.stage
+        learner = self.learner
         parts: Parts = {"learner": learner, "curriculum": self.curriculum}
         run.restore(stage.name, parts)
         run.forget_after(stage.name, learner.done)

@@ -140,7 +140,8 @@ class Rollout:
         reply = self._reply()
         try:
             observation = await self.episode.step(reply.message(), reply.malformed_calls)
-            over, said = observation.done, observation.messages
+            over = observation.done
+            said = observation.messages
         except Exception as error:  # an environment of the user's may raise anything
             self.done = True
             self.failure = environment_failure(error)

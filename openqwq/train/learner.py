@@ -81,7 +81,10 @@ class Learner:
                 f"optimiser.name is {config.name!r} for an adapter: its matrices are low in rank, "
                 "so choose adamw"
             )
-        self.model, self.config, self.steps, self.done = model, config, steps, 0
+        self.model = model
+        self.config = config
+        self.steps = steps
+        self.done = 0
         self.adapter = adapter
         self.temperature = temperature
         self.device = model.device  # of the products
@@ -129,8 +132,10 @@ class Learner:
             optimiser.zero_grad(set_to_none=True)
         self.done += 1
         loss = float(sum(part["loss"] for part in parts))
-        sums = [{name: v for name, v in part.items() if name != "loss"} for part in parts]
-        return {"loss": loss, "grad_norm": norm, "lr": rate, **mean_metrics(sums)}
+        others: list[dict[str, Tensor]] = []
+        for part in parts:
+            others.append({name: value for name, value in part.items() if name != "loss"})
+        return {"loss": loss, "grad_norm": norm, "lr": rate, **mean_metrics(others)}
 
     def clip_gradients(self) -> float:
         """Scale the gradient down to `max_grad_norm`; returns its norm before."""
@@ -200,11 +205,13 @@ class Learner:
 
     def state(self) -> dict[str, Any]:
         """Everything a resumed learner needs to go on bit by bit; of a frozen base nothing."""
+        if self.adapter is None:
+            trained = self.model.state_dict()
+        else:
+            trained = dict(self.named_params())
         return {
             "done": self.done,
-            "model": self.model.state_dict()
-            if self.adapter is None
-            else dict(self.named_params()),
+            "model": trained,
             "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
         }
 

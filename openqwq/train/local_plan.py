@@ -96,7 +96,8 @@ def _work(
         group = stage.group_size
     else:
         assert isinstance(stage, SftStage)
-        completions, group = stage.batch_size, 1
+        completions = stage.batch_size
+        group = 1
     return Work(
         completions=completions,
         group_size=group,

@@ -90,7 +90,8 @@ def local_engine(model: Qwen2, tokenizer: Tokenizer, config: Config) -> Iterator
     """An engine over `model`, of which it keeps a copy in its own layout."""
     if config.deterministic:
         model.make_invariant()
-    limits, packs = engine_limits(config), room_for_pack(model)
+    limits = engine_limits(config)
+    packs = room_for_pack(model)
     engine = Engine(model, tokenizer, limits, thread=CallersThread(), packs=packs)
     try:
         yield engine

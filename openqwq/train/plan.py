@@ -160,7 +160,8 @@ def _memory(config: ModelConfig, work: Work, process: int) -> dict[str, int]:
 
 def adapter_parameters(config: ModelConfig, rank: int) -> int:
     """A and B on each of a layer's seven matrices."""
-    hidden, inner = config.hidden_size, config.intermediate_size
+    hidden = config.hidden_size
+    inner = config.intermediate_size
     queries = config.num_attention_heads * config.head_dim
     keys = config.num_key_value_heads * config.head_dim
     sizes = 2 * (hidden + queries) + 2 * (hidden + keys) + 3 * (hidden + inner)
@@ -174,7 +175,8 @@ def _cache(config: ModelConfig, work: Work) -> int:
     capacity = 128
     before = 0
     while capacity < work.max_length:
-        before, capacity = capacity, 2 * capacity
+        before = capacity
+        capacity = 2 * capacity
     capacity = min(capacity, work.max_length)
     per_token = 4 * config.num_hidden_layers * keys * rows
     return per_token * (2 * capacity + (before + 1) // 2)
@@ -182,7 +184,8 @@ def _cache(config: ModelConfig, work: Work) -> int:
 
 def _sampling(config: ModelConfig, work: Work) -> int:
     """A prefill's activations, or the logits of a decoding step, whichever is more."""
-    hidden, inner = config.hidden_size, config.intermediate_size
+    hidden = config.hidden_size
+    inner = config.intermediate_size
     rows = min(work.prefill_tokens, work.lanes * work.prompt_tokens)
     prefill = 4 * rows * (6 * hidden + 3 * inner)
     logits = 4 * 3 * config.vocab_size * min(work.slots, work.completions)
@@ -191,7 +194,8 @@ def _sampling(config: ModelConfig, work: Work) -> int:
 
 def _learning(config: ModelConfig, work: Work) -> int:
     """What the forward pass keeps of a micro-batch, and the largest temporary."""
-    hidden, inner = config.hidden_size, config.intermediate_size
+    hidden = config.hidden_size
+    inner = config.intermediate_size
     queries = config.num_attention_heads * config.head_dim
     keys = config.num_key_value_heads * config.head_dim
     tokens = min(work.micro_batch_tokens, work.learned_tokens)

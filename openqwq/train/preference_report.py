@@ -91,7 +91,8 @@ def preference_report(
     summary: list[tuple[float, float, int]] = []
     error = 0.0
     for _, members in sorted(bins.items()):
-        confidence, accuracy = mean(members.confidences), mean(members.right)
+        confidence = mean(members.confidences)
+        accuracy = mean(members.right)
         summary.append((confidence, accuracy, len(members.right)))
         error += abs(confidence - accuracy) * len(members.right)
     return PreferenceReport(

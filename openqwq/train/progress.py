@@ -153,7 +153,8 @@ class PlainLines:
             with self._lock:
                 if stage.done is None:
                     stage.first = done
-                stage.done, stage.metrics = done, metrics
+                stage.done = done
+                stage.metrics = metrics
             self.tell_if_silent()
 
         try:

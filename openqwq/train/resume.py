@@ -43,9 +43,11 @@ def check_resumable(old: Config, new: Config, begun: Mapping[str, int], where: s
                 "place: keep the stages that have begun, or use another --out"
             )
 
-    before, after = flattened(old), flattened(new)
+    before = flattened(old)
+    after = flattened(new)
     for key in dict.fromkeys([*before, *after]):
-        was, now = before.get(key, ABSENT), after.get(key, ABSENT)
+        was = before.get(key, ABSENT)
+        now = after.get(key, ABSENT)
         if was == now or _may_change(key, was, now, old, begun):
             continue
         raise OpenQwQError(

@@ -72,7 +72,8 @@ class Trainer:
 
     async def loop(self, step: Step, more: Parts, progress: Progress) -> None:
         """`train` by way of `step`; `more` is saved with the learner and the curriculum."""
-        stage, learner = self.stage, self.learner
+        stage = self.stage
+        learner = self.learner
         parts: Parts = {"learner": learner, "curriculum": self.curriculum, **more}
         self.run.restore(stage.name, parts)
         self.run.forget_after(stage.name, learner.done)

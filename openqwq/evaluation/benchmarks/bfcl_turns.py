@@ -236,7 +236,9 @@ def judge(scenario: Scenario, turns: Sequence[Sequence[Sequence[ToolCall]]]) -> 
     for number, truth in enumerate(scenario.truth):
         if number >= len(turns) or len(turns[number]) >= STEPS:
             return f"turn {number}: given up after {STEPS} steps"
-        calls = [each for step in turns[number] for each in step]
+        calls: list[ToolCall] = []
+        for step in turns[number]:
+            calls += step
         seen += [world.run(each) for each in calls]
         for each in truth:
             right.run(each)
