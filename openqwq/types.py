@@ -19,10 +19,14 @@ TestForm = Literal["stdin", "call", "script"]
 
 
 class ToolCall(TypedDict):
-    """One call the model asked for; `arguments` is a JSON object, never a JSON string."""
+    """One call the model asked for; `arguments` is a JSON object, never a JSON string.
+
+    `written` is set in a history where a model's arguments were no JSON object: their text.
+    """
 
     name: str
     arguments: dict[str, Any]
+    written: NotRequired[str]
 
 
 class Message(TypedDict):

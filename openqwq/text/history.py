@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
 
-from openqwq.text.rendering import ChatTemplate
+from openqwq.text.rendering import AS_WRITTEN, AsWritten, ChatTemplate
 from openqwq.types import Message
 
 EmptyContent = Literal["left out", "none", "empty"]
@@ -21,6 +21,7 @@ EMPTY_CONTENTS: tuple[EmptyContent, ...] = ("left out", "none", "empty")
 NAME = "probe_tool"
 VALUE = "probe_value"
 RESULT = "probe_result"
+BROKEN = '{"probe_key": "probe_val'
 SAID = "probe_text"
 ARGUMENTS = {"probe_key": VALUE}
 TOOL = {
@@ -59,6 +60,7 @@ class HistoryForm:
     arguments_as_text: bool = False
     calls_apart: bool = False  # calls need a turn without content
     one_call_a_turn: bool = False
+    shows_broken: bool = False  # arguments that are no JSON, as they were written
 
     def messages(
         self, messages: Sequence[Message], tools: Sequence[Any]
@@ -76,7 +78,12 @@ class HistoryForm:
                     empty = Message(role="assistant", content="")
                     turns += self._calling(empty, [unshown.pop(0)])
             elif calls := message.get("tool_calls"):
-                given = [_openai_call(call, len(turns), i) for i, call in enumerate(calls)]
+                given = []
+                for number, call in enumerate(calls):
+                    openai_call = _openai_call(call, len(turns), number)
+                    if (written := call.get("written")) is not None:
+                        openai_call["function"]["arguments"] = self._broken(written)
+                    given.append(openai_call)
                 shown = given[:1] if self.one_call_a_turn else given
                 turns += self._calling(message, shown)
                 unshown = given[len(shown) :]
@@ -88,6 +95,14 @@ class HistoryForm:
                 turns[-1].setdefault("thinking", thinking)  # gpt-oss' name for it
         listed = () if self.lists_tools else tools
         return self._with_system(turns, listed)
+
+    def _broken(self, written: str) -> Any:
+        """Arguments that are no JSON object: their text, or a value where that cannot be shown."""
+        if self.shows_calls and not self.shows_broken:
+            return {"arguments": written}
+        if self.shows_calls and not self.arguments_as_text:
+            return {AS_WRITTEN: written}
+        return written
 
     def _add_result(
         self,
@@ -116,7 +131,7 @@ class HistoryForm:
         if not self.shows_calls:
             texts = [content] if content else []
             for call in calls:
-                texts.append(f"<tool_call>\n{_json(call['function'])}\n</tool_call>")
+                texts.append(f"<tool_call>\n{_call_text(call['function'])}\n</tool_call>")
             return [{**_without(message, "tool_calls"), "content": "\n".join(texts)}]
         if self.arguments_as_text:
             for call in calls:
@@ -174,6 +189,8 @@ def history_form(template: ChatTemplate) -> HistoryForm:
             )
             several = {**turn, "tool_calls": turn["tool_calls"] * 2}
             twice = _shown(template, [_user("a"), several], tools)
+            broken = _without_content(_call_turn(SAID, arguments_as_text), no_content)
+            broken["tool_calls"][0]["function"]["arguments"] = AsWritten(BROKEN)
             return HistoryForm(
                 lists_tools,
                 True,
@@ -183,6 +200,7 @@ def history_form(template: ChatTemplate) -> HistoryForm:
                 arguments_as_text,
                 calls_apart=not _shows_call(both),
                 one_call_a_turn=twice.count(VALUE) < 2,
+                shows_broken=BROKEN in _shown(template, [_user("a"), broken], tools),
             )
     return HistoryForm(lists_tools, False, False, shows_system)
 
@@ -244,6 +262,15 @@ def _openai_call(call: Mapping[str, Any], turn: int, number: int) -> dict[str, A
         "type": "function",
         "function": kept,
     }
+
+
+def _call_text(function: Mapping[str, Any]) -> str:
+    """A call in Hermes' form, broken arguments as they were written."""
+    if isinstance(function["arguments"], str):
+        return (
+            f'{{"name": {_json(function["name"])}, "arguments": {function["arguments"]}}}'
+        )
+    return _json(function)
 
 
 def _without_content(turn: Mapping[str, Any], how: EmptyContent) -> dict[str, Any]:

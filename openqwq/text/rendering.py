@@ -24,6 +24,20 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 PROBE = "\uf8d7"
 
 
+AS_WRITTEN = "\uf8d8"  # the key of an object that stands for the text which it holds
+
+
+class AsWritten(str):
+    """Text that a template shows as it is, even where it asks for its JSON."""
+
+
+def as_written(value: dict[str, Any]) -> Any:
+    """A value that was read from JSON, or the text that it stands for."""
+    if value.keys() == {AS_WRITTEN}:
+        return AsWritten(value[AS_WRITTEN])
+    return value
+
+
 class TemplateRefusal(jinja2.TemplateError):
     """What a template says of messages that it does not take."""
 
@@ -91,7 +105,7 @@ def _compile(template: ChatTemplate, guard: str) -> jinja2.Template:
         lstrip_blocks=True,
         extensions=["jinja2.ext.loopcontrols", _Generation],
     )
-    environment.filters["tojson"] = partial(json.dumps, ensure_ascii=False)  # `<` stays `<`
+    environment.filters["tojson"] = _to_json
     environment.globals |= {name: mark(text) for name, text in template.names}
     environment.globals |= {
         "raise_exception": _raise_exception,
@@ -131,6 +145,13 @@ def _mark_constants(node: nodes.Node, mark: Callable[[str], str]) -> None:
         case _:
             for child in node.iter_child_nodes():
                 _mark_constants(child, mark)
+
+
+def _to_json(value: Any, ensure_ascii: bool = False, **options: Any) -> str:
+    """Jinja's own would escape `<`."""
+    if isinstance(value, AsWritten):
+        return str(value)
+    return json.dumps(value, ensure_ascii=ensure_ascii, **options)
 
 
 def _raise_exception(message: str) -> str:

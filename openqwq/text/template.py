@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from openqwq.text.history import history_form
-from openqwq.text.rendering import PROBE, TemplateRefusal
+from openqwq.text.rendering import PROBE, TemplateRefusal, as_written
 from openqwq.text.stream import parse_reply, starts_in_thinking
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.types import Message, OpenQwQError
@@ -209,7 +209,8 @@ def _inputs(
 
 
 def _render(tokenizer: Tokenizer, inputs: str, generation: bool, guard: str = "") -> str:
-    variables = {**json.loads(inputs), "add_generation_prompt": generation}
+    loaded = json.loads(inputs, object_hook=as_written)
+    variables = {**loaded, "add_generation_prompt": generation}
     template = tokenizer.template(bool(variables["tools"]))
     try:
         return template.render(variables, guard)

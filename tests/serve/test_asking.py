@@ -211,7 +211,6 @@ def test_tool_results_are_put_in_the_order_of_their_calls() -> None:
             [{"role": "assistant", "tool_calls": [call("a", "1")]}, USER],
             "before the results",
         ),
-        ([{"role": "assistant", "tool_calls": [call("a", "1", "[1]")]}], "no JSON object"),
         (
             [{"role": "assistant", "tool_calls": [call("a", "1"), call("a", "1")]}],
             "share an id",
