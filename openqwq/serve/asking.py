@@ -2,22 +2,24 @@
 
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import jsonschema_rs
 
 from openqwq.engine.open import OpenedModel
+from openqwq.serve.asking_tools import ToolChoice, chosen_tools
 from openqwq.serve.history import messages
 from openqwq.serve.protocol import ApiError
 from openqwq.serve.reply import Ask, OfferedTool
-from openqwq.serve.schemas import require_usable
+from openqwq.serve.schemas import in_json_schema, require_usable, without_nulls
 from openqwq.serve.thinking import forbids_thinking, template_options, thinking_budget
+from openqwq.serve.truncation import shortened
 from openqwq.text.grammar import answer_grammar, json_grammar, tool_call_grammar
 from openqwq.text.stream import CLOSING_TEXT, starts_in_thinking
 from openqwq.text.template import encode_chat
 from openqwq.types import SamplingParams
 
+REPLY_TOKENS = 1024  # that truncation leaves room for where a request sets no limit
 LEAST_TEMPERATURE = 0.0001  # below it the draws are greedy
 # Sampling parameters that requests and engines call by the same name.
 _SAME = {
@@ -33,7 +35,7 @@ _SAME = {
 
 def ask_chat(model: OpenedModel, body: Mapping[str, Any]) -> Ask:
     """The ask of a ChatRequest; raises ApiError or OpenQwQError for what does not fit together."""
-    choice = _chosen_tools(body)
+    choice = chosen_tools(body)
     prompt_ids = _prompt(model, body, choice.tools)
     older = body.get("max_tokens")
     newer = body.get("max_completion_tokens")
@@ -70,6 +72,20 @@ def ask_chat(model: OpenedModel, body: Mapping[str, Any]) -> Ask:
         one_call=not parallel,
         partial_calls=body.get("stream", False),
     )
+
+
+def shortened_chat(model: OpenedModel, body: Mapping[str, Any]) -> dict[str, Any]:
+    """The ChatRequest whose oldest turns have left until the prompt fits and a reply has room."""
+    tools = chosen_tools(body).tools
+    context = model.context_length
+    wanted: int = body.get("max_completion_tokens", REPLY_TOKENS)
+    most = context - min(wanted, context // 4)
+
+    def fits(turns: list[dict[str, Any]]) -> bool:
+        prompt_ids = _prompt(model, {**body, "messages": turns}, tools)
+        return len(prompt_ids) <= most
+
+    return {**body, "messages": shortened(body["messages"], fits)}
 
 
 def _prompt(
@@ -151,7 +167,7 @@ def require_known(model: OpenedModel, ids: Sequence[int], param: str) -> None:
 
 def arguments_check(function: Mapping[str, Any]) -> Any:
     """What tells whether arguments follow a function's schema; ApiError if that is not a schema."""
-    schema = function.get("parameters") or {"type": "object"}
+    schema = in_json_schema(function.get("parameters") or {"type": "object"}, "tools")
     try:
         return jsonschema_rs.validator_for(schema, retriever=_no_retrieval)
     except (
@@ -180,47 +196,8 @@ def _no_retrieval(uri: str) -> Any:
     raise ValueError(f"schemas are not fetched: {uri}")
 
 
-@dataclass(frozen=True)
-class _Choice:
-    """The tools that the model is shown, and whether a call is demanded, perhaps of one by name."""
-
-    tools: list[dict[str, Any]]
-    demanded: bool = False
-    name: str | None = None
-
-
-def _chosen_tools(body: Mapping[str, Any]) -> _Choice:
-    tools: list[dict[str, Any]] = []
-    names: list[str] = []
-    for tool in body.get("tools", []):
-        given = tool["function"].items()
-        function = {key: value for key, value in given if value is not None}
-        tools.append({"type": "function", "function": function})
-        names.append(function["name"])
-    if len(set(names)) < len(names):
-        raise ApiError(
-            400, f"tools share a name among {sorted(names)}: rename one", "tools"
-        )
-    match body.get("tool_choice", "auto"):
-        case "none":
-            return _Choice([])
-        case "auto":
-            return _Choice(tools)
-        case "required":
-            if not tools:
-                text = "tool_choice is 'required' but there are no tools"
-                raise ApiError(400, text, "tool_choice")
-            return _Choice(tools, demanded=True)
-        case choice:
-            name = choice["function"]["name"]
-            if name not in names:
-                text = f"tool_choice names {name!r}, not a tool of {names}"
-                raise ApiError(400, text, "tool_choice")
-            return _Choice(tools, demanded=True, name=name)
-
-
 def _grammar(
-    model: OpenedModel, body: Mapping[str, Any], choice: _Choice, parallel: bool
+    model: OpenedModel, body: Mapping[str, Any], choice: ToolChoice, parallel: bool
 ) -> str | None:
     """What the answer must follow; None where it is free."""
     schema = _answer_schema(body)
@@ -232,21 +209,30 @@ def _grammar(
     callable_tools: list[dict[str, Any]] = []
     for tool in choice.tools:
         if choice.name in (None, tool["function"]["name"]):
-            require_usable(tool["function"].get("parameters") or {}, "tools")
-            callable_tools.append(tool)
+            function = tool["function"]
+            parameters = in_json_schema(function.get("parameters") or {}, "tools")
+            require_usable(parameters, "tools")
+            callable_tools.append({**function, "parameters": parameters})
     if choice.demanded:
         schema = None  # a call, and no answer in its place
     one = choice.name is not None or not parallel
     return tool_call_grammar(model.tokenizer, callable_tools, not one, schema)
 
 
+def _answers(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The schema of an answer, once it is known to be of use."""
+    schema = in_json_schema(without_nulls(given, "response_format"), "response_format")
+    require_usable(schema, "response_format")
+    return schema
+
+
 def _answer_schema(body: Mapping[str, Any]) -> dict[str, Any] | None:
     """The schema of the answer that the request asks for; None for plain text."""
     match body.get("response_format", {"type": "text"}):
         case {"type": "json_schema", "json_schema": {"schema": schema}}:
-            require_usable(schema, "response_format")
-            found: dict[str, Any] = schema
-            return found
+            return _answers(schema)
+        case {"type": "json_object", "schema": dict(schema)}:
+            return _answers(schema)
         case {"type": "json_object"}:
             return {"type": "object"}
     return None

@@ -52,6 +52,7 @@ class ChatFormat:
         }
         usual = HIDDEN if hides_thinking(body) else "reasoning_content"
         self._reasoning = body.get("reasoning_format", usual)
+        self._calls_functions = "functions" in body  # deprecated, and so is how calls look
         self._usage = bool(body.get("stream_options", {}).get("include_usage"))
         self._choices = [Choice() for _ in range(ask.n)]
         self.finishes: list[Finish] = []
@@ -78,11 +79,11 @@ class ChatFormat:
             case "call_start":
                 choice.calls.append(self._begun_call(number, piece))
                 begun = self._begun_call(number, piece)  # its own: the other one grows
-                delta["tool_calls"] = [{"index": piece.index, **begun}]
+                delta = self._call_delta({"index": piece.index, **begun})
             case "call_arguments":
                 choice.calls[-1]["function"]["arguments"] += piece.text
                 more = {"arguments": piece.text}
-                delta["tool_calls"] = [{"index": piece.index, "function": more}]
+                delta = self._call_delta({"index": piece.index, "function": more})
             case "call_end":
                 return []
             case "tool_step":
@@ -119,7 +120,9 @@ class ChatFormat:
             message["content"] = None
         if self._reasoning != HIDDEN:
             message[self._reasoning] = choice.reasoning or None
-        if choice.calls:
+        if choice.calls and self._calls_functions:
+            message["function_call"] = choice.calls[0]["function"]
+        elif choice.calls:
             message["tool_calls"] = choice.calls
         if choice.steps:
             message["tool_steps"] = choice.steps
@@ -130,7 +133,7 @@ class ChatFormat:
             "index": number,
             "message": message,
             "logprobs": log_probs,
-            **ending(choice.finish),
+            **self._ending(choice.finish),
         }
 
     def _chunk(self, number: int, delta: Json, piece: Piece | None = None) -> Json:
@@ -143,11 +146,22 @@ class ChatFormat:
         if piece and piece.tokens and self._ask.params.log_probs:
             choice["logprobs"] = self._log_probs(piece.tokens)
         if piece and piece.finish:
-            choice |= ending(piece.finish)
+            choice |= self._ending(piece.finish)
         chunk: Json = {**self._head, "object": "chat.completion.chunk", "choices": [choice]}
         if self._usage:
             chunk["usage"] = None
         return chunk
+
+    def _call_delta(self, call: Json) -> Json:
+        if self._calls_functions:
+            return {"function_call": call["function"]}
+        return {"tool_calls": [call]}
+
+    def _ending(self, finish: Finish | None) -> Json:
+        ended = ending(finish)
+        if self._calls_functions and ended["finish_reason"] == "tool_calls":
+            ended["finish_reason"] = "function_call"
+        return ended
 
     def _begun_call(self, number: int, piece: Piece) -> Json:
         suffix = self._id.partition("-")[2]

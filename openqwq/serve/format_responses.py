@@ -294,7 +294,7 @@ def _head(reply_id: str, model: str, ask: Ask, body: Mapping[str, Any]) -> Json:
         },
         "text": {"format": text.get("format") or {"type": "text"}},
         "store": body.get("store", True),
-        "truncation": "disabled",
+        "truncation": body.get("truncation", "disabled"),
         "previous_response_id": body.get("previous_response_id"),
         "usage": None,
     }

@@ -13,6 +13,7 @@ from starlette.routing import Route
 
 from openqwq.serve.asking import ask_chat, require_known
 from openqwq.serve.asking_completions import ask_completion, continuation
+from openqwq.serve.asking_tools import with_tools
 from openqwq.serve.format_chat import ChatFormat
 from openqwq.serve.format_completions import CompletionFormat
 from openqwq.serve.history import messages
@@ -42,7 +43,7 @@ class ChatRoutes:
     async def chat(self, request: Request) -> Response:
         """POST /v1/chat/completions."""
         service = self._service
-        body = await service.body(request, "ChatRequest")
+        body = with_tools(await service.body(request, "ChatRequest"))
         tools = service.options.tools
         own = tools.wanted(body)
         shown = {**body, "tools": tools.specifications} if own else body

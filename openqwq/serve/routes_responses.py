@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from openqwq.serve.asking import ask_chat
+from openqwq.serve.asking import ask_chat, shortened_chat
 from openqwq.serve.asking_responses import chat_body, earlier_items, input_items
 from openqwq.serve.format import Json
 from openqwq.serve.format_responses import ResponsesFormat
@@ -54,6 +54,9 @@ class ResponsesRoutes:
             chat = chat_body(body, earlier + items)
             own = service.options.tools.wanted(chat)
             shown = {**chat, "tools": service.options.tools.specifications} if own else chat
+            if body.get("truncation") == "auto":
+                shown = await asyncio.to_thread(shortened_chat, model, shown)
+                chat["messages"] = shown["messages"]
             ask = await asyncio.to_thread(ask_chat, model, shown)
             response = ResponsesFormat(reply_id, model.name, model.tokenizer, ask, body)
 

@@ -1,7 +1,7 @@
 """Schemas that no answer can follow are refused before a token is drawn."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from openqwq.serve.protocol import ApiError
@@ -9,6 +9,72 @@ from openqwq.serve.protocol import ApiError
 # of a schema; compiling more would keep other requests waiting for seconds
 CHARACTERS = 100_000
 ROUNDS = 64  # of reasoning about references
+_SCHEMAS = {"$defs", "definitions", "dependentSchemas", "patternProperties", "properties"}
+_VALUES = {"const", "default", "enum", "example", "examples"}  # whose nulls mean something
+
+
+def without_nulls(schema: Mapping[str, Any], param: str) -> dict[str, Any]:
+    """A schema without keywords that are null, as some clients write those that they do not set.
+
+    Raises ApiError for one that is nested too deeply.
+    """
+
+    def plain(part: dict[str, Any]) -> dict[str, Any]:
+        return {
+            key: value for key, value in part.items() if value is not None or key in _VALUES
+        }
+
+    return _changed(schema, plain, param)
+
+
+def in_json_schema(schema: Mapping[str, Any], param: str) -> dict[str, Any]:
+    """The same in JSON Schema's words alone: OpenAPI's `nullable` is null as another type.
+
+    Raises ApiError for one that is nested too deeply.
+    """
+    return _changed(schema, _with_null, param)
+
+
+def _with_null(part: dict[str, Any]) -> dict[str, Any]:
+    if part.get("nullable") is not True:
+        return part
+    part = {key: value for key, value in part.items() if key != "nullable"}
+    kinds = part.get("type")
+    if kinds is None or "const" in part:
+        return {"anyOf": [part, {"type": "null"}]}
+    part["type"] = [*(kinds if isinstance(kinds, list) else [kinds]), "null"]
+    if isinstance(part.get("enum"), list):
+        part["enum"] = [*part["enum"], None]
+    return part
+
+
+def _changed(
+    schema: Mapping[str, Any],
+    change: Callable[[dict[str, Any]], dict[str, Any]],
+    param: str,
+) -> dict[str, Any]:
+    """A schema in which `change` has rewritten every part."""
+
+    def walk(part: Any) -> Any:
+        if isinstance(part, list):
+            return [walk(each) for each in part]
+        if not isinstance(part, dict):
+            return part
+        walked: dict[str, Any] = {}
+        for key, value in part.items():
+            if key in _VALUES:
+                walked[key] = value
+            elif key in _SCHEMAS and isinstance(value, dict):
+                walked[key] = {name: walk(each) for name, each in value.items()}
+            else:
+                walked[key] = walk(value)
+        return change(walked)
+
+    try:
+        rewritten: dict[str, Any] = walk(dict(schema))
+    except RecursionError:
+        raise ApiError(400, "a schema is nested too deeply: flatten it", param) from None
+    return rewritten
 
 
 def require_usable(schema: Mapping[str, Any], param: str) -> None:
@@ -79,6 +145,8 @@ class _Finite:
         if name in self._asked:
             return False
         self._asked.add(name)
+        if name != "#" and not str(name).startswith("#/"):
+            return True  # by another name than its place: compiling the schema looks for it
         target: Any = self._root
         try:
             for part in name.split("/")[1:]:
@@ -87,7 +155,7 @@ class _Finite:
                 target = target[place]
         except (LookupError, TypeError, ValueError):
             return True  # to nothing here: compiling the schema says so
-        if name[:1] == "#" and not self._fits(target):
+        if not self._fits(target):
             return False
         self._found.add(name)
         return True

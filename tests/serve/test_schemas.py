@@ -1,11 +1,15 @@
 """Schemas that no answer can follow: only endless values, too large, too deep."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from openqwq.engine.open import OpenedModel
+from openqwq.serve.asking import ask_chat
 from openqwq.serve.protocol import ApiError
-from openqwq.serve.schemas import CHARACTERS, require_usable
+from openqwq.serve.schemas import CHARACTERS, in_json_schema, require_usable, without_nulls
+from openqwq.text.grammar import answer_grammar
 
 
 def node(required: bool, **more: Any) -> dict[str, Any]:
@@ -51,6 +55,12 @@ FINITE: dict[str, dict[str, Any]] = {
         },
         "$ref": "#/$defs/b",
     },
+    "by another name than its place": {
+        "$defs": {"node": {"$anchor": "leaf", "type": "null"}},
+        "type": "object",
+        "properties": {"a": {"$ref": "#leaf"}},
+        "required": ["a"],
+    },
     "to nothing": {"$ref": "#/$defs/missing"},
     "doubling thirty times": {
         "$defs": {
@@ -80,3 +90,83 @@ def test_a_schema_too_large_or_too_deep_is_refused() -> None:
     chain = {f"a{i}": {"$ref": f"#/$defs/a{i + 1}"} for i in range(2000)}
     with pytest.raises(ApiError, match="flatten it"):
         require_usable({"$defs": chain, "$ref": "#/$defs/a0"}, "tools")
+
+
+def test_keywords_that_are_null_say_nothing_but_values_may_be_null() -> None:
+    schema = {
+        "required": None,
+        "properties": {
+            "default": {"type": "string", "description": None, "default": None},
+            "b": {"enum": [1, None], "const": None},
+        },
+    }
+    assert without_nulls(schema, "tools") == {
+        "properties": {
+            "default": {"type": "string", "default": None},
+            "b": {"enum": [1, None], "const": None},
+        },
+    }
+
+
+def test_openapis_nullable_is_null_as_another_type() -> None:
+    string = {"type": "string", "nullable": True}
+    assert in_json_schema(string, "tools") == {"type": ["string", "null"]}
+    given = {
+        "properties": {
+            "nullable": string,
+            "a": {**string, "enum": ["x"]},
+            "b": {"$ref": "#/$defs/c", "nullable": True},
+            "d": {"type": "integer", "nullable": False},
+        },
+        "items": [{"type": ["integer", "string"], "nullable": True}],
+        "default": string,
+    }
+    assert in_json_schema(given, "tools") == {
+        "properties": {
+            "nullable": {"type": ["string", "null"]},
+            "a": {"type": ["string", "null"], "enum": ["x", None]},
+            "b": {"anyOf": [{"$ref": "#/$defs/c"}, {"type": "null"}]},
+            "d": {"type": "integer", "nullable": False},
+        },
+        "items": [{"type": ["integer", "string", "null"]}],
+        "default": string,
+    }
+
+
+@pytest.mark.parametrize("change", [without_nulls, in_json_schema])
+def test_a_schema_too_deep_to_be_read_is_refused(change: Callable[..., Any]) -> None:
+    deep: dict[str, Any] = {}
+    for _ in range(5000):
+        deep = {"items": deep}
+    with pytest.raises(ApiError, match="flatten it"):
+        change(deep, "tools")
+
+
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize(
+    ("value", "fits"), [("null", True), ('"x"', True), ('"y"', False), ("3", False)]
+)
+def test_a_forced_call_may_write_null_where_it_is_a_value(
+    scripted: Callable[..., OpenedModel], strict: bool, value: str, fits: bool
+) -> None:
+    properties = {"a": {"type": "string", "enum": ["x"], "nullable": True}}
+    parameters = {"type": "object", "properties": properties, "required": ["a"]}
+    function = {"name": "f", "parameters": parameters, "strict": strict}
+    body = {
+        "messages": [{"role": "user", "content": "hi"}],
+        "tools": [{"type": "function", "function": function}],
+        "tool_choice": "required",
+    }
+    model = scripted()
+    ask = ask_chat(model, body)
+    call = f'<tool_call>\n{{"name": "f", "arguments": {{"a": {value}}}}}\n</tool_call>'
+    grammar = answer_grammar(model.tokenizer, str(ask.params.grammar))
+    ids = model.tokenizer.encode(call, allow_special=True)
+    for token_id in ids:
+        if not grammar.allowed()[token_id]:
+            break
+        grammar.accept(token_id)
+    assert (grammar.allowed()[grammar.end_ids[0]] != 0) == fits
+    if strict:
+        arguments = {"null": None, "3": 3}.get(value, value.strip('"'))
+        assert ask.tools["f"].check.is_valid({"a": arguments}) == fits
