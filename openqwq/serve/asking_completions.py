@@ -30,6 +30,10 @@ def ask_completion(model: OpenedModel, body: Mapping[str, Any]) -> list[Ask]:
         )
         raise ApiError(400, text, "echo")
     n = body.get("n", 1)
+    best_of = body.get("best_of", n)
+    if best_of != n:
+        text = f"best_of is {best_of} and n is {n}: replies are not ranked, so leave best_of out"
+        raise ApiError(400, text, "best_of")
     stop = stops(body)
     asks: list[Ask] = []
     for prompt_ids in ids:

@@ -1,6 +1,5 @@
 """An Anthropic MessagesRequest as the chat request that says the same."""
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,6 +8,7 @@ from openqwq.serve.thinking import LEAST_ANSWER, MOST
 
 Json = dict[str, Any]
 _SAME = ("temperature", "top_p", "top_k", "chat_template_kwargs", "stream")
+_READ = ("text", "document", "search_result")  # blocks of a user's that the model reads
 _CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 
 
@@ -59,7 +59,7 @@ def _tool(tool: Mapping[str, Any]) -> Json:
 def _messages(system: Any, given: Sequence[Mapping[str, Any]]) -> list[Json]:
     turns: list[Json] = []
     if system:
-        turns.append({"role": "system", "content": _text(system, "system")})
+        turns.append({"role": "system", "content": _text(system)})
     for place, message in enumerate(given):
         where = f"messages[{place}]"
         content = message["content"]
@@ -90,7 +90,7 @@ def _assistant(blocks: Sequence[Mapping[str, Any]]) -> Json:
                     turn.get("reasoning_content", "") + block["thinking"]
                 )
             case "tool_use":
-                function = {"name": block["name"], "arguments": json.dumps(block["input"])}
+                function = {"name": block["name"], "arguments": block.get("input")}
                 calls.append({"id": block["id"], "type": "function", "function": function})
     if calls:
         turn["tool_calls"] = calls
@@ -101,31 +101,41 @@ def _from_user(role: str, blocks: Sequence[Mapping[str, Any]], where: str) -> li
     """Results of calls, then what the user says with them."""
     turns: list[Json] = []
     text = ""
-    for place, block in enumerate(blocks):
-        if block["type"] == "tool_result":
-            said = _text(block.get("content") or "", f"{where}.content[{place}].content")
+    kind = "text"
+    for block in blocks:
+        before = kind
+        kind = block["type"]
+        if kind == "tool_result":
+            said = _text(block.get("content") or "")
             if block.get("is_error"):
                 said = f"error: {said}"
             name = block["tool_use_id"]
             turns.append({"role": "tool", "tool_call_id": name, "content": said})
-        elif block["type"] == "text":
-            text += block["text"]
+        elif kind in _READ:
+            apart = text and (kind, before) != ("text", "text")
+            text += "\n\n" * bool(apart) + _block_text(block)
         else:
-            kind = block["type"]
             raise ApiError(400, f"{where}: a {kind} block cannot come from a {role}", where)
     if text or not turns:
         turns.append({"role": role, "content": text})
     return turns
 
 
-def _text(content: Any, where: str) -> str:
+def _text(content: Any) -> str:
     if isinstance(content, str):
         return content
-    parts = []
-    for block in content:
-        if block["type"] != "text":
-            raise ApiError(
-                400, f"{where}: the model reads text, not {block['type']}", where
-            )
-        parts.append(block["text"])
-    return "\n\n".join(parts)
+    return "\n\n".join(map(_block_text, content))
+
+
+def _block_text(block: Mapping[str, Any]) -> str:
+    """What the model reads of a block that holds text."""
+    match block["type"]:
+        case "document":
+            source = block["source"]
+            held = source["data"] if source["type"] == "text" else _text(source["content"])
+            parts = [block.get("title"), block.get("context"), held]
+        case "search_result":
+            parts = [block["title"], block["source"], _text(block["content"])]
+        case _:
+            parts = [block["text"]]
+    return "\n\n".join(part for part in parts if part)

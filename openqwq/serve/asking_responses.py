@@ -1,8 +1,10 @@
 """A ResponsesRequest as the chat request that says the same, and the items that it goes on from."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
+from openqwq.serve.history import text_of
 from openqwq.serve.protocol import ApiError
 from openqwq.serve.store import ResponseStore
 
@@ -26,6 +28,14 @@ _SAME = {
     "top_k",
     "top_logprobs",
     "top_p",
+}
+# What OpenAI's own servers do for a model, as items of a history.
+_HOSTED = {
+    "code_interpreter_call",
+    "file_search_call",
+    "image_generation_call",
+    "mcp_list_tools",
+    "web_search_call",
 }
 
 
@@ -73,7 +83,9 @@ def chat_body(body: Mapping[str, Any], items: list[Json]) -> Json:
     match body.get("tool_choice"):
         case {"name": name}:
             chat["tool_choice"] = {"type": "function", "function": {"name": name}}
-        case str(choice):
+        case None:
+            pass
+        case choice:
             chat["tool_choice"] = choice
     form = (body.get("text") or {}).get("format") or {"type": "text"}
     if form["type"] == "json_schema":
@@ -81,7 +93,9 @@ def chat_body(body: Mapping[str, Any], items: list[Json]) -> Json:
     chat["response_format"] = form
     if "max_output_tokens" in body:
         chat["max_completion_tokens"] = body["max_output_tokens"]
-    if "message.output_text.logprobs" in body.get("include", []):
+    if "message.output_text.logprobs" in body.get("include", []) or chat.get(
+        "top_logprobs"
+    ):
         chat["logprobs"] = True
     if effort := (body.get("reasoning") or {}).get("effort"):
         chat["reasoning_effort"] = effort
@@ -132,17 +146,22 @@ def _messages(instructions: str | None, items: list[Json]) -> list[Json]:
         match item["type"]:
             case "function_call" if item.get("status") == "incomplete":
                 continue  # the model broke it off: what it wrote is a message behind it
+            case hosted if hosted in _HOSTED:
+                continue  # what came of it stands in the message behind it
             case "reasoning":
                 parts = item.get("content") or []
                 text = "".join(part["text"] for part in parts)
-                turns.append(
-                    {"role": "assistant", "content": "", "reasoning_content": text}
-                )
+                turn = _thinking(turns)
+                turn["reasoning_content"] = turn.get("reasoning_content", "") + text
             case "function_call":
                 call = _chat_call(item["call_id"], item)
                 _assistant(turns).setdefault("tool_calls", []).append(call)
-            case "function_call_output":
-                turns.append(_result(item["call_id"], _text(item["output"])))
+            case "custom_tool_call":  # of a tool that takes a text
+                text = json.dumps({"input": item["input"]})
+                call = _chat_call(item["call_id"], {**item, "arguments": text})
+                _assistant(turns).setdefault("tool_calls", []).append(call)
+            case "function_call_output" | "custom_tool_call_output":
+                turns.append(_result(item["call_id"], item.get("output")))
             case "mcp_call":  # a call that the server ran itself
                 call = _chat_call(item["id"], item)
                 _assistant(turns).setdefault("tool_calls", []).append(call)
@@ -150,10 +169,18 @@ def _messages(instructions: str | None, items: list[Json]) -> list[Json]:
                     _result(item["id"], item.get("output") or item.get("error") or "")
                 )
             case _ if item["role"] == "assistant":
-                _assistant(turns)["content"] += _text(item["content"])
+                _assistant(turns)["content"] += text_of(item.get("content"))
             case _:
-                turns.append({"role": item["role"], "content": _text(item["content"])})
+                content = text_of(item.get("content"))
+                turns.append({"role": item["role"], "content": content})
     return turns
+
+
+def _thinking(turns: list[Json]) -> Json:
+    """The turn that more thinking belongs to: a new one, unless calls wait for their results."""
+    if not turns or not turns[-1].get("tool_calls"):
+        turns.append({"role": "assistant", "content": ""})
+    return turns[-1]
 
 
 def _assistant(turns: list[Json]) -> Json:
@@ -165,15 +192,9 @@ def _assistant(turns: list[Json]) -> Json:
 
 def _chat_call(call_id: str, item: Json) -> Json:
     name = _full_name(item.get("namespace"), item["name"])
-    function = {"name": name, "arguments": item["arguments"]}
+    function = {"name": name, "arguments": item.get("arguments")}
     return {"id": call_id, "type": "function", "function": function}
 
 
-def _result(call_id: str, text: str) -> Json:
-    return {"role": "tool", "tool_call_id": call_id, "content": text}
-
-
-def _text(content: Any) -> str:
-    if isinstance(content, str):
-        return content
-    return "".join(part.get("text") or part.get("refusal") or "" for part in content)
+def _result(call_id: str, content: Any) -> Json:
+    return {"role": "tool", "tool_call_id": call_id, "content": content}

@@ -23,7 +23,7 @@ HISTORIES = {
     "system or developer message": "SystemMessage",
     "user message": "UserMessage",
     "assistant message": "AssistantMessage",
-    "tool message": "ToolMessage",
+    "tool or function message": "ToolMessage",
     "part of a content": "TextPart",
     "part of an assistant's content: `thinking`": "ThinkingPart",
     "call of a tool": "PastCall",
@@ -80,11 +80,9 @@ def _kinds(alternatives: list[Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
         if "$ref" in each:
             each = _schema(each["$ref"].rpartition("/")[2])
         kind = each["properties"]["type"]
-        name = kind.get("const") or kind["enum"][0]
-        yield (
-            name,
-            {key: field for key, field in each["properties"].items() if key != "type"},
-        )
+        names = [name for name in kind.get("enum", [kind.get("const")]) if name]
+        fields = {key: field for key, field in each["properties"].items() if key != "type"}
+        yield "`, `".join(names), fields
 
 
 def _names(names: Any) -> str:

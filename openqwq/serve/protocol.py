@@ -114,6 +114,7 @@ def check(body: Any, schema: str) -> dict[str, Any]:
         return given
     error = (_of_wrong_kind(errors) or errors)[0]
     error = _at_fault(error)
+    _refuse_kind(error)
     path = _written(error.instance_path)
     match error.kind:
         case jsonschema_rs.ValidationErrorKind.AdditionalProperties(unexpected=names):
@@ -165,6 +166,8 @@ def _at_fault(error: Any) -> Any:
             """Whether the value is of another JSON type, or says itself that it is another form."""
             path = list(fault.instance_path)
             wrong_type = isinstance(fault.kind, jsonschema_rs.ValidationErrorKind.Type)
+            is_word = isinstance(fault.kind, jsonschema_rs.ValidationErrorKind.Enum)
+            wrong_type = wrong_type or (is_word and isinstance(fault.instance, dict))
             return (path == here and wrong_type) or path in (
                 [*here, "role"],
                 [*here, "type"],
@@ -186,6 +189,29 @@ def _of_wrong_kind(faults: list[Any]) -> list[Any]:
     return [
         fault for fault in faults if list(fault.instance_path)[-1:] in (["role"], ["type"])
     ]
+
+
+def _refuse_kind(error: Any) -> None:
+    """Raise ApiError for a value that says itself to be of a kind that is not known here."""
+    place = list(error.instance_path)
+    faults = [error]
+    if branches := getattr(error.kind, "context", None):
+        here = ([*place, "role"], [*place, "type"])
+        several = [fault for branch in branches for fault in branch]
+        faults = [fault for fault in several if list(fault.instance_path) in here]
+    known: list[Any] = []
+    for fault in _of_wrong_kind(faults):
+        match fault.kind:
+            case jsonschema_rs.ValidationErrorKind.Constant(expected_value=name):
+                known.append(name)
+            case jsonschema_rs.ValidationErrorKind.Enum(options=names):
+                known += filter(None, names)
+    if known:
+        where = _written(faults[0].instance_path).lstrip(".")
+        given = json.dumps(faults[0].instance)
+        supported = ", ".join(dict.fromkeys(known))
+        text = f"{where}: {given:.200} is not supported here: use {supported}"
+        raise ApiError(400, text, where, "invalid_value")
 
 
 async def read_json(request: Request, limit: int = BODY_BYTES) -> Any:

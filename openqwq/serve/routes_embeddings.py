@@ -35,6 +35,12 @@ class EmbeddingsRoutes:
             model = await self._service.lend(body, place)
             ids = await asyncio.to_thread(token_ids, model, body["input"], "input")
             vectors = await self._vectors(model, ids)
+        width = len(vectors[0])
+        if body.get("dimensions", width) != width:
+            text = f"dimensions is {body['dimensions']}: the vectors of {model.name} have {width}"
+            raise ApiError(
+                400, f"{text} and cannot be shortened: leave it out", "dimensions"
+            )
         as_text = body.get("encoding_format") == "base64"
         data: list[dict[str, Any]] = []
         for index, vector in enumerate(vectors):

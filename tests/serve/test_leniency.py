@@ -111,6 +111,11 @@ HISTORIES: dict[str, list[Any]] = {
         },
         USER,
     ],
+    "an unknown kind of call": [
+        USER,
+        {"role": "assistant", "tool_calls": [{**CALL, "index": 0}], "audio": None},
+        {"role": "tool", "content": "sunny", "name": "f", "status": "success"},
+    ],
     "annotations of a message": [
         USER,
         {"role": "assistant", "content": "x", "annotations": [1]},
@@ -137,6 +142,8 @@ CHAT_EXTRAS: list[dict[str, Any]] = [
     {"reasoning": {"effort": "low", "exclude": True}},
     {"thinking": {"type": "enabled", "budget_tokens": 100}},
     {"include_reasoning": False},
+    {"prediction": {"type": "content", "content": "yes"}},
+    {"response_format": {"type": "json_object", "schema": {"type": "object"}}},
 ]
 RESPONSES_EXTRAS: list[dict[str, Any]] = [
     {"include": []},
@@ -150,6 +157,8 @@ RESPONSES_EXTRAS: list[dict[str, Any]] = [
     {"tool_choice": "auto", "parallel_tool_calls": True},
     {"tools": [], "tool_choice": "auto"},
     {"conversation": None, "max_tool_calls": None},
+    {"top_logprobs": 3},
+    {"truncation": "auto"},
 ]
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
     (CHAT, {"frobnicate": 1}, "frobnicate"),
@@ -158,8 +167,15 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     (CHAT, {"tool_choice": "required"}, "tool_choice"),
     (CHAT, {"reasoning": {"frobnicate": 1}}, "reasoning.frobnicate"),
     (CHAT, {"store": True}, "store"),
-    (RESPONSES, {"tools": [{"type": "file_search"}]}, "tools[0]"),
-    (RESPONSES, {"truncation": "auto"}, "truncation"),
+    (RESPONSES, {"tools": [{"type": "file_search"}]}, "tools[0].type"),
+    (RESPONSES, {"input": [{"type": "compaction"}]}, "input[0].type"),
+    (CHAT, {"messages": [{"role": "critic", "content": "x"}]}, "messages[0].role"),
+    (
+        CHAT,
+        {"tool_choice": {"type": "custom", "custom": {"name": "f"}}},
+        "tool_choice.type",
+    ),
+    (RESPONSES, {"truncation": "middle"}, "truncation"),
     (RESPONSES, {"include": ["frobnicate"]}, "include[0]"),
     (RESPONSES, {"conversation": "c"}, "conversation"),
 ]
@@ -222,6 +238,79 @@ def test_items_may_hold_what_other_servers_put_into_them(server: Any) -> None:
     ]  # fmt: skip
     answer = send(server, RESPONSES, input=items)
     assert answer.status_code == 200, answer.text
+
+
+# What agents keep in their items, and what the model reads of it.
+ITEMS: dict[str, tuple[list[Any], list[str]]] = {
+    "thinking between parallel calls": (
+        [
+            {"type": "reasoning", "id": "rs_1", "summary": []},
+            {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"},
+            {"type": "reasoning", "id": "rs_2", "summary": [], "encrypted_content": "x"},
+            {"type": "function_call", "call_id": "d", "name": "g", "arguments": "{}"},
+            {"type": "function_call_output", "call_id": "d", "output": "of g"},
+            {"type": "function_call_output", "call_id": "c", "output": "of f"},
+        ],
+        ["of f\n</tool_response>\n<tool_response>\nof g"],
+    ),
+    "broken arguments": (
+        [
+            {"type": "function_call", "call_id": "c", "name": "f", "arguments": '{"x": 1'},
+            {"type": "function_call_output", "call_id": "c", "output": "of f"},
+        ],
+        ['"arguments": {"x": 1}\n</tool_call>', "of f"],
+    ),
+    "a result that is no text": (
+        [
+            {"type": "function_call", "call_id": "c", "name": "f", "arguments": None},
+            {"type": "function_call_output", "call_id": "c", "output": {"a": None}},
+        ],
+        ['<tool_response>\n{"a": null}\n</tool_response>'],
+    ),
+    "a tool that takes a text": (
+        [
+            {"type": "custom_tool_call", "call_id": "c", "name": "f", "input": "*** a"},
+            {"type": "custom_tool_call_output", "call_id": "c", "output": "of f"},
+        ],
+        ['"arguments": {"input": "*** a"}', "of f"],
+    ),
+    "a search of OpenAI's": (
+        [
+            {"type": "web_search_call", "id": "ws_1", "action": {"type": "search"}},
+            {"type": "message", "role": "assistant", "content": "I found it"},
+            USER,
+        ],
+        ["assistant\nI found it"],
+    ),
+    "an answer without content": (
+        [{"role": "assistant", "content": None}, {"role": "user", "content": ["again"]}],
+        ["user\nagain"],
+    ),
+}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("name", ITEMS)
+def test_items_of_other_servers_are_read(server: Any, name: str, stream: bool) -> None:
+    items, shown = ITEMS[name]
+    answer = send(server, RESPONSES, input=[USER, *items], stream=stream)
+    assert answer.status_code == 200 and "yes" in answer.text, answer.text
+    prompt = server.model.tokenizer.decode(server.model.generate.prompts[-1])
+    assert all(text in prompt for text in shown), prompt
+
+
+@pytest.mark.parametrize("kind", ["image_url", "input_audio", "file", "video_url"])
+def test_what_the_model_cannot_read_is_refused_by_name(server: Any, kind: str) -> None:
+    part = {"type": kind, kind: {"url": "data:,"}}
+    called = [
+        USER,
+        {"role": "assistant", "tool_calls": [CALL]},
+        {**RESULT, "content": [part]},
+    ]
+    for history in ([{"role": "user", "content": [part]}], called):
+        answer = send(server, CHAT, messages=history)
+        assert answer.status_code == 400, answer.text
+        assert f'"{kind}" is not supported' in answer.json()["error"]["message"]
 
 
 def test_every_shared_case_is_answered_as_it_should_be(

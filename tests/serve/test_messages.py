@@ -91,6 +91,49 @@ def test_thinking_text_and_tool_use_are_blocks(scripted: Build, serve: Any) -> N
     assert got["usage"]["output_tokens"] > 10 and got["usage"]["input_tokens"] > 10
 
 
+def test_documents_and_results_of_a_search_are_read(scripted: Build, serve: Any) -> None:
+    text = {"type": "text", "media_type": "text/plain", "data": "It rains."}
+    paper = {"type": "document", "source": text, "title": "News", "context": "Today's"}
+    parts = {"type": "content", "content": [{"type": "text", "text": "It snows."}]}
+    found = {"type": "search_result", "source": "a.org", "title": "Web"}
+    found["content"] = [{"type": "text", "text": "It hails."}]
+    use = {"type": "tool_use", "id": "t", "name": "weather", "input": '{"city": "Oslo"}'}
+    result = {"type": "tool_result", "tool_use_id": "t", "content": [found]}
+    server_side = {"type": "server_tool_use", "id": "s", "name": "web_search", "input": {}}
+    asked = {"type": "text", "text": "weather?"}
+    history = [
+        {"role": "user", "content": [paper, {"type": "document", "source": parts}, asked]},
+        {"role": "assistant", "content": [server_side, use]},
+        {"role": "user", "content": [result]},
+    ]
+    with serve(scripted("so</think>\n\nRain.")) as server:
+        assert post(server, messages=history).status_code == 200
+        shown = prompt(server)
+    assert "News\n\nToday's\n\nIt rains.\n\nIt snows.\n\nweather?" in shown
+    assert '"arguments": {"city": "Oslo"}' in shown and "web_search" not in shown
+    assert "Web\n\na.org\n\nIt hails." in shown
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        {"type": "image", "source": {"type": "url", "url": "x"}},
+        {"type": "document", "source": {"type": "base64", "media_type": "a", "data": "x"}},
+        {"type": "document", "source": {"type": "url", "url": "x"}},
+    ],
+)
+def test_blocks_that_the_model_cannot_read_are_refused_by_name(
+    scripted: Build, serve: Any, block: dict[str, Any]
+) -> None:
+    with serve(scripted("yes")) as server:
+        message = {"role": "user", "content": [block]}
+        error = post(server, messages=[message]).json()["error"]
+    kind = block["source"]["type"] if block["type"] == "document" else "image"
+    assert f'"{kind}" is not supported' in error["message"] and error["param"].endswith(
+        "type"
+    )
+
+
 def test_a_result_goes_back_and_is_answered(scripted: Build, serve: Any) -> None:
     with serve(scripted(f"I ask</think>\n\n{CALL}", "so</think>\n\nRain.")) as server:
         first = post(server, tools=[TOOL], thinking={"type": "adaptive"}).json()

@@ -68,7 +68,7 @@ BAD = {
     "unknown role": (
         {**BODY, "messages": [{"role": "x", "content": ""}]},
         400,
-        "messages[0]",
+        "messages[0].role",
     ),
     "image": (
         {
