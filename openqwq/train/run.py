@@ -22,7 +22,7 @@ CONFIG = "config.toml"
 PRECISION = "precision.json"  # in which the run multiplies
 MICRO_BATCHES = "micro_batches.json"  # tokens, of each stage whose config leaves them open
 FINISHED = "finished.json"  # the steps of each stage whose result is saved
-# What a start writes before the first step; a run that failed by then may begin again.
+# What a run writes up to the end of its first step; one that failed by then may begin again.
 PREPARED = {
     CONFIG,
     PRECISION,
@@ -31,6 +31,10 @@ PREPARED = {
     "python",
     "tokenizer",
     "tensorboard",
+    "log.jsonl",
+    "errors.jsonl",
+    "evaluation",
+    "rollouts",
 }
 
 
@@ -69,7 +73,7 @@ class Run:
                     "or choose another with --out"
                 )
             self._check_config()
-        else:
+        elif not (resume and self._is_unchanged()):
             _clear(directory)
         with explained(directory):
             directory.mkdir(parents=True, exist_ok=True)
@@ -235,6 +239,19 @@ class Run:
             load_config([saved]), self.config, begun, f"run directory {self.directory}"
         )
 
+    def _is_unchanged(self) -> bool:
+        """Whether a run without a step was of this config: its first evaluation still holds."""
+        saved = self.directory / CONFIG
+        if not saved.exists():
+            return False
+        before = load_config([saved])
+        begun = {stage.name: 0 for stage in before.stages}
+        try:
+            check_resumable(before, self.config, begun, "")
+        except OpenQwQError:
+            return False
+        return True
+
 
 class StopFlag:
     """Set by the first Ctrl-C; the second one interrupts at once."""
@@ -257,13 +274,13 @@ class StopFlag:
 
 
 def has_begun(directory: Path) -> bool:
-    """Whether a directory holds more than what a start writes before its first step."""
+    """Whether a directory holds a step of a run, or files of something else."""
     if not directory.exists():
         return False
     names = {path.name for path in directory.iterdir() if not path.name.startswith(".")}
-    if names <= PREPARED:
-        return bool(names) and CONFIG not in names
-    return True
+    if names <= PREPARED and CONFIG in names:
+        return bool(begun_stages(directory))
+    return bool(names)
 
 
 def begun_stages(directory: Path) -> dict[str, int]:
@@ -278,7 +295,7 @@ def begun_stages(directory: Path) -> dict[str, int]:
 
 
 def _clear(directory: Path) -> None:
-    """Remove what a start left that failed before its first step."""
+    """Remove what a run left that failed before the end of its first step."""
     if not directory.exists():
         return
     for name in PREPARED:

@@ -542,3 +542,19 @@ def test_a_benchmark_of_several_turns_is_refused_by_name(
         config = written(tmp_path, base, [RL | {"evaluate": {"benchmarks": [name]}}])
         assert train(config, tmp_path / "run") == 2
         assert message in capsys.readouterr().err
+
+
+def test_a_run_refused_on_its_first_batch_may_be_started_again_with_another_prompt(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = written(tmp_path, base, [RL | {"skip_checks": ["ends"]}])
+    run = tmp_path / "run"
+    assert train(config, run) == 2
+    assert "skip_checks" in capsys.readouterr().err
+    assert (run / "evaluation" / "start.json").exists()
+    again = ["--set", "stages.rl.skip_checks=['ends', 'rewards']"]
+    other = ["--set", "data.sums.system=Be brief."]
+    assert train(config, run, *again, *other) == 0
+    assert "Be brief." in (run / "config.toml").read_text()
+    assert train(config, run, *again, *other) == 2
+    assert "is not empty" in capsys.readouterr().err
