@@ -11,7 +11,7 @@ _STATEMENT = re.compile(
     r"|^[^\n=<>!]*[\w\])]\s*[-+*/%|&^]?=[^=]",
     re.MULTILINE,
 )
-_ANSWER_TAG = re.compile(r"<answer>(.*?)(?:</answer>|\Z)", re.DOTALL)
+_ANSWER_TAG = re.compile(r"<answer>(.*?)(?:</answer>|\Z)", re.DOTALL | re.IGNORECASE)
 # further spaces than these before a closing fence: it stands inside the program
 _CLOSING_INDENT = 3
 

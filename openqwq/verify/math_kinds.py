@@ -12,9 +12,15 @@ from openqwq.verify.boxes import closing_brace
 _COMMAND = re.compile(
     r"\\(?:text(?:bf|it|rm|normal)?|math(?:rm|bf|tt|sf)|mbox|operatorname)\s*\{"
 )
-_CHOICE = re.compile(r"\(?\s*([A-Z])\s*\)?")
+_CHOICE = re.compile(r"\(?\s*(?P<letter>[A-Z])\s*\)?")
 _CHOSEN = re.compile(
     r"(?i:option|choice|answer)?\s*\(?([A-Z])\)?\s*(?:[.:)]\s*\S.*|[.:)]?)", re.DOTALL
+)
+_LETTERED = re.compile(
+    r"(?:\((?=[A-Z]\))|(?=[A-Z][.:)]))(?P<letter>[A-Z])[.:)]\s*\S.*", re.DOTALL
+)
+_DECLARED = re.compile(
+    r"(?i:(?:option|choice|answer)\s*)\(?(?P<letter>[A-Z])\)?\s+is\s+(?:the\s+)?(?:correct|right|best)"
 )
 _CHOICES = re.compile(r"\(?[A-Z]\)?(?:\s*(?:,|and|or|&|, and)\s*\(?[A-Z]\)?)*")
 _WORDS = re.compile(r"[^\W\d_]+(?:[ '\-,][^\W\d_]+)*[.!]?")
@@ -37,6 +43,11 @@ _NUMERALS = [
     "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
     "twenty",
 ]  # fmt: skip
+_DIGITS = _NUMERALS[1:10]
+_NUMERALS += [f"twenty-{digit}" for digit in _DIGITS]
+for _tens in ("thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"):
+    _NUMERALS.append(_tens)
+    _NUMERALS += [f"{_tens}-{digit}" for digit in _DIGITS]
 _MONTHS = [
     "jan",
     "feb",
@@ -51,12 +62,25 @@ _MONTHS = [
     "nov",
     "dec",
 ]
-_BASED = re.compile(r"([0-9A-Za-z]+)_\{?(?:\\text\{)?\s*(\w+)\s*\}*")
+_BASED = re.compile(r"\(?([0-9A-Za-z]+)\)?_\{?(?:\\text\{)?\s*(\w+)\s*\}*")
 _DOTS = re.compile(r"\\(?:[lc]|vd|dd)?dots[cbmio]?|\.\.\.|…")
 _INEQUALITY = re.compile(r"[<>]|\\(?:leq?|geq?|lt|gt)(?![a-z])")
 _NO_SOLUTION = re.compile(
-    r"(?i)\\emptyset|\\\{\s*\\\}|(?:the )?empty set|no (?:real )?solutions?|none"
+    r"(?i)\\emptyset|\\\{\s*\\\}|(?:the )?empty set|none"
+    r"|(?:(?:there|it) (?:is|are|has|have) )?no (?:real )?solutions?(?: exists?)?\.?"
 )
+_DATE_IN_TEXT = re.compile(
+    rf"(?i)\b(?:\d{{4}}[-/.]\d{{1,2}}[-/.]\d{{1,2}}|\d{{1,2}}/\d{{1,2}}/\d{{4}}"
+    rf"|(?:{'|'.join(_MONTHS)})[a-z]*\.? \d{{1,2}}(?:st|nd|rd|th)?(?:,? \d{{4}})?"
+    rf"|\d{{1,2}}(?:st|nd|rd|th)? (?:of )?(?:{'|'.join(_MONTHS)})[a-z]*(?:,? \d{{4}})?)"
+)
+_REALS = re.compile(
+    r"(?i)(?:[a-z]\s*\\in\s*)?(?:\\mathbb\s*(?:\{\s*R\s*\}|R)|\\R|\\Reals"
+    r"|\(\s*-\\infty\s*,\s*\+?\\infty\s*\))"
+    r"|(?:the set of )?(?:all )?(?:real numbers|reals)"
+)
+_CLOCK = re.compile(r"(?i)(\d{1,2})(?::(\d{2}))?(?::(\d{2}))?\s*(?:([ap])\.?\s*m\.?)?")
+_RATIO = re.compile(r"\d+(?:\s*:\s*\d+){2,}")
 
 
 def unwrapped(text: str) -> str:
@@ -72,6 +96,20 @@ def unwrapped(text: str) -> str:
     return " ".join(text.strip("*_` \n").split())
 
 
+def spelled(text: str) -> str:
+    """Without spaces that tell nothing apart, and braces around a lone character."""
+    text = re.sub(r"(\\[A-Za-z]+)\s+(?![A-Za-z])", r"\1", text)
+    text = re.sub(r"(?<![\w.\\])\s+|\s+(?![\w.\\])", "", text)
+    return re.sub(r"\{(\w)\}", r"\1", text)
+
+
+def ends_with(gold: str, answer: str) -> bool:
+    """Whether a sentence says the gold last: "The train leaves at 3:45 PM."."""
+    said = re.split(r"(?:\b(?:is|are|at|be|equals|choose|pick)|=)\s+", answer)
+    last = said[-1].strip().rstrip(".!")
+    return len(said) > 1 and spelled(unwrapped(last)) == spelled(gold).rstrip(".")
+
+
 def same_choice(gold: str, answer: str) -> bool | None:
     """A letter of a list of choices: `C`, `(C)`, `C. 42`, `\\text{C: the third}`; or several."""
     if _CHOICES.fullmatch(gold) and _CHOICES.fullmatch(answer):
@@ -79,15 +117,17 @@ def same_choice(gold: str, answer: str) -> bool | None:
         all_given = sorted(re.findall("[A-Z]", answer))
         if len(all_wanted) > 1 or len(all_given) > 1:
             return all_wanted == all_given
-    wanted = _CHOICE.fullmatch(gold)
-    given = _CHOSEN.fullmatch(answer)
+    wanted = _CHOICE.fullmatch(gold) or _LETTERED.fullmatch(gold)
+    given = _CHOSEN.fullmatch(answer) or _DECLARED.search(answer)
     if not wanted or not given:
         return None
-    return wanted[1] == given[1]
+    return wanted["letter"] == given[1]
 
 
 def same_words(gold: str, answer: str) -> bool | None:
     """Words, whatever their case; a gold of few letters may be a product of symbols instead."""
+    if gold.isdecimal() and _word_key(answer) in _NUMERALS:
+        return _NUMERALS.index(_word_key(answer)) == int(gold)
     if not _WORDS.fullmatch(gold) or gold.startswith("\\"):
         return None
     wanted = _word_key(gold)
@@ -118,7 +158,7 @@ def same_date(gold: str, answer: str) -> bool | None:
     wanted = _date(gold)
     if wanted is None:
         return None
-    given = _date(answer)
+    given = _date(answer) or _last_date(answer)
     if given is None:
         return False
     years = {wanted[0], given[0]} - {0}
@@ -128,8 +168,8 @@ def same_date(gold: str, answer: str) -> bool | None:
 def _date(text: str) -> tuple[int, int, int] | None:
     """Year (0 where none is named), month and day."""
     text = text.strip().rstrip(".").lower()
-    if match := re.fullmatch(r"(\d{4})-(\d{1,2})-(\d{1,2})", text):
-        return int(match[1]), int(match[2]), int(match[3])
+    if match := re.fullmatch(r"(\d{4})([-/.])(\d{1,2})\2(\d{1,2})", text):
+        return int(match[1]), int(match[3]), int(match[4])
     if match := re.fullmatch(r"(\d{1,2})/(\d{1,2})/(\d{4})", text):
         return int(match[3]), int(match[1]), int(match[2])
     name = r"([a-z]{3})[a-z]*\.?"
@@ -145,6 +185,53 @@ def _date(text: str) -> tuple[int, int, int] | None:
     if month not in _MONTHS:
         return None
     return int(year or 0), _MONTHS.index(month) + 1, int(number)
+
+
+def _last_date(text: str) -> tuple[int, int, int] | None:
+    """The date that a sentence names last, such as "It falls on May 5th, 2021."."""
+    written = list(_DATE_IN_TEXT.finditer(text))
+    return _date(written[-1][0]) if written else None
+
+
+def same_clock(gold: str, answer: str) -> bool | None:
+    """A time of day: 10:30 a.m.; without a.m. and p.m. it may be another thing, such as a ratio."""
+    wanted = _CLOCK.fullmatch(gold)
+    given = _CLOCK.fullmatch(answer)
+    if not wanted or not given or not (wanted[4] or wanted[2]):
+        return None
+    if not (wanted[4] or given[4]):
+        return None
+    if wanted[4] and given[4]:
+        return _seconds(wanted) == _seconds(given)
+    same = _seconds(wanted) == _seconds(given)
+    return same or wanted.group(1, 2, 3) == given.group(1, 2, 3)
+
+
+def _seconds(clock: re.Match[str]) -> int:
+    """Seconds since midnight."""
+    hours, minutes, seconds = (int(part or 0) for part in clock.group(1, 2, 3))
+    if clock[4]:
+        hours = hours % 12 + 12 * (clock[4].lower() == "p")
+    return hours * 3600 + minutes * 60 + seconds
+
+
+def same_ratio(gold: str, answer: str) -> bool | None:
+    """Ratios of three and more numbers, of which math-verify reads the first alone."""
+    if not _RATIO.fullmatch(gold):
+        return None
+    wanted = list(map(int, gold.split(":")))
+    if not _RATIO.fullmatch(answer):
+        return None
+    given = list(map(int, answer.split(":")))
+    crossed = [a * given[0] == b * wanted[0] for a, b in zip(wanted, given, strict=False)]
+    return len(wanted) == len(given) and all(crossed)
+
+
+def same_reals(gold: str, answer: str) -> bool | None:
+    """All real numbers, in signs and in words."""
+    if not _REALS.fullmatch(gold):
+        return None
+    return bool(_REALS.fullmatch(answer)) or None
 
 
 def same_based(gold: str, answer: str) -> bool | None:
@@ -195,7 +282,10 @@ def same_emptiness(gold: str, answer: str) -> bool | None:
     return bool(_NO_SOLUTION.fullmatch(answer)) or None
 
 
-KINDS = (same_choice, same_date, same_based, same_emptiness, same_sequence, same_words)
+KINDS = (
+    same_choice, same_date, same_clock, same_ratio, same_reals, same_based, same_emptiness,
+    same_sequence, same_words,
+)  # fmt: skip
 
 
 def same_kind(gold: str, answers: Sequence[str]) -> bool | None:

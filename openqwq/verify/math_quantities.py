@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass
-from decimal import Decimal
+from fractions import Fraction
 from typing import Literal
 
 Level = Literal["strict", "default", "lenient"]
@@ -13,11 +13,16 @@ _QUANTITY = re.compile(
     r"(?P<before>\\?[$€£¥₹])?\s*"
     rf"(?P<number>{_DECIMAL}(?:\s*(?:/|\\times)\s*[\d^{{}}\-]+)?"
     r"|-?\\frac\s*\{[\d.]+\}\s*\{[\d.]+\})\s*"
-    r"(?P<unit>\\?%|\^\\circ(?:\s*[CFK])?|[^\W\d_][^\d=+*/<>]*?(?:\s*\^?[23²³]|/[a-z]+)?)?\.?"
+    r"(?P<unit>\\?%|\^\\circ(?:\s*[CFK])?|\\frac\s*\{[A-Za-z ]+\}\s*\{[A-Za-z ]+\}"
+    r"|/?[^\W\d_][^\d=+*/<>]*?(?:/[a-z]+)?(?:\s*\^?(?:[23²³]|\{[23]\}))?)?\.?"
 )
-_FUNCTIONS = {
+_PERCENTAGE = re.compile(r"([^,=%]*\d[^,=%]*?)\s*(?:\\?%|(?i:percent|pct))")
+_NO_UNITS = {  # words after a number that count nothing
     "sin", "cos", "tan", "cot", "sec", "csc", "log", "ln", "exp", "sqrt", "lim", "mod", "pi",
+    "and", "or", "to",
 }  # fmt: skip
+_QUOTIENT = re.compile(r"(?P<above>[^/]*?)\s*(?:/|\bper\b)\s*(?P<below>[^/]+)")
+_SPEEDS = {"mph": "mile/hour", "kph": "km/hour", "kmh": "km/hour", "kmph": "km/hour"}
 _PERCENT = {"%", "\\%", "percent", "pct", "percentage", "percents", "per cent"}
 _POWERS = {"square": "2", "sq": "2", "cubic": "3", "cu": "3"}
 _CURRENCIES = {
@@ -74,10 +79,14 @@ def quantity(text: str) -> Quantity | None:
         return None
     match = _QUANTITY.fullmatch(text.strip())
     if not match:
-        return None
+        return _percentage(text.strip())
     number = match["number"]
     unit = match["unit"] or ""
-    name = _CURRENCIES.get(match["before"] or "", "") or _unit(unit.strip())
+    currency = _CURRENCIES.get(match["before"] or "", "")
+    if currency and not _QUOTIENT.match(unit):
+        name = currency
+    else:
+        name = _unit(currency + unit.strip())
     if unit and name != "%" and not match["before"] and "circ" not in unit:
         apart = text[match.end("number") :].startswith(" ")
         if not _is_a_unit(unit, name, apart):
@@ -85,11 +94,19 @@ def quantity(text: str) -> Quantity | None:
     return Quantity(number.replace(" ", ""), name)
 
 
+def _percentage(text: str) -> Quantity | None:
+    """A formula with a percent sign after it: 33\\frac{1}{3}\\%."""
+    match = _PERCENTAGE.fullmatch(text)
+    if not match or re.search(r"(?<![\\A-Za-z])[A-Za-z]{2,}", match[1]):
+        return None
+    return Quantity(match[1], "%")
+
+
 def _is_a_unit(unit: str, name: str, apart: bool) -> bool:
     """Whether letters after a number count something, and are not symbols or a function of it."""
     letters = re.sub(r"\W", "", unit.split(" ")[0])
     known = measured(name) is not None
-    if letters.lower() in _FUNCTIONS:
+    if letters.lower() in _NO_UNITS:
         return False
     if not apart and not (known and len(letters) > 1):
         return False
@@ -127,7 +144,9 @@ def comparable(
     if ours is None or theirs is None:
         return [pair]
     if ours[0] != theirs[0]:
-        return []
+        same_above = ours[0].split("/")[0] == theirs[0].split("/")[0]
+        one_is_quotient = ("/" in ours[0]) != ("/" in theirs[0])
+        return [pair] if same_above and one_is_quotient else []
     return [(_times(wanted.number, ours[1]), _times(given.number, theirs[1]))]
 
 
@@ -138,10 +157,12 @@ def _hundredth(given: Quantity) -> str:
     return rf"\frac{{{given.number}}}{{100}}"
 
 
-def _times(number: str, factor: float) -> str:
+def _times(number: str, factor: Fraction) -> str:
     if factor == 1:
         return number
-    return rf"{number} \times {Decimal(repr(factor)):f}"
+    if factor.denominator == 1:
+        return rf"{number} \times {factor}"
+    return rf"{number} \times \frac{{{factor.numerator}}}{{{factor.denominator}}}"
 
 
 def _unit(text: str) -> str:
@@ -149,6 +170,11 @@ def _unit(text: str) -> str:
     if text in _PERCENT or text.lower() in _PERCENT:
         return "%"
     text = text.replace("^\\circ", "degree").replace("²", "^2").replace("³", "^3")
+    text = re.sub(r"\\frac\s*\{(.*?)\}\s*\{(.*?)\}", r"\1/\2", text)
+    text = re.sub(r"\{([23])\}", r"\1", text)
+    quotient = _QUOTIENT.fullmatch(text)
+    if quotient and quotient["above"]:
+        return f"{_unit(quotient['above'])}/{_unit(quotient['below'])}"
     power = re.search(r"\^?([23])$", text)
     words = re.sub(r"\^?[23]$", "", text).replace(".", "").split()
     exponent = power[1] if power else ""
@@ -160,13 +186,20 @@ def _unit(text: str) -> str:
     for singular in (name, name.removesuffix("s"), name.removesuffix("es")):
         if singular in _MEASURES:
             return singular + exponent
-    return name.removesuffix("s") + exponent
+    return _SPEEDS.get(name, name.removesuffix("s") + exponent)
 
 
-def measured(unit: str) -> tuple[str, float] | None:
+def measured(unit: str) -> tuple[str, Fraction] | None:
     """What a unit measures, with its power, and how much of it; None for what is counted."""
+    above, _, below = unit.partition("/")
+    if below:
+        ours = measured(above)
+        theirs = measured(below)
+        if ours is None or theirs is None:
+            return None
+        return f"{ours[0]}/{theirs[0]}", ours[1] / theirs[1]
     exponent = int(unit[-1]) if unit[-1:] in ("2", "3") else 1
     known = _MEASURES.get(unit.rstrip("23"))
     if known is None:
         return None
-    return f"{known[0]}{exponent}", known[1] ** exponent
+    return f"{known[0]}{exponent}", Fraction(str(known[1])) ** exponent

@@ -31,7 +31,7 @@ _GROUPED = re.compile(
     rf"(?<![\d.])(\d{{1,3}})((?:(?:\\[,;:! ]|~|[ {_THIN}]|\{{,\}})\d{{3}})+)(?!\d)"
 )
 _SCIENTIFIC = re.compile(r"(?<![\w.\\])(-?(?:\d+\.?\d*|\.\d+))[eE]([+-]?\d{1,4})(?![\w.])")
-_MIXED = re.compile(r"(?<![\w.^/}])(-?)(\d+)\s+(\d+)/(\d+)(?![\w/])")
+_MIXED = re.compile(r"(?<![\w.^/}])(-?)(\d+)(?:\s|\\[ ,;:]|~)+(\d+)/(\d+)(?![\w/])")
 _REPEATING = re.compile(
     r"(?<![\d.])(\d*)\.(\d*)\\(?:overline|bar|dot)\s*(?:\{(\d+)\}|(\d))(?!\d)"
 )
@@ -45,9 +45,17 @@ _UNICODE = {
     "\N{INFINITY}": "\\infty ", "\N{SQUARE ROOT}": "\\sqrt", "\N{EMPTY SET}": "\\emptyset",
     "\N{UNION}": "\\cup ", "\N{LESS-THAN OR EQUAL TO}": "\\le ", "\N{DIVISION SLASH}": "/",
     "\N{GREATER-THAN OR EQUAL TO}": "\\ge ", "\N{GREEK SMALL LETTER PI}": "\\pi ",
-    "\\varnothing": "\\emptyset", "\N{SUPERSCRIPT TWO}": "^2", "\N{SUPERSCRIPT THREE}": "^3",
-    "\\dfrac": "\\frac", "\\tfrac": "\\frac",
+    "\\varnothing": "\\emptyset", "\\dfrac": "\\frac", "\\tfrac": "\\frac", "{:}": ":",
+    "\\degree": "^\\circ",
 }  # fmt: skip
+_RAISED = "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻"
+_EXPONENT = re.compile(rf"(?<=[\w)}}\]])[{_RAISED}]+")
+_AS_DIGITS = str.maketrans(_RAISED, "0123456789+-")
+_NEGATIVE_POWER = re.compile(r"\^\s*(-\s*\d+)")
+_COLOUR = re.compile(
+    r"\\(?:color|textcolor)\s*\{[A-Za-z]+\}|\\(?:ensuremath|displaystyle)(?![a-z])"
+)
+_LAST_MARK = re.compile(r"(?<![.\\])[.,;]\s*$")
 
 
 def last_boxes(text: str, joint: re.Pattern[str] = JOINT) -> str:
@@ -67,6 +75,9 @@ def written(text: str) -> str:
     """The text in one spelling: of grouped, mixed, scientific and repeating numbers, and signs."""
     for sign, command in _UNICODE.items():
         text = text.replace(sign, command)
+    text = _COLOUR.sub("", text)
+    text = _EXPONENT.sub(lambda m: f"^{{{m[0].translate(_AS_DIGITS)}}}", text)
+    text = _NEGATIVE_POWER.sub(r"^{\1}", text)
     text = _GROUPED.sub(lambda m: m[1] + re.sub(r"\D", "", m[2]), text)
     text = _SCIENTIFIC.sub(r"\1 \\times 10^{\2}", text)
     text = _MIXED.sub(_mixed, text)
@@ -110,7 +121,7 @@ def answered(text: str) -> tuple[str, bool]:
         following = text[text.find("}", last.end()) + 1 :]
         if PERCENT_AFTER.match(following):
             boxed += "\\%"
-        return boxed, True
+        return _LAST_MARK.sub("", boxed), True
     if tagged is not None:
         return tagged, True
     return text, False

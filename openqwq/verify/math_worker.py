@@ -31,8 +31,10 @@ from openqwq.verify.boxes import BOX
 from openqwq.verify.math_kinds import (
     alternatives,
     contradicting_brackets,
+    ends_with,
     same_kind,
     same_order,
+    spelled,
     unwrapped,
 )
 from openqwq.verify.math_quantities import Level, comparable
@@ -49,6 +51,7 @@ from openqwq.verify.workers import Verdict, serve
 CORRECT = ("correct", "")
 MAX_DIGITS = 1e6  # of the largest number that evaluating an answer may build
 KIND_CHARACTERS = 2000  # no word, date or choice is longer
+SIGNS_INSIDE = re.compile(r"\\[pm][mp](?![a-z])")
 LONG_DECIMAL = re.compile(r"\.(\d*[1-9]\d{3,})")
 
 general_numeric_eq = grader.sympy_numeric_eq
@@ -78,7 +81,7 @@ def judge(gold: str, answer: str, level: Level = "default") -> tuple[str, str]:
     given = written(told)
     bare_gold = unwrapped(wanted)
     readings = list(map(unwrapped, [given] if boxed else short_answers(given)))
-    if bare_gold and bare_gold in readings:
+    if bare_gold and spelled(bare_gold) in map(spelled, readings):
         return CORRECT
     if len(given) < KIND_CHARACTERS:
         same = same_kind(bare_gold, readings)
@@ -105,7 +108,13 @@ def judge(gold: str, answer: str, level: Level = "default") -> tuple[str, str]:
 
     gold_boxed = BOX.search(gold) is not None
     found = same_value(wanted, given, gold_boxed, boxed, level)
-    if found[0] == "wrong" and same_union(bare_gold, readings[0]):
+    if found != CORRECT and (SIGNS_INSIDE.search(wanted) or SIGNS_INSIDE.search(given)):
+        wanted = with_both_signs(wanted)
+        given = with_both_signs(given)
+        found = same_value(wanted, given, gold_boxed, boxed, level)
+    if found[0] != "wrong":
+        return found
+    if same_union(bare_gold, readings[0]) or (not boxed and ends_with(bare_gold, given)):
         return CORRECT
     return found
 
@@ -159,6 +168,15 @@ def without_order(text: str) -> str:
     return re.sub(r"(?:\\left)?\(([^()]*,[^()]*)(?:\\right)?\)", r"\\{\1\\}", text)
 
 
+def with_both_signs(text: str) -> str:
+    """A formula with `\\pm` as the two that it stands for; other text as it is."""
+    if not SIGNS_INSIDE.search(text) or "," in text:
+        return text
+    upper = text.replace("\\pm", "+").replace("\\mp", "-")
+    lower = text.replace("\\pm", "-").replace("\\mp", "+")
+    return f"{upper}, {lower}"
+
+
 def same_union(gold: str, answer: str) -> bool:
     """Whether inequalities joined by "or" are the gold's set."""
     if not alternatives(gold) and not alternatives(answer):
@@ -205,6 +223,8 @@ def numeric_eq(a: Any, b: Any, places: int, precision: int) -> bool:
             if not (x.is_finite and y.is_finite):
                 return bool(x == y)
             exact = not (_is_decimal(a) or _is_decimal(b))
+            if exact and isinstance(a.doit(), Rational) and isinstance(b.doit(), Rational):
+                return bool(a.doit() == b.doit())
             tolerance = Float("1e-30" if exact else "1e-3")
             if abs(x - y) > max(abs(x), abs(y)) * tolerance:
                 return False

@@ -6,7 +6,7 @@ from openqwq.verify.answer import fenced_blocks, tagged_answer
 from openqwq.verify.boxes import last_box
 
 _ANNOUNCED = re.compile(
-    r"(?i)\b(?:answer|result|solution)\b[^\n.:=]{0,60}?"
+    r"(?i)\b(?:answer|result|solution|choice|option)\b[^\n.:=]{0,60}?"
     r"(?:\b(?:is|are|equals)\b\s*:?|:|\*\*\s*\n|\n)\s*"
 )
 _BOLD = re.compile(r"\*\*(?!\s)([^\n]+?)(?<!\s)\*\*")
