@@ -139,8 +139,11 @@ def test_two_ranks_train_as_one_process_does(job: str, two_ranks: Path) -> None:
     # In bf16 a difference of one rounding grows from update to update.
     close, steps = (1e-2, 1) if job == "lora-bf16" else (1e-5, 5)
     for name, value in alone.named_params():
+        # Softmax hardly sees a bias of all keys: its gradient is near rounding, and AdamW scales
+        # that up. Five updates of 1e-2 agree to a 500th there, elsewhere to a 5,000th.
+        bound = max(close, 1e-4) if name.endswith("k_proj.bias") else close
         torch.testing.assert_close(
-            found["weights"][name], value, atol=close, rtol=0, msg=name
+            found["weights"][name], value, atol=bound, rtol=0, msg=name
         )
     for ours, theirs in list(zip(expected, found["metrics"], strict=True))[:steps]:
         assert ours.keys() == theirs.keys()
