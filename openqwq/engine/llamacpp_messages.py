@@ -108,7 +108,7 @@ class TokenReader:
     def _held_back(self, index: int, text: str, count: int) -> list[Drawn]:
         if count <= 0:
             return []
-        ids = self._tokenizer.encode(text or "\ufffd" * count)
+        ids = self._tokenizer.encode(text or "\ufffd" * count, goes_on=True)
         return [Drawn(index, token_id, math.nan) for token_id in ids]
 
 

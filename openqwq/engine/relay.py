@@ -78,7 +78,7 @@ class Relay:
         self.close = free
         self._grammars = grammars
         self._adapters = adapters
-        self._closing_ids = tokenizer.encode(CLOSING_TEXT, allow_special=True)
+        self._closing_ids = tokenizer.encode(CLOSING_TEXT, allow_special=True, goes_on=True)
 
     async def generate(
         self, prompt_ids: Ids[int], params: SamplingParams, n: int = 1

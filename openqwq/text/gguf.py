@@ -127,6 +127,7 @@ class ForeignTokenizer(Tokenizer):
         config = _config(metadata, tokens)
         ends = _ends(metadata, tokens, types)
         self._describe(config, added, frozenset(special), vocabulary, ends, source)
+        self.adds_a_space = encode("a") != self._encode_on("a")
 
     def backend_json(self) -> str:
         """There is none; raises OpenQwQError."""
@@ -134,20 +135,33 @@ class ForeignTokenizer(Tokenizer):
             f"the tokenizer of {self.source} is llama.cpp's: it cannot be saved"
         )
 
-    def encode(self, text: str, allow_special: bool = False) -> list[int]:
+    def encode(
+        self, text: str, allow_special: bool = False, goes_on: bool = False
+    ) -> list[int]:
         """Token ids of `text`; text like `<think>` becomes a marker only if `allow_special`."""
         require_utf8(text)
         ids: list[int] = []
         for place, part in enumerate(self.split_markers(text)):
-            if not part:
-                continue
-            if place % 2 == 0:
-                ids += self._encode(part)
-            elif allow_special:
+            is_marker = place % 2 == 1
+            if is_marker and allow_special:
                 ids.append(self.added_tokens[part])
-            else:  # in two halves: llama.cpp takes some markers out of any text
-                ids += self._encode(part[:1]) + self._encode(part[1:])
+                goes_on = False
+                continue
+            # a marker in two halves: llama.cpp takes some markers out of any text
+            for half in (part[:1], part[1:]) if is_marker else (part,):
+                if half:
+                    ids += self._encode_on(half) if goes_on else self._encode(half)
+                    goes_on = True
         return ids
+
+    def _encode_on(self, text: str) -> list[int]:
+        """The ids of text behind other text: SentencePiece begins any other one with a space."""
+        for before in ("\n", "\x00"):
+            first = self._encode(before)
+            both = self._encode(before + text)
+            if both[: len(first)] == first:
+                return both[len(first) :]
+        return self._encode(text)
 
     def token_bytes(self, token_id: int) -> bytes:
         """The bytes of one token."""

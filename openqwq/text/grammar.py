@@ -217,6 +217,13 @@ class AnswerGrammar:
     """
 
     def __init__(self, tokenizer: Tokenizer, grammar: str) -> None:
+        if (
+            tokenizer.adds_a_space
+        ):  # llama.cpp reads each token without the space it begins with
+            raise OpenQwQError(
+                f"llama.cpp cannot follow a grammar with the tokenizer of {tokenizer.source}, which"
+                " puts a space before a text: leave the JSON schema or the forced call out"
+            )
         tokens = _tokens(tokenizer)
         _require_valid(grammar, tokens)
         self.end_ids = tokenizer.eos_ids
@@ -280,7 +287,7 @@ def _tokens(tokenizer: Tokenizer) -> Any:
         special_token_ids = tuple(tokenizer.added_tokens.values())
 
         def __call__(self, text: str) -> list[int]:
-            return tokenizer.encode(text)
+            return tokenizer.encode(text, goes_on=True)
 
     library = _llguidance()
     return library.LLTokenizer(

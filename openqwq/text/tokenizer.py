@@ -98,6 +98,7 @@ class Tokenizer:
         """Set what is known of the tokens, however text is encoded."""
         self.source = source
         self.config = config
+        self.adds_a_space = False  # before a text that does not go on from another
         self.chat_templates = _named_templates(config.get("chat_template"), source)
         self.chat_template = self.chat_templates.get("default")
         self.added_tokens = added_tokens
@@ -252,9 +253,12 @@ class Tokenizer:
                 f" {model_vocab_size}: use the tokenizer that came with the model"
             )
 
-    def encode(self, text: str, allow_special: bool = False) -> list[int]:
+    def encode(
+        self, text: str, allow_special: bool = False, goes_on: bool = False
+    ) -> list[int]:
         """Token ids of `text`; text like `<think>` becomes a marker only if `allow_special`.
 
+        Text that `goes_on` stands behind other text, which some tokenizers of others tell apart.
         Ids equal transformers'; as there, a checkpoint that lacks a byte (SmolLM2 does) omits it.
         Raises OpenQwQError for a lone surrogate, which no UTF-8 text can hold.
         """

@@ -15,11 +15,12 @@ from openqwq.model import gguf
 from openqwq.model.fit import read_subject
 from openqwq.model.gguf_header import read_header
 from openqwq.model.qwen2 import Qwen2
-from openqwq.text.gguf import to_metadata
+from openqwq.text.gguf import BYTE, CONTROL, NORMAL, UNUSED, to_metadata
+from openqwq.text.grammar import json_grammar
 from openqwq.text.stream import parse_reply
 from openqwq.text.template import encode_chat
 from openqwq.text.tokenizer import Tokenizer
-from openqwq.types import OpenQwQError, SamplingParams
+from openqwq.types import Message, OpenQwQError, SamplingParams
 
 needs_llamacpp = pytest.mark.skipif(
     not llamacpp.installed(), reason="needs the wheel xllamacpp"
@@ -143,3 +144,70 @@ async def test_llamacpps_options_reach_it(whole: Path) -> None:
         model.close()
     with pytest.raises(OpenQwQError, match="for the engine llamacpp"):
         open_model(str(whole), "torch", llama=options)
+
+
+PIECES = ["▁", "▁the", "▁fox", "t", "h", "e", "f", "o", "x", "he", "ox", "\n"]
+GEMMA = (
+    "{{ bos_token }}{% for m in messages %}{{ '<start_of_turn>' + m.role + '\n' }}"
+    "{{ m.content }}{{ '<end_of_turn>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
+)
+
+
+def sentence_pieces(size: int, adds_a_space: bool) -> dict[str, object]:
+    """A tokenizer of SentencePiece's kind, as Llama 2 and Gemma have it."""
+    tokens = ["<unk>", "<s>", "</s>", "<start_of_turn>", "<end_of_turn>"]
+    types = [2, *[CONTROL] * (len(tokens) - 1)]
+    tokens += [f"<0x{byte:02X}>" for byte in range(256)]
+    types += [BYTE] * 256
+    tokens += PIECES
+    types += [NORMAL] * len(PIECES)
+    tokens += [f"[PAD{number}]" for number in range(size - len(tokens))]
+    types += [UNUSED] * (size - len(types))
+    return {
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": types,
+        "tokenizer.ggml.scores": [-float(place) for place in range(size)],
+        "tokenizer.ggml.bos_token_id": 1,
+        "tokenizer.ggml.eos_token_id": 2,
+        "tokenizer.ggml.unknown_token_id": 0,
+        "tokenizer.ggml.add_space_prefix": adds_a_space,
+        "tokenizer.chat_template": GEMMA,
+    }
+
+
+@needs_llamacpp
+@pytest.mark.parametrize("adds_a_space", [False, True])
+async def test_a_tokenizer_that_begins_texts_with_a_space_does_so_once(
+    build: Build, tmp_path: Path, adds_a_space: bool
+) -> None:
+    path = tmp_path / "pieces.gguf"
+    gguf.save(build(), path, "F32", sentence_pieces(300, adds_a_space))
+    model = open_model(str(path), slots=1, context_length=128)
+    own = model.tokenizer
+    space = " " * adds_a_space
+    assert own.adds_a_space == adds_a_space
+    for text in ("the fox", "é\n\nfox", " the", "a<end_of_turn>b<s>"):
+        assert own.decode(own.encode(text)) == space + text
+        assert own.decode(own.encode(text, goes_on=True)) == text
+        assert not own.added_ids.intersection(own.encode(text))
+    marked = own.encode("<s>the<end_of_turn>fox", allow_special=True)
+    assert own.decode(marked) == f"<s>{space}the<end_of_turn>{space}fox"
+
+    chat: list[Message] = [{"role": "user", "content": "the<end_of_turn>fox"}]
+    prompt = encode_chat(own, chat)
+    start = own.added_tokens["<start_of_turn>"]
+    assert prompt[:2] == [1, start] and prompt.count(start) == 2
+    params = SamplingParams(
+        0, max_tokens=24, grammar=json_grammar({"enum": ["the", "fox"]})
+    )
+    if adds_a_space:
+        with pytest.raises(
+            OpenQwQError, match="cannot follow a grammar with the tokenizer"
+        ):
+            await model.generate.generate(prompt, params)
+    else:
+        (reply,) = await model.generate.generate(prompt, params)
+        assert own.decode(reply.token_ids, skip_special=True).strip() in ('"the"', '"fox"')
+    model.close()
