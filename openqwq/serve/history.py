@@ -98,7 +98,12 @@ def _turn(message: Mapping[str, Any]) -> Message:
 
 def _calls(message: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The calls of an assistant's turn, the deprecated `function_call` among them."""
-    calls = list(message.get("tool_calls") or [])
+    calls: list[Mapping[str, Any]] = []
+    for call in message.get("tool_calls") or []:
+        if "function" not in call:  # of a tool that takes a text
+            given = {"input": call["custom"]["input"]}
+            call = {**call, "function": {**call["custom"], "arguments": given}}
+        calls.append(call)
     if not calls and (function := message.get("function_call")):
         calls.append({"function": function})
     return calls

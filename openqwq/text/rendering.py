@@ -55,6 +55,9 @@ class ChatTemplate:
 
         A template is foreign code: it may raise anything, jinja2.TemplateError above all.
         """
+        if _wants_parts(self):
+            turns = [_in_parts(turn) for turn in variables["messages"]]
+            variables = {**variables, "messages": turns}
         return _compile(self, guard).render(variables)
 
     def end_of_turn(self) -> str | None:
@@ -115,6 +118,28 @@ def _compile(template: ChatTemplate, guard: str) -> jinja2.Template:
     tree = environment.parse(template.source)
     _mark_constants(tree, mark)
     return environment.from_string(tree)
+
+
+@lru_cache(maxsize=64)
+def _wants_parts(template: ChatTemplate) -> bool:
+    """Whether a template shows contents that are lists of parts alone, as those of images do."""
+    compiled = _compile(template, "")
+    turn = {"role": "user", "content": PROBE}
+    shown: list[bool] = []
+    for form in (turn, _in_parts(turn)):
+        try:
+            shown.append(PROBE in compiled.render(messages=[form]))
+        except Exception:  # a template is foreign code and may raise anything
+            shown.append(False)
+    return shown == [False, True]
+
+
+def _in_parts(turn: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A turn whose text is the only part of its content."""
+    text = turn.get("content")
+    if not isinstance(text, str):
+        return turn
+    return {**turn, "content": [{"type": "text", "text": text}]}
 
 
 def split_markers(text: str, markers: tuple[str, ...]) -> list[str]:

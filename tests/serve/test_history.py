@@ -63,6 +63,12 @@ def test_a_result_without_an_id_answers_a_call_that_has_one() -> None:
     assert [turn["content"] for turn in turns[2:]] == ["y", "x"]
 
 
+def test_a_call_of_a_tool_that_takes_a_text_has_it_as_input() -> None:
+    custom = {"id": "a", "type": "custom", "custom": {"name": "patch", "input": "***"}}
+    turns = messages([USER, calling(custom), result("x", "a")])
+    assert turns[1]["tool_calls"] == [{"name": "patch", "arguments": {"input": "***"}}]
+
+
 def test_a_deprecated_function_call_is_a_call_and_its_result() -> None:
     function = {"name": "f", "arguments": '{"x": 1}'}
     turns = messages(

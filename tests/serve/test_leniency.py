@@ -111,10 +111,20 @@ HISTORIES: dict[str, list[Any]] = {
         },
         USER,
     ],
-    "an unknown kind of call": [
+    "a call with an index": [
         USER,
         {"role": "assistant", "tool_calls": [{**CALL, "index": 0}], "audio": None},
         {"role": "tool", "content": "sunny", "name": "f", "status": "success"},
+    ],
+    "a call of a custom tool": [
+        USER,
+        {
+            "role": "assistant",
+            "tool_calls": [
+                {"id": "c1", "type": "custom", "custom": {"name": "f", "input": "x"}}
+            ],
+        },
+        RESULT,
     ],
     "annotations of a message": [
         USER,

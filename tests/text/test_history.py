@@ -145,6 +145,24 @@ def test_tools_that_a_template_cannot_show_stand_in_the_text(
     assert text.index("Be brief.") < text.index("# Tools") < text.index("Add one.")
 
 
+# As SmolVLM's: contents are lists of parts, and a text would be walked letter by letter.
+PARTS = (
+    "{% for m in messages %}<|im_start|>{{ m.role | capitalize }}: "
+    "{% for part in m.content %}{% if part.type == 'text' %}{{ part.text }}{% endif %}{% endfor %}"
+    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>Assistant:{% endif %}"
+)
+
+
+def test_a_template_that_reads_parts_alone_is_given_them(tokenizer: Tokenizer) -> None:
+    own = with_template(tokenizer, PARTS)
+    assert own.decode(own.eos_ids[:1]) == "<|im_end|>"
+    turns = ours(conversation({}))
+    text = own.decode(encode_chat(own, turns, TOOLS))
+    assert "<|im_start|>User: Add one.<|im_end|>" in text and "Sums <b>" in text
+    assert "<|im_start|>Assistant: Three.<|im_end|>" in text and "3 <b>é</b>" in text
+    assert '<tool_call>\n{"name": "add"' in text and text.endswith("<|im_start|>Assistant:")
+
+
 def test_a_template_that_needs_text_is_given_empty_content(tokenizer: Tokenizer) -> None:
     template = CHATML.replace(
         "m.content", "m.content + (m.tool_calls | tojson if m.tool_calls else '')"
