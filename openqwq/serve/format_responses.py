@@ -283,7 +283,7 @@ def _head(reply_id: str, model: str, ask: Ask, body: Mapping[str, Any]) -> Json:
         "metadata": body.get("metadata", {}),
         "output": [],
         "parallel_tool_calls": body.get("parallel_tool_calls", True),
-        "tool_choice": body.get("tool_choice", "auto" if tools else "none"),
+        "tool_choice": body.get("tool_choice", "auto"),
         "tools": tools,
         "temperature": ask.params.temperature,
         "top_p": ask.params.top_p,
