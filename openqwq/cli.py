@@ -268,8 +268,8 @@ def eval_verb(options: argparse.Namespace) -> None:
     from openqwq.evaluation import suite
     from openqwq.evaluation.benchmarks.data import Library
     from openqwq.evaluation.benchmarks.livecodebench import Window
-    from openqwq.evaluation.chat import open_chat
-    from openqwq.evaluation.evaluation import PRESETS, Plan, compare_runs
+    from openqwq.evaluation.evaluation import PRESETS, EvaluationSettings, compare_runs
+    from openqwq.evaluation.responders import open_responder
     from openqwq.train.judges import open_judges
 
     library = Library(options.data, options.allow_changed_data)
@@ -295,20 +295,20 @@ def eval_verb(options: argparse.Namespace) -> None:
         model += f" with {options.adapter[-1]}"
     if options.precision != "fp32":
         model += f" in {options.precision}"
-    plan = Plan(
+    settings = EvaluationSettings(
         model, options.preset, params, options.seed, options.samples, options.limit,
         options.concurrency,
     )  # fmt: skip
     window = Window(options.lcb_release, *options.lcb_window)
     request = suite.Request(
-        names, library, plan, options.out, window, options.resume, options.workers
+        names, library, settings, options.out, window, options.resume, options.workers
     )
 
     opened = None
     if not options.rescore:
         opened = partial(
-            open_chat, options.model, options.engine, options.concurrency, options.context_length,
-            options.precision, options.device, options.adapter,
+            open_responder, options.model, options.engine, options.concurrency,
+            options.context_length, options.precision, options.device, options.adapter,
         )  # fmt: skip
     suite.print_scores(suite.run_suite(request, opened, open_judges))
 

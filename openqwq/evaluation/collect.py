@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from openqwq.data.files import write_atomically
-from openqwq.evaluation.chat import Chat
-from openqwq.evaluation.evaluation import Plan, evaluate, open_run
+from openqwq.evaluation.evaluation import EvaluationSettings, evaluate, open_run
 from openqwq.evaluation.own_tasks import own_selection
+from openqwq.evaluation.responders import Responder
 from openqwq.evaluation.results import Record, RecordFile, by_item
 from openqwq.types import Message, Task, Verifier
 
@@ -29,27 +29,27 @@ class Collected:
 
 async def collect(
     tasks: Mapping[str, Sequence[Task]],
-    plan: Plan,
-    chat: Chat,
+    settings: EvaluationSettings,
+    responder: Responder,
     judges: Mapping[str, Verifier],
     hashes: Mapping[str, str],
     out: Path,
     keep: Keep = "shortest",
     resume: bool = False,
 ) -> Collected:
-    """Ask each table's tasks `plan.samples` times and write the accepted replies to `out`.
+    """Ask each table's tasks `settings.samples` times and write the accepted replies to `out`.
 
     Every reply is saved in the directory next to `out` that `replies_directory` names, as soon as
     it is judged: an interrupted collection goes on with `resume`, and `out` is written even then.
     Raises OpenQwQError where a table cannot be judged, the model cannot be reached, or a resumed
     collection has other settings.
     """
-    samples = plan.samples or 1
+    samples = settings.samples or 1
     selections = [own_selection(name, chosen, samples) for name, chosen in tasks.items()]
     directory = replies_directory(out)
-    open_run(directory, plan, selections, hashes, resume)
+    open_run(directory, settings, selections, hashes, resume)
     try:
-        await evaluate(directory, plan, selections, chat, judges)
+        await evaluate(directory, settings, selections, responder, judges)
     finally:
         every: dict[str, Task] = {}
         for chosen in tasks.values():
@@ -57,7 +57,7 @@ async def collect(
         records: list[Record] = []
         for selection in selections:
             records += RecordFile(directory / f"{selection.name}.jsonl").read()
-        found = write_accepted(records, every, plan.model, out, keep)
+        found = write_accepted(records, every, settings.model, out, keep)
     return found
 
 

@@ -20,7 +20,7 @@ from openqwq import __version__
 from openqwq.data.files import write_atomically
 from openqwq.evaluation.benchmarks.benchmark import Benchmark, seed_of
 from openqwq.evaluation.benchmarks.mathematics import read_answer
-from openqwq.evaluation.chat import Chat, ChatReply, Tools
+from openqwq.evaluation.responders import ChatReply, Responder, Tools
 from openqwq.evaluation.results import (
     Record,
     RecordFile,
@@ -51,7 +51,7 @@ JUDGED_AT_ONCE = 32  # saved replies
 
 
 @dataclass(frozen=True)
-class Plan:
+class EvaluationSettings:
     """How a model is evaluated; `samples` and `limit` None mean the benchmark's own and all."""
 
     model: str
@@ -103,7 +103,7 @@ def select(
 
 def open_run(
     directory: Path,
-    plan: Plan,
+    settings: EvaluationSettings,
     selections: Sequence[Selection],
     hashes: Mapping[str, str],
     resume: bool,
@@ -113,9 +113,9 @@ def open_run(
     Raises OpenQwQError naming each setting that differs, or a directory that holds a run already.
     """
     path = directory / "run.json"
-    settings = _settings(plan, selections, hashes)
+    described = _description(settings, selections, hashes)
     if not path.exists():
-        write_atomically(path, json.dumps(settings, indent=1).encode())
+        write_atomically(path, json.dumps(described, indent=1).encode())
         return
     if not resume:
         raise OpenQwQError(
@@ -123,11 +123,11 @@ def open_run(
         )
     before = read_json(path)
     differing = [
-        key for key in settings if before.get(key) != settings[key] and key != "version"
+        key for key in described if before.get(key) != described[key] and key != "version"
     ]
     if differing:
         told = "; ".join(
-            f"{key} was {before.get(key)!r}, is {settings[key]!r}" for key in differing
+            f"{key} was {before.get(key)!r}, is {described[key]!r}" for key in differing
         )
         raise OpenQwQError(
             f"cannot go on with {directory}: {told:.600}; go on with the settings it was begun with"
@@ -135,40 +135,40 @@ def open_run(
         )
 
 
-def _settings(
-    plan: Plan, selections: Sequence[Selection], hashes: Mapping[str, str]
+def _description(
+    settings: EvaluationSettings, selections: Sequence[Selection], hashes: Mapping[str, str]
 ) -> dict[str, Any]:
     """What a run is, as it is read back from run.json."""
-    params = asdict(plan.params)
+    params = asdict(settings.params)
     del params["seed"]
     del params["stop_token_ids"]
-    settings = {
+    described = {
         "version": __version__,
-        "model": plan.model,
-        "preset": plan.preset,
+        "model": settings.model,
+        "preset": settings.preset,
         "params": params,
-        "seed": plan.seed,
-        "tasks": {selection.name: _drawn(selection, plan) for selection in selections},
+        "seed": settings.seed,
+        "tasks": {selection.name: _drawn(selection, settings) for selection in selections},
         "data": dict(sorted(hashes.items())),
     }
-    return dict(json.loads(json.dumps(settings)))
+    return dict(json.loads(json.dumps(described)))
 
 
-def _drawn(selection: Selection, plan: Plan) -> dict[str, Any]:
+def _drawn(selection: Selection, settings: EvaluationSettings) -> dict[str, Any]:
     """How many items and samples, and which items: another window can hold as many."""
     ids = "\n".join(task.id for task in selection.tasks)
     return {
         "items": len(selection.tasks),
-        "samples": plan.samples or selection.benchmark.samples,
+        "samples": settings.samples or selection.benchmark.samples,
         "ids": hashlib.sha256(ids.encode()).hexdigest()[:12],
     }
 
 
 async def evaluate(
     directory: Path,
-    plan: Plan,
+    settings: EvaluationSettings,
     selections: Sequence[Selection],
-    chat: Chat,
+    responder: Responder,
     judges: Mapping[str, Verifier],
 ) -> dict[str, Summary]:
     """Every missing reply of every selection, then scores.json; returns the summaries.
@@ -180,7 +180,7 @@ async def evaluate(
         console=Console(stderr=True),
     ) as progress:  # fmt: skip
         for selection in selections:
-            await _Runner(directory, plan, selection, chat, judges, progress).run()
+            await _Runner(directory, settings, selection, responder, judges, progress).run()
     return score_run(directory, selections)
 
 
@@ -268,15 +268,15 @@ class _Runner:
     def __init__(
         self,
         directory: Path,
-        plan: Plan,
+        settings: EvaluationSettings,
         selection: Selection,
-        chat: Chat,
+        responder: Responder,
         judges: Mapping[str, Verifier],
         progress: Progress,
     ) -> None:
-        self._plan = plan
+        self._settings = settings
         self._selection = selection
-        self._chat = chat
+        self._responder = responder
         self._judges = judges
         self._file = RecordFile(directory / f"{selection.name}.jsonl")
         self._progress = progress
@@ -285,7 +285,7 @@ class _Runner:
         self._any_reply = False
 
     async def run(self) -> None:
-        samples = self._plan.samples or self._selection.benchmark.samples
+        samples = self._settings.samples or self._selection.benchmark.samples
         present = {r.key for r in self._file.read() if r.generated}
         jobs: list[tuple[Task, int]] = []
         for sample in range(samples):
@@ -303,18 +303,18 @@ class _Runner:
 
         try:
             async with asyncio.TaskGroup() as group:
-                for _ in range(min(self._plan.concurrency, len(jobs))):
+                for _ in range(min(self._settings.concurrency, len(jobs))):
                     group.create_task(work())
         except ExceptionGroup as failures:
             raise failures.exceptions[0] from None  # the first one ended the others
 
     async def _one(self, task: Task, sample: int) -> None:
-        seed = seed_of(self._plan.seed, task.id, sample)
+        seed = seed_of(self._settings.seed, task.id, sample)
         record = Record(task.id, task.kind, sample, seed, task.messages)
-        params = replace(self._plan.params, seed=seed)
+        params = replace(self._settings.params, seed=seed)
 
         async def ask(messages: Sequence[Message], tools: Tools) -> ChatReply:
-            return await self._chat.reply(messages, tools, params)
+            return await self._responder.reply(messages, tools, params)
 
         try:
             reply = await self._selection.benchmark.conduct(task, ask)
@@ -332,7 +332,7 @@ class _Runner:
         self._failures += 1
         if not self._any_reply and self._failures >= HOPELESS:
             raise OpenQwQError(
-                f"{self._plan.model}: none of {self._failures} replies could be had ({error}):"
+                f"{self._settings.model}: none of {self._failures} replies could be had ({error}):"
                 " correct that, then go on with --resume"
             ) from error
 

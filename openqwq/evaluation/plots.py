@@ -71,7 +71,7 @@ LEGEND_COLUMNS = 3
 
 
 @dataclass(frozen=True)
-class Interval:
+class IntervalRow:
     """A row of a before-and-after chart: values of up to three checkpoints with half-widths, NaN
     where not measured.
     """
@@ -214,7 +214,7 @@ class Plotter:
         name: str,
         title: str,
         unit: str,
-        rows: Sequence[Interval],
+        rows: Sequence[IntervalRow],
         names: Sequence[str],
         top: float | None = None,
     ) -> list[Chart]:
@@ -313,7 +313,7 @@ class Plotter:
         return Chart(title, note, svg)
 
 
-def _draw_row(axes: Axes, place: int, row: Interval) -> None:
+def _draw_row(axes: Axes, place: int, row: IntervalRow) -> None:
     """One row of an interval chart: a mark for each side, spread over half the row's height."""
     for turn, (value, half_width) in enumerate(row.sides[: len(MARKS)]):
         height = place + 0.5 * (turn + 0.5) / len(row.sides) - 0.25

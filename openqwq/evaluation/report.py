@@ -23,7 +23,7 @@ from openqwq.evaluation.comparison import (
     summary_table,
 )
 from openqwq.evaluation.evaluate import Accuracy
-from openqwq.evaluation.plots import COLOURS, KIND_ROLES, Chart, Interval, Plotter
+from openqwq.evaluation.plots import COLOURS, KIND_ROLES, Chart, IntervalRow, Plotter
 from openqwq.evaluation.rl_charts import rl_charts
 from openqwq.evaluation.run_data import Families, RunData, read_run
 from openqwq.evaluation.story import first_sentence
@@ -159,8 +159,8 @@ def _charts(
 ) -> dict[str, list[Chart]]:
     """The charts of the whole run, without those that have no data."""
     plotter = Plotter(run.directory / "plots")
-    accuracy: list[Interval] = []
-    thinking: list[Interval] = []
+    accuracy: list[IntervalRow] = []
+    thinking: list[IntervalRow] = []
     for row in rows:
         role = roles.get(row.name, "ink")
         rates: list[tuple[float, float]] = []
@@ -168,8 +168,8 @@ def _charts(
         for side in row.sides:
             rates.append((100 * side.pass_at_1, 100 * side.half_width) if side else NOTHING)
             lengths.append((side.thinking_tokens, math.nan) if side else NOTHING)
-        accuracy.append(Interval(row.name, role, row.is_family, rates))
-        thinking.append(Interval(row.name, role, row.is_family, lengths))
+        accuracy.append(IntervalRow(row.name, role, row.is_family, rates))
+        thinking.append(IntervalRow(row.name, role, row.is_family, lengths))
     names = list(run.checkpoints)
     seconds = [{"step": record["step"], **record["seconds"]} for record in run.rl_records]
     return {

@@ -21,7 +21,6 @@ from openqwq.evaluation.benchmarks.livebench import LIVEBENCH
 from openqwq.evaluation.benchmarks.livecodebench import Window, livecodebench
 from openqwq.evaluation.benchmarks.mathematics import MATHEMATICS
 from openqwq.evaluation.benchmarks.programs import PROGRAM_BENCHMARKS
-from openqwq.evaluation.chat import Chat
 from openqwq.evaluation.contamination import (
     BenchmarkIndex,
     file_texts,
@@ -29,7 +28,7 @@ from openqwq.evaluation.contamination import (
     search_texts,
 )
 from openqwq.evaluation.evaluation import (
-    Plan,
+    EvaluationSettings,
     Selection,
     evaluate,
     open_run,
@@ -37,6 +36,7 @@ from openqwq.evaluation.evaluation import (
     select,
 )
 from openqwq.evaluation.own_tasks import is_own, own_config, own_selections
+from openqwq.evaluation.responders import Responder
 from openqwq.evaluation.results import Summary
 from openqwq.evaluation.scorecard import write_scorecard
 from openqwq.evaluation.statistics import Comparison
@@ -68,7 +68,7 @@ def find_benchmark(name: str, known: Mapping[str, Benchmark]) -> tuple[Benchmark
 OpenJudges = Callable[
     [AsyncExitStack, Iterable[str], SandboxConfig], Awaitable[Mapping[str, Verifier]]
 ]
-OpenChat = Callable[[], AbstractContextManager[Chat]]
+OpenResponder = Callable[[], AbstractContextManager[Responder]]
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Request:
 
     names: Sequence[str]
     library: Library
-    plan: Plan
+    settings: EvaluationSettings
     directory: Path
     window: Window
     resume: bool = False
@@ -85,9 +85,9 @@ class Request:
 
 
 def run_suite(
-    request: Request, open_chat: OpenChat | None, open_judges: OpenJudges
+    request: Request, open_responder: OpenResponder | None, open_judges: OpenJudges
 ) -> dict[str, Summary]:
-    """Evaluate the chat that `open_chat` opens, or with None judge the saved replies again.
+    """Evaluate what `open_responder` opens, or with None judge the saved replies again.
 
     Raises OpenQwQError naming what is missing, differs or cannot be reached.
     """
@@ -99,22 +99,24 @@ def run_suite(
         if is_own(name):
             own = own_config(name)
             sandbox = own.sandbox
-            selections += own_selections(own, lock, request.plan.limit)
+            selections += own_selections(own, lock, request.settings.limit)
         else:
             benchmark, kind = find_benchmark(name, known)
             tasks = benchmark.load(request.library)
-            selections.append(select(benchmark, kind, tasks, request.plan.limit))
+            selections.append(select(benchmark, kind, tasks, request.settings.limit))
     sandbox = replace(sandbox, workers=request.workers)
     if "bfcl_turns" in _verifiers(selections):
         require_backends()
-    if open_chat is None:
+    if open_responder is None:
         summaries = asyncio.run(_judge(request, selections, None, sandbox, open_judges))
     else:
         own_hashes = {name: file.sha256 for name, file in lock.files.items()}
         hashes = request.library.hashes | own_hashes
-        open_run(request.directory, request.plan, selections, hashes, request.resume)
-        with open_chat() as chat:
-            summaries = asyncio.run(_judge(request, selections, chat, sandbox, open_judges))
+        open_run(request.directory, request.settings, selections, hashes, request.resume)
+        with open_responder() as responder:
+            summaries = asyncio.run(
+                _judge(request, selections, responder, sandbox, open_judges)
+            )
     write_scorecard(request.directory, {name: found.title for name, found in known.items()})
     return summaries
 
@@ -130,15 +132,17 @@ def _verifiers(selections: Sequence[Selection]) -> set[str]:
 async def _judge(
     request: Request,
     selections: Sequence[Selection],
-    chat: Chat | None,
+    responder: Responder | None,
     sandbox: SandboxConfig,
     open_judges: OpenJudges,
 ) -> dict[str, Summary]:
     async with AsyncExitStack() as stack:
         judges = await open_judges(stack, _verifiers(selections), sandbox)
-        if chat is None:
+        if responder is None:
             return await rescore(request.directory, selections, judges)
-        return await evaluate(request.directory, request.plan, selections, chat, judges)
+        return await evaluate(
+            request.directory, request.settings, selections, responder, judges
+        )
 
 
 def print_scores(summaries: Mapping[str, Summary]) -> None:

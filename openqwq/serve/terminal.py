@@ -151,7 +151,7 @@ def say(talker: Talker, messages: Messages, writer: Writer | MarkdownWriter) -> 
     return asyncio.run(_say(talker, messages, writer))
 
 
-class Chat:
+class TerminalChat:
     """One conversation."""
 
     def __init__(

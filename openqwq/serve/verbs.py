@@ -21,10 +21,10 @@ def add_chat_verb(parser: argparse.ArgumentParser) -> None:
 
 def chat_verb(options: argparse.Namespace) -> None:
     """`qwq chat`: a conversation with thinking shown dimmed."""
-    from openqwq.serve.terminal import Chat, talker
+    from openqwq.serve.terminal import TerminalChat, talker
 
     with talker(options) as answering:
-        Chat(answering, options.system, options.hide_thinking).run()
+        TerminalChat(answering, options.system, options.hide_thinking).run()
 
 
 def add_ask_verb(parser: argparse.ArgumentParser) -> None:

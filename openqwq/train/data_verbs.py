@@ -160,10 +160,10 @@ def collect_verb(options: argparse.Namespace) -> None:
 
 async def _collect(options: argparse.Namespace) -> None:
     from openqwq.data.hub import DataLock
-    from openqwq.evaluation.chat import open_chat
     from openqwq.evaluation.collect import collect, summary
-    from openqwq.evaluation.evaluation import PRESETS, Plan
+    from openqwq.evaluation.evaluation import PRESETS, EvaluationSettings
     from openqwq.evaluation.own_tasks import own_config
+    from openqwq.evaluation.responders import open_responder
 
     config = own_config(options.data)
     lock = DataLock()
@@ -176,7 +176,7 @@ async def _collect(options: argparse.Namespace) -> None:
         top_p=options.top_p,
     )
     adapted = [f" with {adapter}" for adapter in options.adapter[-1:]]
-    plan = Plan(
+    settings = EvaluationSettings(
         f"{options.model}{''.join(adapted)}", "qwq", params, options.seed, options.samples,
         concurrency=options.concurrency,
     )  # fmt: skip
@@ -185,13 +185,20 @@ async def _collect(options: argparse.Namespace) -> None:
         for chosen in tasks.values():
             names |= {task.verifier for task in chosen if task.verifier}
         judges = await _judges(config, names, stack)
-        opening = open_chat(
+        opening = open_responder(
             options.model, options.engine, options.concurrency, options.context_length,
             options.precision, options.device, options.adapter,
         )  # fmt: skip
-        chat = stack.enter_context(opening)
+        responder = stack.enter_context(opening)
         found = await collect(
-            tasks, plan, chat, judges, hashes, options.out, options.keep, options.resume
+            tasks,
+            settings,
+            responder,
+            judges,
+            hashes,
+            options.out,
+            options.keep,
+            options.resume,
         )
     print(summary(found, options.out))
 

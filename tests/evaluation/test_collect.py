@@ -10,9 +10,9 @@ import pytest
 
 from openqwq.config import DataConfig
 from openqwq.data.hub import DataLock
-from openqwq.evaluation.chat import ChatReply, Tools
 from openqwq.evaluation.collect import Collected, Keep, collect, replies_directory
-from openqwq.evaluation.evaluation import PRESETS, Plan
+from openqwq.evaluation.evaluation import PRESETS, EvaluationSettings
+from openqwq.evaluation.responders import ChatReply, Tools
 from openqwq.tasks.rows import open_rows
 from openqwq.types import Message, OpenQwQError, SamplingParams, Score, Task
 
@@ -60,9 +60,13 @@ async def collected(
     seed: int = 0,
     tasks: Sequence[Task] = TASKS,
 ) -> Collected:
-    plan = Plan("teacher", "qwq", PRESETS["qwq"], seed, samples=3, concurrency=1)
+    settings = EvaluationSettings(
+        "teacher", "qwq", PRESETS["qwq"], seed, samples=3, concurrency=1
+    )
     tables = {"own": tasks}
-    return await collect(tables, plan, teacher, {"math": Exact()}, {}, out, keep, resume)
+    return await collect(
+        tables, settings, teacher, {"math": Exact()}, {}, out, keep, resume
+    )
 
 
 def rows(out: Path) -> list[dict[str, object]]:
@@ -100,9 +104,11 @@ async def test_rows_of_tasks_with_and_without_an_answer_train_together(
         "own": TASKS[:1],
         "programs": [replace(TASKS[1], verifier="code", answer=None)],
     }
-    plan = Plan("teacher", "qwq", PRESETS["qwq"], 0, samples=1, concurrency=1)
+    settings = EvaluationSettings(
+        "teacher", "qwq", PRESETS["qwq"], 0, samples=1, concurrency=1
+    )
     judges = {"math": Anyone(), "code": Anyone()}
-    await collect(tables, plan, Teacher(), judges, {}, out)
+    await collect(tables, settings, Teacher(), judges, {}, out)
     assert len(rows(out)) == 2
     table = open_rows("traces", DataConfig(rows=str(out)), DataLock())
     assert table.size == 2

@@ -11,10 +11,9 @@ import pytest
 from openqwq.evaluation import chat as chats
 from openqwq.evaluation.benchmarks.benchmark import Benchmark, seed_of
 from openqwq.evaluation.benchmarks.mathematics import read_answer
-from openqwq.evaluation.chat import ChatReply, PatientChat, Tools
 from openqwq.evaluation.evaluation import (
     PRESETS,
-    Plan,
+    EvaluationSettings,
     Selection,
     compare_runs,
     evaluate,
@@ -22,6 +21,7 @@ from openqwq.evaluation.evaluation import (
     rescore,
     select,
 )
+from openqwq.evaluation.responders import ChatReply, PatientResponder, Tools
 from openqwq.evaluation.results import Record, RecordFile, Summary
 from openqwq.types import Message, OpenQwQError, SamplingParams, Score, Task, Verifier
 
@@ -70,10 +70,12 @@ def selection(count: int = 4) -> Selection:
 
 
 def run(directory: Path, chat: object, count: int = 4, samples: int = 1) -> Summary:
-    plan = Plan("model", "qwq", PRESETS["qwq"], samples=samples, concurrency=2)
+    settings = EvaluationSettings(
+        "model", "qwq", PRESETS["qwq"], samples=samples, concurrency=2
+    )
     chosen = [selection(count)]
-    open_run(directory, plan, chosen, {"file": "abc"}, resume=True)
-    return asyncio.run(evaluate(directory, plan, chosen, chat, JUDGES))["toy"]  # type: ignore[arg-type]
+    open_run(directory, settings, chosen, {"file": "abc"}, resume=True)
+    return asyncio.run(evaluate(directory, settings, chosen, chat, JUDGES))["toy"]  # type: ignore[arg-type]
 
 
 def records(directory: Path) -> dict[tuple[str, int], Record]:
@@ -170,22 +172,22 @@ def test_an_endpoint_that_never_answers_stops_the_run(tmp_path: Path) -> None:
 
 
 def test_a_run_is_not_continued_with_other_settings_or_data(tmp_path: Path) -> None:
-    plan = Plan("model", "qwq", PRESETS["qwq"])
-    open_run(tmp_path, plan, [selection()], {"file": "abc"}, resume=False)
+    settings = EvaluationSettings("model", "qwq", PRESETS["qwq"])
+    open_run(tmp_path, settings, [selection()], {"file": "abc"}, resume=False)
     with pytest.raises(OpenQwQError, match="holds a run: go on with --resume"):
-        open_run(tmp_path, plan, [selection()], {"file": "abc"}, resume=False)
-    hotter = replace(plan, params=replace(plan.params, temperature=1.0))
+        open_run(tmp_path, settings, [selection()], {"file": "abc"}, resume=False)
+    hotter = replace(settings, params=replace(settings.params, temperature=1.0))
     with pytest.raises(OpenQwQError, match=r"params was .*0\.6"):
         open_run(tmp_path, hotter, [selection()], {"file": "abc"}, resume=True)
     with pytest.raises(OpenQwQError, match=r"data was .*abc.* is .*def"):
-        open_run(tmp_path, plan, [selection()], {"file": "def"}, resume=True)
+        open_run(tmp_path, settings, [selection()], {"file": "def"}, resume=True)
     whole = selection(5)
     shifted = replace(whole, tasks=whole.tasks[1:])  # as many items, but others
     with pytest.raises(
         OpenQwQError, match=r"tasks was .*'items': 4.*--lcb-window.*another --out"
     ):
-        open_run(tmp_path, plan, [shifted], {"file": "abc"}, resume=True)
-    open_run(tmp_path, plan, [selection()], {"file": "abc"}, resume=True)
+        open_run(tmp_path, settings, [shifted], {"file": "abc"}, resume=True)
+    open_run(tmp_path, settings, [selection()], {"file": "abc"}, resume=True)
 
 
 def test_rescoring_judges_saved_replies_without_asking(tmp_path: Path) -> None:
@@ -259,11 +261,11 @@ async def test_failures_and_empty_replies_are_tried_again_then_told(
 
     params = SamplingParams()
     chat = Flaky("fail", " ", "good")
-    assert (await PatientChat(chat, 3).reply([], (), params)).answer == "good"
+    assert (await PatientResponder(chat, 3).reply([], (), params)).answer == "good"
     with pytest.raises(OpenQwQError, match="no answer in 2 attempts: an empty reply"):
-        await PatientChat(Flaky("fail", "", "good"), 2).reply([], (), params)
+        await PatientResponder(Flaky("fail", "", "good"), 2).reply([], (), params)
     with pytest.raises(OpenQwQError, match="2 attempts: too slow"):
-        await PatientChat(Flaky("", "fail", "good"), 2).reply([], (), params)
+        await PatientResponder(Flaky("", "fail", "good"), 2).reply([], (), params)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from openqwq.config import (
     dump_config,
 )
 from openqwq.evaluation.comparison import summary_table
-from openqwq.evaluation.plots import KIND_ROLES, LIGHT, Interval, Plotter, moving_average
+from openqwq.evaluation.plots import KIND_ROLES, LIGHT, IntervalRow, Plotter, moving_average
 from openqwq.evaluation.report import print_summary, write_report
 from openqwq.evaluation.rl_charts import rl_charts
 from openqwq.evaluation.run_data import read_run
@@ -501,7 +501,7 @@ def test_values_without_a_logarithm_are_drawn_on_a_linear_axis(tmp_path: Path) -
 
 @pytest.mark.parametrize("value", [0.0, math.nan])
 def test_rows_of_zeros_or_of_nothing_can_be_drawn(tmp_path: Path, value: float) -> None:
-    row = Interval("code", "ink", True, [(value, math.nan), (math.nan, math.nan)])
+    row = IntervalRow("code", "ink", True, [(value, math.nan), (math.nan, math.nan)])
     assert len(Plotter(tmp_path).intervals("x", "X", "tokens", [row], ["a", "b"])) == 1
 
 

@@ -22,7 +22,16 @@ from openqwq.serve.client import RemoteTalker
 from openqwq.serve.guard import Access
 from openqwq.serve.reply import Piece
 from openqwq.serve.server import ServerOptions
-from openqwq.serve.terminal import DIM, PLAIN, Chat, LocalTalker, Writer, ask, question, say
+from openqwq.serve.terminal import (
+    DIM,
+    PLAIN,
+    LocalTalker,
+    TerminalChat,
+    Writer,
+    ask,
+    question,
+    say,
+)
 from openqwq.types import OpenQwQError, Steering
 
 Build = Callable[..., OpenedModel]
@@ -83,7 +92,7 @@ def test_a_conversation_keeps_its_turns_until_new(
     scripted: Build, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = scripted("a</think>\n\none", "b</think>\n\ntwo")
-    talk = Chat(LocalTalker(model, {}), "be brief")
+    talk = TerminalChat(LocalTalker(model, {}), "be brief")
     monkeypatch.setattr(sys, "stdin", io.StringIO("first\n\nsecond\n"))
     talk.run()
     assert [m["content"] for m in talk.dialogue.messages] == [
@@ -103,7 +112,7 @@ def test_a_conversation_keeps_its_turns_until_new(
 def test_a_question_that_is_too_long_is_refused_and_the_chat_goes_on(
     scripted: Build, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    talk = Chat(LocalTalker(scripted("</think>ok", context=64), {}))
+    talk = TerminalChat(LocalTalker(scripted("</think>ok", context=64), {}))
     monkeypatch.setattr(sys, "stdin", io.StringIO(f"{'x' * 200}\nshort\n"))
     talk.run()
     assert "too many for a context of 64" in capsys.readouterr().err

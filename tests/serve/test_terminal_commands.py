@@ -17,7 +17,7 @@ import pytest
 from rich.console import Console
 
 from openqwq.serve.reply import Finish, Piece
-from openqwq.serve.terminal import Chat, question
+from openqwq.serve.terminal import TerminalChat, question
 from openqwq.serve.terminal_commands import HELP, fenced
 from openqwq.serve.terminal_lines import open_lines
 from openqwq.serve.terminal_markdown import MarkdownWriter, protect_mathematics, settled_end
@@ -57,9 +57,9 @@ class Typed:
         return self.lines.pop(0)
 
 
-def talk(*lines: str) -> tuple[Chat, Echo, Typed]:
+def talk(*lines: str) -> tuple[TerminalChat, Echo, Typed]:
     echo, typed = Echo(), Typed(*lines)
-    chat = Chat(echo)
+    chat = TerminalChat(echo)
     chat.run(typed)
     return chat, echo, typed
 
@@ -203,7 +203,7 @@ def test_what_is_piped_in_goes_before_the_question(monkeypatch: pytest.MonkeyPat
 def test_piped_questions_are_one_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO("one\n" + "x" * 5000 + "\n"))
     echo = Echo()
-    Chat(echo).run(open_lines([]))
+    TerminalChat(echo).run(open_lines([]))
     assert [len(asked[-1]["content"]) for asked in echo.asked] == [3, 5000]
 
 
@@ -252,7 +252,7 @@ def test_ctrl_c_clears_what_is_typed_and_then_leaves(editor: Any) -> None:
 CHILD = """
     import asyncio, sys
     from openqwq.serve.reply import Finish, Piece
-    from openqwq.serve.terminal import Chat
+    from openqwq.serve.terminal import TerminalChat
     class Talker:
         body = {}
         async def reply(self, messages, steering):
@@ -260,7 +260,7 @@ CHILD = """
             yield Piece("content", f"**{len(messages[-1]['content'])}** characters, "
                         f"{messages[-1]['content'].count(chr(10))} breaks")
             yield Piece("end", finish=Finish("stop", None, 3, 1))
-    Chat(Talker()).run()
+    TerminalChat(Talker()).run()
 """
 
 

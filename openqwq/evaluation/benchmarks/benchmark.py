@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from openqwq.evaluation.benchmarks.data import Library
-from openqwq.evaluation.chat import ChatReply, Tools
+from openqwq.evaluation.responders import ChatReply, Tools
 from openqwq.evaluation.results import Record, pass_at_1
 from openqwq.evaluation.statistics import Interval
 from openqwq.types import Message, Task

@@ -13,7 +13,7 @@ from openqwq.evaluation.benchmarks.benchmark import Ask, Benchmark, mean_of, one
 from openqwq.evaluation.benchmarks.bfcl_backends import APIS
 from openqwq.evaluation.benchmarks.bfcl_turns import play, turns_task
 from openqwq.evaluation.benchmarks.data import DataFile, Library
-from openqwq.evaluation.chat import ChatReply
+from openqwq.evaluation.responders import ChatReply
 from openqwq.evaluation.results import Record, by_kind, pass_at_1
 from openqwq.evaluation.statistics import Interval
 from openqwq.types import Message, OpenQwQError, Task

@@ -21,7 +21,7 @@ from openqwq.evaluation.benchmarks.bfcl_backends import (
     functions,
     open_api,
 )
-from openqwq.evaluation.chat import ChatReply
+from openqwq.evaluation.responders import ChatReply
 from openqwq.types import Message, OpenQwQError, Score, Task, ToolCall
 from openqwq.verify.answer import final_answer
 from openqwq.verify.toolcalls import extract_calls

@@ -18,8 +18,8 @@ from openqwq.evaluation.benchmarks.bfcl_backends import APIS, require_backends
 from openqwq.evaluation.benchmarks.bfcl_turns import Scenario, TurnsVerifier, World, judge
 from openqwq.evaluation.benchmarks.data import Library
 from openqwq.evaluation.benchmarks.livecodebench import Window
-from openqwq.evaluation.chat import ChatReply, Tools
-from openqwq.evaluation.evaluation import PRESETS, Plan
+from openqwq.evaluation.evaluation import PRESETS, EvaluationSettings
+from openqwq.evaluation.responders import ChatReply, Tools
 from openqwq.evaluation.results import Record
 from openqwq.train.judges import open_judges
 from openqwq.types import Message, OpenQwQError, Task, ToolCall
@@ -357,10 +357,12 @@ def test_a_run_with_episodes_is_refused_at_once_without_the_package(
         raise AssertionError("the model was opened")
 
     monkeypatch.setattr(suite, "require_backends", refuse)
-    plan = Plan("model", "greedy", PRESETS["greedy"], limit=1)
+    settings = EvaluationSettings("model", "greedy", PRESETS["greedy"], limit=1)
     window = Window("v5", "2024-08", "2025-01")
     out = tmp_path / "run"
-    request = suite.Request(["bfcl/multi_turn_base"], Library(data_sets), plan, out, window)
+    request = suite.Request(
+        ["bfcl/multi_turn_base"], Library(data_sets), settings, out, window
+    )
     with pytest.raises(OpenQwQError, match="bfcl-eval is missing"):
         suite.run_suite(request, open_model, open_judges)
     assert not out.exists()

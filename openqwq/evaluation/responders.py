@@ -1,4 +1,4 @@
-"""One chat turn with whatever answers: our engine, or an endpoint that may fail and is retried."""
+"""What answers in an evaluation: our engine, or an endpoint that may fail and is asked again."""
 
 import asyncio
 import json
@@ -42,7 +42,7 @@ class ChatReply:
     completion_tokens: int = 0
 
 
-class Chat(Protocol):
+class Responder(Protocol):
     """What answers a conversation; raises OpenQwQError where there is no answer."""
 
     async def reply(
@@ -53,8 +53,8 @@ class Chat(Protocol):
 
 
 @dataclass(frozen=True)
-class LocalChat:
-    """A chat over the engine's protocol; prompt and reply share `context_length` tokens."""
+class LocalResponder:
+    """Answers with a `Generate`; prompt and reply share `context_length` tokens."""
 
     generate: Generate
     tokenizer: Tokenizer
@@ -113,8 +113,8 @@ class Endpoint(Protocol):
 
 
 @dataclass(frozen=True)
-class EndpointChat:
-    """A chat over an endpoint; thinking tokens, which it does not tell, go by share of the text."""
+class EndpointResponder:
+    """Answers with an endpoint. It does not count thinking tokens: they go by share of the text."""
 
     endpoint: Endpoint
 
@@ -140,10 +140,10 @@ class EndpointChat:
 
 
 @dataclass(frozen=True)
-class PatientChat:
-    """A chat whose failures and empty replies are tried again, after pauses that double."""
+class PatientResponder:
+    """Asks another one again after failures and empty replies, with pauses that double."""
 
-    chat: Chat
+    responder: Responder
     attempts: int = 4
 
     async def reply(
@@ -155,7 +155,7 @@ class PatientChat:
             if attempt:
                 await asyncio.sleep(FIRST_PAUSE * 2 ** (attempt - 1))
             try:
-                reply = await self.chat.reply(messages, tools, params)
+                reply = await self.responder.reply(messages, tools, params)
             except (OpenQwQError, OSError, TimeoutError) as error:
                 failure = str(error) or repr(error)
                 continue
@@ -166,7 +166,7 @@ class PatientChat:
 
 
 @contextmanager
-def open_chat(
+def open_responder(
     model: str,
     engine: "EngineName" = "auto",
     concurrency: int = 8,
@@ -174,8 +174,8 @@ def open_chat(
     precision: Precision = "fp32",
     device: Device = "auto",
     adapters: Sequence[str] = (),
-) -> Iterator[Chat]:
-    """A chat with a model by name, closed at the end; an endpoint by its URL is asked patiently.
+) -> Iterator[Responder]:
+    """Open what answers for a model, by its name or an endpoint's URL; it is closed at the end.
 
     `adapters` are NAME=DIR, of which the last answers. Raises OpenQwQError as `open_model` does.
     """
@@ -186,7 +186,7 @@ def open_chat(
         require_own_engine("remote", precision, device, adapters)
         from openqwq.engine.remote import RemoteChat  # needs httpx
 
-        yield PatientChat(EndpointChat(RemoteChat(model)))
+        yield PatientResponder(EndpointResponder(RemoteChat(model)))
         return
     opened = open_model(
         model,
@@ -198,7 +198,7 @@ def open_chat(
         **chosen_adapter(adapters),
     )
     try:
-        yield LocalChat(opened.generate, opened.tokenizer, opened.context_length)
+        yield LocalResponder(opened.generate, opened.tokenizer, opened.context_length)
     finally:
         opened.close()
 
