@@ -129,13 +129,13 @@ class AsynchronousTrainer(Trainer):
         started = time.perf_counter()
         groups = await flow.take(self.stage.prompts_per_step)
         waited = time.perf_counter() - started
-        record = await self.learn(
+        metrics = await self.learn(
             self.batch([(g.key, g.attempts) for g in groups], 0), first
         )
         seconds = {"rollout": waited, "learn": time.perf_counter() - started - waited}
         ages = [step - group.version for group in groups]
         return {
-            **record,
+            **metrics,
             "staleness": mean(ages),
             "max_staleness": max(ages),
             "backlog": len(flow.ready),

@@ -132,8 +132,8 @@ def judges_needed(tables: Iterable[Table]) -> set[str]:
     names: set[str] = set()
     for table in tables:
         if isinstance(table, RowTable):
-            names.update(record.task.verifier for record in table.records)
-            names.update(record.task.verifier for record in table.held_out_records)
+            names.update(row.task.verifier for row in table.rows)
+            names.update(row.task.verifier for row in table.held_out_rows)
         else:
             names.update(task.verifier for task in training_tasks(table, 1, "judges"))
     return names - {""}
@@ -201,8 +201,8 @@ class Examiner:
 def _count(table: Table, most: int) -> RowCounts:
     if isinstance(table, RowTable):
         skipped = tuple(map(str, table.skipped))
-        held_out = len(table.held_out_records)
-        share = len(table.records) / table.read if table.read else 0.0
+        held_out = len(table.held_out_rows)
+        share = len(table.rows) / table.read if table.read else 0.0
         return RowCounts(
             table.size, held_out, len(table.pairs), table.beyond_limit, skipped, share
         )
@@ -212,8 +212,8 @@ def _count(table: Table, most: int) -> RowCounts:
 def _tasks(table: Table, count: int) -> list[Task]:
     """The table's first tasks: to train on, or of tables for evaluation those held out."""
     if isinstance(table, RowTable):
-        records = table.records or table.held_out_records
-        return [record.task for record in records[:count]]
+        rows = table.rows or table.held_out_rows
+        return [row.task for row in rows[:count]]
     return training_tasks(table, count, "report")
 
 
@@ -369,8 +369,8 @@ def _duplicates(table: Table) -> tuple[str, ...]:
     if not isinstance(table, RowTable):
         return ()
     places: dict[str, list[str]] = defaultdict(list)
-    for record in table.records:
-        places[record.problem].append(str(record.place))
+    for row in table.rows:
+        places[row.problem].append(str(row.place))
     found: list[str] = []
     for first, *others in places.values():
         found += [f"{first} = {other}" for other in others]
@@ -380,7 +380,7 @@ def _duplicates(table: Table) -> tuple[str, ...]:
 def _overlaps(table: Table, index: BenchmarkIndex, most: int) -> tuple[Overlap, ...]:
     """Each training row's fullest match with a benchmark item, the fullest rows first."""
     if isinstance(table, RowTable):
-        numbered = [(record.place.number, record.task) for record in table.records]
+        numbered = [(row.place.number, row.task) for row in table.rows]
     else:
         numbered = list(enumerate(training_tasks(table, most, "report"), 1))
     found: list[Overlap] = []

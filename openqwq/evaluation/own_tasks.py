@@ -54,7 +54,7 @@ def own_selections(config: Config, lock: DataLock, limit: int | None) -> list[Se
         table = open_table(name, entry, lock)
         if isinstance(table, RowTable):
             held_out = table.only_held_out()
-            tasks = held_out.held_out(limit or len(held_out.held_out_records), 0)
+            tasks = held_out.held_out(limit or len(held_out.held_out_rows), 0)
         else:
             tasks = table.held_out(limit or GENERATED, 0)
         selections.append(own_selection(name, tasks))

@@ -201,7 +201,7 @@ def _sections(run: RunData, roles: Mapping[str, str]) -> list[Section]:
             records = run.steps(name, "reverse_kl")
             charts = _distillation_charts(plotter, name, records)
         elif rated is not None:
-            records = run.records(name)
+            records = run.log_lines(name)
             charts = _reward_model_charts(plotter, name, rated)
         else:
             records = run.steps(name, "cross_entropy")
@@ -252,7 +252,7 @@ def _distillation_charts(
 def _times(run: RunData) -> dict[str, float]:
     """Seconds of each timed part: a resumed run timed some more than once."""
     times: dict[str, float] = {}
-    for record in run.records("timing"):
+    for record in run.log_lines("timing"):
         times[record["name"]] = times.get(record["name"], 0.0) + record["seconds"]
     times["total"] = sum(times.values())
     steps = run.rl_records

@@ -46,13 +46,13 @@ class RunData:
                 records += self.steps(stage.name, "seconds")
         return records
 
-    def records(self, stage: str) -> list[dict[str, Any]]:
+    def log_lines(self, stage: str) -> list[dict[str, Any]]:
         """The log lines of a stage."""
         return [record for record in self.log if record["stage"] == stage]
 
     def steps(self, stage: str, field: str) -> list[dict[str, Any]]:
         """The log lines of a stage that have `field`."""
-        return [record for record in self.records(stage) if field in record]
+        return [record for record in self.log_lines(stage) if field in record]
 
     def kinds(self, families: Families) -> list[str]:
         """Every kind of problem seen, in the order of the families."""

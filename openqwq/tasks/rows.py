@@ -47,8 +47,8 @@ class SkippedRow:
 
 
 @dataclass(frozen=True)
-class Record:
-    """One usable row: its task, and its pair where it states a preference."""
+class UsableRow:
+    """A row as a task, and as a pair where it states a preference."""
 
     place: Place
     problem: str  # equal for rows that ask the same
@@ -60,13 +60,13 @@ class Record:
 class RowTable:
     """The rows of a table, which are tasks, pairs, or both; see `Table`.
 
-    `records` are trained on, `held_out_records` never; `skipped` could not be used, and
-    `beyond_limit` rows more were not asked for. `read` counts the rows of the file `rows`.
+    `rows` are trained on, `held_out_rows` never; `skipped` could not be used, and `beyond_limit`
+    rows more were not asked for. `read` counts all that the training file holds.
     """
 
     name: str
-    records: Sequence[Record]
-    held_out_records: Sequence[Record]
+    rows: Sequence[UsableRow]
+    held_out_rows: Sequence[UsableRow]
     skipped: Sequence[SkippedRow] = ()
     beyond_limit: int = 0
     read: int = 0
@@ -74,36 +74,36 @@ class RowTable:
     @property
     def size(self) -> int:
         """How many rows are trained on."""
-        return len(self.records)
+        return len(self.rows)
 
     def draw(
         self, number: int, seed: str, thinking_share: float = 1.0, tool_share: float = 1.0
     ) -> Task:
         """See `Table.draw`; rows are learned as they are written, whatever the shares."""
-        if not self.records:
+        if not self.rows:
             raise OpenQwQError(
                 f"data.{self.name} has no rows to train on: all of them are held out, or limit is 0"
             )
-        return self.records[permuted(len(self.records), number, seed)].task
+        return self.rows[permuted(len(self.rows), number, seed)].task
 
     def held_out(self, limit: int, seed: int) -> list[Task]:
         """The first `limit` held-out rows: of a file in its order, of a share by their hashes."""
-        return [record.task for record in self.held_out_records[:limit]]
+        return [row.task for row in self.held_out_rows[:limit]]
 
     @property
     def pairs(self) -> Sequence[Pair]:
         """See `Table.pairs`; the prompts of pairs are tasks as well."""
-        return [record.pair for record in self.records if record.pair is not None]
+        return [row.pair for row in self.rows if row.pair is not None]
 
     @property
     def held_out_pairs(self) -> Sequence[Pair]:
         """See `Table.held_out_pairs`."""
-        return [record.pair for record in self.held_out_records if record.pair is not None]
+        return [row.pair for row in self.held_out_rows if row.pair is not None]
 
     def only_held_out(self) -> "RowTable":
         """The table for evaluation alone: where nothing was held out, all rows are."""
-        held_out = self.held_out_records or self.records
-        return replace(self, records=(), held_out_records=held_out)
+        held_out = self.held_out_rows or self.rows
+        return replace(self, rows=(), held_out_rows=held_out)
 
 
 def open_rows(
@@ -116,17 +116,17 @@ def open_rows(
     field.
     """
     opener = _Opener(name, config, lock)
-    records = opener.read(config.rows)
-    held_out: list[Record] = []
+    rows = opener.read(config.rows)
+    held_out: list[UsableRow] = []
     if isinstance(config.held_out, str):
         held_out = opener.read(config.held_out)
-        records = opener.without_held_out(records, held_out)
+        rows = opener.without_held_out(rows, held_out)
     if opener.skipped and not skip_bad_rows:
         raise OpenQwQError(
             f"data.{name}: {opener.skipped[0]}{_and_more(len(opener.skipped) - 1)}; or leave such "
             "rows out with --skip-bad-rows"
         )
-    if not records and not held_out:
+    if not rows and not held_out:
         advice = ": give it some"
         if opener.skipped:
             advice = f"; the first of them: {opener.skipped[0]}"
@@ -135,14 +135,14 @@ def open_rows(
         )
 
     if isinstance(config.held_out, float):
-        held_out, records = split_by_hash(records, config.held_out, _problem)
+        held_out, rows = split_by_hash(rows, config.held_out, _problem)
         if not held_out:
             raise OpenQwQError(
-                f"data.{name}.held_out is {config.held_out}, which is none of the {len(records)} "
+                f"data.{name}.held_out is {config.held_out}, which is none of the {len(rows)} "
                 f"rows of {config.rows}: hold out a larger share, or a file"
             )
-    kept = records[: config.limit]
-    beyond = len(records) - len(kept)
+    kept = rows[: config.limit]
+    beyond = len(rows) - len(kept)
     return RowTable(
         name, kept, held_out, tuple(opener.skipped), beyond, opener.counts[config.rows]
     )
@@ -152,14 +152,14 @@ def require_apart(trained: Iterable[RowTable], held_out: Iterable[RowTable]) -> 
     """Raise OpenQwQError if a row that one table trains on is held out by another."""
     kept: dict[str, tuple[str, Place]] = {}
     for table in held_out:
-        for record in table.held_out_records:
-            kept.setdefault(record.problem, (table.name, record.place))
+        for row in table.held_out_rows:
+            kept.setdefault(row.problem, (table.name, row.place))
     for table in trained:
-        for record in table.records:
-            if record.problem in kept:
-                other, place = kept[record.problem]
+        for row in table.rows:
+            if row.problem in kept:
+                other, place = kept[row.problem]
                 raise OpenQwQError(
-                    f"data.{table.name} would train on {record.place}, which data.{other} holds "
+                    f"data.{table.name} would train on {row.place}, which data.{other} holds "
                     f"out ({place}): hold it out of both, or of neither"
                 )
 
@@ -175,13 +175,13 @@ class _Opener:
         self.skipped: list[SkippedRow] = []
         self.counts: Counter[str] = Counter()  # rows of each file
 
-    def read(self, reference: str) -> list[Record]:
+    def read(self, reference: str) -> list[UsableRow]:
         """The usable rows of a file."""
         path = self.lock.path(reference)
         shown = Path(reference).name if "://" not in reference else reference
         prefix = "" if reference == self.config.rows else "held_out-"
         ids: dict[str, Place] = {}
-        records: list[Record] = []
+        usable: list[UsableRow] = []
         first: tuple[Place, Reading] | None = None
         for number, row in numbered_rows(path):
             place = Place(shown, number)
@@ -197,29 +197,29 @@ class _Opener:
                         f"{identity!r} is also that of row {ids[identity].number}: ids differ",
                     )
                 ids[identity] = place
-                records.append(self._record(place, identity, reading, row))
+                usable.append(self._usable(place, identity, reading, row))
             except RowError as error:
                 self.skipped.append(SkippedRow(place, str(error)))
-        return records
+        return usable
 
     def without_held_out(
-        self, records: Sequence[Record], held_out: Sequence[Record]
-    ) -> list[Record]:
+        self, rows: Sequence[UsableRow], held_out: Sequence[UsableRow]
+    ) -> list[UsableRow]:
         """The training rows that are not held-out rows; the others are not used."""
-        kept = {record.problem: record.place for record in held_out}
-        apart: list[Record] = []
-        for record in records:
-            if record.problem in kept:
-                twin = kept[record.problem]
+        kept = {row.problem: row.place for row in held_out}
+        apart: list[UsableRow] = []
+        for row in rows:
+            if row.problem in kept:
+                twin = kept[row.problem]
                 reason = f"held_out: it asks the same as the held-out {twin}: remove one"
-                self.skipped.append(SkippedRow(record.place, reason))
+                self.skipped.append(SkippedRow(row.place, reason))
             else:
-                apart.append(record)
+                apart.append(row)
         return apart
 
-    def _record(
+    def _usable(
         self, place: Place, identity: str, reading: Reading, row: Mapping[str, Any]
-    ) -> Record:
+    ) -> UsableRow:
         verifier = self.config.verifier or reading.judge
         needed = NEEDED.get(verifier)
         if needed is not None and not getattr(reading, needed):
@@ -248,7 +248,7 @@ class _Opener:
             row=row,
         )
         pair = Pair(reading.chosen, reading.rejected) if reading.chosen else None
-        return Record(place, reading.problem, task, pair)
+        return UsableRow(place, reading.problem, task, pair)
 
 
 def _right_calls(answer: str) -> RightCalls:
@@ -309,8 +309,8 @@ def _and_more(count: int) -> str:
     return f" ({count} more {'row' if count == 1 else 'rows'} cannot be used)"
 
 
-def _problem(record: Record) -> str:
-    return record.problem
+def _problem(row: UsableRow) -> str:
+    return row.problem
 
 
 def _hash(problem: str) -> float:

@@ -215,7 +215,7 @@ def _collected_tasks(
     for name, entry in config.data.items():
         table = open_table(name, entry, lock, skip_bad_rows=options.skip_bad_rows)
         if isinstance(table, RowTable):
-            tasks[name] = [record.task for record in table.records[: options.limit]]
+            tasks[name] = [row.task for row in table.rows[: options.limit]]
             for skipped in table.skipped:
                 print(f"left out: {skipped}")
         else:

@@ -21,7 +21,7 @@ from openqwq.train.learner import PolicyLearner
 from openqwq.train.loss import Metrics, policy_loss
 from openqwq.train.packing import MicroBatch, pack_trajectories
 from openqwq.train.rl import Evaluate, Groups, no_evaluation
-from openqwq.train.rollouts import RolloutRunner, trajectories
+from openqwq.train.rollouts import RolloutRunner, trajectories_of
 from openqwq.train.run import Parts, Progress, Run
 from openqwq.types import OpenQwQError, SamplingParams, Trajectory, WeightLink
 
@@ -61,9 +61,9 @@ class Distiller:
         self.link.push(learner.named_params(), learner.done)
         with run.stoppable() as flag:
             while learner.done < stage.steps:
-                record = await self._step()
-                run.log(stage.name, learner.done - 1, record)
-                progress(learner.done, record)
+                metrics = await self._step()
+                run.log(stage.name, learner.done - 1, metrics)
+                progress(learner.done, metrics)
 
                 last = learner.done == stage.steps
                 every = stage.evaluate.every
@@ -80,10 +80,10 @@ class Distiller:
         groups = await self._sample()
         sampled = time.perf_counter()
 
-        records, attempts = _records(groups)
-        self.run.add_rollouts(self.stage.name, rollout_rows(step, groups, records))
+        trajectories, attempts = _trajectories(groups)
+        self.run.add_rollouts(self.stage.name, rollout_rows(step, groups, trajectories))
         limit = self.stage.optimiser.micro_batch_tokens
-        batches = [self._taught(batch) for batch in pack_trajectories(records, limit)]
+        batches = [self._taught(batch) for batch in pack_trajectories(trajectories, limit)]
         divergence = reverse_kl(batches)
         metrics = self.learner.train_step(batches, _objective)
         self.link.push(self.learner.named_params(), step + 1)
@@ -136,22 +136,22 @@ def reverse_kl(batches: Sequence[MicroBatch]) -> float:
     return float(-gaps.mean())
 
 
-def _records(groups: Groups) -> tuple[list[Trajectory], list[Attempt]]:
+def _trajectories(groups: Groups) -> tuple[list[Trajectory], list[Attempt]]:
     """What is trained on: every attempt but those whose environment failed."""
-    records: list[Trajectory] = []
+    trajectories: list[Trajectory] = []
     attempts: list[Attempt] = []
     for key, group in groups:
         for attempt in group:
             if attempt.completions:
-                records += trajectories(attempt, key)
+                trajectories += trajectories_of(attempt, key)
                 attempts.append(attempt)
-    if not records:
+    if not trajectories:
         raise OpenQwQError(
             "no completion could be drawn: every environment of the step failed"
         )
-    for record in records:
-        record.status = "scored"  # nobody's verdict decides what is learned here
-    return records, attempts
+    for trajectory in trajectories:
+        trajectory.status = "scored"  # nobody's verdict decides what is learned here
+    return trajectories, attempts
 
 
 def _objective(

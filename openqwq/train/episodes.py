@@ -27,7 +27,7 @@ SEED_STRIDE = 1_000_003
 
 
 @dataclass
-class Record:
+class TokenRecord:
     """Aligned token lists: a prompt, then replies and whatever stands between them."""
 
     token_ids: list[int] = field(default_factory=list)
@@ -57,7 +57,7 @@ class Attempt:
     """One run of a task with its verdict; `text` is all that was said, tool results included."""
 
     task: Task
-    records: list[Record]
+    token_records: list[TokenRecord]
     completions: list[Completion]
     text: str
     score: Score
@@ -85,7 +85,7 @@ class Rollout:
     first_ids: list[int]
     member: int
     episode: Episode | None
-    records: list[Record] = field(default_factory=list)
+    token_records: list[TokenRecord] = field(default_factory=list)
     completions: list[Completion] = field(default_factory=list)
     text: str = ""
     done: bool = False
@@ -99,7 +99,7 @@ class Rollout:
     @property
     def prompt_ids(self) -> list[int]:
         """What the next reply follows."""
-        return self.records[-1].token_ids
+        return self.token_records[-1].token_ids
 
     def params(self, params: SamplingParams) -> SamplingParams:
         """`params` with the seed of this member's next turn."""
@@ -118,7 +118,7 @@ class Rollout:
             thinking = starts_in_thinking(self.tokenizer, self.prompt_ids)
             text = as_judges_read(text, thinking)
         self.text += text
-        self.records[-1].take(completion)
+        self.token_records[-1].take(completion)
         self.completions.append(completion)
         self.done = self.episode is None or completion.finish_reason == "length"
 
@@ -175,11 +175,11 @@ class Rollout:
         if ids is None:
             self._begin_record(history)
         else:
-            self.records[-1].give(ids)
+            self.token_records[-1].give(ids)
 
     def _begin_record(self, prompt_ids: Sequence[int]) -> None:
-        self.records.append(Record())
-        self.records[-1].give(prompt_ids)
+        self.token_records.append(TokenRecord())
+        self.token_records[-1].give(prompt_ids)
 
 
 def environment_failure(error: Exception) -> str:

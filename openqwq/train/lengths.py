@@ -8,7 +8,7 @@ from functools import cached_property
 from openqwq.config import Config, DistillStage, RewardModelStage, RlStage, SftStage, Stage
 from openqwq.engine.open import load_tokenizer, locate
 from openqwq.model.fit import read_subject
-from openqwq.tasks.rows import Record, RowTable, SkippedRow
+from openqwq.tasks.rows import RowTable, SkippedRow, UsableRow
 from openqwq.tasks.table import Table
 from openqwq.tasks.tables import training_tasks
 from openqwq.text.template import encode_chat
@@ -72,14 +72,14 @@ def _require_room(table: Table, measure: "Measure", seed: str) -> None:
 
 
 def _fitting(table: RowTable, measure: "Measure", skip_bad_rows: bool) -> RowTable:
-    kept: list[Record] = []
+    kept: list[UsableRow] = []
     skipped: list[SkippedRow] = []
-    for record in table.records:
-        fault = measure.fault(record.task)
+    for row in table.rows:
+        fault = measure.fault(row.task)
         if fault:
-            skipped.append(SkippedRow(record.place, fault))
+            skipped.append(SkippedRow(row.place, fault))
         else:
-            kept.append(record)
+            kept.append(row)
     if not skipped:
         return table
     if not skip_bad_rows:
@@ -87,7 +87,7 @@ def _fitting(table: RowTable, measure: "Measure", skip_bad_rows: bool) -> RowTab
             f"data.{table.name}: {skipped[0]} (such rows: {len(skipped)}); or leave them out with "
             "--skip-bad-rows"
         )
-    return replace(table, records=kept, skipped=(*table.skipped, *skipped))
+    return replace(table, rows=kept, skipped=(*table.skipped, *skipped))
 
 
 @dataclass(frozen=True)

@@ -93,9 +93,9 @@ class OverSamplingTrainer(Trainer):
 
     async def _counted_step(self, first: bool) -> dict[str, Any]:
         self.pending.staleness = 0
-        record = await self._step(first)
+        metrics = await self._step(first)
         return {
-            **record,
+            **metrics,
             "unfinished": len(self.pending.asked),
             "dropped": self.pending.dropped,
             "max_staleness": self.pending.staleness,

@@ -198,10 +198,10 @@ def pack_examples(
     examples: Sequence[tuple[list[int], list[bool]]], max_tokens_per_micro_batch: int
 ) -> list[MicroBatch]:
     """`pack_trajectories` for SFT's (token_ids, completion mask); advantages 1, log-probs 0."""
-    records: list[Trajectory] = []
+    trajectories: list[Trajectory] = []
     for i, (ids, mask) in enumerate(examples):
         name = f"example {i}"
-        record = Trajectory(
+        trajectory = Trajectory(
             token_ids=ids,
             sampled_mask=mask,
             log_probs=[0.0] * len(ids),
@@ -215,5 +215,5 @@ def pack_examples(
             reasoning_tokens=0,
             advantage=1.0,
         )
-        records.append(record)
-    return pack_trajectories(records, max_tokens_per_micro_batch)
+        trajectories.append(trajectory)
+    return pack_trajectories(trajectories, max_tokens_per_micro_batch)

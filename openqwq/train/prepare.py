@@ -211,7 +211,7 @@ def sample_tasks(prepared: Prepared, count: int = 500) -> list[Task]:
             tasks += table.held_out(count, prepared.config.evaluation.seed)
             continue
         if isinstance(table, RowTable):
-            rows = [record.task for record in table.records]
+            rows = [row.task for row in table.rows]
             tasks += sorted(rows, key=_characters, reverse=True)[:count]
             continue
         size = count if table.size is None else min(count, table.size)

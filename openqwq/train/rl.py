@@ -17,11 +17,11 @@ from openqwq.train.learner import PolicyLearner
 from openqwq.train.objective import KlReference, objective
 from openqwq.train.packing import MicroBatch, pack_trajectories
 from openqwq.train.rewards import ErrorShare, with_limits_applied
-from openqwq.train.rollouts import Prompt, RolloutRunner, trajectories
+from openqwq.train.rollouts import Prompt, RolloutRunner, trajectories_of
 from openqwq.train.run import Parts, Progress, Run
 from openqwq.types import OpenQwQError, SamplingParams, Task, Trajectory, WeightLink
 
-# is it the first since the start -> its record
+# is it the first since the start -> its metrics
 Step = Callable[[bool], Awaitable[dict[str, Any]]]
 Evaluate = Callable[[int], Awaitable[dict[str, Any]]]  # steps done -> what to log of it
 Groups = Sequence[tuple[str, Sequence[Attempt]]]  # with their keys
@@ -81,9 +81,9 @@ class Trainer:
         first = learner.done
         with self.run.stoppable() as flag:
             while learner.done < stage.steps:
-                record = await step(learner.done == first)
-                self.run.log(stage.name, learner.done - 1, record)
-                progress(learner.done, record)
+                metrics = await step(learner.done == first)
+                self.run.log(stage.name, learner.done - 1, metrics)
+                progress(learner.done, metrics)
 
                 last = learner.done == stage.steps
                 every = stage.evaluate.every
@@ -109,9 +109,7 @@ class Trainer:
         """
         config = self.run.config
         max_gap = max_log_prob_gap(config.precision, config.deterministic)
-        drawn_now = [
-            record for record in batch.trained if drawn_by(record, self.learner.done)
-        ]
+        drawn_now = [each for each in batch.trained if drawn_by(each, self.learner.done)]
         micro_batches = self._packed(drawn_now)
         if self.learner.done == 0:
             await check_first_batch(
@@ -167,8 +165,8 @@ class Trainer:
             f"{path}.max_tokens ({self.stage.max_tokens}), or choose 'lowest'"
         )
 
-    def _packed(self, records: Sequence[Trajectory]) -> list[MicroBatch]:
-        return pack_trajectories(records, self.stage.optimiser.micro_batch_tokens)
+    def _packed(self, trajectories: Sequence[Trajectory]) -> list[MicroBatch]:
+        return pack_trajectories(trajectories, self.stage.optimiser.micro_batch_tokens)
 
     def _count_errors(self, step: int, batch: Batch) -> None:
         """Log what judges raised; raises OpenQwQError where they fail too often."""
@@ -206,10 +204,9 @@ class Trainer:
     def _advantaged(
         self, judged: Sequence[tuple[str, Attempt]], rewards: Sequence[float]
     ) -> list[Trajectory]:
-        """The records of groups that say something to learn, with their advantages.
+        """The trajectories of groups that say something to learn, with their advantages.
 
-        Groups are compared attempt by attempt: one that left more records weighs no more in its
-        mean.
+        Groups are compared by attempts: one with more trajectories weighs no more in the mean.
         """
         useful = self._informative(judged, rewards)
         kept = [
@@ -222,10 +219,10 @@ class Trainer:
             [key for key, *_ in kept],
             divide_by_batch_std=self.stage.divide_by_batch_std,
         )
-        records: list[Trajectory] = []
+        trajectories: list[Trajectory] = []
         for (key, attempt, _), value in zip(kept, values, strict=True):
-            records += trajectories(attempt, key, value)
-        return records
+            trajectories += trajectories_of(attempt, key, value)
+        return trajectories
 
     def _informative(
         self, judged: Sequence[tuple[str, Attempt]], rewards: Sequence[float]
@@ -247,9 +244,9 @@ class Trainer:
         started = time.perf_counter()
         batch = await self._collect()
         sampled = time.perf_counter()
-        record = await self.learn(batch, first)
+        metrics = await self.learn(batch, first)
         seconds = {"rollout": sampled - started, "learn": time.perf_counter() - sampled}
-        return {**record, "seconds": seconds}
+        return {**metrics, "seconds": seconds}
 
     async def _collect(self) -> Batch:
         """One step's rollouts: groups that say nothing make way for new prompts, up to k times."""
@@ -295,9 +292,9 @@ class Trainer:
             self.curriculum.retired.add(group[0].task.id)
 
 
-def drawn_by(record: Trajectory, version: int) -> bool:
+def drawn_by(trajectory: Trajectory, version: int) -> bool:
     """Whether the weights of `version` drew every token that a policy drew."""
-    versions = zip(record.weight_version, record.sampled_mask, strict=True)
+    versions = zip(trajectory.weight_version, trajectory.sampled_mask, strict=True)
     return all(found == version for found, sampled in versions if sampled)
 
 

@@ -150,7 +150,11 @@ class RolloutRunner:
                 score = without_value(score)
             attempts.append(
                 Attempt(
-                    rollout.task, rollout.records, rollout.completions, rollout.text, score
+                    rollout.task,
+                    rollout.token_records,
+                    rollout.completions,
+                    rollout.text,
+                    score,
                 )
             )
         return attempts
@@ -177,7 +181,7 @@ class RolloutRunner:
         return verdict
 
 
-def trajectories(
+def trajectories_of(
     attempt: Attempt, group_id: str, advantage: float = 0.0
 ) -> list[Trajectory]:
     """The flat training records of an attempt: one, or more where its history was rewritten."""
@@ -196,7 +200,7 @@ def trajectories(
             reasoning_tokens=record.reasoning_tokens,
             advantage=advantage,
         )
-        for record in attempt.records
+        for record in attempt.token_records
     ]
 
 

@@ -194,7 +194,7 @@ class Run:
             seconds = time.perf_counter() - started
             self.log("timing", 0, {"name": name, "seconds": round(seconds, 3)})
 
-    def records(self, stage: str) -> list[dict[str, Any]]:
+    def log_lines(self, stage: str) -> list[dict[str, Any]]:
         """The logged lines of `stage`, in order."""
         path = self.directory / "log.jsonl"
         return [record for record in _lines(path) if record["stage"] == stage]

@@ -113,7 +113,7 @@ def test_steps_overlap_within_the_staleness_and_a_killed_run_asks_its_prompts_ag
     again.curriculum.task = lambda number: asked.append(number) or task(number)  # type: ignore[func-returns-value,method-assign]
     train(again)
     assert asked[: len(pending)] == pending
-    records = again.run.records("stage1")
+    records = again.run.log_lines("stage1")
     assert [record["step"] for record in records] == [0, 1, 2, 3]
     assert all(0 <= r["staleness"] <= r["max_staleness"] <= 2 for r in records)
     assert any(record["staleness"] > 0 for record in records)

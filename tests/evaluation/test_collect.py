@@ -118,7 +118,7 @@ async def test_the_rows_are_ready_for_training(tmp_path: Path) -> None:
     out = tmp_path / "traces.jsonl"
     await collected(out, Teacher())
     table = open_rows("traces", DataConfig(rows=str(out)), DataLock())
-    task = table.records[0].task
+    task = table.rows[0].task
     assert task.messages == TASKS[0].messages
     assert task.demonstration[0]["reasoning_content"] == "so "
     assert (task.answer, task.verifier) == ("1", "math")

@@ -451,7 +451,7 @@ def test_a_log_line_that_a_kill_cut_is_left_out_and_counted(tmp_path: Path) -> N
     run = write_run(tmp_path, [sft_record(0)])
     with (run / "log.jsonl").open("a") as file:
         file.write('{"stage": "sft", "st')
-    assert len(read_run(run).records("sft")) == 1
+    assert len(read_run(run).log_lines("sft")) == 1
     assert "1 log line cut short" in write_report(run, FAMILIES).read_text()
 
 

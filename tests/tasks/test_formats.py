@@ -29,7 +29,7 @@ def opened(form: str, **settings: Any) -> RowTable:
 
 
 def tasks(form: str, **settings: Any) -> list[Task]:
-    return [record.task for record in opened(form, **settings).records]
+    return [row.task for row in opened(form, **settings).rows]
 
 
 def user(text: str) -> Message:
@@ -114,8 +114,8 @@ def test_a_preference_is_a_pair_and_its_prompt_a_task(
     (pair,) = table.pairs
     assert pair.chosen == (user(prompt), assistant(chosen))
     assert pair.rejected == (user(prompt), assistant(rejected))
-    (record,) = table.records
-    assert (record.task.messages, record.task.verifier) == ((user(prompt),), "")
+    (row,) = table.rows
+    assert (row.task.messages, row.task.verifier) == ((user(prompt),), "")
 
 
 def test_preferences_in_columns_of_any_name_are_read_by_templates(tmp_path: Path) -> None:
@@ -390,12 +390,11 @@ def test_a_format_means_the_same_in_parquet_and_with_json_in_the_cells_of_a_tabl
             writer.writerow(cells)
 
     expected = [
-        replace(record, task=replace(record.task, row={}))
-        for record in opened(path.stem).records
+        replace(row, task=replace(row.task, row={})) for row in opened(path.stem).rows
     ]
     for name in ("rows.parquet", "rows.csv"):
         table = open_rows("own", DataConfig(rows=str(tmp_path / name)), DataLock())
-        for record, wanted in zip(table.records, expected, strict=True):
-            assert replace(record.task, row={}) == wanted.task, name
-            assert record.pair == wanted.pair, name
-            assert record.problem == wanted.problem, name
+        for row, wanted in zip(table.rows, expected, strict=True):
+            assert replace(row.task, row={}) == wanted.task, name
+            assert row.pair == wanted.pair, name
+            assert row.problem == wanted.problem, name

@@ -41,7 +41,7 @@ def folder(tmp_path: Path) -> Folder:
 
 
 def questions(table: RowTable) -> tuple[list[str], list[str]]:
-    sides = table.records, table.held_out_records
+    sides = table.rows, table.held_out_rows
     texts = [[r.task.messages[-1]["content"] for r in records] for records in sides]
     return texts[0], texts[1]
 
@@ -56,7 +56,7 @@ def test_templates_say_what_is_asked_and_what_is_right(folder: Folder) -> None:
         answer_pattern="#### (\\d+)",
         solution="<think>{w}</think>\\boxed{{5}}",
     )
-    (record,) = table.records
+    (record,) = table.rows
     task = record.task
     assert (task.id, task.kind, task.verifier) == ("sums:1", "sums", "math")
     assert task.messages == (
@@ -72,7 +72,7 @@ def test_a_setting_comes_before_what_the_row_says(folder: Folder) -> None:
     row = {"prompt": "2 + 3?", "answer": "wrong", "right": 5, "system": "Old."}
     (record,) = folder.open(
         [row], answer="{right}", system="New.", verifier="rewards.py:f"
-    ).records
+    ).rows
     assert record.task.answer == "5"
     assert record.task.verifier == "rewards.py:f"
     assert record.task.messages[0] == {"role": "system", "content": "New."}
@@ -85,7 +85,7 @@ def test_right_calls_are_read_with_their_row(folder: Folder) -> None:
         {"prompt": "Hello.", "answer": "add(2, 3)"},
     ]
     table = folder.open(rows[:1], verifier="tool_calls_python")
-    assert table.records[0].task.reference == RightCalls([{"add": {"a": [2], "b": [3]}}])
+    assert table.rows[0].task.reference == RightCalls([{"add": {"a": [2], "b": [3]}}])
     with pytest.raises(OpenQwQError, match=r"row 2, answer: the right calls are not JSON"):
         folder.open(rows, verifier="tool_calls_python")
 
@@ -200,7 +200,7 @@ def test_one_bad_row_stops_the_run_or_is_listed(
 
 def test_equal_ids_are_refused_with_both_rows(folder: Folder) -> None:
     rows = [{"id": 0, **GOOD}, {"id": 1, "prompt": "4 + 4?", "answer": "8"}]
-    assert [r.task.id for r in folder.open(rows).records] == ["sums:0", "sums:1"]
+    assert [r.task.id for r in folder.open(rows).rows] == ["sums:0", "sums:1"]
     with pytest.raises(OpenQwQError, match=r"row 3, id: '1' is also that of row 2"):
         folder.open([*rows, {"id": 1, "prompt": "7 + 7?", "answer": "14"}])
 

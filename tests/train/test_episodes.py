@@ -23,7 +23,7 @@ from openqwq.text.tokenizer import Tokenizer
 from openqwq.train.episodes import Attempt, Rollout
 from openqwq.train.learner import Learner
 from openqwq.train.packing import pack_trajectories
-from openqwq.train.rollouts import RolloutRunner, trajectories
+from openqwq.train.rollouts import RolloutRunner, trajectories_of
 from openqwq.types import (
     Completion,
     Message,
@@ -160,7 +160,7 @@ def test_the_mask_is_exactly_what_was_drawn_in_every_random_episode(
     )
     said = attempt.completions
     assert len(said) == turns + 1
-    records = trajectories(attempt, "g", 0.5)
+    records = trajectories_of(attempt, "g", 0.5)
     assert all(
         len(r.token_ids) == len(r.sampled_mask) == len(r.log_probs) == len(r.weight_version)
         for r in records
@@ -202,8 +202,8 @@ def test_where_the_template_keeps_history_an_episode_is_one_record() -> None:
     tokenizer = keeping()
     script = Script(tokenizer, [CALL, "36"])
     (attempt,) = run(RolloutRunner(script, tokenizer, judged_by(), {"world": World(1)}))
-    assert len(attempt.records) == 1 and len(script.prompts) == 2
-    (record,) = attempt.records
+    assert len(attempt.token_records) == 1 and len(script.prompts) == 2
+    (record,) = attempt.token_records
     assert script.prompts[1] == record.token_ids[: len(script.prompts[1])]
     between = tokenizer.decode(
         script.prompts[1][len(script.prompts[0]) + len(attempt.completions[0].token_ids) :]
@@ -222,7 +222,7 @@ def test_a_rewritten_history_begins_with_the_templates_own_prompt() -> None:
         {"role": "tool", "content": "36"},
     ]
     assert script.prompts[1] == encode_chat(QWQ, history, TASK.tools)
-    assert (attempt.score.status, len(attempt.records)) == ("correct", 2)
+    assert (attempt.score.status, len(attempt.token_records)) == ("correct", 2)
     assert "<tool>\n36\n</tool>" in attempt.text
     assert attempt.reasoning_tokens == 6
 
@@ -257,8 +257,8 @@ def test_a_full_context_ends_an_episode_without_an_empty_record() -> None:
             script, QWQ, judged_by(), {"world": environment}, context_length=first + 20
         )
     )
-    assert len(attempt.records) == len(attempt.completions) == 1
-    assert any(attempt.records[0].sampled_mask)
+    assert len(attempt.token_records) == len(attempt.completions) == 1
+    assert any(attempt.token_records[0].sampled_mask)
 
 
 @pytest.mark.parametrize("failing", ["step", "score"])
@@ -393,7 +393,7 @@ def test_recorded_log_probs_are_those_of_a_fresh_forward_over_every_record(
     attempts = sampled(template)
     several = [a for a in attempts if len(a.completions) > 1]
     assert len(several) > 3
-    records = [r for i, a in enumerate(attempts) for r in trajectories(a, str(i // 4))]
+    records = [r for i, a in enumerate(attempts) for r in trajectories_of(a, str(i // 4))]
     learner = Learner(model(), OptimiserConfig(), 1)
     with torch.no_grad():
         for batch in pack_trajectories(records, 1024):
@@ -405,7 +405,7 @@ def test_recorded_log_probs_are_those_of_a_fresh_forward_over_every_record(
 
 def test_rollouts_are_bit_equal_however_long_tools_take() -> None:
     one, other = sampled("rewriting"), sampled("rewriting")
-    assert [a.records for a in one] == [a.records for a in other]
+    assert [a.token_records for a in one] == [a.token_records for a in other]
 
 
 def test_a_completion_reaches_other_processes_whole() -> None:

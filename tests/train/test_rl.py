@@ -17,12 +17,12 @@ from openqwq.model.qwen2 import ModelConfig, Qwen2
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.train.checks import check_mask
 from openqwq.train.curriculum import Curriculum
-from openqwq.train.episodes import Attempt, Record
+from openqwq.train.episodes import Attempt, TokenRecord
 from openqwq.train.learner import Learner
 from openqwq.train.objective import objective
 from openqwq.train.packing import pack_trajectories
 from openqwq.train.rl import Batch, Trainer, group_rewards
-from openqwq.train.rollouts import RolloutRunner, trajectories
+from openqwq.train.rollouts import RolloutRunner, trajectories_of
 from openqwq.train.run import Run
 from openqwq.types import Completion, OpenQwQError, SamplingParams, Score, Task
 
@@ -91,7 +91,7 @@ def test_a_run_trains_on_its_own_samples_and_logs_every_step(tmp_path: Path) -> 
     made = trainer(tmp_path, Judge(parity))
     before = [p.clone() for _, p in made.learner.named_params()]
     records = train(made)
-    assert len(records) == 2 == len(made.run.records("stage1"))
+    assert len(records) == 2 == len(made.run.log_lines("stage1"))
     # weights really reach the sampler
     assert all(r["log_prob_gap"] < 1e-5 for r in records)
     after = [p for _, p in made.learner.named_params()]
@@ -205,7 +205,7 @@ def attempt(
 ) -> Attempt:
     task = Task("t", "k", (), "math")
     completion = Completion(ids, [-1.0] * len(ids), drawn, [3] * len(ids), "stop", 2, 1)
-    record = Record()
+    record = TokenRecord()
     record.give([7, 8])
     record.take(completion)
     score = Score(value, "correct" if value else "wrong", {"a": 0.5})
@@ -213,7 +213,7 @@ def attempt(
 
 
 def test_a_trajectory_aligns_every_list_and_marks_only_sampled_tokens() -> None:
-    (record,) = trajectories(attempt([1, 2, 3], [True, False, True]), "g", 0.25)
+    (record,) = trajectories_of(attempt([1, 2, 3], [True, False, True]), "g", 0.25)
     assert record.token_ids == [7, 8, 1, 2, 3]
     assert record.sampled_mask == [False, False, True, False, True]
     assert record.log_probs == [0, 0, -1, -1, -1]
@@ -224,7 +224,7 @@ def test_a_trajectory_aligns_every_list_and_marks_only_sampled_tokens() -> None:
 
 def test_a_loss_on_a_token_that_was_not_sampled_is_refused() -> None:
     good = attempt([1, 2, 3], [True, False, True])
-    (record,) = trajectories(good, "g")
+    (record,) = trajectories_of(good, "g")
     check_mask([good], pack_trajectories([record], 100))
     record.sampled_mask[3] = True
     with pytest.raises(OpenQwQError, match="never sampled"):
@@ -333,7 +333,7 @@ def test_the_kl_penalty_is_the_closed_form_and_pulls_towards_the_reference() -> 
     with torch.no_grad():
         for parameter in made.model.parameters():
             parameter.mul_(1.1)
-    records = [r for a in scored([1.0] * 3, 5) for r in trajectories(a, "g", 0.0)]
+    records = [r for a in scored([1.0] * 3, 5) for r in trajectories_of(a, "g", 0.0)]
     (batch,) = pack_trajectories(records, 100)
     log_probs, _ = made.log_probs(batch)
     loss, metrics = objective(stage, frozen)(log_probs, batch, float(len(log_probs)))
