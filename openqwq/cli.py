@@ -300,7 +300,7 @@ def eval_verb(options: argparse.Namespace) -> None:
         options.concurrency,
     )  # fmt: skip
     window = Window(options.lcb_release, *options.lcb_window)
-    request = suite.Request(
+    request = suite.EvaluationRequest(
         names, library, settings, options.out, window, options.resume, options.workers
     )
 

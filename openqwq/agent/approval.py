@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 from openqwq.types import Tool
 
-Answer = Literal["yes", "no", "always"]
-Ask = Callable[[Tool, Mapping[str, Any]], Awaitable[Answer]]
+Permission = Literal["yes", "no", "always"]
+AskPermission = Callable[[Tool, Mapping[str, Any]], Awaitable[Permission]]
 
 
 @dataclass
@@ -18,7 +18,7 @@ class Approval:
     """
 
     allowed: set[str] = field(default_factory=set)
-    ask: Ask | None = None
+    ask: AskPermission | None = None
 
     async def __call__(self, tool: Tool, arguments: Mapping[str, Any]) -> str:
         """The reason to refuse a call, "" for none."""

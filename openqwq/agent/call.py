@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from openqwq.agent.progress import Progress, reporting
+from openqwq.agent.progress import CallProgress, reporting
 from openqwq.agent.tools import check_arguments, said
 from openqwq.types import Message, OpenQwQError, Tool, ToolCall
 
@@ -123,7 +123,7 @@ async def _run(
     tell: Callable[[str], None] | None,
 ) -> CallResult:
     started = time.monotonic()
-    progress = Progress(tell)
+    progress = CallProgress(tell)
     with reporting(progress):
         task = asyncio.ensure_future(tool.call(arguments))
     # nobody may listen

@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
-from openqwq.agent.mcp_questions import Ask, answered
+from openqwq.agent.mcp_questions import AskUser, answered
 from openqwq.agent.mcp_results import shown, shown_prompt, shown_resource
 from openqwq.agent.mcp_settings import McpSettings, read_settings
 from openqwq.agent.progress import reporter
@@ -33,7 +33,7 @@ class McpServer:
     does not speak MCP, or lacks a tool that its settings name.
     """
 
-    def __init__(self, settings: McpSettings | str, ask: Ask | None = None) -> None:
+    def __init__(self, settings: McpSettings | str, ask: AskUser | None = None) -> None:
         if isinstance(settings, str):
             (settings,) = read_settings(settings)
         self.settings = settings

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mcp.types import ElicitRequestParams, ElicitResult
 
-Ask = Callable[[str], str]  # a question in, the line that the user typed out
+AskUser = Callable[[str], str]  # a question in, the line that the user typed out
 TRUE = {"y", "yes", "true", "1"}
 FALSE = {"n", "no", "false", "0"}
 
 
-async def answered(server: str, params: "ElicitRequestParams", ask: Ask) -> "ElicitResult":
+async def answered(
+    server: str, params: "ElicitRequestParams", ask: AskUser
+) -> "ElicitResult":
     """Ask the user for every field of the form; an empty answer to a needed one declines.
 
     An address to visit is never opened by us: it is declined, and said in the call's error.
@@ -52,7 +54,7 @@ def _label(name: str, field: dict[str, Any], required: bool) -> str:
     return label if required else f"{label} (may be left empty)"
 
 
-def _value(ask: Ask, question: str, field: dict[str, Any]) -> Any:
+def _value(ask: AskUser, question: str, field: dict[str, Any]) -> Any:
     """What the user typed as the field's type; None for nothing, and for the third wrong try."""
     for _ in range(3):
         text = ask(question).strip()

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 
 @dataclass
-class Progress:
+class CallProgress:
     """What one call has told of itself; `latest` is when it last did, by the monotonic clock."""
 
     tell: Callable[[str], None] | None = None
@@ -21,11 +21,11 @@ class Progress:
             self.tell(text)
 
 
-_CURRENT: ContextVar[Progress | None] = ContextVar("progress", default=None)
+_CURRENT: ContextVar[CallProgress | None] = ContextVar("progress", default=None)
 
 
 @contextmanager
-def reporting(progress: Progress) -> Iterator[None]:
+def reporting(progress: CallProgress) -> Iterator[None]:
     """Within it, and in tasks begun there, `report_progress` reaches `progress`."""
     token = _CURRENT.set(progress)
     try:

@@ -9,7 +9,7 @@ from pathlib import Path
 from openqwq.agent.calculator import calculator
 from openqwq.agent.files import Folder
 from openqwq.agent.mcp_client import McpServer
-from openqwq.agent.mcp_questions import Ask
+from openqwq.agent.mcp_questions import AskUser
 from openqwq.agent.mcp_settings import read_settings
 from openqwq.agent.python_session import PythonSession
 from openqwq.agent.tools import by_name, tool
@@ -19,7 +19,7 @@ from openqwq.types import OpenQwQError, Tool
 
 @asynccontextmanager
 async def toolbox(
-    names: Sequence[str], mcp_servers: Sequence[str] = (), ask: Ask | None = None
+    names: Sequence[str], mcp_servers: Sequence[str] = (), ask: AskUser | None = None
 ) -> AsyncIterator[dict[str, Tool]]:
     """Tools by name: `python`, `calculator`, `files:DIR`, and those of `mcp_servers`.
 

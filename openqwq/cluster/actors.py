@@ -39,7 +39,7 @@ from openqwq.train.policies import AdapterAsItWas
 from openqwq.train.prepare import START
 from openqwq.types import Completion, SamplingParams, Score, Task
 
-Request = tuple[list[int], SamplingParams, int]  # prompt ids, parameters, n
+SampleRequest = tuple[list[int], SamplingParams, int]  # prompt ids, parameters, n
 
 
 def reserved_device() -> torch.device:
@@ -205,7 +205,7 @@ class SamplerActor:
         """See `software`."""
         return software()
 
-    async def generate(self, requests: Sequence[Request]) -> list[list[Completion]]:
+    async def generate(self, requests: Sequence[SampleRequest]) -> list[list[Completion]]:
         """Completions of several prompts that came together, so that they run together."""
         return list(
             await asyncio.gather(

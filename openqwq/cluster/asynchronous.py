@@ -20,7 +20,7 @@ from openqwq.types import Task
 
 
 @dataclass(frozen=True)
-class Group:
+class SampledGroup:
     """The judged samples of one prompt, and the update after which they were begun."""
 
     key: str
@@ -34,8 +34,8 @@ class Flow:
     def __init__(self, trainer: "AsynchronousTrainer") -> None:
         self.trainer = trainer
         self.again: list[int] = []  # numbers of prompts to ask before new ones
-        self.running: dict[asyncio.Task[Group], int] = {}  # and the prompt's number
-        self.ready: list[tuple[Group, int]] = []
+        self.running: dict[asyncio.Task[SampledGroup], int] = {}  # and the prompt's number
+        self.ready: list[tuple[SampledGroup, int]] = []
         self.dropped = 0
 
     def fill(self) -> None:
@@ -51,9 +51,9 @@ class Flow:
                 number = curriculum.drawn - 1
             self.running[asyncio.create_task(trainer.group(number, task))] = number
 
-    async def take(self, count: int) -> list[Group]:
+    async def take(self, count: int) -> list[SampledGroup]:
         """`count` groups that are fresh enough, in the order in which they were ready."""
-        taken: list[Group] = []
+        taken: list[SampledGroup] = []
         while len(taken) < count:
             self._drop_stale()
             while self.ready and len(taken) < count:
@@ -115,14 +115,14 @@ class AsynchronousTrainer(Trainer):
         """See `Trainer.call`; here drawing goes on."""
         return await asyncio.to_thread(function, *arguments)
 
-    async def group(self, number: int, task: Task) -> Group:
+    async def group(self, number: int, task: Task) -> SampledGroup:
         """Draw and judge the samples of `task`, prompt `number` of the curriculum."""
         version = self.learner.done
         stage = self.stage
         key = f"{stage.name}/{self.run.config.seed}/{number}"
         (attempts,) = await self.runner.groups([self.prompt(task, key)], stage.group_size)
         self.retire(attempts)
-        return Group(key, version, attempts)
+        return SampledGroup(key, version, attempts)
 
     async def _overlapped_step(self, flow: Flow, first: bool) -> dict[str, Any]:
         step = self.learner.done

@@ -14,7 +14,7 @@ import ray
 from ray.exceptions import RayTaskError
 from torch import Tensor
 
-from openqwq.cluster.actors import Request
+from openqwq.cluster.actors import SampleRequest
 from openqwq.cluster.push import WeightStream
 from openqwq.cluster.remote_learner import (
     ATTEMPTS,
@@ -52,7 +52,7 @@ class RemoteSampler:
     restarts: int = 0
     _learner: RemoteLearner | None = None  # whose weights were pushed
     _stream: WeightStream | None = None  # to all actors
-    _waiting: list[tuple[Request, asyncio.Future[list[Completion]]]] = field(
+    _waiting: list[tuple[SampleRequest, asyncio.Future[list[Completion]]]] = field(
         default_factory=list
     )
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
@@ -146,7 +146,9 @@ class RemoteSampler:
                 task.add_done_callback(self._tasks.discard)
 
     async def _serve(
-        self, index: int, share: Sequence[tuple[Request, asyncio.Future[list[Completion]]]]
+        self,
+        index: int,
+        share: Sequence[tuple[SampleRequest, asyncio.Future[list[Completion]]]],
     ) -> None:
         requests = [request for request, _ in share]
         futures = [future for _, future in share]

@@ -12,7 +12,7 @@ from openqwq.engine.sequence import Sequence
 
 
 @dataclass(frozen=True)
-class Drawn:
+class DrawnTokens:
     """Tokens of one step with their log-probs (nats), and the version of the weights."""
 
     token_ids: list[int]
@@ -21,7 +21,7 @@ class Drawn:
 
 
 # (what has been drawn so far) -> what follows, until its end of turn or its limit
-Stream = Callable[[Sequence], AsyncGenerator[Drawn, None]]
+Stream = Callable[[Sequence], AsyncGenerator[DrawnTokens, None]]
 
 
 async def draw(reply: Sequence, stream: Stream, version: Callable[[], int]) -> None:
@@ -44,7 +44,7 @@ def _put_forced(reply: Sequence, version: int) -> bool:
     return True
 
 
-def _take(reply: Sequence, drawn: Drawn) -> bool:
+def _take(reply: Sequence, drawn: DrawnTokens) -> bool:
     """Take tokens until the reply ends or one has to be forced; whether the stream may go on."""
     for token_id, log_prob in zip(drawn.token_ids, drawn.log_probs, strict=True):
         reply.append(token_id, log_prob, True, drawn.version)

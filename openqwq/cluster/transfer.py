@@ -123,7 +123,7 @@ class Meeting:
         return torch.device("cuda" if self.backend == "nccl" else "cpu")
 
 
-class Group:
+class TransferGroup:
     """One sender and all receivers."""
 
     def __init__(self, meeting: Meeting, store: Any, sender: int, member: int) -> None:
@@ -170,7 +170,7 @@ class Sender:
     def __init__(self, meeting: Meeting, rank: int) -> None:
         self.meeting = meeting
         self.rank = rank
-        self._group = Group(meeting, open_store(meeting), rank, 0)
+        self._group = TransferGroup(meeting, open_store(meeting), rank, 0)
 
     def send(self, manifest: Manifest, rows: Mapping[str, Tensor]) -> None:
         """Send this rank's rows of every parameter, in the manifest's order and types.
@@ -211,7 +211,7 @@ class Sender:
             on_its_way.pop(0)[0].wait()
 
     def close(self) -> None:
-        """See `Group.close`."""
+        """See `TransferGroup.close`."""
         self._group.close()
 
 
@@ -222,7 +222,7 @@ class Receiver:
         self.meeting = meeting
         store = open_store(meeting)
         self._groups = [
-            Group(meeting, store, rank, 1 + number) for rank in range(meeting.ranks)
+            TransferGroup(meeting, store, rank, 1 + number) for rank in range(meeting.ranks)
         ]
 
     def receive(self, manifest: Manifest) -> Iterator[tuple[str, Tensor]]:
@@ -257,7 +257,7 @@ class Receiver:
         return coming
 
     def close(self) -> None:
-        """See `Group.close`."""
+        """See `TransferGroup.close`."""
         for group in self._groups:
             group.close()
         self._groups = []

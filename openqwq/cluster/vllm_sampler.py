@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from openqwq.cluster.actors import Request, software
-from openqwq.cluster.replies import Drawn, draw
+from openqwq.cluster.actors import SampleRequest, software
+from openqwq.cluster.replies import DrawnTokens, draw
 from openqwq.cluster.saved_policy import SavedPolicy
 from openqwq.cluster.transfer import Manifest, Meeting, Receiver
 from openqwq.cluster.vllm_messages import (
@@ -103,7 +103,7 @@ class VllmSampler:
         """See `software`."""
         return software()
 
-    async def generate(self, requests: Sequence[Request]) -> list[list[Completion]]:
+    async def generate(self, requests: Sequence[SampleRequest]) -> list[list[Completion]]:
         """See `SamplerActor.generate`."""
         return list(await asyncio.gather(*(self._group(*request) for request in requests)))
 
@@ -171,7 +171,7 @@ class VllmSampler:
         await asyncio.gather(*draws)
         return [reply.completion() for reply in replies]
 
-    async def _stream(self, reply: Reply) -> AsyncGenerator[Drawn, None]:
+    async def _stream(self, reply: Reply) -> AsyncGenerator[DrawnTokens, None]:
         """What vLLM draws after what a reply has so far; left early, its request is aborted."""
         begun = self.version
         async with aclosing(self._request(reply)) as outputs:
@@ -182,7 +182,7 @@ class VllmSampler:
                 log_probs = [row[token_id].logprob for token_id, row in rows]
                 # An adapter stays with its requests; new weights reach all of them.
                 version = self.version if self._adapter is None else begun
-                yield Drawn(token_ids, log_probs, version)
+                yield DrawnTokens(token_ids, log_probs, version)
 
     def _request(self, reply: Reply) -> Any:
         """A stream of vLLM's that goes on from what a reply has so far."""

@@ -13,7 +13,7 @@ from openqwq.config.defaults import with_defaults
 from openqwq.config.tree import Config
 from openqwq.types import OpenQwQError
 
-Table = dict[str, Any]
+Tree = dict[str, Any]
 
 # Keys of a [data] table that name files.
 DATA_FILES = ("rows", "held_out")
@@ -34,7 +34,7 @@ def load_config(files: Sequence[Path], overrides: Sequence[str] = ()) -> Config:
     those in overrides, from the working directory. Raises OpenQwQError naming the key, where it
     stands, its value and the nearest valid key.
     """
-    tree: Table = {}
+    tree: Tree = {}
     for file in files:
         _merge(tree, _read(file))
     for override in overrides:
@@ -54,7 +54,7 @@ def dump_config(config: Config) -> str:
     return tomli_w.dumps(_plain(config))
 
 
-def _read(file: Path) -> Table:
+def _read(file: Path) -> Tree:
     try:
         tree = tomllib.loads(file.read_text("utf-8"))
     except FileNotFoundError:
@@ -88,7 +88,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _merge(tree: Table, update: Mapping[str, Any]) -> None:
+def _merge(tree: Tree, update: Mapping[str, Any]) -> None:
     for key, value in update.items():
         present = tree.get(key)
         if isinstance(value, Mapping) and isinstance(present, dict):
@@ -109,7 +109,7 @@ def _merge_stages(stages: list[Any], update: Sequence[Any]) -> None:
             stages.append(stage)
 
 
-def _override(tree: Table, text: str) -> None:
+def _override(tree: Tree, text: str) -> None:
     path, equals, value = text.partition("=")
     if not equals:
         raise OpenQwQError(f"override {text!r} has no '=': write key.sub=value")
@@ -149,7 +149,7 @@ def _index(node: Any, key: str, path: str) -> int:
     raise OpenQwQError(f"override {path}: {key!r} does not exist: {advice}")
 
 
-def _anchor(tree: Table, folder: Path) -> None:
+def _anchor(tree: Tree, folder: Path) -> None:
     """Make the paths of a tree absolute, starting from `folder`."""
     _anchor_model(tree, "model", folder)
     _anchor_model(tree.get("tokenizer"), "like", folder)
@@ -177,7 +177,7 @@ def _anchor_model(table: Any, key: str, folder: Path) -> None:
             table[key] = str(folder / place)
 
 
-def _anchor_table(table: Table, folder: Path) -> None:
+def _anchor_table(table: Tree, folder: Path) -> None:
     for key in DATA_FILES:
         value = table.get(key)
         if isinstance(value, str) and value and "://" not in value:
@@ -187,7 +187,7 @@ def _anchor_table(table: Table, folder: Path) -> None:
             table[key] = _anchored_code(table[key], folder)
 
 
-def _anchor_stage(stage: Table, folder: Path) -> None:
+def _anchor_stage(stage: Tree, folder: Path) -> None:
     for key in ("from", "teacher", "reference"):
         value = stage.get(key)
         if isinstance(value, str) and ("/" in value or value.startswith(".")):

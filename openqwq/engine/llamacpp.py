@@ -117,7 +117,7 @@ def installed() -> bool:
 
 
 class LlamaCpp:
-    """One loaded model; `draw` is a `relay.Draw`."""
+    """One loaded model; `draw` is a `relay.RelayDraw`."""
 
     def __init__(
         self,
@@ -165,7 +165,7 @@ class LlamaCpp:
             ) from error
 
     async def draw(self, sequences: Ids[Sequence]) -> AsyncGenerator[Drawn]:
-        """See `relay.Draw`; closing it ends the request at its next token or prompt batch."""
+        """See `relay.RelayDraw`; closing it ends the request at its next token or prompt batch."""
         asked = request(sequences)
         if self._adapters and self._adapters.folders:
             asked["lora"] = self._adapters.scales(sequences[0].params.adapter)

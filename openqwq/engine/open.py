@@ -110,9 +110,9 @@ def open_model(
             f"{model} is no URL: the engine remote needs one, http://HOST:PORT"
         )
     path = locate(model)
-    place = Place(device, precision, adapters, default_adapter, llama)
+    setup = EngineSetup(device, precision, adapters, default_adapter, llama)
     opened = (_open_gguf if path.is_file() else _open_directory)(
-        path, engine, slots, context_length, place
+        path, engine, slots, context_length, setup
     )
     on_gpu = isinstance(opened.generate, Engine) and opened.generate.graphs
     why = f"{opened.why}, on {torch.cuda.get_device_name()}" if on_gpu else opened.why
@@ -199,7 +199,7 @@ def require_llamacpp(engine: EngineName, llama: llamacpp.LlamaOptions) -> None:
         )
 
 
-class Place(NamedTuple):
+class EngineSetup(NamedTuple):
     """Where and in what our engine computes, and with which adapters."""
 
     device: Device
@@ -235,14 +235,14 @@ def _memory_returned() -> Iterator[None]:
 
 
 def _open_directory(
-    path: Path, engine: EngineName, slots: int, length: int | None, place: Place
+    path: Path, engine: EngineName, slots: int, length: int | None, setup: EngineSetup
 ) -> OpenedModel:
-    require_llamacpp("torch", place.llama)
+    require_llamacpp("torch", setup.llama)
     remedy = f"make a GGUF file of it first (qwq convert {path} FILE.gguf)"
     _require(engine, "torch", str(path), remedy)
     tokenizer = Tokenizer.load(path)
     load = partial(checkpoint.load, path)
-    generate, length = _torch_engine(path, load, place, tokenizer, slots, length)
+    generate, length = _torch_engine(path, load, setup, tokenizer, slots, length)
     why = f"torch: {path} is a checkpoint directory"
     return OpenedModel(path.resolve().name, generate, tokenizer, length, "torch", why)
 
@@ -250,23 +250,23 @@ def _open_directory(
 def _torch_engine(
     path: Path,
     load: Callable[[torch.dtype], Qwen2],
-    place: Place,
+    setup: EngineSetup,
     tokenizer: Tokenizer,
     slots: int,
     length: int | None,
 ) -> tuple[Engine, int]:
-    device, products = place.chosen(path)
+    device, products = setup.chosen(path)
 
     def loaded() -> tuple[Engine, int]:
         weights = load(DTYPES[products])
         context = fitting_context(length, weights.config.max_position_embeddings)
         limits = EngineLimits(slots, context, 2048, min(slots, 16), STEP_SECONDS)
         adapters = {
-            name: lora.load(folder, weights) for name, folder in place.adapters.items()
+            name: lora.load(folder, weights) for name, folder in setup.adapters.items()
         }
         engine = Engine(weights, tokenizer, limits, device=device)
         for name, adapter in adapters.items():
-            engine.add_adapter(name, adapter, default=name == place.default_adapter)
+            engine.add_adapter(name, adapter, default=name == setup.default_adapter)
         return engine, context
 
     try:
@@ -277,7 +277,7 @@ def _torch_engine(
 
 
 def _open_gguf(
-    path: Path, engine: EngineName, slots: int, length: int | None, place: Place
+    path: Path, engine: EngineName, slots: int, length: int | None, setup: EngineSetup
 ) -> OpenedModel:
     file = read_header(path)
     path = file.path
@@ -286,14 +286,14 @@ def _open_gguf(
     has_tokenizer = "tokenizer.ggml.model" in file.metadata
     is_own = engine == "torch" or is_known(file.metadata) or not has_tokenizer
     own = _fitting_tokenizer(file, None) if is_own else None
-    require_llamacpp(engine, place.llama)
+    require_llamacpp(engine, setup.llama)
     generate: Closable
     if own is not None and engine == "torch":
         tokenizer = own
         load = partial(gguf.load, path)
-        generate, length = _torch_engine(path, load, place, tokenizer, slots, length)
+        generate, length = _torch_engine(path, load, setup, tokenizer, slots, length)
     else:
-        require_own_engine("llamacpp", place.precision, place.device)
+        require_own_engine("llamacpp", setup.precision, setup.device)
         shape = cache_shape(file)
         length = fitting_context(length, shape.context_length)
         tokens = _cache_tokens(shape.bytes_per_token, slots, length)
@@ -303,8 +303,8 @@ def _open_gguf(
             slots,
             length,
             tokens,
-            place.llama,
-            llamacpp.Adapters(file, place.adapters, place.default_adapter),
+            setup.llama,
+            llamacpp.Adapters(file, setup.adapters, setup.default_adapter),
         )
         tokenizer = relay.tokenizer
     name = SPLIT_NAME.fullmatch(path.name)

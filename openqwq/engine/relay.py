@@ -49,7 +49,7 @@ def fitting_context(asked: int | None, trained: int) -> int:
 
 
 # Draws for sequences that share prompt and tokens so far; member i uses the first one's seed + i.
-Draw = Callable[[Ids[Sequence]], AsyncGenerator[Drawn]]
+RelayDraw = Callable[[Ids[Sequence]], AsyncGenerator[Drawn]]
 
 
 class Relay:
@@ -62,7 +62,7 @@ class Relay:
     def __init__(
         self,
         name: str,
-        draw: Draw,
+        draw: RelayDraw,
         free: Callable[[], None],
         tokenizer: Tokenizer,
         context_length: int,

@@ -112,7 +112,7 @@ def open_remote(
 
 
 class _Draw:
-    """A `relay.Draw` over HTTP; closing it hangs up, on which the server stops."""
+    """A `relay.RelayDraw` over HTTP; closing it hangs up, on which the server stops."""
 
     def __init__(self, server: RemoteServer, tokenizer: Tokenizer) -> None:
         self._server = server

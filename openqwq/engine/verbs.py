@@ -170,7 +170,7 @@ def fit_verb(options: argparse.Namespace) -> None:
             f"{options.model}: name the repository that holds its config.json"
         )
     path = locate(options.model, weights=False)
-    engine: fit.Engine = "torch" if options.engine == "auto" else options.engine
+    engine: fit.EngineKind = "torch" if options.engine == "auto" else options.engine
     if path.is_file():
         engine, _ = choose_engine(read_header(path), options.engine)
         if engine == "torch":

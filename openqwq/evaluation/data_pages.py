@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.text import Text
 
 from openqwq.data.files import write_atomically
-from openqwq.evaluation.data_report import DataReport, Piece, StageFit, TableReport
+from openqwq.evaluation.data_report import DataReport, PromptPart, StageFit, TableReport
 from openqwq.evaluation.visible import visible
 
 BARS = 10  # of a histogram
@@ -143,7 +143,7 @@ def _print_table(console: Console, table: TableReport) -> None:
     console.print()
 
 
-def _as_text(pieces: Sequence[Piece]) -> Text:
+def _as_text(pieces: Sequence[PromptPart]) -> Text:
     text = Text()
     for piece in pieces:
         text.append(visible(piece.text), "reverse" if piece.special else "")

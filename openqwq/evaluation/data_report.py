@@ -28,7 +28,7 @@ class Effort:
 
 
 @dataclass(frozen=True)
-class Piece:
+class PromptPart:
     """A part of a rendered prompt: text, or one special token."""
 
     text: str
@@ -36,16 +36,16 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Prompt:
+class ShownPrompt:
     """A task as the model would be asked it.
 
     `wanted` is what its judge compares with, `reply` what SFT would teach; empty where it has none.
     """
 
     task: str
-    pieces: tuple[Piece, ...]
+    pieces: tuple[PromptPart, ...]
     wanted: str
-    reply: tuple[Piece, ...] = ()
+    reply: tuple[PromptPart, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class TableReport:
     verifiers: Mapping[str, int]  # tasks by verifier; "" is none
     environment: str
     rows: RowCounts
-    prompts: tuple[Prompt, ...]
+    prompts: tuple[ShownPrompt, ...]
     prompt_tokens: tuple[int, ...]
     example_tokens: tuple[int, ...]  # prompt and reply; empty where there is no reply
     fits: tuple[StageFit, ...]
@@ -167,7 +167,7 @@ class Examiner:
         tasks = _tasks(table, self.effort.tasks)
         prompts: dict[str, list[int]] = {}
         examples: dict[str, int] = {}
-        shown: list[Prompt] = []
+        shown: list[ShownPrompt] = []
         for task in tasks:
             prompts[task.id] = encode_chat(self.tokenizer, task.messages, task.tools)
             example = _last_example(self.tokenizer, task)
@@ -291,7 +291,7 @@ def _passes(stage: Stage, table: Table) -> float | None:
 
 def _prompt(
     tokenizer: Tokenizer, task: Task, first: Sequence[int], example: _Example | None
-) -> Prompt:
+) -> ShownPrompt:
     """What is shown of a task: its `first` prompt, or the turn that SFT imitates."""
     wanted = task.answer or ""
     if task.tests is not None:
@@ -302,27 +302,27 @@ def _prompt(
     elif task.rules:
         wanted = ", ".join(rule.id for rule in task.rules)
     if example is None:
-        return Prompt(task.id, tuple(pieces(tokenizer, first)), wanted)
+        return ShownPrompt(task.id, tuple(pieces(tokenizer, first)), wanted)
     asked = pieces(tokenizer, example.prompt)
     taught = pieces(tokenizer, example.reply)
-    return Prompt(task.id, tuple(asked), wanted, tuple(taught))
+    return ShownPrompt(task.id, tuple(asked), wanted, tuple(taught))
 
 
-def pieces(tokenizer: Tokenizer, ids: Sequence[int]) -> list[Piece]:
+def pieces(tokenizer: Tokenizer, ids: Sequence[int]) -> list[PromptPart]:
     """The text of token ids, each special token apart."""
     special = set(tokenizer.added_tokens.values())
-    found: list[Piece] = []
+    found: list[PromptPart] = []
     plain: list[int] = []
     for token in ids:
         if token in special:
             if plain:
-                found.append(Piece(tokenizer.decode(plain), False))
+                found.append(PromptPart(tokenizer.decode(plain), False))
                 plain = []
-            found.append(Piece(tokenizer.decode([token]), True))
+            found.append(PromptPart(tokenizer.decode([token]), True))
         else:
             plain.append(token)
     if plain:
-        found.append(Piece(tokenizer.decode(plain), False))
+        found.append(PromptPart(tokenizer.decode(plain), False))
     return found
 
 

@@ -41,7 +41,7 @@ CONTROL_PICTURES = {i: 0x2400 + i for i in range(32) if chr(i) not in "\n\t"} | 
 
 
 @dataclass(frozen=True)
-class Section:
+class StageSection:
     """A stage's part of the page."""
 
     stage: Stage
@@ -187,10 +187,10 @@ def _charts(
     }
 
 
-def _sections(run: RunData, roles: Mapping[str, str]) -> list[Section]:
+def _sections(run: RunData, roles: Mapping[str, str]) -> list[StageSection]:
     """One section for each stage of the run, in their order."""
     plotter = Plotter(run.directory / "plots")
-    sections: list[Section] = []
+    sections: list[StageSection] = []
     for stage in run.config.stages:
         name = stage.name
         rated = run.reward_models.get(name)
@@ -207,7 +207,7 @@ def _sections(run: RunData, roles: Mapping[str, str]) -> list[Section]:
             records = run.steps(name, "cross_entropy")
             charts = _supervised_charts(plotter, name, records)
         done = max((record["step"] + 1 for record in records), default=0)
-        sections.append(Section(stage, done, charts, rated))
+        sections.append(StageSection(stage, done, charts, rated))
     return sections
 
 

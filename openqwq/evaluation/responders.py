@@ -102,7 +102,7 @@ class EndpointReply(Protocol):
     completion_tokens: int
 
 
-class Endpoint(Protocol):
+class EndpointClient(Protocol):
     """A client of a server that speaks text only."""
 
     async def reply(
@@ -116,7 +116,7 @@ class Endpoint(Protocol):
 class EndpointResponder:
     """Answers with an endpoint. It does not count thinking tokens: they go by share of the text."""
 
-    endpoint: Endpoint
+    endpoint: EndpointClient
 
     async def reply(
         self, messages: Sequence[Message], tools: Tools, params: SamplingParams

@@ -39,7 +39,7 @@ class Filter:
 
 
 @dataclass(frozen=True)
-class Selection:
+class ShownAttempts:
     """The attempts of a page: all that were found, or every n-th group of them."""
 
     rows: list[dict[str, Any]]
@@ -80,13 +80,13 @@ def read_attempts(run: Path, wanted: Filter) -> Iterator[dict[str, Any]]:
                     yield row
 
 
-def selected(rows: Sequence[dict[str, Any]], limit: int = PAGE_ATTEMPTS) -> Selection:
+def selected(rows: Sequence[dict[str, Any]], limit: int = PAGE_ATTEMPTS) -> ShownAttempts:
     """At most about `limit` attempts: whole groups, evenly over the run."""
     one_in = max(1, -(-len(rows) // limit))
     groups = list(dict.fromkeys((row["stage"], row["group"]) for row in rows))
     kept = set(groups[::one_in])
     shown = [row for row in rows if (row["stage"], row["group"]) in kept]
-    return Selection(shown, len(rows), one_in)
+    return ShownAttempts(shown, len(rows), one_in)
 
 
 def write_page(run: Path, wanted: Filter, target: Path) -> int:

@@ -39,7 +39,7 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Section:
+class BenchmarkSection:
     """One benchmark's part of the page."""
 
     name: str
@@ -88,7 +88,7 @@ def write_scorecard(directory: Path, titles: dict[str, str]) -> Path:
     return path
 
 
-def _section(directory: Path, name: str, title: str, summary: Summary) -> Section:
+def _section(directory: Path, name: str, title: str, summary: Summary) -> BenchmarkSection:
     records = RecordFile(directory / f"{name}.jsonl").read()
     folder = directory / "charts"
     drawn = (
@@ -98,7 +98,7 @@ def _section(directory: Path, name: str, title: str, summary: Summary) -> Sectio
     groups = by_item(records)
     items = [_item(task_id, group) for task_id, group in list(groups.items())[:ITEMS]]
     charts = [chart for chart in drawn if chart]
-    return Section(name, title, summary, charts, items, len(groups) - len(items))
+    return BenchmarkSection(name, title, summary, charts, items, len(groups) - len(items))
 
 
 def _item(name: str, group: Sequence[Record]) -> Item:

@@ -72,7 +72,7 @@ OpenResponder = Callable[[], AbstractContextManager[Responder]]
 
 
 @dataclass(frozen=True)
-class Request:
+class EvaluationRequest:
     """What `qwq eval` was asked for: benchmarks and own data by name, how, and where to write."""
 
     names: Sequence[str]
@@ -85,7 +85,9 @@ class Request:
 
 
 def run_suite(
-    request: Request, open_responder: OpenResponder | None, open_judges: OpenJudges
+    request: EvaluationRequest,
+    open_responder: OpenResponder | None,
+    open_judges: OpenJudges,
 ) -> dict[str, Summary]:
     """Evaluate what `open_responder` opens, or with None judge the saved replies again.
 
@@ -130,7 +132,7 @@ def _verifiers(selections: Sequence[Selection]) -> set[str]:
 
 
 async def _judge(
-    request: Request,
+    request: EvaluationRequest,
     selections: Sequence[Selection],
     responder: Responder | None,
     sandbox: SandboxConfig,

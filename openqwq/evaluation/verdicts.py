@@ -28,7 +28,7 @@ DETAIL_CHARACTERS = 120
 
 
 @dataclass(frozen=True)
-class Job:
+class JudgeJob:
     """One row: what is judged, the text of the answer, and the verdict that the row expects."""
 
     task: Task
@@ -94,7 +94,7 @@ def verify_verb(options: argparse.Namespace) -> None:
     print(summary(jobs, scores, seconds))
 
 
-def read_jobs(options: argparse.Namespace) -> list[Job]:
+def read_jobs(options: argparse.Namespace) -> list[JudgeJob]:
     """The rows of the file; OpenQwQError naming the row and the field that cannot be used."""
     from openqwq.data.rows import numbered_rows
 
@@ -109,7 +109,7 @@ def read_jobs(options: argparse.Namespace) -> list[Job]:
     return jobs
 
 
-def _job(number: int, row: Mapping[str, Any], options: argparse.Namespace) -> Job:
+def _job(number: int, row: Mapping[str, Any], options: argparse.Namespace) -> JudgeJob:
     answer = _field(row, options.answer, ANSWERS, "answer")
     if not isinstance(answer, str):
         raise OpenQwQError(
@@ -120,7 +120,7 @@ def _job(number: int, row: Mapping[str, Any], options: argparse.Namespace) -> Jo
         completion = "</think>" + answer.rpartition("</think>")[2]
     name = str(row.get("id", number))
     task = _task(name, row, options)
-    return Job(task, completion, str(row.get("expected", "")))
+    return JudgeJob(task, completion, str(row.get("expected", "")))
 
 
 def _task(name: str, row: Mapping[str, Any], options: argparse.Namespace) -> Task:
@@ -160,12 +160,12 @@ def _field(row: Mapping[str, Any], asked: str, usual: Sequence[str], what: str) 
     raise OpenQwQError(f"no {what}: looked for {looked}; there are {', '.join(row)}")
 
 
-async def _judge(options: argparse.Namespace, jobs: Sequence[Job]) -> list[Score]:
+async def _judge(options: argparse.Namespace, jobs: Sequence[JudgeJob]) -> list[Score]:
     slots = asyncio.Semaphore(IN_FLIGHT)
     async with AsyncExitStack() as stack:
         verifier = await _open(stack, options)
 
-        async def one(job: Job) -> Score:
+        async def one(job: JudgeJob) -> Score:
             async with slots:
                 return await verifier.score(job.task, job.completion)
 
@@ -210,11 +210,11 @@ async def _sandbox(stack: AsyncExitStack, options: argparse.Namespace) -> "Local
     return await stack.enter_async_context(LocalSandbox(options.workers, packages=packages))
 
 
-def _agrees(job: Job, score: Score) -> bool:
+def _agrees(job: JudgeJob, score: Score) -> bool:
     return score.status in job.expected.split(" or ")
 
 
-def _print_verdicts(jobs: Sequence[Job], scores: Sequence[Score]) -> None:
+def _print_verdicts(jobs: Sequence[JudgeJob], scores: Sequence[Score]) -> None:
     for job, score in zip(jobs, scores, strict=True):
         detail = " ".join(score.detail.split())[:DETAIL_CHARACTERS]
         detail = detail.encode("ascii", "backslashreplace").decode()
@@ -224,7 +224,7 @@ def _print_verdicts(jobs: Sequence[Job], scores: Sequence[Score]) -> None:
         print(f"{job.task.id}  {score.status} {score.value:g}  {detail}{mark}".rstrip())
 
 
-def summary(jobs: Sequence[Job], scores: Sequence[Score], seconds: float) -> str:
+def summary(jobs: Sequence[JudgeJob], scores: Sequence[Score], seconds: float) -> str:
     """Counts by status, throughput, and how many rows got the verdict that they expect."""
     counts = Counter(score.status for score in scores)
     parts = [f"{count} {status}" for status, count in counts.most_common()]

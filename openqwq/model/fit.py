@@ -23,7 +23,7 @@ from openqwq.model.gguf_header import model_config, read_header
 from openqwq.model.qwen2 import ModelConfig, Qwen2
 from openqwq.types import OpenQwQError, Precision
 
-Engine = Literal["torch", "llamacpp"]
+EngineKind = Literal["torch", "llamacpp"]
 # Our tokenizer, llama.cpp's and the metadata: in all, and for each token; measured.
 VOCABULARY = 24 * 2**20
 VOCABULARY_BYTES = 750
@@ -81,7 +81,7 @@ def read_subject(path: Path) -> Subject:
 
 def need(
     subject: Subject,
-    engine: Engine,
+    engine: EngineKind,
     context: int,
     slots: int,
     process: int,
@@ -198,7 +198,7 @@ def read_bandwidth(size: int = 2**28, repeats: int = 5) -> float:
 def report(
     name: str,
     subject: Subject,
-    engine: Engine,
+    engine: EngineKind,
     memory: int,
     context: int,
     slots: int,

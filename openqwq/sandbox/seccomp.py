@@ -80,7 +80,7 @@ EPERM = 1
 ENOLCK = 37
 ENOSYS = 38
 
-Block = tuple[bytes, ...]  # instructions that end in a decision
+Instructions = tuple[bytes, ...]  # instructions that end in a decision
 
 
 def _instruction(code: int, value: int, if_true: int = 0, if_false: int = 0) -> bytes:
@@ -88,7 +88,7 @@ def _instruction(code: int, value: int, if_true: int = 0, if_false: int = 0) -> 
     return struct.pack("HBBI", code, if_true, if_false, value)
 
 
-def _decision(outcome: int) -> Block:
+def _decision(outcome: int) -> Instructions:
     return (_instruction(RETURN, outcome),)
 
 
@@ -99,8 +99,10 @@ MISSING = _decision(FAIL | ENOSYS)
 
 
 def _by_argument(
-    argument: int, decisions: Iterable[tuple[Iterable[int], Block]], bits: int = WHOLE
-) -> Block:
+    argument: int,
+    decisions: Iterable[tuple[Iterable[int], Instructions]],
+    bits: int = WHOLE,
+) -> Instructions:
     """Decide by the low 32 bits of an argument, or those of them in `bits`; refuse the rest."""
     block = [
         _instruction(LOAD, ARGUMENTS + 8 * argument),
@@ -113,12 +115,12 @@ def _by_argument(
     return (*block, *REFUSING)
 
 
-def _only(argument: int, values: Iterable[int], bits: int = WHOLE) -> Block:
+def _only(argument: int, values: Iterable[int], bits: int = WHOLE) -> Instructions:
     """Allow a call where an argument is one of `values`."""
     return _by_argument(argument, [(values, ALLOWING)], bits)
 
 
-def _rules(children: bool) -> dict[int, Block]:
+def _rules(children: bool) -> dict[int, Instructions]:
     """Return what to do for each number that is not simply refused."""
     rules = {}
     for entry in ALLOWED.split():
@@ -145,7 +147,7 @@ def _rules(children: bool) -> dict[int, Block]:
     return rules
 
 
-def _ranges(rules: dict[int, Block]) -> list[tuple[int, Block]]:
+def _ranges(rules: dict[int, Instructions]) -> list[tuple[int, Instructions]]:
     """Return the first number of each range of numbers with one rule, and that rule."""
     ranges = [(0, rules.get(0, REFUSING))]
     for number in range(1, NUMBERS):
@@ -156,7 +158,7 @@ def _ranges(rules: dict[int, Block]) -> list[tuple[int, Block]]:
     return ranges
 
 
-def _tree(ranges: list[tuple[int, Block]]) -> Block:
+def _tree(ranges: list[tuple[int, Instructions]]) -> Instructions:
     """Return the search for a number's range, followed by its rule."""
     if len(ranges) == 1:
         return ranges[0][1]

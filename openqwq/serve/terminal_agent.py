@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
-from openqwq.agent.approval import Answer, Approval
+from openqwq.agent.approval import Approval, Permission
 from openqwq.agent.call import clean
 from openqwq.agent.loop import (
     Agent,
@@ -98,7 +98,7 @@ class Screen:
         """A line of ours."""
         self._line(self.side, Text(_safe(text), "yellow"))
 
-    async def ask(self, tool: Tool, arguments: Mapping[str, Any]) -> Answer:
+    async def ask(self, tool: Tool, arguments: Mapping[str, Any]) -> Permission:
         """Let the person decide on a call, seen whole; Ctrl-C at the question stops the run."""
         self.note(f"{tool.name} with\n{_arguments(arguments)}")
         before = signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -84,7 +84,7 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class Asked:
+class PromptReading:
     """The prompt of a row and what was recorded after it; `raw` are the values it came from."""
 
     form: str
@@ -156,7 +156,7 @@ class RowReader:
         template = self._templates.get(key)
         return None if template is None else template.fill(row)
 
-    def _asked(self, row: Row) -> Asked:
+    def _asked(self, row: Row) -> PromptReading:
         if "messages" in self._templates:
             return self._recorded(
                 self._fill("messages", row), f"{self._path}.messages", "template"
@@ -175,7 +175,7 @@ class RowReader:
             return self._recorded(given["messages"], "input.messages", "input")
         column = find_column(row, QUESTIONS) or _statement(row)
         if column is None:
-            return Asked("chat", (), ())
+            return PromptReading("chat", (), ())
         text = row[column]
         raw = [text]
         if column.lower() == "instruction" and row.get("input"):  # Alpaca's
@@ -183,11 +183,11 @@ class RowReader:
             text = f"{text}\n\n{row['input']}"
         return _question(text, column, column.lower(), raw)
 
-    def _recorded(self, value: Any, field: str, form: str) -> Asked:
+    def _recorded(self, value: Any, field: str, form: str) -> PromptReading:
         prompt, demonstration = split_at_reply(read_chat(value, field), field)
-        return Asked(form, prompt, _contents(prompt), demonstration)
+        return PromptReading(form, prompt, _contents(prompt), demonstration)
 
-    def _reply(self, row: Row, asked: Asked) -> Messages:
+    def _reply(self, row: Row, asked: PromptReading) -> Messages:
         """The recorded completion of a prompt, if the row has one."""
         column = find_column(row, REPLIES)
         if column is None or not asked.prompt:
@@ -302,20 +302,20 @@ def _identity(row: Row) -> str:
     return "" if identity is None else as_text(identity).strip()
 
 
-def _question(value: Any, field: str, form: str, raw: Sequence[Any]) -> Asked:
+def _question(value: Any, field: str, form: str, raw: Sequence[Any]) -> PromptReading:
     """A prompt that is a text or a list of turns."""
     turns = turns_or_text(value)
     if isinstance(turns, str):
         if not turns.strip():
             raise RowError(field, "the prompt is empty: give it, or leave the row out")
-        return Asked(form, (Message(role="user", content=turns),), raw)
+        return PromptReading(form, (Message(role="user", content=turns),), raw)
     prompt = read_chat(turns, field)
     if prompt[-1]["role"] in ("assistant", "system"):
         role = prompt[-1]["role"]
         raise RowError(
             field, f"it ends with the {role}'s turn: a prompt ends with the user's"
         )
-    return Asked(form, prompt, _contents(prompt))
+    return PromptReading(form, prompt, _contents(prompt))
 
 
 def _contents(prompt: Messages) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 import reasoning_gym
 
 from openqwq.sandbox.data import decode
-from openqwq.verify.workers import Verdict, serve
+from openqwq.verify.workers import JudgeReply, serve
 
 # Scorers that give the answer to `eval`, and those that give it to sympy, which does.
 EVALUATED = {"string_insertion", "spiral_matrix", "binary_matrix", "n_queens"}
@@ -40,7 +40,7 @@ def refused(dataset: str, answer: str) -> bool:
     return False
 
 
-def verdict(request: dict[str, Any]) -> Verdict:
+def verdict(request: dict[str, Any]) -> JudgeReply:
     """The best value of the spellings of one answer; `wrong` where a scorer cannot read them."""
     entry = decode(request["entry"])
     dataset = entry["metadata"]["source_dataset"]

@@ -23,7 +23,7 @@ NEEDED = {"math": "answer", "code": "tests", "instructions": "rules"}
 
 
 @dataclass(frozen=True)
-class Place:
+class RowPlace:
     """Where a row stands: its file as the config names it, and its number."""
 
     file: str
@@ -38,7 +38,7 @@ class Place:
 class SkippedRow:
     """A row that was left out because it could not be used, and why."""
 
-    place: Place
+    place: RowPlace
     reason: str
 
     def __str__(self) -> str:
@@ -50,7 +50,7 @@ class SkippedRow:
 class UsableRow:
     """A row as a task, and as a pair where it states a preference."""
 
-    place: Place
+    place: RowPlace
     problem: str  # equal for rows that ask the same
     task: Task
     pair: Pair | None
@@ -150,7 +150,7 @@ def open_rows(
 
 def require_apart(trained: Iterable[RowTable], held_out: Iterable[RowTable]) -> None:
     """Raise OpenQwQError if a row that one table trains on is held out by another."""
-    kept: dict[str, tuple[str, Place]] = {}
+    kept: dict[str, tuple[str, RowPlace]] = {}
     for table in held_out:
         for row in table.held_out_rows:
             kept.setdefault(row.problem, (table.name, row.place))
@@ -180,11 +180,11 @@ class _Opener:
         path = self.lock.path(reference)
         shown = Path(reference).name if "://" not in reference else reference
         prefix = "" if reference == self.config.rows else "held_out-"
-        ids: dict[str, Place] = {}
+        ids: dict[str, RowPlace] = {}
         usable: list[UsableRow] = []
-        first: tuple[Place, Reading] | None = None
+        first: tuple[RowPlace, Reading] | None = None
         for number, row in numbered_rows(path):
-            place = Place(shown, number)
+            place = RowPlace(shown, number)
             self.counts[reference] += 1
             try:
                 reading = self.reader.read(row)
@@ -218,7 +218,7 @@ class _Opener:
         return apart
 
     def _usable(
-        self, place: Place, identity: str, reading: Reading, row: Mapping[str, Any]
+        self, place: RowPlace, identity: str, reading: Reading, row: Mapping[str, Any]
     ) -> UsableRow:
         verifier = self.config.verifier or reading.judge
         needed = NEEDED.get(verifier)
@@ -261,7 +261,9 @@ def _right_calls(answer: str) -> RightCalls:
         ) from error
 
 
-def _require_alike(place: Place, reading: Reading, first: tuple[Place, Reading]) -> None:
+def _require_alike(
+    place: RowPlace, reading: Reading, first: tuple[RowPlace, Reading]
+) -> None:
     """All rows of a file have one format, and all or none can be judged or imitated."""
     first_place, like = first
     if reading.form != like.form:

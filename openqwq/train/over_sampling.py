@@ -39,7 +39,7 @@ class Interruptible(Protocol):
 
 
 @dataclass
-class Asked:
+class BegunPrompt:
     """A prompt of the curriculum by its number, and what its group has said so far."""
 
     number: int
@@ -64,7 +64,7 @@ class Asked:
 class Pending:
     """The groups that have begun and are not trained on yet, oldest first."""
 
-    asked: list[Asked] = field(default_factory=list)
+    asked: list[BegunPrompt] = field(default_factory=list)
     dropped: int = 0  # groups, since the stage began
     staleness: int = 0  # updates between a token of the last step and that step, at most
 
@@ -78,7 +78,7 @@ class Pending:
         self.asked = []
         for saved in state["asked"]:
             completions = [Completion(**completion) for completion in saved["completions"]]
-            self.asked.append(Asked(saved["number"], completions))
+            self.asked.append(BegunPrompt(saved["number"], completions))
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class OverSamplingTrainer(Trainer):
         extra = math.ceil(wanted * self.stage.over_sampling)
         while len(pending.asked) < wanted + extra:
             self.curriculum.next_tasks(1)
-            pending.asked.append(Asked(self.curriculum.drawn - 1))
+            pending.asked.append(BegunPrompt(self.curriculum.drawn - 1))
         await self._sample(pending.asked, wanted)
 
         taken = [asked for asked in pending.asked if asked.complete][:wanted]
@@ -128,7 +128,7 @@ class OverSamplingTrainer(Trainer):
             groups.append((self._key(asked), attempts))
         return groups
 
-    async def _sample(self, asked: Sequence[Asked], wanted: int) -> None:
+    async def _sample(self, asked: Sequence[BegunPrompt], wanted: int) -> None:
         """Go on with every group until `wanted` of them are complete."""
         sampler = cast(Interruptible, self.runner.generate)
         running = {asyncio.create_task(self._go_on(each, sampler)) for each in asked}
@@ -145,7 +145,7 @@ class OverSamplingTrainer(Trainer):
             if isinstance(result, BaseException):
                 raise result
 
-    async def _go_on(self, asked: Asked, sampler: Interruptible) -> None:
+    async def _go_on(self, asked: BegunPrompt, sampler: Interruptible) -> None:
         """Sample what a group still lacks, and keep it."""
         if asked.complete:
             return
@@ -167,5 +167,5 @@ class OverSamplingTrainer(Trainer):
         members = [ended(i, completion) for i, completion in enumerate(asked.completions)]
         asked.completions = list(await asyncio.gather(*members))
 
-    def _key(self, asked: Asked) -> str:
+    def _key(self, asked: BegunPrompt) -> str:
         return f"{self.stage.name}/{self.run.config.seed}/{asked.number}"

@@ -17,7 +17,7 @@ _CLOSING_INDENT = 3
 
 
 @dataclass(frozen=True)
-class Block:
+class FencedBlock:
     """A fenced block: its language in small letters ("" where none is named) and its text."""
 
     language: str
@@ -51,12 +51,12 @@ def tagged_answer(answer: str) -> str | None:
     return str(found[-1]).strip() if found else None
 
 
-def fenced_blocks(text: str) -> list[Block]:
+def fenced_blocks(text: str) -> list[FencedBlock]:
     """The fenced code blocks of Markdown, in order.
 
     Backticks or tildes, indented or after text on their line; a last block may lack its end.
     """
-    blocks: list[Block] = []
+    blocks: list[FencedBlock] = []
     opening: _Fence | None = None
     lines: list[str] = []
     for line in text.split("\n"):
@@ -129,7 +129,7 @@ def _closes(fence: _Fence, opening: _Fence) -> bool:
     return len(fence.before) <= indent + _CLOSING_INDENT
 
 
-def _block(opening: _Fence, lines: list[str]) -> Block:
+def _block(opening: _Fence, lines: list[str]) -> FencedBlock:
     language = _LANGUAGE.match(opening.info)
     name = language[1].lower() if language else ""
-    return Block(name, dedent("\n".join(lines)) + "\n")
+    return FencedBlock(name, dedent("\n".join(lines)) + "\n")

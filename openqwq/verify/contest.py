@@ -32,7 +32,7 @@ NUMPY = re.compile(r"\bnumpy\b")
 
 
 @dataclass(frozen=True)
-class Failure:
+class FailedTest:
     """The first test that failed: its number, the status, and why."""
 
     test: int
@@ -93,7 +93,7 @@ class ContestVerifier:
             return Score(0.0, "timeout", passed, detail)
         return Score(0.0, "wrong", passed, detail)
 
-    async def _first_failure(self, program: str, tests: CodeTests) -> Failure | None:
+    async def _first_failure(self, program: str, tests: CodeTests) -> FailedTest | None:
         """Run the tests, some at a time, up to a failure; OpenQwQError where the sandbox fails."""
         number = 0
         name: str | None = None
@@ -105,11 +105,11 @@ class ContestVerifier:
             for index, case in enumerate(cases):
                 row = rows[index] if index < len(rows) else None
                 if row is None and ended.status != "ok":
-                    return Failure(number, ended.status, ended.error)
+                    return FailedTest(number, ended.status, ended.error)
                 failure = _judge_row(row, case, name is not None)
                 if failure:
                     status, reason = failure
-                    return Failure(number, status, reason)
+                    return FailedTest(number, status, reason)
                 number += 1
         return None
 

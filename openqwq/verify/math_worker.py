@@ -46,7 +46,7 @@ from openqwq.verify.math_text import (
     written,
 )
 from openqwq.verify.short_answer import short_answers
-from openqwq.verify.workers import Verdict, serve
+from openqwq.verify.workers import JudgeReply, serve
 
 CORRECT = ("correct", "")
 MAX_DIGITS = 1e6  # of the largest number that evaluating an answer may build
@@ -294,7 +294,7 @@ def complete_grammar() -> None:
         PSParser.AtomContext.FUNC_GAMMA = lambda _: None
 
 
-def verdict(request: dict[str, Any]) -> Verdict:
+def verdict(request: dict[str, Any]) -> JudgeReply:
     """The reply to a request of `gold` and `answer`."""
     status, detail = judge(request["gold"], request["answer"], request["level"])
     return {"status": status, "detail": detail}

@@ -32,7 +32,7 @@ _FILLING = re.compile(r"(?:add|put)\(((?:\"[^\"]*\"|[^()\"])*)\)")
 _TOKEN = re.compile(r"\"[^\"]*\"|'[^']*'|[^\s\"'\[\]{}(),:]+")
 
 
-class Verdict(NamedTuple):
+class CallVerdict(NamedTuple):
     """Whether the calls are right, and if not, why."""
 
     ok: bool
@@ -106,7 +106,7 @@ def check_calls(
     ground_truth: Sequence[_Call] | None,
     calls: Sequence[ToolCall],
     language: Language = "python",
-) -> Verdict:
+) -> CallVerdict:
     """Whether `calls` are those of `ground_truth`, in any order.
 
     `ground_truth` is BFCL's: each right call as {function: {argument: [accepted values]}}, where
@@ -117,10 +117,10 @@ def check_calls(
     schemas = {function["name"]: function["parameters"] for function in functions}
     if ground_truth is None:
         if any(call["name"] in schemas for call in calls):
-            return Verdict(True)
-        return Verdict(False, "no call of an offered function")
+            return CallVerdict(True)
+        return CallVerdict(False, "no call of an offered function")
     if len(calls) != len(ground_truth):
-        return Verdict(False, f"{len(calls)} calls where {len(ground_truth)} are right")
+        return CallVerdict(False, f"{len(calls)} calls where {len(ground_truth)} are right")
 
     table: list[list[str]] = []  # of each right call, what is wrong with each given one
     for entry in ground_truth:
@@ -136,9 +136,11 @@ def check_calls(
     for faults in table:
         found = [index for index in unused if not faults[index]]
         if not found:
-            return Verdict(False, "; ".join(filter(None, faults)) or "one call given twice")
+            return CallVerdict(
+                False, "; ".join(filter(None, faults)) or "one call given twice"
+            )
         unused.remove(found[0])
-    return Verdict(True)
+    return CallVerdict(True)
 
 
 def _fault(

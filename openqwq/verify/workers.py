@@ -23,7 +23,7 @@ from typing import Any, cast
 
 import psutil
 
-Verdict = dict[str, Any]  # JSON: "status", "detail", and what a judge adds
+JudgeReply = dict[str, Any]  # JSON: "status", "detail", and what a judge adds
 # importing sympy on a busy machine; the deadline counts from the request
 START_SECONDS = 60.0
 PATIENCE = 10.0  # wall seconds for each CPU second until a worker counts as hung
@@ -45,7 +45,7 @@ class JudgePool:
         for _ in range(workers):
             self._idle.put(None)  # started when first needed
 
-    async def ask(self, request: dict[str, Any]) -> Verdict:
+    async def ask(self, request: dict[str, Any]) -> JudgeReply:
         """The worker's verdict; `timeout` after the deadline, `error` where it dies."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._threads, self._judge, request)
@@ -57,7 +57,7 @@ class JudgePool:
             if worker := self._idle.get():
                 worker.end()
 
-    def _judge(self, request: dict[str, Any]) -> Verdict:
+    def _judge(self, request: dict[str, Any]) -> JudgeReply:
         worker = self._idle.get()
         try:
             worker = worker or _Worker(self._module, self._deadline, self._memory)
@@ -90,7 +90,7 @@ class _Worker:
         if self._process.returncode is None:
             self.end()
 
-    def ask(self, request: dict[str, Any]) -> Verdict:
+    def ask(self, request: dict[str, Any]) -> JudgeReply:
         """The reply, or one that says how the process ended; after a `last` one it is gone."""
         with suppress(OSError):  # it had died, or not even the kernel ended it in time
             if not self._ready:
@@ -99,7 +99,7 @@ class _Worker:
                 self._channel.settimeout(self._seconds)
             self._channel.sendall(json.dumps(request).encode() + b"\n")
             if line := self._channel.recv(REPLY_BYTES):
-                return cast(Verdict, json.loads(line))
+                return cast(JudgeReply, json.loads(line))
         self.end()
         status = self._process.returncode
         if status == -signal.SIGPROF:
@@ -117,7 +117,7 @@ class _Worker:
         self._channel.close()
 
 
-def serve(judge: Callable[[dict[str, Any]], Verdict]) -> None:
+def serve(judge: Callable[[dict[str, Any]], JudgeReply]) -> None:
     """Be a worker, with the deadline and the memory of the command line.
 
     Say when ready, then answer the socket at descriptor 0 until it closes or memory is short: the

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import pytest
 
-from openqwq.agent.approval import Answer, Approval
+from openqwq.agent.approval import Approval, Permission
 from openqwq.agent.call import CallLimits, CallResult, clean, run_calls
 from openqwq.agent.tools import by_name, check_arguments, tool
 from openqwq.text.schema import specification
@@ -333,11 +333,11 @@ async def test_without_a_person_only_allowed_tools_may_act() -> None:
     ],
 )
 async def test_a_person_decides_each_acting_call(
-    answers: list[Answer], expected: list[str]
+    answers: list[Permission], expected: list[str]
 ) -> None:
     left = iter(answers)
 
-    async def ask(tool: Tool, arguments: Mapping[str, Any]) -> Answer:
+    async def ask(tool: Tool, arguments: Mapping[str, Any]) -> Permission:
         assert tool is ACTING
         return next(left)
 

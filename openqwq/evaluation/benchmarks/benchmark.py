@@ -11,10 +11,10 @@ from openqwq.evaluation.statistics import Interval
 from openqwq.types import Message, Task
 
 # The next assistant turn to these messages, with these tools on offer.
-Ask = Callable[[Sequence[Message], Tools], Awaitable[ChatReply]]
+AskModel = Callable[[Sequence[Message], Tools], Awaitable[ChatReply]]
 
 
-async def one_question(task: Task, ask: Ask) -> ChatReply:
+async def one_question(task: Task, ask: AskModel) -> ChatReply:
     """Ask the task's own messages, once."""
     return await ask(task.messages, task.tools)
 
@@ -30,7 +30,7 @@ class Benchmark:
     title: str
     samples: int
     load: Callable[[Library], list[Task]]
-    conduct: Callable[[Task, Ask], Awaitable[ChatReply]] = one_question
+    conduct: Callable[[Task, AskModel], Awaitable[ChatReply]] = one_question
     headline: Callable[[Sequence[Record]], Interval] = pass_at_1
 
 

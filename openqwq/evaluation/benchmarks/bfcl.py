@@ -9,7 +9,12 @@ from dataclasses import replace
 from typing import Any
 
 from openqwq.data.rows import Row
-from openqwq.evaluation.benchmarks.benchmark import Ask, Benchmark, mean_of, one_question
+from openqwq.evaluation.benchmarks.benchmark import (
+    AskModel,
+    Benchmark,
+    mean_of,
+    one_question,
+)
 from openqwq.evaluation.benchmarks.bfcl_backends import APIS
 from openqwq.evaluation.benchmarks.bfcl_turns import play, turns_task
 from openqwq.evaluation.benchmarks.data import DataFile, Library
@@ -119,7 +124,7 @@ def _single(category: str, row: Row) -> Task:
     )
 
 
-async def conduct(task: Task, ask: Ask) -> ChatReply:
+async def conduct(task: Task, ask: AskModel) -> ChatReply:
     """One question, or an episode of several turns; tools are shown as JSON schemas."""
     if task.kind in MULTI_TURN:
         return await play(task, ask, [shown(tool, "python") for tool in task.tools])

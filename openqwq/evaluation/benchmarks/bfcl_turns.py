@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from openqwq.data.rows import Row
-from openqwq.evaluation.benchmarks.benchmark import Ask
+from openqwq.evaluation.benchmarks.benchmark import AskModel
 from openqwq.evaluation.benchmarks.bfcl_backends import (
     APIS,
     call,
@@ -139,7 +139,7 @@ def literal_call(text: str, order: Mapping[str, Sequence[str]]) -> ToolCall:
     return ToolCall(name=name, arguments=arguments)
 
 
-async def play(task: Task, ask: Ask, tools: Sequence[Mapping[str, Any]]) -> ChatReply:
+async def play(task: Task, ask: AskModel, tools: Sequence[Mapping[str, Any]]) -> ChatReply:
     """Play one episode; the reply's `answer` is its transcript as JSON, for `TurnsVerifier`.
 
     A reply whose calls are malformed ends its turn, as does one without calls.
@@ -178,7 +178,7 @@ async def _turn(
     messages: list[Message],
     tools: Sequence[Mapping[str, Any]],
     world: World,
-    ask: Ask,
+    ask: AskModel,
     replies: list[ChatReply],
 ) -> list[list[ToolCall]]:
     """Return the calls of each step of one turn; extend the conversation and the replies."""

@@ -360,7 +360,7 @@ def test_a_run_with_episodes_is_refused_at_once_without_the_package(
     settings = EvaluationSettings("model", "greedy", PRESETS["greedy"], limit=1)
     window = Window("v5", "2024-08", "2025-01")
     out = tmp_path / "run"
-    request = suite.Request(
+    request = suite.EvaluationRequest(
         ["bfcl/multi_turn_base"], Library(data_sets), settings, out, window
     )
     with pytest.raises(OpenQwQError, match="bfcl-eval is missing"):
