@@ -297,15 +297,15 @@ class Engine:
             self.scheduler.retire()
 
     def _prefill(self) -> None:
-        plan = self.scheduler.chunks(self._pace.begin())
-        if not plan:
+        chunks = self.scheduler.chunks(self._pace.begin())
+        if not chunks:
             return
-        counts = [count for _, count in plan]
-        lanes = [group.lane for group, _ in plan]
-        starts = [group.cached for group, _ in plan]
+        counts = [count for _, count in chunks]
+        lanes = [group.lane for group, _ in chunks]
+        starts = [group.cached for group, _ in chunks]
         token_ids: list[int] = []
         adapters: list[int] = []
-        for group, count in plan:
+        for group, count in chunks:
             token_ids += group.token_ids[group.cached : group.cached + count]
             adapters += [group.adapter] * count
 
@@ -321,7 +321,7 @@ class Engine:
         lasts = torch.tensor(counts).cumsum(0) - 1
         drawn: list[Sequence] = []
         rows: list[int] = []
-        for row, (group, count) in enumerate(plan):
+        for row, (group, count) in enumerate(chunks):
             if group.reader:
                 end = int(lasts[row]) + 1
                 following = group.token_ids[group.cached + 1 : group.cached + 1 + count]

@@ -86,6 +86,7 @@ class Scheduler:
         free = self.slots - len(self.running)
         for group in self.prefilling:
             free -= len(group.members)
+
         while self.waiting and self.free_lanes and free > 0:
             group = self.waiting.popleft()
             group.members = _unfinished(group.members)
@@ -105,15 +106,15 @@ class Scheduler:
         row, length = self.cache.longest_prefix(prompt, group.adapter)
         if group.reader:
             length = 0
-        if not group.reader and self._is_worth_waiting(group, length):
+        elif self._is_worth_waiting(group, length):
             return False
+
         group.lane = self.free_lanes.pop(0)
         group.cached = length
-        superseded = (
-            length == self.cache.held[row] and len(self.running) <= row < self.slots
-        )
+        is_finished = len(self.running) <= row < self.slots
+        lives_on = is_finished and length == self.cache.held[row]  # all of it, in the lane
         self.cache.start(group.lane, row, length, group.adapter)
-        if superseded:  # its content lives on in the lane
+        if lives_on:
             self.cache.held[row] = 0
         self.prompt_tokens += len(prompt)
         self.reused_tokens += length
@@ -133,14 +134,14 @@ class Scheduler:
 
     def chunks(self, budget: int) -> list[tuple[Group, int]]:
         """(group, number of its prompt tokens) to prefill now, in order, within `budget` tokens."""
-        plan = []
+        found = []
         for group in self.prefilling:
             count = min(group.remaining, budget)
             if count == 0:
                 break
-            plan.append((group, count))
+            found.append((group, count))
             budget -= count
-        return plan
+        return found
 
     def fork(self, group: Group) -> list[Sequence]:
         """Move a prefilled group from its lane into slots; returns its members."""
@@ -162,6 +163,7 @@ class Scheduler:
         kept = [slot for slot in slots if cache.worth_keeping(slot)]
         kept.sort(key=age, reverse=True)
         places = sorted(range(slots.stop, self.slots), key=age)
+
         sources: list[int] = []
         destinations: list[int] = []
         for slot, place in zip(kept, places, strict=False):
@@ -181,6 +183,7 @@ class Scheduler:
             group.members = _unfinished(group.members)
             if not group.members:
                 self.drop_prefill(group)
+
         # Looked at once: the event loop may cancel a sequence at any time.
         ended = [bool(sequence.finish_reason) for sequence in self.running]
         self._close_gaps(ended)

@@ -114,9 +114,8 @@ class Sequence:
         if self.thinking_budget is not None:
             asked = self.params.max_tokens - self.thinking_budget
             answer = max(min(asked, self.max_tokens // 4), len(self.closing_ids) + 1)
-            self.thinking_budget = max(
-                0, min(self.thinking_budget, self.max_tokens - answer)
-            )
+            room = max(0, self.max_tokens - answer)
+            self.thinking_budget = min(self.thinking_budget, room)
 
     @property
     def may_open_thinking(self) -> bool:
@@ -164,13 +163,16 @@ class Sequence:
         opens = token_id == self.opening_id and self.may_open_thinking
         if ruled and self.grammar and not opens:
             self.grammar.accept(token_id)
+
         self.token_ids.append(token_id)
         self.log_probs.append(log_prob)
         self.sampled_mask.append(sampled)
         if alternatives:
             self.alternatives[len(self.token_ids) - 1] = alternatives
+
         if self.think.feed(token_id):
             self.phase_start = len(self.token_ids)
+
         reason = self._reason(token_id, sampled)
         if reason:
             self.ending = len(self.token_ids) - 1, reason
@@ -190,9 +192,16 @@ class Sequence:
         """The streamed form of one token; None where it has not been drawn yet."""
         if index >= len(self.weight_version):
             return None
-        reason = self.ending[1] if self.ending and self.ending[0] == index else None
-        drawn = self.token_ids[index], self.log_probs[index], self.sampled_mask[index]
-        return TokenEvent(*drawn, reason, self.alternatives.get(index, ()))
+        reason: FinishReason | None = None
+        if self.ending and self.ending[0] == index:
+            reason = self.ending[1]
+        return TokenEvent(
+            self.token_ids[index],
+            self.log_probs[index],
+            self.sampled_mask[index],
+            reason,
+            self.alternatives.get(index, ()),
+        )
 
     def _reason(self, token_id: int, sampled: bool) -> FinishReason | None:
         if token_id in self.params.stop_token_ids:
@@ -201,6 +210,7 @@ class Sequence:
             return "stop"
         if len(self.token_ids) >= self.max_tokens:
             return "length"
+
         span = THINKING_LOOP_TOKENS if self.think.in_thinking else LOOP_TOKENS
         watched = self.params.stop_loops and sampled
         if watched and repeats_itself(self.token_ids, self.phase_start, span):

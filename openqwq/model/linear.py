@@ -32,9 +32,8 @@ class LowRank:
         `output` itself is changed where that is possible.
         """
         if invariant:
-            return output + self.scale * invariant_linear(
-                invariant_linear(x, self.a), self.b
-            )
+            narrow = invariant_linear(x, self.a)
+            return output + self.scale * invariant_linear(narrow, self.b)
         narrow = product(x.to(self.a.dtype), self.a)
         if output.dtype == self.b.dtype:
             return output.addmm_(narrow, self.b.t(), alpha=self.scale)

@@ -89,13 +89,16 @@ class Attention(nn.Module):
         queries = self.q_proj(x).unflatten(-1, (-1, self.head_dim))
         keys = self.k_proj(x).unflatten(-1, (-1, self.head_dim))
         values = self.v_proj(x).unflatten(-1, (-1, self.head_dim))
+
         queries = rotate(self.q_norm(queries), cos, sin)
         keys = rotate(self.k_norm(keys), cos, sin)
+
         if x.is_cuda and self.q_proj.product_dtype:  # the kernel that needs little memory
             dtype = self.q_proj.product_dtype
             queries = queries.to(dtype)
             keys = keys.to(dtype)
             values = values.to(dtype)
+
         mixed = attend(self.layer, queries, keys, values).to(x.dtype)
         output: Tensor = self.o_proj(mixed.flatten(1))
         return output
@@ -222,6 +225,7 @@ class Qwen2(nn.Module):
         x = self.model.embed_tokens(token_ids).to(self.model.norm.weight.dtype)
         scale = attention_scale(self.config.rope_scaling)
         cos, sin = rotation(position_ids, self.frequencies.to(x.device), scale)
+
         recomputes = self.recompute and torch.is_grad_enabled()
         for block in self.model.layers:
             if recomputes:
@@ -249,6 +253,7 @@ class Qwen2(nn.Module):
                 f"deterministic mode with {weight.dtype} on {weight.device}: it needs "
                 "torch.float32 on the CPU"
             )
+
         products = [
             module.weight for module in self.modules() if isinstance(module, Linear)
         ]

@@ -94,8 +94,9 @@ class Served(Side):
         if isinstance(item, CalledBack):
             return ["far", item.number]
         if isinstance(item, type):
-            own = item.__module__ == "__main__"
-            return ["far", self.number(item), "class", item.__name__] if own else None
+            if item.__module__ != "__main__":
+                return None
+            return ["far", self.number(item), "class", item.__name__]
         if isinstance(item, FUNCTIONS):
             return ["far", self.number(item), "function", item.__name__]
         if inspect.iscoroutine(item):
@@ -130,8 +131,10 @@ class Served(Side):
             if kind == "names":
                 return self.value([self.described(name) for name in parts[0]])
             operation, data = parts
-            classes = {n: part for n, part in self.names.items() if isinstance(part, type)}
-            self.classes = classes
+            self.classes = {}
+            for name, found in self.names.items():
+                if isinstance(found, type):
+                    self.classes[name] = found
             (positional, named), changing = self.read(data)
             value = self.operation(operation)(*positional, **named)
             if operation in CHANGING and changing:
@@ -151,11 +154,8 @@ class Served(Side):
         found = self.names[name]
         if isinstance(found, type) and issubclass(found, BaseException):
             return ("exception", *[kind.__name__ for kind in found.__mro__])
-        if (
-            isinstance(found, type)
-            and issubclass(found, tuple)
-            and hasattr(found, "_fields")
-        ):
+        is_tuple = isinstance(found, type) and issubclass(found, tuple)
+        if is_tuple and hasattr(found, "_fields"):
             return ("namedtuple", name, " ".join(found._fields))
         return ("value", found)
 

@@ -18,6 +18,7 @@ def read_pair(better: Any, worse: Any, prompt: Messages) -> tuple[Messages, Mess
     rejected = turns_or_text(worse)
     if isinstance(chosen, str) != isinstance(rejected, str):
         raise RowError("rejected", "chosen is a text and rejected turns, or the reverse")
+
     if isinstance(chosen, str) and prompt:
         left = (*prompt, said_by("assistant", chosen, "chosen"))
         right = (*prompt, said_by("assistant", rejected, "rejected"))

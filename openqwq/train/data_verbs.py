@@ -175,11 +175,17 @@ async def _collect(options: argparse.Namespace) -> None:
         temperature=options.temperature,
         top_p=options.top_p,
     )
-    adapted = [f" with {adapter}" for adapter in options.adapter[-1:]]
+    model = str(options.model)
+    if options.adapter:
+        model += f" with {options.adapter[-1]}"
     settings = EvaluationSettings(
-        f"{options.model}{''.join(adapted)}", "qwq", params, options.seed, options.samples,
+        model,
+        "qwq",
+        params,
+        options.seed,
+        options.samples,
         concurrency=options.concurrency,
-    )  # fmt: skip
+    )
     async with AsyncExitStack() as stack:
         names: set[str] = set()
         for chosen in tasks.values():

@@ -138,9 +138,11 @@ def policy_loss(
         loss, clipped = gspo_loss(log_ratios, advantages, sequence_index, gspo_clip)
     else:
         raise OpenQwQError(f"objective is {objective!r}: choose cispo, dapo or gspo")
+
     log_ratios = log_ratios.detach()
     keep = mismatch_mask(log_ratios, sequence_index, token_bounds, sequence_bounds)
     loss = loss.where(keep, 0.0)
+
     metrics = {
         "tokens": torch.tensor(log_ratios.numel()),
         "log_prob_gap": log_ratios.abs().sum(),
@@ -149,6 +151,7 @@ def policy_loss(
         "clip_fraction": clipped.sum(),
         "masked_fraction": (~keep).sum(),
     }
+
     if reference_log_probs is not None:
         reference_kl = kl_k3(log_ratio(reference_log_probs, log_probs))
         loss = loss + kl_coefficient * reference_kl
@@ -249,6 +252,7 @@ class _FrozenHead(torch.autograd.Function):
         gradient = None
         if ctx.needs_input_grad[0]:
             gradient = torch.empty_like(hidden)
+
         for first in range(0, len(targets), rows):
             part = slice(first, first + rows)
             wanted = targets[part]
@@ -257,12 +261,14 @@ class _FrozenHead(torch.autograd.Function):
             logits.sub_(logits.amax(1, keepdim=True))
             masses = logits.exp()
             total = masses.sum(1, keepdim=True)
+
             log_probs[part] = (logits.gather(1, wanted[:, None]) - total.log()).squeeze(1)
             mean_logit = torch.linalg.vecdot(masses, logits) / total.squeeze(1)
             entropy[part] = total.log().squeeze(1) - mean_logit
             if gradient is not None:
                 mean_row = product(masses.to(weight.dtype), weight.t()) / total
                 gradient[part] = weight[wanted].to(gradient.dtype) - mean_row
+
         ctx.save_for_backward(gradient)
         ctx.mark_non_differentiable(entropy)
         return log_probs, entropy

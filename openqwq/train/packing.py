@@ -71,6 +71,7 @@ def _families(trajectories: Sequence[Trajectory]) -> list[_Family]:
         # The last prompt token predicts the first sampled one, so each sample keeps its own.
         prefix = tuple(t.token_ids[: t.sampled_mask.index(True) - 1])
         siblings.setdefault((t.group_id, prefix), []).append(t)
+
     families: list[_Family] = []
     for (_, prefix), members in siblings.items():
         shared = len(prefix) if len(members) > 1 else 0
@@ -113,6 +114,7 @@ class _Flat:
             self.advantages.append(trajectory.advantage)
             self.sequences.append(len(self.lengths))
             last = i
+
         self.token_ids += trajectory.token_ids[shared:last]
         self.lengths.append(last - shared)
         self.starts.append(shared)
@@ -165,6 +167,7 @@ def pack_trajectories(
     """
     for trajectory in trajectories:
         _check(trajectory, max_tokens_per_micro_batch)
+
     packed: list[list[_Family]] = []
     room = 0
     for family in sorted(_families(trajectories), key=_longest, reverse=True):

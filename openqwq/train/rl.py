@@ -21,7 +21,7 @@ from openqwq.train.rollouts import Prompt, RolloutRunner, trajectories_of
 from openqwq.train.run import Parts, Progress, Run
 from openqwq.types import OpenQwQError, SamplingParams, Task, Trajectory, WeightLink
 
-# is it the first since the start -> its metrics
+# whether it is the first since the start -> its metrics
 Step = Callable[[bool], Awaitable[dict[str, Any]]]
 Evaluate = Callable[[int], Awaitable[dict[str, Any]]]  # steps done -> what to log of it
 Groups = Sequence[tuple[str, Sequence[Attempt]]]  # with their keys
@@ -145,12 +145,12 @@ class Trainer:
         else:
             self.learner.done += 1  # nothing to learn from is still a step of the schedule
         await self.call(self.link.push, self.learner.named_params(), step + 1)
+
         described = describe_batch(batch.attempts, batch.judged, batch.trained)
         counts = {"groups": len(batch.groups), "refills": batch.refills}
-        restarts = (
-            {"restarts": self.curriculum.restarts} if self.curriculum.restarts else {}
-        )
-        return {**described, **counts, **restarts, **metrics}
+        if self.curriculum.restarts:
+            counts["restarts"] = self.curriculum.restarts
+        return {**described, **counts, **metrics}
 
     def _nothing_judged(self, step: int, batch: Batch) -> str:
         for attempt in batch.attempts:
@@ -229,16 +229,18 @@ class Trainer:
     ) -> set[str]:
         """Groups whose rewards differ, and whose verdicts do where these decide (`informative`)."""
         keys = [key for key, _ in judged]
-        useful = set(informative_groups(rewards, keys))
+        rewards_differ = set(informative_groups(rewards, keys))
         if self.stage.informative == "reward" or self.stage.shuffle_rewards:
-            return useful
-        by_reward = {
-            key for key, a in judged if not self.runner.rewards.by_status(a.task.kind)
-        }
+            return rewards_differ
+
         right = [float(attempt.score.status == "correct") for _, attempt in judged]
-        by_status = set(informative_groups(right, keys))
-        unjudged = {key for key, a in judged if a.score.status == "scored"}
-        return useful & (by_reward | by_status | unjudged)
+        verdicts_differ = set(informative_groups(right, keys))
+        without_verdicts: set[str] = set()
+        for key, attempt in judged:
+            verdicts_count = self.runner.rewards.by_status(attempt.task.kind)
+            if attempt.score.status == "scored" or not verdicts_count:
+                without_verdicts.add(key)
+        return rewards_differ & (verdicts_differ | without_verdicts)
 
     async def _step(self, first: bool) -> dict[str, Any]:
         started = time.perf_counter()
@@ -282,9 +284,8 @@ class Trainer:
 
     def retire(self, group: Sequence[Attempt]) -> None:
         """Ask a mastered prompt no more."""
-        judged = [
-            a.score.status for a in group if a.score.status not in ("error", "scored")
-        ]
+        statuses = [attempt.score.status for attempt in group]
+        judged = [status for status in statuses if status not in ("error", "scored")]
         if not judged:
             return
         share = judged.count("correct") / len(judged)
@@ -322,7 +323,6 @@ def group_rewards(group: Sequence[Attempt], stage: RlStage) -> list[float]:
     values: list[float] = []
     for attempt, reward in zip(group, rewards, strict=True):
         longest = max(len(reply.token_ids) for reply in attempt.completions)
-        values.append(
-            reward + overlong_penalty(longest, stage.max_tokens, stage.overlong_buffer)
-        )
+        penalty = overlong_penalty(longest, stage.max_tokens, stage.overlong_buffer)
+        values.append(reward + penalty)
     return values
