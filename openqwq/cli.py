@@ -7,8 +7,6 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +16,6 @@ from openqwq.engine.verbs import (
     add_convert_verb,
     add_fit_verb,
     add_merge_verb,
-    add_model_options,
 )
 from openqwq.evaluation.rollouts import add_rollouts_verb
 from openqwq.evaluation.verdicts import add_verify_verb
@@ -35,6 +32,7 @@ from openqwq.serve.verbs import (
     add_serve_verb,
 )
 from openqwq.train.data_verbs import add_collect_verb, add_data_verb
+from openqwq.train.evaluation_verb import add_eval_verb
 from openqwq.types import OpenQwQError
 
 if TYPE_CHECKING:
@@ -42,7 +40,6 @@ if TYPE_CHECKING:
     from openqwq.train.placement import Placement
 
 MINI = Path(__file__).parent / "configs" / "mini.toml"
-LCB_WINDOW = ("2024-08-01", "2025-02-01")  # of the announcement
 GREETING = """OpenQwQ makes and serves a reasoning model. Four things to do next:
 
   qwq demo             train a small one from nothing: minutes on two cores
@@ -51,7 +48,6 @@ GREETING = """OpenQwQ makes and serves a reasoning model. Four things to do next
   qwq doctor           see what works on this machine
 
 All verbs: qwq --help. One verb: qwq VERB --help."""
-ANNOUNCED = "aime24,livecodebench,livebench,ifeval,bfcl"
 CONFIGURED = ("ask", "chat", "serve")  # verbs that take settings from variables and files
 FAMILIES = {
     "arithmetic": ("addition", "subtraction", "multiplication"),
@@ -101,16 +97,29 @@ def _add_demo_verb(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_train_verb(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("configs", nargs="+", type=find_config, metavar="CONFIG.toml")
-    parser.add_argument("--plan", action="store_true", help="memory and time; no run")
+    parser.add_argument(
+        "configs",
+        nargs="+",
+        type=find_config,
+        metavar="CONFIG.toml",
+        help="config files, or the names of packaged ones; a later one overrides an earlier one",
+    )
+    parser.add_argument(
+        "--plan",
+        action="store_true",
+        help="print the memory and time a run would take, and stop",
+    )
     _add_run_options(parser, None)
     parser.set_defaults(verb=train_verb)
 
 
 def _add_report_verb(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", type=Path, help="a run directory")
+    parser.add_argument("run", type=Path, help="the directory of a run")
     parser.add_argument(
-        "--language", choices=["en", "zh"], default="en", help="which page to name"
+        "--language",
+        choices=["en", "zh"],
+        default="en",
+        help="the language of the page to name",
     )
     parser.set_defaults(verb=report_verb)
 
@@ -123,55 +132,20 @@ def _add_completion_verb(parser: argparse.ArgumentParser) -> None:
 def _add_run_options(parser: argparse.ArgumentParser, out: str | None) -> None:
     parser.add_argument(
         "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE",
-        help="override one setting, e.g. rl.steps=50 (may be repeated)",
+        help="override one setting, e.g. stages.rl.steps=50 (may be repeated)",
     )  # fmt: skip
     parser.add_argument(
-        "--out", type=Path, default=out, metavar="DIR", help="the run's directory"
+        "--out", type=Path, default=out, metavar="DIR", help="where to write the run"
     )
-    parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    parser.add_argument("--resume", action="store_true", help="continue the run in --out")
     parser.add_argument(
-        "--dry-run", action="store_true", help="print the resolved config and stop"
-    )
-    parser.add_argument("--skip-bad-rows", action="store_true", help="list them and go on")
-
-
-def _add_eval_verb(parser: argparse.ArgumentParser) -> None:
-    add_model_options(parser, context="--context-length", precisions=("fp32", "bf16"))
-    parser.add_argument(
-        "--tasks",
-        default=ANNOUNCED,
-        help="NAME, NAME/KIND, CONFIG.toml[:TABLE] or rows, by commas",
-    )
-    parser.add_argument("--out", type=Path, default=Path("runs/eval"), metavar="DIR")
-    parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
-    parser.add_argument(
-        "--rescore", action="store_true", help="judge its saved replies again"
+        "--dry-run", action="store_true", help="print the resolved config, and stop"
     )
     parser.add_argument(
-        "--compare", nargs=2, type=Path, metavar="RUN", help="a paired test"
+        "--skip-bad-rows",
+        action="store_true",
+        help="leave out rows that cannot be used, and list them",
     )
-    parser.add_argument(
-        "--contamination", metavar="FILE", help="training rows, or a config"
-    )
-    parser.add_argument(
-        "--data", type=Path, metavar="DIR", help="local files, not the hub's"
-    )
-    parser.add_argument("--allow-changed-data", action="store_true")
-    parser.add_argument(
-        "--lcb-release", type=int, default=5, help="LiveCodeBench's, 1 to 6"
-    )
-    parser.add_argument("--lcb-window", nargs=2, default=LCB_WINDOW, metavar="DATE")
-    parser.add_argument("--preset", choices=["qwq", "greedy"], default="qwq")
-    for name in ("samples", "limit", "max-tokens", "top-k", "thinking-budget"):
-        parser.add_argument(f"--{name}", type=int)
-    for name in ("temperature", "top-p", "min-p"):
-        parser.add_argument(f"--{name}", type=float)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--concurrency", type=int, default=8, help="replies at once")
-    parser.add_argument(
-        "--workers", type=int, default=2, help="sandbox and maths processes"
-    )
-    parser.set_defaults(verb=eval_verb)
 
 
 def demo_verb(options: argparse.Namespace) -> None:
@@ -263,56 +237,6 @@ def _report(run: Path, language: str = "en") -> None:
     print(f"Report:      {path}")
 
 
-def eval_verb(options: argparse.Namespace) -> None:
-    """`qwq eval`: run, judge again, compare, or search for contamination."""
-    from openqwq.evaluation import suite
-    from openqwq.evaluation.benchmarks.data import Library
-    from openqwq.evaluation.benchmarks.livecodebench import Window
-    from openqwq.evaluation.evaluation import PRESETS, EvaluationSettings, compare_runs
-    from openqwq.evaluation.responders import open_responder
-    from openqwq.train.judges import open_judges
-
-    library = Library(options.data, options.allow_changed_data)
-    names = options.tasks.split(",")
-    if options.compare:
-        suite.print_comparison(compare_runs(*options.compare))
-        return
-    if options.contamination:
-        suite.search_contamination(names, library, find_config(options.contamination))
-        return
-    if not (options.model or options.rescore):
-        raise OpenQwQError("no MODEL was named: give a checkpoint, a GGUF file or a hub id")
-
-    changes = {}
-    for name in ("max_tokens", "top_k", "thinking_budget", "temperature", "top_p", "min_p"):
-        value = getattr(options, name)
-        if value is not None:
-            changes[name] = value
-    params = replace(PRESETS[options.preset], **changes)
-
-    model = str(options.model)
-    if options.adapter:
-        model += f" with {options.adapter[-1]}"
-    if options.precision != "fp32":
-        model += f" in {options.precision}"
-    settings = EvaluationSettings(
-        model, options.preset, params, options.seed, options.samples, options.limit,
-        options.concurrency,
-    )  # fmt: skip
-    window = Window(options.lcb_release, *options.lcb_window)
-    request = suite.EvaluationRequest(
-        names, library, settings, options.out, window, options.resume, options.workers
-    )
-
-    opened = None
-    if not options.rescore:
-        opened = partial(
-            open_responder, options.model, options.engine, options.concurrency,
-            options.context_length, options.precision, options.device, options.adapter,
-        )  # fmt: skip
-    suite.print_scores(suite.run_suite(request, opened, open_judges))
-
-
 def completion_verb(options: argparse.Namespace) -> None:
     """`qwq completion`: print the script, e.g. `eval "$(qwq completion bash)"`."""
     import shtab
@@ -326,7 +250,7 @@ VERBS: tuple[tuple[str, str, Callable[[argparse.ArgumentParser], None]], ...] = 
     ("train", "a run from config files", _add_train_verb),
     ("report", "write a run's report again", _add_report_verb),
     ("rollouts", "what a run's policy said, to be read", add_rollouts_verb),
-    ("eval", "benchmarks, as their authors score them", _add_eval_verb),
+    ("eval", "benchmarks, as their authors score them", add_eval_verb),
     ("verify", "the judges alone, on rows from a file", add_verify_verb),
     ("data", "what a run would ask, before any training", add_data_verb),
     ("collect", "a teacher's right answers as rows", add_collect_verb),

@@ -28,26 +28,33 @@ def add_model_options(
         "--engine", default="auto", choices=["auto", "torch", "llamacpp", "remote"]
     )
     parser.add_argument(
-        "--precision", default=precisions[0], choices=precisions, help="torch's"
+        "--precision", default=precisions[0], choices=precisions, help="of our own engine"
     )
     parser.add_argument(
-        "--device", default="auto", choices=["auto", "cpu", "cuda"], help="torch's"
+        "--device",
+        default="auto",
+        choices=["auto", "cpu", "cuda"],
+        help="of our own engine",
     )
-    parser.add_argument(context, type=int, help="tokens of prompt and reply together")
+    parser.add_argument(context, type=int, help="most tokens of prompt and reply together")
     parser.add_argument(
         "--adapter", action="append", default=[], metavar="NAME=DIR",
-        help="a LoRA adapter in PEFT's form; of several, the last answers",
+        help="a LoRA adapter as PEFT writes it; with several, the last one answers",
     )  # fmt: skip
     llama = parser.add_argument_group("llama.cpp")
     llama.add_argument(
-        "--gpu-layers", type=int, help="layers on the GPU; all that fit if not said"
+        "--gpu-layers", type=int, help="layers to keep on the GPU (default: all that fit)"
     )
-    llama.add_argument("--cache-type", default="f16", choices=["f16", "bf16", "q8_0", "q4_0"],
-                       help="of keys and values; q8_0 and q4_0 may change answers")  # fmt: skip
-    llama.add_argument("--flash-attention", default="auto", choices=["auto", "on", "off"])
-    llama.add_argument("--threads", type=int, help="threads that compute")
     llama.add_argument(
-        "--draft", metavar="FILE", help="a small model's GGUF file that guesses ahead"
+        "--cache-type",
+        default="f16",
+        choices=["f16", "bf16", "q8_0", "q4_0"],
+        help="type of keys and values; q8_0 and q4_0 may change answers",
+    )
+    llama.add_argument("--flash-attention", default="auto", choices=["auto", "on", "off"])
+    llama.add_argument("--threads", type=int, help="threads to compute with")
+    llama.add_argument(
+        "--draft", metavar="FILE", help="GGUF file of a small model that guesses ahead"
     )
     llama.add_argument(
         "--ngrams", action="store_true", help="guess ahead from the text so far"
@@ -102,11 +109,13 @@ def chosen_adapter(texts: Sequence[str]) -> ChosenAdapter:
 
 def add_merge_verb(parser: argparse.ArgumentParser) -> None:
     """The arguments of `qwq merge`."""
-    parser.add_argument("base", help="the directory, GGUF file or hub id it was trained on")
     parser.add_argument(
-        "adapter", type=Path, help="a directory that PEFT or qwq train wrote"
+        "base", help="what the adapter was trained on: a directory, GGUF file or hub id"
     )
-    parser.add_argument("out", type=Path, help="a new directory")
+    parser.add_argument(
+        "adapter", type=Path, help="adapter directory that PEFT or qwq train wrote"
+    )
+    parser.add_argument("out", type=Path, help="directory to create")
     parser.set_defaults(verb=merge_verb)
 
 
@@ -125,14 +134,20 @@ def merge_verb(options: argparse.Namespace) -> None:
 def add_fit_verb(parser: argparse.ArgumentParser) -> None:
     """The arguments of `qwq fit`."""
     parser.add_argument(
-        "model", help="a directory, a GGUF file, or a hub id (its config alone)"
+        "model", help="a directory, a GGUF file, or a hub id (only its config is fetched)"
     )
-    parser.add_argument("--memory", help="e.g. 24GiB; without it, what is free here")
-    parser.add_argument("--context", type=int, help="tokens of prompt and reply together")
-    parser.add_argument("--slots", type=int, default=1, help="replies that run at once")
+    parser.add_argument(
+        "--memory", help="memory to fit into, e.g. 24GiB (default: what is free here)"
+    )
+    parser.add_argument(
+        "--context", type=int, help="most tokens of prompt and reply together"
+    )
+    parser.add_argument(
+        "--slots", type=int, default=1, help="replies generated at the same time"
+    )
     parser.add_argument("--engine", default="auto", choices=["auto", "torch", "llamacpp"])
     parser.add_argument(
-        "--precision", default="fp32", choices=["fp32", "bf16"], help="torch's"
+        "--precision", default="fp32", choices=["fp32", "bf16"], help="of our own engine"
     )
     parser.set_defaults(verb=fit_verb)
 
@@ -140,9 +155,10 @@ def add_fit_verb(parser: argparse.ArgumentParser) -> None:
 def add_convert_verb(parser: argparse.ArgumentParser) -> None:
     """The arguments of `qwq convert`."""
     parser.add_argument("source", help="a checkpoint directory, a GGUF file, or a hub id")
-    parser.add_argument("target", type=Path, help="FILE.gguf, or a new directory")
+    parser.add_argument("target", type=Path, help="FILE.gguf, or a directory to create")
     parser.add_argument(
-        "--type", help="f32, f16, bf16 or (rounded) q8_0; else the stored numbers"
+        "--type",
+        help="f32, f16, bf16 or q8_0, which rounds (default: the numbers as stored)",
     )
     parser.set_defaults(verb=convert_verb)
 

@@ -120,19 +120,26 @@ def write_page(run: Path, wanted: Filter, target: Path) -> int:
 
 def add_rollouts_verb(parser: argparse.ArgumentParser) -> None:
     """The arguments of `qwq rollouts`."""
-    parser.add_argument("run", type=Path, help="a run directory")
-    parser.add_argument("--stage", default="", help="of this stage alone")
-    parser.add_argument("--data", default="", metavar="NAME", help="of this table alone")
+    parser.add_argument("run", type=Path, help="the directory of a run")
+    parser.add_argument("--stage", default="", help="only this stage")
+    parser.add_argument("--data", default="", metavar="NAME", help="only this table")
     parser.add_argument(
-        "--status", default="", help="correct, wrong, truncated, error, ..."
+        "--status",
+        default="",
+        help="only this status: correct, wrong, truncated, error, ...",
     )
     parser.add_argument(
-        "--task", default="", metavar="ID", help="one prompt through training"
+        "--task", default="", metavar="ID", help="only this prompt, all through training"
     )
     parser.add_argument("--steps", type=int, nargs=2, metavar=("FIRST", "LAST"))
-    parser.add_argument("--json", action="store_true", help="JSON lines on standard output")
     parser.add_argument(
-        "--html", type=Path, metavar="FILE", help="default: RUN/rollouts.html"
+        "--json", action="store_true", help="print JSON lines instead of writing a page"
+    )
+    parser.add_argument(
+        "--html",
+        type=Path,
+        metavar="FILE",
+        help="where to write the page (default: RUN/rollouts.html)",
     )
     parser.set_defaults(verb=rollouts_verb)
 

@@ -39,29 +39,43 @@ class JudgeJob:
 def add_verify_verb(parser: argparse.ArgumentParser) -> None:
     """The arguments of `qwq verify`."""
     parser.add_argument(
-        "file", type=Path, help="rows of gold and answer: .jsonl, .csv, .parquet"
+        "file", type=Path, help="rows with a gold and an answer: .jsonl, .csv or .parquet"
     )
-    parser.add_argument("--verifier", required=True, choices=VERIFIERS, help="the judge")
+    parser.add_argument("--verifier", required=True, choices=VERIFIERS, help="which judge")
     parser.add_argument(
-        "--gold", default="", metavar="FIELD", help=f"default: {', '.join(GOLDS)}"
+        "--gold",
+        default="",
+        metavar="FIELD",
+        help=f"the gold's column (default: {', '.join(GOLDS)})",
     )
     parser.add_argument(
-        "--answer", default="", metavar="FIELD", help=f"default: {', '.join(ANSWERS)}"
+        "--answer",
+        default="",
+        metavar="FIELD",
+        help=f"the answer's column (default: {', '.join(ANSWERS)})",
     )
     parser.add_argument(
         "--thinking",
         action="store_true",
-        help="answers begin inside the thinking: without </think> they are truncated",
+        help="answers start inside the thinking: one without </think> is truncated",
     )
     parser.add_argument(
         "--level", default="default", choices=["strict", "default", "lenient"]
     )
     parser.add_argument(
-        "--packages", default="", help="that programs may import, with commas"
+        "--packages",
+        default="",
+        help="packages that programs may import, separated by commas",
     )
-    parser.add_argument("--workers", type=int, default=2, help="judgements at once")
-    parser.add_argument("--limit", type=int, help="rows, from the first")
-    parser.add_argument("--out", type=Path, help="verdicts as JSONL; default: printed")
+    parser.add_argument(
+        "--workers", type=int, default=2, help="answers judged at the same time"
+    )
+    parser.add_argument("--limit", type=int, help="judge only so many rows")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="write the verdicts there as JSON lines (default: print them)",
+    )
     parser.set_defaults(verb=verify_verb)
 
 

@@ -169,12 +169,14 @@ def export_feedback(path: Path, out: Path) -> dict[str, int]:
 
 def add_feedback_verb(parser: argparse.ArgumentParser) -> None:
     """`qwq feedback export DB OUT`."""
-    parser.add_argument("action", choices=["export"], help="write it as training rows")
     parser.add_argument(
-        "database", type=Path, metavar="DB", help="of qwq serve --feedback DB"
+        "action", choices=["export"], help="write the ratings as training rows"
     )
     parser.add_argument(
-        "out", type=Path, metavar="OUT", help="a directory for the JSONL files"
+        "database", type=Path, metavar="DB", help="the file given to qwq serve --feedback"
+    )
+    parser.add_argument(
+        "out", type=Path, metavar="OUT", help="directory for the JSONL files"
     )
     parser.set_defaults(verb=_feedback_verb)
 

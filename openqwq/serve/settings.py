@@ -12,7 +12,9 @@ from openqwq.types import OpenQwQError
 
 FILES = (Path("~/.config/openqwq/config.toml"), Path("qwq.toml"))  # the later one wins
 
-_ALIAS = "a further name of a model, of the first if none is given; * is every other name"
+_ALIAS = (
+    "another name for a model (the first if none is given); * stands for every other name"
+)
 
 
 def port(text: str) -> int:
@@ -27,7 +29,7 @@ def add_talk_options(parser: argparse.ArgumentParser, model: str = "model") -> N
     """The options of `qwq chat` and `qwq ask`."""
     add_model_options(parser, model)
     parser.add_argument("--url", help="an OpenAI-compatible endpoint to talk to instead")
-    parser.add_argument("--api-key", help="the endpoint's; better in QWQ_API_KEY")
+    parser.add_argument("--api-key", help="the endpoint's key; better set as QWQ_API_KEY")
     parser.add_argument("--system", help="a system prompt")
     for name in ("temperature", "top-p", "min-p"):
         parser.add_argument(f"--{name}", type=float)
@@ -40,42 +42,80 @@ def add_talk_options(parser: argparse.ArgumentParser, model: str = "model") -> N
 def add_serve_options(parser: argparse.ArgumentParser) -> None:
     """The options of `qwq serve`."""
     add_model_options(parser)
-    parser.add_argument("more", nargs="*", metavar="MODEL", help="further models, by name")
+    parser.add_argument(
+        "more", nargs="*", metavar="MODEL", help="further models to serve under their names"
+    )
     parser.add_argument(
         "--alias", action="append", default=[], metavar="NAME[=MODEL]", help=_ALIAS
     )
     parser.add_argument(
-        "--loaded", type=int, default=0, help="models in memory at once; 0: as fit"
+        "--loaded", type=int, default=0, help="models in memory at once (0: as many as fit)"
     )
     parser.add_argument(
-        "--feedback", type=Path, metavar="FILE.db", help="keep readers' ratings"
-    )
-    parser.add_argument("--store", metavar="FILE", help="where responses are kept, or none")
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=port, default=8000, help="0: any free one")
-    parser.add_argument(
-        "--api-key", help="needed on every route but /health; or QWQ_API_KEY"
+        "--feedback",
+        type=Path,
+        metavar="FILE.db",
+        help="keep readers' ratings in this file",
     )
     parser.add_argument(
-        "--insecure", action="store_true", help="listen in public without a key"
-    )
-    parser.add_argument("--slots", type=int, default=8, help="replies that run at once")
-    parser.add_argument("--queue", type=int, default=64, help="replies that may wait")
-    parser.add_argument(
-        "--drain", type=float, default=30.0, help="seconds to end replies in"
+        "--store",
+        metavar="FILE",
+        help="file for stored responses; none keeps them in memory",
     )
     parser.add_argument(
-        "--allow-host", default="", help="names it is reached by, with commas"
+        "--slots", type=int, default=8, help="replies generated at the same time"
     )
     parser.add_argument(
-        "--allow-origin", default="", help="pages that may use it, with commas"
+        "--queue", type=int, default=64, help="replies that may wait; more are refused"
     )
     parser.add_argument(
-        "--tools", default="", help="it runs itself: python,calculator,files:DIR"
+        "--drain",
+        type=float,
+        default=30.0,
+        help="seconds that running replies get to finish when the server stops",
     )
-    parser.add_argument("--mcp", action="append", default=[], metavar="COMMAND|URL")
     parser.add_argument(
-        "--connect", default="", help="origins its web chat may call, with commas"
+        "--tools",
+        default="",
+        help="tools that the server runs: python,calculator,files:DIR",
+    )
+    parser.add_argument(
+        "--mcp",
+        action="append",
+        default=[],
+        metavar="COMMAND|URL",
+        help="an MCP server whose tools the server runs (may be repeated)",
+    )
+    _add_access_options(parser.add_argument_group("address and access"))
+
+
+def _add_access_options(group: argparse._ArgumentGroup) -> None:
+    """Where the server listens, and who may use it."""
+    group.add_argument("--host", default="127.0.0.1")
+    group.add_argument(
+        "--port", type=port, default=8000, help="port to listen on (0: any free one)"
+    )
+    group.add_argument(
+        "--api-key",
+        help="key that every route but /health requires; better set as QWQ_API_KEY",
+    )
+    group.add_argument(
+        "--insecure", action="store_true", help="allow a public address without a key"
+    )
+    group.add_argument(
+        "--allow-host",
+        default="",
+        help="host names that requests may use, separated by commas",
+    )
+    group.add_argument(
+        "--allow-origin",
+        default="",
+        help="origins of web pages that may use the server, separated by commas",
+    )
+    group.add_argument(
+        "--connect",
+        default="",
+        help="origins that the web chat may call, separated by commas",
     )
 
 

@@ -30,14 +30,22 @@ def chat_verb(options: argparse.Namespace) -> None:
 def add_ask_verb(parser: argparse.ArgumentParser) -> None:
     """The arguments of `qwq ask`."""
     parser.add_argument(
-        "words", nargs="*", metavar="[MODEL] QUESTION", help="no question: stdin"
+        "words",
+        nargs="*",
+        metavar="[MODEL] QUESTION",
+        help="without a question, standard input is read",
     )
     add_talk_options(parser, "--model")
     parser.add_argument(
-        "-f", "--file", type=Path, action="append", default=[], help="- is stdin"
+        "-f",
+        "--file",
+        type=Path,
+        action="append",
+        default=[],
+        help="send this file along (may be repeated); - is standard input",
     )
     parser.add_argument(
-        "--json", action="store_true", help="the whole reply as one JSON object"
+        "--json", action="store_true", help="print the whole reply as one JSON object"
     )
     parser.set_defaults(verb=ask_verb)
 
@@ -87,7 +95,11 @@ def _listed(text: str) -> tuple[str, ...]:
 def add_models_verb(parser: argparse.ArgumentParser) -> None:
     """The arguments of `qwq models`."""
     parser.add_argument(
-        "folder", nargs="?", type=Path, default=Path(), help="where to look"
+        "folder",
+        nargs="?",
+        type=Path,
+        default=Path(),
+        help="directory to look in, as well as the hub's cache",
     )
     parser.set_defaults(verb=models_verb)
 
@@ -106,20 +118,39 @@ def models_verb(options: argparse.Namespace) -> None:
 def add_agent_verb(parser: argparse.ArgumentParser) -> None:
     """The arguments of `qwq agent`."""
     add_model_options(parser)
-    parser.add_argument("--tools", default="", help="python,calculator,files:DIR")
-    parser.add_argument("--mcp", action="append", default=[], metavar="COMMAND|URL")
     parser.add_argument(
-        "--allow", action="append", default=[], metavar="TOOL", help="never ask"
+        "--tools", default="", help="tools to offer: python,calculator,files:DIR"
     )
     parser.add_argument(
-        "--steps", type=int, default=16, help="replies to one question at most"
+        "--mcp",
+        action="append",
+        default=[],
+        metavar="COMMAND|URL",
+        help="an MCP server (may be repeated)",
+    )
+    parser.add_argument(
+        "--allow",
+        action="append",
+        default=[],
+        metavar="TOOL",
+        help="run this tool without asking (may be repeated)",
+    )
+    parser.add_argument(
+        "--steps", type=int, default=16, help="most replies to one question"
     )
     parser.add_argument("--temperature", type=float, default=0.6)
-    parser.add_argument("--max-tokens", type=int, default=8192, help="of each reply")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--transcript", type=Path, metavar="FILE", help="write it there")
     parser.add_argument(
-        "--replay", type=Path, metavar="FILE", help="show a transcript again"
+        "--max-tokens", type=int, default=8192, help="most tokens of one reply"
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--transcript",
+        type=Path,
+        metavar="FILE",
+        help="write the conversation to this file",
+    )
+    parser.add_argument(
+        "--replay", type=Path, metavar="FILE", help="show a written transcript, and stop"
     )
     parser.set_defaults(verb=agent_verb)
 
@@ -137,10 +168,17 @@ def agent_verb(options: argparse.Namespace) -> None:
 
 def add_mcp_verb(parser: argparse.ArgumentParser) -> None:
     """The arguments of `qwq mcp`."""
-    parser.add_argument("--tools", default="python,calculator", help="as for qwq agent")
+    parser.add_argument(
+        "--tools",
+        default="python,calculator",
+        help="tools to offer: python,calculator,files:DIR",
+    )
     add_model_options(parser, "--model", "offer the tool ask too, answered by this model")
     parser.add_argument(
-        "--http", type=int, metavar="PORT", help="at http://127.0.0.1:PORT/mcp"
+        "--http",
+        type=int,
+        metavar="PORT",
+        help="serve at http://127.0.0.1:PORT/mcp instead of standard streams",
     )
     parser.set_defaults(verb=mcp_verb)
 

@@ -31,22 +31,27 @@ def add_data_verb(parser: argparse.ArgumentParser) -> None:
         "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE",
         help="override one setting (may be repeated)",
     )  # fmt: skip
-    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page, too")
-    parser.add_argument("--json", action="store_true", help="print JSON and nothing else")
     parser.add_argument(
-        "--tasks", type=int, default=1000, help="of each table, to be measured"
+        "--html", type=Path, metavar="FILE", help="also write the report as a page"
+    )
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    parser.add_argument(
+        "--tasks", type=int, default=1000, help="tasks of each table to measure"
     )
     parser.add_argument(
-        "--golds", type=int, default=200, help="of each table, to be judged"
+        "--golds", type=int, default=200, help="gold answers of each table to judge"
     )
     parser.add_argument(
         "--against",
         default=SEARCHED,
         metavar="NAMES",
-        help="benchmarks to search for; or none",
+        help="benchmarks whose items to search for, or none",
     )
     parser.add_argument(
-        "--benchmarks", type=Path, metavar="DIR", help="local files, not the hub's"
+        "--benchmarks",
+        type=Path,
+        metavar="DIR",
+        help="read the benchmarks from here instead of the hub",
     )
     parser.set_defaults(verb=data_verb)
 
@@ -58,21 +63,31 @@ def add_collect_verb(parser: argparse.ArgumentParser) -> None:
         "--data",
         required=True,
         metavar="FILE",
-        help="CONFIG.toml, CONFIG.toml:TABLE, or rows",
+        help="CONFIG.toml, CONFIG.toml:TABLE, or a file of rows",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.jsonl")
     parser.add_argument(
-        "--resume", action="store_true", help="go on with the replies of --out"
+        "--resume", action="store_true", help="keep the replies made so far for --out"
     )
-    parser.add_argument("--samples", type=int, default=4, help="replies to each task")
+    parser.add_argument(
+        "--samples", type=int, default=4, help="replies to ask for each task"
+    )
     parser.add_argument("--keep", choices=["shortest", "all"], default="shortest")
-    parser.add_argument("--limit", type=int, help="tasks of each table")
-    parser.add_argument("--skip-bad-rows", action="store_true", help="list them and go on")
-    parser.add_argument("--max-tokens", type=int, default=8192, help="of each reply")
+    parser.add_argument("--limit", type=int, help="ask only so many tasks of each table")
+    parser.add_argument(
+        "--skip-bad-rows",
+        action="store_true",
+        help="leave out rows that cannot be used, and list them",
+    )
+    parser.add_argument(
+        "--max-tokens", type=int, default=8192, help="most tokens of one reply"
+    )
     parser.add_argument("--temperature", type=float, default=0.6)
     parser.add_argument("--top-p", type=float, default=0.95)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--concurrency", type=int, default=8, help="replies at once")
+    parser.add_argument(
+        "--concurrency", type=int, default=8, help="replies generated at the same time"
+    )
     parser.set_defaults(verb=collect_verb)
 
 
