@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator
 
-from openqwq.cluster.replies import Drawn, draw
+from openqwq.cluster.replies import DrawnTokens, draw
 from openqwq.engine.sequence import THINKING_LOOP_TOKENS, Sequence
 from openqwq.text.stream import CLOSING_TEXT, ThinkTracker
 from openqwq.text.tokenizer import Tokenizer
@@ -22,14 +22,14 @@ class Scripted:
         self.closed = 0
         self.version = 3
 
-    async def stream(self, reply: Sequence) -> AsyncGenerator[Drawn, None]:
+    async def stream(self, reply: Sequence) -> AsyncGenerator[DrawnTokens, None]:
         start = len(reply.token_ids)
         self.asked.append(start)
         try:
             while True:
                 ids = [40 + (start + i) % self.period for i in range(self.step)]
                 start += self.step
-                yield Drawn(ids, [-1.0] * self.step, self.version)
+                yield DrawnTokens(ids, [-1.0] * self.step, self.version)
         finally:
             self.closed += 1
 

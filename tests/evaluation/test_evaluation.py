@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from openqwq.evaluation import chat as chats
+from openqwq.evaluation import responders
 from openqwq.evaluation.benchmarks.benchmark import Benchmark, seed_of
 from openqwq.evaluation.benchmarks.mathematics import read_answer
 from openqwq.evaluation.evaluation import (
@@ -247,7 +247,7 @@ def test_a_limit_draws_the_same_items_each_time_and_kinds_are_checked() -> None:
 async def test_failures_and_empty_replies_are_tried_again_then_told(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(chats, "FIRST_PAUSE", 0.0)
+    monkeypatch.setattr(responders, "FIRST_PAUSE", 0.0)
 
     class Flaky:
         def __init__(self, *answers: str) -> None:

@@ -17,7 +17,7 @@ import torch
 
 from openqwq.cli import main
 from openqwq.engine import remote
-from openqwq.evaluation import chat
+from openqwq.evaluation import responders
 from openqwq.evaluation.results import RecordFile
 from openqwq.model import checkpoint
 from openqwq.model.qwen2 import ModelConfig, Qwen2
@@ -145,7 +145,7 @@ def test_failures_of_an_endpoint_are_errors_and_not_wrong_answers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(remote, "FIRST_WAIT", 0.001)
-    monkeypatch.setattr(chat, "FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(responders, "FIRST_PAUSE", 0.001)
     url = serve(lambda question: failure if "3 + 3" in question else golden(question))
     assert evaluate(url, data, tmp_path / "out", "--tasks", "gsm8k") == 0
     summary = json.loads((tmp_path / "out" / "scores.json").read_text())["gsm8k"]
