@@ -101,7 +101,7 @@ class VerifiersEnvironment:
             return []
         if not taskset.bounded:
             raise OpenQwQError(
-                f"verifiers:{self.name} makes tasks without end: bound it by an option of its "
+                f"verifiers:{self.name} makes tasks without end: limit them by an option of its "
                 "taskset"
             )
         found = list(taskset)

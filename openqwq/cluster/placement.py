@@ -58,7 +58,7 @@ def ray_placement(config: Config, run: Path | None = None) -> Iterator["RayPlace
         except (ConnectionError, ValueError, RuntimeError, RayError) as error:
             raise OpenQwQError(
                 f"cluster.address {cluster.address!r} does not answer as a Ray cluster ({error}): "
-                "start one with `ray start --head` (and give its token, if it wants one, by "
+                "start one with `ray start --head` (if it asks for a token, set "
                 "RAY_AUTH_MODE=token), or leave it empty to run here"
             ) from error
     group = _reserve(cluster)

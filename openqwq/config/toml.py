@@ -66,7 +66,7 @@ def _read(file: Path) -> Tree:
     for key in ("tasks", "sft", "rl", "stage2"):
         if key in tree:
             raise OpenQwQError(
-                f"config file {file} has [{key}], of the form before 0.2: name data in [data.NAME] "
+                f"config file {file} has [{key}], the form before 0.2: name data in [data.NAME] "
                 "and stages in [[stages]] (docs/your-data.md)"
             )
     _anchor(tree, file.resolve().parent)

@@ -107,7 +107,7 @@ def open_model(
         )
     if engine == "remote":
         raise OpenQwQError(
-            f"{model} is no URL: the engine remote needs one, http://HOST:PORT"
+            f"{model} is not a URL: the engine remote needs one, http://HOST:PORT"
         )
     path = locate(model)
     setup = EngineSetup(device, precision, adapters, default_adapter, llama)

@@ -180,7 +180,7 @@ def _vllm_tokens(event: Mapping[str, Any]) -> list[Drawn]:
 
 @dataclass(frozen=True)
 class RemoteReply:
-    """A chat endpoint's answer; a call whose arguments are no JSON object is malformed."""
+    """A chat endpoint's answer; a call whose arguments are not a JSON object is malformed."""
 
     message: Message
     malformed_calls: tuple[str, ...]
@@ -264,7 +264,7 @@ def _chat_reply(url: str, data: bytes) -> RemoteReply:
         reasoning = given.get("reasoning_content") or given.get("reasoning") or ""
     except (ValueError, LookupError, TypeError) as error:
         raise RemoteError(
-            f"{url} answered {data[:200]!r}: no chat completion", "broken"
+            f"{url} answered {data[:200]!r}, which is not a chat completion", "broken"
         ) from error
     if not reasoning and "</think>" in content:
         before, _, content = content.partition("</think>")
@@ -315,7 +315,7 @@ async def _events(url: str, body: Mapping[str, Any]) -> AsyncGenerator[dict[str,
             raise _unreachable(url, error) from error
         except ValueError as error:
             raise RemoteError(
-                f"{url} sent an event that is no JSON: {error}", "broken"
+                f"{url} sent an event that is not JSON: {error}", "broken"
             ) from error
 
 

@@ -130,7 +130,7 @@ def open_run(
             f"{key} was {before.get(key)!r}, is {described[key]!r}" for key in differing
         )
         raise OpenQwQError(
-            f"cannot go on with {directory}: {told:.600}; go on with the settings it was begun with"
+            f"cannot resume {directory}: {told:.600}; use the settings it was begun with"
             " (--tasks, --limit, --lcb-window, ...), or choose another --out"
         )
 
@@ -173,7 +173,7 @@ async def evaluate(
 ) -> dict[str, Summary]:
     """Every missing reply of every selection, then scores.json; returns the summaries.
 
-    Raises OpenQwQError where not one of the first 16 replies could be had.
+    Raises OpenQwQError where all of the first 16 replies failed.
     """
     with Progress(
         *Progress.get_default_columns(), TimeElapsedColumn(), MofNCompleteColumn(),
@@ -332,7 +332,7 @@ class _Runner:
         self._failures += 1
         if not self._any_reply and self._failures >= HOPELESS:
             raise OpenQwQError(
-                f"{self._settings.model}: none of {self._failures} replies could be had ({error}):"
+                f"{self._settings.model}: all {self._failures} replies failed ({error}):"
                 " correct that, then go on with --resume"
             ) from error
 

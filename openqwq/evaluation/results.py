@@ -36,7 +36,7 @@ class Record:
     detail: str = ""
     parts: Mapping[str, float] = field(default_factory=dict)
     prediction: str | None = None
-    # False: no reply could be had, so there is nothing to judge again
+    # False: there is no reply, and so nothing to judge again
     generated: bool = False
 
     @property

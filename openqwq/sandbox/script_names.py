@@ -60,7 +60,7 @@ class ScriptNames:
 
     @classmethod
     def read(cls, text: str) -> "ScriptNames":
-        """Read a script; SyntaxError or ValueError where it is none."""
+        """Read a script; SyntaxError or ValueError where it is not Python."""
         found = cls(ast.parse(text, "tests.py"))
         bound = set(dir(builtins)) | {"__name__", "__file__", "candidate"}
         variables: dict[str, set[str]] = {}

@@ -162,7 +162,7 @@ class SandboxServer:
             return self.sessions[request.path_params["id"]]
         except KeyError:
             raise HTTPException(
-                404, "no such session: open one by POST /sessions"
+                404, "no such session: open one with POST /sessions"
             ) from None
 
     async def _body(self, request: Request) -> Any:

@@ -50,7 +50,9 @@ def ask_chat(model: OpenedModel, body: Mapping[str, Any]) -> Ask:
     grammar = _grammar(model, body, choice, parallel)
     if grammar and body.get("ignore_eos"):
         raise ApiError(
-            400, "ignore_eos: an answer of a set form ends by itself", "ignore_eos"
+            400,
+            "ignore_eos does not go with a prescribed form: such an answer ends by itself",
+            "ignore_eos",
         )
     if grammar:  # here, in a thread: the engine would refuse it once a stream has begun
         answer_grammar(model.tokenizer, grammar)

@@ -61,7 +61,7 @@ class RemoteTalker:
                             told = True
                             await client.post(f"{address}/{chunk['id']}/answer_now")
         except (httpx.HTTPError, ValueError, LookupError) as error:
-            raise OpenQwQError(f"{address} cannot be talked to: {error!r}") from error
+            raise OpenQwQError(f"{address} cannot be reached: {error!r}") from error
         for piece in _inline_pieces(inline.rest()):
             yield piece
         if finish is None:

@@ -50,7 +50,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _parts(address: str) -> SplitResult:
-    """The parts of an address, all empty where it is none."""
+    """The parts of an address, all empty where it is not one."""
     try:
         return urlsplit(address)
     except ValueError:

@@ -110,7 +110,7 @@ def _calls(message: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def _call(function: Mapping[str, Any]) -> ToolCall:
-    """A call; arguments that are no JSON object are kept as the model wrote them."""
+    """A call; arguments that are not a JSON object are kept as the model wrote them."""
     given = function.get("arguments")
     arguments = _arguments(given)
     if isinstance(arguments, dict):

@@ -215,7 +215,7 @@ def _refuse_kind(error: Any) -> None:
 
 
 async def read_json(request: Request, limit: int = BODY_BYTES) -> Any:
-    """The body as JSON; ApiError 413 above `limit` bytes, 415 and 400 where it is no JSON."""
+    """The body as JSON; ApiError 413 above `limit` bytes, 415 and 400 where it is not JSON."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise ApiError(415, f"content-type is {kind!r}: send application/json")
@@ -232,7 +232,9 @@ async def read_json(request: Request, limit: int = BODY_BYTES) -> Any:
             text = f"the body did not arrive within {BODY_SECONDS:g} seconds"
             raise ApiError(408, text, headers={"Connection": "close"}) from None
         except ClientDisconnect:
-            raise ApiError(400, "the client left before its body had come") from None
+            raise ApiError(
+                400, "the client disconnected before it had sent the whole body"
+            ) from None
     if len(body) > limit or not length.isdigit() or int(length) > limit:
         raise ApiError(
             413,
@@ -250,7 +252,7 @@ async def read_json(request: Request, limit: int = BODY_BYTES) -> Any:
 
 
 def _no_number(word: str) -> float:
-    raise ValueError(f"{word} is no JSON number")
+    raise ValueError(f"{word} is not a JSON number")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

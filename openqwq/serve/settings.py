@@ -18,7 +18,7 @@ _ALIAS = (
 
 
 def port(text: str) -> int:
-    """A port to listen on, 0 for any free one. Raises OpenQwQError for a number that is none."""
+    """A port to listen on, 0 for any free one; OpenQwQError for a number that is not a port."""
     number = int(text)
     if not 0 <= number <= 65535:
         raise OpenQwQError(f"port is {number}: it must be from 0 (any free one) to 65535")
@@ -128,7 +128,7 @@ def apply_settings(
     """Make what `files` and `environment` say the defaults of a verb's options.
 
     A file holds `option = value` lines for every verb and tables such as `[serve]` for one.
-    Raises OpenQwQError for a file that is no TOML, an unknown name or a value of the wrong kind.
+    Raises OpenQwQError for a file that is not TOML, an unknown name or a value of the wrong kind.
     """
     options: dict[str, dict[str, argparse.Action]] = {}
     known: set[str] = set()

@@ -121,7 +121,7 @@ def _called_names(script: str) -> list[str]:
 
 
 def _tree(source: str) -> ast.Module:
-    """A program as its syntax tree, which is empty for a text that is none."""
+    """A program as its syntax tree, which is empty for a text that is not Python."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a reference may have invalid escape sequences
         try:

@@ -17,7 +17,9 @@ def read_pair(better: Any, worse: Any, prompt: Messages) -> tuple[Messages, Mess
     chosen = turns_or_text(better)
     rejected = turns_or_text(worse)
     if isinstance(chosen, str) != isinstance(rejected, str):
-        raise RowError("rejected", "chosen is a text and rejected turns, or the reverse")
+        raise RowError(
+            "rejected", "chosen and rejected must both be texts, or both be lists of turns"
+        )
 
     if isinstance(chosen, str) and prompt:
         left = (*prompt, said_by("assistant", chosen, "chosen"))

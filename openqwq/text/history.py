@@ -224,7 +224,7 @@ def tools_note(template: ChatTemplate) -> str:
 
 
 def _shows_call(text: str) -> bool:
-    """Whether a call is there by name, with arguments that are no Python literal."""
+    """Whether a call is there by name, with arguments that are not a Python literal."""
     return NAME in text and VALUE in text and repr(ARGUMENTS) not in text
 
 

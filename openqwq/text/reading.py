@@ -42,7 +42,7 @@ class Delta:
 
     Where pieces of calls are asked for, `call_start` names the call in `text`, and
     `call_arguments` are more of its arguments' JSON. A whole call has that JSON in `arguments`;
-    `raw` is what the model wrote, and `fault` says why a malformed call is none.
+    `raw` is what the model wrote, and `fault` says why a malformed call is not one.
     """
 
     kind: DeltaKind
@@ -56,7 +56,7 @@ class Delta:
 
 @dataclass(frozen=True)
 class _Found:
-    """What stands at a place up to `end`: calls, or what is none."""
+    """What stands at a place up to `end`: calls, or something that is not a call."""
 
     calls: Sequence[ToolCall]
     end: int

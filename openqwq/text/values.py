@@ -155,7 +155,7 @@ def plain_json(text: str) -> Any:
 
 
 def python_calls(text: str) -> list[ToolCall] | None:
-    """The calls of a Python list such as `[add(x=1, y="a"), now()]`, or None if it is none."""
+    """The calls of a Python list such as `[add(x=1, y="a"), now()]`, or None if it is not one."""
     try:
         tree = ast.parse(text.strip(), mode="eval").body
         elements = tree.elts if isinstance(tree, ast.List) else [tree]

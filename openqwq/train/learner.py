@@ -175,7 +175,7 @@ class Learner:
         """The policy without the adapter, for a KL penalty; raises OpenQwQError without one."""
         if self.adapter is None:
             raise OpenQwQError(
-                "a reference by way of the adapter needs one: train with lora"
+                "the reference is the model without its adapter, and it has none: train with lora"
             )
         return Reference(self, self.adapter)
 

@@ -122,7 +122,7 @@ def require_better_than_chance(stage: RewardModelStage, held_out: PreferenceRepo
     raise OpenQwQError(
         f"the reward model of stage {stage.name!r} ranks {right} of {held_out.pairs} held-out pairs"
         f" right: {100 * found.value:.0f}%, 95% interval {100 * found.low:.0f} to"
-        f" {100 * found.high:.0f}%, which a coin may reach as well. Give more pairs, check those in"
+        f" {100 * found.high:.0f}%, which may be chance. Give more pairs, check those in"
         f" preferences/{stage.name}-train.jsonl, or train more or fewer epochs in a new --out. To"
         f' go on all the same: stages.{stage.name}.skip_checks = ["chance"]'
     )

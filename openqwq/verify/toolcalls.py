@@ -47,7 +47,7 @@ class RightCalls:
 
     @classmethod
     def read(cls, text: str) -> "RightCalls":
-        """From JSON text, as rows keep it; ValueError if it is none."""
+        """From JSON text, as rows keep it; ValueError if it is not that."""
         return cls(json.loads(text))
 
 

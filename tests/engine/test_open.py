@@ -132,7 +132,7 @@ def test_an_engine_that_cannot_run_it_says_what_would_help(
     ):
         open_model(str(directory), "llamacpp")
     with pytest.raises(
-        OpenQwQError, match=r"small.gguf is no URL: the engine remote needs one"
+        OpenQwQError, match=r"small.gguf is not a URL: the engine remote needs one"
     ):
         open_model(str(file), "remote")
     with pytest.raises(

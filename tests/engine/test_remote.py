@@ -251,7 +251,7 @@ async def test_the_key_is_sent(
 @pytest.mark.parametrize(
     ("line", "message", "failure"),
     [
-        ("data: {oops\n\n", "sent an event that is no JSON", "broken"),
+        ("data: {oops\n\n", "sent an event that is not JSON", "broken"),
         ('data: {"error": {"message": "out of memory"}}\n\n', "out of memory", "refused"),
     ],
 )
@@ -437,6 +437,6 @@ async def test_an_answer_that_is_no_chat_completion_is_a_typed_error(
 ) -> None:
     vllm.chat_answer = {"choices": []}
     chat = await asyncio.to_thread(RemoteChat, url)
-    with pytest.raises(RemoteError, match="no chat completion") as broken:
+    with pytest.raises(RemoteError, match="not a chat completion") as broken:
         await chat.reply([{"role": "user", "content": "Hi"}], SamplingParams())
     assert broken.value.failure == "broken"

@@ -170,7 +170,7 @@ def test_an_endpoint_answers_like_a_model_here(
                 False,
                 False,
             )
-    with pytest.raises(OpenQwQError, match="cannot be talked to"):
+    with pytest.raises(OpenQwQError, match="cannot be reached"):
         ask(RemoteTalker(server.url, "key", {}), HELLO, False, False)
 
 

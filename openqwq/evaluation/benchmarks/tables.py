@@ -11,7 +11,7 @@ Rows = list[dict[str, str]]  # cells as text, by column
 
 
 def read_table(text: str, form: str) -> Rows:
-    """The rows of a table; raises ValueError for a text that is none, or an unknown form."""
+    """The rows of a table; raises ValueError for a text that is not a table, or an unknown form."""
     match form:
         case "csv" | "tsv":
             delimiter = {"csv": ",", "tsv": "\t"}[form]
