@@ -25,12 +25,13 @@ from openqwq.evaluation.statistics import compare, mean_interval
 from openqwq.verify.boxes import last_box
 
 STEPS = 36
+# seed, steps, shuffled rewards
 RUNS = {
     "full": (0, STEPS, False),
     "control": (0, STEPS // 2, True),
     "seed1": (1, STEPS // 2, False),
     "seed2": (2, STEPS // 2, False),
-}  # seed, steps, shuffled rewards
+}
 
 
 def settings(options: argparse.Namespace, name: str) -> list[str]:

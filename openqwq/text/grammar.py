@@ -217,9 +217,8 @@ class AnswerGrammar:
     """
 
     def __init__(self, tokenizer: Tokenizer, grammar: str) -> None:
-        if (
-            tokenizer.adds_a_space
-        ):  # llama.cpp reads each token without the space it begins with
+        if tokenizer.adds_a_space:
+            # llama.cpp reads each token without the space it begins with
             raise OpenQwQError(
                 f"llama.cpp cannot follow a grammar with the tokenizer of {tokenizer.source}, which"
                 " puts a space before a text: leave the JSON schema or the forced call out"

@@ -105,10 +105,10 @@ async def test_a_program_that_the_grader_fails_is_wrong(
         ("__import__('numpy').array([1, 2])", [1, 2], False),
         ("__import__('numpy').array([1])", [1], True),
         (
-            "type('Any', (), {'__eq__': lambda *_: True})()",
+            "type('Any', (), {'__eq__': lambda *_: True})()",  # the grader passes it
             3,
             False,
-        ),  # the grader passes it
+        ),
         ("exit()", None, False),
     ],
 )

@@ -97,9 +97,8 @@ async def test_ground_truths_of_single_turns_pass_and_one_call_less_fails(
     ]
     good = [(task, await verifier.score(task, golden(task))) for task in single]
     assert [(t.id, s.detail) for t, s in good if not s.value and "{" not in golden(t)] == []
-    assert (
-        sum(score.value for _, score in good) / len(good) > 0.97
-    )  # some hold nested lists of values
+    # some hold nested lists of values
+    assert sum(score.value for _, score in good) / len(good) > 0.97
     silent = [await verifier.score(task, "</think>No.") for task in single]
     right = {task.kind for task, score in zip(single, silent, strict=True) if score.value}
     assert right == {"irrelevance", "live_irrelevance"}

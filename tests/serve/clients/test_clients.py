@@ -21,9 +21,8 @@ from openqwq.serve import service
 HERE = Path(__file__).parent
 SCRIPTS = sorted([*HERE.glob("python/*.py"), *HERE.glob("js/*.mjs")])
 BODIES = HERE / "bodies"
-VERSIONS = (
-    HERE / "versions.json"
-)  # of the clients that were run last, as docs/serving.md names them
+# of the clients that were run last, as docs/serving.md names them
+VERSIONS = HERE / "versions.json"
 # What tells machines, sessions and accounts apart.
 IDENTITY = re.compile(r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f-]{22}\b|\b[0-9a-f]{64}\b")
 HOME = os.environ.get("CLIENTS_HOME")
