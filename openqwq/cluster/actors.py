@@ -19,10 +19,11 @@ from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 
 import openqwq
+from openqwq.cluster.meeting import Meeting, keep_store
 from openqwq.cluster.rank_reference import RankReference
 from openqwq.cluster.saved_policy import SavedPolicy
 from openqwq.cluster.sharded import ShardedLearner, Sharding, Share
-from openqwq.cluster.transfer import Manifest, Meeting, Receiver, Sender, keep_store
+from openqwq.cluster.transfer import Manifest, Receiver, Sender
 from openqwq.config import Config, RlStage
 from openqwq.engine.engine import Engine
 from openqwq.engine.limits import EngineLimits
@@ -163,7 +164,8 @@ class LearnerRank:
 
     def meet(self, meeting: Meeting) -> None:
         """Be joined to the samplers."""
-        self._sender = None
+        if self._sender is not None:
+            self._sender.close()
         self._sender = Sender(meeting, self.rank)
 
     def manifest(self, version: int) -> Manifest:
@@ -215,7 +217,8 @@ class SamplerActor:
 
     async def meet(self, meeting: Meeting, number: int) -> None:
         """Be joined to the ranks as receiver `number`."""
-        self._receiver = None
+        if self._receiver is not None:
+            await asyncio.to_thread(self._receiver.close)
         self._receiver = await asyncio.to_thread(Receiver, meeting, number)
 
     async def begin(self, manifest: Manifest) -> None:
@@ -225,7 +228,7 @@ class SamplerActor:
     async def receive(self, manifest: Manifest) -> None:
         """Take the weights that the ranks send, laid out on arrival."""
         assert self._receiver is not None
-        await asyncio.to_thread(self._update.take, self._receiver.receive(manifest))
+        await asyncio.to_thread(self._receiver.receive, manifest, self._update.take)
 
     async def finish(self) -> None:
         """See `WeightUpdate.finish`."""

@@ -11,7 +11,8 @@ from typing import Any
 
 import ray
 
-from openqwq.cluster.transfer import Manifest, Meeting
+from openqwq.cluster.meeting import Meeting, end_meeting
+from openqwq.cluster.transfer import Manifest
 
 
 class WeightStream:
@@ -25,12 +26,13 @@ class WeightStream:
         self.width = width
         self.timeout = timeout
         self._members: list[Any] = []
+        self._meeting: Meeting | None = None  # of the members
 
     def push(self, ranks: Sequence[Any], samplers: Sequence[Any], version: int) -> None:
         """Send the ranks' weights to all samplers, as `version`.
 
         Raises what Ray raises for an actor that is lost or fails; then none of the samplers draws
-        from half new weights, and the push may be repeated.
+        from half new weights, nobody waits for another, and the push may be repeated.
         """
         members = [*ranks, *samplers]
         try:
@@ -43,8 +45,11 @@ class WeightStream:
             ray.get([*sent, *received], timeout=self.timeout)
             self._all(samplers, "finish")
             self._all(samplers, "commit", version)
-        except BaseException:
+        except BaseException as error:
+            if self._meeting is not None:
+                end_meeting(self._meeting, error)
             self._members = []
+            self._meeting = None
             raise
         self._members = members
 
@@ -53,7 +58,7 @@ class WeightStream:
         host, port = self._all(ranks[:1], "open_store")[0]
         receivers = len(samplers) * self.width
         name = uuid.uuid4().hex
-        meeting = Meeting(
+        meeting = self._meeting = Meeting(
             host, port, name, len(ranks), receivers, self.backend, self.timeout
         )
         calls = [rank.meet.remote(meeting) for rank in ranks]

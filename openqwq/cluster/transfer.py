@@ -6,20 +6,22 @@ than two buckets on the way. The bytes go from process to process, by gloo or NC
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from functools import cached_property
-from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
+from openqwq.cluster.meeting import Attendance, Meeting, Transfer
 from openqwq.types import OpenQwQError
 
 BUCKET_BYTES = 2**26  # of whole parameters; one that is larger has a bucket to itself
 ALIGNMENT = 8  # bytes, at which every parameter begins
+
+Take = Callable[
+    [Iterable[tuple[str, Tensor]]], object
+]  # each may be overwritten after the next
 
 
 @dataclass(frozen=True)
@@ -102,117 +104,50 @@ def layout(bucket: Sequence[Parameter], ranks: int, rank: int) -> tuple[list[Par
     return parts, end
 
 
-@dataclass(frozen=True)
-class Meeting:
-    """Where sender and receivers find each other: a store that the first rank keeps open.
-
-    For every rank there is one group, in which it is member 0 and the receivers follow.
-    """
-
-    host: str
-    port: int
-    name: str  # of this meeting, unlike that of any other at this store
-    ranks: int
-    receivers: int
-    backend: str  # gloo or nccl
-    timeout: float  # seconds that a member may wait for the others
-
-    @property
-    def device(self) -> torch.device:
-        """Where the buffers of this process lie."""
-        return torch.device("cuda" if self.backend == "nccl" else "cpu")
-
-
-class TransferGroup:
-    """One sender and all receivers."""
-
-    def __init__(self, meeting: Meeting, store: Any, sender: int, member: int) -> None:
-        waits = timedelta(seconds=meeting.timeout)
-        own = dist.PrefixStore(f"{meeting.name}/{sender}", store)  # type: ignore[attr-defined]
-        size = 1 + meeting.receivers
-        self._group: Any = None
-        if meeting.backend == "nccl":
-            options = dist.ProcessGroupNCCL.Options()
-            options._timeout = waits
-            self._group = dist.ProcessGroupNCCL(own, member, size, options)
-        else:
-            self._group = dist.ProcessGroupGloo(own, member, size, waits)
-
-    def broadcast(self, buffer: Tensor) -> dist.Work:
-        """Begin to send `buffer`, or to receive into it."""
-        options = dist.BroadcastOptions()
-        options.rootRank = 0
-        work: dist.Work = self._group.broadcast([buffer], options)
-        return work
-
-    def close(self) -> None:
-        """Leave; members that still wait for this one get an error."""
-        self._group.abort()
-        self._group = None
-
-
-def keep_store(host: str) -> Any:
-    """A store for meetings at a free port of this machine, which others reach as `host`."""
-    return dist.TCPStore(host, 0, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
-
-
-def open_store(meeting: Meeting) -> Any:
-    """A connection to the meeting's store."""
-    waits = timedelta(seconds=meeting.timeout)
-    return dist.TCPStore(  # type: ignore[attr-defined]
-        meeting.host, meeting.port, is_master=False, timeout=waits
-    )
-
-
 class Sender:
     """One rank's way to all receivers."""
 
     def __init__(self, meeting: Meeting, rank: int) -> None:
         self.meeting = meeting
         self.rank = rank
-        self._group = TransferGroup(meeting, open_store(meeting), rank, 0)
+        self._attendance = Attendance(meeting, f"rank {rank}", meeting.sender_seats(rank))
 
     def send(self, manifest: Manifest, rows: Mapping[str, Tensor]) -> None:
         """Send this rank's rows of every parameter, in the manifest's order and types.
 
-        Raises RuntimeError, with the group closed, where a receiver is gone.
+        For what is raised, and what the others get then, see `Attendance.ending_for_all`.
         """
-        on_its_way: list[tuple[dist.Work, Tensor]] = []
-        try:
-            self._send(manifest, rows, on_its_way)
-        except BaseException:
-            on_its_way.clear()  # the error's traceback would keep its connections open
-            self.close()
-            raise
+        with self._attendance.ending_for_all():
+            on_its_way: list[list[Transfer]] = []
+            for bucket in manifest.buckets:
+                buffer = self._pack(manifest, bucket, rows)
+                if not len(buffer):
+                    continue
+                on_its_way.append(self._attendance.send(buffer))
+                if len(on_its_way) > 1:
+                    _wait_for(on_its_way.pop(0))
+            while on_its_way:
+                _wait_for(on_its_way.pop(0))
 
-    def _send(
-        self,
-        manifest: Manifest,
-        rows: Mapping[str, Tensor],
-        on_its_way: list[tuple[dist.Work, Tensor]],
-    ) -> None:
-        for bucket in manifest.buckets:
-            parts, size = layout(bucket, manifest.ranks, self.rank)
-            if not size:
-                continue
-            buffer = torch.empty(size, dtype=torch.uint8, device=self.meeting.device)
-            for part in parts:
-                own = rows[part.parameter.name]
-                if len(own) != part.rows:
-                    raise OpenQwQError(
-                        f"rank {self.rank} holds {len(own)} rows of {part.parameter.name}, but "
-                        f"{part.rows} were announced: the ranks disagree on the sharding"
-                    )
-                part.within(buffer).copy_(own)
-            on_its_way.append((self._group.broadcast(buffer), buffer))
-            if len(on_its_way) > 1:
-                on_its_way.pop(0)[0].wait()
-        while on_its_way:
-            on_its_way.pop(0)[0].wait()
+    def _pack(
+        self, manifest: Manifest, bucket: Sequence[Parameter], rows: Mapping[str, Tensor]
+    ) -> Tensor:
+        """This rank's rows of a bucket, in one buffer (bytes,)."""
+        parts, size = layout(bucket, manifest.ranks, self.rank)
+        buffer = torch.empty(size, dtype=torch.uint8, device=self.meeting.device)
+        for part in parts:
+            own = rows[part.parameter.name]
+            if len(own) != part.rows:
+                raise OpenQwQError(
+                    f"rank {self.rank} holds {len(own)} rows of {part.parameter.name}, but "
+                    f"{part.rows} were announced: the ranks disagree on the sharding"
+                )
+            part.within(buffer).copy_(own)
+        return buffer
 
     def close(self) -> None:
-        """See `TransferGroup.close`."""
-        self._group.close()
+        """Leave; a push that is under way breaks off for all."""
+        self._attendance.end(RuntimeError("left"))
 
 
 class Receiver:
@@ -220,62 +155,64 @@ class Receiver:
 
     def __init__(self, meeting: Meeting, number: int) -> None:
         self.meeting = meeting
-        store = open_store(meeting)
-        self._groups = [
-            TransferGroup(meeting, store, rank, 1 + number) for rank in range(meeting.ranks)
-        ]
+        self.number = number
+        seats = meeting.receiver_seats(number)
+        self._attendance = Attendance(meeting, f"receiver {number}", seats)
 
-    def receive(self, manifest: Manifest) -> Iterator[tuple[str, Tensor]]:
-        """Every parameter, whole, in the manifest's order; the next bucket comes meanwhile.
+    def receive(self, manifest: Manifest, take: Take) -> None:
+        """Give `take` every parameter, whole, in the manifest's order.
 
-        Raises RuntimeError, with the groups closed, where a rank is gone. So it is if the caller
-        stops before the end.
+        The next bucket comes meanwhile. What `take` raises ends the push for all; for what is
+        raised here see `Attendance.ending_for_all`.
         """
-        whole = False
-        try:
-            coming = self._begin(manifest, 0)
-            for index, bucket in enumerate(manifest.buckets):
-                following = self._begin(manifest, index + 1)
-                yield from coming.parameters(bucket)
-                coming = following
-            whole = True
-        finally:
-            if not whole:
-                self.close()
+        with self._attendance.ending_for_all():
+            arriving = self._parameters(manifest)
+            take(arriving)
+            if next(arriving, None) is not None:
+                raise RuntimeError("stopped before the last of the weights")
+
+    def _parameters(self, manifest: Manifest) -> Iterator[tuple[str, Tensor]]:
+        coming = self._begin(manifest, 0)
+        for index, bucket in enumerate(manifest.buckets):
+            following = self._begin(manifest, index + 1)
+            yield from coming.parameters(bucket)
+            coming = following
 
     def _begin(self, manifest: Manifest, index: int) -> "_Coming":
         """Ask for one bucket's rows from every rank; for none after the last."""
         coming = _Coming()
         if index == len(manifest.buckets):
             return coming
-        for rank, group in enumerate(self._groups):
+        for rank in range(self.meeting.ranks):
             parts, size = layout(manifest.buckets[index], manifest.ranks, rank)
             buffer = torch.empty(size, dtype=torch.uint8, device=self.meeting.device)
             if size:
-                coming.works.append(group.broadcast(buffer))
+                coming.transfers.append(self._attendance.begin(rank, buffer))
             coming.views.append([part.within(buffer) for part in parts])
         return coming
 
     def close(self) -> None:
-        """See `TransferGroup.close`."""
-        for group in self._groups:
-            group.close()
-        self._groups = []
+        """See `Sender.close`."""
+        self._attendance.end(RuntimeError("left"))
 
 
 class _Coming:
     """A bucket on its way: what to wait for, and each rank's views of its parameters."""
 
     def __init__(self) -> None:
-        self.works: list[dist.Work] = []
+        self.transfers: list[Transfer] = []
         self.views: list[list[Tensor]] = []
 
     def parameters(self, bucket: Sequence[Parameter]) -> Iterator[tuple[str, Tensor]]:
-        for work in self.works:
-            work.wait()
+        _wait_for(self.transfers)
         for index, parameter in enumerate(bucket):
             parts = [views[index] for views in self.views]
             yield parameter.name, parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _wait_for(transfers: Sequence[Transfer]) -> None:
+    for transfer in transfers:
+        transfer.wait()
 
 
 def manifest_of(

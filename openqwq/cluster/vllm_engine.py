@@ -19,7 +19,8 @@ from vllm.model_executor.model_loader.reload import (
     initialize_layerwise_reload,
 )
 
-from openqwq.cluster.transfer import Manifest, Meeting, Parameter, Receiver
+from openqwq.cluster.meeting import Meeting
+from openqwq.cluster.transfer import Manifest, Parameter, Receiver
 from openqwq.cluster.vllm_messages import BACKEND
 
 
@@ -58,7 +59,7 @@ class StreamEngine(WeightTransferEngine[StreamInit, StreamUpdate]):  # type: ign
 
     def init_transfer_engine(self, init_info: StreamInit) -> None:
         """Meet the ranks."""
-        self._receiver = None
+        self.shutdown()
         number = init_info.number + self.parallel_config.rank
         self._receiver = Receiver(Meeting(**init_info.meeting), number)
 
@@ -75,7 +76,7 @@ class StreamEngine(WeightTransferEngine[StreamInit, StreamUpdate]):  # type: ign
     def receive_weights(self, update_info: StreamUpdate) -> None:
         """Load the weights that the ranks send on arrival."""
         assert self._receiver is not None
-        self.model.load_weights(self._receiver.receive(update_info.manifest()))
+        self._receiver.receive(update_info.manifest(), self.model.load_weights)
 
     def finish_weight_update(self) -> None:
         """Lay the loaded layers out for the kernels."""

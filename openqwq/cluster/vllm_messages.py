@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from openqwq.cluster.transfer import Manifest, Meeting
+from openqwq.cluster.meeting import Meeting
+from openqwq.cluster.transfer import Manifest
 
 BACKEND = "openqwq"  # the name of our engine among vLLM's
 EXTENSION = "openqwq.cluster.vllm_engine.StreamExtension"

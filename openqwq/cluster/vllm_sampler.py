@@ -5,7 +5,7 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from openqwq.cluster.actors import SampleRequest, software
+from openqwq.cluster.meeting import Meeting
 from openqwq.cluster.replies import DrawnTokens, draw
 from openqwq.cluster.saved_policy import SavedPolicy
-from openqwq.cluster.transfer import Manifest, Meeting, Receiver
+from openqwq.cluster.transfer import Manifest, Receiver
 from openqwq.cluster.vllm_messages import (
     BACKEND,
     EXTENSION,
@@ -228,15 +229,20 @@ class _PushedAdapter:
 
     def meet(self, meeting: Meeting, number: int) -> None:
         """See `SamplerActor.meet`."""
-        self._receiver = None
+        if self._receiver is not None:
+            self._receiver.close()
         self._receiver = Receiver(meeting, number)
 
     def take(self, manifest: Manifest) -> None:
         """Receive a version; nothing changes where it does not come whole."""
         assert self._receiver is not None
         given: dict[str, Tensor] = {}
-        for name, value in self._receiver.receive(manifest):
-            given[name] = value.clone()
+
+        def keep(arriving: Iterable[tuple[str, Tensor]]) -> None:
+            for name, value in arriving:
+                given[name] = value.clone()
+
+        self._receiver.receive(manifest, keep)
         self.adapter.load(given)
 
     def request(self, version: int) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from small import small_config
 
+from openqwq.cluster import push
 from openqwq.cluster.push import WeightStream
 from openqwq.cluster.remote import RemoteSampler
 from openqwq.cluster.remote_learner import RankWeights, RemoteLearner
@@ -20,7 +21,7 @@ ray = pytest.importorskip("ray", reason="needs Ray: pip install 'ray>=2.50'")
 
 @pytest.fixture(autouse=True)
 def killed(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Ray as far as these tests need it: a call's answer or failure is at hand; who was killed."""
+    """Ray as far as these tests need it: answers are at hand; who was killed or sent home."""
     gone: list[Any] = []
 
     def get(calls: Any, timeout: float) -> Any:
@@ -30,6 +31,7 @@ def killed(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
             raise calls
         return calls
 
+    monkeypatch.setattr(push, "end_meeting", lambda *_: gone.append("meeting"))
     monkeypatch.setattr(ray, "kill", gone.append)
     monkeypatch.setattr(ray, "get", get)
     return gone
@@ -129,7 +131,7 @@ def test_a_push_replaces_the_sampler_that_was_lost_in_it_and_begins_again(
     learner = RemoteLearner(lambda: [rank], tmp_path, 5.0)
     sampler = RemoteSampler(lambda _: made.pop(0), 1, 5.0, stream)
     sampler.push(learner.named_params(), 0)
-    assert killed == [first]
+    assert killed == ["meeting", first]
     assert sampler.actors == [second]
     assert (sampler.restarts, learner.restarts) == (1, 0)
     assert "first.finish" not in calls
@@ -152,7 +154,7 @@ def test_a_push_that_loses_a_rank_is_repeated_from_ranks_brought_to_the_same_ste
     learner.done = learner._saved = 3
     sampler = RemoteSampler(lambda _: actor("sampler", calls), 1, 5.0, stream)
     sampler.push(learner.named_params(), 3)
-    assert killed == [first]
+    assert killed == ["meeting", first]
     assert (sampler.restarts, learner.restarts) == (0, 1)
     assert calls.index("second.restore") < calls.index("second.send")
     assert calls[-1] == "sampler.commit"
@@ -172,7 +174,7 @@ def test_a_push_is_refused_where_it_cannot_become_right(
         sampler.push(learner.named_params(), 0)
     with pytest.raises(OpenQwQError, match=r"version 7 .* done 0 steps"):
         sampler.push(RankWeights(learner), 7)
-    assert killed == []
+    assert killed == ["meeting"]
     assert calls.count("sampler.begin") == 1
 
 
