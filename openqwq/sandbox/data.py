@@ -139,7 +139,14 @@ class Writer:
         for kind, name in SEQUENCES.items():
             if isinstance(item, kind):
                 return [name, *map(self.refer, item)]
-        return self._library_row(item) or self._other_row(item)
+        return self._library_row(item) or self.array_row(item) or self._other_row(item)
+
+    def array_row(self, item: Any) -> list[Any] | None:
+        """Return the row of what numpy made, as the number or the list that it holds."""
+        if type(item).__module__ != "numpy" or not hasattr(item, "tolist"):
+            return None
+        plain = item.tolist()
+        return None if type(plain) is type(item) else self.row(plain)
 
     def _library_row(self, item: Any) -> list[Any] | None:
         """Return the row of a decimal, a fraction, a date or a time."""

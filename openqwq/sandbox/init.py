@@ -103,7 +103,8 @@ class Init:
             if files:  # else it is a signal that came too late
                 job, case, compiled = text.split()
                 if compiled == b"1" and self.code is None:
-                    self.code = program.compiled(self.request.source)
+                    imported = self.request.form != "stdin"
+                    self.code = program.compiled(self.request.source, imported)
                 self.start(job, int(case), files)
 
     def start(self, job: bytes, case: int, files: list[int]) -> None:

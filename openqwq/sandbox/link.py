@@ -5,7 +5,10 @@ A message is a request or its answer. Requests nest: while the program works on 
 a function that the tests gave it, which may call the program again.
 """
 
+import json
+import re
 from collections import namedtuple
+from importlib import import_module
 from typing import Any, ClassVar
 
 from openqwq.sandbox.data import Reader, Writer
@@ -22,6 +25,7 @@ MUTABLE = {
     "object",
 }
 TUPLE_METHODS = set(dir(tuple))
+ARRAY_TYPE = re.compile(r"[<>|=]?[biufU]\d+")  # of numpy: numbers and texts
 
 
 class LinkWriter(Writer):
@@ -34,6 +38,12 @@ class LinkWriter(Writer):
     def row(self, item: Any) -> list[Any]:
         """See `Writer.row`."""
         return self.side.name_of(item) or super().row(item)
+
+    def array_row(self, item: Any) -> list[Any] | None:
+        """Return the row of what numpy made: an array crosses as one."""
+        if type(item).__name__ != "ndarray" or not ARRAY_TYPE.fullmatch(item.dtype.str):
+            return super().array_row(item)
+        return ["ndarray", item.dtype.str, json.dumps(item.tolist())]
 
 
 class LinkReader(Reader):
@@ -48,6 +58,8 @@ class LinkReader(Reader):
         """See `Reader.make`."""
         if tag in self.side.TAGS:
             return self.side.named(tag, *parts)
+        if tag == "ndarray":
+            return _array(*parts)
         if tag == "namedtuple":
             name, fields, *references = parts
             return self.side.named_tuple(
@@ -60,6 +72,12 @@ class LinkReader(Reader):
             self.empty[index] = item
             return item
         return super().make(index, tag, parts)
+
+
+def _array(kind: str, items: str) -> Any:
+    if not ARRAY_TYPE.fullmatch(kind):
+        raise ValueError(f"an array of {kind!r}")
+    return import_module("numpy").array(json.loads(items), dtype=kind)
 
 
 class Side:

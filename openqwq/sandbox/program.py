@@ -15,7 +15,7 @@ import site
 import sys
 import threading
 import traceback
-from ast import Expr, Expression, parse
+from ast import Expr, Expression, If, parse, stmt, unparse
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import CodeType, ModuleType
@@ -32,6 +32,7 @@ FILE = "program.py"
 UNCOMPILABLE = (SyntaxError, ValueError, MemoryError, RecursionError, OverflowError)
 FAILED = ("compile_error", "runtime_error", "memory")
 BY_LINE = 1  # a buffering
+GUARDS = ("__name__ == '__main__'", "'__main__' == __name__")
 BUFFERED = (io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom)
 Report = dict[str, Any]
 SUCCEEDED: Report = {"status": "ok", "value": None}
@@ -126,16 +127,30 @@ def remember(source: str) -> None:
     linecache.cache[FILE] = (len(source), None, source.splitlines(True), FILE)
 
 
-def compiled(source: str) -> CodeType:
-    """Compile a program; raises one of UNCOMPILABLE."""
-    return compile(source, FILE, "exec", dont_inherit=True)
+def compiled(source: str, imported: bool = False) -> CodeType:
+    """Compile a program; raises one of UNCOMPILABLE.
+
+    One that is `imported`, for its functions to be called, is without what stands under
+    `if __name__ == "__main__":`.
+    """
+    if not imported or "__main__" not in source:
+        return compile(source, FILE, "exec", dont_inherit=True)
+    tree = parse(source, FILE)
+    body: list[stmt] = []
+    for statement in tree.body:
+        if isinstance(statement, If) and unparse(statement.test) in GUARDS:
+            body += statement.orelse
+        else:
+            body.append(statement)
+    tree.body = body
+    return compile(tree, FILE, "exec", dont_inherit=True)
 
 
 def load(request: RunRequest, code: CodeType | None) -> tuple[Report, dict[str, Any]]:
     """Execute the setup and the program; return what came of it and the namespace."""
     names = main_names()
     try:
-        code = code or compiled(request.source)
+        code = code or compiled(request.source, request.form != "stdin")
     except UNCOMPILABLE as error:
         return {"status": "compile_error", "error": describe(error)}, names
     os.write(REPORT, b"\n")
@@ -202,8 +217,13 @@ def flush_files() -> None:
 
 
 def entry(names: dict[str, Any], entry_point: str) -> Callable[..., Any]:
-    """Find "name" or "Class.method"; a method is taken from a new instance."""
+    """Find "name" or "Class.method"; a method is taken from a new instance.
+
+    A name that is missing may be a method of `Solution`, as contests take it.
+    """
     name, _, method = entry_point.partition(".")
+    if name not in names and not method and hasattr(names.get("Solution"), name):
+        name, method = "Solution", name
     if name not in names:
         raise NameError(f"name {name!r} is not defined")
     found: Callable[..., Any] = names[name]
