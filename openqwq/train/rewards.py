@@ -158,8 +158,9 @@ class ErrorShare:
 
     LEAST = 32  # verdicts before a share says anything
 
-    def __init__(self, limit: float) -> None:
+    def __init__(self, limit: float, stage: str) -> None:
         self._limit = limit
+        self._stage = stage
         self.judged = 0
         self.errors = 0
 
@@ -173,7 +174,8 @@ class ErrorShare:
             raise OpenQwQError(
                 f"{self.errors} of {self.judged} verdicts are errors, above max_error_share "
                 f"{self._limit:g}; the last one: {failed[-1].detail or 'no detail'}; repair the "
-                "judge, then go on with --resume, or raise stages.NAME.max_error_share"
+                "judge, then go on with --resume (or begin again where it is your own Python, "
+                f"which may not change within a run), or raise stages.{self._stage}.max_error_share"
             )
 
 

@@ -60,7 +60,7 @@ class Trainer:
     curriculum: Curriculum
     reference: KlReference | None = None
     evaluate: Evaluate = no_evaluation
-    errors: ErrorShare = field(default_factory=lambda: ErrorShare(1.0))
+    errors: ErrorShare = field(default_factory=lambda: ErrorShare(1.0, "rl"))
 
     async def train(self, progress: Progress) -> None:
         """Run the stage to its end, saving and logging as it goes; resumes where it stopped.

@@ -168,7 +168,7 @@ class Stages:
                 curriculum,
                 self.reference(stage, policy, learner),
                 self.evaluator(stage, learner, policy, generate),
-                ErrorShare(stage.max_error_share),
+                ErrorShare(stage.max_error_share, stage.name),
             )
             with self._shown(stage.name, stage.steps) as report:
                 await trainer.train(report)

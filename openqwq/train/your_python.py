@@ -1,41 +1,54 @@
 """A user's own functions and classes as judges and environments."""
 
 import asyncio
+import functools
 import inspect
 import math
 import threading
 import traceback
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 from openqwq.data.user_code import load_object
-from openqwq.types import Environment, OpenQwQError, Score, Task
+from openqwq.types import Environment, OpenQwQError, Score, ScoreStatus, Task
 
 CALLS_AT_ONCE = 8  # of a function that is not async
 
 
 def check_judge_function(reference: str) -> None:
     """Raise OpenQwQError where what `reference` names cannot be called as a judge is."""
-    loaded = load_object(reference)
-    function = getattr(loaded, "score", loaded)
-    if not callable(function):
-        raise OpenQwQError(f"{reference} is {loaded!r}, not a function: name one")
-    if _takes_names(function):
-        return
-    arguments: list[Any] = [None, ""]
-    if inspect.isclass(loaded):
-        arguments.insert(0, None)  # its self
+    function = _judge_function(reference)
     try:
         signature = inspect.signature(function)
     except ValueError:  # of a builtin
         return
     try:
-        signature.bind(*arguments)
+        if _takes_names(function):
+            signature.bind(task=None, completion="")
+        else:
+            signature.bind(None, "")
     except TypeError as error:
         raise OpenQwQError(
             f"{reference} is called with a task and a completion, but it takes {signature} "
             f"({error}): give it these two parameters"
         ) from error
+
+
+def _judge_function(reference: str) -> Callable[..., Any]:
+    """What is called: a function, or a class's or an object's `score` or `__call__`."""
+    loaded = load_object(reference)
+    if inspect.isclass(loaded):
+        try:
+            loaded = loaded()
+        except Exception as error:  # the user's own code may raise anything
+            raise OpenQwQError(
+                f"{reference} cannot be made without arguments: {type(error).__name__}: {error}; "
+                "name an object that is made in the file"
+            ) from error
+    function = getattr(loaded, "score", loaded)
+    if not callable(function):
+        raise OpenQwQError(f"{reference} is {loaded!r}, not a function: name one")
+    return cast(Callable[..., Any], function)
 
 
 class UserJudge:
@@ -49,16 +62,14 @@ class UserJudge:
     def __init__(self, reference: str, seconds: float) -> None:
         self.reference = reference
         self._seconds = seconds
-        loaded = load_object(reference)
-        judge: Any = loaded() if inspect.isclass(loaded) else loaded
-        self._function: Any = getattr(judge, "score", judge)  # a Verifier, or a function
+        self._function = _judge_function(reference)
         self._by_name = _takes_names(self._function)
         self._places = asyncio.Semaphore(CALLS_AT_ONCE)
 
     async def score(self, task: Task, completion: str) -> Score:
         """See the class."""
         if inspect.iscoroutinefunction(self._function):
-            return await self._judged(self._asked(task, completion))
+            return await self._judged(in_own_loop(self._asked(task, completion)))
         async with self._places:  # a call's own time counts, not its wait for others
             return await self._judged(self._call(task, completion))
 
@@ -80,22 +91,33 @@ class UserJudge:
 
     async def _call(self, task: Task, completion: str) -> Any:
         found = await in_daemon_thread(self._asked, task, completion)
-        return await found if inspect.isawaitable(found) else found
+        return await in_own_loop(found) if inspect.isawaitable(found) else found
 
     def _read(self, found: Any) -> Score:
         if isinstance(found, Score):
+            known = get_args(ScoreStatus)
+            if found.status not in known:
+                return self._error(
+                    f"returned a Score of status {found.status!r}: it must be one of "
+                    f"{', '.join(known)}"
+                )
             return found
         if isinstance(found, bool):
             return Score(float(found), "correct" if found else "wrong")
+        if isinstance(found, str | bytes):  # which float() would read
+            return self._wrong_type(found)
         try:
             value = float(found)
-        except (TypeError, ValueError):
-            return self._error(
-                f"returned {found!r:.80}: return a number, a bool or a Score"
-            )
+        except OverflowError:
+            value = math.inf
+        except (TypeError, ValueError, RuntimeError):  # the last one from tensors
+            return self._wrong_type(found)
         if not math.isfinite(value):
             return self._error(f"returned {value}: return a finite number")
         return Score(value, "scored")
+
+    def _wrong_type(self, found: Any) -> Score:
+        return self._error(f"returned {found!r:.80}: return a number, a bool or a Score")
 
     def _error(self, what: str) -> Score:
         return Score(0.0, "error", detail=f"{self.reference} {what}")
@@ -107,9 +129,12 @@ def _takes_names(function: Any) -> bool:
         signature = inspect.signature(function)
     except ValueError:  # of a builtin
         return False
-    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    named = [name for name, each in signature.parameters.items() if each.kind in kinds]
-    return {"task", "completion"} <= set(named)
+    parameters = signature.parameters
+    by_keyword = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    named = [name for name, each in parameters.items() if each.kind in by_keyword]
+    if {"task", "completion"} <= set(named):
+        return True
+    return [each.kind for each in parameters.values()] == [inspect.Parameter.VAR_KEYWORD]
 
 
 async def in_daemon_thread(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -134,6 +159,9 @@ async def in_daemon_thread(function: Callable[..., Any], *arguments: Any) -> Any
         problem: BaseException | None = None
         try:
             result = function(*arguments)
+        except StopIteration as error:  # which no future takes
+            problem = RuntimeError("StopIteration")
+            problem.__cause__ = error
         except Exception as error:
             problem = error
         except BaseException as error:  # such as sys.exit, which must not end the run
@@ -144,6 +172,27 @@ async def in_daemon_thread(function: Callable[..., Any], *arguments: Any) -> Any
 
     threading.Thread(target=work, daemon=True).start()
     return await future
+
+
+async def in_own_loop(call: Awaitable[Any]) -> Any:
+    """The result of the user's coroutine, from an event loop that only such coroutines share.
+
+    One that blocks its loop, say by `time.sleep`, keeps no other work of the run waiting.
+    """
+
+    async def awaited() -> Any:
+        return await call
+
+    return await asyncio.wrap_future(
+        asyncio.run_coroutine_threadsafe(awaited(), _own_loop())
+    )
+
+
+@functools.cache
+def _own_loop() -> asyncio.AbstractEventLoop:
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, daemon=True).start()
+    return loop
 
 
 def open_environment(reference: str, options: Mapping[str, Any]) -> Environment:
