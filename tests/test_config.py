@@ -232,3 +232,24 @@ def test_every_shipped_config_loads() -> None:
         assert not any(
             isinstance(s, SftStage) and s.lora for s in config.stages if config.shape
         )
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        (
+            "stages.rl.lora.rnk=3",
+            "unknown key stages.rl.lora.rnk in base.toml: did you mean 'rank'",
+        ),
+        ("data.sums.colum=1", "unknown key data.sums.colum in base.toml: there are rows, "),
+        ("stages.rl.loss_on=last", "stages.rl.loss_on in base.toml is a key of sft stages"),
+        ("stages.rl.temperature=0.0", "stages.rl.temperature is 0: all replies"),
+        ("stages.rl.reward_seconds=0.0", "stages.rl.reward_seconds is 0"),
+    ],
+)
+def test_a_wrong_key_is_named_by_its_stage_with_what_was_meant(
+    base: Path, override: str, said: str
+) -> None:
+    with pytest.raises(OpenQwQError) as raised:
+        load_config([base], [override])
+    assert said in str(raised.value).replace(f"{base.parent}/", "")

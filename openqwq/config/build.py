@@ -43,9 +43,7 @@ def build_dataclass(kind: type, value: Any, path: str, where: str) -> Any:
     for key, item in value.items():
         full = joined(path, key)
         if key not in hints:
-            raise OpenQwQError(
-                f"unknown key {full} in {where}: did you mean {near(key, hints)!r}?"
-            )
+            raise OpenQwQError(f"unknown key {full} in {where}: {_known_keys(key, hints)}")
         changes[name_of(key)] = build(hints[key], item, full, where)
 
     for entry in fields:
@@ -76,6 +74,15 @@ def near(word: str, known: typing.Iterable[str]) -> str:
     return matches[0] if matches else ""
 
 
+def _known_keys(word: str, known: typing.Iterable[str]) -> str:
+    """The key that was meant, if one is spelt like it; else all there are."""
+    names = list(known)
+    matches = difflib.get_close_matches(word, names, n=1)
+    if matches:
+        return f"did you mean {matches[0]!r}?"
+    return f"there are {', '.join(names)}"
+
+
 def _build_stage(value: Any, path: str, where: str) -> Stage:
     if not isinstance(value, Mapping):
         raise OpenQwQError(f"{path} in {where} is {value!r}: it must be a table")
@@ -83,8 +90,19 @@ def _build_stage(value: Any, path: str, where: str) -> Stage:
     if not isinstance(kind, str) or kind not in STAGE_KINDS:
         known = ", ".join(STAGE_KINDS)
         raise OpenQwQError(f"{path}.kind in {where} is {kind!r}: it must be one of {known}")
+    for key in value:
+        others = [name for name, each in STAGE_KINDS.items() if _has_field(each, key)]
+        if others and kind not in others:
+            raise OpenQwQError(
+                f"{path}.{key} in {where} is a key of {' and '.join(others)} stages, and this is "
+                f"of kind {kind!r}: leave it out"
+            )
     stage: Stage = build_dataclass(STAGE_KINDS[kind], value, path, where)
     return stage
+
+
+def _has_field(kind: type, key: str) -> bool:
+    return key in map(key_of, typing.get_type_hints(kind))
 
 
 def _build_union(kind: Any, value: Any, path: str, where: str) -> Any:
@@ -107,7 +125,11 @@ def _build_tuple(kind: Any, value: Any, path: str, where: str) -> tuple[Any, ...
     if not isinstance(value, list | tuple):
         raise OpenQwQError(f"{path} in {where} is {value!r}: it must be a list")
     member = typing.get_args(kind)[0]
-    return tuple(build(member, item, f"{path}.{i}", where) for i, item in enumerate(value))
+    built: list[Any] = []
+    for i, item in enumerate(value):
+        named = item.get("name") if member == Stage and isinstance(item, Mapping) else None
+        built.append(build(member, item, f"{path}.{named or i}", where))
+    return tuple(built)
 
 
 def _build_mapping(kind: Any, value: Any, path: str, where: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from math import inf
 from typing import Any
 
 from openqwq.config.build import joined, key_of, near
-from openqwq.config.stages import RewardModelStage, RlStage, SftStage, Stage
+from openqwq.config.stages import DistillStage, RewardModelStage, RlStage, SftStage, Stage
 from openqwq.config.tree import Config, DataConfig
 from openqwq.types import OpenQwQError
 
@@ -189,7 +189,13 @@ def _check_stage(config: Config, stage: Stage) -> None:
         _require_table(config, name, f"{path}.evaluate")
     if isinstance(stage, SftStage):
         _check_shares(config, stage)
+    if isinstance(stage, RlStage | DistillStage) and not stage.temperature:
+        raise OpenQwQError(
+            f"{path}.temperature is 0: all replies of a group would be equal; it must be above 0"
+        )
     if isinstance(stage, RlStage):
+        if not stage.reward_seconds:
+            raise OpenQwQError(f"{path}.reward_seconds is 0: it must be above 0")
         for name in stage.rewards_of:
             _require_table(config, name, f"{path}.rewards_of")
         if not stage.rewards:

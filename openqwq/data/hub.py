@@ -34,7 +34,7 @@ def parse_reference(reference: str) -> HubFile:
     if match is None:
         raise OpenQwQError(
             f"{reference} does not name a file of the hub: write "
-            "hf://datasets/OWNER/NAME@REVISION/path (@REVISION may be left out)"
+            "hf://datasets/OWNER/NAME@REVISION/path (@REVISION may be left out), or download it"
         )
     repository, revision, path = match.groups()
     return HubFile(repository, path, unquote(revision) if revision else "main")
@@ -147,7 +147,7 @@ class DataLock:
         if reference in self._known:
             return self._known[reference]
         locked = self.files.get(reference)
-        if reference.startswith(SCHEME):
+        if "://" in reference:
             path, commit = self._fetched(reference, locked)
         else:
             path = Path(reference).expanduser()

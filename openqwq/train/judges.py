@@ -65,10 +65,10 @@ def check_environment(name: str, path: str) -> None:
 
 def _unknown(what: str, name: str, known: Iterable[str], path: str) -> OpenQwQError:
     names = list(known)
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.0)[0]
+    matches = difflib.get_close_matches(name, names, n=1)
+    near = f"did you mean {matches[0]!r}? There are" if matches else "there are"
     return OpenQwQError(
-        f"{path} names the {what} {name!r}: did you mean {near!r}? There are {', '.join(names)}, "
-        "and file.py:NAME"
+        f"{path} names the {what} {name!r}: {near} {', '.join(names)}, and file.py:NAME"
     )
 
 

@@ -181,6 +181,10 @@ def _check_usable(prepared: Prepared, stage: Stage, name: str) -> None:
             return
 
     task = prepared.first_task(name)
+    if task is None and not table.pairs:
+        raise OpenQwQError(
+            f"{path} names {name!r}, which has no row left to train on: hold out a smaller share"
+        )
     if task is None:
         raise OpenQwQError(
             f"{path} names {name!r}, which holds preference pairs: they are for reward_model stages"

@@ -246,7 +246,7 @@ def test_resuming_a_finished_run_changes_nothing(finished: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["demo", "--set", "stages.sft.stepz=1"], "unknown key stages.0.stepz"),
+        (["demo", "--set", "stages.sft.stepz=1"], "unknown key stages.sft.stepz"),
         (["train", "missing.toml", "--out", "x"], "missing.toml does not exist"),
         (["chat", "no/such/model"], "no/such/model"),
         (["report", "no/such/run"], "no/such/run"),
