@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 
 from openqwq.cluster.transfer import BUCKET_BYTES
 from openqwq.config import Config, LoraConfig, RlStage, ShapeConfig
+from openqwq.engine.limits import EngineLimits
 from openqwq.model.fit import parameter_counts
 from openqwq.model.qwen2 import ModelConfig
 from openqwq.train.plan import adapter_parameters
@@ -200,7 +201,8 @@ def _sampler_bytes(
             "engine.max_length"
         )
     expected = per_token * config.plan.mean_completion * _rl(config).max_tokens
-    concurrent = min(config.engine.slots, int(room / max(expected, 1.0)))
+    slots = config.engine.slots or EngineLimits.slots
+    concurrent = min(slots, int(room / max(expected, 1.0)))
     return used | {"keys and values": concurrent * expected / width}, concurrent
 
 

@@ -20,6 +20,7 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "learners": (0, inf),
     "max_staleness": (0, inf),
     "max_length": (0, inf),
+    "slots": (0, inf),
     "max_tokens_per_micro_batch": (0, inf),
     "warmup_steps": (0, inf),
     "max_refills": (0, inf),

@@ -70,7 +70,7 @@ class DataConfig:
 class EngineConfig:
     """What the engine runs at once; see `engine.EngineLimits`."""
 
-    slots: int = 256
+    slots: int = 0  # 0: as many as a third of the free memory holds, at most 256
     max_length: int = 0  # tokens of prompt and reply; 0: what the data and the stages need
     prefill_tokens: int = 4096
     lanes: int = 16

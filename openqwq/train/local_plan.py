@@ -25,6 +25,7 @@ from openqwq.train.plan import Work, advice, describe, plan_stage
 from openqwq.train.policies import base_of_adapter, fresh_config
 from openqwq.train.prepare import Prepared, prepare
 from openqwq.train.sft import encode_examples
+from openqwq.train.slots import fitting_slots
 from openqwq.types import OpenQwQError, Products
 
 TASKS = 50  # of each table, whose prompts are measured
@@ -44,6 +45,10 @@ def describe_local_plan(config: Config) -> str:
     if elsewhere:
         memory = round(config.plan.memory_gib * 2**30)
     length = config.engine.max_length or min(context, needed_length(prepared, tokenizer))
+    engine = replace(config.engine, max_length=length)
+    slots = engine.slots or fitting_slots(engine, model, memory)
+    settled = replace(config, engine=replace(engine, slots=slots))
+    prepared = replace(prepared, config=settled)
 
     texts: list[str] = []
     for stage in config.stages:
@@ -52,7 +57,7 @@ def describe_local_plan(config: Config) -> str:
                 f"{stage.name}: a reward model takes less than the policy's own stages"
             )
             continue
-        work = _work(prepared, stage, tokenizer, model, length, memory)
+        work = _work(prepared, stage, tokenizer, model, memory)
         plan = plan_stage(model, work, PROCESS, timed=not elsewhere)
         hint = advice(model, work, PROCESS, memory)
         texts.append(describe(stage.name, plan, memory, hint))
@@ -72,10 +77,12 @@ def _work(
     stage: Stage,
     tokenizer: Tokenizer,
     model: ModelConfig,
-    length: int,
     memory: int,
 ) -> Work:
-    """One step of a stage in `memory` bytes; plan.mean_completion says how long completions are."""
+    """One step of a stage in `memory` bytes, of a config with its length and slots settled.
+
+    plan.mean_completion says how long completions are.
+    """
     config = prepared.config
     products = _products(config, model)
     parameters, _ = parameter_counts(model)
@@ -83,11 +90,10 @@ def _work(
     assert isinstance(stage, SftStage | RlStage | DistillStage)
     micro_batch = stage.optimiser.max_tokens_per_micro_batch
     if not micro_batch:
-        sized = replace(config, engine=replace(config.engine, max_length=length))
         try:
-            micro_batch = fitting_tokens(stage, sized, model, products, memory)
+            micro_batch = fitting_tokens(stage, config, model, products, memory)
         except OpenQwQError:  # the plan itself says so, and what would fit
-            micro_batch = length
+            micro_batch = config.engine.max_length
     prompts, replies = _lengths(prepared, stage, tokenizer)
     samples = isinstance(stage, RlStage | DistillStage)
     if isinstance(stage, RlStage | DistillStage):
@@ -105,7 +111,7 @@ def _work(
         completion_tokens=replies,
         slots=config.engine.slots if samples else 0,
         lanes=config.engine.lanes,
-        max_length=length,
+        max_length=config.engine.max_length,
         prefill_tokens=config.engine.prefill_tokens,
         micro_batch_tokens=micro_batch,
         products=products,

@@ -100,10 +100,10 @@ def local_engine(model: Qwen2, tokenizer: Tokenizer, config: Config) -> Iterator
 
 
 def engine_limits(config: Config) -> EngineLimits:
-    """What the engine runs at once; `max_length` was settled before the run began."""
+    """What the engine runs at once; `max_length`, and locally `slots`, were settled before."""
     engine = config.engine
     return EngineLimits(
-        slots=engine.slots,
+        slots=engine.slots or EngineLimits.slots,
         max_length=engine.max_length,
         prefill_tokens=engine.prefill_tokens,
         lanes=engine.lanes,

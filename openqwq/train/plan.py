@@ -152,7 +152,8 @@ def _memory(config: ModelConfig, work: Work, process: int) -> dict[str, int]:
         if work.rank == 0:
             copy += (4 - width) * embedding
         memory["engine"] = copy if work.packs or work.rank == 0 else 0
-        memory["cache"] = _cache(config, work)
+        rows = work.slots + work.lanes
+        memory["cache"] = cache_bytes(config, rows, work.max_length)
     memory["sampling"] = _sampling(config, work) if work.slots else 0
     memory["learning"] = _learning(config, work)
     return memory
@@ -168,16 +169,15 @@ def adapter_parameters(config: ModelConfig, rank: int) -> int:
     return config.num_hidden_layers * rank * sizes
 
 
-def _cache(config: ModelConfig, work: Work) -> int:
+def cache_bytes(config: ModelConfig, rows: int, max_length: int) -> int:
     """Keys and values of all rows in fp32; while they grow the shorter ones are still there."""
-    rows = work.slots + work.lanes
     keys = config.num_key_value_heads * config.head_dim
     capacity = 128
     before = 0
-    while capacity < work.max_length:
+    while capacity < max_length:
         before = capacity
         capacity = 2 * capacity
-    capacity = min(capacity, work.max_length)
+    capacity = min(capacity, max_length)
     per_token = 4 * config.num_hidden_layers * keys * rows
     return per_token * (2 * capacity + (before + 1) // 2)
 

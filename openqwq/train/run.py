@@ -21,12 +21,14 @@ from openqwq.types import OpenQwQError, Products
 CONFIG = "config.toml"
 PRECISION = "precision.json"  # in which the run multiplies
 MICRO_BATCHES = "micro_batches.json"  # tokens, of each stage whose config leaves them open
+SLOTS = "slots.json"  # of the engine, where the config leaves them open
 FINISHED = "finished.json"  # the steps of each stage whose result is saved
 # What a run writes up to the end of its first step; one that failed by then may begin again.
 PREPARED = {
     CONFIG,
     PRECISION,
     MICRO_BATCHES,
+    SLOTS,
     "data.lock",
     "python",
     "tokenizer",
@@ -135,12 +137,19 @@ class Run:
 
     def micro_batch(self, stage: str, choose: Callable[[], int]) -> int:
         """A stage's micro-batch in tokens; chosen once, so that a resumed run adds up as before."""
-        path = self.directory / MICRO_BATCHES
+        return self._chosen(MICRO_BATCHES, stage, choose)
+
+    def slots(self, choose: Callable[[], int]) -> int:
+        """The engine's slots; chosen once, so that a resumed run batches as before."""
+        return self._chosen(SLOTS, "slots", choose)
+
+    def _chosen(self, file: str, name: str, choose: Callable[[], int]) -> int:
+        path = self.directory / file
         known: dict[str, int] = json.loads(path.read_text()) if path.exists() else {}
-        if stage not in known:
-            known[stage] = choose()
+        if name not in known:
+            known[name] = choose()
             write_atomically(path, json.dumps(known, indent=1).encode())
-        return known[stage]
+        return known[name]
 
     @contextmanager
     def replacing(self, name: str) -> Iterator[Path]:

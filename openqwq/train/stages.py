@@ -60,6 +60,7 @@ from openqwq.train.rewards import (
 from openqwq.train.rollouts import RolloutRunner
 from openqwq.train.run import Progress, Run
 from openqwq.train.sft import TaskStream, train_sft
+from openqwq.train.slots import with_slots
 from openqwq.types import Environment, Generate, Products, Verifier
 from openqwq.verify.judge import RewardModelJudge
 
@@ -243,13 +244,14 @@ class Stages:
         return self._policy
 
     def load(self, origin: str) -> LoadedPolicy:
-        """A policy on the run's device; the first one settles the engine's length."""
+        """A policy on the run's device; the first one settles the engine's length and slots."""
         policy = load_policy(self.run, origin, self.tokenizer)
         config = self.run.config
         if not config.engine.max_length:
             needed = needed_length(self.prepared, self.tokenizer)
             context = policy.model.config.max_position_embeddings
             self.run.config = with_max_length(config, min(needed, context))
+        self.run.config = with_slots(self.run, policy.model.config)
         policy.model.to(chosen_device(config.device))
         policy.model.recompute = config.recompute
         products = self.products(policy.model)
