@@ -86,11 +86,11 @@ class Relay:
         """See `Generate.generate`; raises OpenQwQError for what the engine cannot do."""
         sequences = [self._sequence(prompt_ids, params, params.seed + i) for i in range(n)]
         for first in range(0, n, self._group):
-            async with aclosing(
-                self._request(sequences[first : first + self._group])
-            ) as tokens:
+            members = sequences[first : first + self._group]
+            async with aclosing(self._request(members)) as tokens:
                 async for _ in tokens:
                     pass
+
         failures: tuple[Exception, ...] = ()
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -193,26 +193,29 @@ class Relay:
         active = {i for i, s in enumerate(sequences) if s.finish_reason is None}
         if not active:
             return
+
         async with aclosing(self._draw(sequences)) as drawn:
             async for token in drawn:
-                sequence = sequences[token.index]
                 if token.index not in active:
                     continue
-                if _force(sequence):
+                sequence = sequences[token.index]
+                if _force(sequence) or _take(sequence, token):
                     active.remove(token.index)
-                else:
-                    thought = sequence.think.in_thinking
-                    ids = token.token_id, token.log_prob, True, 0
-                    sequence.append(
-                        *ids, token.alternatives[: sequence.params.top_log_probs]
-                    )
-                    # A grammar governs the answer alone: it goes with a request of its own.
-                    turned = sequence.grammar and thought != sequence.think.in_thinking
-                    if sequence.finish_reason or turned:
-                        active.remove(token.index)
                 yield
                 if not active:
                     return
+
+
+def _take(sequence: Sequence, token: Drawn) -> bool:
+    """Append a drawn token; whether the sequence wants no more from this request."""
+    was_thinking = sequence.think.in_thinking
+    alternatives = token.alternatives[: sequence.params.top_log_probs]
+    sequence.append(token.token_id, token.log_prob, True, 0, alternatives)
+    if sequence.finish_reason:
+        return True
+    # A grammar governs the answer alone: it goes with a request of its own.
+    turned = was_thinking != sequence.think.in_thinking
+    return sequence.grammar is not None and turned
 
 
 def _force(sequence: Sequence) -> bool:

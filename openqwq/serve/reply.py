@@ -311,6 +311,12 @@ async def reply(
         yield piece
 
 
+def _joined(piece: Piece, more: Piece) -> Piece:
+    """Two pieces of one kind as one."""
+    text = piece.text + more.text
+    return replace(piece, text=text, tokens=piece.tokens + more.tokens)
+
+
 async def merged(
     streams: Sequence[AsyncGenerator[Piece, None]],
 ) -> AsyncGenerator[tuple[int, Piece], None]:
@@ -336,17 +342,13 @@ async def merged(
             number, item = await queue.get()
             while isinstance(item, Piece) and item.kind in TEXT and not queue.empty():
                 follower, more = queue.get_nowait()
-                if (
-                    follower != number
-                    or not isinstance(more, Piece)
-                    or more.kind != item.kind
-                ):
+                same_reply = follower == number
+                if same_reply and isinstance(more, Piece) and more.kind == item.kind:
+                    item = _joined(item, more)
+                else:
                     yield number, item
                     number = follower
                     item = more
-                else:
-                    tokens = item.tokens + more.tokens
-                    item = replace(item, text=item.text + more.text, tokens=tokens)
             if isinstance(item, Exception):
                 raise item
             if item is None:
