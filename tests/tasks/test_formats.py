@@ -330,7 +330,7 @@ ASKED = [{"role": "user", "content": "2 + 3?"}]
         ),
         (
             {"prompt": "a", "chosen": "b", "rejected": [{"role": "gpt", "content": "c"}]},
-            "rejected: chosen is a text and rejected turns",
+            "rejected: chosen and rejected must both be texts",
         ),
         (
             {"prompt": "a", "chosen": "b", "rejected": ""},

@@ -177,7 +177,7 @@ def test_the_reference_is_the_base_whatever_the_adapter_has_learned() -> None:
     after, _ = learner.reference().log_probs(batch)
     assert torch.equal(before, after) and not after.requires_grad
     assert (learner.log_probs(batch)[0] - after).abs().max() > 1e-3
-    with pytest.raises(OpenQwQError, match="needs one: train with lora"):
+    with pytest.raises(OpenQwQError, match="it has none: train with lora"):
         fresh(ADAMW).reference()
 
 
