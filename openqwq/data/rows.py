@@ -4,6 +4,7 @@ import csv
 import difflib
 import gzip
 import json
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any, TextIO
 from openqwq.types import OpenQwQError
 
 Row = dict[str, Any]
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")  # of which a lone one is no text
 TEXT_FORMS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")
 FORMS = (*TEXT_FORMS, ".parquet")
 
@@ -31,8 +33,8 @@ def numbered_rows(path: Path) -> Iterator[tuple[int, Row]]:
 
     In JSON lines a row's number is that of its line, elsewhere its place from 1.
     """
-    form = form_of(path)
     _require_file(path)
+    form = form_of(path)
     try:
         if form == ".parquet":
             yield from enumerate(_parquet_rows(path), 1)
@@ -102,6 +104,7 @@ def _json_rows(file: TextIO, path: Path) -> Iterator[tuple[int, Row]]:
     """The objects of a list; JSON lines under the name `.json` are read as such."""
     text = file.read()
     if not text.lstrip().startswith("["):
+        _refuse_object(text, path)
         yield from _json_lines(text.split("\n"), path)
         return
     try:
@@ -112,9 +115,28 @@ def _json_rows(file: TextIO, path: Path) -> Iterator[tuple[int, Row]]:
         yield number, _checked(row, path, number)
 
 
+def _refuse_object(text: str, path: Path) -> None:
+    """Raise OpenQwQError for a file that is one JSON object over several lines."""
+    if text.lstrip().partition("\n")[0].strip() != "{":
+        return
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return
+    raise OpenQwQError(
+        f"{path} holds one object with {', '.join(map(repr, found))}: it must be a list of rows"
+    )
+
+
 def _object(line: str, path: Path, number: int) -> Row:
     try:
         row = json.loads(line)
+        if _SURROGATE.search(line):
+            json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise OpenQwQError(
+            f"{path} row {number} has half a character, {error.object[error.start]!a}: remove it"
+        ) from error
     except (ValueError, RecursionError) as error:
         raise OpenQwQError(
             f"{path} row {number} is not JSON ({error}): write one object a line"
@@ -124,7 +146,10 @@ def _object(line: str, path: Path, number: int) -> Row:
 
 def _checked(row: Any, path: Path, number: int) -> Row:
     if not isinstance(row, dict):
-        raise OpenQwQError(f"{path} row {number} is {row!r:.80}: it must be an object")
+        advice = " (a file that is one JSON list is named .json)" * isinstance(row, list)
+        raise OpenQwQError(
+            f"{path} row {number} is {row!r:.80}: it must be an object{advice}"
+        )
     return row
 
 
@@ -133,7 +158,13 @@ def _table_rows(file: TextIO, path: Path, delimiter: str) -> Iterator[Row]:
     reader = csv.reader(file, delimiter=delimiter, strict=True)
     try:
         # pandas leaves the name of its index empty
-        header = [name or f"unnamed {i}" for i, name in enumerate(next(reader, []))]
+        names = [name.strip() for name in next(reader, [])]
+        header = [name or f"unnamed {i}" for i, name in enumerate(names)]
+        if len(header) == 1 and re.search(r"[;\t|,]", header[0]):
+            raise OpenQwQError(
+                f"{path} has the one column {header[0]!r}: separate columns by commas in .csv, by "
+                "tabs in .tsv"
+            )
         if len(set(header)) != len(header):
             raise OpenQwQError(
                 f"{path} has the columns {header}: the first line must name each column once"

@@ -7,7 +7,7 @@ from typing import Any
 from openqwq.tasks.conversations import split_thinking, without_nulls
 from openqwq.tasks.hidden_tests import CONTESTS, contest_tests, read_tests
 from openqwq.tasks.source import completion_of
-from openqwq.tasks.templates import RowError, as_text, from_json, lookup
+from openqwq.tasks.templates import RowError, as_text, from_json, is_missing, lookup
 from openqwq.types import CodeTests, Rule
 from openqwq.verify.boxes import last_box
 
@@ -17,8 +17,8 @@ IDENTITIES = ("id", "unique_id", "task_id", "uid", "uuid", "key")
 CHATS = ("messages", "conversations", "conversation")
 QUESTIONS = ("prompt", "problem", "question", "query", "instruction")
 REPLIES = ("completion", "response", "output")
-CHOSEN = ("chosen", "preferred_output")
-REJECTED = ("rejected", "non_preferred_output")
+CHOSEN = ("chosen", "preferred_output", "chosen_response", "response_j")
+REJECTED = ("rejected", "non_preferred_output", "rejected_response", "response_k")
 SYSTEMS = ("system", "system_prompt")
 ANSWERS = (
     "reward_model.ground_truth",
@@ -40,7 +40,7 @@ def find_column(row: Row, names: Sequence[str]) -> str | None:
     for name in names:
         column = name if "." in name else spelt.get(name, name)
         try:
-            if lookup(row, column) is not None:
+            if not is_missing(lookup(row, column)):
                 return column
         except KeyError:
             continue

@@ -146,6 +146,8 @@ def _read_turn(turn: Any, field: str) -> Message:
             message["tool_calls"] = calls
         if "weight" in turn and turn["weight"] is not None:
             _add_weight(message, turn["weight"], field)
+        if not calls and not message["content"].strip() and "weight" not in message:
+            raise RowError(field, "the reply is empty: give it, or leave the row out")
     return message
 
 
@@ -156,6 +158,8 @@ def _read_content(content: Any, field: str) -> str:
     if isinstance(content, list | tuple):
         texts: list[str] = []
         for part in content:
+            if _thinking_part(part):
+                continue
             text = part.get("text") if isinstance(part, Mapping) else part
             if not isinstance(text, str):
                 raise RowError(
@@ -166,8 +170,21 @@ def _read_content(content: Any, field: str) -> str:
     raise RowError(field, f"the content is {content!r:.80}: it must be a text")
 
 
+def _thinking_part(part: Any) -> str:
+    """The thinking that a part of a content holds, as Anthropic writes it; else ""."""
+    kind = _object(part).get("type")
+    if kind not in ("thinking", "reasoning"):
+        return ""
+    return str(part.get("thinking") or part.get("text") or "")
+
+
 def _add_thinking(message: Message, turn: Mapping[str, Any], field: str) -> None:
     apart = [str(turn[key]) for key in THINKING_KEYS if turn.get(key)]
+    content = turn.get("content")
+    parts = content if isinstance(content, list | tuple) else ()
+    thought = "".join(filter(None, map(_thinking_part, parts)))
+    if thought:
+        apart.append(thought)
     if not apart:
         return
     if len(set(apart)) > 1 or "reasoning_content" in message:

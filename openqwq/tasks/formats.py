@@ -216,8 +216,14 @@ class RowReader:
         """What a reader preferred, and what not; None where the row does not say it."""
         if "chosen" in self._templates:
             return self._fill("chosen", row), self._fill("rejected", row)
-        if find_column(row, CHOSEN) and find_column(row, REJECTED):
-            return find_value(row, CHOSEN), find_value(row, REJECTED)
+        better = find_column(row, CHOSEN)
+        worse = find_column(row, REJECTED)
+        if better and worse:
+            return row[better], row[worse]
+        for found, names in ((worse, CHOSEN), (better, REJECTED)):
+            present = [name for name in row if name.lower() in names]
+            if found and present:
+                raise RowError(present[0], "it is null: fill it, or leave the row out")
         return None
 
     def _system(self, row: Row) -> str:
@@ -275,6 +281,9 @@ class RowReader:
         return read_tools(value, "tools") if value else ()
 
     def _nothing_asked(self, row: Row) -> RowError:
+        for name in row:
+            if name.lower() in (*CHATS, *QUESTIONS):
+                return RowError(name, "it is null: fill it, or leave the row out")
         return RowError(
             "prompt",
             f"nothing says what to ask: the row has {', '.join(map(repr, row))}; name its column, "

@@ -157,12 +157,20 @@ def _script(
         entry_point = entry_point.replace("()", "")
 
     if entry_point is None:
+        _require_python(script, field)
         raise RowError(
             field, "nothing says which function is tested: add a column entry_point"
         )
     if "def check(" in script and not re.search(r"^check\(", script, re.MULTILINE):
         script = f"{script}\n\ncheck(candidate)"
     return CodeTests("script", entry_point=entry_point, script=script, setup=setup)
+
+
+def _require_python(script: str, field: str) -> None:
+    try:
+        ast.parse(script)
+    except (SyntaxError, ValueError) as error:
+        raise RowError(field, f"they are not Python ({error}): correct them") from error
 
 
 def _setup(row: Mapping[str, Any]) -> str:

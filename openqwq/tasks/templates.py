@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -82,18 +83,33 @@ class Template:
             value = lookup(row, column)
         except KeyError:
             known = ", ".join(map(repr, row))
-            matches = difflib.get_close_matches(column, list(row), n=1, cutoff=0.0)
+            matches = difflib.get_close_matches(column, _names(row), n=1)
             near = f"did you mean {{{matches[0]}}}? " if matches else ""
             raise RowError(
                 self.key,
                 f"there is no column {column!r}: {near}the row has {known}; write {{{{ and }}}} "
                 "for braces in the text",
             ) from None
-        if value is None:
+        if is_missing(value):
             raise RowError(
                 self.key, f"the column {column!r} is null: fill it, or leave the row out"
             )
         return value
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a cell is empty: null, or the NaN that pandas writes for it."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _names(row: Mapping[str, Any]) -> list[str]:
+    """The columns of a row, and the fields of those that are objects."""
+    names = list(row)
+    for column, value in row.items():
+        inside = from_json(value)
+        if isinstance(inside, Mapping):
+            names += [f"{column}.{field}" for field in inside]
+    return names
 
 
 def lookup(row: Mapping[str, Any], name: str) -> Any:

@@ -215,4 +215,10 @@ def open_environment(reference: str, options: Mapping[str, Any]) -> Environment:
         raise OpenQwQError(
             f"{reference} has no method reset(task, seed): an environment needs it"
         )
+    if inspect.ismethod(made.reset) and not (
+        inspect.iscoroutinefunction(made.reset) or hasattr(made.reset, "__wrapped__")
+    ):
+        raise OpenQwQError(
+            f"{reference}.reset is not async: write async def reset(self, task, seed)"
+        )
     return cast(Environment, made)

@@ -85,6 +85,22 @@ def test_a_table_with_an_index_that_pandas_left_unnamed_is_read(tmp_path: Path) 
         ("a.csv", b'a\n"1\n', r"a\.csv line \d cannot be read .*: check its quotes"),
         ("a.parquet", b"no", r"a\.parquet is not a whole parquet file"),
         ("a.txt", b"", r"a\.txt is not a file of rows: .*\.jsonl"),
+        (
+            "a.csv",
+            b"q;a\n1;2\n",
+            r"a\.csv has the one column 'q;a': separate columns by commas",
+        ),
+        ("a.jsonl", b'[{"q": 1}]', r"row 1 is .* one JSON list is named \.json"),
+        (
+            "a.json",
+            b'{\n"data": [{"q": 1}]}',
+            r"one object with 'data': it must be a list of rows",
+        ),
+        (
+            "a.jsonl",
+            b'{"q": "\\ud800x"}',
+            r"row 1 has half a character, '\\ud800': remove it",
+        ),
     ],
 )
 def test_what_cannot_be_read_is_named_with_its_file_and_row(
@@ -107,3 +123,12 @@ def test_a_missing_file_names_the_nearest_and_a_directory_its_files(tmp_path: Pa
     (folder / "one.jsonl").write_bytes(lines())
     with pytest.raises(OpenQwQError, match=r"is a directory: name one of one\.jsonl"):
         list(read_rows(folder))
+
+
+def test_spaces_around_the_names_of_a_csv_belong_to_no_name(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("question, answer\nWhat?,5\n")
+    assert list(read_rows(path)) == [{"question": "What?", "answer": "5"}]
+    whole = tmp_path / "b.jsonl"
+    whole.write_text('{"q": "\\ud83d\\ude00"}\n')
+    assert list(read_rows(whole)) == [{"q": "\N{GRINNING FACE}"}]

@@ -13,6 +13,7 @@ import pytest
 from openqwq.config import DataConfig
 from openqwq.data.hub import DataLock
 from openqwq.sandbox.local import LocalSandbox
+from openqwq.tasks.formats import RowReader
 from openqwq.tasks.rows import RowTable, open_rows
 from openqwq.types import CodeTests, Message, OpenQwQError, Task, TestCase, Verifier
 from openqwq.verify.code import CodeVerifier
@@ -273,6 +274,19 @@ ASKED = [{"role": "user", "content": "2 + 3?"}]
             r"prompt: nothing says what to ask: .* 'a', 'b'; .*own\.prompt",
         ),
         ({"prompt": " "}, "prompt: the prompt is empty"),
+        ({"Question": None, "answer": "5"}, "Question: it is null"),
+        (
+            {"prompt": "Say it.", "chosen": "yes", "rejected": None},
+            "rejected: it is null",
+        ),
+        (
+            {"messages": [*ASKED, {"role": "assistant", "content": " "}]},
+            r"messages\.1: the reply is empty",
+        ),
+        (
+            {"prompt": "Write f.", "tests": "assert f(1) == "},
+            "tests: they are not Python",
+        ),
         ({"prompt": []}, r"prompt: it is \[\]: it must be a list of turns"),
         ({"prompt": "2 + 3?", "answer": " "}, "answer: the answer is empty"),
         ({"prompt": "2 + 3?", "answer": ["5", "five"]}, "answer: there are 2 answers"),
@@ -398,3 +412,19 @@ def test_a_format_means_the_same_in_parquet_and_with_json_in_the_cells_of_a_tabl
             assert replace(row.task, row={}) == wanted.task, name
             assert row.pair == wanted.pair, name
             assert row.problem == wanted.problem, name
+
+
+def test_thinking_may_be_a_part_of_the_content() -> None:
+    parts = [
+        {"type": "thinking", "thinking": "two and three"},
+        {"type": "text", "text": "5"},
+    ]
+    turns = [{"role": "user", "content": "2 + 3?"}, {"role": "assistant", "content": parts}]
+    reader = RowReader("own", DataConfig(rows="rows.jsonl"))
+    (reply,) = reader.read({"messages": turns}).demonstration
+    assert (reply["content"], reply["reasoning_content"]) == ("5", "two and three")
+
+
+def test_nan_is_an_empty_cell() -> None:
+    reader = RowReader("own", DataConfig(rows="rows.jsonl"))
+    assert reader.read({"question": "2 + 3?", "answer": float("nan")}).answer is None

@@ -65,4 +65,7 @@ def _from_hub(file: DataFile) -> Path:
     try:
         return fetch(HubFile(file.repo, file.path, file.revision))
     except OpenQwQError as error:
-        raise OpenQwQError(f"{error}; or give --data DIR with {file.local}") from error
+        raise OpenQwQError(
+            f"{error}; or keep it as DIR/{file.local} (--data DIR of qwq eval, --benchmarks DIR of "
+            "qwq data, benchmark_data of [evaluation])"
+        ) from error
