@@ -7,10 +7,10 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from openqwq.data.files import write_atomically
-from openqwq.types import OpenQwQError
+from openqwq.types import OpenQwQError, ScoreStatus
 
 PAGE_ATTEMPTS = 4000  # on one page; a browser stays quick with them
 FOLDER = "rollouts"
@@ -62,6 +62,10 @@ def read_attempts(run: Path, wanted: Filter) -> Iterator[dict[str, Any]]:
     if wanted.stage and wanted.stage not in names:
         known = ", ".join(names)
         raise OpenQwQError(f"{run} has no rollouts of {wanted.stage!r}: there are {known}")
+    statuses = get_args(ScoreStatus)
+    if wanted.status and wanted.status not in statuses:
+        known = ", ".join(statuses)
+        raise OpenQwQError(f"--status is {wanted.status!r}: it must be one of {known}")
     for file in files:
         if wanted.stage not in ("", file.stem):
             continue

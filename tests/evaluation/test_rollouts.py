@@ -82,9 +82,15 @@ def test_the_command_writes_the_page_or_prints_json(
 
 
 @pytest.mark.parametrize(
-    ("wanted", "message"), [(Filter(stage="other"), "'other': there are rl")]
+    ("wanted", "message"),
+    [
+        (Filter(stage="other"), "'other': there are rl"),
+        (Filter(status="wrongg"), "'wrongg': it must be one of correct, wrong"),
+    ],
 )
-def test_a_stage_without_rollouts_is_named(run: Path, wanted: Filter, message: str) -> None:
+def test_an_unknown_stage_or_status_is_named(
+    run: Path, wanted: Filter, message: str
+) -> None:
     with pytest.raises(OpenQwQError, match=message):
         list(read_attempts(run, wanted))
 
