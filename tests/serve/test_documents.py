@@ -68,6 +68,15 @@ def test_an_embedding_is_the_mean_of_the_last_states(tiny: object, saved: Path) 
     assert embed(tiny, input="").status_code == 400
 
 
+def test_a_vector_has_the_models_width_and_many_come_at_once(tiny: object) -> None:
+    many = embed(tiny, input=["the"] * 300, dimensions=16).json()["data"]
+    assert [entry["index"] for entry in many] == list(range(300))
+    assert len(many[-1]["embedding"]) == 16
+    refused = embed(tiny, dimensions=8)
+    assert refused.status_code == 400 and refused.json()["error"]["param"] == "dimensions"
+    assert "have 16" in refused.json()["error"]["message"]
+
+
 def test_an_engine_without_states_has_no_embeddings(
     scripted: object, serve: object
 ) -> None:

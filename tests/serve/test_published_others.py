@@ -158,6 +158,14 @@ def test_a_completion_that_cannot_be_is_refused(
         either.post("/completions", body=body, cast_to=dict)  # type: ignore[type-var]
 
 
+def test_as_many_candidates_as_replies_are_no_ranking(either: openai.OpenAI) -> None:
+    body: Any = {"model": "tiny", "prompt": PROMPT, "max_tokens": 3, "n": 2}
+    ranked = either.completions.create(**body, best_of=2)
+    assert len(ranked.choices) == 2
+    with pytest.raises(openai.BadRequestError, match="best_of is 1 and n is 2"):
+        either.completions.create(**body, best_of=1)
+
+
 # --------------------------------------------------------------------------------- responses
 
 

@@ -397,8 +397,11 @@ def test_any_pieces_fold_to_the_whole_response(pieces: list[Piece]) -> None:
     assert fits(whole.whole(), "Response")
 
 
-def test_log_probs_of_the_answer_come_with_its_text(scripted: Build, serve: Any) -> None:
-    more = {"include": ["message.output_text.logprobs"], "top_logprobs": 1}
+@pytest.mark.parametrize("include", [["message.output_text.logprobs"], []])
+def test_log_probs_of_the_answer_come_with_its_text(
+    scripted: Build, serve: Any, include: list[str]
+) -> None:
+    more = {"include": include, "top_logprobs": 1}
     with serve(scripted("so</think>\n\nOslo.")) as server:
         whole = post(server, **more).json()
         stream = events(post(server, **more, stream=True).text)
