@@ -97,19 +97,32 @@ class TokenReader:
             return self._held_back(index, "", hidden)
 
         (token,) = reported
-        own = self._tokenizer.token_bytes(token["id"]).decode(errors="ignore")
-        text = choice["text"].removesuffix(own)
+        held = self._ids_before(token["id"], choice["text"], hidden - 1)
         others = token.get("top_probs", token.get("top_logprobs", ()))
         alternatives = tuple((other["id"], _log_prob(other)) for other in others)
         log_prob = _log_prob(token) if self._log_probs else math.nan
         shown = Drawn(index, token["id"], log_prob, alternatives)
-        return [*self._held_back(index, text, hidden - 1), shown]
+        return [*(Drawn(index, token_id, math.nan) for token_id in held), shown]
+
+    def _ids_before(self, token_id: int, text: str, count: int) -> list[int]:
+        """The ids of a text before its last token, which may be the end of a character."""
+        if count <= 0:
+            return []
+        own = self._tokenizer.token_bytes(token_id)
+        before = text.encode().removesuffix(own)
+        try:
+            return self._ids_of(before.decode(), count)
+        except UnicodeDecodeError:  # the last token holds the end of a character alone
+            ids = self._ids_of(text, count)
+            return ids[:-1] if ids[-1] == token_id else ids[:count]
 
     def _held_back(self, index: int, text: str, count: int) -> list[Drawn]:
         if count <= 0:
             return []
-        ids = self._tokenizer.encode(text or "\ufffd" * count, goes_on=True)
-        return [Drawn(index, token_id, math.nan) for token_id in ids]
+        return [Drawn(index, token_id, math.nan) for token_id in self._ids_of(text, count)]
+
+    def _ids_of(self, text: str, count: int) -> list[int]:
+        return self._tokenizer.encode(text or "\ufffd" * count, goes_on=True)
 
 
 def _log_prob(token: dict[str, Any]) -> float:

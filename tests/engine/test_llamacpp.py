@@ -280,6 +280,18 @@ def test_tokens_held_back_are_those_of_their_text(real: OpenedModel) -> None:
     assert tokenizer.decode(ids[total:]).strip("\ufffd") == ""
 
 
+def test_a_character_of_several_tokens_is_drawn_once(tokenizer: Tokenizer) -> None:
+    """llama.cpp shows the last token alone, with the text of all."""
+    for text in ("é", "😀", "the é", "fox 😀😀"):
+        ids = tokenizer.encode(text)
+        token = {"id": ids[-1], "token": "", "prob": 0.5}
+        choice = {"text": text, "index": 0, "logprobs": {"content": [token]}}
+        choice["finish_reason"] = None
+        event = {"choices": [choice], "timings": {"predicted_n": len(ids)}}
+        reader = llamacpp_messages.TokenReader(tokenizer, 1, True)
+        assert [drawn.token_id for drawn in reader.tokens(event)] == ids
+
+
 def test_the_port_that_llamacpp_opens_refuses_everybody(real: OpenedModel) -> None:
     """Its server listens wherever it runs; only we, in its process, may ask it anything."""
     server = real.generate._draw.__self__._server  # type: ignore[attr-defined]
