@@ -3,8 +3,11 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+import openqwq
 
 SHOWN = "import openqwq.model.linear, openqwq.model.qwen2"
 
@@ -15,7 +18,7 @@ SHOWN = "import openqwq.model.linear, openqwq.model.qwen2"
 @pytest.mark.parametrize(
     ("own", "expected"),
     [
-        ({}, "GOMP_SPINCOUNT = '3000'"),
+        ({}, "GOMP_SPINCOUNT = '"),
         ({"GOMP_SPINCOUNT": "77"}, "GOMP_SPINCOUNT = '77'"),
         ({"OMP_WAIT_POLICY": "ACTIVE"}, "OMP_WAIT_POLICY = 'ACTIVE'"),
     ],
@@ -33,4 +36,24 @@ def test_openmp_takes_our_count_of_spins_or_the_users(
         check=True,
     )
     assert expected in done.stderr
-    assert ("GOMP_SPINCOUNT = '3000'" in done.stderr) is (own == {})
+    ours = any(f"GOMP_SPINCOUNT = '{count}'" in done.stderr for count in (0, 3000))
+    assert ours is (own == {})
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what runs")
+@pytest.mark.parametrize(("others", "shared"), [(0, False), (1, True), (5, True)])
+def test_threads_sleep_at_once_where_others_keep_the_cores_busy(
+    others: int, shared: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cores = len(os.sched_getaffinity(0))
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    told = tmp_path / "loadavg"
+    told.write_text(f"1.05 0.52 0.20 {1 + others}/240 31337\n")
+    assert openqwq.cores_are_shared(str(told)) is shared
+    # On a machine with five more cores, which we may not use, they are no hindrance.
+    monkeypatch.setattr(os, "cpu_count", lambda: cores + 5)
+    assert not openqwq.cores_are_shared(str(told))
+
+
+def test_cores_are_not_shared_where_the_system_does_not_tell(tmp_path: Path) -> None:
+    assert not openqwq.cores_are_shared(str(tmp_path / "missing"))
