@@ -13,7 +13,7 @@ from typing import Any, TextIO
 from openqwq.types import OpenQwQError
 
 Row = dict[str, Any]
-_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")  # of which a lone one is no text
+_SURROGATE = re.compile(r"\\ud[89a-f]")  # in JSON; a lone one is not text
 TEXT_FORMS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")
 FORMS = (*TEXT_FORMS, ".parquet")
 
@@ -55,6 +55,25 @@ def numbered_rows(path: Path) -> Iterator[tuple[int, Row]]:
     except (OSError, EOFError) as error:
         raise OpenQwQError(
             f"{path} cannot be read ({error}): get the file again"
+        ) from error
+
+
+def text_rows(path: Path) -> Iterator[tuple[int, Row]]:
+    """`numbered_rows` for a tokenizer: raises OpenQwQError too for half a character."""
+    for number, row in numbered_rows(path):
+        if _SURROGATE.search(json.dumps(row, default=str)):
+            _require_text(row, path, number)
+        yield number, row
+
+
+def _require_text(row: Row, path: Path, number: int) -> None:
+    """Raise OpenQwQError where a string of the row has half of a surrogate pair."""
+    try:
+        json.dumps(row, ensure_ascii=False, default=str).encode()
+    except UnicodeEncodeError as error:
+        half = error.object[error.start]
+        raise OpenQwQError(
+            f"{path} row {number} has half a character, {half!a}: remove it"
         ) from error
 
 
@@ -131,12 +150,6 @@ def _refuse_object(text: str, path: Path) -> None:
 def _object(line: str, path: Path, number: int) -> Row:
     try:
         row = json.loads(line)
-        if _SURROGATE.search(line):
-            json.dumps(row, ensure_ascii=False).encode()
-    except UnicodeEncodeError as error:
-        raise OpenQwQError(
-            f"{path} row {number} has half a character, {error.object[error.start]!a}: remove it"
-        ) from error
     except (ValueError, RecursionError) as error:
         raise OpenQwQError(
             f"{path} row {number} is not JSON ({error}): write one object a line"

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from openqwq.config import DataConfig
 from openqwq.data.hub import DataLock
-from openqwq.data.rows import numbered_rows
+from openqwq.data.rows import text_rows
 from openqwq.tasks.formats import Reading, RowReader
 from openqwq.tasks.table import permuted
 from openqwq.tasks.templates import RowError
@@ -183,7 +183,7 @@ class _Opener:
         ids: dict[str, RowPlace] = {}
         usable: list[UsableRow] = []
         first: tuple[RowPlace, Reading] | None = None
-        for number, row in numbered_rows(path):
+        for number, row in text_rows(path):
             place = RowPlace(shown, number)
             self.counts[reference] += 1
             try:

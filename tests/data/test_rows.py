@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from openqwq.data.rows import numbered_rows, read_rows
+from openqwq.data.rows import numbered_rows, read_rows, text_rows
 from openqwq.types import OpenQwQError
 
 ROWS = [
@@ -96,11 +96,6 @@ def test_a_table_with_an_index_that_pandas_left_unnamed_is_read(tmp_path: Path) 
             b'{\n"data": [{"q": 1}]}',
             r"one object with 'data': it must be a list of rows",
         ),
-        (
-            "a.jsonl",
-            b'{"q": "\\ud800x"}',
-            r"row 1 has half a character, '\\ud800': remove it",
-        ),
     ],
 )
 def test_what_cannot_be_read_is_named_with_its_file_and_row(
@@ -132,3 +127,18 @@ def test_spaces_around_the_names_of_a_csv_belong_to_no_name(tmp_path: Path) -> N
     whole = tmp_path / "b.jsonl"
     whole.write_text('{"q": "\\ud83d\\ude00"}\n')
     assert list(read_rows(whole)) == [{"q": "\N{GRINNING FACE}"}]
+
+
+@pytest.mark.parametrize(("name", "form"), [("a.jsonl", "{}"), ("a.json", "[{}]")])
+def test_half_a_character_is_judged_and_not_taught(
+    tmp_path: Path, name: str, form: str
+) -> None:
+    path = tmp_path / name
+    path.write_text(form.format(r'{"q": "\ud800x"}'))
+    assert list(read_rows(path)) == [{"q": "\ud800x"}]
+    with pytest.raises(
+        OpenQwQError, match=r"row 1 has half a character, '\\ud800': remove"
+    ):
+        list(text_rows(path))
+    path.write_text(form.format(r'{"q": "\ud83d\ude00"}'))
+    assert list(text_rows(path)) == [(1, {"q": "\U0001f600"})]

@@ -223,7 +223,7 @@ def test_a_run_killed_midway_goes_on_to_the_very_same_replies(
     assert len(first) == 60
     assert (whole / "scores.json").read_text() == (broken / "scores.json").read_text()
     assert evaluate(str(model), data, whole, *more, "--resume", "--precision", "bf16") == 2
-    assert "/model in bf16'; go on with the settings" in capsys.readouterr().err
+    assert "/model in bf16'; use the settings" in capsys.readouterr().err
     assert (
         evaluate("http://127.0.0.1:1", data, tmp_path / "x", *more, "--precision", "bf16")
         == 2

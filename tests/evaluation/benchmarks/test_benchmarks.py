@@ -144,7 +144,9 @@ def test_the_hub_without_a_network_is_a_clear_refusal(
 ) -> None:
     pytest.importorskip("huggingface_hub", reason="needs pip install huggingface_hub")
     file = DataFile("toy/a.jsonl", "nobody/no-such-set", "a.jsonl", "0" * 40)
-    with pytest.raises(OpenQwQError, match=r"hub cannot be reached .*give --data"):
+    with pytest.raises(
+        OpenQwQError, match=r"hub cannot be reached .*--data DIR of qwq eval"
+    ):
         list(Library().rows(file))
 
 
