@@ -23,7 +23,7 @@ BUILD = (
 )
 # Calls and files that only Linux has, and where they may be: each place does without elsewhere.
 ONLY_LINUX = re.compile(r"os\.sysconf|sched_getaffinity|/proc/|RLIMIT_AS")
-MAY_ASK_LINUX = {"model/fit.py", "model/precision.py", "verify/workers.py"}
+MAY_ASK_LINUX = {"__init__.py", "model/fit.py", "model/precision.py", "verify/workers.py"}
 
 
 def run(command: list[str | Path], folder: Path) -> str:
