@@ -96,6 +96,8 @@ WORK = {"sft": sft_step, "decode": decoding, "llamacpp": llamacpp}
 
 def measure(work: str, steps: int) -> None:
     """In a separate process: print the seconds of each step as JSON."""
+    import openqwq  # noqa: F401  chooses the count of spins, so before PyTorch loads OpenMP
+
     step = WORK[work]()
     step()
     step()
