@@ -37,8 +37,11 @@ class Worker:
     ) -> None:
         require_platform()
         ours, theirs = socket.socketpair()
-        # LD_BIND_NOW: functions are looked up at the start, and not again in each fork
-        environment = {"PYTHONHASHSEED": "0", "LANG": "C.UTF-8", "LD_BIND_NOW": "1"}
+        environment = {"PYTHONHASHSEED": "0", "LANG": "C.UTF-8"}
+        # Functions are looked up at the start, and not again in each fork.
+        environment["LD_BIND_NOW"] = "1"
+        # A worker computes nothing by OpenMP: its start need not look what else runs.
+        environment["GOMP_SPINCOUNT"] = "0"
         if packages:
             environment |= THREADS
         code = MAIN.format(
