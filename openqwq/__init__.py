@@ -19,10 +19,10 @@ def cores_are_shared(loadavg: str = "/proc/loadavg") -> bool:
         cores = len(os.sched_getaffinity(0))
         for _ in range(LOOKS):
             with open(loadavg) as file:
-                running = int(
-                    file.read().split()[3].partition("/")[0]
-                )  # we are one of them
-            if running - 1 + cores <= (os.cpu_count() or 1):
+                counts = file.read().split()[3]  # running/all
+            running, _, _ = counts.partition("/")
+            others = int(running) - 1
+            if others + cores <= (os.cpu_count() or 1):
                 return False
             time.sleep(SECONDS_BETWEEN)
     except (AttributeError, OSError):

@@ -19,9 +19,8 @@ from openqwq.types import OpenQwQError
 BUCKET_BYTES = 2**26  # of whole parameters; one that is larger has a bucket to itself
 ALIGNMENT = 8  # bytes, at which every parameter begins
 
-Take = Callable[
-    [Iterable[tuple[str, Tensor]]], object
-]  # each may be overwritten after the next
+# Takes parameters one by one; each may be overwritten once the next is asked for.
+Take = Callable[[Iterable[tuple[str, Tensor]]], object]
 
 
 @dataclass(frozen=True)
