@@ -292,8 +292,7 @@ describe("conversations", () => {
     const { page } = visit;
     await visit.send("slow in the background");
     await page.locator("#app").getByText("word 1.").waitFor();
-    await page.keyboard.press("Control+Shift+O");
-    await page.locator("#app").getByText("What shall we think about?").waitFor();
+    await visit.newChat();
     await visit.ask("plain beside it");
     const other = await visit.newPage();
     if (visit.phone)
@@ -350,8 +349,8 @@ describe("options and settings", () => {
     await visit.assertFits();
     await visit.assertAccessible();
     await visit.picture(`options-${name}`);
-    await page.keyboard.press("Escape");
-    await page.keyboard.press("Control+Shift+O");
+    await visit.closeDialog();
+    await visit.newChat();
     await visit.ask("plain again");
     const { messages, stream_options, ...sent } = (await visit.requests()).at(-1);
     assert.deepEqual(messages[0], { role: "system", content: "Be brief." });
@@ -369,7 +368,7 @@ describe("options and settings", () => {
     await page.getByRole("button", { name: "Chat options" }).click();
     await page.getByRole("button", { name: "Reset all" }).click();
     await page.locator("dialog").getByRole("combobox", { name: "Thinking" }).selectOption("low");
-    await page.keyboard.press("Escape");
+    await visit.closeDialog();
     await visit.ask("plain third");
     const last = (await visit.requests()).at(-1);
     assert.equal(last.reasoning_effort, "low");
@@ -394,7 +393,7 @@ describe("options and settings", () => {
     await server(`http://localhost:${mock.port}/v1`, "");
     await page.locator("#app").getByText("Connected: 2 models.").waitFor();
     await page.getByRole("combobox", { name: "Model" }).last().selectOption("mock-other");
-    await page.keyboard.press("Escape");
+    await visit.closeDialog();
     await visit.ask("plain");
     assert.equal((await visit.requests()).at(-1).model, "mock-other");
     visit.expect(/127\.0\.0\.2|violates the following/);
@@ -529,16 +528,15 @@ describe("keyboard and screen reader", () => {
     await page.keyboard.press("?");
     await page.getByRole("heading", { name: "Keyboard shortcuts" }).waitFor();
     await visit.assertAccessible();
-    await page.keyboard.press("Escape");
-    await page.locator("dialog").waitFor({ state: "detached" });
+    await visit.closeDialog();
     await page.keyboard.press("Shift+Escape");
     await visit.composerHasFocus();
     await page.keyboard.press("Control+,");
     await page.getByRole("heading", { name: "Settings" }).waitFor();
-    await page.keyboard.press("Escape");
+    await visit.closeDialog();
     await page.keyboard.press("Control+.");
     await page.getByRole("heading", { name: "Chat options" }).waitFor();
-    await page.keyboard.press("Escape");
+    await visit.closeDialog();
     await visit.composerHasFocus();
     const shown = await page.locator("#sidebar").isVisible();
     await page.keyboard.press("Control+Shift+H");

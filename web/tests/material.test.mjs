@@ -180,8 +180,7 @@ describe("nothing is lost", () => {
     const link = page.url();
     assert.match(link, /#t[0-9a-f]{32}$/);
     await composer.fill("half a thought");
-    await page.keyboard.press("Control+Shift+O");
-    await page.locator("#app").getByText("What shall we think about?").waitFor();
+    await visit.newChat();
     await fieldHolds(composer, "");
     await composer.fill("of the new chat");
     await page.goBack();
@@ -301,7 +300,7 @@ describe("nothing is lost", () => {
       .locator('dialog input[type="file"]')
       .setInputFiles([file("chats.json", exported, "application/json")]);
     await page.locator("dialog", { hasText: "Imported 1 chat." }).waitFor();
-    await page.keyboard.press("Escape");
+    await visit.closeDialog();
     await visit.openSidebar();
     await page.evaluate(() => {
       window.opened = 0;
@@ -340,7 +339,7 @@ describe("finding and taking along", () => {
   flow("a search reads every message; an export comes back by import", async (visit, name) => {
     const { page } = visit;
     await visit.ask("markdown with a proof");
-    await page.keyboard.press("Control+Shift+O");
+    await visit.newChat();
     await visit.ask("plain something");
     await visit.openSidebar();
     const search = page.getByRole("searchbox", { name: "Search all chats" });
@@ -363,7 +362,7 @@ describe("finding and taking along", () => {
     await page.locator("dialog", { hasText: "Imported 1 chat." }).waitFor();
     await field.setInputFiles([file("bad.json", '{"a": 1}', "application/json")]);
     await page.locator("dialog", { hasText: "This file is not an export" }).waitFor();
-    await page.keyboard.press("Escape");
+    await visit.closeDialog();
     await visit.openSidebar();
     await shows(page.locator(".conversation"), 3);
   });
@@ -373,7 +372,7 @@ describe("finding and taking along", () => {
     await page.getByRole("button", { name: "Settings" }).click();
     await page.getByRole("combobox", { name: "Language" }).selectOption("zh");
     await page.getByRole("heading", { name: "设置" }).waitFor();
-    await page.keyboard.press("Escape");
+    await visit.closeDialog();
     await page.locator("#app").getByText("想一起思考什么？").waitFor();
     assert.equal(await page.locator("html").getAttribute("lang"), "zh");
     await page.reload();
@@ -422,7 +421,7 @@ describe("thinking as an instrument", () => {
     await page.locator(".thinking-control select").selectOption("custom");
     await page.getByLabel("Thinking tokens").fill("50");
     await page.getByLabel("Temperature").fill("0.3");
-    await page.keyboard.press("Escape");
+    await visit.closeDialog();
     const status = page.locator(".status-line");
     await says(status, /Temperature 0\.3[^]*Thinking tokens 50/);
     await visit.send("think");

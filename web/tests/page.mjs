@@ -148,6 +148,18 @@ export class Visit {
     await this.ended();
   }
 
+  /** Opens a new chat, and waits until it is shown: `ask` counts the turns of the open chat. */
+  async newChat() {
+    await this.page.keyboard.press("Control+Shift+O");
+    await this.page.locator("#app").getByText("What shall we think about?").waitFor();
+  }
+
+  /** Closes the open dialog, and waits until it is gone: the page behind it takes no keys. */
+  async closeDialog() {
+    await this.page.keyboard.press("Escape");
+    await this.page.locator("dialog").waitFor({ state: "detached" });
+  }
+
   /** Waits until the message field has the focus. */
   async composerHasFocus() {
     await this.page.waitForFunction(() => document.activeElement?.matches(".composer textarea"));

@@ -28,12 +28,12 @@ test(
       await says(visit.reply.locator(".usage"), /tokens, \d+ thinking/);
       await page.locator(".top").getByRole("button", { name: "Chat options" }).click();
       await page.getByLabel("Max tokens").fill("5");
-      await page.keyboard.press("Escape");
+      await visit.closeDialog();
       await visit.ask("And briefly?");
       await says(visit.reply, /The token limit was reached/);
       await page.locator(".top").getByRole("button", { name: "Chat options" }).click();
       await page.getByRole("button", { name: "Reset all" }).click();
-      await page.keyboard.press("Escape");
+      await visit.closeDialog();
       await visit.send("Again, and stop.");
       await page.getByRole("button", { name: /Thinking…/ }).waitFor();
       await page.getByRole("button", { name: "Answer now" }).click();
