@@ -46,6 +46,7 @@ ONLY_IN_FILE = {
     "sandbox/client.py": {"httpx"},
     "sandbox/link.py": {"numpy"},  # only where the settings allow it
     "sandbox/packages.py": {"numpy"},
+    "sandbox/ascii_json.py": {"starlette"},
     "sandbox/server.py": {"sse_starlette", "starlette", "uvicorn"},
 }
 ONLY_FOR_TYPE_CHECKING = {"types.py": {"torch"}}

@@ -19,7 +19,7 @@ from openqwq.engine.pace import Pace
 from openqwq.engine.packed import PackedModel
 from openqwq.engine.plain import PlainModel
 from openqwq.engine.sampler import draw_plainly
-from openqwq.engine.scheduler import EngineStatistics, Group, Scheduler
+from openqwq.engine.scheduler import EngineStatistics, Prefill, Scheduler
 from openqwq.engine.scoring import MeanState, PromptReader, PromptScores
 from openqwq.engine.sequence import Sequence, check_request, room_after
 from openqwq.model import lora
@@ -260,7 +260,7 @@ class Engine:
         ]
         if begun is not None:
             sequences[0].go_on_from(begun)
-        self.scheduler.waiting.append(Group(list(sequences)))
+        self.scheduler.waiting.append(Prefill(list(sequences)))
         return sequences
 
     async def _step_done(self) -> None:
@@ -301,13 +301,13 @@ class Engine:
         if not chunks:
             return
         counts = [count for _, count in chunks]
-        lanes = [group.lane for group, _ in chunks]
-        starts = [group.cached for group, _ in chunks]
+        lanes = [prefill.lane for prefill, _ in chunks]
+        starts = [prefill.cached for prefill, _ in chunks]
         token_ids: list[int] = []
         adapters: list[int] = []
-        for group, count in chunks:
-            token_ids += group.token_ids[group.cached : group.cached + count]
-            adapters += [group.adapter] * count
+        for prefill, count in chunks:
+            token_ids += prefill.token_ids[prefill.cached : prefill.cached + count]
+            adapters += [prefill.adapter] * count
 
         cache = self.scheduler.cache
         attend = CacheAttention(cache, lanes, starts, counts, self.invariant)
@@ -321,14 +321,16 @@ class Engine:
         lasts = torch.tensor(counts).cumsum(0) - 1
         drawn: list[Sequence] = []
         rows: list[int] = []
-        for row, (group, count) in enumerate(chunks):
-            if group.reader:
+        for row, (prefill, count) in enumerate(chunks):
+            if prefill.reader:
                 end = int(lasts[row]) + 1
-                following = group.token_ids[group.cached + 1 : group.cached + 1 + count]
-                group.reader.add(hidden[end - count : end], following, self.model.logits)
-            group.cached += count
-            if group.remaining == 0:
-                members = self.scheduler.fork(group)
+                following = prefill.token_ids[
+                    prefill.cached + 1 : prefill.cached + 1 + count
+                ]
+                prefill.reader.add(hidden[end - count : end], following, self.model.logits)
+            prefill.cached += count
+            if prefill.remaining == 0:
+                members = self.scheduler.fork(prefill)
                 drawn += members
                 rows += [int(lasts[row])] * len(members)
         if drawn:

@@ -20,7 +20,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from openqwq.engine.llamacpp_messages import TokenReader, request
-from openqwq.engine.relay import Drawn, Relay
+from openqwq.engine.relay import DrawnToken, Relay
 from openqwq.engine.sequence import Sequence
 from openqwq.model.gguf_header import GgufFile
 from openqwq.model.gguf_lora import write_adapter
@@ -164,7 +164,7 @@ class LlamaCpp:
                 f"llama.cpp's tokenizer did not answer ({error}): open the model again"
             ) from error
 
-    async def draw(self, sequences: Ids[Sequence]) -> AsyncGenerator[Drawn]:
+    async def draw(self, sequences: Ids[Sequence]) -> AsyncGenerator[DrawnToken]:
         """See `relay.RelayDraw`; closing it ends the request at its next token or prompt batch."""
         asked = request(sequences)
         if self._adapters and self._adapters.folders:

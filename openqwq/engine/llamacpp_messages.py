@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from collections.abc import Sequence as Ids
 from typing import Any
 
-from openqwq.engine.relay import Drawn
+from openqwq.engine.relay import DrawnToken
 from openqwq.engine.sequence import Sequence
 from openqwq.text.grammar import opening_first
 from openqwq.text.tokenizer import Tokenizer
@@ -71,7 +71,7 @@ class TokenReader:
         self._counts = [0] * n
         self._log_probs = log_probs
 
-    def tokens(self, event: Mapping[str, Any]) -> list[Drawn]:
+    def tokens(self, event: Mapping[str, Any]) -> list[DrawnToken]:
         """What an event brings; raises OpenQwQError for a request that cannot be served."""
         error = event.get("error")
         if error:
@@ -80,12 +80,12 @@ class TokenReader:
                 raise OpenQwQError(f"{message} (shorten it, or run fewer at once)")
             raise RuntimeError(message)
         count = event.get("timings", {}).get("predicted_n", 0)
-        tokens: list[Drawn] = []
+        tokens: list[DrawnToken] = []
         for choice in event.get("choices", ()):
             tokens += self._of_choice(choice, count)
         return tokens
 
-    def _of_choice(self, choice: Mapping[str, Any], count: int) -> list[Drawn]:
+    def _of_choice(self, choice: Mapping[str, Any], count: int) -> list[DrawnToken]:
         """`count` tokens were drawn by now: those that no event showed are held back."""
         index = choice["index"]
         hidden = max(count - self._counts[index], 0)
@@ -101,8 +101,8 @@ class TokenReader:
         others = token.get("top_probs", token.get("top_logprobs", ()))
         alternatives = tuple((other["id"], _log_prob(other)) for other in others)
         log_prob = _log_prob(token) if self._log_probs else math.nan
-        shown = Drawn(index, token["id"], log_prob, alternatives)
-        return [*(Drawn(index, token_id, math.nan) for token_id in held), shown]
+        shown = DrawnToken(index, token["id"], log_prob, alternatives)
+        return [*(DrawnToken(index, token_id, math.nan) for token_id in held), shown]
 
     def _ids_before(self, token_id: int, text: str, count: int) -> list[int]:
         """The ids of a text before its last token, which may be the end of a character."""
@@ -116,10 +116,12 @@ class TokenReader:
             ids = self._ids_of(text, count)
             return ids[:-1] if ids[-1] == token_id else ids[:count]
 
-    def _held_back(self, index: int, text: str, count: int) -> list[Drawn]:
+    def _held_back(self, index: int, text: str, count: int) -> list[DrawnToken]:
         if count <= 0:
             return []
-        return [Drawn(index, token_id, math.nan) for token_id in self._ids_of(text, count)]
+        return [
+            DrawnToken(index, token_id, math.nan) for token_id in self._ids_of(text, count)
+        ]
 
     def _ids_of(self, text: str, count: int) -> list[int]:
         return self._tokenizer.encode(text or "\ufffd" * count, goes_on=True)

@@ -27,7 +27,7 @@ USUAL_CONTEXT = 32768  # tokens, unless the model has fewer or the caller says o
 
 
 @dataclass(frozen=True)
-class Drawn:
+class DrawnToken:
     """One token that the other engine drew for the member `index` of a request.
 
     `log_prob` is NaN where that engine does not tell it.
@@ -49,7 +49,7 @@ def fitting_context(asked: int | None, trained: int) -> int:
 
 
 # Draws for sequences that share prompt and tokens so far; member i uses the first one's seed + i.
-RelayDraw = Callable[[Ids[Sequence]], AsyncGenerator[Drawn]]
+RelayDraw = Callable[[Ids[Sequence]], AsyncGenerator[DrawnToken]]
 
 
 class Relay:
@@ -206,7 +206,7 @@ class Relay:
                     return
 
 
-def _take(sequence: Sequence, token: Drawn) -> bool:
+def _take(sequence: Sequence, token: DrawnToken) -> bool:
     """Append a drawn token; whether the sequence wants no more from this request."""
     was_thinking = sequence.think.in_thinking
     alternatives = token.alternatives[: sequence.params.top_log_probs]

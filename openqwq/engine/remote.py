@@ -16,7 +16,7 @@ from typing import Any, Literal
 import httpx
 
 from openqwq.engine.llamacpp_messages import TokenReader, request
-from openqwq.engine.relay import Drawn, Relay, fitting_context
+from openqwq.engine.relay import DrawnToken, Relay, fitting_context
 from openqwq.engine.sequence import Sequence
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.types import Message, OpenQwQError, SamplingParams, ToolCall
@@ -118,7 +118,7 @@ class _Draw:
         self._server = server
         self._tokenizer = tokenizer
 
-    async def __call__(self, sequences: Ids[Sequence]) -> AsyncGenerator[Drawn]:
+    async def __call__(self, sequences: Ids[Sequence]) -> AsyncGenerator[DrawnToken]:
         if self._server.kind == "llamacpp":
             body = request(sequences)
             log_probs = sequences[0].params.log_probs
@@ -159,7 +159,7 @@ def _vllm_request(sequences: Ids[Sequence]) -> dict[str, Any]:
     }
 
 
-def _vllm_tokens(event: Mapping[str, Any]) -> list[Drawn]:
+def _vllm_tokens(event: Mapping[str, Any]) -> list[DrawnToken]:
     tokens = []
     for choice in _entries(event, "choices"):
         ids = choice.get("token_ids")
@@ -174,7 +174,9 @@ def _vllm_tokens(event: Mapping[str, Any]) -> list[Drawn]:
             alternatives: list[tuple[int, float]] = []
             for key, each in sorted((table or {}).items(), key=lambda item: -item[1]):
                 alternatives.append((int(key.removeprefix("token_id:")), each))
-            tokens.append(Drawn(choice["index"], token_id, log_prob, tuple(alternatives)))
+            tokens.append(
+                DrawnToken(choice["index"], token_id, log_prob, tuple(alternatives))
+            )
     return tokens
 
 

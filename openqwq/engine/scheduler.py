@@ -20,8 +20,8 @@ class EngineStatistics:
 
 
 @dataclass(eq=False)
-class Group:
-    """Sequences that share one prompt and so one prefill; `lane` is its cache row meanwhile."""
+class Prefill:
+    """One prefill, for all sequences that share its prompt; `lane` is its cache row."""
 
     members: list[Sequence]
     lane: int = -1
@@ -64,8 +64,8 @@ class Scheduler:
         self.cache = cache
         self.slots = slots
         self.free_lanes = list(range(slots, slots + lanes))
-        self.waiting: deque[Group] = deque()
-        self.prefilling: list[Group] = []
+        self.waiting: deque[Prefill] = deque()
+        self.prefilling: list[Prefill] = []
         self.running: list[Sequence] = []  # index = slot
         self.prompt_tokens = 0
         self.reused_tokens = 0
@@ -73,85 +73,88 @@ class Scheduler:
     def unfinished(self) -> list[Sequence]:
         """Every sequence with tokens to come."""
         found = list(self.running)
-        for group in [*self.waiting, *self.prefilling]:
-            found += group.members
+        for prefill in [*self.waiting, *self.prefilling]:
+            found += prefill.members
         return _unfinished(found)
 
     def admit(self) -> None:
-        """Give lanes to waiting groups whose members will find slots.
+        """Give lanes to waiting prefills whose members will find slots.
 
-        A group larger than the free slots is split; its rest waits and is prefilled again.
+        One with more members than free slots is split; its rest waits and is prefilled again.
         """
         self.retire()
         free = self.slots - len(self.running)
-        for group in self.prefilling:
-            free -= len(group.members)
+        for prefill in self.prefilling:
+            free -= len(prefill.members)
 
         while self.waiting and self.free_lanes and free > 0:
-            group = self.waiting.popleft()
-            group.members = _unfinished(group.members)
-            if not group.members:
+            prefill = self.waiting.popleft()
+            prefill.members = _unfinished(prefill.members)
+            if not prefill.members:
                 continue
-            if len(group.members) > free:
-                self.waiting.appendleft(Group(group.members[free:]))
-                group = Group(group.members[:free])
-            if not self._start(group):
-                self.waiting.appendleft(group)
+            if len(prefill.members) > free:
+                self.waiting.appendleft(Prefill(prefill.members[free:]))
+                prefill = Prefill(prefill.members[:free])
+            if not self._start(prefill):
+                self.waiting.appendleft(prefill)
                 return
-            free -= len(group.members)
+            free -= len(prefill.members)
 
-    def _start(self, group: Group) -> bool:
-        """Give a group a lane, unless a prompt that is being prefilled will soon spare it more."""
-        prompt = group.token_ids
-        row, length = self.cache.longest_prefix(prompt, group.adapter)
-        if group.reader:
+    def _start(self, prefill: Prefill) -> bool:
+        """Give a prefill a lane, unless another prompt in a lane will soon spare it more."""
+        prompt = prefill.token_ids
+        row, length = self.cache.longest_prefix(prompt, prefill.adapter)
+        if prefill.reader:
             length = 0
-        elif self._is_worth_waiting(group, length):
+        elif self._is_worth_waiting(prefill, length):
             return False
 
-        group.lane = self.free_lanes.pop(0)
-        group.cached = length
+        prefill.lane = self.free_lanes.pop(0)
+        prefill.cached = length
         is_finished = len(self.running) <= row < self.slots
         lives_on = is_finished and length == self.cache.held[row]  # all of it, in the lane
-        self.cache.start(group.lane, row, length, group.adapter)
+        self.cache.start(prefill.lane, row, length, prefill.adapter)
         if lives_on:
             self.cache.held[row] = 0
         self.prompt_tokens += len(prompt)
         self.reused_tokens += length
-        self.prefilling.append(group)
+        self.prefilling.append(prefill)
         return True
 
-    def _is_worth_waiting(self, group: Group, length: int) -> bool:
+    def _is_worth_waiting(self, prefill: Prefill, length: int) -> bool:
         """Whether a prompt in a lane will spare clearly more than the `length` tokens found."""
-        prompt = group.token_ids
+        prompt = prefill.token_ids
         worth = length + self.cache.REUSE_FROM
         if len(prompt) <= worth:
             return False
         for other in self.prefilling:
-            if other.adapter == group.adapter and other.token_ids[:worth] == prompt[:worth]:
+            if (
+                other.adapter == prefill.adapter
+                and other.token_ids[:worth] == prompt[:worth]
+            ):
                 return True
         return False
 
-    def chunks(self, budget: int) -> list[tuple[Group, int]]:
-        """(group, number of its prompt tokens) to prefill now, in order, within `budget` tokens."""
+    def chunks(self, budget: int) -> list[tuple[Prefill, int]]:
+        """(prefill, number of its tokens) to compute now, in order, within `budget` tokens."""
         found = []
-        for group in self.prefilling:
-            count = min(group.remaining, budget)
+        for prefill in self.prefilling:
+            count = min(prefill.remaining, budget)
             if count == 0:
                 break
-            found.append((group, count))
+            found.append((prefill, count))
             budget -= count
         return found
 
-    def fork(self, group: Group) -> list[Sequence]:
-        """Move a prefilled group from its lane into slots; returns its members."""
+    def fork(self, prefill: Prefill) -> list[Sequence]:
+        """Move the members of a finished prefill from its lane into slots; returns them."""
         first = len(self.running)
-        slots = range(first, first + len(group.members))
+        slots = range(first, first + len(prefill.members))
         self._make_room(slots)
-        self.cache.copy(group.lane, slots, group.cached)
-        self.running.extend(group.members)
-        self.drop_prefill(group)
-        return group.members
+        self.cache.copy(prefill.lane, slots, prefill.cached)
+        self.running.extend(prefill.members)
+        self.drop_prefill(prefill)
+        return prefill.members
 
     def _make_room(self, slots: range) -> None:
         """Move what is worth keeping to free slots that hold nothing, or something older."""
@@ -172,17 +175,17 @@ class Scheduler:
                 destinations.append(place)
         cache.move(sources, destinations)
 
-    def drop_prefill(self, group: Group) -> None:
-        """Free a group's lane."""
-        self.prefilling.remove(group)
-        self.free_lanes.append(group.lane)
+    def drop_prefill(self, prefill: Prefill) -> None:
+        """Free the lane of a prefill."""
+        self.prefilling.remove(prefill)
+        self.free_lanes.append(prefill.lane)
 
     def retire(self) -> None:
         """Free what finished sequences hold, closing each gap with the last running one."""
-        for group in list(self.prefilling):
-            group.members = _unfinished(group.members)
-            if not group.members:
-                self.drop_prefill(group)
+        for prefill in list(self.prefilling):
+            prefill.members = _unfinished(prefill.members)
+            if not prefill.members:
+                self.drop_prefill(prefill)
 
         # Looked at once: the event loop may cancel a sequence at any time.
         ended = [bool(sequence.finish_reason) for sequence in self.running]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from openqwq.config import Config, DistillStage, RewardModelStage, RlStage, SftStage, Stage
 from openqwq.evaluation.contamination import BenchmarkIndex, Overlap
 from openqwq.tasks.rows import RowTable
-from openqwq.tasks.table import Table
+from openqwq.tasks.table import DataTable
 from openqwq.tasks.tables import task_text, training_tasks
 from openqwq.text.template import NO_THINKING, encode_chat, encode_reply, encode_solution
 from openqwq.text.tokenizer import Tokenizer
@@ -127,7 +127,7 @@ class DataReport:
     benchmarks: str
 
 
-def judges_needed(tables: Iterable[Table]) -> set[str]:
+def judges_needed(tables: Iterable[DataTable]) -> set[str]:
     """The names of all verifiers that tasks of these tables ask for."""
     names: set[str] = set()
     for table in tables:
@@ -155,14 +155,14 @@ class Examiner:
     benchmarks: str = "not searched"
     effort: Effort = Effort()
 
-    async def report(self, tables: Mapping[str, Table]) -> DataReport:
+    async def report(self, tables: Mapping[str, DataTable]) -> DataReport:
         """What there is to know of all tables."""
         reports = [await self._examine(table) for table in tables.values()]
         return DataReport(
             tuple(reports), self.context, self.tokenizer.source, self.benchmarks
         )
 
-    async def _examine(self, table: Table) -> TableReport:
+    async def _examine(self, table: DataTable) -> TableReport:
         entry = self.config.data[table.name]
         tasks = _tasks(table, self.effort.tasks)
         prompts: dict[str, list[int]] = {}
@@ -198,7 +198,7 @@ class Examiner:
         )
 
 
-def _count(table: Table, most: int) -> RowCounts:
+def _count(table: DataTable, most: int) -> RowCounts:
     if isinstance(table, RowTable):
         skipped = tuple(map(str, table.skipped))
         held_out = len(table.held_out_rows)
@@ -209,7 +209,7 @@ def _count(table: Table, most: int) -> RowCounts:
     return RowCounts(table.size, len(table.held_out(most, 0)), len(table.pairs), 0, (), 1.0)
 
 
-def _tasks(table: Table, count: int) -> list[Task]:
+def _tasks(table: DataTable, count: int) -> list[Task]:
     """The table's first tasks: to train on, or of tables for evaluation those held out."""
     if isinstance(table, RowTable):
         rows = table.rows or table.held_out_rows
@@ -251,7 +251,7 @@ def last_turn(task: Task) -> Task:
 
 def _fit(
     stage: Stage,
-    table: Table,
+    table: DataTable,
     prompts: Mapping[str, Sequence[int]],
     examples: Mapping[str, int],
     rooms: tuple[int, int],
@@ -274,7 +274,7 @@ def _fit(
     return StageFit(stage.name, measured, longest, limit, tuple(too_long), passes)
 
 
-def _passes(stage: Stage, table: Table) -> float | None:
+def _passes(stage: Stage, table: DataTable) -> float | None:
     """How often a stage passes over a table."""
     if not table.size:
         return None
@@ -364,7 +364,7 @@ def gold_completions(task: Task) -> list[tuple[str, str]]:
     return found
 
 
-def _duplicates(table: Table) -> tuple[str, ...]:
+def _duplicates(table: DataTable) -> tuple[str, ...]:
     """Rows that ask what an earlier row asked."""
     if not isinstance(table, RowTable):
         return ()
@@ -377,7 +377,7 @@ def _duplicates(table: Table) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _overlaps(table: Table, index: BenchmarkIndex, most: int) -> tuple[Overlap, ...]:
+def _overlaps(table: DataTable, index: BenchmarkIndex, most: int) -> tuple[Overlap, ...]:
     """Each training row's fullest match with a benchmark item, the fullest rows first."""
     if isinstance(table, RowTable):
         numbered = [(row.place.number, row.task) for row in table.rows]

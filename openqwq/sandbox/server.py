@@ -14,24 +14,17 @@ from starlette.applications import Starlette
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from openqwq.sandbox.ascii_json import AsciiJson
 from openqwq.sandbox.doctor import require
 from openqwq.sandbox.local import LocalSandbox, LocalSession, doctor
 from openqwq.sandbox.protocol import DEFAULT, MAXIMUM, Limits, RunRequest
 from openqwq.types import OpenQwQError
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
-
-
-class Answer(JSONResponse):
-    """ASCII, since a program's text may hold lone surrogates, which UTF-8 cannot."""
-
-    def render(self, content: Any) -> bytes:
-        """Return the body."""
-        return json.dumps(content).encode()
 
 
 class SandboxServer:
@@ -77,7 +70,7 @@ class SandboxServer:
             result = await self.sandbox.run(RunRequest.from_json(data))
         self.counts[result.status] += 1
         self.seconds += result.seconds
-        return Answer(result.to_json())
+        return AsciiJson(result.to_json())
 
     async def open(self, request: Request) -> Response:
         """POST /sessions: `{"limits": {...}}` in, `{"id": ...}` out."""
@@ -91,7 +84,7 @@ class SandboxServer:
             raise HTTPException(503, "too many open sessions", {"Retry-After": "10"})
         name = secrets.token_urlsafe(16)
         self.sessions[name] = await self.sandbox.session(limits)
-        return Answer({"id": name}, 201)
+        return AsciiJson({"id": name}, 201)
 
     async def call(self, request: Request) -> Response:
         """POST /sessions/{id}/run: `{"source": ...}` in, a CaseResult out; 410 once it is over."""
@@ -106,7 +99,7 @@ class SandboxServer:
                 raise HTTPException(410, f"{session.ended}: open a new session")
             result = await session.run(data["source"])
         self.counts[result.status] += 1
-        return Answer(result.to_json())
+        return AsciiJson(result.to_json())
 
     async def close(self, request: Request) -> Response:
         """DELETE /sessions/{id}."""
@@ -124,7 +117,7 @@ class SandboxServer:
         }
         settings = {"limits": vars(sandbox.limits), "packages": sandbox.packages}
         sessions = len(sandbox.open_sessions)
-        return Answer({"status": "ok", **state, "sessions": sessions, **settings})
+        return AsciiJson({"status": "ok", **state, "sessions": sessions, **settings})
 
     async def metrics(self, _: Request) -> Response:
         """GET /metrics: the Prometheus text format."""
@@ -204,24 +197,24 @@ class SandboxServer:
             answer = self._refusal(scope) or self.routes
         await answer(scope, receive, send)
 
-    def _refusal(self, scope: Scope) -> Answer | None:
+    def _refusal(self, scope: Scope) -> AsciiJson | None:
         headers = Headers(scope=scope)
         if "origin" in headers:
             # a browser sends it: a page could use what listens on loopback
-            return Answer({"error": "requests of web pages are refused"}, 403)
+            return AsciiJson({"error": "requests of web pages are refused"}, 403)
         if not self.api_key or scope["path"] == "/health":
             return None
         sent = headers.get("authorization", "").encode()
         if secrets.compare_digest(sent, f"Bearer {self.api_key}".encode()):
             return None
         error = "the API key is missing or wrong: send it as Authorization: Bearer KEY"
-        return Answer({"error": error}, 401, {"WWW-Authenticate": "Bearer"})
+        return AsciiJson({"error": error}, 401, {"WWW-Authenticate": "Bearer"})
 
 
 async def _refuse(_: Request, error: Exception) -> Response:
     if isinstance(error, HTTPException):
-        return Answer({"error": error.detail}, error.status_code, error.headers)
-    return Answer({"error": str(error)}, 400)
+        return AsciiJson({"error": error.detail}, error.status_code, error.headers)
+    return AsciiJson({"error": str(error)}, 400)
 
 
 def limits_from(settings: Sequence[str], base: Limits = MAXIMUM) -> Limits:

@@ -16,7 +16,7 @@ ANY = "*"  # as an alias: every name that is not another's
 
 
 @dataclass
-class Entry:
+class CatalogueEntry:
     """One model that may be asked for, or one of its adapters by that adapter's name.
 
     `size` is that of its files, bytes, 0 if unknown.
@@ -39,14 +39,14 @@ class Catalogue:
 
     def __init__(
         self,
-        entries: Sequence[Entry],
+        entries: Sequence[CatalogueEntry],
         aliases: Mapping[str, str] | None = None,
         most: int = 0,
     ) -> None:
         self.entries = {entry.name: entry for entry in entries}
         self.aliases = dict(aliases or {})
         self._most = most
-        self._owners: dict[str, Entry] = {}  # by the names of models and adapters
+        self._owners: dict[str, CatalogueEntry] = {}  # by the names of models and adapters
         for entry in entries:
             for name in (entry.name, *entry.adapters):
                 if name in self._owners:
@@ -69,7 +69,7 @@ class Catalogue:
     @classmethod
     def of(cls, model: OpenedModel, aliases: Sequence[str] = ()) -> "Catalogue":
         """A catalogue of one model that is open already."""
-        entry = Entry(model.name, lambda: model, model=model)
+        entry = CatalogueEntry(model.name, lambda: model, model=model)
         return cls([entry], dict.fromkeys(aliases, model.name))
 
     @property
@@ -88,7 +88,7 @@ class Catalogue:
             raise ApiError(404, text, "model", "model_not_found")
         return own
 
-    def entry(self, name: str) -> Entry:
+    def entry(self, name: str) -> CatalogueEntry:
         """The entry that a request's `model` means; ApiError 404 if none does."""
         return self._owners[self.own_name(name)]
 
@@ -116,14 +116,14 @@ class Catalogue:
                 model.close()
 
     @contextmanager
-    def _lent(self, entry: Entry, model: OpenedModel) -> Iterator[OpenedModel]:
+    def _lent(self, entry: CatalogueEntry, model: OpenedModel) -> Iterator[OpenedModel]:
         try:
             yield model
         finally:
             entry.users -= 1
             self._released.set()
 
-    async def _load(self, entry: Entry) -> None:
+    async def _load(self, entry: CatalogueEntry) -> None:
         if entry.model is not None:  # another request has loaded it meanwhile
             return
         while not self._fits(entry):
@@ -142,7 +142,7 @@ class Catalogue:
             await asyncio.to_thread(model.close)
         entry.model = await asyncio.to_thread(entry.load)
 
-    def _fits(self, entry: Entry) -> bool:
+    def _fits(self, entry: CatalogueEntry) -> bool:
         loaded = sum(each.model is not None for each in self.entries.values())
         if self._most and loaded >= self._most:
             return False

@@ -8,7 +8,7 @@ from typing import Any
 
 from openqwq.engine.open import OpenedModel, locate, open_model
 from openqwq.engine.verbs import adapters_named, llama_options
-from openqwq.serve.catalogue import Catalogue, Entry
+from openqwq.serve.catalogue import Catalogue, CatalogueEntry
 from openqwq.types import OpenQwQError
 
 
@@ -27,7 +27,7 @@ def open_catalogue(options: Any) -> Catalogue:
     return catalogue
 
 
-def _entry(model: str, options: Any, adapters: dict[str, Path]) -> Entry:
+def _entry(model: str, options: Any, adapters: dict[str, Path]) -> CatalogueEntry:
     name = model
     size = 0
     if Path(model).expanduser().exists():
@@ -35,7 +35,7 @@ def _entry(model: str, options: Any, adapters: dict[str, Path]) -> Entry:
         name = path.stem if path.is_file() else path.resolve().name
         size = _size(path)
     load = partial(_load, model, name, options, adapters)
-    return Entry(name, load, size, tuple(adapters))
+    return CatalogueEntry(name, load, size, tuple(adapters))
 
 
 def _load(model: str, name: str, options: Any, adapters: dict[str, Path]) -> OpenedModel:

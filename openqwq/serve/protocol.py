@@ -14,8 +14,8 @@ from typing import Any
 
 import jsonschema_rs
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse
 
+from openqwq.sandbox.ascii_json import AsciiJson
 from openqwq.types import OpenQwQError
 
 PATH = Path(__file__).with_name("openapi.json")
@@ -56,19 +56,11 @@ class ApiError(OpenQwQError):
         return {"error": error}
 
 
-class Answer(JSONResponse):
-    """ASCII JSON, since a refused request may hold lone surrogates, which UTF-8 cannot."""
-
-    def render(self, content: Any) -> bytes:
-        """Return the body."""
-        return json.dumps(content).encode()
-
-
-def refusal(error: ApiError, path: str) -> Answer:
+def refusal(error: ApiError, path: str) -> AsciiJson:
     """The response to a request for `path` that is refused, in the shape of its API."""
     if path.startswith(ANTHROPIC):
-        return Answer(anthropic_error(error), error.status, error.headers)
-    return Answer(error.body(), error.status, error.headers)
+        return AsciiJson(anthropic_error(error), error.status, error.headers)
+    return AsciiJson(error.body(), error.status, error.headers)
 
 
 def anthropic_error(error: ApiError) -> dict[str, Any]:

@@ -11,13 +11,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from openqwq.sandbox.ascii_json import AsciiJson
 from openqwq.serve.asking import ask_chat, require_known
 from openqwq.serve.asking_completions import ask_completion, continuation
 from openqwq.serve.asking_tools import with_tools
 from openqwq.serve.format_chat import ChatFormat
 from openqwq.serve.format_completions import CompletionFormat
 from openqwq.serve.history import messages
-from openqwq.serve.protocol import Answer
 from openqwq.serve.running import Job
 from openqwq.serve.service import Service
 from openqwq.text.template import encode_chat
@@ -80,12 +80,12 @@ class ChatRoutes:
         """GET /v1/models, with what Anthropic's clients read in it."""
         listed = [self._described(name) for name in self._service.catalogue.names]
         page = {"has_more": False, "first_id": listed[0]["id"], "last_id": listed[-1]["id"]}
-        return Answer({"object": "list", "data": listed, **page})
+        return AsciiJson({"object": "list", "data": listed, **page})
 
     async def one_model(self, request: Request) -> Response:
         """GET /v1/models/{model}."""
         name = self._service.catalogue.own_name(request.path_params["model"])
-        return Answer(self._described(name))
+        return AsciiJson(self._described(name))
 
     async def tokenize(self, request: Request) -> Response:
         """POST /tokenize: a text, or a chat as the template writes it."""
@@ -100,7 +100,7 @@ class ChatRoutes:
                 turns = messages(body["messages"])
                 encode = partial(encode_chat, tokenizer, turns, body.get("tools", ()))
             ids = await asyncio.to_thread(encode)
-        return Answer(
+        return AsciiJson(
             {"tokens": ids, "count": len(ids), "context_length": model.context_length}
         )
 
@@ -110,7 +110,7 @@ class ChatRoutes:
         with ExitStack() as place:
             model = await self._service.lend(body, place)
             require_known(model, body["tokens"], "tokens")
-            return Answer({"text": model.tokenizer.decode(body["tokens"])})
+            return AsciiJson({"text": model.tokenizer.decode(body["tokens"])})
 
     def _described(self, name: str) -> dict[str, Any]:
         service = self._service

@@ -12,9 +12,10 @@ from starlette.routing import Route
 
 from openqwq.engine.open import OpenedModel
 from openqwq.engine.scoring import Embeds
+from openqwq.sandbox.ascii_json import AsciiJson
 from openqwq.serve.asking import adapter_of, require_known, require_room
 from openqwq.serve.asking_completions import token_ids
-from openqwq.serve.protocol import Answer, ApiError
+from openqwq.serve.protocol import ApiError
 from openqwq.serve.service import Service
 
 
@@ -54,7 +55,9 @@ class EmbeddingsRoutes:
             data.append(entry)
         tokens = sum(map(len, ids))
         usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-        return Answer({"object": "list", "data": data, "model": model.name, "usage": usage})
+        return AsciiJson(
+            {"object": "list", "data": data, "model": model.name, "usage": usage}
+        )
 
     async def _vectors(
         self, model: OpenedModel, inputs: list[list[int]]

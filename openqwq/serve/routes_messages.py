@@ -8,10 +8,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from openqwq.sandbox.ascii_json import AsciiJson
 from openqwq.serve.asking import ask_chat
 from openqwq.serve.asking_messages import chat_body, shows_thinking
 from openqwq.serve.format_messages import MessagesFormat
-from openqwq.serve.protocol import ANTHROPIC, Answer
+from openqwq.serve.protocol import ANTHROPIC
 from openqwq.serve.running import Job
 from openqwq.serve.service import Service
 
@@ -51,4 +52,4 @@ class MessagesRoutes:
         with ExitStack() as place:
             model = await self._service.lend(body, place)
             ask = await asyncio.to_thread(ask_chat, model, chat_body(body))
-        return Answer({"input_tokens": len(ask.prompt_ids)})
+        return AsciiJson({"input_tokens": len(ask.prompt_ids)})

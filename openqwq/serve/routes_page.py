@@ -9,8 +9,9 @@ from starlette.routing import Route
 
 from openqwq.agent.call import run_calls
 from openqwq.agent.toolbox import toolbox
+from openqwq.sandbox.ascii_json import AsciiJson
 from openqwq.serve.feedback import FeedbackLockedError, FeedbackStore
-from openqwq.serve.protocol import Answer, ApiError
+from openqwq.serve.protocol import ApiError
 from openqwq.serve.service import Service
 from openqwq.types import OpenQwQError, ToolCall
 
@@ -33,7 +34,7 @@ class PageRoutes:
     async def tools(self, _: Request) -> Response:
         """GET /v1/tools: what the server can run, as OpenAI's function tools."""
         specifications = self._service.options.tools.specifications
-        return Answer({"object": "list", "data": list(specifications)})
+        return AsciiJson({"object": "list", "data": list(specifications)})
 
     async def call(self, request: Request) -> Response:
         """POST /v1/tools/{name}: run one call, with a session of its own."""
@@ -49,21 +50,21 @@ class PageRoutes:
             (result,) = await run_calls(tools, [call])
         answer = {"object": "tool_result", "name": name, "result": result.text}
         seconds = round(result.seconds, 3)
-        return Answer({**answer, "error": result.status != "ok", "seconds": seconds})
+        return AsciiJson({**answer, "error": result.status != "ok", "seconds": seconds})
 
     async def rate(self, request: Request) -> Response:
         """POST /v1/feedback: keep an opinion, in place of an earlier one with its id."""
         store = self._require_feedback()
         opinion = await self._service.body(request, "FeedbackRequest")
         await _kept(store.put, opinion)
-        return Answer({"id": opinion["id"], "object": "feedback"})
+        return AsciiJson({"id": opinion["id"], "object": "feedback"})
 
     async def withdraw(self, request: Request) -> Response:
         """DELETE /v1/feedback/{id}."""
         store = self._require_feedback()
         name = request.path_params["id"]
         await _kept(store.withdraw, name)
-        return Answer({"id": name, "object": "feedback", "deleted": True})
+        return AsciiJson({"id": name, "object": "feedback", "deleted": True})
 
     def _require_feedback(self) -> FeedbackStore:
         if self._service.feedback is None:

@@ -9,11 +9,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from openqwq.sandbox.ascii_json import AsciiJson
 from openqwq.serve.asking import ask_chat, shortened_chat
 from openqwq.serve.asking_responses import chat_body, earlier_items, input_items
 from openqwq.serve.format import Json
 from openqwq.serve.format_responses import ResponsesFormat
-from openqwq.serve.protocol import Answer, ApiError
+from openqwq.serve.protocol import ApiError
 from openqwq.serve.running import EventStream, Job, sent
 from openqwq.serve.service import Service
 
@@ -82,7 +83,7 @@ class ResponsesRoutes:
             recording = await service.background.start(response, items, events)
         if body.get("stream"):
             return self._stream(recording.read(-1))
-        return Answer(queued)
+        return AsciiJson(queued)
 
     async def read(self, request: Request) -> Response:
         """GET /v1/responses/{id}: as it stands, or its events behind `starting_after`."""
@@ -95,7 +96,7 @@ class ResponsesRoutes:
             if "starting_after" in request.query_params:
                 raise ApiError(400, "starting_after needs stream=true", "starting_after")
             stored = await asyncio.to_thread(service.store.response, name)
-            return Answer(recording.response.snapshot() if recording else stored)
+            return AsciiJson(recording.response.snapshot() if recording else stored)
         if recording:
             return self._stream(recording.read(after))
         response = await asyncio.to_thread(service.store.response, name)
@@ -111,7 +112,7 @@ class ResponsesRoutes:
         name = request.path_params["id"]
         await service.background.cancel(name)
         await asyncio.to_thread(service.store.delete, name)
-        return Answer({"id": name, "object": "response", "deleted": True})
+        return AsciiJson({"id": name, "object": "response", "deleted": True})
 
     async def cancel(self, request: Request) -> Response:
         """POST /v1/responses/{id}/cancel: a background response ends as it is."""
@@ -123,7 +124,7 @@ class ResponsesRoutes:
                 400, f"response {name!r} was not made with background: true", "id"
             )
         await service.background.cancel(name)
-        return Answer(await asyncio.to_thread(service.store.response, name))
+        return AsciiJson(await asyncio.to_thread(service.store.response, name))
 
     async def input_items(self, request: Request) -> Response:
         """GET /v1/responses/{id}/input_items: a page of them, the newest first."""
@@ -147,7 +148,7 @@ class ResponsesRoutes:
                 raise ApiError(404, f"item {after!r} is not an input of {name!r}", "after")
             first = names.index(after) + 1
         page = items[first : first + limit]
-        return Answer(
+        return AsciiJson(
             {
                 "object": "list",
                 "data": page,

@@ -23,8 +23,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from openqwq.sandbox.ascii_json import AsciiJson
 from openqwq.serve.format import Format, Json
-from openqwq.serve.protocol import Answer, ApiError, as_api_error
+from openqwq.serve.protocol import ApiError, as_api_error
 from openqwq.serve.reply import Finish, Piece, merged
 from openqwq.types import OpenQwQError, Steering
 
@@ -222,7 +223,7 @@ async def _whole(job: Job, pieces: Pieces) -> Response:
     except Exception as error:
         raise _as_api_error(error) from error
     await _keep(job)
-    return Answer(answer)
+    return AsciiJson(answer)
 
 
 async def _keep(job: Job) -> None:

@@ -16,10 +16,11 @@ from starlette.types import ASGIApp
 
 from openqwq import __version__
 from openqwq.engine.open import OpenedModel
+from openqwq.sandbox.ascii_json import AsciiJson
 from openqwq.serve.catalogue import Catalogue
 from openqwq.serve.guard import Guard
 from openqwq.serve.page import page_routes
-from openqwq.serve.protocol import Answer, ApiError, as_api_error, document, refusal
+from openqwq.serve.protocol import ApiError, as_api_error, document, refusal
 from openqwq.serve.routes_chat import ChatRoutes
 from openqwq.serve.routes_embeddings import EmbeddingsRoutes
 from openqwq.serve.routes_messages import MessagesRoutes
@@ -42,7 +43,7 @@ class Server:
 
     async def health(self, _: Request) -> Response:
         """GET /health."""
-        return Answer({"status": "ok", "model": self.catalogue.names[0]})
+        return AsciiJson({"status": "ok", "model": self.catalogue.names[0]})
 
     async def metrics(self, _: Request) -> Response:
         """GET /metrics."""
@@ -54,13 +55,13 @@ class Server:
         own = document()
         security = own["security"] if self.options.access.api_key else []
         info = {**own["info"], "version": __version__}
-        return Answer({**own, "info": info, "security": security})
+        return AsciiJson({**own, "info": info, "security": security})
 
     async def answer_now(self, request: Request) -> Response:
         """POST /v1/chat/completions/{id}/answer_now, and the same of a response."""
         reply_id = request.path_params["id"]
         self.running.answer_now(reply_id)
-        return Answer({"id": reply_id, "object": "answer_now"})
+        return AsciiJson({"id": reply_id, "object": "answer_now"})
 
     def app(self) -> ASGIApp:
         """The ASGI application behind its guard."""

@@ -58,7 +58,7 @@ class UsableRow:
 
 @dataclass(frozen=True)
 class RowTable:
-    """The rows of a table, which are tasks, pairs, or both; see `Table`.
+    """The rows of a table, which are tasks, pairs, or both; see `DataTable`.
 
     `rows` are trained on, `held_out_rows` never; `skipped` could not be used, and `beyond_limit`
     rows more were not asked for. `read` counts all that the training file holds.
@@ -79,7 +79,7 @@ class RowTable:
     def draw(
         self, number: int, seed: str, thinking_share: float = 1.0, tool_share: float = 1.0
     ) -> Task:
-        """See `Table.draw`; rows are learned as they are written, whatever the shares."""
+        """See `DataTable.draw`; rows are learned as they are written, whatever the shares."""
         if not self.rows:
             raise OpenQwQError(
                 f"data.{self.name} has no rows to train on: all of them are held out, or limit is 0"
@@ -92,12 +92,12 @@ class RowTable:
 
     @property
     def pairs(self) -> Sequence[Pair]:
-        """See `Table.pairs`; the prompts of pairs are tasks as well."""
+        """See `DataTable.pairs`; the prompts of pairs are tasks as well."""
         return [row.pair for row in self.rows if row.pair is not None]
 
     @property
     def held_out_pairs(self) -> Sequence[Pair]:
-        """See `Table.held_out_pairs`."""
+        """See `DataTable.held_out_pairs`."""
         return [row.pair for row in self.held_out_rows if row.pair is not None]
 
     def only_held_out(self) -> "RowTable":

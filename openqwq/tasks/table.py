@@ -10,7 +10,7 @@ from openqwq.tasks.source import Source, distinct, draw_tasks
 from openqwq.types import Message, Pair, Task
 
 
-class Table(Protocol):
+class DataTable(Protocol):
     """The tasks of one table of a config, all of whose `kind` is the table's name."""
 
     @property
@@ -62,12 +62,12 @@ class GeneratedTable:
     def draw(
         self, number: int, seed: str, thinking_share: float = 1.0, tool_share: float = 1.0
     ) -> Task:
-        """See `Table.draw`."""
+        """See `DataTable.draw`."""
         stream = draw_tasks(self.source, "train", seed, number, thinking_share, tool_share)
         return self._named(next(stream))
 
     def held_out(self, limit: int, seed: int) -> list[Task]:
-        """See `Table.held_out`."""
+        """See `DataTable.held_out`."""
         stream = draw_tasks(self.source, "held_out", seed)
         return [self._named(task) for task in distinct(stream, limit)]
 

@@ -9,7 +9,7 @@ from openqwq.data.hub import DataLock
 from openqwq.tasks.mix import build_source
 from openqwq.tasks.rows import RowTable, open_rows, require_apart
 from openqwq.tasks.source import distinct
-from openqwq.tasks.table import GeneratedTable, Table
+from openqwq.tasks.table import DataTable, GeneratedTable
 from openqwq.types import OpenQwQError, Task
 
 NO_ENVIRONMENT = "none"  # the same problems, asked without their tools
@@ -20,8 +20,8 @@ def open_tables(
     lock: DataLock,
     *,
     skip_bad_rows: bool = False,
-    own_tasks: Callable[[str, DataConfig], Table] | None = None,
-) -> dict[str, Table]:
+    own_tasks: Callable[[str, DataConfig], DataTable] | None = None,
+) -> dict[str, DataTable]:
     """The tables of a config by name, each drawn from once.
 
     Tables in no stage are there to be evaluated: without `held_out`, all their rows are. The
@@ -29,7 +29,7 @@ def open_tables(
     OpenQwQError naming the table and what is wrong with it.
     """
     staged = set(config.staged_data())
-    tables: dict[str, Table] = {}
+    tables: dict[str, DataTable] = {}
     for name, entry in config.data.items():
         if own_tasks is not None and not entry.rows and not entry.source:
             tables[name] = own_tasks(name, entry)
@@ -85,13 +85,13 @@ def open_generator(name: str, config: DataConfig) -> GeneratedTable:
     return table
 
 
-def training_tasks(table: Table, count: int, seed: str) -> list[Task]:
+def training_tasks(table: DataTable, count: int, seed: str) -> list[Task]:
     """The first `count` different training tasks of a table."""
     numbers = itertools.count() if table.size is None else range(table.size)
     return distinct((table.draw(number, seed) for number in numbers), count)
 
 
-def training_texts(tables: Iterable[Table], count: int, seed: str) -> Iterator[str]:
+def training_texts(tables: Iterable[DataTable], count: int, seed: str) -> Iterator[str]:
     """What the first `count` tasks of each table say: prompts, solutions and recorded replies."""
     for table in tables:
         for task in training_tasks(table, count, seed):

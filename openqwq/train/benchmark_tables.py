@@ -14,7 +14,7 @@ from openqwq.types import OpenQwQError, Pair, Task
 
 @dataclass(frozen=True)
 class BenchmarkTable:
-    """A `Table` without training tasks."""
+    """A `DataTable` without training tasks."""
 
     name: str
     items: Sequence[Task]
@@ -29,7 +29,7 @@ class BenchmarkTable:
         raise OpenQwQError(f"{self.name} is a benchmark: nothing trains on it")
 
     def held_out(self, limit: int, seed: int) -> list[Task]:
-        """See `Table.held_out`."""
+        """See `DataTable.held_out`."""
         return list(self.items[:limit])
 
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from openqwq.tasks.table import Table
+from openqwq.tasks.table import DataTable
 from openqwq.types import OpenQwQError, Task
 
 MAX_SKIPS = 200  # retired prompts passed over for one task, before a table is asked again
@@ -21,7 +21,7 @@ class Curriculum:
 
     def __init__(
         self,
-        tables: Mapping[str, Table],
+        tables: Mapping[str, DataTable],
         weights: Mapping[str, float],
         seed: str,
         thinking_share: float = 1.0,
@@ -98,7 +98,7 @@ class Curriculum:
 
 
 def epoch_tasks(
-    tables: Mapping[str, Table], weights: Mapping[str, float], epochs: float, seed: str
+    tables: Mapping[str, DataTable], weights: Mapping[str, float], epochs: float, seed: str
 ) -> Iterator[Task]:
     """Each table's tasks, passed weight x epochs times, in a seeded order.
 
@@ -121,7 +121,7 @@ def epoch_tasks(
 
 
 def epoch_length(
-    tables: Mapping[str, Table], weights: Mapping[str, float], epochs: float, seed: str
+    tables: Mapping[str, DataTable], weights: Mapping[str, float], epochs: float, seed: str
 ) -> int:
     """How many tasks `epoch_tasks` yields."""
     return sum(1 for _ in epoch_tasks(tables, weights, epochs, seed))

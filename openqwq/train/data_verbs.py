@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from openqwq.config import Config
     from openqwq.data.hub import DataLock
     from openqwq.evaluation.data_report import DataReport
-    from openqwq.tasks.table import Table
+    from openqwq.tasks.table import DataTable
 
 SEARCHED = "aime24,aime25,math500,gsm8k,ifeval,humaneval,mbpp"
 
@@ -119,7 +119,7 @@ def data_verb(options: argparse.Namespace) -> None:
 
 
 async def _examined(
-    config: "Config", tables: Mapping[str, "Table"], options: argparse.Namespace
+    config: "Config", tables: Mapping[str, "DataTable"], options: argparse.Namespace
 ) -> "DataReport":
     from openqwq.evaluation.benchmarks.data import Library
     from openqwq.evaluation.contamination import BenchmarkIndex

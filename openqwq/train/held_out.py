@@ -9,7 +9,7 @@ from typing import Any
 from openqwq.config import Config, RlStage, Stage
 from openqwq.data.files import write_atomically
 from openqwq.evaluation.evaluate import Outcome
-from openqwq.tasks.table import Table
+from openqwq.tasks.table import DataTable
 from openqwq.train.episodes import Attempt
 from openqwq.train.rollouts import Prompt, RolloutRunner
 from openqwq.train.run import Progress, Run
@@ -30,7 +30,7 @@ class Settings:
     seed: int
 
 
-def settings_of(config: Config, tables: Mapping[str, Table], stage: Stage) -> Settings:
+def settings_of(config: Config, tables: Mapping[str, DataTable], stage: Stage) -> Settings:
     """The evaluation of `stage`; what the run begins with is evaluated as its first stage is."""
     common = config.evaluation
     own = stage.evaluate
@@ -49,7 +49,7 @@ def settings_of(config: Config, tables: Mapping[str, Table], stage: Stage) -> Se
     )
 
 
-def _staged(config: Config, tables: Mapping[str, Table]) -> list[str]:
+def _staged(config: Config, tables: Mapping[str, DataTable]) -> list[str]:
     """The staged tables that have something held out."""
     names: list[str] = []
     for name in config.staged_data():
@@ -63,7 +63,7 @@ async def evaluate(
     name: str,
     done: int,
     settings: Settings,
-    tables: Mapping[str, Table],
+    tables: Mapping[str, DataTable],
     runner: RolloutRunner,
     progress: Progress,
 ) -> dict[str, float]:

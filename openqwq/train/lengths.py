@@ -9,7 +9,7 @@ from openqwq.config import Config, DistillStage, RewardModelStage, RlStage, SftS
 from openqwq.engine.open import load_tokenizer, locate
 from openqwq.model.fit import read_subject
 from openqwq.tasks.rows import RowTable, SkippedRow, UsableRow
-from openqwq.tasks.table import Table
+from openqwq.tasks.table import DataTable
 from openqwq.tasks.tables import training_tasks
 from openqwq.text.template import encode_chat
 from openqwq.text.tokenizer import Tokenizer
@@ -25,7 +25,7 @@ DEFAULT_REPLY = 1024  # tokens, where no stage says how long a reply may be
 LENGTH_SLACK = 1.25  # over the longest prompt seen: a generator may yet make longer ones
 
 
-def run_tokenizer(config: Config, tables: Mapping[str, Table]) -> tuple[Tokenizer, int]:
+def run_tokenizer(config: Config, tables: Mapping[str, DataTable]) -> tuple[Tokenizer, int]:
     """The tokenizer of a run, and its model's context in tokens."""
     if not config.model:
         assert config.shape is not None
@@ -63,7 +63,7 @@ def fit_rows(prepared: Prepared, skip_bad_rows: bool = False) -> Prepared:
     return replace(prepared, tables=tables)
 
 
-def _require_room(table: Table, measure: "Measure", seed: str) -> None:
+def _require_room(table: DataTable, measure: "Measure", seed: str) -> None:
     """Raise OpenQwQError where the first tasks of a generator or an environment do not fit."""
     for task in training_tasks(table, TRIED, f"{seed}/lengths"):
         fault = measure.fault(task)

@@ -13,7 +13,7 @@ from openqwq.types import OpenQwQError, Pair, Task
 
 @dataclass(frozen=True)
 class EnvironmentTable:
-    """A `Table` of an environment's own tasks."""
+    """A `DataTable` of an environment's own tasks."""
 
     name: str
     train: Sequence[Task]
@@ -23,17 +23,17 @@ class EnvironmentTable:
 
     @property
     def size(self) -> int:
-        """See `Table.size`."""
+        """See `DataTable.size`."""
         return len(self.train)
 
     def draw(
         self, number: int, seed: str, thinking_share: float = 1.0, tool_share: float = 1.0
     ) -> Task:
-        """See `Table.draw`."""
+        """See `DataTable.draw`."""
         return self.train[permuted(len(self.train), number, seed)]
 
     def held_out(self, limit: int, seed: int) -> list[Task]:
-        """See `Table.held_out`."""
+        """See `DataTable.held_out`."""
         return list(self.kept_apart[:limit])
 
 

@@ -13,7 +13,7 @@ from openqwq.config import Config, ShapeConfig, Stage
 from openqwq.model import checkpoint, lora
 from openqwq.model.lora import TARGETS, Adapter, AdapterShape
 from openqwq.model.qwen2 import ModelConfig, Qwen2
-from openqwq.tasks.table import Table
+from openqwq.tasks.table import DataTable
 from openqwq.text.template import encode_chat
 from openqwq.text.tokenizer import SPECIAL_TOKENS, TEXT_TOKENS, Tokenizer
 from openqwq.train.learner import Learner, PolicyLearner
@@ -45,7 +45,7 @@ def base_tokenizer(config: Config) -> Tokenizer:
     return load_tokenizer(locate(base_of_adapter(config.model) or config.model))
 
 
-def fresh_tokenizer(config: Config, tables: Mapping[str, Table]) -> Tokenizer:
+def fresh_tokenizer(config: Config, tables: Mapping[str, DataTable]) -> Tokenizer:
     """A tokenizer trained on the training splits of all staged tables, or a named model's."""
     if config.tokenizer.like:
         from openqwq.engine.open import load_tokenizer, locate
@@ -54,7 +54,7 @@ def fresh_tokenizer(config: Config, tables: Mapping[str, Table]) -> Tokenizer:
     return Tokenizer.train(_training_texts(config, tables), config.tokenizer.vocab_size)
 
 
-def _training_texts(config: Config, tables: Mapping[str, Table]) -> list[str]:
+def _training_texts(config: Config, tables: Mapping[str, DataTable]) -> list[str]:
     """Whole examples of all staged tables, as the template renders them, without its markers.
 
     Prompts of tools are mostly template, so the tasks' own text would not do. Rows without a reply

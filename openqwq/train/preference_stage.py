@@ -9,7 +9,7 @@ from openqwq.config import PairsConfig, RewardModelStage
 from openqwq.data.files import write_atomically
 from openqwq.evaluation.statistics import mean_interval
 from openqwq.model.qwen2 import Qwen2
-from openqwq.tasks.table import Table
+from openqwq.tasks.table import DataTable
 from openqwq.train.preference_report import PreferenceReport, judge_pairs, report_json
 from openqwq.train.preferences import ranked_pairs, save_pairs
 from openqwq.train.reward_model import RewardModel, train_reward_model
@@ -22,7 +22,7 @@ Sides = Mapping[str, Sequence[Pair]]  # `train` and `held_out`
 LEAST_PAIRS = 4
 
 
-def row_pairs(tables: Mapping[str, Table], weights: Mapping[str, float]) -> Sides:
+def row_pairs(tables: Mapping[str, DataTable], weights: Mapping[str, float]) -> Sides:
     """The preference rows of the tables; a weight of 2 takes a table's training pairs twice."""
     train: list[Pair] = []
     held_out: list[Pair] = []
@@ -33,7 +33,7 @@ def row_pairs(tables: Mapping[str, Table], weights: Mapping[str, float]) -> Side
 
 
 async def sampled_pairs(
-    tables: Mapping[str, Table], config: PairsConfig, runner: RolloutRunner, seed: int
+    tables: Mapping[str, DataTable], config: PairsConfig, runner: RolloutRunner, seed: int
 ) -> Sides:
     """Pairs of the policy's own answers, ranked by the tables' verifiers."""
     train: list[Task] = []

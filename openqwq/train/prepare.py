@@ -9,7 +9,7 @@ from openqwq.config import Config, DistillStage, RewardModelStage, RlStage, SftS
 from openqwq.data.hub import DataLock
 from openqwq.data.user_code import is_reference, load_object
 from openqwq.tasks.rows import RowTable
-from openqwq.tasks.table import Table
+from openqwq.tasks.table import DataTable
 from openqwq.tasks.tables import open_tables
 from openqwq.train.benchmark_tables import benchmark_tables
 from openqwq.train.judges import (
@@ -33,9 +33,9 @@ class Prepared:
     """A config whose every name stands for something, with its tables open."""
 
     config: Config
-    tables: Mapping[str, Table]
+    tables: Mapping[str, DataTable]
 
-    def of(self, stage: Stage) -> dict[str, Table]:
+    def of(self, stage: Stage) -> dict[str, DataTable]:
         """The tables of a stage."""
         return {name: self.tables[name] for name in stage.data}
 

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from openqwq.config import SftStage
-from openqwq.tasks.table import Table
+from openqwq.tasks.table import DataTable
 from openqwq.text.template import encode_chat, encode_reply, encode_solution
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.train.curriculum import Curriculum, epoch_tasks
@@ -23,7 +23,7 @@ Example = tuple[list[int], list[bool]]  # token ids, and True on what is to be l
 class TaskStream:
     """The tasks of an SFT stage, a batch at a time; resumes exactly from its `state`."""
 
-    def __init__(self, tables: Mapping[str, Table], stage: SftStage, seed: str) -> None:
+    def __init__(self, tables: Mapping[str, DataTable], stage: SftStage, seed: str) -> None:
         self.taken = 0
         self._size = stage.batch_size
         self._curriculum: Curriculum | None = None

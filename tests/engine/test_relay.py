@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from openqwq.engine.relay import Drawn, Relay
+from openqwq.engine.relay import DrawnToken, Relay
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.types import OpenQwQError, SamplingParams
 
@@ -26,11 +26,11 @@ async def test_a_member_that_fails_alone_raises_its_own_error(
 ) -> None:
     both = asyncio.Barrier(2)
 
-    async def draw(sequences: Sequence[Any]) -> AsyncGenerator[Drawn]:
+    async def draw(sequences: Sequence[Any]) -> AsyncGenerator[DrawnToken]:
         if len(sequences) == 2:
             # the shared request ends early: each member goes on by itself
             for index in (0, 1):
-                yield Drawn(index, 5, -1.0)
+                yield DrawnToken(index, 5, -1.0)
             return
         await both.wait()
         raise failures[sequences[0].seed]

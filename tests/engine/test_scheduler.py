@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from openqwq.engine.cache import SlotCache
-from openqwq.engine.scheduler import Group, Scheduler
+from openqwq.engine.scheduler import Prefill, Scheduler
 from openqwq.engine.sequence import Sequence
 from openqwq.model.qwen2 import ModelConfig
 from openqwq.text.stream import ThinkTracker
@@ -82,7 +82,7 @@ class Rig:
 
     def submit(self, members: list[Sequence]) -> None:
         self.everyone += members
-        self.scheduler.waiting.append(Group(list(members)))
+        self.scheduler.waiting.append(Prefill(list(members)))
 
     def step(self, budget: int = 1000) -> int:
         """Returns the prompt tokens that were prefilled."""
@@ -90,12 +90,12 @@ class Rig:
         waited, drawn = bool(scheduler.unfinished()), self.drawn()
         scheduler.admit()
         plan = scheduler.chunks(budget)
-        for group, count in plan:
-            prompt = group.members[0].prompt_ids
-            self.cache.write(group.lane, group.cached, prompt[group.cached :][:count])
-            group.cached += count
-            if group.remaining == 0:
-                for member in scheduler.fork(group):
+        for prefill, count in plan:
+            prompt = prefill.members[0].prompt_ids
+            self.cache.write(prefill.lane, prefill.cached, prompt[prefill.cached :][:count])
+            prefill.cached += count
+            if prefill.remaining == 0:
+                for member in scheduler.fork(prefill):
                     self.forked.append(member.seed)
                     append(member)
         scheduler.retire()
@@ -128,9 +128,9 @@ class Rig:
         for slot, sequence in enumerate(scheduler.running):
             ids = (sequence.prompt_ids + sequence.token_ids)[:-1]
             assert self.cache.row(slot) == ids
-        for group in scheduler.prefilling:
-            ids = group.members[0].prompt_ids[: group.cached]
-            assert self.cache.row(group.lane) == ids
+        for prefill in scheduler.prefilling:
+            ids = prefill.members[0].prompt_ids[: prefill.cached]
+            assert self.cache.row(prefill.lane) == ids
         order = [s.seed for g in groups for s in g.members]
         assert order == sorted(order) and self.forked == sorted(self.forked), (
             "somebody overtook"

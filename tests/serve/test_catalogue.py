@@ -14,7 +14,7 @@ import pytest
 
 from openqwq.engine.open import OpenedModel
 from openqwq.serve import catalogue as catalogue_module
-from openqwq.serve.catalogue import Catalogue, Entry
+from openqwq.serve.catalogue import Catalogue, CatalogueEntry
 from openqwq.serve.opening import open_catalogue, store_path
 from openqwq.serve.protocol import ApiError
 from openqwq.serve.server import ServerOptions
@@ -30,7 +30,7 @@ class Shelf:
 
     def __init__(self, scripted: Build) -> None:
         self.notes: list[str] = []
-        self.entries = [Entry(name, self.loader(scripted, name)) for name in "abc"]
+        self.entries = [CatalogueEntry(name, self.loader(scripted, name)) for name in "abc"]
 
     def loader(self, scripted: Build, name: str) -> Callable[[], OpenedModel]:
         def load() -> OpenedModel:
@@ -110,7 +110,7 @@ async def test_an_adapter_is_its_model_under_a_name_of_its_own(
 ) -> None:
     model = replace(scripted("</think>\n\nyes"), adapters=("maths",))
     catalogue = Catalogue(
-        [Entry("base", lambda: model, adapters=("maths",))], {"gpt": "maths"}
+        [CatalogueEntry("base", lambda: model, adapters=("maths",))], {"gpt": "maths"}
     )
     with serve(catalogue) as server:
         server = replace(server, model=model)

@@ -7,7 +7,7 @@ import pytest
 
 from openqwq.config import load_config
 from openqwq.data.hub import DataLock
-from openqwq.tasks.table import Table
+from openqwq.tasks.table import DataTable
 from openqwq.tasks.tables import open_tables, training_texts
 from openqwq.types import OpenQwQError
 
@@ -15,7 +15,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples" / "environments"
 STAGE = '[[stages]]\nname = "one"\nkind = "sft"\nsteps = 1\ndata = { %s = 1 }\n'
 
 
-def opened(tmp_path: Path, text: str) -> dict[str, Table]:
+def opened(tmp_path: Path, text: str) -> dict[str, DataTable]:
     path = tmp_path / "run.toml"
     path.write_text(text)
     return open_tables(load_config([path]), DataLock())

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from openqwq.config import Config, RlStage, dump_config, load_config
 from openqwq.data.hub import DataLock
-from openqwq.tasks.table import Table
+from openqwq.tasks.table import DataTable
 from openqwq.train.prepare import prepare
 from openqwq.train.rewards import Rewards, Term
 from openqwq.types import Verifier
@@ -28,7 +28,7 @@ def rl_stage(config: Config, name: str = "stage1") -> RlStage:
     return stage
 
 
-def tables_of(config: Config) -> Mapping[str, Table]:
+def tables_of(config: Config) -> Mapping[str, DataTable]:
     return prepare(config, DataLock()).tables
 
 
