@@ -20,6 +20,8 @@ from openqwq.text.template import encode_chat
 from openqwq.types import SamplingParams
 
 REPLY_TOKENS = 1024  # that truncation leaves room for where a request sets no limit
+NO_LIMIT = -1  # of tokens, as clients of llama.cpp and LM Studio write it
+LIMITS = ("max_tokens", "max_completion_tokens", "n_predict")
 LEAST_TEMPERATURE = 0.0001  # below it the draws are greedy
 # Sampling parameters that requests and engines call by the same name.
 _SAME = {
@@ -37,15 +39,9 @@ def ask_chat(model: OpenedModel, body: Mapping[str, Any]) -> Ask:
     """The ask of a ChatRequest; raises ApiError or OpenQwQError for what does not fit together."""
     choice = chosen_tools(body)
     prompt_ids = _prompt(model, body, choice.tools)
-    older = body.get("max_tokens")
-    newer = body.get("max_completion_tokens")
-    if older and newer and older != newer:
-        raise ApiError(
-            400, "max_tokens and max_completion_tokens differ: give one", "max_tokens"
-        )
     if body.get("top_logprobs") and not body.get("logprobs"):
         raise ApiError(400, "top_logprobs needs logprobs: true", "top_logprobs")
-    max_tokens = require_room(model, len(prompt_ids), newer or older)
+    max_tokens = require_room(model, len(prompt_ids), token_limit(body))
     parallel = body.get("parallel_tool_calls", True)
     grammar = _grammar(model, body, choice, parallel)
     if grammar and body.get("ignore_eos"):
@@ -136,6 +132,20 @@ def stops(body: Mapping[str, Any]) -> tuple[str, ...]:
     if isinstance(stop, str):
         return (stop,)
     return tuple(stop)
+
+
+def token_limit(body: Mapping[str, Any], default: int = NO_LIMIT) -> int | None:
+    """The most tokens that a reply may have; None where a request sets no limit, or says -1.
+
+    Raises ApiError where two of the field's names disagree.
+    """
+    given = {name: body[name] for name in LIMITS if name in body}
+    limits = set(given.values())
+    if len(limits) > 1:
+        names = " and ".join(given)
+        raise ApiError(400, f"{names} differ: give one", next(iter(given)))
+    limit = limits.pop() if limits else default
+    return None if limit == NO_LIMIT else limit
 
 
 def require_room(model: OpenedModel, prompt_tokens: int, max_tokens: int | None) -> int:

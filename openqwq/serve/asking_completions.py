@@ -8,7 +8,7 @@ from typing import Any
 
 from openqwq.engine.open import OpenedModel
 from openqwq.engine.scoring import Scores
-from openqwq.serve.asking import require_known, require_room, sampling, stops
+from openqwq.serve.asking import require_known, require_room, sampling, stops, token_limit
 from openqwq.serve.protocol import ApiError
 from openqwq.serve.reply import UNSCORED, Ask, Finish, Piece, StopSearch
 from openqwq.types import TokenEvent
@@ -19,7 +19,7 @@ DEFAULT_TOKENS = 16  # OpenAI's
 def ask_completion(model: OpenedModel, body: Mapping[str, Any]) -> list[Ask]:
     """One ask a prompt of a CompletionRequest."""
     ids = token_ids(model, body["prompt"], "prompt")
-    tokens = body.get("max_tokens", DEFAULT_TOKENS)
+    tokens = token_limit(body, DEFAULT_TOKENS)
     echo = body.get("echo", False)
     if tokens == 0 and not echo:
         raise ApiError(400, "max_tokens is 0: give at least 1, or echo: true", "max_tokens")
@@ -38,7 +38,8 @@ def ask_completion(model: OpenedModel, body: Mapping[str, Any]) -> list[Ask]:
     asks: list[Ask] = []
     for prompt_ids in ids:
         require_known(model, prompt_ids, "prompt")
-        most = require_room(model, len(prompt_ids), max(tokens, 1))
+        wanted_tokens = 1 if tokens == 0 else tokens
+        most = require_room(model, len(prompt_ids), wanted_tokens)
         params = sampling(
             model, body, most, log_probs=wanted is not None, top_log_probs=wanted or 0
         )

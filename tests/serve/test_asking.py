@@ -10,6 +10,7 @@ import tokenizers
 
 from openqwq.engine.open import OpenedModel
 from openqwq.serve.asking import ask_chat
+from openqwq.serve.asking_completions import ask_completion
 from openqwq.serve.history import messages
 from openqwq.serve.protocol import ApiError
 from openqwq.serve.thinking import ANSWER_TOKENS, EFFORTS
@@ -71,6 +72,23 @@ def test_a_limit_above_the_room_is_cut_to_it(scripted: Build) -> None:
     assert ask.params.max_tokens == 500 - len(ask.prompt_ids)
 
 
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens", "n_predict"])
+def test_minus_one_is_no_limit(scripted: Build, name: str) -> None:
+    ask = ask_chat(scripted(context=500), {"messages": [USER], name: -1})
+    assert ask.params.max_tokens == 500 - len(ask.prompt_ids)
+
+
+def test_minus_one_is_no_limit_of_a_completion(scripted: Build) -> None:
+    body = {"prompt": "the fox", "n_predict": -1}
+    (ask,) = ask_completion(scripted(context=500), body)
+    assert ask.params.max_tokens == 500 - len(ask.prompt_ids)
+
+
+def test_llamacpps_name_of_max_tokens_limits_a_reply(scripted: Build) -> None:
+    ask = ask_chat(scripted(), {"messages": [USER], "n_predict": 7})
+    assert ask.params.max_tokens == 7
+
+
 SPELLINGS: list[tuple[dict[str, Any], int | None]] = [
     ({"reasoning_effort": "minimal"}, 256),
     ({"reasoning": {"effort": "low"}}, 1024),
@@ -117,6 +135,7 @@ def test_penalties_and_a_bias_reach_the_engine(scripted: Build) -> None:
     ("more", "text"),
     [
         ({"max_tokens": 5, "max_completion_tokens": 6}, "differ"),
+        ({"max_tokens": -1, "n_predict": 6}, "max_tokens and n_predict differ"),
         ({"top_logprobs": 2}, "needs logprobs"),
         ({"reasoning_effort": "low", "thinking_budget": 5}, "give one"),
         ({"tools": [ADD, ADD]}, "share a name"),

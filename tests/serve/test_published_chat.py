@@ -312,7 +312,7 @@ REFUSED: list[dict[str, Any]] = [
     {"seed": -(2**63) - 1},
     {"n": 0},
     {"max_tokens": 0},
-    {"max_tokens": -1},
+    {"max_tokens": -2},
     {"temperature": 2.1},
     {"temperature": -0.1},
     {"top_p": 1.1},

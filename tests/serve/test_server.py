@@ -58,7 +58,7 @@ BAD = {
     "a bias for a word": ({**BODY, "logit_bias": {"word": 1}}, 400, "logit_bias"),
     "audio": ({**BODY, "modalities": ["audio"]}, 400, "modalities"),
     "usage without a stream": ({**BODY, "stream_options": {}}, 400, "stream_options"),
-    "negative tokens": ({**BODY, "max_tokens": -1}, 400, "max_tokens"),
+    "negative tokens": ({**BODY, "max_tokens": -2}, 400, "max_tokens"),
     "negative n": ({**BODY, "n": -3}, 400, "n"),
     "no replies": ({**BODY, "n": 0}, 400, "n"),
     "too many replies": ({**BODY, "n": 128}, 400, "n"),
