@@ -98,7 +98,7 @@ def adapter() -> str:
         + SHAPE.format(896, 4864, 12, 14, 2)
     )
     return text + reinforce(
-        prompts=2, tokens=48, micro_batch=1024, lora="lora = { rank = 16 }"
+        prompts=2, tokens=160, micro_batch=1024, lora="lora = { rank = 16 }"
     )
 
 
@@ -129,6 +129,11 @@ def measure(folder: Path, name: str) -> dict[str, float]:
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         raise SystemExit(f"the run {name} failed")
+    for line in (folder / name / "log.jsonl").read_text().splitlines():
+        if json.loads(line).get("groups_trained") == 0:
+            raise SystemExit(
+                f"the run {name} had a step that learned nothing: no update to measure"
+            )
     return {"planned": max(peaks), "measured": usage.ru_maxrss / 2**20}
 
 

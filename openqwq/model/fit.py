@@ -5,6 +5,8 @@ counted is the peak: while loading, our engine holds the weights as they were re
 them; while running, a cache that grows is held twice.
 """
 
+import ctypes
+import gc
 import json
 import os
 import time
@@ -171,6 +173,17 @@ def memory_in_use(key: Literal["VmRSS", "VmHWM"] = "VmRSS") -> int:
 def available_memory() -> int:
     """Bytes that programs can still get, caches of files included."""
     return int(psutil.virtual_memory().available)
+
+
+def return_freed_memory() -> None:
+    """Give the system back what Python and glibc keep of freed blocks.
+
+    Without it an engine's memory comes on top of what the last update took.
+    """
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it
+    if trim:
+        trim(0)
 
 
 def room_for_pack(model: Qwen2) -> bool:

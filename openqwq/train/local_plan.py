@@ -7,6 +7,7 @@ import torch
 
 from openqwq.config import Config, DistillStage, RlStage, SftStage, Stage
 from openqwq.data.hub import DataLock
+from openqwq.engine.cache import SlotCache
 from openqwq.engine.open import locate
 from openqwq.model.fit import (
     available_memory,
@@ -19,6 +20,7 @@ from openqwq.model.precision import DTYPES, chosen_products
 from openqwq.model.qwen2 import ModelConfig
 from openqwq.text.template import encode_chat
 from openqwq.text.tokenizer import Tokenizer
+from openqwq.train.held_out import settings_of
 from openqwq.train.lengths import needed_length, run_tokenizer
 from openqwq.train.micro_batches import PROCESS, adapter_rank, fitting_tokens
 from openqwq.train.plan import Work, advice, describe, plan_stage
@@ -95,6 +97,9 @@ def _work(
         except OpenQwQError:  # the plan itself says so, and what would fit
             micro_batch = config.engine.max_length
     prompts, replies = _lengths(prepared, stage, tokenizer)
+    evaluated = 0
+    if isinstance(stage, SftStage):
+        evaluated = _evaluated_length(prepared, stage, tokenizer)
     samples = isinstance(stage, RlStage | DistillStage)
     if isinstance(stage, RlStage | DistillStage):
         completions = stage.prompts_per_step * stage.group_size
@@ -119,7 +124,22 @@ def _work(
         recompute=config.recompute,
         reference=isinstance(stage, RlStage) and stage.kl_coefficient > 0,
         packs=config.device != "cuda" and pack_fits(size, memory - size),
+        evaluation_slots=config.engine.slots if evaluated else 0,
+        evaluated_length=min(
+            max(evaluated, SlotCache.FIRST_LENGTH), config.engine.max_length
+        ),
+        evaluated_within=stage.evaluate.every > 0,
     )
+
+
+def _evaluated_length(prepared: Prepared, stage: SftStage, tokenizer: Tokenizer) -> int:
+    """Tokens of the longest prompt that the stage is evaluated with, and its reply; 0: of none."""
+    settings = settings_of(prepared.config, prepared.tables, stage)
+    longest = 0
+    for name in settings.tables:
+        for task in prepared.tables[name].held_out(settings.limit, settings.seed):
+            longest = max(longest, len(encode_chat(tokenizer, task.messages, task.tools)))
+    return longest + settings.max_tokens if longest else 0
 
 
 def _products(config: Config, model: ModelConfig) -> Products:

@@ -9,7 +9,7 @@ from openqwq.config import Config, DistillStage, RlStage
 from openqwq.engine.engine import Engine
 from openqwq.engine.limits import EngineLimits
 from openqwq.engine.threads import CallersThread
-from openqwq.model.fit import room_for_pack
+from openqwq.model.fit import return_freed_memory, room_for_pack
 from openqwq.model.qwen2 import Qwen2
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.train.judges import Bench
@@ -88,6 +88,7 @@ class LocalPlacement:
 @contextmanager
 def local_engine(model: Qwen2, tokenizer: Tokenizer, config: Config) -> Iterator[Engine]:
     """An engine over `model`, of which it keeps a copy in its own layout."""
+    return_freed_memory()
     if config.deterministic:
         model.make_invariant()
     limits = engine_limits(config)

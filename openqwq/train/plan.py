@@ -2,7 +2,8 @@
 
 Every tensor that lives through a step is counted: weights, gradients, optimiser, the engine's copy
 and cache, and what the backward pass keeps of a micro-batch. Sampling and learning take turns, so
-the peak is the larger of the two on top of what both hold.
+the peak is the larger of the two on top of what both hold. SFT samples only to be evaluated, by
+an engine that lives no longer than that.
 """
 
 from dataclasses import dataclass, replace
@@ -25,7 +26,8 @@ OTHER_WORK = 1.25
 class Work:
     """One step of a stage: what is sampled, what is learned from, and in what form.
 
-    SFT samples nothing: `slots` is 0. Lengths are tokens, means but for `max_length`.
+    SFT samples nothing: `slots` is 0. Lengths are tokens, means but for `max_length` and
+    `evaluated_length`.
     """
 
     completions: int  # of a step; of SFT its examples
@@ -43,6 +45,10 @@ class Work:
     reference: bool = False  # a frozen copy next to weights that are trained whole
     # the engine copies a frozen base into its own layout, to decode faster
     packs: bool = False
+    # of the engine that evaluates an SFT stage; 0: none does
+    evaluation_slots: int = 0
+    evaluated_length: int = 0  # longest prompt and reply
+    evaluated_within: bool = False  # between updates too, not only after the stage
 
     @property
     def learned_tokens(self) -> int:
@@ -57,13 +63,15 @@ class StagePlan:
 
     memory: dict[str, int]
     seconds: dict[str, float]
+    freed: int = 0  # of what is held, bytes that are gone when the stage is evaluated
 
     @property
     def peak(self) -> int:
-        """What the process takes at most; of the two phases only the larger counts."""
-        phases = ("sampling", "learning")
+        """What the process takes at most; of the phases only the largest counts."""
+        phases = ("sampling", "learning", "evaluation")
         held = sum(size for part, size in self.memory.items() if part not in phases)
-        return held + max(self.memory[phase] for phase in phases)
+        evaluation = self.memory.get("evaluation", 0) - self.freed
+        return held + max(self.memory["sampling"], self.memory["learning"], evaluation)
 
 
 def plan_stage(
@@ -73,8 +81,8 @@ def plan_stage(
 
     Only what runs on this machine can be `timed`: its products are measured for that.
     """
-    memory = _memory(config, work, process)
-    return StagePlan(memory, _seconds(config, work) if timed else {})
+    plan = _planned(config, work, process)
+    return replace(plan, seconds=_seconds(config, work)) if timed else plan
 
 
 def micro_batch_tokens(config: ModelConfig, work: Work, process: int, memory: int) -> int:
@@ -85,12 +93,12 @@ def micro_batch_tokens(config: ModelConfig, work: Work, process: int, memory: in
     least = max(LEAST_MICRO_BATCH, work.max_length)
     tokens = max(least, MOST_MICRO_BATCH)
     while tokens >= least:
-        plan = _memory(config, replace(work, micro_batch_tokens=tokens), process)
-        if StagePlan(plan, {}).peak <= (1 - RESERVE) * memory:
+        plan = _planned(config, replace(work, micro_batch_tokens=tokens), process)
+        if plan.peak <= (1 - RESERVE) * memory:
             return tokens
         tokens -= 64
     smallest = replace(work, micro_batch_tokens=least)
-    needed = StagePlan(_memory(config, smallest, process), {}).peak
+    needed = _planned(config, smallest, process).peak
     raise OpenQwQError(
         f"a micro-batch of {least} tokens needs {_gib(needed)}, and {_gib(memory)} are free: "
         + advice(config, smallest, process, memory)
@@ -102,7 +110,7 @@ def advice(config: ModelConfig, work: Work, process: int, memory: int) -> str:
     changes = {
         "recompute activations": {"recompute": True},
         "train an adapter (lora = { rank = 16 })": {"rank": work.rank or 16},
-        "halve engine.slots": {"slots": max(1, work.slots // 2)},
+        "halve engine.slots": _half_the_slots(work),
         "precision = 'bf16'": {"products": "bf16"},
     }
     taken: list[str] = []
@@ -113,9 +121,16 @@ def advice(config: ModelConfig, work: Work, process: int, memory: int) -> str:
         if changed == before:
             continue
         taken.append(name)
-        if StagePlan(_memory(config, changed, process), {}).peak <= memory:
+        if _planned(config, changed, process).peak <= memory:
             return ", ".join(taken)
     return "choose a smaller model, or a machine with more memory"
+
+
+def _half_the_slots(work: Work) -> dict[str, int]:
+    return {
+        "slots": (work.slots + 1) // 2,
+        "evaluation_slots": (work.evaluation_slots + 1) // 2,
+    }
 
 
 def describe(name: str, plan: StagePlan, memory: int, hint: str) -> str:
@@ -133,12 +148,12 @@ def describe(name: str, plan: StagePlan, memory: int, hint: str) -> str:
     return "\n".join(lines)
 
 
-def _memory(config: ModelConfig, work: Work, process: int) -> dict[str, int]:
-    parameters, embedding = parameter_counts(config)
+def _planned(config: ModelConfig, work: Work, process: int) -> StagePlan:
+    """The plan without seconds."""
+    parameters, _ = parameter_counts(config)
     trained = adapter_parameters(config, work.rank) if work.rank else parameters
     width = DTYPES[work.products].itemsize
     base_width = width if work.rank else 4
-    tied_head = embedding if config.tie_word_embeddings else 0
     memory = {
         "process": process,
         "weights": base_width * parameters + (4 * trained if work.rank else 0),
@@ -148,15 +163,30 @@ def _memory(config: ModelConfig, work: Work, process: int) -> dict[str, int]:
     if work.reference and not work.rank:
         memory["reference"] = 4 * parameters
     if work.slots:
-        copy = width * (parameters + tied_head)
-        if work.rank == 0:
-            copy += (4 - width) * embedding
-        memory["engine"] = copy if work.packs or work.rank == 0 else 0
+        memory["engine"] = _engine_copy(config, work)
         rows = work.slots + work.lanes
         memory["cache"] = cache_bytes(config, rows, work.max_length)
     memory["sampling"] = _sampling(config, work) if work.slots else 0
     memory["learning"] = _learning(config, work)
-    return memory
+    if work.evaluation_slots:
+        rows = work.evaluation_slots + work.lanes
+        cache = cache_bytes(config, rows, work.evaluated_length)
+        memory["evaluation"] = _engine_copy(config, work) + cache + _sampling(config, work)
+    freed = 0 if work.evaluated_within else memory["gradients"] + memory["optimiser"]
+    return StagePlan(memory, {}, freed)
+
+
+def _engine_copy(config: ModelConfig, work: Work) -> int:
+    """The engine's own weights, in the layout in which it decodes."""
+    if work.rank and not work.packs:
+        return 0
+    parameters, embedding = parameter_counts(config)
+    width = DTYPES[work.products].itemsize
+    tied_head = embedding if config.tie_word_embeddings else 0
+    copy = width * (parameters + tied_head)
+    if work.rank == 0:
+        copy += (4 - width) * embedding
+    return copy
 
 
 def adapter_parameters(config: ModelConfig, rank: int) -> int:
@@ -188,7 +218,8 @@ def _sampling(config: ModelConfig, work: Work) -> int:
     inner = config.intermediate_size
     rows = min(work.prefill_tokens, work.lanes * work.prompt_tokens)
     prefill = 4 * rows * (6 * hidden + 3 * inner)
-    logits = 4 * 3 * config.vocab_size * min(work.slots, work.completions)
+    slots = max(work.slots, work.evaluation_slots)
+    logits = 4 * 3 * config.vocab_size * min(slots, work.completions)
     return max(prefill, logits)
 
 

@@ -58,6 +58,21 @@ def test_the_peak_is_what_is_held_and_the_larger_phase() -> None:
     assert plan.peak == 33
 
 
+def test_an_evaluation_after_sft_counts_where_it_takes_more_than_the_update() -> None:
+    sft = {"slots": 0, "rank": 0, "evaluated_length": 500}
+    alone = planned(**sft)
+    few = planned(**sft, evaluation_slots=1)
+    many = planned(**sft, evaluation_slots=1024)
+    within = planned(**sft, evaluation_slots=1024, evaluated_within=True)
+    assert few.peak == alone.peak
+    learner = many.memory["gradients"] + many.memory["optimiser"]
+    assert (
+        many.peak
+        == many.memory["process"] + many.memory["weights"] + many.memory["evaluation"]
+    )
+    assert within.peak == many.peak + learner
+
+
 def test_recomputation_trades_memory_for_time() -> None:
     usual, less = planned(), planned(recompute=True)
     assert less.memory["learning"] < 0.4 * usual.memory["learning"]
