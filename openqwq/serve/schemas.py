@@ -1,8 +1,9 @@
 """Schemas that no answer can follow are refused before a token is drawn."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
+from urllib.parse import quote
 
 from openqwq.serve.protocol import ApiError
 
@@ -28,11 +29,81 @@ def without_nulls(schema: Mapping[str, Any], param: str) -> dict[str, Any]:
 
 
 def in_json_schema(schema: Mapping[str, Any], param: str) -> dict[str, Any]:
-    """The same in JSON Schema's words alone: OpenAPI's `nullable` is null as another type.
+    """The same in words that a grammar knows.
 
-    Raises ApiError for one that is nested too deeply.
+    OpenAPI's `nullable` is null as another type, and `$dynamicRef` is the `$ref` that it comes to.
+    Raises ApiError for a schema that is nested too deeply, and for a `$dynamicRef` to no place or
+    to several.
     """
-    return _changed(schema, _with_null, param)
+    plain = _changed(schema, _Anchors(schema, param).plain, param)
+    return _changed(plain, _with_null, param)
+
+
+class _Anchors:
+    """The places of a schema that have names, and what is left of references to them.
+
+    A dynamic anchor that is there once is what each reference to it means. References are written
+    as places, which hold wherever a grammar moves the schema to.
+    """
+
+    def __init__(self, schema: Mapping[str, Any], param: str) -> None:
+        self._param = param
+        self._dynamic: set[str] = set()
+        self._places: dict[str, list[str]] = {}
+        self._nested_ids = False
+        for place, part in _parts(schema):
+            if "$id" in part and place != "#":
+                self._nested_ids = True
+            names = {str(part[key]) for key in ("$anchor", "$dynamicAnchor") if key in part}
+            for name in names:
+                self._places.setdefault(name, []).append(place)
+            if "$dynamicAnchor" in part:
+                self._dynamic.add(str(part["$dynamicAnchor"]))
+
+    def plain(self, part: dict[str, Any]) -> dict[str, Any]:
+        """A part of the schema without dynamic anchors and references."""
+        part.pop("$dynamicAnchor", None)
+        reference = str(part.get("$ref"))
+        if reference.removeprefix("#") in self._dynamic:
+            part["$ref"] = self._place_of(reference)
+        if "$dynamicRef" not in part:
+            return part
+        target = {"$ref": self._place_of(str(part.pop("$dynamicRef")))}
+        if "$ref" not in part:
+            return {**part, **target}
+        part["allOf"] = [*_list(part, "allOf"), target]
+        return part
+
+    def _place_of(self, reference: str) -> str:
+        if reference == "#" or reference.startswith("#/"):
+            return reference
+        places = self._places.get(reference.removeprefix("#"), [])
+        if not reference.startswith("#") or self._nested_ids or len(places) != 1:
+            text = (
+                f"$dynamicRef {reference!r} must name an anchor that a schema has once, without"
+                f" $id below its root; it is there {len(places)} times: use $ref"
+            )
+            raise ApiError(400, text, self._param)
+        return places[0]
+
+
+def _parts(schema: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """A schema and all within it, each with its place as a JSON pointer."""
+    waiting: list[tuple[str, Any, bool]] = [("#", schema, True)]
+    while waiting:
+        place, part, is_schema = waiting.pop()
+        if isinstance(part, list):
+            waiting += [(f"{place}/{i}", each, True) for i, each in enumerate(part)]
+        if not isinstance(part, Mapping):
+            continue
+        if is_schema:
+            yield place, part
+        for key, value in part.items():
+            if is_schema and key in _VALUES:
+                continue
+            pointer = quote(key.replace("~", "~0").replace("/", "~1"), safe="$")
+            names_schemas = is_schema and key in _SCHEMAS
+            waiting.append((f"{place}/{pointer}", value, not names_schemas))
 
 
 def _with_null(part: dict[str, Any]) -> dict[str, Any]:

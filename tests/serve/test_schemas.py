@@ -9,7 +9,7 @@ from openqwq.engine.open import OpenedModel
 from openqwq.serve.asking import ask_chat
 from openqwq.serve.protocol import ApiError
 from openqwq.serve.schemas import CHARACTERS, in_json_schema, require_usable, without_nulls
-from openqwq.text.grammar import answer_grammar
+from openqwq.text.grammar import answer_grammar, json_grammar
 
 
 def node(required: bool, **more: Any) -> dict[str, Any]:
@@ -131,6 +131,79 @@ def test_openapis_nullable_is_null_as_another_type() -> None:
         "items": [{"type": ["integer", "string", "null"]}],
         "default": string,
     }
+
+
+LINKED = {"type": "object", "properties": {"next": {"$dynamicRef": "#node"}}}
+DYNAMIC: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "to the root": (
+        {"$dynamicAnchor": "node", **LINKED},
+        {"type": "object", "properties": {"next": {"$ref": "#"}}},
+    ),
+    "to a definition": (
+        {"$defs": {"a/b": {"$dynamicAnchor": "node", "type": "null"}}, **LINKED},
+        {
+            "$defs": {"a/b": {"type": "null"}},
+            "type": "object",
+            "properties": {"next": {"$ref": "#/$defs/a~1b"}},
+        },
+    ),
+    "to an ordinary anchor": (
+        {"items": {"$dynamicRef": "#a"}, "$defs": {"x": {"$anchor": "a"}}},
+        {"items": {"$ref": "#/$defs/x"}, "$defs": {"x": {"$anchor": "a"}}},
+    ),
+    "a plain reference to a dynamic anchor": (
+        {"items": {"$ref": "#a"}, "$dynamicAnchor": "a"},
+        {"items": {"$ref": "#"}},
+    ),
+    "next to a plain reference": (
+        {
+            "items": {"$ref": "#/$defs/x", "$dynamicRef": "#a"},
+            "$defs": {"x": {"type": "string"}, "y": {"$dynamicAnchor": "a"}},
+        },
+        {
+            "items": {"$ref": "#/$defs/x", "allOf": [{"$ref": "#/$defs/y"}]},
+            "$defs": {"x": {"type": "string"}, "y": {}},
+        },
+    ),
+    "a property of that name": (
+        {"properties": {"$dynamicRef": {"type": "string"}}},
+        {"properties": {"$dynamicRef": {"type": "string"}}},
+    ),
+}
+
+
+@pytest.mark.parametrize(("given", "plain"), DYNAMIC.values(), ids=DYNAMIC)
+def test_a_dynamic_reference_with_one_target_is_a_plain_one(
+    given: dict[str, Any], plain: dict[str, Any]
+) -> None:
+    got = in_json_schema(given, "tools")
+    assert got == plain
+    json_grammar(got)
+
+
+MANY = {"$defs": {name: {"$dynamicAnchor": "node"} for name in "ab"}, **LINKED}
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        LINKED,
+        MANY,
+        {"items": {"$dynamicRef": "other.json#node"}},
+        {"$defs": {"a": {"$id": "x", "$dynamicAnchor": "node"}}, **LINKED},
+    ],
+    ids=["no anchor", "two anchors", "another document", "a nested $id"],
+)
+def test_any_other_dynamic_reference_is_refused_by_name(schema: dict[str, Any]) -> None:
+    with pytest.raises(ApiError, match=r"\$dynamicRef '.*node'.* use \$ref") as got:
+        in_json_schema(schema, "response_format")
+    assert (got.value.status, got.value.param) == (400, "response_format")
+
+
+def test_a_dynamic_reference_to_itself_alone_is_endless() -> None:
+    schema = {"$dynamicAnchor": "node", **LINKED, "required": ["next"]}
+    with pytest.raises(ApiError, match="without end"):
+        require_usable(in_json_schema(schema, "tools"), "tools")
 
 
 @pytest.mark.parametrize("change", [without_nulls, in_json_schema])
