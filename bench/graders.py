@@ -187,12 +187,14 @@ def ours(kind: str, jobs: list[Job]) -> list[Any]:
 
 
 async def our_ifeval(jobs: list[Job]) -> list[Any]:
-    from openqwq.verify.instructions import check
+    from openqwq.verify.instructions import follows_rule
 
     def verdict(job: Job, loose: bool) -> list[bool]:
         prompt = job["prompt"]
         pairs = zip(prompt["instruction_id_list"], prompt["kwargs"], strict=True)
-        return [check(name, given, job["response"], loose=loose) for name, given in pairs]
+        return [
+            follows_rule(name, given, job["response"], loose=loose) for name, given in pairs
+        ]
 
     return [verdict(job, False) + verdict(job, True) for job in jobs]
 
@@ -221,7 +223,7 @@ async def our_turns(jobs: list[Job]) -> list[Any]:
         order = {d["name"]: list(d["parameters"]["properties"]) for d in documents}
         turns = [[[bfcl_turns.literal_call(text, order) for text in step] for step in steps]
                  for steps in job["turns"]]  # fmt: skip
-        found.append(not bfcl_turns.judge(task.reference, turns))
+        found.append(not bfcl_turns.fault_in(task.reference, turns))
     return found
 
 

@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
 from openqwq.agent.mcp_questions import AskUser, answered
-from openqwq.agent.mcp_results import shown, shown_prompt, shown_resource
+from openqwq.agent.mcp_results import shown_prompt, shown_resource, shown_result
 from openqwq.agent.mcp_settings import McpSettings, read_settings
 from openqwq.agent.progress import reporter
 from openqwq.types import OpenQwQError, Tool
@@ -158,8 +158,8 @@ class McpServer:
         finally:
             self._waiting.remove(tell)
         if result.is_error:
-            raise OpenQwQError(shown(result).removeprefix("error: "))
-        return shown(result)
+            raise OpenQwQError(shown_result(result).removeprefix("error: "))
+        return shown_result(result)
 
     async def _connect(self) -> "Client":
         """The client of a running server; it lives in a task of its own, as its scopes must."""

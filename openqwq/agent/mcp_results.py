@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from mcp.types import CallToolResult, GetPromptResult, ReadResourceResult
 
 
-def shown(result: "CallToolResult") -> str:
+def shown_result(result: "CallToolResult") -> str:
     """The text of a call's result."""
     parts = [_block(block) for block in result.content]
     if not parts and result.structured_content is not None:

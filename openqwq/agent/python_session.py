@@ -56,7 +56,7 @@ class PythonSession:
             if result.status == "error":
                 self.failure = f"the sandbox failed: {result.error}"
                 raise OpenQwQError(self.failure)
-            return note + shown(result)
+            return note + shown_run(result)
 
     async def _run(self, code: str) -> CaseResult:
         if self._session:
@@ -69,7 +69,7 @@ class PythonSession:
         return await self._session.run(code)
 
 
-def shown(result: CaseResult) -> str:
+def shown_run(result: CaseResult) -> str:
     """What a model is told of a run: what it printed, then how it failed, if it did."""
     parts = [result.stdout, result.stderr]
     if result.status != "ok":

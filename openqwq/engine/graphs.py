@@ -20,7 +20,7 @@ LEAST_LENGTH = 128  # tokens
 WITHOUT_PADDING = 4  # rows up to which each number has a graph of its own
 _recording = threading.Lock()  # PyTorch records one graph at a time in a process
 
-Step = Callable[[], None]
+DecodeStep = Callable[[], None]
 
 
 def rounded(count: int) -> int:
@@ -42,7 +42,7 @@ class DecodeGraphs:
         model: PackedModel | PlainModel,
         cache: SlotCache,
         slots: int,
-        recorder: Callable[[], Callable[[Step], Step]] | None = None,
+        recorder: Callable[[], Callable[[DecodeStep], DecodeStep]] | None = None,
     ) -> None:
         self.model = model
         self.cache = cache
@@ -109,9 +109,11 @@ class DecodeGraphs:
     def forget(self) -> None:
         """Drop what was recorded: tensors that it knows now lie elsewhere."""
         self.record = self.recorder()
-        self.steps: dict[tuple[int, int], Step] = {}  # by rows and length; 0: the draw
+        self.steps: dict[
+            tuple[int, int], DecodeStep
+        ] = {}  # by rows and length; 0: the draw
 
-    def _forward(self, rows: int, length: int) -> Step:
+    def _forward(self, rows: int, length: int) -> DecodeStep:
         token_ids, slots, position_ids, adapters = self.inputs[:, :rows]
 
         def step() -> None:
@@ -121,7 +123,7 @@ class DecodeGraphs:
 
         return step
 
-    def _draw(self, rows: int) -> Step:
+    def _draw(self, rows: int) -> DecodeStep:
         def step() -> None:
             token_ids, log_probs = draw_plainly(self.outputs[:rows], self.draws[:rows])
             self.token_ids[:rows] = token_ids
@@ -136,7 +138,7 @@ class CudaRecorder:
     def __init__(self) -> None:
         self.pool = torch.cuda.graph_pool_handle()
 
-    def __call__(self, step: Step) -> Step:
+    def __call__(self, step: DecodeStep) -> DecodeStep:
         """Run `step` once, so that kernels are loaded, then record it."""
         here = torch.cuda.current_stream()
         side = torch.cuda.Stream()  # type: ignore[no-untyped-call]

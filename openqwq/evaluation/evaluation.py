@@ -19,8 +19,8 @@ from rich.progress import MofNCompleteColumn, Progress, TaskID, TimeElapsedColum
 from openqwq import __version__
 from openqwq.data.files import write_atomically
 from openqwq.evaluation.benchmarks.benchmark import Benchmark, seed_of
-from openqwq.evaluation.benchmarks.mathematics import read_answer
-from openqwq.evaluation.responders import ChatReply, Responder, Tools
+from openqwq.evaluation.benchmarks.mathematics import voted_answer
+from openqwq.evaluation.responders import ChatReply, Responder
 from openqwq.evaluation.results import (
     Record,
     RecordFile,
@@ -32,6 +32,7 @@ from openqwq.evaluation.results import (
     summary_json,
 )
 from openqwq.evaluation.statistics import Comparison, compare
+from openqwq.text.template import Tools
 from openqwq.types import (
     Message,
     OpenQwQError,
@@ -358,7 +359,7 @@ async def _judged(record: Record, task: Task, judges: Mapping[str, Verifier]) ->
     else:
         score = await judges[task.verifier].score(task, _completion(record))
         if task.verifier == "math":
-            prediction = read_answer(record.answer)
+            prediction = voted_answer(record.answer)
     return replace(
         record,
         value=score.value,

@@ -2,13 +2,13 @@
 
 import asyncio
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from openqwq.text.stream import parse_reply, starts_in_thinking
-from openqwq.text.template import encode_chat
+from openqwq.text.template import Tools, encode_chat
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.types import (
     Device,
@@ -23,7 +23,6 @@ from openqwq.types import (
 if TYPE_CHECKING:
     from openqwq.engine.open import EngineName
 
-Tools = Sequence[Mapping[str, Any]]
 FIRST_PAUSE = 1.0  # seconds
 
 

@@ -27,7 +27,7 @@ CHARACTERS = 12_000  # shown of one text
 
 
 @dataclass(frozen=True)
-class Item:
+class ItemSection:
     """One item as the page shows it: a right and a wrong reply, where there are both."""
 
     name: str
@@ -46,7 +46,7 @@ class BenchmarkSection:
     title: str
     summary: Summary
     charts: Sequence[Chart]
-    items: Sequence[Item]
+    items: Sequence[ItemSection]
     left_out: int
 
 
@@ -101,12 +101,14 @@ def _section(directory: Path, name: str, title: str, summary: Summary) -> Benchm
     return BenchmarkSection(name, title, summary, charts, items, len(groups) - len(items))
 
 
-def _item(name: str, group: Sequence[Record]) -> Item:
+def _item(name: str, group: Sequence[Record]) -> ItemSection:
     first = group[0]
     others = [r for r in group if (r.value >= 1) != (first.value >= 1)]
     replies = [first, *others[:1]]  # a right and a wrong one, where there are both
     share = sum(r.value for r in group) / len(group)
-    return Item(name, first.status, share, len(group), _question(first.messages), replies)
+    return ItemSection(
+        name, first.status, share, len(group), _question(first.messages), replies
+    )
 
 
 def _question(messages: Sequence[Message]) -> str:

@@ -5,11 +5,10 @@ import os
 import signal
 from dataclasses import dataclass
 from math import ceil
-from typing import Any
 
+from openqwq.sandbox.program import Report
 from openqwq.sandbox.protocol import DEFAULT, RunRequest
 
-Report = dict[str, Any]
 REPORTED = ("ok", "compile_error", "runtime_error", "memory")
 # the program behind the pipe is gone, or never was; the tests cannot run
 OF_SCRIPTS = ("ended", "unconfined", "unusable")
@@ -55,7 +54,7 @@ def parse(text: bytearray) -> Report:
     return read
 
 
-def verdict(report: Report, ending: Ending, request: RunRequest) -> Report:
+def case_outcome(report: Report, ending: Ending, request: RunRequest) -> Report:
     """Say how a case ended that nobody had to stop.
 
     Raises OSError where the program was not confined: the sandbox's failure.

@@ -13,7 +13,7 @@ from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType, Sim
 from typing import Any, ClassVar
 
 from openqwq.sandbox.link import Side
-from openqwq.sandbox.program import INPUT, OUTPUT, Ended, UnusableError
+from openqwq.sandbox.program import INPUT, OUTPUT, ProgramGone, UnusableError
 from openqwq.sandbox.script_names import ScriptNames
 
 NEAR_MISS = 0.75  # a name that is this much like another one is a slip of the tests
@@ -184,7 +184,7 @@ class Tests(Side):
             message = self.ask(request)
         except (EOFError, BrokenPipeError):
             self.ended = True
-            raise Ended from None
+            raise ProgramGone from None
         sys.stdout.write(str(message[-1]))
         return message
 

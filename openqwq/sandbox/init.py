@@ -35,7 +35,7 @@ class Zygote:
 
     def serve(self, runs: socket.socket) -> None:
         """Fork pid 1 of a new pid namespace for each run that comes, one after the other."""
-        linux.checked("prctl", linux.PDEATHSIG, KILL, 0, 0, 0)
+        linux.libc_call("prctl", linux.PDEATHSIG, KILL, 0, 0, 0)
         linux.gain_no_privileges()
         occupy()
         null = os.open("/dev/null", os.O_RDWR)
@@ -63,7 +63,7 @@ class Zygote:
         os.dup2(null, program.REPORT)
         request = RunRequest("print()")
         for _ in range(16):
-            program.load(RunRequest.known_good(request.to_json()), None)
+            program.load_program(RunRequest.known_good(request.to_json()), None)
             sys.stdout.flush()
             for number in range(3):
                 os.dup2(number, number)

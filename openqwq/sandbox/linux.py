@@ -75,7 +75,7 @@ _system_call = libc["syscall"]
 _system_call.restype = ctypes.c_long
 
 
-def checked(name: str, *arguments: int | bytes | None) -> int:
+def libc_call(name: str, *arguments: int | bytes | None) -> int:
     """Call a libc function, integers as longs; raise OSError naming it where it returns -1."""
     function = getattr(libc, name)
     function.restype = ctypes.c_long
@@ -93,7 +93,7 @@ def checked(name: str, *arguments: int | bytes | None) -> int:
 
 
 def system_call(number: int, *arguments: int | bytes | None) -> int:
-    """Make a system call, integers as 32 bits; `checked` would touch 60 more pages of a fork."""
+    """Make a system call, integers as 32 bits; `libc_call` would touch 60 more pages of a fork."""
     result: int = _system_call(number, *arguments)
     if result == -1:
         error = ctypes.get_errno()
@@ -105,7 +105,7 @@ def mount(
     source: str, target: str, kind: bytes | None, flags: int, options: str = ""
 ) -> None:
     """Call mount(2)."""
-    checked("mount", source.encode(), target.encode(), kind, flags, options.encode())
+    libc_call("mount", source.encode(), target.encode(), kind, flags, options.encode())
 
 
 def fork(flags: int = 0) -> int:
@@ -126,7 +126,7 @@ def fork(flags: int = 0) -> int:
 
 def new_user_namespace(process: int, uid: int, gid: int, flags: int = 0) -> None:
     """Enter a user namespace where `uid` is an ordinary user; `process` is an fd of /proc/self."""
-    checked("unshare", NEWUSER | flags)
+    libc_call("unshare", NEWUSER | flags)
     texts = {
         "setgroups": "deny",
         "uid_map": f"{INSIDE} {uid} 1",
@@ -166,7 +166,7 @@ def build_root(paths: Mapping[str, str]) -> None:
         os.symlink(target, "/tmp" + place)
     os.chdir("/tmp")
     system_call(PIVOT_ROOT, b".", b".")
-    checked("umount2", b".", DETACH)
+    libc_call("umount2", b".", DETACH)
     os.chdir("/")
     attributes = struct.pack("QQQQ", RDONLY | NOSUID, 0, 0, 0)
     system_call(MOUNT_SETATTR, -100, b"/", AT_RECURSIVE, attributes, len(attributes))
@@ -222,8 +222,8 @@ def gain_no_privileges() -> None:
     """Give up gaining capabilities, locking memory, and the interest of the host in a crash."""
     for kind in (resource.RLIMIT_CORE, resource.RLIMIT_MEMLOCK):
         resource.setrlimit(kind, (0, 0))
-    checked("prctl", DUMPABLE, 0, 0, 0, 0)
-    checked("prctl", NO_NEW_PRIVS, 1, 0, 0, 0)
+    libc_call("prctl", DUMPABLE, 0, 0, 0, 0)
+    libc_call("prctl", NO_NEW_PRIVS, 1, 0, 0, 0)
 
 
 def drop_capabilities() -> None:
@@ -234,5 +234,5 @@ def drop_capabilities() -> None:
 def powerless() -> bool:
     """Whether this process has no capability and can gain none."""
     sets = ctypes.create_string_buffer(24)
-    checked("capget", CAPABILITIES, ctypes.addressof(sets))
-    return not any(sets.raw) and checked("prctl", GET_NO_NEW_PRIVS, 0, 0, 0, 0) == 1
+    libc_call("capget", CAPABILITIES, ctypes.addressof(sets))
+    return not any(sets.raw) and libc_call("prctl", GET_NO_NEW_PRIVS, 0, 0, 0, 0) == 1

@@ -39,7 +39,7 @@ SUCCEEDED: Report = {"status": "ok", "value": None}
 SUCCESS = json.dumps(SUCCEEDED).encode()  # made once and not by each case
 
 
-class Ended(BaseException):
+class ProgramGone(BaseException):
     """The program behind the pipe is gone; no test may catch this."""
 
 
@@ -146,25 +146,27 @@ def compiled(source: str, imported: bool = False) -> CodeType:
     return compile(tree, FILE, "exec", dont_inherit=True)
 
 
-def load(request: RunRequest, code: CodeType | None) -> tuple[Report, dict[str, Any]]:
+def load_program(
+    request: RunRequest, code: CodeType | None
+) -> tuple[Report, dict[str, Any]]:
     """Execute the setup and the program; return what came of it and the namespace."""
     names = main_names()
     try:
         code = code or compiled(request.source, request.form != "stdin")
     except UNCOMPILABLE as error:
-        return {"status": "compile_error", "error": describe(error)}, names
+        return {"status": "compile_error", "error": error_text(error)}, names
     os.write(REPORT, b"\n")
-    return guarded(lambda: execute(request.setup, code, names)), names
+    return guarded(lambda: execute_program(request.setup, code, names)), names
 
 
-def execute(setup: str, code: CodeType, names: dict[str, Any]) -> None:
+def execute_program(setup: str, code: CodeType, names: dict[str, Any]) -> None:
     """Execute the trusted setup, then the program, in one namespace."""
     if setup:
         exec(compiled(setup), names)
     exec(code, names)
 
 
-def describe(error: BaseException) -> str:
+def error_text(error: BaseException) -> str:
     """Return what a traceback ends with."""
     return "".join(traceback.format_exception_only(error)).strip()[:2000]
 
@@ -173,7 +175,7 @@ def guarded(body: Callable[[], Any]) -> Report:
     """Call hostile code; return the report of how it ended, with a traceback on stderr."""
     try:
         return {"status": "ok", "value": body()}
-    except (Ended, UnusableError):
+    except (ProgramGone, UnusableError):
         raise
     except SystemExit as stop:
         if stop.code in (None, 0):
@@ -190,7 +192,7 @@ def guarded(body: Callable[[], Any]) -> Report:
         status = "runtime_error"
         if isinstance(error, MemoryError):
             status = "memory"
-        return {"status": status, "error": describe(error)}
+        return {"status": status, "error": error_text(error)}
 
 
 def finish(report: Report) -> int:
@@ -234,7 +236,7 @@ def entry(names: dict[str, Any], entry_point: str) -> Callable[..., Any]:
 
 def run(request: RunRequest, case: Case, code: CodeType | None) -> int:
     """Be one case of the forms stdin and call."""
-    report, names = load(request, code)
+    report, names = load_program(request, code)
     if report["status"] == "ok" and request.form == "call":
         point = request.entry_point or ""
         report = guarded(lambda: json.dumps(encode(entry(names, point)(*case.arguments))))

@@ -20,7 +20,7 @@ from openqwq.sandbox.program import (
     OUTPUT,
     entry,
     flush_files,
-    load,
+    load_program,
     receive,
     send,
 )
@@ -213,7 +213,7 @@ def _is_data(item: Any) -> bool:
 def serve(request: RunRequest) -> int:
     """Be the program of a script: answer the requests that come over the pipe."""
     shared = set(re.findall(r"^class\s+(\w+)", request.setup, re.MULTILINE))
-    report, names = load(request, None)
+    report, names = load_program(request, None)
     report["value"] = None
     send(OUTPUT, report)
     served = Served(names, shared, request.entry_point or "")

@@ -11,9 +11,10 @@ from dataclasses import replace
 from typing import Any
 
 from openqwq.sandbox import linux, program
-from openqwq.sandbox.ending import REASONS, REPORTED, Ending, Report, parse, verdict
+from openqwq.sandbox.ending import REASONS, REPORTED, Ending, case_outcome, parse
 from openqwq.sandbox.init import KILL
 from openqwq.sandbox.outlets import Outlets
+from openqwq.sandbox.program import Report
 from openqwq.sandbox.protocol import DEFAULT, Limits, RunRequest
 
 RUN_BYTES = 2**25  # of output and values, of all cases of a run together
@@ -125,7 +126,7 @@ class Supervisor:
         result: Report = {**outlets.texts(), "cpu_seconds": ending.cpu_seconds}
         result["seconds"] = time.monotonic() - started
         if reason == "exited":
-            result |= verdict(parse(outlets.report.text), ending, request)
+            result |= case_outcome(parse(outlets.report.text), ending, request)
         else:
             result |= {"status": reason, "error": REASONS[reason]}
         survived = outlets.report.text.startswith(b"\n\n")
@@ -293,7 +294,7 @@ class Supervisor:
     def empty(self) -> None:
         """Drop the mounted /tmp with all that is in it."""
         if self.untouched:
-            linux.checked("umount2", b"/tmp", linux.DETACH)
+            linux.libc_call("umount2", b"/tmp", linux.DETACH)
             self.untouched = []
         if self.rules is not None:
             os.close(self.rules)

@@ -14,10 +14,10 @@ from openqwq.sandbox.program import (
     FAILED,
     INPUT,
     UNCOMPILABLE,
-    Ended,
+    ProgramGone,
     UnusableError,
     compiled,
-    describe,
+    error_text,
     finish,
     guarded,
     main_names,
@@ -35,14 +35,14 @@ def run_tests(entry_point: str) -> int:
         return finish({"status": "unconfined"})
     try:
         script = read_script(given["script"])
-        prepare(given["setup"], names)
+        execute_setup(given["setup"], names)
         started = receive(INPUT)
         report = {key: started[key] for key in ("status", "error") if key in started}
         if report["status"] == "ok":
             report = guarded(lambda: trial(script, entry_point, names))
         elif report["status"] not in FAILED:  # forged
             report = {"status": "ended"}
-    except (Ended, EOFError):
+    except (ProgramGone, EOFError):
         report = {"status": "ended"}
     except UnusableError as reason:
         report = {"status": "unusable", "error": str(reason)[:2000]}
@@ -55,7 +55,7 @@ def read_script(text: str) -> ScriptNames:
         script = ScriptNames.read(text)
         compiled(text)
     except UNCOMPILABLE as error:
-        raise UnusableError(f"the tests cannot be compiled: {describe(error)}") from error
+        raise UnusableError(f"the tests cannot be compiled: {error_text(error)}") from error
     foreign = sorted(script.patched - PATCHED)
     if foreign:
         raise UnusableError(
@@ -64,12 +64,12 @@ def read_script(text: str) -> ScriptNames:
     return script
 
 
-def prepare(setup: str, names: dict[str, Any]) -> None:
+def execute_setup(setup: str, names: dict[str, Any]) -> None:
     """Execute the trusted setup; UnusableError where it fails."""
     try:
         exec(compiled(setup), names)
     except (Exception, *UNCOMPILABLE) as error:
-        raise UnusableError(f"the setup fails: {describe(error)}") from error
+        raise UnusableError(f"the setup fails: {error_text(error)}") from error
 
 
 def trial(script: ScriptNames, entry_point: str, names: dict[str, Any]) -> None:
@@ -88,17 +88,17 @@ def trial(script: ScriptNames, entry_point: str, names: dict[str, Any]) -> None:
     if tests.unusable:
         raise UnusableError(tests.unusable)
     try:
-        execute(script, tests)
+        execute_script(script, tests)
     except ImportError as error:
         if "program_says" in vars(error):
             raise
-        raise UnusableError(f"the tests cannot import: {describe(error)}") from error
+        raise UnusableError(f"the tests cannot import: {error_text(error)}") from error
     except Exception as error:
         if tests.calls or tests.unusable or tests.ended:
             raise_what_was_caught(tests)
             raise
         raise UnusableError(
-            f"the tests fail before they call the program: {describe(error)}"
+            f"the tests fail before they call the program: {error_text(error)}"
         ) from error
     raise_what_was_caught(tests)
     if not tests.calls:
@@ -108,12 +108,12 @@ def trial(script: ScriptNames, entry_point: str, names: dict[str, Any]) -> None:
 def raise_what_was_caught(tests: Tests) -> None:
     """A test that catches everything has caught these too."""
     if tests.ended:
-        raise Ended
+        raise ProgramGone
     if tests.unusable:
         raise UnusableError(tests.unusable)
 
 
-def execute(script: ScriptNames, tests: Tests) -> None:
+def execute_script(script: ScriptNames, tests: Tests) -> None:
     """Execute the script, then the tests that it defines and does not run itself."""
     names = tests.names
     code = compile(script.without_absent_imports(), "tests.py", "exec", dont_inherit=True)

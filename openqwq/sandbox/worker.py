@@ -46,13 +46,13 @@ def main(
     except OSError as error:
         program.send(descriptor, {"namespaces": str(error)})
         return
-    linux.checked("prctl", linux.PDEATHSIG, KILL, 0, 0, 0)
+    linux.libc_call("prctl", linux.PDEATHSIG, KILL, 0, 0, 0)
     try:
         import_packages(imports)
     except ImportError as error:
         program.send(descriptor, {"packages": str(error)})
         return
-    prepare()
+    warm_up()
 
     zygote, zygotes_end = socket.socketpair()
     if linux.fork() == 0:
@@ -90,7 +90,7 @@ def library_directories() -> list[str]:
     return found
 
 
-def prepare() -> None:
+def warm_up() -> None:
     """Make once, for all the forks to have, what every program uses."""
     for name in IMPORTED:
         import_module(name)
@@ -109,19 +109,21 @@ def enter(paths: dict[str, str]) -> None:
     with open("/proc/self/oom_score_adj", "w") as score:
         score.write("1000")
     try:
-        linux.checked("unshare", linux.NEWNS)  # real root: mount first, then become nobody
+        linux.libc_call(
+            "unshare", linux.NEWNS
+        )  # real root: mount first, then become nobody
     except PermissionError:
         linux.new_user_namespace(process, os.geteuid(), os.getegid(), linux.NEWNS)
         linux.build_root(paths)
     else:
         linux.build_root(paths)
         # named in the error where root is one of a container
-        linux.checked("setgroups", 0, None)
-        linux.checked("setresgid", linux.NOBODY, linux.NOBODY, linux.NOBODY)
-        linux.checked("setresuid", linux.NOBODY, linux.NOBODY, linux.NOBODY)
-        linux.checked("prctl", linux.DUMPABLE, 1, 0, 0, 0)  # else uid_map belongs to root
+        linux.libc_call("setgroups", 0, None)
+        linux.libc_call("setresgid", linux.NOBODY, linux.NOBODY, linux.NOBODY)
+        linux.libc_call("setresuid", linux.NOBODY, linux.NOBODY, linux.NOBODY)
+        linux.libc_call("prctl", linux.DUMPABLE, 1, 0, 0, 0)  # else uid_map belongs to root
         linux.new_user_namespace(process, linux.NOBODY, linux.NOBODY)
     os.close(process)
     others = linux.NEWNS | linux.NEWCGROUP | linux.NEWUTS | linux.NEWIPC | linux.NEWNET
-    linux.checked("unshare", others)
-    linux.checked("sethostname", b"sandbox", len("sandbox"))
+    linux.libc_call("unshare", others)
+    linux.libc_call("sethostname", b"sandbox", len("sandbox"))

@@ -11,7 +11,7 @@ from openqwq.serve.asking_tools import ToolChoice, chosen_tools
 from openqwq.serve.history import messages
 from openqwq.serve.protocol import ApiError
 from openqwq.serve.reply import Ask, OfferedTool
-from openqwq.serve.schemas import in_json_schema, require_usable, without_nulls
+from openqwq.serve.schemas import in_json_schema, require_usable, without_null_keywords
 from openqwq.serve.thinking import forbids_thinking, template_options, thinking_budget
 from openqwq.serve.truncation import shortened
 from openqwq.text.grammar import answer_grammar, json_grammar, tool_call_grammar
@@ -233,7 +233,9 @@ def _grammar(
 
 def _answers(given: Mapping[str, Any]) -> dict[str, Any]:
     """The schema of an answer, once it is known to be of use."""
-    schema = in_json_schema(without_nulls(given, "response_format"), "response_format")
+    schema = in_json_schema(
+        without_null_keywords(given, "response_format"), "response_format"
+    )
     require_usable(schema, "response_format")
     return schema
 

@@ -3,10 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from openqwq.serve.protocol import ApiError
+from openqwq.serve.protocol import ApiError, Json
 from openqwq.serve.thinking import LEAST_ANSWER, MOST
 
-Json = dict[str, Any]
 _SAME = ("temperature", "top_p", "top_k", "chat_template_kwargs", "stream")
 _READ = ("text", "document", "search_result")  # blocks of a user's that the model reads
 _CHOICES = {"auto": "auto", "any": "required", "none": "none"}

@@ -5,10 +5,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from openqwq.serve.history import text_of
-from openqwq.serve.protocol import ApiError
+from openqwq.serve.protocol import ApiError, Json
 from openqwq.serve.store import ResponseStore
 
-Json = dict[str, Any]
 # What both APIs call by the same name.
 _SAME = {
     "chat_template_kwargs",
@@ -78,7 +77,7 @@ def chat_body(body: Mapping[str, Any], items: list[Json]) -> Json:
     chat: Json = {"messages": _messages(body.get("instructions"), items)}
     chat |= {name: value for name, value in body.items() if name in _SAME}
     if body.get("tools"):
-        offered = functions(body).items()
+        offered = offered_functions(body).items()
         chat["tools"] = [_chat_tool(name, tool) for name, (_, tool) in offered]
     match body.get("tool_choice"):
         case {"name": name}:
@@ -102,7 +101,7 @@ def chat_body(body: Mapping[str, Any], items: list[Json]) -> Json:
     return chat
 
 
-def functions(body: Mapping[str, Any]) -> dict[str, tuple[str | None, Json]]:
+def offered_functions(body: Mapping[str, Any]) -> dict[str, tuple[str | None, Json]]:
     """The functions that a request offers, each with its namespace, by the name the model reads.
 
     Raises ApiError where two have the same name.

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from openqwq.serve.protocol import ApiError
-from openqwq.serve.schemas import without_nulls
+from openqwq.serve.schemas import without_null_keywords
 
 
 @dataclass(frozen=True)
@@ -89,5 +89,5 @@ def _without_nulls(tool: Mapping[str, Any]) -> dict[str, Any]:
     given = tool["function"].items()
     function = {key: value for key, value in given if value is not None}
     if "parameters" in function:
-        function["parameters"] = without_nulls(function["parameters"], "tools")
+        function["parameters"] = without_null_keywords(function["parameters"], "tools")
     return {"type": "function", "function": function}

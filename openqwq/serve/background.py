@@ -9,9 +9,8 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-from openqwq.serve.format import Json
 from openqwq.serve.format_responses import ResponsesFormat
-from openqwq.serve.protocol import ApiError
+from openqwq.serve.protocol import ApiError, Json
 from openqwq.serve.store import ResponseStore
 
 FLUSH_SECONDS = 0.5

@@ -22,7 +22,7 @@ from openqwq.types import OpenQwQError
 HUB = "https://huggingface.co"
 HUB_SECONDS = 5.0  # to wait for an answer
 GIB = 2**30
-Row = tuple[str, str]
+Finding = tuple[str, str]
 
 
 def add_doctor_verb(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +39,7 @@ def doctor_verb(_: argparse.Namespace) -> None:
         print()
 
 
-def machine() -> Iterator[Row]:
+def machine() -> Iterator[Finding]:
     """The interpreter, the system, its cores, memory and disk."""
     import psutil
 
@@ -65,7 +65,7 @@ def busy_cores(cores: int, load: float) -> str:
     return text
 
 
-def engines() -> Iterator[Row]:
+def engines() -> Iterator[Finding]:
     """What runs models here: PyTorch with its device and precision, and llama.cpp."""
     try:
         import torch
@@ -92,7 +92,7 @@ def engines() -> Iterator[Row]:
     yield "llama.cpp", version_of("xllamacpp", "llamacpp")
 
 
-def sandbox() -> Iterator[Row]:
+def sandbox() -> Iterator[Finding]:
     """Every isolation layer, tried from inside a confined process."""
     from openqwq.sandbox.doctor import REMEDIES
     from openqwq.sandbox.local import doctor
@@ -109,7 +109,7 @@ def sandbox() -> Iterator[Row]:
             yield layer, "holds"
 
 
-def hub() -> Iterator[Row]:
+def hub() -> Iterator[Finding]:
     """Whether checkpoints can be downloaded."""
     yield "client", version_of("huggingface_hub", "hub")
     address = os.environ.get("HF_ENDPOINT", HUB)
@@ -126,7 +126,7 @@ def hub() -> Iterator[Row]:
         yield "access", f"{address} cannot be reached: {error}"
 
 
-def packages() -> Iterator[Row]:
+def packages() -> Iterator[Finding]:
     """The version of each package that OpenQwQ or one of its extras asks for."""
     try:
         requirements = metadata.requires("openqwq") or []
@@ -153,7 +153,7 @@ def version_of(package: str, extra: str) -> str:
         return f"not installed: pip install '{wanted}'"
 
 
-PARTS: dict[str, Callable[[], Iterator[Row]]] = {
+PARTS: dict[str, Callable[[], Iterator[Finding]]] = {
     "This machine": machine,
     "Engines": engines,
     "Sandbox": sandbox,

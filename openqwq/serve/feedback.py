@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from openqwq.data.files import write_atomically
+from openqwq.serve.protocol import Json
 from openqwq.types import OpenQwQError
 
-Json = dict[str, Any]
 LOCK_SECONDS = 5.0  # to wait for another process that holds the file
 _TABLE = """
 CREATE TABLE IF NOT EXISTS feedback (

@@ -2,14 +2,12 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
-from openqwq.serve.protocol import ApiError
+from openqwq.serve.protocol import ApiError, Json
 from openqwq.serve.reply import LEAST_LOG_PROB, Ask, Finish, Piece
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.types import TokenEvent
-
-Json = dict[str, Any]
 
 
 class Format(Protocol):

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from openqwq import __version__
-from openqwq.serve.format import Json, ending, log_prob_entries, usage
-from openqwq.serve.protocol import ApiError
+from openqwq.serve.format import ending, log_prob_entries, usage
+from openqwq.serve.protocol import ApiError, Json
 from openqwq.serve.reply import Ask, Finish, Piece
 from openqwq.serve.thinking import hides_thinking
 from openqwq.text.tokenizer import Tokenizer

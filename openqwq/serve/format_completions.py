@@ -4,8 +4,8 @@ import time
 from dataclasses import dataclass, field, replace
 
 from openqwq import __version__
-from openqwq.serve.format import Json, ending, finite, usage
-from openqwq.serve.protocol import ApiError
+from openqwq.serve.format import ending, finite, usage
+from openqwq.serve.protocol import ApiError, Json
 from openqwq.serve.reply import UNSCORED, Ask, Finish, Piece
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.types import TokenEvent

@@ -1,7 +1,6 @@
 """A reply in the form of Anthropic's /v1/messages: blocks of thinking, text and tool use."""
 
-from openqwq.serve.format import Json
-from openqwq.serve.protocol import ApiError, anthropic_error
+from openqwq.serve.protocol import ApiError, Json, anthropic_error
 from openqwq.serve.reply import Ask, Finish, Piece
 
 SIGNATURE = "openqwq"  # clients send it back with the block; nobody checks it

@@ -5,9 +5,9 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from openqwq.serve.asking_responses import functions
-from openqwq.serve.format import Json, details, log_prob_entries
-from openqwq.serve.protocol import ApiError
+from openqwq.serve.asking_responses import offered_functions
+from openqwq.serve.format import details, log_prob_entries
+from openqwq.serve.protocol import ApiError, Json
 from openqwq.serve.reply import Ask, Finish, Piece
 from openqwq.text.tokenizer import Tokenizer
 
@@ -38,7 +38,7 @@ class ResponsesFormat:
         self._step_places: dict[str, int] = {}
         self.finishes: list[Finish] = []
         self._output: list[Json] = []
-        self._functions = functions(body)
+        self._functions = offered_functions(body)
         self._response = _head(reply_id, model, ask, body)
         self._response["output"] = self._output
 

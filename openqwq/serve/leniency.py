@@ -53,7 +53,7 @@ def table() -> str:
     return "\n".join(lines)
 
 
-def written(text: str) -> str:
+def with_tables(text: str) -> str:
     """`text` with the tables between their marks; raises OpenQwQError where those are missing."""
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
@@ -91,4 +91,4 @@ def _names(names: Any) -> str:
 
 if __name__ == "__main__":
     target = Path(sys.argv[1])
-    target.write_text(written(target.read_text(encoding="utf-8")), encoding="utf-8")
+    target.write_text(with_tables(target.read_text(encoding="utf-8")), encoding="utf-8")

@@ -18,6 +18,7 @@ from starlette.requests import ClientDisconnect, Request
 from openqwq.sandbox.ascii_json import AsciiJson
 from openqwq.types import OpenQwQError
 
+Json = dict[str, Any]
 PATH = Path(__file__).with_name("openapi.json")
 ANTHROPIC = "/v1/messages"  # and what is below it
 BODY_BYTES = 16 * 2**20
@@ -206,7 +207,7 @@ def _refuse_kind(error: Any) -> None:
         raise ApiError(400, text, where, "invalid_value")
 
 
-async def read_json(request: Request, limit: int = BODY_BYTES) -> Any:
+async def read_body(request: Request, limit: int = BODY_BYTES) -> Any:
     """The body as JSON; ApiError 413 above `limit` bytes, 415 and 400 where it is not JSON."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":

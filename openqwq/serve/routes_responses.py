@@ -12,9 +12,8 @@ from starlette.routing import Route
 from openqwq.sandbox.ascii_json import AsciiJson
 from openqwq.serve.asking import ask_chat, shortened_chat
 from openqwq.serve.asking_responses import chat_body, earlier_items, input_items
-from openqwq.serve.format import Json
 from openqwq.serve.format_responses import ResponsesFormat
-from openqwq.serve.protocol import ApiError
+from openqwq.serve.protocol import ApiError, Json
 from openqwq.serve.running import EventStream, Job, sent
 from openqwq.serve.service import Service
 

@@ -24,8 +24,8 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from openqwq.sandbox.ascii_json import AsciiJson
-from openqwq.serve.format import Format, Json
-from openqwq.serve.protocol import ApiError, as_api_error
+from openqwq.serve.format import Format
+from openqwq.serve.protocol import ApiError, Json, as_api_error
 from openqwq.serve.reply import Finish, Piece, merged
 from openqwq.types import OpenQwQError, Steering
 
@@ -93,14 +93,14 @@ class Running:
         """
         pieces = self._begin(job, place)
         if stream:
-            events = written(job, pieces)
+            events = events_of(job, pieces)
             return EventStream(sent(events, job.format.done), self._drain, place.pop_all())
         return await _unless_disconnected(request, _whole(job, pieces))
 
     async def events(self, job: Job, place: ExitStack) -> AsyncGenerator[Json, None]:
         """The events of a job that has no reader; ApiError 429 where there is no place for it."""
         with place:
-            async with aclosing(written(job, self._begin(job, place))) as events:
+            async with aclosing(events_of(job, self._begin(job, place))) as events:
                 async for event in events:
                     yield event
 
@@ -186,7 +186,7 @@ class EventStream(EventSourceResponse):
             await super().__call__(scope, receive, send)
 
 
-async def written(job: Job, pieces: Pieces) -> AsyncGenerator[Json, None]:
+async def events_of(job: Job, pieces: Pieces) -> AsyncGenerator[Json, None]:
     """The events of a reply; what breaks it off is an event too, since the headers are out."""
     try:
         for event in job.format.start():

@@ -14,7 +14,7 @@ _SCHEMAS = {"$defs", "definitions", "dependentSchemas", "patternProperties", "pr
 _VALUES = {"const", "default", "enum", "example", "examples"}  # whose nulls mean something
 
 
-def without_nulls(schema: Mapping[str, Any], param: str) -> dict[str, Any]:
+def without_null_keywords(schema: Mapping[str, Any], param: str) -> dict[str, Any]:
     """A schema without keywords that are null, as some clients write those that they do not set.
 
     Raises ApiError for one that is nested too deeply.

@@ -15,7 +15,7 @@ from openqwq.serve.background import Background
 from openqwq.serve.catalogue import Catalogue
 from openqwq.serve.feedback import FeedbackStore
 from openqwq.serve.guard import Access
-from openqwq.serve.protocol import ApiError, check, read_json
+from openqwq.serve.protocol import ApiError, check, read_body
 from openqwq.serve.reply import Ask, Piece, reply
 from openqwq.serve.running import Running
 from openqwq.serve.store import ResponseStore
@@ -65,7 +65,7 @@ class Service:
 
     async def body(self, request: Request, schema: str) -> dict[str, Any]:
         """The checked body of a request; ApiError for one that the document does not allow."""
-        body = check(await read_json(request), schema)
+        body = check(await read_body(request), schema)
         if "model" in body:
             self.catalogue.entry(body["model"])
         if "stream_options" in body and not body.get("stream"):

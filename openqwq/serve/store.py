@@ -15,10 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from openqwq.serve.protocol import ApiError
+from openqwq.serve.protocol import ApiError, Json
 from openqwq.types import OpenQwQError
 
-Json = dict[str, Any]
 KEEP_SECONDS = 30 * 24 * 3600  # as long as OpenAI keeps what it stores
 RUNNING = ("queued", "in_progress")
 LOCK_SECONDS = 10.0  # to wait for another process that holds the file

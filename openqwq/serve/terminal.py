@@ -29,7 +29,7 @@ from openqwq.serve.terminal_markdown import CONTROL, MarkdownWriter
 from openqwq.types import OpenQwQError, Steering
 
 DIM, PLAIN = "\x1b[2m", "\x1b[0m"
-Messages = Sequence[dict[str, Any]]
+ChatMessages = Sequence[dict[str, Any]]
 
 
 class Talker(Protocol):
@@ -43,7 +43,9 @@ class Talker(Protocol):
         """The options sent along."""
         ...
 
-    def reply(self, messages: Messages, steering: Steering) -> AsyncGenerator[Piece, None]:
+    def reply(
+        self, messages: ChatMessages, steering: Steering
+    ) -> AsyncGenerator[Piece, None]:
         """Stream one reply; `steering` may end its thinking."""
         ...
 
@@ -56,7 +58,7 @@ class LocalTalker:
     body: dict[str, Any]
 
     async def reply(
-        self, messages: Messages, steering: Steering
+        self, messages: ChatMessages, steering: Steering
     ) -> AsyncGenerator[Piece, None]:
         """See `Talker.reply`; raises OpenQwQError for a chat that does not fit."""
         ask = ask_chat(self.model, {**self.body, "messages": messages})
@@ -66,7 +68,7 @@ class LocalTalker:
 
 
 @dataclass
-class Writer:
+class PlainWriter:
     """Prints pieces as they come; what is on a terminal is free of control characters."""
 
     hide_thinking: bool = False
@@ -120,7 +122,9 @@ def _thinking_stream() -> TextIO:
     return sys.stdout if sys.stdout.isatty() else sys.stderr
 
 
-async def _say(talker: Talker, messages: Messages, writer: Writer | MarkdownWriter) -> bool:
+async def _say(
+    talker: Talker, messages: ChatMessages, writer: PlainWriter | MarkdownWriter
+) -> bool:
     """Write one reply; whether it came to its end. Ctrl-C first ends the thinking."""
     steering = Steering()
     loop = asyncio.get_running_loop()
@@ -146,7 +150,9 @@ async def _say(talker: Talker, messages: Messages, writer: Writer | MarkdownWrit
     return True
 
 
-def say(talker: Talker, messages: Messages, writer: Writer | MarkdownWriter) -> bool:
+def say(
+    talker: Talker, messages: ChatMessages, writer: PlainWriter | MarkdownWriter
+) -> bool:
     """One reply, written while it is made; False if Ctrl-C stopped it."""
     return asyncio.run(_say(talker, messages, writer))
 
@@ -187,7 +193,7 @@ class TerminalChat:
     def _turn(self, question: str) -> None:
         messages = self.dialogue.messages
         messages.append({"role": "user", "content": question})
-        writer: Writer | MarkdownWriter = Writer(self._hide_thinking)
+        writer: PlainWriter | MarkdownWriter = PlainWriter(self._hide_thinking)
         if sys.stdout.isatty():
             writer = MarkdownWriter(self._hide_thinking)
             writer.begin()
@@ -260,12 +266,12 @@ def opened(options: Any, slots: int) -> OpenedModel:
     )
 
 
-def ask(talker: Talker, messages: Messages, hide_thinking: bool, as_json: bool) -> None:
+def ask(talker: Talker, messages: ChatMessages, hide_thinking: bool, as_json: bool) -> None:
     """One question: the answer on standard output, or all of the reply as one JSON object.
 
     Raises KeyboardInterrupt if Ctrl-C stopped it.
     """
-    writer = Writer(hide_thinking, quiet=as_json)
+    writer = PlainWriter(hide_thinking, quiet=as_json)
     started = time.monotonic()
     finished = say(talker, messages, writer)
     finish = writer.finish

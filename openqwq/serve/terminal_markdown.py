@@ -27,7 +27,7 @@ _PUNCTUATION = re.compile(r"([\\`*_{}\[\]()#+\-.!|<>~$^&])")
 
 @dataclass
 class MarkdownWriter:
-    """Like `terminal.Writer`, for a person at a terminal."""
+    """Like `terminal.PlainWriter`, for a person at a terminal."""
 
     hide_thinking: bool = False
     console: Console = field(default_factory=lambda: Console(highlight=False))

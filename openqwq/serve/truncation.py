@@ -1,9 +1,9 @@
 """What leaves a conversation that outgrew the context, where a request lets its beginning go."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
-Json = dict[str, Any]
+from openqwq.serve.protocol import Json
+
 _SYSTEM = ("system", "developer")
 
 

@@ -4,14 +4,13 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from openqwq.data.rows import Row
 from openqwq.tasks.conversations import split_thinking, without_nulls
 from openqwq.tasks.hidden_tests import CONTESTS, contest_tests, read_tests
 from openqwq.tasks.source import completion_of
 from openqwq.tasks.templates import RowError, as_text, from_json, is_missing, lookup
 from openqwq.types import CodeTests, Rule
 from openqwq.verify.boxes import last_box
-
-Row = Mapping[str, Any]
 
 IDENTITIES = ("id", "unique_id", "task_id", "uid", "uuid", "key")
 CHATS = ("messages", "conversations", "conversation")

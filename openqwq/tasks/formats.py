@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from openqwq.config import DataConfig
+from openqwq.data.rows import Row
 from openqwq.tasks.columns import (
     CHATS,
     CHOSEN,
@@ -16,7 +17,6 @@ from openqwq.tasks.columns import (
     REPLIES,
     SYSTEMS,
     TOOLS,
-    Row,
     as_program,
     boxed_answer,
     find_answer,
@@ -38,7 +38,7 @@ from openqwq.tasks.conversations import (
     without_system,
 )
 from openqwq.tasks.hidden_tests import read_tests, with_tolerance
-from openqwq.tasks.preferences import read_pair
+from openqwq.tasks.preferences import Messages, read_pair
 from openqwq.tasks.source import completion_of
 from openqwq.tasks.templates import RowError, Template, as_text, from_json
 from openqwq.types import CodeTests, Message, Rule
@@ -47,7 +47,6 @@ TEMPLATES = (
     "messages", "prompt", "system", "answer", "solution", "tests", "rules", "tools", "chosen",
     "rejected",
 )  # fmt: skip
-Messages = tuple[Message, ...]
 # Columns that are a problem's statement only next to another one: MBPP's and code-contests'.
 STATEMENTS = (("test_list", "text"), ("public_tests", "description"))
 

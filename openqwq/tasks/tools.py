@@ -67,7 +67,7 @@ def _operand(rng: random.Random, digits: int) -> int:
     return rng.randrange(10 ** (digits - 1), 10**digits)
 
 
-def calculator(min_digits: int, max_digits: int) -> Source:
+def calculator_problems(min_digits: int, max_digits: int) -> Source:
     """Products of two long numbers, asked with a calculator at hand."""
 
     def draw(rng: random.Random) -> Problem:
@@ -93,7 +93,7 @@ def calculator(min_digits: int, max_digits: int) -> Source:
     return Source("calculator", "math", draw, environment="calculator")
 
 
-def python(max_slope: int, max_offset: int) -> Source:
+def python_problems(max_slope: int, max_offset: int) -> Source:
     """Functions f(x) = slope * x + offset whose numbers take Python to find, judged by tests."""
     base = linear(max_slope, max_offset)
 
@@ -111,7 +111,7 @@ def python(max_slope: int, max_offset: int) -> Source:
 
 
 TOOL_TASKS: dict[str, Callable[..., Source]] = {
-    "calculator": calculator,
+    "calculator": calculator_problems,
     "calculators": calculators,
-    "python": python,
+    "python": python_problems,
 }

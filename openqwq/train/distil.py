@@ -20,9 +20,9 @@ from openqwq.train.episodes import Attempt
 from openqwq.train.learner import PolicyLearner
 from openqwq.train.loss import Metrics, policy_loss
 from openqwq.train.packing import MicroBatch, pack_trajectories
-from openqwq.train.rl import Evaluate, Groups, no_evaluation
+from openqwq.train.rl import Groups, no_evaluation
 from openqwq.train.rollouts import RolloutRunner, trajectories_of
-from openqwq.train.run import Parts, Progress, Run
+from openqwq.train.run import Evaluate, Parts, Progress, Run
 from openqwq.types import OpenQwQError, SamplingParams, Trajectory, WeightLink
 
 

@@ -87,7 +87,7 @@ async def evaluate(
     }
     path = run.directory / "evaluation" / f"{name}.json"
     write_atomically(path, json.dumps(record, indent=1).encode())
-    return accuracies(outcomes)
+    return _accuracies(outcomes)
 
 
 async def _outcomes(
@@ -122,7 +122,7 @@ def _outcome(attempt: Attempt) -> Outcome:
     )
 
 
-def accuracies(outcomes: Sequence[Outcome]) -> dict[str, float]:
+def _accuracies(outcomes: Sequence[Outcome]) -> dict[str, float]:
     """The mean value of each table's attempts that were judged, and the mean over tables."""
     values: dict[str, list[float]] = {}
     for outcome in outcomes:
@@ -168,4 +168,4 @@ def _record(run: Run, name: str) -> dict[str, Any] | None:
 
 
 def _read_accuracies(record: Mapping[str, Any]) -> dict[str, float]:
-    return accuracies([Outcome(**entry) for entry in record["outcomes"]])
+    return _accuracies([Outcome(**entry) for entry in record["outcomes"]])

@@ -17,18 +17,19 @@ from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
-    Progress,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.progress import (
+    Progress as Bars,
+)
 
 from openqwq.train.outlook import Outlook
+from openqwq.train.run import Progress
 
 SHOWN = ("reward", "thinking_tokens", "cross_entropy", "entropy")
 EVERY = 30.0  # seconds between plain lines, at most
-
-Report = Callable[[int, Mapping[str, Any]], None]
 
 
 class Display:
@@ -36,13 +37,13 @@ class Display:
 
     def __init__(self, every: float = EVERY, outlook: Outlook | None = None) -> None:
         self.console = Console(stderr=True)
-        self._bars: Progress | None = None
+        self._bars: Bars | None = None
         self._outlook = outlook
         self._lines = PlainLines(self._print, every, outlook)
         self._watched = False
 
     @contextmanager
-    def stage(self, title: str, total: int) -> Iterator[Report]:
+    def stage(self, title: str, total: int) -> Iterator[Progress]:
         """Yield the function that reports (steps done, metrics); stages may be nested."""
         if sys.stderr.isatty():
             with self._bar(title, total) as report:
@@ -55,7 +56,7 @@ class Display:
             yield report
 
     @contextmanager
-    def _bar(self, title: str, total: int) -> Iterator[Report]:
+    def _bar(self, title: str, total: int) -> Iterator[Progress]:
         """A bar; one display holds the bars of nested stages, as a terminal has room for one."""
         outermost = self._bars is None
         if self._bars is None:
@@ -94,8 +95,8 @@ class Display:
         print(line, file=sys.stderr, flush=True)
 
 
-def _new_bars(console: Console) -> Progress:
-    return Progress(
+def _new_bars(console: Console) -> Bars:
+    return Bars(
         TextColumn("{task.description:<16}"),
         BarColumn(),
         MofNCompleteColumn(),
@@ -143,7 +144,7 @@ class PlainLines:
         self._told = time.monotonic()
 
     @contextmanager
-    def stage(self, title: str, total: int) -> Iterator[Report]:
+    def stage(self, title: str, total: int) -> Iterator[Progress]:
         """Yield the function that reports (steps done, metrics)."""
         stage = _Stage(title, total, time.monotonic())
         with self._lock:

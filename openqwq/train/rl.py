@@ -18,12 +18,11 @@ from openqwq.train.objective import KlReference, objective
 from openqwq.train.packing import MicroBatch, pack_trajectories
 from openqwq.train.rewards import ErrorShare, with_limits_applied
 from openqwq.train.rollouts import Prompt, RolloutRunner, trajectories_of
-from openqwq.train.run import Parts, Progress, Run
+from openqwq.train.run import Evaluate, Parts, Progress, Run
 from openqwq.types import OpenQwQError, SamplingParams, Task, Trajectory, WeightLink
 
 # whether it is the first since the start -> its metrics
 Step = Callable[[bool], Awaitable[dict[str, Any]]]
-Evaluate = Callable[[int], Awaitable[dict[str, Any]]]  # steps done -> what to log of it
 Groups = Sequence[tuple[str, Sequence[Attempt]]]  # with their keys
 Result = TypeVar("Result")
 

@@ -4,7 +4,7 @@ import json
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -55,6 +55,8 @@ class Resumable(Protocol):
 Parts = Mapping[str, Resumable]
 # steps done, and what to show of the last
 Progress = Callable[[int, Mapping[str, Any]], None]
+# steps done -> what to log of them
+Evaluate = Callable[[int], Awaitable[dict[str, Any]]]
 
 
 class InterruptedRun(Exception):  # noqa: N818 - no error: the user asked for it

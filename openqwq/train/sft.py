@@ -1,6 +1,6 @@
 """Supervised fine-tuning on worked solutions and recorded conversations: loss on replies alone."""
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -13,10 +13,9 @@ from openqwq.train.curriculum import Curriculum, epoch_tasks
 from openqwq.train.learner import Learner
 from openqwq.train.loss import Metrics, cross_entropy_loss
 from openqwq.train.packing import pack_examples
-from openqwq.train.run import Parts, Progress, Run
+from openqwq.train.run import Evaluate, Parts, Progress, Run
 from openqwq.types import OpenQwQError, Task
 
-Evaluate = Callable[[int], Awaitable[dict[str, Any]]]  # steps done -> what to log of it
 Example = tuple[list[int], list[bool]]  # token ids, and True on what is to be learned
 
 

@@ -43,7 +43,7 @@ TAKEN = (
 ABSENT = "ipdb joblib resource psutil tkinter"  # modules
 DIGITS = 50_000  # of an integer that may be printed
 MAIN = "__name__ == '__main__'"
-Row = list[Any]
+ResultRow = list[Any]
 
 
 class TimeoutException(Exception):  # noqa: N818  # the name that the grader looks for
@@ -91,7 +91,7 @@ class InputBytes:
 
 def run_tests(
     source: str, inputs: list[Any], name: str | None, seconds: float
-) -> list[Row]:
+) -> list[ResultRow]:
     """Run `source` on each input: its text, or with the `name` of a function its arguments."""
     sys.set_int_max_str_digits(DIGITS)
     signal.signal(signal.SIGALRM, _ring)
@@ -102,7 +102,7 @@ def run_tests(
     except Exception as error:
         return [_failure(error)]
 
-    rows: list[Row] = []
+    rows: list[ResultRow] = []
     for given in inputs:
         signal.setitimer(signal.ITIMER_REAL, seconds)
         try:
@@ -124,7 +124,7 @@ def _ring(*_: object) -> None:
     raise TimeoutException
 
 
-def _failure(error: Exception) -> Row:
+def _failure(error: Exception) -> ResultRow:
     kind = "timeout" if "timeoutexception" in repr(error).lower() else "failed"
     return [kind, f"{type(error).__name__}: {error}"[:2000]]
 
@@ -220,7 +220,7 @@ def printed(function: Any, text: str) -> str:
     return output.getvalue()
 
 
-def called(function: Any, arguments: list[Any]) -> Row:
+def called(function: Any, arguments: list[Any]) -> ResultRow:
     """The row of what the function returns."""
     value = function(*arguments)
     if hasattr(value, "dtype") and getattr(value, "shape", None) and value.size == 1:

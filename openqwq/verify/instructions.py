@@ -42,9 +42,10 @@ class InstructionVerifier:
             return Score(0.0, "truncated", detail="no </think>")
         text = answer.strip("\n")
         try:
-            strict = [check(rule.id, rule.arguments, text) for rule in task.rules]
+            strict = [follows_rule(rule.id, rule.arguments, text) for rule in task.rules]
             loose = [
-                check(rule.id, rule.arguments, text, loose=True) for rule in task.rules
+                follows_rule(rule.id, rule.arguments, text, loose=True)
+                for rule in task.rules
             ]
         except OpenQwQError as error:
             return Score(0.0, "error", detail=f"task {task.id!r}: {error}")
@@ -60,7 +61,7 @@ class InstructionVerifier:
         return Score(0.0, "wrong", parts)
 
 
-def check(
+def follows_rule(
     rule_id: str, arguments: Mapping[str, Any], response: str, *, loose: bool = False
 ) -> bool:
     """Whether `response` follows one instruction by the strict or the loose criterion.

@@ -323,7 +323,7 @@ def same_order(gold: str, answer: str) -> bool:
     return wanted == given
 
 
-def alternatives(text: str) -> list[str]:
+def joined_inequalities(text: str) -> list[str]:
     """The parts of inequalities joined by "or"."""
     parts = re.split(r"\bor\b|\\(?:lor|vee)\b", text)
     if len(parts) > 1 and all(map(_INEQUALITY.search, parts)):

@@ -71,7 +71,7 @@ def last_boxes(text: str, joint: re.Pattern[str] = JOINT) -> str:
     return ", ".join(contents)
 
 
-def written(text: str) -> str:
+def one_spelling(text: str) -> str:
     """The text in one spelling: of grouped, mixed, scientific and repeating numbers, and signs."""
     for sign, command in _UNICODE.items():
         text = text.replace(sign, command)
@@ -112,7 +112,7 @@ def _repeating(whole: str, fixed: str, cycle: str) -> str:
     return rf"\frac{{{above}}}{{{scale * period}}}"
 
 
-def answered(text: str) -> tuple[str, bool]:
+def answer_in(text: str) -> tuple[str, bool]:
     """What a text answers, and whether that was boxed or tagged."""
     tagged = tagged_answer(text)
     boxed = last_boxes(text if tagged is None else tagged)

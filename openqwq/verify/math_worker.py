@@ -29,9 +29,9 @@ from sympy.logic.boolalg import Boolean
 
 from openqwq.verify.boxes import BOX
 from openqwq.verify.math_kinds import (
-    alternatives,
     contradicting_brackets,
     ends_with,
+    joined_inequalities,
     same_kind,
     same_order,
     spelled,
@@ -40,10 +40,10 @@ from openqwq.verify.math_kinds import (
 from openqwq.verify.math_quantities import Level, comparable
 from openqwq.verify.math_text import (
     JOINT_OF_GOLD,
-    answered,
+    answer_in,
     last_boxes,
     mathematics,
-    written,
+    one_spelling,
 )
 from openqwq.verify.short_answer import short_answers
 from openqwq.verify.workers import JudgeReply, serve
@@ -76,9 +76,9 @@ def digits(node: Any) -> float:
 
 def judge(gold: str, answer: str, level: Level = "default") -> tuple[str, str]:
     """Return the status of `answer` and, where it is not a plain verdict, the reason."""
-    wanted = written(last_boxes(gold, JOINT_OF_GOLD) or gold)
-    told, boxed = answered(answer)
-    given = written(told)
+    wanted = one_spelling(last_boxes(gold, JOINT_OF_GOLD) or gold)
+    told, boxed = answer_in(answer)
+    given = one_spelling(told)
     bare_gold = unwrapped(wanted)
     readings = list(map(unwrapped, [given] if boxed else short_answers(given)))
     if bare_gold and spelled(bare_gold) in map(spelled, readings):
@@ -179,7 +179,7 @@ def with_both_signs(text: str) -> str:
 
 def same_union(gold: str, answer: str) -> bool:
     """Whether inequalities joined by "or" are the gold's set."""
-    if not alternatives(gold) and not alternatives(answer):
+    if not joined_inequalities(gold) and not joined_inequalities(answer):
         return False
     wanted = _union(gold)
     return wanted is not None and bool(wanted == _union(answer))
@@ -187,7 +187,7 @@ def same_union(gold: str, answer: str) -> bool:
 
 def _union(text: str) -> Any:
     """The set of inequalities joined by "or"; None where one cannot be read."""
-    parts = list(map(_as_set, alternatives(text) or [text]))
+    parts = list(map(_as_set, joined_inequalities(text) or [text]))
     return None if None in parts else Union(*parts)
 
 

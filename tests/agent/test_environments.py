@@ -16,7 +16,7 @@ from openqwq.agent.environments import (
 from openqwq.sandbox.local import LocalSandbox
 from openqwq.sandbox.protocol import CaseResult, Limits, RunRequest, RunResult
 from openqwq.tasks.source import Source, draw_tasks
-from openqwq.tasks.tools import calculator, python
+from openqwq.tasks.tools import calculator_problems, python_problems
 from openqwq.types import OpenQwQError
 from openqwq.verify.math import MathVerifier
 
@@ -30,14 +30,16 @@ def mathematics() -> Iterator[MathVerifier]:
 async def test_worked_solutions_with_the_calculator_are_right(
     mathematics: MathVerifier,
 ) -> None:
-    await play_all(CalculatorEnvironment(mathematics), calculator(4, 7), 5)
+    await play_all(CalculatorEnvironment(mathematics), calculator_problems(4, 7), 5)
 
 
 async def test_worked_solutions_in_python_pass_their_tests(sandbox: LocalSandbox) -> None:
-    await play_all(PythonEnvironment(sandbox), python(5000, 9000), 2)
+    await play_all(PythonEnvironment(sandbox), python_problems(5000, 9000), 2)
 
 
-@pytest.mark.parametrize("source", [calculator(3, 6), python(3, 6)], ids=lambda s: s.kind)
+@pytest.mark.parametrize(
+    "source", [calculator_problems(3, 6), python_problems(3, 6)], ids=lambda s: s.kind
+)
 def test_a_world_holds_out_problems_that_training_never_sees(source: Source) -> None:
     train, held_out = (
         {task.id for task in islice(draw_tasks(source, split, 0), 200)}
@@ -49,7 +51,7 @@ def test_a_world_holds_out_problems_that_training_never_sees(source: Source) -> 
 async def test_a_python_answer_that_prints_the_expected_values_is_wrong(
     sandbox: LocalSandbox,
 ) -> None:
-    task = next(iter(draw_tasks(python(50, 90), "train", 0)))
+    task = next(iter(draw_tasks(python_problems(50, 90), "train", 0)))
     episode = await PythonEnvironment(sandbox).reset(task, 0)
     await episode.step(reply(python={"code": "x = 41"}), [])
     (message,) = (await episode.step(reply(python={"code": "x + 1"}), [])).messages
@@ -86,7 +88,7 @@ class BrokenSession(BrokenSandbox):
 
 
 async def test_a_broken_sandbox_is_an_error_and_never_feedback_or_a_zero() -> None:
-    task = next(iter(draw_tasks(python(50, 90), "train", 0)))
+    task = next(iter(draw_tasks(python_problems(50, 90), "train", 0)))
     episode = await PythonEnvironment(BrokenSession()).reset(task, 0)  # type: ignore[arg-type]
     with pytest.raises(OpenQwQError, match="the sandbox failed: no worker"):
         await episode.step(reply(python={"code": "1"}), [])
@@ -100,7 +102,7 @@ async def test_a_session_that_cannot_be_closed_gives_up_its_place(
     sandbox: LocalSandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     environment = PythonEnvironment(sandbox, sessions=1)
-    task = next(iter(draw_tasks(python(50, 90), "train", 0)))
+    task = next(iter(draw_tasks(python_problems(50, 90), "train", 0)))
     first, second = [await environment.reset(task, seed) for seed in (0, 1)]
     await first.step(reply(python={"code": "1"}), [])
     close = first.session.close
@@ -118,7 +120,7 @@ async def test_a_session_that_cannot_be_closed_gives_up_its_place(
 
 async def test_more_episodes_than_sessions_all_finish(sandbox: LocalSandbox) -> None:
     environment = PythonEnvironment(sandbox, sessions=2)
-    task = next(iter(draw_tasks(python(50, 90), "train", 0)))
+    task = next(iter(draw_tasks(python_problems(50, 90), "train", 0)))
 
     async def run(number: int) -> str:
         episode = await environment.reset(task, number)
@@ -137,7 +139,7 @@ async def test_no_session_within_the_time_to_wait_is_an_error(
 ) -> None:
     monkeypatch.setattr("openqwq.agent.environments.PLACE_SECONDS", 0.1)
     environment = PythonEnvironment(sandbox, sessions=1)
-    task = next(iter(draw_tasks(python(50, 90), "train", 0)))
+    task = next(iter(draw_tasks(python_problems(50, 90), "train", 0)))
     first, second = [await environment.reset(task, seed) for seed in (0, 1)]
     await first.step(reply(python={"code": "1"}), [])
     with pytest.raises(OpenQwQError, match="no Python session became free"):
@@ -147,8 +149,8 @@ async def test_no_session_within_the_time_to_wait_is_an_error(
 
 
 def test_the_calculator_is_described_in_training_as_the_agent_describes_it() -> None:
-    from openqwq.agent.calculator import calculator as agents_calculator
+    from openqwq.agent.calculator import calculator
     from openqwq.agent.tools import tool
     from openqwq.tasks.tools import CALCULATOR
 
-    assert tool(agents_calculator).specification() == CALCULATOR
+    assert tool(calculator).specification() == CALCULATOR

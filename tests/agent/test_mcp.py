@@ -15,7 +15,7 @@ import pytest
 
 from openqwq.agent.call import CallLimits, run_calls
 from openqwq.agent.mcp_client import McpServer
-from openqwq.agent.mcp_results import shown
+from openqwq.agent.mcp_results import shown_result
 from openqwq.agent.mcp_server import ask_tool
 from openqwq.agent.tools import by_name
 from openqwq.types import OpenQwQError, SamplingParams
@@ -214,7 +214,7 @@ def test_what_is_not_text_in_a_result_is_named() -> None:
 
     image = ImageContent(type="image", data="aGk=", mime_type="image/png")
     result = CallToolResult(content=[TextContent(type="text", text="a"), image])
-    assert shown(result) == "a\n[image: image/png, 2 bytes: cannot be shown as text]"
+    assert shown_result(result) == "a\n[image: image/png, 2 bytes: cannot be shown as text]"
 
 
 async def test_the_tool_ask_gives_the_answer_without_the_thinking(scripted: object) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from openqwq.agent import mcp_server as mcp_server_module
 from openqwq.agent.call import CallLimits, run_calls
-from openqwq.agent.mcp_results import shown
+from openqwq.agent.mcp_results import shown_result
 from openqwq.agent.mcp_server import mcp_server
 from openqwq.agent.mcp_settings import read_settings
 from openqwq.agent.progress import report_progress
@@ -178,7 +178,7 @@ async def test_our_own_server_tells_its_clients_that_a_call_goes_on(
     async with mcp.Client(mcp_server([tool(long)])) as client:
         result = await client.call_tool("long", {}, progress_callback=heard)
         await client.call_tool("long", {})
-    assert shown(result) == "done" and len(news) >= 3 and set(news) == {"half way"}
+    assert shown_result(result) == "done" and len(news) >= 3 and set(news) == {"half way"}
 
 
 async def test_a_servers_question_is_put_to_the_user_or_refused(rich: list[str]) -> None:
@@ -276,7 +276,7 @@ def test_links_and_media_in_a_result_are_said_as_such() -> None:
         AudioContent(data="!", mime_type="audio/wav"),
         EmbeddedResource(resource=text),
     ]
-    lines = shown(CallToolResult(content=blocks)).splitlines()
+    lines = shown_result(CallToolResult(content=blocks)).splitlines()
     assert lines == [
         "[link to report: file:///r.pdf, application/pdf]",
         "[image: image/png, 2 bytes: cannot be shown as text]",

@@ -12,7 +12,7 @@ import torch
 from openqwq.cli import main
 from openqwq.engine.cache import DecodeAttention, SlotCache
 from openqwq.engine.engine import Engine
-from openqwq.engine.graphs import DecodeGraphs, Step
+from openqwq.engine.graphs import DecodeGraphs, DecodeStep
 from openqwq.engine.limits import EngineLimits
 from openqwq.engine.open import open_model
 from openqwq.engine.packed import PackedModel
@@ -169,9 +169,9 @@ def test_a_step_of_fixed_shapes_serves_any_mixture_of_adapters(
         model.adapters.add(str(seed), filled(build(), seed).layers) for seed in (1, 2)
     ]
     cache = SlotCache(model.config, 9, 64)
-    captured: list[Step] = []
+    captured: list[DecodeStep] = []
 
-    def record(step: Step) -> Step:
+    def record(step: DecodeStep) -> DecodeStep:
         captured.append(step)
         return step
 

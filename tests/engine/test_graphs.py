@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from openqwq.engine.cache import DecodeAttention, SlotCache
-from openqwq.engine.graphs import DecodeGraphs, Step, rounded
+from openqwq.engine.graphs import DecodeGraphs, DecodeStep, rounded
 from openqwq.engine.packed import PackedModel
 from openqwq.engine.sampler import draw_plainly
 from openqwq.model.qwen2 import Qwen2
@@ -26,10 +26,10 @@ class Recorder:
     def __init__(self) -> None:
         self.captured, self.replayed = 0, 0
 
-    def __call__(self) -> Callable[[Step], Step]:
+    def __call__(self) -> Callable[[DecodeStep], DecodeStep]:
         return self.record
 
-    def record(self, step: Step) -> Step:
+    def record(self, step: DecodeStep) -> DecodeStep:
         self.captured += 1
         step()  # as CudaRecorder does first
 

@@ -10,7 +10,7 @@ import pytest
 
 from openqwq.evaluation import responders
 from openqwq.evaluation.benchmarks.benchmark import Benchmark, seed_of
-from openqwq.evaluation.benchmarks.mathematics import read_answer
+from openqwq.evaluation.benchmarks.mathematics import voted_answer
 from openqwq.evaluation.evaluation import (
     PRESETS,
     EvaluationSettings,
@@ -277,4 +277,4 @@ async def test_failures_and_empty_replies_are_tried_again_then_told(
     ],
 )
 def test_the_vote_is_the_last_box_or_the_last_number(answer: str, vote: str | None) -> None:
-    assert read_answer(answer) == vote
+    assert voted_answer(answer) == vote

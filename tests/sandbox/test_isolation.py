@@ -25,8 +25,8 @@ import ctypes, struct
 from openqwq.sandbox import linux
 steps = [(0x20, 0, 0, 0), (0x15, 0, 1, {number}), (0x06, 0, 0, 0x50026), (0x06, 0, 0, 0x7FFF0000)]
 code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in steps))
-linux.checked("prctl", linux.NO_NEW_PRIVS, 1, 0, 0, 0)
-linux.checked("syscall", linux.SECCOMP, 1, 0, struct.pack("HxxxxxxP", 4, ctypes.addressof(code)))
+linux.libc_call("prctl", linux.NO_NEW_PRIVS, 1, 0, 0, 0)
+linux.libc_call("syscall", linux.SECCOMP, 1, 0, struct.pack("HxxxxxxP", 4, ctypes.addressof(code)))
 """
 
 

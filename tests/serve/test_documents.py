@@ -9,7 +9,7 @@ import torch
 
 from openqwq.model import checkpoint
 from openqwq.model.attention import RaggedAttention, positions
-from openqwq.serve.leniency import table, written
+from openqwq.serve.leniency import table, with_tables
 from openqwq.types import OpenQwQError
 
 DOCS = Path(__file__).parents[2] / "docs" / "serving.md"
@@ -18,13 +18,15 @@ CLIENTS = Path(__file__).with_name("clients")
 
 def test_the_table_of_what_is_read_is_up_to_date() -> None:
     text = DOCS.read_text()
-    assert written(text) == text, "run: python -m openqwq.serve.leniency docs/serving.md"
+    assert with_tables(text) == text, (
+        "run: python -m openqwq.serve.leniency docs/serving.md"
+    )
     assert "`frequency_penalty`" in table() and "`metadata`" in table()
 
 
 def test_a_text_without_the_marks_is_refused() -> None:
     with pytest.raises(OpenQwQError, match="lacks the marks"):
-        written("nothing")
+        with_tables("nothing")
 
 
 def test_every_client_of_the_matrix_is_named() -> None:

@@ -8,7 +8,12 @@ import pytest
 from openqwq.engine.open import OpenedModel
 from openqwq.serve.asking import ask_chat
 from openqwq.serve.protocol import ApiError
-from openqwq.serve.schemas import CHARACTERS, in_json_schema, require_usable, without_nulls
+from openqwq.serve.schemas import (
+    CHARACTERS,
+    in_json_schema,
+    require_usable,
+    without_null_keywords,
+)
 from openqwq.text.grammar import answer_grammar, json_grammar
 
 
@@ -100,7 +105,7 @@ def test_keywords_that_are_null_say_nothing_but_values_may_be_null() -> None:
             "b": {"enum": [1, None], "const": None},
         },
     }
-    assert without_nulls(schema, "tools") == {
+    assert without_null_keywords(schema, "tools") == {
         "properties": {
             "default": {"type": "string", "default": None},
             "b": {"enum": [1, None], "const": None},
@@ -206,7 +211,7 @@ def test_a_dynamic_reference_to_itself_alone_is_endless() -> None:
         require_usable(in_json_schema(schema, "tools"), "tools")
 
 
-@pytest.mark.parametrize("change", [without_nulls, in_json_schema])
+@pytest.mark.parametrize("change", [without_null_keywords, in_json_schema])
 def test_a_schema_too_deep_to_be_read_is_refused(change: Callable[..., Any]) -> None:
     deep: dict[str, Any] = {}
     for _ in range(5000):

@@ -26,8 +26,8 @@ from openqwq.serve.terminal import (
     DIM,
     PLAIN,
     LocalTalker,
+    PlainWriter,
     TerminalChat,
-    Writer,
     ask,
     question,
     say,
@@ -44,7 +44,7 @@ class Terminal(io.StringIO):
 
 
 def test_thinking_is_dimmed_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    terminal, writer = Terminal(), Writer()
+    terminal, writer = Terminal(), PlainWriter()
     monkeypatch.setattr(sys, "stdout", terminal)
     for kind, text in (("reasoning", "so"), ("reasoning", "..."), ("content", "42")):
         writer.write(Piece(kind, text))  # type: ignore[arg-type]
@@ -58,7 +58,7 @@ def test_a_terminal_is_shown_control_characters_but_does_not_obey_them(
 ) -> None:
     terminal = Terminal()
     monkeypatch.setattr(sys, "stdout", terminal)
-    Writer().write(Piece("content", "a\x1b]0;title\x07\x9b31mb\n\tc"))
+    PlainWriter().write(Piece("content", "a\x1b]0;title\x07\x9b31mb\n\tc"))
     assert terminal.getvalue() == "a\ufffd]0;title\ufffd\ufffd31mb\n\tc"
 
 
@@ -119,7 +119,7 @@ def test_a_question_that_is_too_long_is_refused_and_the_chat_goes_on(
     assert [m["content"] for m in talk.dialogue.messages] == ["short", "ok"]
 
 
-def interrupted(talker: Any, times: int, writer: Writer) -> bool:
+def interrupted(talker: Any, times: int, writer: PlainWriter) -> bool:
     """Say with Ctrl-C pressed `times` times once there is thinking."""
 
     def press() -> None:
@@ -139,7 +139,7 @@ def interrupted(talker: Any, times: int, writer: Writer) -> bool:
 @pytest.mark.parametrize("hide", [False, True])
 def test_the_first_ctrl_c_ends_the_thinking_of_a_real_engine(tiny: Any, hide: bool) -> None:
     body = {"max_tokens": 1500, "seed": 1, "stop_loops": False, "min_p": 0.05}
-    writer = Writer(hide)
+    writer = PlainWriter(hide)
     assert interrupted(LocalTalker(tiny.model, body), 1, writer)
     assert writer.finish and 0 < writer.finish.reasoning_tokens < 1400
     assert writer.content
@@ -147,7 +147,7 @@ def test_the_first_ctrl_c_ends_the_thinking_of_a_real_engine(tiny: Any, hide: bo
 
 def test_the_second_ctrl_c_ends_the_reply(scripted: Build) -> None:
     model = scripted("thinking " * 500, delay=0.01)
-    assert not interrupted(LocalTalker(model, {}), 2, Writer())
+    assert not interrupted(LocalTalker(model, {}), 2, PlainWriter())
     assert model.generate.open == 0  # type: ignore[attr-defined]
 
 
@@ -213,7 +213,7 @@ async def test_a_stream_that_fails_or_breaks_off_is_no_answer(
 
 def test_ctrl_c_ends_the_thinking_at_an_endpoint(tiny: Any) -> None:
     body = {"max_tokens": 1500, "seed": 1, "stop_loops": False}
-    writer = Writer()
+    writer = PlainWriter()
     assert interrupted(RemoteTalker(tiny.url, None, body), 1, writer)
     assert writer.content and writer.finish and writer.finish.reasoning_tokens < 1400
 

@@ -17,7 +17,7 @@ from openqwq.tasks.instructions import (
     topics,
 )
 from openqwq.tasks.source import Source, distinct, draw_tasks
-from openqwq.tasks.tools import calculator
+from openqwq.tasks.tools import calculator_problems
 from openqwq.types import Score, Task
 from openqwq.verify.instructions import InstructionVerifier
 from openqwq.verify.thinking import ThinkingRules
@@ -82,7 +82,7 @@ def test_prompts_are_none_of_ifevals(data_sets: Path) -> None:
     [
         instructions(min_words=4, max_words=7),
         topics(min_words=3, max_words=7),
-        calculator(min_digits=4, max_digits=5),
+        calculator_problems(min_digits=4, max_digits=5),
     ],
     ids=lambda source: source.kind,
 )
@@ -120,13 +120,13 @@ def test_thinking_pays_for_taste() -> None:
 def test_a_tool_problem_goes_on_after_the_tools_answer_and_its_direct_answer_does_not() -> (
     None
 ):
-    (task,) = tasks(calculator(4, 5), 1)
+    (task,) = tasks(calculator_problems(4, 5), 1)
     assert task.continuation and "<tool_call>" in (task.solution or "")
     call, result = task.continuation.messages[1:]
     expression = call["tool_calls"][0]["arguments"]["expression"]
     assert eval(expression) == int(result["content"]) == int(task.answer or "")
     assert task.continuation.messages[0] == task.messages[0]
     assert f"\\boxed{{{task.answer}}}" in (task.continuation.solution or "")
-    (direct,) = tasks(calculator(4, 5), 1, tool_share=0.0)
+    (direct,) = tasks(calculator_problems(4, 5), 1, tool_share=0.0)
     assert direct.continuation is None and "<tool_call>" not in (direct.solution or "")
     assert direct.messages == task.messages and direct.tools == task.tools

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from set_rows import rows
 
-from openqwq.verify.instructions import check
+from openqwq.verify.instructions import follows_rule
 
 # Prompts whose published verdicts are not the rule's, by key, and why.
 DIFFERENT = {
@@ -36,7 +36,9 @@ def agreement(data: Path, criterion: str) -> dict[str, Agreement]:
             prompt["instruction_id_list"], prompt["kwargs"], row[criterion], strict=True
         )
         for rule_id, arguments, verdict in rules:
-            equal = check(rule_id, arguments, row["response"], loose=criterion == "loose")
+            equal = follows_rule(
+                rule_id, arguments, row["response"], loose=criterion == "loose"
+            )
             if equal != verdict:
                 found[rule_id].differing.append((row["key"], row["model"]))
             if row["key"] not in DIFFERENT:

@@ -9,7 +9,7 @@ import pytest
 from ifeval_agreement import DIFFERENT, agreement
 
 from openqwq.types import OpenQwQError, Rule, Task
-from openqwq.verify.instructions import RULES, InstructionVerifier, check
+from openqwq.verify.instructions import RULES, InstructionVerifier, follows_rule
 from openqwq.verify.sentences import count_capital_words, count_sentences
 
 
@@ -144,8 +144,8 @@ def test_every_published_verdict_is_ours(data_sets: Path, criterion: str) -> Non
 def test_each_rule_tells_following_from_breaking(
     rule_id: str, arguments: dict[str, Any], follows: str, breaks: str
 ) -> None:
-    assert check(rule_id, arguments, follows)
-    assert not check(rule_id, arguments, breaks)
+    assert follows_rule(rule_id, arguments, follows)
+    assert not follows_rule(rule_id, arguments, breaks)
 
 
 @pytest.mark.parametrize(
@@ -184,13 +184,15 @@ def test_capital_words_are_split_as_in_the_penn_treebank(text: str, count: int) 
 )
 def test_loose_forgives_first_and_last_lines_and_asterisks(response: str) -> None:
     ending = {"prompt_to_repeat": "a b"}
-    assert check("combination:repeat_prompt", ending, response, loose=True)
-    assert check("combination:repeat_prompt", ending, response) == (response == "a b")
+    assert follows_rule("combination:repeat_prompt", ending, response, loose=True)
+    assert follows_rule("combination:repeat_prompt", ending, response) == (
+        response == "a b"
+    )
 
 
 def test_an_empty_response_follows_no_instruction() -> None:
     for loose in (False, True):
-        assert not check("punctuation:no_comma", {}, " \n", loose=loose)
+        assert not follows_rule("punctuation:no_comma", {}, " \n", loose=loose)
 
 
 @pytest.mark.parametrize(
@@ -218,7 +220,7 @@ async def test_an_unknown_rule_or_a_bad_argument_is_an_error_and_never_false(
     rule_id: str, arguments: dict[str, Any], named: str
 ) -> None:
     with pytest.raises(OpenQwQError, match=named):
-        check(rule_id, arguments, "text")
+        follows_rule(rule_id, arguments, "text")
     task = Task("one", "ifeval", (), "instructions", rules=(Rule(rule_id, arguments),))
     score = await InstructionVerifier().score(task, "</think>text")
     assert (score.status, score.value) == ("error", 0.0)
@@ -281,5 +283,5 @@ def test_no_rule_is_slow_on_endless_repetition(unit: str) -> None:
     start = time.process_time()
     for rule_id, rule in RULES.items():
         _, *names = signature(rule).parameters
-        check(rule_id, {name: arguments.get(name, 2) for name in names}, text)
+        follows_rule(rule_id, {name: arguments.get(name, 2) for name in names}, text)
     assert time.process_time() - start < 10

@@ -5,9 +5,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from openqwq.evaluation.benchmarks.data import Library
-from openqwq.evaluation.responders import ChatReply, Tools
+from openqwq.evaluation.responders import ChatReply
 from openqwq.evaluation.results import Record, pass_at_1
 from openqwq.evaluation.statistics import Interval
+from openqwq.text.template import Tools
 from openqwq.types import Message, Task
 
 # The next assistant turn to these messages, with these tools on offer.

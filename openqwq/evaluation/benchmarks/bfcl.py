@@ -127,12 +127,12 @@ def _single(category: str, row: Row) -> Task:
 async def conduct(task: Task, ask: AskModel) -> ChatReply:
     """One question, or an episode of several turns; tools are shown as JSON schemas."""
     if task.kind in MULTI_TURN:
-        return await play(task, ask, [shown(tool, "python") for tool in task.tools])
-    tools = tuple(shown(tool, LANGUAGES.get(task.kind, "python")) for tool in task.tools)
+        return await play(task, ask, [as_tool(tool, "python") for tool in task.tools])
+    tools = tuple(as_tool(tool, LANGUAGES.get(task.kind, "python")) for tool in task.tools)
     return await one_question(replace(task, tools=tools), ask)
 
 
-def shown(document: Mapping[str, Any], language: str) -> dict[str, Any]:
+def as_tool(document: Mapping[str, Any], language: str) -> dict[str, Any]:
     """A function document as an OpenAI tool: BFCL's type names become JSON schema's.
 
     Arguments in another language than Python are asked for as source text.

@@ -216,7 +216,7 @@ class TurnsVerifier:
                 0.0, "error", detail=f"task {task.id!r} has no transcript: {error}"
             )
         try:
-            fault = judge(task.reference, turns)
+            fault = fault_in(task.reference, turns)
         except OpenQwQError as error:
             return Score(0.0, "error", detail=f"task {task.id!r}: {error}")
         if fault:
@@ -224,7 +224,7 @@ class TurnsVerifier:
         return Score(1.0, "correct")
 
 
-def judge(scenario: Scenario, turns: Sequence[Sequence[Sequence[ToolCall]]]) -> str:
+def fault_in(scenario: Scenario, turns: Sequence[Sequence[Sequence[ToolCall]]]) -> str:
     """Say what is wrong with a transcript's turns of steps of calls, "" if nothing is.
 
     Raises OpenQwQError where a call of the ground truth fails: then no model can be right.

@@ -25,7 +25,7 @@ from openqwq.tasks.columns import find_rules
 from openqwq.types import Message, OpenQwQError, Rule, Score, Task, Verifier
 from openqwq.verify.answer import final_answer, last_block, last_program
 from openqwq.verify.contest import ContestVerifier
-from openqwq.verify.instructions import check
+from openqwq.verify.instructions import follows_rule
 
 CATEGORIES = (
     "coding",
@@ -322,7 +322,7 @@ def _value(task: Task, rubric: Rubric, answer: str) -> float:
     """What an answer is worth by its rule."""
     if rubric.task in INSTRUCTIONS:
         text = answer.strip("\n")
-        held = [check(rule.id, rule.arguments, text) for rule in task.rules]
+        held = [follows_rule(rule.id, rule.arguments, text) for rule in task.rules]
         return (fmean(held) + all(held)) / 2
     if rubric.task == "tablereformat":
         return _reformat(task.messages[0]["content"], answer, rubric.truth)

@@ -65,7 +65,7 @@ MATHEMATICS: Sequence[Benchmark] = (
 )
 
 
-def read_answer(answer: str) -> str | None:
+def voted_answer(answer: str) -> str | None:
     """What a reply votes for in cons@k: its last box, else its last number; None without either."""
     boxed = last_box(answer)
     if boxed is not None:

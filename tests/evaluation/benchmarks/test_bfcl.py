@@ -13,9 +13,14 @@ import pytest
 
 from openqwq.evaluation import suite
 from openqwq.evaluation.benchmarks import bfcl, bfcl_backends, bfcl_turns
-from openqwq.evaluation.benchmarks.bfcl import BFCL, headline, shown
+from openqwq.evaluation.benchmarks.bfcl import BFCL, as_tool, headline
 from openqwq.evaluation.benchmarks.bfcl_backends import APIS, require_backends
-from openqwq.evaluation.benchmarks.bfcl_turns import Scenario, TurnsVerifier, World, judge
+from openqwq.evaluation.benchmarks.bfcl_turns import (
+    Scenario,
+    TurnsVerifier,
+    World,
+    fault_in,
+)
 from openqwq.evaluation.benchmarks.data import Library
 from openqwq.evaluation.benchmarks.livecodebench import Window
 from openqwq.evaluation.evaluation import PRESETS, EvaluationSettings
@@ -110,7 +115,7 @@ def test_all_800_ground_truths_run_without_a_failure_and_pass(
     assert len(episodes) == 800
     for task, scenario in episodes:
         turns = [[turn] if turn else [] for turn in scenario.truth]
-        assert judge(scenario, turns) == "", task.id
+        assert fault_in(scenario, turns) == "", task.id
 
 
 async def test_a_ground_truth_that_fails_is_an_error_even_for_a_wrong_transcript(
@@ -144,7 +149,7 @@ def test_leaving_the_last_call_of_an_episode_out_fails(
         last[0].pop()
         if not last[0]:
             last.clear()
-        if not judge(scenario, turns):
+        if not fault_in(scenario, turns):
             passed.append(task.id)
     assert passed == []
 
@@ -156,12 +161,14 @@ def test_extra_reading_is_allowed_and_extra_writing_is_not(
     turns = [[turn] for turn in scenario.truth]
     looks = copy.deepcopy(turns)
     looks[0].insert(0, [ToolCall(name="ls", arguments={})])
-    assert judge(scenario, looks) == ""
+    assert fault_in(scenario, looks) == ""
     writes = copy.deepcopy(turns)
     writes[0].append([ToolCall(name="touch", arguments={"file_name": "more"})])
-    assert judge(scenario, writes).startswith("turn 0: GorillaFileSystem differs in root")
-    assert judge(scenario, [[], *turns[1:]]) == "turn 0: no call"
-    assert judge(scenario, turns[:2]).startswith("turn 2: given up")
+    assert fault_in(scenario, writes).startswith(
+        "turn 0: GorillaFileSystem differs in root"
+    )
+    assert fault_in(scenario, [[], *turns[1:]]) == "turn 0: no call"
+    assert fault_in(scenario, turns[:2]).startswith("turn 2: given up")
 
 
 @pytest.mark.parametrize(
@@ -297,12 +304,12 @@ def test_tools_are_shown_as_json_schemas_and_java_as_source_text() -> None:
             },
         },
     }
-    plain = shown(document, "python")["function"]["parameters"]
+    plain = as_tool(document, "python")["function"]["parameters"]
     assert plain["type"] == "object"
     assert plain["properties"]["a"] | {"description": ""} == {
         "type": "array", "items": {"type": "number"}, "description": "",
     }  # fmt: skip
-    java = shown(document, "java")["function"]["parameters"]["properties"]["a"]
+    java = as_tool(document, "java")["function"]["parameters"]["properties"]["a"]
     assert java["type"] == "string"
     assert "Java tuple" in java["description"]
 

@@ -127,14 +127,14 @@ def test_a_clients_first_example_runs(
 def recorded(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """The (path, body) of each request from now on."""
     found: list[dict[str, Any]] = []
-    read = service.read_json
+    read = service.read_body
 
     async def read_and_note(request: Any) -> Any:
         body = await read(request)
         found.append({"path": request.url.path, "body": body})
         return body
 
-    monkeypatch.setattr(service, "read_json", read_and_note)
+    monkeypatch.setattr(service, "read_body", read_and_note)
     return found
 
 
