@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from openqwq.config import find_config
 from openqwq.engine.verbs import add_model_options
+from openqwq.train.evaluation_verb import add_benchmark_directory
 from openqwq.types import OpenQwQError, Task, Verifier
 
 if TYPE_CHECKING:
@@ -47,12 +48,7 @@ def add_data_verb(parser: argparse.ArgumentParser) -> None:
         metavar="NAMES",
         help="benchmarks whose items to search for, or none",
     )
-    parser.add_argument(
-        "--benchmarks",
-        type=Path,
-        metavar="DIR",
-        help="read the benchmarks from here instead of the hub",
-    )
+    add_benchmark_directory(parser, "--benchmarks")
     parser.set_defaults(verb=data_verb)
 
 

@@ -43,12 +43,7 @@ def add_eval_verb(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="search training rows, or a config's tasks, for benchmark items",
     )
-    parser.add_argument(
-        "--data",
-        type=Path,
-        metavar="DIR",
-        help="read the benchmarks from here instead of the hub",
-    )
+    add_benchmark_directory(parser, "--data")
     parser.add_argument(
         "--allow-changed-data",
         action="store_true",
@@ -75,6 +70,16 @@ def add_eval_verb(parser: argparse.ArgumentParser) -> None:
         help="processes that judge: sandbox and mathematics",
     )
     parser.set_defaults(verb=eval_verb)
+
+
+def add_benchmark_directory(parser: argparse.ArgumentParser, flag: str) -> None:
+    """The option, `flag` of its verb, for where the files of benchmarks are."""
+    parser.add_argument(
+        flag,
+        type=Path,
+        metavar="DIR",
+        help="read the benchmarks from here instead of the hub",
+    )
 
 
 def _add_sampling_options(group: argparse._ArgumentGroup) -> None:
