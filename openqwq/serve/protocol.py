@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jsonschema_rs
 from starlette.requests import ClientDisconnect, Request
@@ -103,10 +103,14 @@ def check(body: Any, schema: str) -> dict[str, Any]:
         elif key in HISTORIES:
             given[key] = _plain_history(value)
     errors = list(_validator(schema).iter_errors(given))
-    if not errors:
-        return given
-    error = (_of_wrong_kind(errors) or errors)[0]
-    error = _at_fault(error)
+    if errors:
+        _refuse(errors)
+    return given
+
+
+def _refuse(errors: list[Any]) -> NoReturn:
+    """Raise the ApiError that says what is most likely wrong with a body."""
+    error = _at_fault(_likeliest(errors))
     _refuse_kind(error)
     path = _written(error.instance_path)
     match error.kind:
@@ -119,11 +123,13 @@ def check(body: Any, schema: str) -> dict[str, Any]:
         case jsonschema_rs.ValidationErrorKind.Required(property=name):
             where = f"{path}.{name}".lstrip(".")
             raise ApiError(400, f"{where} is missing", where, "missing_required_parameter")
-    text = f"{json.dumps(error.instance):.200} has an unsupported form (see /openapi.json)"
-    if not getattr(error.kind, "context", None) and len(error.message) < 500:
-        text = error.message
-    at = path.lstrip(".") or None
-    raise ApiError(400, f"{at or 'the body'}: {text}", at, "invalid_value")
+
+    text = error.message
+    if _forms(error) or len(text) >= 500:
+        given = json.dumps(error.instance)
+        text = f"{given:.200} has an unsupported form (see /openapi.json)"
+    where = path.lstrip(".")
+    raise ApiError(400, f"{where or 'the body'}: {text}", where or None, "invalid_value")
 
 
 def _written(path: Iterable[str | int]) -> str:
@@ -150,31 +156,42 @@ def _plain_history(value: Any) -> Any:
     return plain
 
 
+def _forms(error: Any) -> list[list[Any]]:
+    """The faults by each form that a value may have; none where there is one form only."""
+    return getattr(error.kind, "context", None) or []
+
+
 def _at_fault(error: Any) -> Any:
     """The innermost fault: of the several forms a value may have, the one that it meant to have."""
-    while branches := getattr(error.kind, "context", None):
-        here = list(error.instance_path)
-
-        def other_form(fault: Any, here: list[Any] = here) -> bool:
-            """Whether the value is of another JSON type, or says itself that it is another form."""
-            path = list(fault.instance_path)
-            wrong_type = isinstance(fault.kind, jsonschema_rs.ValidationErrorKind.Type)
-            is_word = isinstance(fault.kind, jsonschema_rs.ValidationErrorKind.Enum)
-            wrong_type = wrong_type or (is_word and isinstance(fault.instance, dict))
-            return (path == here and wrong_type) or path in (
-                [*here, "role"],
-                [*here, "type"],
-            )
-
-        meant: list[list[Any]]
-        meant = [
-            faults for faults in branches if faults and not any(map(other_form, faults))
-        ]
+    while forms := _forms(error):
+        place = list(error.instance_path)
+        meant: list[list[Any]] = []
+        for faults in forms:
+            is_other = any(_means_other_form(fault, place) for fault in faults)
+            if faults and not is_other:
+                meant.append(faults)
         if not meant:
             return error
-        faults = min(meant, key=len)
-        error = (_of_wrong_kind(faults) or faults)[0]
+        error = _likeliest(min(meant, key=len))
     return error
+
+
+def _means_other_form(fault: Any, place: list[str | int]) -> bool:
+    """Whether the value at `place` is of another JSON type, or says that it is another form."""
+    path = list(fault.instance_path)
+    if path in ([*place, "role"], [*place, "type"]):
+        return True
+    if path != place:
+        return False
+    if isinstance(fault.kind, jsonschema_rs.ValidationErrorKind.Type):
+        return True
+    is_word = isinstance(fault.kind, jsonschema_rs.ValidationErrorKind.Enum)
+    return is_word and isinstance(fault.instance, dict)
+
+
+def _likeliest(faults: list[Any]) -> Any:
+    """The first fault that says what a value is, or else the first of all."""
+    return (_of_wrong_kind(faults) or faults)[0]
 
 
 def _of_wrong_kind(faults: list[Any]) -> list[Any]:
@@ -186,25 +203,35 @@ def _of_wrong_kind(faults: list[Any]) -> list[Any]:
 
 def _refuse_kind(error: Any) -> None:
     """Raise ApiError for a value that says itself to be of a kind that is not known here."""
-    place = list(error.instance_path)
     faults = [error]
-    if branches := getattr(error.kind, "context", None):
-        here = ([*place, "role"], [*place, "type"])
-        several = [fault for branch in branches for fault in branch]
-        faults = [fault for fault in several if list(fault.instance_path) in here]
+    forms = _forms(error)
+    if forms:
+        place = list(error.instance_path)
+        says_kind = ([*place, "role"], [*place, "type"])
+        faults = []
+        for form in forms:
+            faults += [fault for fault in form if list(fault.instance_path) in says_kind]
+
+    known = _known_kinds(_of_wrong_kind(faults))
+    if not known:
+        return
+    where = _written(faults[0].instance_path).lstrip(".")
+    given = json.dumps(faults[0].instance)
+    supported = ", ".join(dict.fromkeys(known))
+    text = f"{where}: {given:.200} is not supported here: use {supported}"
+    raise ApiError(400, text, where, "invalid_value")
+
+
+def _known_kinds(faults: list[Any]) -> list[Any]:
+    """The names that would have been right where `faults` are."""
     known: list[Any] = []
-    for fault in _of_wrong_kind(faults):
+    for fault in faults:
         match fault.kind:
             case jsonschema_rs.ValidationErrorKind.Constant(expected_value=name):
                 known.append(name)
             case jsonschema_rs.ValidationErrorKind.Enum(options=names):
                 known += filter(None, names)
-    if known:
-        where = _written(faults[0].instance_path).lstrip(".")
-        given = json.dumps(faults[0].instance)
-        supported = ", ".join(dict.fromkeys(known))
-        text = f"{where}: {given:.200} is not supported here: use {supported}"
-        raise ApiError(400, text, where, "invalid_value")
+    return known
 
 
 async def read_body(request: Request, limit: int = BODY_BYTES) -> Any:
