@@ -10,7 +10,7 @@ from openqwq.cli import main
 from openqwq.serve import doctor
 
 
-def only(rows: Iterator[doctor.Row]) -> dict[str, str]:
+def only(rows: Iterator[doctor.Finding]) -> dict[str, str]:
     return dict(rows)
 
 
