@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from statistics import mean
-from typing import Any
+from typing import Any, TypeVar
 
 from openqwq.config import Config, RlStage, Stage
 from openqwq.data.files import write_atomically
@@ -16,6 +16,7 @@ from openqwq.train.run import Progress, Run
 from openqwq.types import SamplingParams, Task
 
 DEFAULT_MAX_TOKENS = 1024
+Value = TypeVar("Value", int, float)
 
 
 @dataclass(frozen=True)
@@ -34,19 +35,30 @@ def settings_of(config: Config, tables: Mapping[str, DataTable], stage: Stage) -
     """The evaluation of `stage`; what the run begins with is evaluated as its first stage is."""
     common = config.evaluation
     own = stage.evaluate
-    named = own.data if own.data is not None else common.data or _staged(config, tables)
-    longest = [s.max_tokens for s in config.stages if isinstance(s, RlStage)]
-    max_tokens = (
-        own.max_tokens or common.max_tokens or max(longest, default=DEFAULT_MAX_TOKENS)
-    )
+    if own.data is not None:
+        named: Sequence[str] = own.data
+    else:
+        named = common.data or _staged(config, tables)
+    names = dict.fromkeys([*named, *own.also, *own.benchmarks])
     return Settings(
-        tables=tuple(dict.fromkeys([*named, *own.also, *own.benchmarks])),
-        limit=common.limit if own.limit is None else own.limit,
-        samples=common.samples if own.samples is None else own.samples,
-        temperature=common.temperature if own.temperature is None else own.temperature,
-        max_tokens=max_tokens,
-        seed=common.seed if own.seed is None else own.seed,
+        tables=tuple(names),
+        limit=_first_given(own.limit, common.limit),
+        samples=_first_given(own.samples, common.samples),
+        temperature=_first_given(own.temperature, common.temperature),
+        max_tokens=own.max_tokens or common.max_tokens or _longest_reply(config),
+        seed=_first_given(own.seed, common.seed),
     )
+
+
+def _first_given(own: Value | None, common: Value) -> Value:
+    """A stage's own value, or the run's where it has none."""
+    return common if own is None else own
+
+
+def _longest_reply(config: Config) -> int:
+    """The most tokens that any RL stage allows a reply."""
+    limits = [stage.max_tokens for stage in config.stages if isinstance(stage, RlStage)]
+    return max(limits, default=DEFAULT_MAX_TOKENS)
 
 
 def _staged(config: Config, tables: Mapping[str, DataTable]) -> list[str]:
