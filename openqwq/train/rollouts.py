@@ -20,6 +20,7 @@ from openqwq.types import (
 )
 
 Prompt = tuple[Task, SamplingParams]
+Asked = tuple[Rollout, SamplingParams]
 
 
 @dataclass(frozen=True)
@@ -47,23 +48,25 @@ class RolloutRunner:
     async def groups(self, prompts: Sequence[Prompt], n: int) -> list[list[Attempt]]:
         """`n` judged attempts of each task, which share one prefill."""
         async with AsyncExitStack() as stack:
-            groups: list[list[Rollout]] = []
+            begun: list[tuple[list[Rollout], SamplingParams]] = []
             for task, params in prompts:
-                groups.append(await self._begin(task, params.seed, n, stack))
+                group = await self._begin(task, params.seed, n, stack)
+                begun.append((group, params))
 
-            pairs = list(zip(groups, [params for _, params in prompts], strict=True))
-            await asyncio.gather(
-                *(self._first_turn(group, params) for group, params in pairs)
-            )
+            first_turns = [self._first_turn(group, params) for group, params in begun]
+            await asyncio.gather(*first_turns)
 
-            rollouts: list[tuple[Rollout, SamplingParams]] = []
-            for group, params in pairs:
+            rollouts: list[Asked] = []
+            for group, params in begun:
                 rollouts += [(rollout, params) for rollout in group]
             if self.in_step:
                 await self._go_on(rollouts)
             else:
-                await asyncio.gather(*(self._finish(*rollout) for rollout in rollouts))
-            return list(await asyncio.gather(*(self._judged(group) for group in groups)))
+                endings = [self._finish(rollout, params) for rollout, params in rollouts]
+                await asyncio.gather(*endings)
+
+            judging = [self._judged(group) for group, _ in begun]
+            return list(await asyncio.gather(*judging))
 
     async def judged(self, task: Task, completions: Sequence[Completion]) -> list[Attempt]:
         """The judged attempts that `completions` are at a task without an environment."""
@@ -106,25 +109,26 @@ class RolloutRunner:
             if not rollout.done:
                 rollout.take(completion)
 
-    async def _go_on(self, rollouts: Sequence[tuple[Rollout, SamplingParams]]) -> None:
+    async def _go_on(self, rollouts: Sequence[Asked]) -> None:
         """Turn after turn until every episode is over."""
-        active = [(r, params) for r, params in rollouts if not r.done]
+        active = _not_done(rollouts)
         while active:
             await asyncio.gather(*(self._act(rollout) for rollout, _ in active))
-            active = [(r, params) for r, params in active if not r.done]
-            replies = await asyncio.gather(
-                *(
-                    self.generate.generate(r.prompt_ids, r.params(params))
-                    for r, params in active
-                )
-            )
-            for (rollout, _), (completion,) in zip(active, replies, strict=True):
-                rollout.take(completion)
-            active = [(r, params) for r, params in active if not r.done]
+            active = _not_done(active)
+            asking = [self._next_reply(rollout, params) for rollout, params in active]
+            replies = await asyncio.gather(*asking)
+            for (rollout, _), reply in zip(active, replies, strict=True):
+                rollout.take(reply)
+            active = _not_done(active)
 
     async def _act(self, rollout: Rollout) -> None:
         max_turns = self.turns_of.get(rollout.task.kind, self.max_turns)
         await rollout.act(max_turns, self.context_length)
+
+    async def _next_reply(self, rollout: Rollout, params: SamplingParams) -> Completion:
+        own = rollout.params(params)
+        (reply,) = await self.generate.generate(rollout.prompt_ids, own)
+        return reply
 
     async def _finish(self, rollout: Rollout, params: SamplingParams) -> None:
         """One episode to its verdict and its end."""
@@ -135,16 +139,19 @@ class RolloutRunner:
 
     async def _judged(self, group: Sequence[Rollout]) -> list[Attempt]:
         # Members of a group often agree to the letter: each distinct text is judged once.
-        distinct = {r.text: r for r in group if r.episode is None and not r.failure}
-        scores = await asyncio.gather(
-            *(self._score(rollout) for rollout in distinct.values())
-        )
-        known = dict(zip(distinct, scores, strict=True))
+        distinct: dict[str, Rollout] = {}
+        for rollout in group:
+            if _is_judged_by_text(rollout):
+                distinct[rollout.text] = rollout
+        judging = [self._score(rollout) for rollout in distinct.values()]
+        scores = await asyncio.gather(*judging)
+        by_text = dict(zip(distinct, scores, strict=True))
 
         attempts: list[Attempt] = []
         for rollout in group:
-            score = known.get(rollout.text)
-            if score is None or rollout.episode is not None or rollout.failure:
+            if _is_judged_by_text(rollout):
+                score = by_text[rollout.text]
+            else:
                 score = await self._score(rollout)
             if rollout.cut_short:
                 score = without_value(score)
@@ -179,6 +186,15 @@ class RolloutRunner:
             told = f"the environment's score() returned {verdict!r:.80}: return a Score"
             return Score(0.0, "error", detail=told)
         return verdict
+
+
+def _not_done(rollouts: Sequence[Asked]) -> list[Asked]:
+    return [(rollout, params) for rollout, params in rollouts if not rollout.done]
+
+
+def _is_judged_by_text(rollout: Rollout) -> bool:
+    """Whether the text alone decides the verdict, not an environment or its failure."""
+    return rollout.episode is None and not rollout.failure
 
 
 def trajectories_of(
