@@ -208,19 +208,21 @@ class Trainer:
         Groups are compared by attempts: one with more trajectories weighs no more in the mean.
         """
         useful = self._informative(judged, rewards)
-        kept = [
-            (key, attempt, reward)
-            for (key, attempt), reward in zip(judged, rewards, strict=True)
-            if key in useful
-        ]
-        values = group_advantages(
-            [reward for *_, reward in kept],
-            [key for key, *_ in kept],
-            divide_by_batch_std=self.stage.divide_by_batch_std,
+        keys: list[str] = []
+        attempts: list[Attempt] = []
+        values: list[float] = []
+        for (key, attempt), reward in zip(judged, rewards, strict=True):
+            if key in useful:
+                keys.append(key)
+                attempts.append(attempt)
+                values.append(reward)
+
+        advantages = group_advantages(
+            values, keys, divide_by_batch_std=self.stage.divide_by_batch_std
         )
         trajectories: list[Trajectory] = []
-        for (key, attempt, _), value in zip(kept, values, strict=True):
-            trajectories += trajectories_of(attempt, key, value)
+        for key, attempt, advantage in zip(keys, attempts, advantages, strict=True):
+            trajectories += trajectories_of(attempt, key, advantage)
         return trajectories
 
     def _informative(
