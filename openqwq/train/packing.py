@@ -40,20 +40,32 @@ class MicroBatch:
 
 
 def _check(trajectory: Trajectory, max_tokens: int) -> None:
-    ids = trajectory.token_ids
+    fault = _fault(trajectory, max_tokens)
+    if fault:
+        raise OpenQwQError(f"trajectory of task {trajectory.task_id!r} {fault}")
+
+
+def _fault(trajectory: Trajectory, max_tokens: int) -> str:
+    """Why a trajectory cannot be trained on; "" if it can."""
+    tokens = len(trajectory.token_ids)
+    log_probs = len(trajectory.log_probs)
     mask = trajectory.sampled_mask
-    faults = {
-        "was never scored: leave it out": trajectory.status == "error",
-        f"is not aligned: {len(ids)} ids, {len(mask)} mask values, {len(trajectory.log_probs)} "
-        "log-probs": not len(ids) == len(mask) == len(trajectory.log_probs),
-        "has no sampled token: leave it out": not any(mask),
-        "has its first token sampled, which nothing predicts: unmask it": any(mask[:1]),
-        f"has {len(ids)} tokens, above max_tokens_per_micro_batch {max_tokens}: raise that, "
-        "or shorten completions": len(ids) > max_tokens,
-    }
-    for fault, found in faults.items():
-        if found:
-            raise OpenQwQError(f"trajectory of task {trajectory.task_id!r} {fault}")
+    if trajectory.status == "error":
+        return "was never scored: leave it out"
+    if not tokens == len(mask) == log_probs:
+        return (
+            f"is not aligned: {tokens} ids, {len(mask)} mask values, {log_probs} log-probs"
+        )
+    if not any(mask):
+        return "has no sampled token: leave it out"
+    if mask[0]:
+        return "has its first token sampled, which nothing predicts: unmask it"
+    if tokens > max_tokens:
+        return (
+            f"has {tokens} tokens, above max_tokens_per_micro_batch {max_tokens}: raise that, "
+            "or shorten completions"
+        )
+    return ""
 
 
 @dataclass(frozen=True)
