@@ -103,22 +103,12 @@ class OverSamplingTrainer(Trainer):
 
     async def _groups(self, wanted: int) -> list[tuple[str, list[Attempt]]]:
         """See `Trainer._groups`; the oldest of the groups that are complete."""
-        pending = self.pending
         extra = math.ceil(wanted * self.stage.over_sampling)
-        while len(pending.asked) < wanted + extra:
+        while len(self.pending.asked) < wanted + extra:
             self.curriculum.next_tasks(1)
-            pending.asked.append(BegunPrompt(self.curriculum.drawn - 1))
-        await self._sample(pending.asked, wanted)
-
-        taken = [asked for asked in pending.asked if asked.complete][:wanted]
-        left = [asked for asked in pending.asked if asked not in taken]
-        if self.stage.unfinished == "drop":
-            complete = [asked for asked in left if asked.complete]
-            pending.dropped += len(left) - len(complete)
-            left = complete
-        pending.asked = left
-        ages = [self.learner.done - asked.oldest_version() for asked in taken]
-        pending.staleness = max(pending.staleness, *ages)
+            self.pending.asked.append(BegunPrompt(self.curriculum.drawn - 1))
+        await self._sample(self.pending.asked, wanted)
+        taken = self._taken(wanted)
 
         groups: list[tuple[str, list[Attempt]]] = []
         for asked in taken:
@@ -127,6 +117,22 @@ class OverSamplingTrainer(Trainer):
             self.retire(attempts)
             groups.append((self._key(asked), attempts))
         return groups
+
+    def _taken(self, wanted: int) -> list[BegunPrompt]:
+        """The oldest complete groups, no longer pending; the others wait, or are dropped."""
+        pending = self.pending
+        complete = [asked for asked in pending.asked if asked.complete]
+        taken = complete[:wanted]
+        left = [asked for asked in pending.asked if asked not in taken]
+        if self.stage.unfinished == "drop":
+            kept = [asked for asked in left if asked.complete]
+            pending.dropped += len(left) - len(kept)
+            left = kept
+        pending.asked = left
+
+        ages = [self.learner.done - asked.oldest_version() for asked in taken]
+        pending.staleness = max(pending.staleness, *ages)
+        return taken
 
     async def _sample(self, asked: Sequence[BegunPrompt], wanted: int) -> None:
         """Go on with every group until `wanted` of them are complete."""
