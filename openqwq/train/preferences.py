@@ -12,10 +12,10 @@ from openqwq.verify.answer import final_answer
 
 def save_pairs(pairs: Iterable[Pair], path: Path) -> None:
     """Write rows of `chosen` and `rejected` chats, which a `[data.NAME]` table reads."""
-    rows = (
-        {"chosen": list(pair.chosen), "rejected": list(pair.rejected)} for pair in pairs
-    )
-    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    text = ""
+    for pair in pairs:
+        row = {"chosen": list(pair.chosen), "rejected": list(pair.rejected)}
+        text += json.dumps(row, ensure_ascii=False) + "\n"
     write_atomically(path, text.encode(errors="replace"))
 
 
@@ -30,14 +30,17 @@ def ranked_pairs(attempts: Sequence[Attempt], limit: int) -> list[Pair]:
         answer = final_answer(attempt.text)
         if answer is not None and answer.strip() and attempt.score.status != "error":
             answers.setdefault(answer.strip("\n"), attempt.score.value)
-    ranked = sorted(answers, key=lambda text: -answers[text])
-    matched = zip(ranked[: len(ranked) // 2], reversed(ranked), strict=False)
-    prompt = tuple(attempts[0].task.messages) if attempts else ()
-    return [
-        Pair((*prompt, _said(better)), (*prompt, _said(worse)))
-        for better, worse in matched
-        if answers[better] > answers[worse]
-    ][:limit]
+    if not answers:
+        return []
+
+    prompt = attempts[0].task.messages
+    best_first = sorted(answers, key=lambda text: -answers[text])
+    worst_first = reversed(best_first)
+    pairs: list[Pair] = []
+    for better, worse in zip(best_first[: len(answers) // 2], worst_first, strict=False):
+        if answers[better] > answers[worse]:
+            pairs.append(Pair((*prompt, _said(better)), (*prompt, _said(worse))))
+    return pairs[:limit]
 
 
 def _said(text: str) -> Message:
