@@ -122,18 +122,22 @@ def open_run(
         raise OpenQwQError(
             f"{directory} holds a run: go on with --resume, or choose another --out"
         )
-    before = read_json(path)
-    differing = [
-        key for key in described if before.get(key) != described[key] and key != "version"
-    ]
-    if differing:
-        told = "; ".join(
-            f"{key} was {before.get(key)!r}, is {described[key]!r}" for key in differing
-        )
+    changes = _changes(read_json(path), described)
+    if changes:
+        told = "; ".join(changes)
         raise OpenQwQError(
             f"cannot resume {directory}: {told:.600}; use the settings it was begun with"
             " (--tasks, --limit, --lcb-window, ...), or choose another --out"
         )
+
+
+def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What differs between two descriptions of a run; another version of ours may go on."""
+    changes: list[str] = []
+    for key, value in now.items():
+        if key != "version" and before.get(key) != value:
+            changes.append(f"{key} was {before.get(key)!r}, is {value!r}")
+    return changes
 
 
 def _description(
@@ -244,7 +248,10 @@ def compare_runs(a: Path, b: Path) -> dict[str, Comparison]:
         raise OpenQwQError(
             f"{a} and {b} share no benchmark: evaluate both on the same --tasks"
         )
-    changed = [k for k, v in first["data"].items() if second["data"].get(k, v) != v]
+    changed: list[str] = []
+    for file, digest in first["data"].items():
+        if second["data"].get(file, digest) != digest:
+            changed.append(file)
     if changed:
         raise OpenQwQError(
             f"{a} and {b} used different data ({', '.join(changed)}): run one again"
