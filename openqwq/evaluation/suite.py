@@ -95,18 +95,7 @@ def run_suite(
     """
     known = benchmarks(request.window)
     lock = DataLock()
-    selections: list[Selection] = []
-    sandbox = SandboxConfig()
-    for name in request.names:
-        if is_own(name):
-            own = own_config(name)
-            sandbox = own.sandbox
-            selections += own_selections(own, lock, request.settings.limit)
-        else:
-            benchmark, kind = find_benchmark(name, known)
-            tasks = benchmark.load(request.library)
-            selections.append(select(benchmark, kind, tasks, request.settings.limit))
-    sandbox = replace(sandbox, workers=request.workers)
+    selections, sandbox = _selected(request, known, lock)
     if "bfcl_turns" in _verifiers(selections):
         require_backends()
     if open_responder is None:
@@ -121,6 +110,25 @@ def run_suite(
             )
     write_scorecard(request.directory, {name: found.title for name, found in known.items()})
     return summaries
+
+
+def _selected(
+    request: EvaluationRequest, known: Mapping[str, Benchmark], lock: DataLock
+) -> tuple[list[Selection], SandboxConfig]:
+    """The items of every name that the request gives, and the sandbox that judges programs."""
+    limit = request.settings.limit
+    selections: list[Selection] = []
+    sandbox = SandboxConfig()
+    for name in request.names:
+        if is_own(name):
+            own = own_config(name)
+            sandbox = own.sandbox
+            selections += own_selections(own, lock, limit)
+        else:
+            benchmark, kind = find_benchmark(name, known)
+            tasks = benchmark.load(request.library)
+            selections.append(select(benchmark, kind, tasks, limit))
+    return selections, replace(sandbox, workers=request.workers)
 
 
 def _verifiers(selections: Sequence[Selection]) -> set[str]:
