@@ -108,7 +108,8 @@ def judge(gold: str, answer: str, level: Level = "default") -> tuple[str, str]:
 
     gold_boxed = BOX.search(gold) is not None
     found = same_value(wanted, given, gold_boxed, boxed, level)
-    if found != CORRECT and (SIGNS_INSIDE.search(wanted) or SIGNS_INSIDE.search(given)):
+    has_signs = SIGNS_INSIDE.search(wanted) or SIGNS_INSIDE.search(given)
+    if found != CORRECT and has_signs:
         wanted = with_both_signs(wanted)
         given = with_both_signs(given)
         found = same_value(wanted, given, gold_boxed, boxed, level)
@@ -214,23 +215,31 @@ def numeric_eq(a: Any, b: Any, places: int, precision: int) -> bool:
             return False
         pairs = zip(a.flat(), b.flat(), strict=True)
         return all(numeric_eq(x, y, places, precision) for x, y in pairs)
-    # sympy raises anything; what it cannot evaluate is left to it
+    # sympy raises anything; what it cannot evaluate is left to math-verify
     with suppress(Exception):
-        percent = a.has(UnevaluatedExpr) or b.has(UnevaluatedExpr)
-        if a.is_number and b.is_number and not percent:
-            x = a.doit().evalf(50)
-            y = b.doit().evalf(50)
-            if not (x.is_finite and y.is_finite):
-                return bool(x == y)
-            exact = not (_is_decimal(a) or _is_decimal(b))
-            if exact and isinstance(a.doit(), Rational) and isinstance(b.doit(), Rational):
-                return bool(a.doit() == b.doit())
-            tolerance = Float("1e-30" if exact else "1e-3")
-            if abs(x - y) > max(abs(x), abs(y)) * tolerance:
-                return False
-            if exact:
-                return True
+        equal = _relatively_equal(a, b)
+        if equal is not None:
+            return equal
     return bool(general_numeric_eq(a, b, places, precision))
+
+
+def _relatively_equal(a: Any, b: Any) -> bool | None:
+    """Whether two numbers are equal relative to their size; None where that does not say."""
+    is_percent = a.has(UnevaluatedExpr) or b.has(UnevaluatedExpr)
+    if is_percent or not (a.is_number and b.is_number):
+        return None
+    x = a.doit().evalf(50)
+    y = b.doit().evalf(50)
+    if not (x.is_finite and y.is_finite):
+        return bool(x == y)
+
+    exact = not (_is_decimal(a) or _is_decimal(b))
+    if exact and isinstance(a.doit(), Rational) and isinstance(b.doit(), Rational):
+        return bool(a.doit() == b.doit())
+    tolerance = Float("1e-30" if exact else "1e-3")
+    if abs(x - y) > max(abs(x), abs(y)) * tolerance:
+        return False
+    return True if exact else None
 
 
 def _is_decimal(number: Any) -> bool:
