@@ -29,27 +29,34 @@ def page_routes(connect: tuple[str, ...], folder: Path = STATIC) -> list[Route]:
         f" img-src 'self' data:; connect-src {origins}; worker-src 'self'; frame-src 'self';"
         " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    bodies = {f"/{path.relative_to(folder).as_posix()}": path for path in files}
-    if "/index.html" in bodies:
-        bodies["/"] = bodies["/index.html"]
+    files: dict[str, Path] = {}
+    for file in sorted(folder.rglob("*")):
+        if file.is_file():
+            files[f"/{file.relative_to(folder).as_posix()}"] = file
+    if not files:
+        return [Route("/", _no_page, methods=["GET"])]
+    if "/index.html" in files:
+        files["/"] = files["/index.html"]
 
-    def route(path: str, file: Path) -> Route:
-        kind = mimetypes.guess_type(file.name)[0] or "application/octet-stream"
+    routes: list[Route] = []
+    for path, file in files.items():
         own_policy = PREVIEW_POLICY if path == "/preview.html" else policy
-        headers = {
-            "Content-Security-Policy": own_policy,
-            "Referrer-Policy": "no-referrer",
-            "Cache-Control": "no-cache",
-        }
+        routes.append(_file_route(path, file, own_policy))
+    return routes
 
-        async def send(_: Request) -> Response:
-            return Response(file.read_bytes(), headers=headers, media_type=kind)
 
-        return Route(path, send, methods=["GET"])
+def _file_route(path: str, file: Path, policy: str) -> Route:
+    kind = mimetypes.guess_type(file.name)[0] or "application/octet-stream"
+    headers = {
+        "Content-Security-Policy": policy,
+        "Referrer-Policy": "no-referrer",
+        "Cache-Control": "no-cache",
+    }
 
-    routes = [route(path, file) for path, file in bodies.items()]
-    return routes or [Route("/", _no_page, methods=["GET"])]
+    async def send(_: Request) -> Response:
+        return Response(file.read_bytes(), headers=headers, media_type=kind)
+
+    return Route(path, send, methods=["GET"])
 
 
 async def _no_page(_: Request) -> Response:
