@@ -165,6 +165,7 @@ class Examiner:
     async def _examine(self, table: DataTable) -> TableReport:
         entry = self.config.data[table.name]
         tasks = _tasks(table, self.effort.tasks)
+
         prompts: dict[str, list[int]] = {}
         examples: dict[str, int] = {}
         shown: list[ShownPrompt] = []
@@ -175,10 +176,14 @@ class Examiner:
                 examples[task.id] = len(example.prompt) + len(example.reply)
             if len(shown) < SHOWN_PROMPTS:
                 shown.append(_prompt(self.tokenizer, task, prompts[task.id], example))
-        stages = [stage for stage in self.config.stages if table.name in stage.data]
+
         sampled = min(self.context, self.config.engine.max_length or self.context)
         rooms = (self.context, sampled)
-        fits = [_fit(stage, table, prompts, examples, rooms) for stage in stages]
+        fits: list[StageFit] = []
+        for stage in self.config.stages:
+            if table.name in stage.data:
+                fits.append(_fit(stage, table, prompts, examples, rooms))
+
         overlaps: tuple[Overlap, ...] = ()
         if self.index is not None:
             overlaps = _overlaps(table, self.index, self.effort.tasks)
@@ -265,9 +270,8 @@ def _fit(
     else:
         lengths = {key: len(ids) for key, ids in prompts.items()}
         measured = "prompt"
-        limit = sampled - (
-            stage.max_tokens if isinstance(stage, RlStage | DistillStage) else 1
-        )
+        reply = stage.max_tokens if isinstance(stage, RlStage | DistillStage) else 1
+        limit = sampled - reply
     too_long = [key for key, length in lengths.items() if length > limit]
     longest = max(lengths.values(), default=0)
     passes = _passes(stage, table)
