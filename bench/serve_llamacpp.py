@@ -12,7 +12,7 @@ that length, on each of our engines.
 
 `leave`: a client leaves one second into a prompt of 4,000 tokens, and another asks a short
 question; the wait, and the speed of the prompt itself, by the number of tokens that llama.cpp reads
-between two looks (PROMPT_BATCH).
+between two looks.
 
     python bench/serve_llamacpp.py speed [--repeats 5]
     python bench/serve_llamacpp.py history [--repeats 9]
@@ -46,11 +46,12 @@ VOCABULARY = (
     *("time", "year", "people", "way", "day", "man", "thing"),
     *("woman", "life", "child", "world", "school", "state", "family"),
 )
-# Starts `qwq serve` with another PROMPT_BATCH; the arguments follow it.
+# Starts `qwq serve` with another number of tokens; the arguments follow it.
 WITH_BATCH = """
 import sys
 from openqwq.engine import llamacpp
-llamacpp.PROMPT_BATCH = int(sys.argv.pop(1))
+tokens = int(sys.argv.pop(1))
+llamacpp.prompt_batch = lambda file: tokens
 from openqwq.cli import main
 main()
 """
@@ -97,7 +98,8 @@ async def completed(
 
 async def rate(url: str, clients: int, seed: int) -> float:
     """Tokens a second of so many clients, each with two requests."""
-    limits = httpx.Limits(max_connections=clients)
+    # llama.cpp's server may close a connection just as its next request is sent
+    limits = httpx.Limits(max_connections=clients, max_keepalive_connections=0)
     async with httpx.AsyncClient(base_url=url, timeout=300, limits=limits) as client:
         model = (await client.get("/v1/models")).json()["data"][0]["id"]
 
@@ -184,9 +186,7 @@ def leave(batches: list[int]) -> None:
         tail = ours(smollm2(), "llamacpp", 2, 8192)[3:]
         with server([sys.executable, "-c", WITH_BATCH, str(batch), *tail]) as (url, _):
             prompt, waits = asyncio.run(of_leaving(url))
-        print(
-            f"PROMPT_BATCH {batch:4}: prompt {prompt:6.1f} tokens/s, next {spread(waits, 's')}"
-        )
+        print(f"{batch:4} tokens: prompt {prompt:6.1f} tokens/s, next {spread(waits, 's')}")
 
 
 async def of_leaving(url: str) -> tuple[float, list[float]]:

@@ -31,9 +31,11 @@ PROGRESS = b'"prompt_progress":'  # in the events before the first token
 # Tokens that come so close share one waking of the event loop: it costs llama.cpp's threads more
 # than the tokens themselves, and no reader sees the difference.
 TOGETHER_SECONDS = 0.05
-# Tokens read between two looks at whether the client is still there: a prompt of 4,000 that is
-# cancelled keeps the next request waiting 1 s instead of 58 (2,048 tokens).
-PROMPT_BATCH = 64
+# Tokens read between two looks at whether the client is still there. Large batches read a prompt
+# faster, and keep the next request waiting when a prompt is cancelled: for up to 1.4 s with as many
+# tokens as `PROMPT_BYTES` allows, on the two cores measured.
+PROMPT_BATCHES = (512, 256, 128, 64)
+PROMPT_BYTES = 48e9  # of weights, once for each token of a batch
 
 TokenizerOf = Callable[[Callable[[str], list[int]]], Tokenizer]
 
@@ -81,7 +83,7 @@ class Adapters:
 
 
 def open_llamacpp(
-    path: Path,
+    file: GgufFile,
     tokenizer_of: TokenizerOf,
     slots: int,
     context_length: int,
@@ -95,7 +97,7 @@ def open_llamacpp(
     ids, for files of kinds that our tokenizer does not know. Raises OpenQwQError where the wheel is
     missing or cannot load the file.
     """
-    engine = LlamaCpp(path, slots, context_length, cache_tokens, options, adapters)
+    engine = LlamaCpp(file, slots, context_length, cache_tokens, options, adapters)
     try:
         engine.tokenizer = tokenizer = tokenizer_of(engine.encode)
     except OpenQwQError:
@@ -105,6 +107,15 @@ def open_llamacpp(
     return Relay(
         "llamacpp", engine.draw, engine.close, tokenizer, context_length, slots, True, names
     )
+
+
+def prompt_batch(file: GgufFile) -> int:
+    """How many tokens of a prompt are read between two looks at whether it is still wanted."""
+    weights = sum(tensor.size for tensor in file.tensors.values())
+    for tokens in PROMPT_BATCHES:
+        if tokens * weights <= PROMPT_BYTES:
+            return tokens
+    return PROMPT_BATCHES[-1]
 
 
 def installed() -> bool:
@@ -121,7 +132,7 @@ class LlamaCpp:
 
     def __init__(
         self,
-        path: Path,
+        file: GgufFile,
         slots: int,
         context_length: int,
         cache_tokens: int,
@@ -135,7 +146,7 @@ class LlamaCpp:
         with TemporaryDirectory() as folder:
             files = adapters.write(Path(folder)) if adapters else []
             self._server = _server(
-                path, slots, cache_tokens, shared, self._key, options, files
+                file, slots, cache_tokens, shared, self._key, options, files
             )
         self._threads = ThreadPoolExecutor(slots, thread_name_prefix="llamacpp")
         self._closed = threading.Event()
@@ -219,7 +230,7 @@ class LlamaCpp:
 
 
 def _server(
-    path: Path,
+    file: GgufFile,
     slots: int,
     cache_tokens: int,
     shared: bool,
@@ -237,17 +248,17 @@ def _server(
     import torch
 
     params = xllamacpp.CommonParams()
-    params.model.path = str(path)
+    params.model.path = str(file.path)
     infos = []
-    for file in adapters:
+    for adapter in adapters:
         info = xllamacpp.CommonAdapterLoraInfo()
-        info.path = str(file)
+        info.path = str(adapter)
         info.scale = 0.0
         infos.append(info)
     params.lora_adapters = infos
     params.n_parallel = slots
     params.n_ctx = cache_tokens
-    params.n_batch = params.n_ubatch = PROMPT_BATCH
+    params.n_batch = params.n_ubatch = prompt_batch(file)
     # one pool of cache tokens: attention then walks over all slots'
     params.kv_unified = shared
     params.cache_ram_mib = 0  # keep no copies of old prompts
@@ -268,7 +279,7 @@ def _server(
         return server
     except (RuntimeError, ValueError) as error:
         raise OpenQwQError(
-            f"llama.cpp cannot load {path} with room for {cache_tokens} tokens ({error}): see"
+            f"llama.cpp cannot load {file.path} with room for {cache_tokens} tokens ({error}): see"
             " `qwq fit`, lower the context length, or try the engine torch; it refuses files whose"
             " architecture or tokenizer it does not know, too"
         ) from error

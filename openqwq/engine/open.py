@@ -298,7 +298,7 @@ def _open_gguf(
         length = fitting_context(length, shape.context_length)
         tokens = _cache_tokens(shape.bytes_per_token, slots, length)
         generate = relay = llamacpp.open_llamacpp(
-            path,
+            file,
             lambda foreign: own or _fitting_tokenizer(file, foreign),
             slots,
             length,

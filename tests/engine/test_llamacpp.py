@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 import torch
+from gguf.constants import GGMLQuantizationType
 
 from openqwq.engine import llamacpp, llamacpp_messages
 from openqwq.engine.open import OpenedModel, open_model
@@ -18,6 +19,7 @@ from openqwq.engine.sampler import log_distribution
 from openqwq.engine.scoring import Scores
 from openqwq.model import gguf
 from openqwq.model.attention import RaggedAttention, positions
+from openqwq.model.gguf_header import GgufFile, GgufTensor
 from openqwq.model.qwen2 import Qwen2
 from openqwq.text.gguf import to_metadata
 from openqwq.text.grammar import json_grammar, tool_call_grammar
@@ -374,7 +376,20 @@ def test_a_file_that_it_cannot_load_is_named(tokenizer: Tokenizer, tmp_path: Pat
     with pytest.raises(
         OpenQwQError, match=f"llama.cpp cannot load {path} with room for 256"
     ):
-        llamacpp.open_llamacpp(path, lambda _: tokenizer, 1, 256, 256)
+        llamacpp.open_llamacpp(
+            GgufFile(path, {}, {}, (path,)), lambda _: tokenizer, 1, 256, 256
+        )
+
+
+@pytest.mark.parametrize(
+    ("gigabytes", "tokens"), [(0.09, 512), (0.3, 128), (0.5, 64), (18, 64)]
+)
+def test_a_large_model_reads_a_prompt_in_smaller_batches(
+    gigabytes: float, tokens: int
+) -> None:
+    weights = GgufTensor(GGMLQuantizationType.F32, (int(gigabytes * 1e9) // 4,), 0)
+    file = GgufFile(Path("m.gguf"), {}, {"w": weights}, (Path("m.gguf"),))
+    assert llamacpp.prompt_batch(file) == tokens
 
 
 async def test_a_text_is_scored_by_the_model_alone(
