@@ -111,6 +111,11 @@ class SlotCache:
             self.fresh[slot] = True
             self.adapters[slot] = adapter
 
+    def shorten(self, slot: int, length: int) -> None:
+        """Keep the first `length` tokens of a slot, for a prompt that goes on from them."""
+        self.held[slot] = length
+        self._use([slot])
+
     def record(
         self,
         slots: Sequence[int],

@@ -21,11 +21,15 @@ class EngineStatistics:
 
 @dataclass(eq=False)
 class Prefill:
-    """One prefill, for all sequences that share its prompt; `lane` is its cache row."""
+    """One prefill, for all sequences that share its prompt; `lane` is its cache row.
+
+    With `in_place` that row is a slot, which held a finished sequence that the prompt goes on from.
+    """
 
     members: list[Sequence]
     lane: int = -1
     cached: int = 0
+    in_place: bool = False
 
     @property
     def token_ids(self) -> list[int]:
@@ -55,7 +59,8 @@ class Scheduler:
 
     Finished sequences stay in the slots behind the running ones until their places are needed, the
     least recently used first, and prompts in their lanes: a new prompt starts from the row, of
-    whatever kind, that shares most with it. `reused_tokens` of `prompt_tokens` were found so.
+    whatever kind, that shares most with it. `reused_tokens` of `prompt_tokens` were found so. A
+    prompt that goes on from a finished sequence takes its slot, so a long history is not copied.
 
     The event loop appends to `waiting` and cancels sequences; the rest is the engine's thread's.
     """
@@ -88,6 +93,8 @@ class Scheduler:
             free -= len(prefill.members)
 
         while self.waiting and self.free_lanes and free > 0:
+            if any(prefill.in_place for prefill in self.prefilling):
+                return  # it counts on the slot behind the running ones
             prefill = self.waiting.popleft()
             prefill.members = _unfinished(prefill.members)
             if not prefill.members:
@@ -109,17 +116,48 @@ class Scheduler:
         elif self._is_worth_waiting(prefill, length):
             return False
 
-        prefill.lane = self.free_lanes.pop(0)
         prefill.cached = length
-        is_finished = len(self.running) <= row < self.slots
-        lives_on = is_finished and length == self.cache.held[row]  # all of it, in the lane
-        self.cache.start(prefill.lane, row, length, prefill.adapter)
-        if lives_on:
-            self.cache.held[row] = 0
+        if self._goes_on_in_place(prefill, row):
+            prefill.in_place = True
+            prefill.lane = self._next_slot_from(row)
+            self.cache.shorten(prefill.lane, length)
+        else:
+            prefill.lane = self.free_lanes.pop(0)
+            is_finished = len(self.running) <= row < self.slots
+            lives_on = (
+                is_finished and length == self.cache.held[row]
+            )  # all of it, in the lane
+            self.cache.start(prefill.lane, row, length, prefill.adapter)
+            if lives_on:
+                self.cache.held[row] = 0
         self.prompt_tokens += len(prompt)
         self.reused_tokens += length
         self.prefilling.append(prefill)
         return True
+
+    def _goes_on_in_place(self, prefill: Prefill, row: int) -> bool:
+        """Whether a lone prompt may take the slot of the finished sequence in `row`.
+
+        Not while other prompts will need slots, nor where most of that sequence would be lost.
+        """
+        if self.prefilling or len(prefill.members) > 1 or prefill.cached == 0:
+            return False
+        is_finished = len(self.running) <= row < self.slots
+        return is_finished and 2 * prefill.cached >= int(self.cache.held[row])
+
+    def _next_slot_from(self, row: int) -> int:
+        """The slot behind the running ones, to which the finished sequence in `row` is moved."""
+        slot = len(self.running)
+        if row != slot:
+            sources = [row]
+            destinations = [slot]
+            if self.cache.worth_keeping(slot):
+                sources.append(slot)
+                destinations.append(row)
+            self.cache.move(sources, destinations)
+            if len(sources) == 1:
+                self.cache.held[row] = 0
+        return slot
 
     def _is_worth_waiting(self, prefill: Prefill, length: int) -> bool:
         """Whether a prompt in a lane will spare clearly more than the `length` tokens found."""
@@ -150,14 +188,20 @@ class Scheduler:
         """Move the members of a finished prefill from its lane into slots; returns them."""
         first = len(self.running)
         slots = range(first, first + len(prefill.members))
-        self._make_room(slots)
-        self.cache.copy(prefill.lane, slots, prefill.cached)
+        if prefill.lane != first:
+            self._make_room(slots, prefill.lane)
+            self.cache.copy(prefill.lane, slots, prefill.cached)
+            if prefill.in_place:  # running sequences have ended since
+                self.cache.held[prefill.lane] = 0
         self.running.extend(prefill.members)
         self.drop_prefill(prefill)
         return prefill.members
 
-    def _make_room(self, slots: range) -> None:
-        """Move what is worth keeping to free slots that hold nothing, or something older."""
+    def _make_room(self, slots: range, lane: int) -> None:
+        """Move what is worth keeping to free slots that hold nothing, or something older.
+
+        Never to `lane`, which may be a slot too.
+        """
         cache = self.cache
 
         def age(slot: int) -> int:
@@ -166,6 +210,8 @@ class Scheduler:
         kept = [slot for slot in slots if cache.worth_keeping(slot)]
         kept.sort(key=age, reverse=True)
         places = sorted(range(slots.stop, self.slots), key=age)
+        if lane in places:
+            places.remove(lane)
 
         sources: list[int] = []
         destinations: list[int] = []
@@ -178,7 +224,8 @@ class Scheduler:
     def drop_prefill(self, prefill: Prefill) -> None:
         """Free the lane of a prefill."""
         self.prefilling.remove(prefill)
-        self.free_lanes.append(prefill.lane)
+        if not prefill.in_place:
+            self.free_lanes.append(prefill.lane)
 
     def retire(self) -> None:
         """Free what finished sequences hold, closing each gap with the last running one."""

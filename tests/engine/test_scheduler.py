@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 import torch
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -123,7 +124,9 @@ class Rig:
         assert {id(s) for s in held} >= {
             id(s) for s in self.everyone if not s.finish_reason
         }
-        in_use = [g.lane for g in scheduler.prefilling]
+        in_use = [g.lane for g in scheduler.prefilling if not g.in_place]
+        in_slots = [g.lane for g in scheduler.prefilling if g.in_place]
+        assert all(len(scheduler.running) <= slot < scheduler.slots for slot in in_slots)
         assert sorted(in_use + scheduler.free_lanes) == sorted(self.lanes)
         for slot, sequence in enumerate(scheduler.running):
             ids = (sequence.prompt_ids + sequence.token_ids)[:-1]
@@ -153,6 +156,16 @@ class SchedulerMachine(RuleBasedStateMachine):
     ) -> None:
         first = len(self.rig.everyone)
         self.rig.submit(sequences(n, first, prompt_tokens, max_tokens, family))
+
+    @rule(data=st.data(), more=st.integers(1, 9), max_tokens=st.integers(1, 6))
+    def go_on(self, data: st.DataObject, more: int, max_tokens: int) -> None:
+        ended = [s for s in self.rig.everyone if s.finish_reason == "length"]
+        if ended:
+            (later,) = follow(
+                data.draw(st.sampled_from(ended)), len(self.rig.everyone), more
+            )
+            later.max_tokens = max_tokens
+            self.rig.submit([later])
 
     @rule()
     def change_weights(self) -> None:
@@ -285,6 +298,43 @@ def test_a_next_turn_starts_behind_all_but_the_last_token_of_the_turn_before() -
     (second,) = follow(first, 1)
     assert run(rig, [second]) == 6 + 5 - 1
     assert run(rig, follow(second, 2)) == len(second.prompt_ids) + 5 - 1
+
+
+def test_a_next_turn_takes_the_slot_of_the_turn_before_and_copies_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rig = Rig(slots=4, lanes=2)
+    (first,) = sequences(1, 0, 6, 5)
+    run(rig, [first])
+    copied: list[int] = []
+    monkeypatch.setattr(rig.cache, "_transfer", lambda *rows: copied.append(1))
+    (second,) = follow(first, 1)
+    run(rig, [second])
+    run(rig, follow(second, 2))
+    assert copied == []
+
+
+def test_a_short_shared_start_leaves_a_long_conversation_as_it_was() -> None:
+    rig = Rig(slots=4, lanes=2)
+    (long,) = sequences(1, 0, 30, 5, family=0)
+    run(rig, [long])
+    assert run(rig, sequences(1, 1, 8, 5, family=0)) == 7
+    assert run(rig, follow(long, 2)) == 30 + 5 - 1
+
+
+def test_a_turn_goes_on_in_its_slot_while_those_before_it_end() -> None:
+    rig = Rig(slots=4, lanes=2)
+    (chat,) = sequences(1, 0, 6, 5)
+    run(rig, [chat])
+    rig.submit(sequences(1, 1, 4, 3))
+    rig.step()
+    (later,) = follow(chat, 2, more=12)
+    rig.submit([later])
+    while rig.scheduler.unfinished():
+        rig.step(budget=3)
+        rig.check()
+    assert rig.scheduler.reused_tokens == 6 + 5 - 1
+    assert run(rig, follow(later, 3)) == len(later.prompt_ids) + 5 - 1
 
 
 def test_alternating_conversations_keep_each_other_and_the_oldest_gives_way() -> None:
