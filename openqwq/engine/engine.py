@@ -271,11 +271,18 @@ class Engine:
         await self._progress.wait()
 
     async def _run(self) -> None:
-        """Step until nothing is left; every exit has woken all that wait."""
+        """Step until nothing is left; every exit has woken all that wait.
+
+        First tokens are out before all that runs draws the next ones.
+        """
         loop = asyncio.get_running_loop()
         while True:
             try:
-                await loop.run_in_executor(self._thread, self._step)
+                if self.scheduler.waiting or self.scheduler.prefilling:
+                    await loop.run_in_executor(self._thread, self._read_prompts)
+                    self._wake()
+                    await asyncio.sleep(0)
+                await loop.run_in_executor(self._thread, self._draw_next)
                 # Python 3.14 awaits what is done without a turn of the loop
                 await asyncio.sleep(0)
             except Exception as error:  # whatever it is, each caller must learn of it
@@ -283,15 +290,23 @@ class Engine:
                 for sequence in self.scheduler.unfinished():
                     sequence.cancel(failure)
             finally:
-                self._progress.set()
-                self._progress = asyncio.Event()
+                self._wake()
             if not self.scheduler.unfinished():
                 return
 
-    def _step(self) -> None:
+    def _wake(self) -> None:
+        """Let all that wait look for new tokens."""
+        self._progress.set()
+        self._progress = asyncio.Event()
+
+    def _read_prompts(self) -> None:
         with self.lock, torch.inference_mode():
             self.scheduler.admit()
             self._prefill()
+            self.scheduler.retire()
+
+    def _draw_next(self) -> None:
+        with self.lock, torch.inference_mode():
             self.scheduler.retire()
             self._decode()
             self.scheduler.retire()

@@ -237,6 +237,28 @@ async def test_pushed_weights_speak_next_and_sign_their_tokens(
     assert_same(pushed, new)
 
 
+async def test_a_first_token_is_out_before_the_next_is_computed(
+    start: Callable[..., Engine],
+    prompt: Prompt,
+    plain: Callable[..., SamplingParams],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    engine = start()
+    may_go_on = threading.Event()
+    decode = engine._decode
+
+    def decode_later() -> None:
+        assert may_go_on.wait(10), "nobody had the first token"
+        decode()
+
+    monkeypatch.setattr(engine, "_decode", decode_later)
+    tokens = 0
+    async for _ in engine.stream(prompt(5, 0), plain(3)):
+        may_go_on.set()
+        tokens += 1
+    assert tokens == 3
+
+
 async def test_a_push_is_refused_while_sequences_run_and_accepted_once_they_are_cancelled(
     start: Start, build: Build, plain: Plain, prompt: Prompt
 ) -> None:
