@@ -19,7 +19,7 @@ import pytest
 
 from openqwq.engine.open import OpenedModel
 from openqwq.serve.protocol import BODY_BYTES, document
-from openqwq.serve.server import ServerOptions
+from openqwq.serve.server import ServerOptions, listening
 
 Build = Callable[..., OpenedModel]
 CHAT = "/v1/chat/completions"
@@ -435,3 +435,11 @@ def test_sigterm_lets_running_replies_finish(saved: Path) -> None:
     assert "data: [DONE]" in got
     with pytest.raises(httpx.ConnectError):
         httpx.get(url + "/health")
+
+
+def test_each_event_is_sent_at_once() -> None:
+    """Not after the receipt of the last one, which a client may put off for 40 ms."""
+    with listening("127.0.0.1", 0) as listener:
+        address = listener.getsockname()[:2]
+        with socket.create_connection(address), listener.accept()[0] as accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
