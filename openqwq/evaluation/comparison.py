@@ -11,6 +11,8 @@ from openqwq.evaluation.run_data import Families, RunData
 
 SHOWN = 4  # problems of each kind
 
+Samples = dict[str, list[Outcome]]  # by problem
+
 
 @dataclass(frozen=True)
 class SummaryRow:
@@ -105,22 +107,27 @@ def shown_problems(run: RunData, kind: str) -> list[Shown]:
     before, after = run.compared(kind)
     old = _samples_by_problem(run.outcomes.get(before, []), kind)
     new = _samples_by_problem(run.outcomes.get(after, []), kind)
-    fixed: list[str] = []
-    for problem in old:
-        if problem in new and _is_right(new[problem]) and not _is_right(old[problem]):
-            fixed.append(problem)
-    fixed.sort(key=lambda problem: _mean_value(old[problem]) - _mean_value(new[problem]))
-    chosen = fixed[: SHOWN - 1]
-    chosen += [problem for problem in new if not _is_right(new[problem])][:1]
-    others = [problem for problem in {**old, **new} if problem not in chosen]
-    chosen += others[: SHOWN - len(chosen)]
     shown: list[Shown] = []
-    for problem in chosen:
+    for problem in _chosen(old, new):
         first = (old.get(problem) or new[problem])[0]
         asked_before = _sample(old.get(problem, []))
         asked_after = _sample(new.get(problem, []))
         shown.append(Shown(first.question, asked_before, asked_after))
     return shown
+
+
+def _chosen(old: Samples, new: Samples) -> list[str]:
+    """The problems to show; others follow where too few were put right."""
+    fixed: list[str] = []
+    for problem in old:
+        if problem in new and _is_right(new[problem]) and not _is_right(old[problem]):
+            fixed.append(problem)
+    fixed.sort(key=lambda problem: _mean_value(old[problem]) - _mean_value(new[problem]))
+    still_wrong = [problem for problem in new if not _is_right(new[problem])]
+    chosen = fixed[: SHOWN - 1] + still_wrong[:1]
+
+    others = [problem for problem in {**old, **new} if problem not in chosen]
+    return chosen + others[: SHOWN - len(chosen)]
 
 
 def shortest_fixed(problems: Mapping[str, Sequence[Shown]]) -> tuple[str, Shown] | None:
@@ -142,7 +149,7 @@ def shortest_fixed(problems: Mapping[str, Sequence[Shown]]) -> tuple[str, Shown]
     return best
 
 
-def _samples_by_problem(outcomes: Sequence[Outcome], kind: str) -> dict[str, list[Outcome]]:
+def _samples_by_problem(outcomes: Sequence[Outcome], kind: str) -> Samples:
     problems: dict[str, list[Outcome]] = {}
     for outcome in outcomes:
         if outcome.kind == kind:
