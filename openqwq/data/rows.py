@@ -92,18 +92,29 @@ def form_of(path: Path) -> str:
 
 def _require_file(path: Path) -> None:
     if path.is_dir():
-        inside = sorted(each.name for each in path.iterdir() if each.name.endswith(FORMS))
-        advice = (
-            f"name one of {', '.join(inside[:5])}" if inside else "it holds no file of rows"
-        )
-        raise OpenQwQError(f"{path} is a directory: {advice}")
+        raise OpenQwQError(f"{path} is a directory: {_files_inside(path)}")
     if not path.is_file():
-        names = (
-            [each.name for each in path.parent.glob("*")] if path.parent.is_dir() else []
-        )
-        matches = difflib.get_close_matches(path.name, names, n=1)
-        advice = f"did you mean {matches[0]!r}?" if matches else "check the path"
-        raise OpenQwQError(f"{path} does not exist: {advice}")
+        raise OpenQwQError(f"{path} does not exist: {_file_like(path)}")
+
+
+def _files_inside(folder: Path) -> str:
+    """Which files of a folder to name instead of it."""
+    names = [each.name for each in folder.iterdir() if each.name.endswith(FORMS)]
+    if not names:
+        return "it holds no file of rows"
+    names.sort()
+    return f"name one of {', '.join(names[:5])}"
+
+
+def _file_like(path: Path) -> str:
+    """The file next to a missing one that was probably meant."""
+    names: list[str] = []
+    if path.parent.is_dir():
+        names = [each.name for each in path.parent.glob("*")]
+    matches = difflib.get_close_matches(path.name, names, n=1)
+    if not matches:
+        return "check the path"
+    return f"did you mean {matches[0]!r}?"
 
 
 def _opened(path: Path) -> TextIO:
