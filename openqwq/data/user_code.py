@@ -107,9 +107,8 @@ def _module_of_package(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        if error.name is not None and (
-            name == error.name or name.startswith(f"{error.name}.")
-        ):
+        missing = error.name or ""
+        if name == missing or name.startswith(f"{missing}."):
             raise OpenQwQError(
                 f"the module {name} is not installed: check the name, or name a file, file.py:name"
             ) from error
@@ -120,9 +119,10 @@ def _module_of_package(name: str) -> ModuleType:
 
 def _failed(place: str, error: BaseException) -> OpenQwQError:
     """The import's failure, with the line of the user's file in which it came."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.lineno]
-    own = [frame for frame in frames if frame.filename == place]
-    line = f" in line {own[-1].lineno}" if own else ""
+    line = ""
+    for frame in traceback.extract_tb(error.__traceback__):
+        if frame.filename == place and frame.lineno:
+            line = f" in line {frame.lineno}"
     if isinstance(error, SyntaxError) and error.filename == place:
         line = f" in line {error.lineno}"
     return OpenQwQError(
