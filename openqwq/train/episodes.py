@@ -166,9 +166,11 @@ class Rollout:
             self.text += (
                 f"\n<{message['role']}>\n{message['content']}\n</{message['role']}>\n"
             )
-        history = self.prompt_ids + (ids or [])
         if ids is None:
             history = encode_chat(self.tokenizer, self.messages, self.task.tools)
+        else:
+            history = self.prompt_ids + ids
+
         self.done = len(history) >= context_length
         if self.done:
             return
