@@ -114,21 +114,28 @@ def _entry(name: str, entry: Any, where: str) -> McpSettings:
         headers["Authorization"] = f"Bearer {_expanded(entry['bearer_token'], where)}"
     target = _expanded(entry[needed], where)
     command: tuple[str, ...] = ()
+    url = target
     if needed == "command":
         arguments = [_expanded(text, where) for text in _list(entry, "args", where) or []]
         command = (target, *arguments)
         target = shlex.join(command)
+        url = ""
+
+    folder: Path | None = None
+    if "cwd" in entry:
+        folder = Path(entry["cwd"]).expanduser()
     allow = _list(entry, "allow", where)
+    deny = _list(entry, "deny", where)
     return McpSettings(
         target,
         name,
         command,
-        target if needed == "url" else "",
+        url,
         _texts(entry, "env", where),
         headers,
-        Path(entry["cwd"]).expanduser() if "cwd" in entry else None,
+        folder,
         None if allow is None else frozenset(allow),
-        frozenset(_list(entry, "deny", where) or ()),
+        frozenset(deny or ()),
     )
 
 
