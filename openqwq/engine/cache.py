@@ -19,10 +19,9 @@ class SlotCache:
     """`keys` and `values`: [layer, slot, kv_heads, time, head_dim].
 
     Time grows in doubling steps up to `max_length`, so short sequences do not pay for long ones.
-    `token_ids` (slots, time) says whose they are, `held` (slots,) how many tokens there are, and
-    `fresh` (slots,) whether today's weights computed them, with the adapter `adapters` (slots,): a
-    new prompt for that adapter may then start from the slot that shares most with it. All are
-    indexed by slot and kept on the CPU.
+    A new prompt may start from the slot that shares most with it. What that takes is kept on the
+    CPU, by slot: the tokens (`token_ids`, by time as well), how many there are (`held`), whether
+    the present weights computed them (`fresh`), and with which adapter (`adapters`).
     """
 
     FIRST_LENGTH = 128

@@ -166,9 +166,9 @@ class Engine:
     ) -> None:
         """Copy new weights in (see `WeightLink`). Refused while sequences run on the old ones.
 
-        Of a model with an adapter they are the adapter's alone: its base is frozen and shared.
-        With `in_flight` they go on between two steps: tokens drawn from then on have the new
-        version, keys and values that they have already are kept (PipelineRL, arXiv 2509.19128).
+        A model with an adapter gets the adapter's weights alone: its base is frozen and shared.
+        With `in_flight` running sequences continue: later tokens have the new version, while the
+        keys and values of earlier ones are kept (PipelineRL, arXiv 2509.19128).
         """
         given = dict(named_params)
         with self.lock:

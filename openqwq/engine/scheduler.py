@@ -57,12 +57,12 @@ class Prefill:
 class Scheduler:
     """Slots [0, slots) hold running sequences without gaps; lanes are the cache rows after them.
 
-    Finished sequences stay in the slots behind the running ones until their places are needed, the
-    least recently used first, and prompts in their lanes: a new prompt starts from the row, of
-    whatever kind, that shares most with it. `reused_tokens` of `prompt_tokens` were found so. A
-    prompt that goes on from a finished sequence takes its slot, so a long history is not copied.
+    A finished sequence stays in a slot behind the running ones, and a prompt in its lane, until the
+    place is needed; the least recently used goes first. A new prompt starts from the row, a slot's
+    or a lane's, that shares most with it: so `reused_tokens` of `prompt_tokens` were saved. One
+    that goes on from a finished sequence takes its slot, so a long history is not copied.
 
-    The event loop appends to `waiting` and cancels sequences; the rest is the engine's thread's.
+    The event loop appends to `waiting` and cancels sequences. Only the engine's thread does more.
     """
 
     def __init__(self, cache: SlotCache, slots: int, lanes: int) -> None:

@@ -15,7 +15,7 @@ from openqwq.types import Message, OpenQwQError
 
 @dataclass(frozen=True)
 class Record:
-    """One reply to one item and its verdict; `status` "error": no verdict, for a reason named.
+    """One reply to one item and its verdict; `status` "error" is no verdict: `detail` says why.
 
     `prediction` is the answer read from the reply, where its kind has one: it votes in cons@k.
     """
@@ -56,7 +56,7 @@ class Summary:
     consensus: float | None  # cons@samples, where replies have a prediction
     errors: float  # shares of the replies
     truncated: float
-    thinking_tokens: float  # mean, of replies that were had
+    thinking_tokens: float  # mean over the replies that came
     median_thinking_tokens: float
     completion_tokens: int  # of all replies: the cost
     prompt_tokens: int
@@ -160,7 +160,7 @@ class RecordFile:
         self.path = path
 
     def read(self) -> list[Record]:
-        """The newest record of each key; a line that a kill cut short at the end is cut off.
+        """The newest record of each key; a last line that a kill cut short is removed.
 
         Raises OpenQwQError for a damaged line elsewhere.
         """
@@ -189,7 +189,7 @@ class RecordFile:
             os.fsync(file.fileno())
 
     def replace(self, records: Iterable[Record]) -> None:
-        """Write all records again, whole or not at all."""
+        """Replace the file with these records, atomically."""
         write_atomically(self.path, b"".join(map(_line, records)))
 
 

@@ -64,7 +64,7 @@ def pass_at_k(samples: int, correct: int, k: int) -> float:
 
 
 def consensus(answers: Sequence[str | None], values: Sequence[float]) -> float:
-    """The value of the commonest answer (cons@k), the earliest winning ties; none given: 0.
+    """The value of the commonest answer (cons@k); ties go to the earliest, and no answer is 0.
 
     Replies without an answer do not vote. Equal texts are one answer, valued as its first sample.
     """

@@ -1,4 +1,4 @@
-"""The models of one server, by name: loaded when asked for, the least recently used leaves."""
+"""The models of one server, by name: loaded on request, the least recently used freed first."""
 
 import asyncio
 import time
@@ -27,7 +27,7 @@ class CatalogueEntry:
     size: int = 0
     adapters: tuple[str, ...] = ()
     model: OpenedModel | None = None
-    users: int = 0  # requests that hold it
+    users: int = 0  # requests that use it now
     used: float = 0.0  # when one last took it, seconds
 
 
@@ -93,7 +93,7 @@ class Catalogue:
         return self._owners[self.own_name(name)]
 
     async def lend(self, name: str) -> AbstractContextManager[OpenedModel]:
-        """The model of that name, loaded if need be; it stays until the context ends.
+        """The model of that name, loaded if need be; it stays loaded until the context ends.
 
         An adapter is lent as its model under the adapter's name.
         """
@@ -130,7 +130,7 @@ class Catalogue:
             loaded = [each for each in self.entries.values() if each.model is not None]
             idle = [each for each in loaded if not each.users]
             if not loaded:
-                break  # nothing to free: what is wrong, loading will say
+                break  # nothing to free: if it does not fit, loading says so
             if not idle:
                 self._released.clear()
                 await self._released.wait()

@@ -129,7 +129,7 @@ class Guard:
 
 
 def _given_key(headers: Headers) -> bytes:
-    """The key that came with a request, in the bytes that came; nothing if none did."""
+    """The key of a request, as the bytes that were sent; empty without one."""
     if "x-api-key" in headers:  # Anthropic's clients
         return headers["x-api-key"].strip().encode("latin-1")
     scheme, _, text = headers.get("authorization", "").partition(" ")
@@ -143,7 +143,7 @@ def _given_key(headers: Headers) -> bytes:
 
 
 def _is_preflight(method: str, headers: Headers) -> bool:
-    """Whether a browser asks what it may send; it never has a key, and nothing is done for it."""
+    """Whether a browser asks what it may send: such a request has no key and changes nothing."""
     return method == "OPTIONS" and "access-control-request-method" in headers
 
 

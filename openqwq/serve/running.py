@@ -30,7 +30,7 @@ from openqwq.serve.reply import Finish, Piece, merged
 from openqwq.types import OpenQwQError, Steering
 
 Pieces = AsyncGenerator[tuple[int, Piece], None]
-SEND_SECONDS = 60.0  # a reader that takes nothing for so long is given up
+SEND_SECONDS = 60.0  # a client that reads nothing for this long is dropped
 LOG = logging.getLogger("uvicorn.error")
 
 
@@ -50,7 +50,7 @@ class Job:
 
 
 class Running:
-    """`slots` replies run at once and `queue` more may wait; others are told to come again."""
+    """`slots` replies run at once and `queue` more may wait; others are told to try again."""
 
     def __init__(self, slots: int, queue: int, drain_seconds: float) -> None:
         self.slots = slots
@@ -181,13 +181,13 @@ class EventStream(EventSourceResponse):
         self._place = place or ExitStack()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the events; a reader that has stopped reading is left, not an error."""
+        """Send the events; a client that stops reading is dropped, which is no error."""
         with self._place, suppress(SendTimeoutError):
             await super().__call__(scope, receive, send)
 
 
 async def events_of(job: Job, pieces: Pieces) -> AsyncGenerator[Json, None]:
-    """The events of a reply; what breaks it off is an event too, since the headers are out."""
+    """The events of a reply; an error is an event too, since the headers have been sent."""
     try:
         for event in job.format.start():
             yield event
@@ -227,7 +227,7 @@ async def _whole(job: Job, pieces: Pieces) -> Response:
 
 
 async def _keep(job: Job) -> None:
-    """Store a whole reply; where that fails its reader has it all the same."""
+    """Store a whole reply; a failure is logged, and the client still gets the reply."""
     if job.keep is None:
         return
     try:
@@ -247,7 +247,7 @@ def _as_api_error(error: Exception) -> ApiError:
 async def _unless_disconnected(
     request: Request, answer: Coroutine[Any, Any, Response]
 ) -> Response:
-    """The answer; or nothing for a client that has gone, whose reply ends at once."""
+    """The answer; the reply to a client that has disconnected is stopped at once."""
 
     async def disconnected() -> None:
         while (await request.receive())["type"] != "http.disconnect":

@@ -23,7 +23,7 @@ from openqwq.train.optimiser import build_optimisers
 from openqwq.train.packing import MicroBatch
 from openqwq.types import OpenQwQError
 
-WIDE = 512  # numbers of a token's queries, from which a call for each sequence costs little
+WIDE = 512  # numbers in a token's queries; from here on a call per sequence is cheap
 
 # (log-probs (loss_tokens,), micro-batch, token count of the whole step) -> (scalar loss, sums)
 Objective = Callable[[Tensor, MicroBatch, float], tuple[Tensor, Metrics]]
@@ -204,7 +204,7 @@ class Learner:
             lora.save(self.adapter, directory)
 
     def state(self) -> dict[str, Any]:
-        """Everything a resumed learner needs to go on bit by bit; of a frozen base nothing."""
+        """All that a resumed learner needs to continue bit for bit; a frozen base is left out."""
         if self.adapter is None:
             trained = self.model.state_dict()
         else:

@@ -31,7 +31,7 @@ class Policy(NamedTuple):
 
 
 class Placement(Protocol):
-    """Puts the parts of an RL stage somewhere and takes them away again."""
+    """Gives the parts of an RL stage a place to run, and frees it at the end."""
 
     trainer: type[Trainer]
 

@@ -228,7 +228,7 @@ def save_policy(run: Run, name: str, policy: LoadedPolicy, tokenizer: Tokenizer)
 
 
 class AdapterAsItWas:
-    """The policy with the adapter's values of now, for a KL penalty while the adapter moves on."""
+    """The policy with the adapter as it is now, for a KL penalty while the adapter changes."""
 
     def __init__(self, learner: Learner, adapter: Adapter) -> None:
         self._learner = learner

@@ -93,7 +93,7 @@ class Trainer:
                     flag.check()
 
     async def call(self, function: Callable[..., Result], *arguments: Any) -> Result:
-        """The result of something long; nothing is drawn meanwhile."""
+        """Call something slow; here nothing is sampled while it runs."""
         return function(*arguments)
 
     async def _evaluate(self) -> None:
@@ -102,9 +102,9 @@ class Trainer:
             self.run.log(self.stage.name, self.learner.done - 1, {"held_out": found})
 
     async def check(self, batch: Batch) -> None:
-        """Refuse a run that cannot learn, or goes on with sampler and learner apart.
+        """Refuse a run that cannot learn, or whose sampler and learner disagree.
 
-        They are compared on what the newest weights drew alone.
+        They are compared on the trajectories that only the newest weights drew.
         """
         config = self.run.config
         max_gap = max_log_prob_gap(config.precision, config.deterministic)
@@ -123,7 +123,7 @@ class Trainer:
             check_log_prob_gap(self.learner, micro_batches, max_gap)
 
     async def learn(self, batch: Batch, first: bool) -> dict[str, Any]:
-        """Update on a step's rollouts and push the weights; what to log of both.
+        """Update on a step's rollouts and push the weights; returns what to log.
 
         Raises OpenQwQError where none was judged, or where `check` refuses the `first` of a run.
         """
@@ -142,7 +142,7 @@ class Trainer:
             update = objective(stage, self.reference)
             metrics = await self.call(self.learner.train_step, micro_batches, update)
         else:
-            self.learner.done += 1  # nothing to learn from is still a step of the schedule
+            self.learner.done += 1  # a step without a signal still counts in the schedule
         await self.call(self.link.push, self.learner.named_params(), step + 1)
 
         described = describe_batch(batch.attempts, batch.judged, batch.trained)
@@ -203,7 +203,7 @@ class Trainer:
     def _advantaged(
         self, judged: Sequence[tuple[str, Attempt]], rewards: Sequence[float]
     ) -> list[Trajectory]:
-        """The trajectories of groups that say something to learn, with their advantages.
+        """The trajectories of groups that have a signal, with their advantages.
 
         Groups are compared by attempts: one with more trajectories weighs no more in the mean.
         """
@@ -252,7 +252,7 @@ class Trainer:
         return {**metrics, "seconds": seconds}
 
     async def _collect(self) -> Batch:
-        """One step's rollouts: groups that say nothing make way for new prompts, up to k times."""
+        """One step's rollouts; new prompts replace groups without a signal, `max_refills` times."""
         stage = self.stage
         groups: list[tuple[str, list[Attempt]]] = []
         wanted = stage.prompts_per_step
@@ -284,7 +284,7 @@ class Trainer:
         return task, params
 
     def retire(self, group: Sequence[Attempt]) -> None:
-        """Ask a mastered prompt no more."""
+        """Stop asking a prompt that the policy has mastered."""
         statuses = [attempt.score.status for attempt in group]
         judged = [status for status in statuses if status not in ("error", "scored")]
         if not judged:

@@ -336,7 +336,7 @@ class Stages:
         self._policy = policy
 
     async def evaluate_once(self, name: str, done: int, stage: Stage) -> None:
-        """Evaluate the newest policy as `stage` says, unless that was done after as many steps."""
+        """Evaluate the newest policy as `stage` says, unless it was after this many steps."""
         if held_out.saved_steps(self.run, name) == done:
             return
         settings = held_out.settings_of(self.run.config, self.prepared.tables, stage)
