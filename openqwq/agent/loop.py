@@ -16,9 +16,9 @@ from typing import Any, Literal, cast
 from openqwq.agent.call import DEFAULT_LIMITS, Approve, CallLimits, CallResult, run_calls
 from openqwq.text.reading import Delta
 from openqwq.text.stream import (
-    CLOSING_TEXT,
     Reply,
     ReplyParser,
+    closing_ids,
     parse_reply,
     starts_in_thinking,
 )
@@ -191,7 +191,7 @@ class Agent:
         """
         use = _Use(self.budgets)
         if params.thinking_budget is not None:
-            use.closing = len(self.tokenizer.encode(CLOSING_TEXT, allow_special=True))
+            use.closing = len(closing_ids(self.tokenizer))
         history = list(messages)
         while True:
             specifications = [tool.specification() for tool in self.tools.values()]
@@ -211,7 +211,7 @@ class Agent:
             use.tokens += len(step.token_ids)
 
             reply = parse_reply(self.tokenizer, step.token_ids, step.thinking)
-            reason = _end_of(step, reply, use, self.tokenizer)
+            reason = _end_of(step, reply, use)
             if reason is not None:
                 message = reply.message()
                 message.pop("tool_calls", None)  # they never ran
@@ -276,7 +276,7 @@ def _event(delta: Delta) -> Event:
     return Called(delta.call, delta.text)
 
 
-def _end_of(step: _Step, reply: Reply, use: _Use, tokenizer: Tokenizer) -> EndReason | None:
+def _end_of(step: _Step, reply: Reply, use: _Use) -> EndReason | None:
     """Why a reply ends the run; None where its calls are to be run."""
     if step.finish_reason == "length" and use.tokens >= use.budgets.tokens:
         return "tokens"
@@ -284,8 +284,7 @@ def _end_of(step: _Step, reply: Reply, use: _Use, tokenizer: Tokenizer) -> EndRe
         return step.finish_reason
     if reply.tool_calls or reply.malformed_calls:
         return None
-    in_thinking = step.thinking and tokenizer.think_close_id not in step.token_ids
-    return "unfinished" if in_thinking else "answer"
+    return "unfinished" if reply.in_thinking else "answer"
 
 
 def _spent(use: _Use, results: Sequence[CallResult]) -> EndReason | None:

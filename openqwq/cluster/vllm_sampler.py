@@ -29,7 +29,7 @@ from openqwq.engine.sequence import Sequence as Reply
 from openqwq.engine.sequence import check_request, room_after
 from openqwq.model import lora
 from openqwq.model.lora import Adapter
-from openqwq.text.stream import CLOSING_TEXT, ThinkTracker, starts_in_thinking
+from openqwq.text.stream import closing_ids, starts_in_thinking, think_tracker
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.types import Completion, OpenQwQError, SamplingParams
 
@@ -97,7 +97,7 @@ class VllmSampler:
         )
         self.engine = AsyncLLM.from_engine_args(arguments)
         self.tokenizer = Tokenizer.load(policy.weights)
-        self.closing_ids = self.tokenizer.encode(CLOSING_TEXT, allow_special=True)
+        self.closing_ids = closing_ids(self.tokenizer)
         self._broken = False  # whether an update broke off
 
     async def software(self) -> dict[str, str]:
@@ -163,7 +163,7 @@ class VllmSampler:
         thinking = starts_in_thinking(self.tokenizer, prompt_ids)
         replies: list[Reply] = []
         for member in range(n):
-            tracker = ThinkTracker(self.tokenizer, thinking)
+            tracker = think_tracker(self.tokenizer, thinking)
             seed = params.seed + member
             replies.append(
                 Reply(prompt_ids, params, seed, limit, tracker, self.closing_ids)

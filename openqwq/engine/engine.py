@@ -27,7 +27,7 @@ from openqwq.model.device import without_memory
 from openqwq.model.lora import Adapter
 from openqwq.model.qwen2 import Qwen2
 from openqwq.text.grammar import answer_grammar
-from openqwq.text.stream import CLOSING_TEXT, ThinkTracker, starts_in_thinking
+from openqwq.text.stream import closing_ids, starts_in_thinking, think_tracker
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.types import Completion, OpenQwQError, SamplingParams, Steering, TokenEvent
 
@@ -42,7 +42,6 @@ class Engine:
 
     One step prefills a budget of prompt tokens, then decodes one token for every running sequence.
     Steps run on `thread`, by default one of the engine's own, so that the event loop stays free.
-    `closing_text` is what a spent thinking budget forces.
 
     OpenMP gives each thread that computes a team of its own, and where all teams together outnumber
     the cores they sleep between any two operations: other computation in this process costs a
@@ -55,7 +54,6 @@ class Engine:
         model: Qwen2,
         tokenizer: Tokenizer,
         limits: EngineLimits | None = None,
-        closing_text: str = CLOSING_TEXT,
         thread: Executor | None = None,
         device: torch.device | None = None,
         packs: bool = False,
@@ -69,7 +67,7 @@ class Engine:
         self.device = self.model.device
         self.tokenizer = tokenizer
         self.version = 0
-        self.closing_ids = tokenizer.encode(closing_text, allow_special=True)
+        self.closing_ids = closing_ids(tokenizer)
         on_gpu = self.device.type == "cuda"
         rows = self.limits.slots + self.limits.lanes
         if on_gpu and self.limits.slots > WITHOUT_PADDING:
@@ -250,7 +248,7 @@ class Engine:
                 params,
                 params.seed + i,
                 limit,
-                ThinkTracker(self.tokenizer, thinking),
+                think_tracker(self.tokenizer, thinking),
                 self.closing_ids,
                 grammar and grammar.fork(),
                 steering,

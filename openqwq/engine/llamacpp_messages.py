@@ -7,7 +7,6 @@ from typing import Any
 
 from openqwq.engine.relay import DrawnToken
 from openqwq.engine.sequence import Sequence
-from openqwq.text.grammar import opening_first
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.types import OpenQwQError
 
@@ -55,9 +54,7 @@ def _grammar(sequence: Sequence) -> str:
 
     A model that opens its thinking itself may do so first, which ends the request.
     """
-    grammar = sequence.params.grammar or ""
-    if sequence.may_open_thinking:
-        grammar = opening_first(grammar, sequence.opening_id)
+    grammar = sequence.ruling()
     if grammar.startswith("%llguidance"):
         return grammar
     return f"%llguidance {{}}\n{grammar}"

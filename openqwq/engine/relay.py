@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from openqwq.engine.sequence import Sequence, room_after
 from openqwq.text.grammar import answer_grammar
-from openqwq.text.stream import CLOSING_TEXT, ThinkTracker, starts_in_thinking
+from openqwq.text.stream import closing_ids, starts_in_thinking, think_tracker
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.types import (
     Completion,
@@ -78,7 +78,7 @@ class Relay:
         self.close = free
         self._grammars = grammars
         self._adapters = adapters
-        self._closing_ids = tokenizer.encode(CLOSING_TEXT, allow_special=True, goes_on=True)
+        self._closing_ids = closing_ids(tokenizer)
 
     async def generate(
         self, prompt_ids: Ids[int], params: SamplingParams, n: int = 1
@@ -160,7 +160,7 @@ class Relay:
             )
         room = room_after(prompt_ids, self.context_length)
         thinking = starts_in_thinking(self.tokenizer, prompt_ids)
-        think = ThinkTracker(self.tokenizer, thinking)
+        think = think_tracker(self.tokenizer, thinking)
         limit = min(params.max_tokens, room)
         # What the other engine draws is checked by our own reading of the grammar.
         grammar = answer_grammar(self.tokenizer, params.grammar) if params.grammar else None

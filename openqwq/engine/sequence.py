@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 
 from openqwq.engine.adapters import NO_ADAPTER
 from openqwq.engine.scoring import PromptReader
-from openqwq.text.grammar import AnswerGrammar
-from openqwq.text.stream import ThinkTracker
+from openqwq.text.grammar import AnswerGrammar, answer_grammar, opening_first
+from openqwq.text.thinking import ThinkTracker
 from openqwq.types import (
     Completion,
     FinishReason,
@@ -102,6 +102,7 @@ class Sequence:
     failure: Exception | None = None
     phase_start: int = 0  # index of the answer's first token, once there is one
     thinking_loops: bool = False
+    was_closed: bool = False  # the thinking, from outside
     reader: PromptReader | None = None  # of the prompt's states, where they are wanted
 
     def __post_init__(self) -> None:
@@ -116,6 +117,7 @@ class Sequence:
             answer = max(min(asked, self.max_tokens // 4), len(self.closing_ids) + 1)
             room = max(0, self.max_tokens - answer)
             self.thinking_budget = min(self.thinking_budget, room)
+        self._begin_grammar()
 
     @property
     def may_open_thinking(self) -> bool:
@@ -129,8 +131,23 @@ class Sequence:
             spent = budget is not None and self.think.reasoning_tokens >= budget
             unwanted = self.steering is not None and self.steering.answer_now
             if spent or unwanted or self.thinking_loops:
-                self.forced = list(self.closing_ids)
+                self.forced = self.think.closing(self.closing_ids, self.grammar is not None)
+                self.was_closed = True
         return self.forced.pop(0) if self.forced else None
+
+    def ruling(self) -> str:
+        """The grammar of what comes next, with the thinking that the model may still open first."""
+        may_think = self.thinking_budget != 0 and not self.was_closed
+        grammar = self.think.grammar(self.params.grammar or "", may_think)
+        if self.may_open_thinking:
+            return opening_first(grammar, self.opening_id)
+        return grammar
+
+    def _begin_grammar(self) -> None:
+        """Begin the grammar where it also rules what stands between a thinking and the answer."""
+        tokenizer = self.think.tokenizer
+        if self.grammar is not None and tokenizer.writes_channels:
+            self.grammar = answer_grammar(tokenizer, self.ruling())
 
     def mask(self) -> bytes | None:
         """What the grammar allows for a token that is sampled now; None where anything may come.
@@ -172,6 +189,8 @@ class Sequence:
 
         if self.think.feed(token_id):
             self.phase_start = len(self.token_ids)
+            if not self.think.in_thinking:
+                self._begin_grammar()
 
         reason = self._reason(token_id, sampled)
         if reason:

@@ -79,7 +79,7 @@ class LocalResponder:
         thinking = starts_in_thinking(self.tokenizer, prompt)
         parsed = parse_reply(self.tokenizer, completion.token_ids, thinking)
         answer: str | None = None
-        if not thinking or self.tokenizer.think_close_id in completion.token_ids:
+        if not parsed.in_thinking:
             answer = answer_text(parsed.content, parsed.tool_calls, parsed.malformed_calls)
         return ChatReply(
             parsed.reasoning,

@@ -12,10 +12,15 @@ from openqwq.serve.history import messages
 from openqwq.serve.protocol import ApiError
 from openqwq.serve.reply import Ask, OfferedTool
 from openqwq.serve.schemas import in_json_schema, require_usable, without_null_keywords
-from openqwq.serve.thinking import forbids_thinking, template_options, thinking_budget
+from openqwq.serve.thinking import (
+    channel_effort,
+    forbids_thinking,
+    template_options,
+    thinking_budget,
+)
 from openqwq.serve.truncation import shortened
 from openqwq.text.grammar import answer_grammar, json_grammar, tool_call_grammar
-from openqwq.text.stream import CLOSING_TEXT, starts_in_thinking
+from openqwq.text.stream import closing_ids, starts_in_thinking
 from openqwq.text.template import encode_chat
 from openqwq.types import SamplingParams
 
@@ -92,9 +97,11 @@ def _prompt(
     """The chat as the template writes it; a thinking that nobody wants is closed at its end."""
     own = model.tokenizer
     options = template_options(body)
+    if own.writes_channels:
+        options = {**channel_effort(body), **options}
     prompt_ids = encode_chat(own, messages(body["messages"]), tools, options=options)
     if forbids_thinking(body) and starts_in_thinking(own, prompt_ids):
-        return [*prompt_ids, *own.encode(CLOSING_TEXT, allow_special=True)]
+        return [*prompt_ids, *closing_ids(own)]
     return prompt_ids
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 
 from openqwq.serve.reply import Finish, Piece
-from openqwq.text.stream import InlineThinking
+from openqwq.text.thinking import InlineThinking, Spans
 from openqwq.types import OpenQwQError, Steering
 
 TIMEOUT = httpx.Timeout(10.0, read=600.0)  # seconds; a long prompt is silent for minutes
@@ -99,7 +99,7 @@ def _pieces(delta: dict[str, Any], inline: InlineThinking) -> list[Piece]:
     return pieces
 
 
-def _inline_pieces(spans: list[tuple[bool, bytes]]) -> list[Piece]:
+def _inline_pieces(spans: Spans) -> list[Piece]:
     """Content, and the thinking that stood between tags in it."""
     pieces: list[Piece] = []
     for thinks, text in spans:

@@ -205,13 +205,13 @@ class Assembler:
     def _is_answer(self, token_id: int) -> bool:
         """Whether a token, about to be parsed, is of the answer's text."""
         own = self._tokenizer
-        if self._parser.in_thinking or token_id in own.silent_ids:
+        if not self._parser.speaks(token_id):
             return False
         was_in_call = self._in_call
         if token_id in (own.tool_call_open_id, own.tool_call_close_id):
             self._in_call = token_id == own.tool_call_open_id
             return False
-        return not was_in_call and token_id != own.think_open_id
+        return not was_in_call
 
     def _pieces(self, deltas: list[Delta]) -> list[Piece]:
         pieces: list[Piece] = []

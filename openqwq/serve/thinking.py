@@ -16,6 +16,7 @@ EFFORTS = {
     "xhigh": MOST,
     "max": MOST,
 }
+_WORDS = {"none": "low", "minimal": "low", "xhigh": "high", "max": "high"}  # of gpt-oss
 _OURS = {"messages", "tools", "add_generation_prompt"}  # variables of every chat template
 LEAST_ANSWER = 8  # tokens to close the thinking and to say something
 # kept for the answer next to a thinking budget, or a quarter of a small limit
@@ -58,6 +59,16 @@ def hides_thinking(body: Mapping[str, Any]) -> bool:
     if body.get("include_reasoning") is False:
         return True
     return bool((body.get("reasoning") or {}).get("exclude"))
+
+
+def channel_effort(body: Mapping[str, Any]) -> dict[str, Any]:
+    """The effort as gpt-oss' template asks for it in words, which goes with the budget."""
+    effort = body.get("reasoning_effort") or (body.get("reasoning") or {}).get("effort")
+    if forbids_thinking(body):
+        effort = "none"
+    if effort is None:
+        return {}
+    return {"reasoning_effort": _WORDS.get(effort, effort)}
 
 
 def template_options(body: Mapping[str, Any]) -> dict[str, Any]:

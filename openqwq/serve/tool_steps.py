@@ -26,7 +26,7 @@ from openqwq.engine.open import OpenedModel
 from openqwq.serve.history import messages
 from openqwq.serve.protocol import ApiError
 from openqwq.serve.reply import Ask, Finish, Piece
-from openqwq.text.stream import ThinkTracker, starts_in_thinking
+from openqwq.text.stream import starts_in_thinking, think_tracker
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.types import (
     Completion,
@@ -153,7 +153,7 @@ class _Counting:
         self.prompt_tokens += len(prompt_ids)
         own = self.tokenizer
         thinking = starts_in_thinking(own, prompt_ids)
-        tracker = ThinkTracker(own, thinking)
+        tracker = think_tracker(own, thinking)
         before = self.reasoning_tokens
         stream = self.generator.stream(prompt_ids, params, steering)
         async with aclosing(cast(AsyncGenerator[TokenEvent, None], stream)) as events:

@@ -47,6 +47,16 @@ class CallForm:
     in_text: bool = False
 
 
+# gpt-oss': the recipient may also stand before the channel, which `channels` brings into this form
+CHANNELS = CallForm(
+    "named",
+    "<|channel|>commentary to=functions.",
+    "<|call|>",
+    " <|constrain|>json<|message|>",
+    one_a_turn=True,
+)
+
+
 @dataclass(frozen=True)
 class Markers:
     """Marker tokens of a call form as single characters that no text can hold."""
@@ -72,6 +82,8 @@ def call_form(tokenizer: Tokenizer) -> CallForm:
     """The form that a tokenizer's chat template writes calls in; Hermes' where it writes none."""
     if not tokenizer.has_template():
         return CallForm()
+    if tokenizer.writes_channels:
+        return CHANNELS
     return _form_of(tokenizer.template(with_tools=True))
 
 

@@ -71,10 +71,15 @@ def tool_call_grammar(
     start = _around("call", form, parallel and not form.one_a_turn, tokenizer)
     if answer is not None:
         rules["answer"] = _json(answer, _BLANKS)
-        start = f"{start} | answer"
+        header = ""
+        if tokenizer.writes_channels:
+            header = _with_markers(tokenizer, "<|channel|>final<|message|>")
+        start = f"{start} | {header} answer"
     for name, rule in rules.items():
         if rule.startswith("%json"):
             _require_valid(_lark(name, **{name: rule}), None)
+    if tokenizer.writes_channels:
+        return _lark(start, **rules)
     return _lark(f"/\\n{{0,2}}/ ({start})", **rules)
 
 
@@ -167,6 +172,8 @@ def _around(call: str, form: CallForm, parallel: bool, tokenizer: Tokenizer) -> 
     """What stands around a call, or around several."""
     opening = _with_markers(tokenizer, form.opening)
     closing = _with_markers(tokenizer, form.closing)
+    if tokenizer.added_tokens.get(form.closing) in tokenizer.eos_ids:
+        closing = ""  # the reply's end, which follows every grammar
     if form.is_list:
         more = f' (", " {call})*' if parallel else ""
         return f'{opening} "[" {call}{more} "]" {closing}'
@@ -225,7 +232,7 @@ class AnswerGrammar:
             )
         tokens = _tokens(tokenizer)
         _require_valid(grammar, tokens)
-        self.end_ids = tokenizer.eos_ids
+        self.end_ids = _end_ids(tokenizer)
         self._matcher: Any = _llguidance().LLMatcher(tokens, grammar, log_level=0)
 
     def fork(self) -> "AnswerGrammar":
@@ -290,8 +297,15 @@ def _tokens(tokenizer: Tokenizer) -> Any:
 
     library = _llguidance()
     return library.LLTokenizer(
-        library.TokenizerWrapper(Vocabulary()), eos_token=list(tokenizer.eos_ids)
+        library.TokenizerWrapper(Vocabulary()), eos_token=list(_end_ids(tokenizer))
     )
+
+
+def _end_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
+    """Ids that end an answer: llama.cpp also draws the one that ends a message in a channel."""
+    if tokenizer.writes_channels:
+        return (*tokenizer.eos_ids, tokenizer.added_tokens["<|end|>"])
+    return tokenizer.eos_ids
 
 
 def _llguidance() -> Any:

@@ -23,8 +23,10 @@ VALUE = "probe_value"
 RESULT = "probe_result"
 BROKEN = '{"probe_key": "probe_val'
 SAID = "probe_text"
+THOUGHT = "probe_thought"
+THINKING = ("reasoning_content", "thinking", "reasoning")  # what templates call it
 ARGUMENTS = {"probe_key": VALUE}
-TOOL = {
+TOOL: dict[str, Any] = {
     "type": "function",
     "function": {
         "name": "probe_listed",
@@ -61,6 +63,20 @@ class HistoryForm:
     calls_apart: bool = False  # calls need a turn without content
     one_call_a_turn: bool = False
     shows_broken: bool = False  # arguments that are no JSON, as they were written
+    one_text: bool = False  # a turn with calls has content or thinking, not both
+    needs_descriptions: bool = False  # of tools
+
+    def listed(self, tools: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+        """The tools as the template lists them; none where it does not."""
+        if not self.lists_tools:
+            return []
+        if not self.needs_descriptions:
+            return list(tools)
+        described: list[Mapping[str, Any]] = []
+        for tool in tools:
+            function = {"description": "", **tool.get("function", tool)}
+            described.append({**tool, "function": function})
+        return described
 
     def messages(
         self, messages: Sequence[Message], tools: Sequence[Any]
@@ -90,11 +106,18 @@ class HistoryForm:
                 waiting = list(given)
             else:
                 turns.append(_without(message, "tool_calls"))
-            thinking = message.get("reasoning_content")
-            if thinking:
-                turns[-1].setdefault("thinking", thinking)  # gpt-oss' name for it
+            if thinking := message.get("reasoning_content"):
+                turns[-1] = self._thinking(turns[-1], thinking)
         listed = () if self.lists_tools else tools
         return self._with_system(turns, listed)
+
+    def _thinking(self, turn: dict[str, Any], thinking: str) -> dict[str, Any]:
+        """A turn with its thinking, under every name that templates read."""
+        content = turn.get("content")
+        if self.one_text and content and turn.get("tool_calls"):
+            thinking = f"{thinking}\n\n{content}"
+            turn = _without_content(turn, self.no_content)
+        return {**turn, **dict.fromkeys(THINKING, thinking)}
 
     def _broken(self, written: str) -> Any:
         """Arguments that are no JSON object: their text, or a value where that cannot be shown."""
@@ -173,6 +196,8 @@ def history_form(template: ChatTemplate) -> HistoryForm:
     """The form that a template shows everything of, as far as it can."""
     lists_tools = "probe_listed" in _shown(template, [_user("a")], [TOOL])
     tools = [TOOL] if lists_tools else []
+    function = _without(TOOL["function"], "description")
+    listed_bare = _shown(template, [_user("a")], [{**TOOL, "function": function}])
     system = [{"role": "system", "content": SAID}, _user("a")]
     shows_system = SAID in _shown(template, system, [])
     usual = _shown(template, [_user("a")], tools)
@@ -187,6 +212,9 @@ def history_form(template: ChatTemplate) -> HistoryForm:
             both = _shown(
                 template, [_user("a"), _call_turn(SAID, arguments_as_text)], tools
             )
+            thoughtful = _call_turn(SAID, arguments_as_text)
+            thoughtful |= dict.fromkeys(THINKING, THOUGHT)
+            with_thinking = _shown(template, [_user("a"), thoughtful], tools)
             several = {**turn, "tool_calls": turn["tool_calls"] * 2}
             twice = _shown(template, [_user("a"), several], tools)
             broken = _without_content(_call_turn(SAID, arguments_as_text), no_content)
@@ -201,6 +229,8 @@ def history_form(template: ChatTemplate) -> HistoryForm:
                 calls_apart=not _shows_call(both),
                 one_call_a_turn=twice.count(VALUE) < 2,
                 shows_broken=BROKEN in _shown(template, [_user("a"), broken], tools),
+                one_text=bool(both) and not with_thinking,
+                needs_descriptions=lists_tools and not listed_bare,
             )
     return HistoryForm(lists_tools, False, False, shows_system)
 

@@ -58,6 +58,7 @@ def encode_reply(
     opens it only where the prompt has not, and ends with the template's end of turn. Raises
     OpenQwQError where the template would not show the content or a call.
     """
+    _refuse_channels(tokenizer)
     reasoning, content = _thinking_apart(reply)
     prompt = _pieces(tokenizer, messages, tools, True)
     prompt_ids = _encode(tokenizer, prompt)
@@ -101,6 +102,7 @@ def encode_solution(
     `solution` is what follows an opened thinking. Where the prompt does not open it, the reply
     does; one that begins with the thinking's end has none.
     """
+    _refuse_channels(tokenizer)
     text = solution
     if not starts_in_thinking(tokenizer, prompt_ids):
         if solution.startswith(NO_THINKING):
@@ -108,6 +110,14 @@ def encode_solution(
         else:
             text = f"<think>\n{solution}"
     return [*tokenizer.encode(text, allow_special=True), tokenizer.eos_ids[0]]
+
+
+def _refuse_channels(tokenizer: Tokenizer) -> None:
+    if tokenizer.writes_channels:
+        raise OpenQwQError(
+            f"{tokenizer.source} writes replies in channels, which can be read but not trained on:"
+            " train another model"
+        )
 
 
 def bridge(
@@ -197,7 +207,7 @@ def _inputs(
     if not messages:
         raise OpenQwQError("a chat has no messages: give at least one")
     form = history_form(tokenizer.template(bool(tools)))
-    listed = tools if form.lists_tools else ()
+    listed = form.listed(tools)
     try:
         turns = form.messages(messages, tools)
         variables = {**options, "messages": turns, "tools": listed or None}

@@ -34,6 +34,8 @@ SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 TOOL_TOKENS = ["<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>"]
 THINK_TOKENS = ["<think>", "</think>"]
 TEXT_TOKENS = [*TOOL_TOKENS, *THINK_TOKENS]
+CHANNEL_ENDS = ("<|return|>", "<|call|>")  # of a reply
+CHANNEL_TOKENS = {"<|start|>", "<|channel|>", "<|message|>", "<|end|>", *CHANNEL_ENDS}
 
 
 class Tokenizer:
@@ -117,8 +119,14 @@ class Tokenizer:
                 named[key] = text
         self.named_tokens = named
         ends = [self._end_of_turn(), named.get("eos_token")]
+        if self.writes_channels:
+            ends = [*CHANNEL_ENDS, *ends]
         own = [vocabulary[text] for text in ends if text is not None and text in vocabulary]
-        self.eos_ids = tuple(dict.fromkeys([*own, *eos_ids]))
+        found = dict.fromkeys([*own, *eos_ids])
+        if self.writes_channels:
+            # it ends a message, of which a reply has several
+            found.pop(vocabulary["<|end|>"], None)
+        self.eos_ids = tuple(found)
         if not self.eos_ids or not set(self.eos_ids) <= self.added_ids:
             raise OpenQwQError(
                 f"{source} has no added tokens to end replies {list(self.eos_ids)}: set eos_token"
@@ -160,6 +168,12 @@ class Tokenizer:
     def leaves_thinking_open(self) -> bool:
         """Whether a model opens its thinking itself, as its chat template does not do it."""
         return self.has_template() and not self.template().opens_thinking()
+
+    @cached_property
+    def writes_channels(self) -> bool:
+        """Whether replies are messages in channels, as gpt-oss writes them (see `channels`)."""
+        mentioned = any("<|channel|>" in text for text in self.chat_templates.values())
+        return mentioned and self.added_tokens.keys() >= CHANNEL_TOKENS
 
     def _end_of_turn(self) -> str | None:
         return self.template().end_of_turn() if self.chat_template else None

@@ -4,7 +4,8 @@ from collections.abc import AsyncGenerator
 
 from openqwq.cluster.replies import DrawnTokens, draw
 from openqwq.engine.sequence import THINKING_LOOP_TOKENS, Sequence
-from openqwq.text.stream import CLOSING_TEXT, ThinkTracker
+from openqwq.text.stream import CLOSING_TEXT
+from openqwq.text.thinking import ThinkTracker
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.types import SamplingParams
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from openqwq.engine.cache import SlotCache
 from openqwq.engine.engine import Engine
-from openqwq.text.stream import ThinkTracker
+from openqwq.text.thinking import ThinkTracker
 from openqwq.types import Completion, OpenQwQError, SamplingParams, TokenEvent
 
 Start = Callable[..., Engine]

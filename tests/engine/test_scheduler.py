@@ -12,7 +12,7 @@ from openqwq.engine.cache import SlotCache
 from openqwq.engine.scheduler import Prefill, Scheduler
 from openqwq.engine.sequence import Sequence
 from openqwq.model.qwen2 import ModelConfig
-from openqwq.text.stream import ThinkTracker
+from openqwq.text.thinking import ThinkTracker
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.types import SamplingParams
 

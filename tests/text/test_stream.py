@@ -10,14 +10,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as Backend
 
 from openqwq.text.reading import Delta
-from openqwq.text.stream import (
-    InlineThinking,
-    Reply,
-    ReplyParser,
-    ThinkTracker,
-    parse_reply,
-    starts_in_thinking,
-)
+from openqwq.text.stream import Reply, ReplyParser, parse_reply, starts_in_thinking
+from openqwq.text.thinking import InlineThinking, ThinkTracker
 from openqwq.text.tokenizer import Tokenizer
 
 CALL = '<tool_call>\n{"name": "f", "arguments": {"x": 1}}\n</tool_call>'
