@@ -20,7 +20,7 @@ from openqwq.types import (
 )
 
 Prompt = tuple[Task, SamplingParams]
-Asked = tuple[Rollout, SamplingParams]
+BegunRollout = tuple[Rollout, SamplingParams]  # and how its replies are sampled
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class RolloutRunner:
             first_turns = [self._first_turn(group, params) for group, params in begun]
             await asyncio.gather(*first_turns)
 
-            rollouts: list[Asked] = []
+            rollouts: list[BegunRollout] = []
             for group, params in begun:
                 rollouts += [(rollout, params) for rollout in group]
             if self.in_step:
@@ -109,7 +109,7 @@ class RolloutRunner:
             if not rollout.done:
                 rollout.take(completion)
 
-    async def _go_on(self, rollouts: Sequence[Asked]) -> None:
+    async def _go_on(self, rollouts: Sequence[BegunRollout]) -> None:
         """Turn after turn until every episode is over."""
         active = _not_done(rollouts)
         while active:
@@ -188,7 +188,7 @@ class RolloutRunner:
         return verdict
 
 
-def _not_done(rollouts: Sequence[Asked]) -> list[Asked]:
+def _not_done(rollouts: Sequence[BegunRollout]) -> list[BegunRollout]:
     return [(rollout, params) for rollout, params in rollouts if not rollout.done]
 
 
