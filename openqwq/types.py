@@ -65,6 +65,8 @@ class SamplingParams:
     each time it was; `repetition_penalty` divides positive logits of tokens in prompt or reply, and
     multiplies negative ones (Keskar et al., arXiv 1909.05858); `logit_bias` holds (token id, what
     is added to its logit). Log-probs are of the distribution that results.
+    `may_call` says that tools are offered: a model that writes in channels may then call one behind
+    a spent budget, on engines that follow grammars.
     `adapter` names one that the engine was opened with; empty: what it uses by default.
     """
 
@@ -84,6 +86,7 @@ class SamplingParams:
     frequency_penalty: float = 0.0
     repetition_penalty: float = 1.0
     logit_bias: tuple[tuple[int, float], ...] = ()
+    may_call: bool = False
     adapter: str = ""
 
     def __post_init__(self) -> None:

@@ -197,6 +197,7 @@ class Agent:
             specifications = [tool.specification() for tool in self.tools.values()]
             prompt = encode_chat(self.tokenizer, history, specifications)
             step = _Step(starts_in_thinking(self.tokenizer, prompt))
+            params = replace(params, may_call=bool(self.tools))
             stream = self.generate.stream(prompt, use.params(params), steering)
             try:
                 async with aclosing(self._reply(stream, step, use)) as events:

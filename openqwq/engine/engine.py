@@ -253,6 +253,7 @@ class Engine:
                 grammar and grammar.fork(),
                 steering,
                 adapter,
+                follows_grammars=True,
             )
             for i in range(n)
         ]

@@ -44,7 +44,7 @@ def request(sequences: Ids[Sequence]) -> dict[str, Any]:
         # Greedy: log-probs at temperature 1, for which it sorts the vocabulary.
         "post_sampling_probs": alone or params.temperature > 0,
     }
-    if params.grammar and not first.think.in_thinking:
+    if first.grammar is not None and not first.think.in_thinking:
         body["grammar"] = _grammar(first)
     return body
 

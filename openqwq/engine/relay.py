@@ -165,7 +165,14 @@ class Relay:
         # What the other engine draws is checked by our own reading of the grammar.
         grammar = answer_grammar(self.tokenizer, params.grammar) if params.grammar else None
         return Sequence(
-            list(prompt_ids), params, seed, limit, think, self._closing_ids, grammar
+            list(prompt_ids),
+            params,
+            seed,
+            limit,
+            think,
+            self._closing_ids,
+            grammar,
+            follows_grammars=self._grammars,
         )
 
     async def _finish(self, sequence: Sequence) -> None:
@@ -209,13 +216,14 @@ class Relay:
 def _take(sequence: Sequence, token: DrawnToken) -> bool:
     """Append a drawn token; whether the sequence wants no more from this request."""
     was_thinking = sequence.think.in_thinking
+    was_ruled = sequence.grammar is not None
     alternatives = token.alternatives[: sequence.params.top_log_probs]
     sequence.append(token.token_id, token.log_prob, True, 0, alternatives)
     if sequence.finish_reason:
         return True
     # A grammar governs the answer alone: it goes with a request of its own.
     turned = was_thinking != sequence.think.in_thinking
-    return sequence.grammar is not None and turned
+    return was_ruled and (turned or sequence.grammar is None)
 
 
 def _force(sequence: Sequence) -> bool:

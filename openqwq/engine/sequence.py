@@ -5,7 +5,12 @@ from dataclasses import dataclass, field
 
 from openqwq.engine.adapters import NO_ADAPTER
 from openqwq.engine.scoring import PromptReader
-from openqwq.text.grammar import AnswerGrammar, answer_grammar, opening_first
+from openqwq.text.grammar import (
+    AnswerGrammar,
+    answer_grammar,
+    can_compile,
+    opening_first,
+)
 from openqwq.text.thinking import ThinkTracker
 from openqwq.types import (
     Completion,
@@ -103,6 +108,8 @@ class Sequence:
     phase_start: int = 0  # index of the answer's first token, once there is one
     thinking_loops: bool = False
     was_closed: bool = False  # the thinking, from outside
+    header_rule: str = ""  # a grammar of the next header alone
+    follows_grammars: bool = False  # the engine, also where a request has none
     reader: PromptReader | None = None  # of the prompt's states, where they are wanted
 
     def __post_init__(self) -> None:
@@ -131,12 +138,23 @@ class Sequence:
             spent = budget is not None and self.think.reasoning_tokens >= budget
             unwanted = self.steering is not None and self.steering.answer_now
             if spent or unwanted or self.thinking_loops:
-                self.forced = self.think.closing(self.closing_ids, self.grammar is not None)
-                self.was_closed = True
+                self._close_thinking(may_call=not unwanted and not self.thinking_loops)
         return self.forced.pop(0) if self.forced else None
+
+    def _close_thinking(self, may_call: bool) -> None:
+        """Force the answer, or let the model choose between it and a call."""
+        may_call = may_call and self.params.may_call and self.follows_grammars
+        if may_call and self.grammar is None and can_compile():
+            self.header_rule = self.think.next_header()
+        if self.header_rule:
+            self.grammar = answer_grammar(self.think.tokenizer, self.header_rule)
+        self.forced = self.think.closing(self.closing_ids, self.grammar is not None)
+        self.was_closed = True
 
     def ruling(self) -> str:
         """The grammar of what comes next, with the thinking that the model may still open first."""
+        if self.header_rule:
+            return self.header_rule
         may_think = self.thinking_budget != 0 and not self.was_closed
         grammar = self.think.grammar(self.params.grammar or "", may_think)
         if self.may_open_thinking:
@@ -191,6 +209,9 @@ class Sequence:
             self.phase_start = len(self.token_ids)
             if not self.think.in_thinking:
                 self._begin_grammar()
+        if self.header_rule and not (self.think.in_thinking or self.think.may_open):
+            self.header_rule = ""
+            self.grammar = None
 
         reason = self._reason(token_id, sampled)
         if reason:

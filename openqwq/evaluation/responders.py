@@ -72,6 +72,7 @@ class LocalResponder:
             )
         limit = min(params.max_tokens, room)
         params = replace(params, max_tokens=limit, stop_token_ids=self.tokenizer.eos_ids)
+        params = replace(params, may_call=bool(tools))
         if params.thinking_budget is not None and params.thinking_budget >= limit:
             params = replace(params, thinking_budget=None)
         (completion,) = await self.generate.generate(prompt, params)

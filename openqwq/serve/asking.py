@@ -65,6 +65,7 @@ def ask_chat(model: OpenedModel, body: Mapping[str, Any]) -> Ask:
         grammar=grammar,
         log_probs=body.get("logprobs", False),
         top_log_probs=body.get("top_logprobs", 0),
+        may_call=bool(choice.tools),
     )
     return Ask(
         prompt_ids,

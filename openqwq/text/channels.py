@@ -22,6 +22,7 @@ CLOSING = "<|end|><|start|>assistant<|channel|>final<|message|>"
 START, END, CHANNEL, MESSAGE = "<|start|>", "<|end|>", "<|channel|>", "<|message|>"
 RECIPIENT = re.compile(r"\bto=((?:(?!<\|)\S)+)")
 NAMESPACE = "functions."
+ADDRESSED = "commentary to=functions."
 ROLE = b"assistant"
 ADDRESS = b"to="
 NO_ARGUMENTS = "{}"
@@ -88,6 +89,14 @@ class ChannelTracker(ThinkTracker):
             answer = f'({channel} "analysis" {message} | {answer})'
         start = f"start: {header}{answer}\nonly_answer:"
         return re.sub(r"(?m)^start\s*:", lambda _: start, grammar, count=1)
+
+    def next_header(self) -> str:
+        """The grammar of a header behind a thinking: that of the answer, or of a call."""
+        start, channel = self._id_of(START), self._id_of(CHANNEL)
+        call = f'"{ADDRESSED}" /[a-zA-Z0-9_.:-]+/ " " {self._id_of("<|constrain|>")} "json"'
+        kind = f'("final" | {call})'
+        rule = f'start: {start} "assistant" {channel} {kind} {self._id_of(MESSAGE)}'
+        return f"%llguidance {{}}\n{rule}"
 
     def split(self, token_id: int) -> Spans:
         """See `ThinkTracker.split`; `call_mark` tells where a call begins and ends."""

@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from copy import copy
 from functools import lru_cache
+from importlib.util import find_spec
 from typing import Any
 from urllib.parse import quote
 
@@ -306,6 +307,11 @@ def _end_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
     if tokenizer.writes_channels:
         return (*tokenizer.eos_ids, tokenizer.added_tokens["<|end|>"])
     return tokenizer.eos_ids
+
+
+def can_compile() -> bool:
+    """Whether the package that grammars need is there."""
+    return find_spec("llguidance") is not None
 
 
 def _llguidance() -> Any:

@@ -107,6 +107,10 @@ class ThinkTracker(InlineThinking):
         """The grammar of what may come next, from a `grammar` of the answer."""
         return grammar
 
+    def next_header(self) -> str:
+        """The grammar of what may stand between a thinking and an answer; "" where nothing does."""
+        return ""
+
     def feed(self, token_id: int) -> bool:
         """Advance by one token; True where with it the thinking opens or closes."""
         before = self.in_thinking

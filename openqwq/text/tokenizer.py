@@ -35,7 +35,8 @@ TOOL_TOKENS = ["<tool_call>", "</tool_call>", "<tool_response>", "</tool_respons
 THINK_TOKENS = ["<think>", "</think>"]
 TEXT_TOKENS = [*TOOL_TOKENS, *THINK_TOKENS]
 CHANNEL_ENDS = ("<|return|>", "<|call|>")  # of a reply
-CHANNEL_TOKENS = {"<|start|>", "<|channel|>", "<|message|>", "<|end|>", *CHANNEL_ENDS}
+CHANNEL_TOKENS = {"<|start|>", "<|channel|>", "<|constrain|>", "<|message|>", "<|end|>"}
+CHANNEL_TOKENS |= set(CHANNEL_ENDS)
 
 
 class Tokenizer:

@@ -80,6 +80,25 @@ async def test_a_spent_budget_opens_the_channel_final(
     assert own.decode(forced) == closing and reply.content
 
 
+async def test_behind_a_spent_budget_a_call_may_come_where_tools_are_offered(
+    model: OpenedModel, plain: Plain
+) -> None:
+    own = model.tokenizer
+    bias = tuple((token_id, -100.0) for token_id in own.added_ids)
+    params = plain(60, 1, thinking_budget=5, logit_bias=bias, may_call=True)
+    completions = await model.generate.generate(thinking_prompt(own), params, 16)
+    kinds: set[str] = set()
+    for completion in completions:
+        assert completion.reasoning_tokens == 5
+        assert completion.sampled_mask.count(False) == 1
+        header = own.decode(completion.token_ids[5:])
+        assert header.startswith("<|end|><|start|>assistant<|channel|>")
+        kind = header.split("<|channel|>")[1]
+        assert kind.startswith(("final<|message|>", "commentary to=functions."))
+        kinds.add(kind[:5])
+    assert kinds == {"final", "comme"}
+
+
 async def test_answer_now_opens_the_channel_final(model: OpenedModel, plain: Plain) -> None:
     own = model.tokenizer
     steering = Steering(answer_now=True)
