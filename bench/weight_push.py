@@ -30,12 +30,12 @@ from machines import PLACED, two_machines  # noqa: E402
 
 from openqwq.cluster.placement import ray_placement  # noqa: E402
 from openqwq.config import RlStage, load_config  # noqa: E402
-from openqwq.model import lora  # noqa: E402
-from openqwq.model.lora import AdapterShape  # noqa: E402
+from openqwq.model import checkpoint  # noqa: E402
 from openqwq.model.qwen2 import ModelConfig, Qwen2  # noqa: E402
 from openqwq.text.tokenizer import Tokenizer  # noqa: E402
-from openqwq.train.policies import LoadedPolicy  # noqa: E402
+from openqwq.train.prepare import Prepared  # noqa: E402
 from openqwq.train.run import Run  # noqa: E402
+from openqwq.train.run_policies import Policies  # noqa: E402
 
 TIED = {"tie_word_embeddings": True}
 SHAPES = {
@@ -76,16 +76,11 @@ def reset_peak() -> None:
     Path("/proc/self/clear_refs").write_text("5")
 
 
-def start_policy(shape: ModelConfig, with_adapter: bool) -> LoadedPolicy:
-    """Random weights, with an adapter of rank 16 on them if it is asked for."""
+def save_random(shape: ModelConfig, directory: Path) -> None:
+    """Write a checkpoint of random weights."""
     model = Qwen2(shape)
-    generator = torch.Generator().manual_seed(0)
-    model.initialise(generator)
-    if not with_adapter:
-        return LoadedPolicy(model, "start")
-    adapter = lora.fresh(model, AdapterShape(16, 32.0), generator)
-    lora.attach(model, adapter)
-    return LoadedPolicy(model, "start", adapter)
+    model.initialise(torch.Generator().manual_seed(0))
+    checkpoint.save(model, directory)
 
 
 def push_repeatedly(options: argparse.Namespace) -> None:
@@ -94,15 +89,17 @@ def push_repeatedly(options: argparse.Namespace) -> None:
     overrides += ["engine.slots=2", "engine.max_length=64", "engine.lanes=1"]
     if options.bf16:
         overrides.append("precision=bf16")
+    if options.lora:
+        overrides.append("stages.stage1.lora={ rank = 16 }")
     config = load_config([ROOT / "tests" / "train" / "small.toml"], overrides)
     stage = config.stage("stage1")
     assert isinstance(stage, RlStage)
     tokenizer = Tokenizer.train([], 280)
     run = Run(options.directory, config, resume=False)
-    policy = start_policy(SHAPES[options.shapes[0]], options.lora)
+    policies = Policies(run, Prepared(config, {}), tokenizer)
+    save_random(SHAPES[options.shapes[0]], run.directory / "random")
     with ray_placement(config) as placement:
-        with placement.policy(run, stage, policy, tokenizer) as (learner, _, link):
-            del policy
+        with placement.policy(policies, stage, "random") as (learner, _, link, _):
             for number in range(options.repeats):
                 reset_peak()
                 memory, wire = peak_memory(), Wire.now()

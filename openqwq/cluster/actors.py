@@ -5,6 +5,7 @@ They are plain classes, made actors where they are placed.
 
 import asyncio
 import platform
+import shutil
 import socket
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
@@ -12,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import ray.util
+import ray
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -20,6 +21,7 @@ from torch.distributed.device_mesh import init_device_mesh
 
 import openqwq
 from openqwq.cluster.meeting import Meeting, keep_store
+from openqwq.cluster.node import node_address
 from openqwq.cluster.rank_reference import RankReference
 from openqwq.cluster.saved_policy import SavedPolicy
 from openqwq.cluster.sharded import ShardedLearner, Sharding, Share
@@ -33,11 +35,10 @@ from openqwq.model.precision import DTYPES
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.train.judges import open_bench
 from openqwq.train.learner import Objective
-from openqwq.train.objective import KlReference
+from openqwq.train.objective import Frozen
 from openqwq.train.packing import MicroBatch
 from openqwq.train.placement import SamplingStage
 from openqwq.train.policies import AdapterAsItWas
-from openqwq.train.prepare import START
 from openqwq.types import Completion, SamplingParams, Score, Task
 
 SampleRequest = tuple[list[int], SamplingParams, int]  # prompt ids, parameters, n
@@ -47,12 +48,6 @@ def reserved_device() -> torch.device:
     """The GPU that Ray reserved for this actor, else the CPU: Ray shows all GPUs to the others."""
     reserved = torch.cuda.is_available() and ray.get_gpu_ids()
     return torch.device("cuda" if reserved else "cpu")
-
-
-def node_address() -> str:
-    """What other nodes reach this one by; many machines resolve their own name to a loopback."""
-    address: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
-    return address
 
 
 def software() -> dict[str, str]:
@@ -90,11 +85,15 @@ class LearnerRank:
         self,
         address: str,
         policy: SavedPolicy,
+        frozen: SavedPolicy | None,
         stage: SamplingStage,
         sharding: Sharding,
         threads: int,
     ) -> None:
-        """Meet the other ranks and shard `policy`, to train it as `stage` says."""
+        """Meet the other ranks and shard `policy`, to train it as `stage` says.
+
+        `frozen` is what it is compared with, where that is another than it begins with.
+        """
         torch.set_num_threads(threads)
         device = reserved_device().type
         # offloaded shards live on the CPU
@@ -107,30 +106,34 @@ class LearnerRank:
         )
         if adapter is None:
             self._products = DTYPES[policy.products]
-        if isinstance(stage, RlStage) and stage.kl_coefficient and stage.reference == START:
-            RankReference.held = self._reference(policy, stage, sharding, adapter)
+        if frozen is not None:
+            RankReference.held = self._frozen(frozen, stage, sharding)
+        elif isinstance(stage, RlStage) and stage.kl_coefficient:
+            RankReference.held = self._start(policy, stage, sharding, adapter)
 
-    def _reference(
+    def _frozen(
+        self, policy: SavedPolicy, stage: SamplingStage, sharding: Sharding
+    ) -> ShardedLearner:
+        """A policy that is not trained, in shards."""
+        assert self.learner is not None
+        model, adapter = policy.load()
+        model.requires_grad_(False)
+        mesh = self.learner.mesh
+        return ShardedLearner(
+            model, stage.optimiser, 0, mesh, sharding, adapter, stage.temperature
+        )
+
+    def _start(
         self,
         policy: SavedPolicy,
         stage: RlStage,
         sharding: Sharding,
         adapter: Adapter | None,
-    ) -> KlReference:
+    ) -> Frozen:
         """The policy as the stage began: the base of a new adapter, or a frozen copy."""
         assert self.learner is not None
         if adapter is None:
-            model, _ = policy.load()
-            model.requires_grad_(False)
-            return ShardedLearner(
-                model,
-                stage.optimiser,
-                0,
-                self.learner.mesh,
-                sharding,
-                None,
-                stage.temperature,
-            )
+            return self._frozen(policy, stage, sharding)
         if stage.lora == "continue":
             return AdapterAsItWas(self.learner, adapter)
         return self.learner.reference()
@@ -150,11 +153,18 @@ class LearnerRank:
             log_probs, entropy = self.learner.log_probs(batch)
         return (log_probs.cpu(), entropy.cpu()) if self.rank == 0 else None
 
-    def weight(self, name: str) -> Tensor | None:
-        """One parameter whole, from the first rank alone."""
+    def frozen_log_probs(self, batch: MicroBatch) -> Tensor | None:
+        """The same of what the policy is compared with."""
+        with torch.no_grad():
+            log_probs, _ = RankReference().log_probs(batch)
+        return log_probs.cpu() if self.rank == 0 else None
+
+    def write(self, directory: Path, tokenizer: Tokenizer) -> None:
+        """See `ShardedLearner.write`; what an attempt that broke off has left makes way."""
         assert self.learner is not None
-        value = self.learner.whole(name).cpu()
-        return value if self.rank == 0 else None
+        if self.rank == 0:
+            shutil.rmtree(directory, ignore_errors=True)
+        self.learner.write(directory, tokenizer)
 
     def open_store(self) -> tuple[str, int]:
         """Host and port of a store for meetings, which this rank keeps open."""
@@ -196,10 +206,9 @@ class SamplerActor:
         torch.set_num_threads(threads)
         device = reserved_device()
         policy.require_room(device)
-        model, _ = policy.load()
-        tokenizer = Tokenizer.load(policy.weights)
+        model = policy.load_to_sample()
         # Nobody shares the base here: laid out for decoding, it is held once.
-        self.engine = Engine(model, tokenizer, limits, device=device, packs=True)
+        self.engine = Engine(model, policy.tokenizer, limits, device=device, packs=True)
         self._update = WeightUpdate(self.engine)
         self._receiver: Receiver | None = None
 

@@ -15,22 +15,22 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from openqwq.cluster.actors import LearnerRank, SamplerActor, VerifierActor, software
 from openqwq.cluster.asynchronous import AsynchronousTrainer
 from openqwq.cluster.push import WeightStream
+from openqwq.cluster.rank_reference import RankReference
 from openqwq.cluster.remote import RemoteSampler, RemoteVerifier, VerifierPool
-from openqwq.cluster.remote_learner import RemoteLearner
-from openqwq.cluster.saved_policy import SavedPolicy
+from openqwq.cluster.remote_learner import RankTeacher, RemoteLearner
+from openqwq.cluster.saved_policy import Errand, SavedPolicy, of_what_is_trained
 from openqwq.cluster.sharded import Sharding
 from openqwq.cluster.vllm_sampler import VllmSampler
-from openqwq.config import ClusterConfig, Config
+from openqwq.config import ClusterConfig, Config, DistillStage, Stage
 from openqwq.engine.limits import EngineLimits
-from openqwq.model.precision import DTYPES
-from openqwq.text.tokenizer import Tokenizer
 from openqwq.train.judges import Bench
-from openqwq.train.placement import Policy, SamplingStage, engine_limits
+from openqwq.train.objective import Frozen
+from openqwq.train.placement import Policy, SamplingStage, engine_limits, name_of_frozen
 from openqwq.train.policies import LoadedPolicy
 from openqwq.train.rl import Trainer
-from openqwq.train.run import Run
+from openqwq.train.run_policies import Policies
 from openqwq.train.user_files import FOLDER
-from openqwq.types import Generate, OpenQwQError, Products, Verifier
+from openqwq.types import Generate, OpenQwQError, Verifier
 
 PLACEMENT_SECONDS = 60
 
@@ -96,15 +96,19 @@ class RayPlacement:
 
     @contextmanager
     def policy(
-        self, run: Run, stage: SamplingStage, policy: LoadedPolicy, tokenizer: Tokenizer
+        self, policies: Policies, stage: SamplingStage, origin: str
     ) -> Iterator[Policy]:
-        """See `Placement.policy`; the actors load the policy from the run's directory."""
-        folder = run.directory.absolute()
-        products = self._products(run)
-        start = SavedPolicy.write(
-            folder, f"{stage.name}.start", policy, tokenizer, products
-        )
+        """See `Placement.policy`; the actors load it, and this process never does."""
+        policies.forget()
+        folder = policies.run.directory.absolute()
         cluster = self.config
+        start = self._saved(policies, origin, folder / f"{stage.name}.start", stage)
+        frozen: SavedPolicy | None = None
+        frozen_name = name_of_frozen(stage)
+        if frozen_name is not None:
+            target = folder / f"{stage.name}.frozen"
+            frozen = self._saved(policies, frozen_name, target)
+        config = policies.run.config  # whose engine is settled by now
 
         def ranks() -> list[Any]:
             world = cluster.learners
@@ -113,30 +117,43 @@ class RayPlacement:
             ]
             self._check_software(started)
             address = ray.get(started[0].address.remote(), timeout=cluster.timeout)
-            sharding = Sharding(DTYPES[products], run.config.recompute, cluster.offload)
-            common = (address, start, stage, sharding, cluster.threads_per_actor)
+            sharding = Sharding(start.products, config.recompute, cluster.offload)
+            common = (address, start, frozen, stage, sharding, cluster.threads_per_actor)
             calls = [rank.join.remote(*common) for rank in started]
             ray.get(calls, timeout=cluster.timeout)
             return started
 
-        samplers = self._samplers(start, engine_limits(run.config))
+        samplers = self._samplers(start, engine_limits(config))
         learner = RemoteLearner(ranks, folder / f"{stage.name}.shards", cluster.timeout)
+        compared: Frozen | None = None
+        if isinstance(stage, DistillStage):
+            compared = RankTeacher(learner)
+        elif stage.kl_coefficient:
+            compared = RankReference()
         try:
-            yield Policy(learner, samplers, samplers)
+            yield Policy(learner, samplers, samplers, compared)
         finally:
             for actor in (*learner.ranks, *samplers.actors):
                 ray.kill(actor)
 
     @contextmanager
     def generator(
-        self, run: Run, name: str, policy: LoadedPolicy, tokenizer: Tokenizer
+        self, policies: Policies, name: str, policy: str | LoadedPolicy
     ) -> Iterator[Generate]:
-        """See `Placement.generator`."""
-        folder = run.directory.absolute() / f"{name}.weights"
+        """See `Placement.generator`; what is not on disk is there while it is sampled."""
+        folder = policies.run.directory.absolute() / f"{name}.weights"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
-        saved = SavedPolicy.write(folder, "policy", policy, tokenizer, self._products(run))
-        samplers = self._samplers(saved, engine_limits(run.config))
+        target = folder / "policy"
+        if isinstance(policy, str):
+            policies.forget()
+            saved = self._saved(policies, policy, target)
+        else:
+            products = policies.run.recorded_precision()
+            assert products is not None
+            trained = of_what_is_trained(policy)
+            saved = SavedPolicy.write(target, trained, policies.tokenizer, products)
+        samplers = self._samplers(saved, engine_limits(policies.run.config))
         try:
             yield samplers
         finally:
@@ -144,13 +161,25 @@ class RayPlacement:
                 ray.kill(actor)
             shutil.rmtree(folder, ignore_errors=True)
 
-    def _products(self, run: Run) -> Products:
-        """What the run multiplies in, which was settled when its model was loaded."""
-        asked = run.config.precision
-        settled = run.recorded_precision() if asked == "auto" else asked
-        if settled is None:
-            raise OpenQwQError("precision 'auto' is not settled yet: set fp32 or bf16")
-        return settled
+    def _saved(
+        self, policies: Policies, name: str, target: Path, stage: Stage | None = None
+    ) -> SavedPolicy:
+        """A policy on disk, as `stage` trains it; brought there by a process on the cluster."""
+        errand = Errand(
+            directory=policies.run.directory.absolute(),
+            config=policies.run.config,
+            folder=Path.cwd(),
+            name=name,
+            stage=stage,
+            tokenizer=policies.tokenizer,
+            products=policies.products(name),
+            target=target,
+        )
+        node = ray.remote(num_cpus=self.config.cpus_per_actor)(Errand.run)
+        strategy = PlacementGroupSchedulingStrategy(self.group, 0)
+        task = node.options(scheduling_strategy=strategy).remote(errand)
+        found: SavedPolicy = ray.get(task, timeout=self.config.timeout)
+        return found
 
     def _samplers(self, policy: SavedPolicy, limits: EngineLimits) -> RemoteSampler:
         cluster = self.config

@@ -13,6 +13,7 @@ from openqwq.engine.limits import EngineLimits
 from openqwq.model.fit import parameter_counts
 from openqwq.model.qwen2 import ModelConfig
 from openqwq.train.plan import adapter_parameters
+from openqwq.train.prepare import START
 from openqwq.types import OpenQwQError
 
 GB = 1e9
@@ -174,13 +175,18 @@ def _state_bytes(config: Config, parameters: int) -> dict[str, float]:
     adapter = _adapter_count(config)
     if adapter:
         base = _precision_bytes(config) * shards
-        return {
-            "weights": base + 4 * adapter,
-            "gradients": 4 * adapter,
-            "optimiser": 8 * adapter,
-        }
-    state = {"weights": 4 * shards, "gradients": 4 * shards, "optimiser": 8 * shards}
-    if _rl(config).kl_coefficient:
+        trained = float(adapter)
+    else:
+        base = 0.0
+        trained = shards
+    state = {
+        "weights": base + 4 * trained,
+        "gradients": 4 * trained,
+        "optimiser": 8 * trained,
+    }
+    stage = _rl(config)
+    is_base = adapter and stage.reference == START  # with the adapter off
+    if stage.kl_coefficient and not is_base:
         state["reference"] = 4 * shards
     return state
 

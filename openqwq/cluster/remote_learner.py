@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import ray
+import torch
 from ray.exceptions import (
     ActorDiedError,
     ActorUnavailableError,
@@ -23,9 +24,8 @@ from ray.exceptions import (
 )
 from torch import Tensor
 
-from openqwq.cluster.rank_reference import RankReference
 from openqwq.cluster.sharded import deal
-from openqwq.cluster.transfer import Manifest
+from openqwq.text.tokenizer import Tokenizer
 from openqwq.train.learner import Objective
 from openqwq.train.packing import MicroBatch
 from openqwq.types import OpenQwQError
@@ -79,23 +79,18 @@ class RemoteLearner:
         found: tuple[Tensor, Tensor] = self._all("log_probs", batch)[0]
         return found
 
-    def reference(self) -> RankReference:
-        """See `PolicyLearner.reference`; the ranks hold it."""
-        return RankReference()
+    def frozen_log_probs(self, batch: MicroBatch) -> Tensor:
+        """Those of what the policy is compared with, which the ranks hold too."""
+        found: Tensor = self._all("frozen_log_probs", batch)[0]
+        return found
 
     def named_params(self) -> "RankWeights":
-        """See `Learner.named_params`; nothing moves before they are asked for."""
+        """What a push of the samplers takes; it stands for weights that stay on the ranks."""
         return RankWeights(self)
 
-    def names(self) -> list[str]:
-        """The names of all that is trained."""
-        manifest: Manifest = self._all("manifest", self.done)[0]
-        return list(manifest.shapes)
-
-    def weight(self, name: str) -> Tensor:
-        """One parameter, whole."""
-        found: Tensor = self._all("weight", name)[0]
-        return found
+    def write(self, directory: Path, tokenizer: Tokenizer) -> None:
+        """See `PolicyLearner.write`; the first rank writes."""
+        self._all("write", directory.absolute(), tokenizer)
 
     def state(self) -> dict[str, Any]:
         """Where the ranks have just written their shards."""
@@ -184,13 +179,24 @@ class RemoteLearner:
 
 @dataclass(frozen=True)
 class RankWeights:
-    """What a learner's ranks hold: samplers have it streamed to them, a reader one by one."""
+    """What a learner's ranks hold and stream to samplers; the driver never does."""
 
     learner: RemoteLearner
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
-        for name in self.learner.names():
-            yield name, self.learner.weight(name)
+        raise TypeError("the weights are on the learner's ranks: push them, or write them")
+
+
+@dataclass(frozen=True)
+class RankTeacher:
+    """The frozen policy that a learner's ranks hold, asked from the driver."""
+
+    learner: RemoteLearner
+
+    def log_probs(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
+        """See `Learner.log_probs`; entropies are not asked for."""
+        found = self.learner.frozen_log_probs(batch)
+        return found, torch.zeros_like(found)
 
 
 def is_lost(actor: Any) -> bool:

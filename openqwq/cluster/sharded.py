@@ -29,12 +29,16 @@ from torch.distributed.tensor import DTensor
 
 from openqwq.cluster.transfer import Manifest, manifest_of, rows_of
 from openqwq.config import OptimiserConfig
+from openqwq.model import lora
+from openqwq.model.checkpoint import save_weights
 from openqwq.model.lora import Adapter
+from openqwq.model.precision import DTYPES, prepare
 from openqwq.model.qwen2 import Qwen2
+from openqwq.text.tokenizer import Tokenizer
 from openqwq.train.learner import Learner, Objective
 from openqwq.train.loss import Metrics
 from openqwq.train.packing import MicroBatch
-from openqwq.types import OpenQwQError
+from openqwq.types import OpenQwQError, Products
 
 ADAPTER_STATE = "adapter.pt"
 
@@ -43,12 +47,13 @@ ADAPTER_STATE = "adapter.pt"
 class Sharding:
     """How a model is laid over its ranks.
 
-    `precision` is that of the products; master weights, gradients and optimiser stay in fp32.
+    Products are in `products`; master weights, gradients and optimiser stay in fp32, while a frozen
+    base is stored in what it multiplies in.
     `recompute` keeps only each layer's input for the backward pass; `offload` keeps shards in host
     memory and so needs an accelerator.
     """
 
-    precision: torch.dtype = torch.float32  # a frozen base is stored in it already
+    products: Products = "fp32"
     recompute: bool = False
     offload: bool = False
 
@@ -106,7 +111,7 @@ class ShardedLearner(Learner):
                 f"optimiser.name is {config.name!r}: shards of a matrix cannot be orthogonalised; "
                 "choose adamw on a cluster"
             )
-        shard(model, mesh, sharding or Sharding())
+        shard(model, mesh, sharding or Sharding(), trained=adapter is None)
         if adapter is not None:
             for parameter in adapter.parameters():
                 parameter.data = parameter.data.to(mesh.device_type)
@@ -165,13 +170,8 @@ class ShardedLearner(Learner):
 
     def named_params(self) -> Iterator[tuple[str, Tensor]]:
         """All that is trained, whole, by its checkpoint name; one is gathered at a time."""
-        for name, _ in self._named_values():
-            yield name, self.whole(name)
-
-    def whole(self, name: str) -> Tensor:
-        """One parameter, gathered from all ranks."""
-        value = dict(self._named_values())[name]
-        return value.full_tensor() if isinstance(value, DTensor) else value
+        for name, value in self._named_values():
+            yield name, value.full_tensor() if isinstance(value, DTensor) else value
 
     def manifest(self, version: int, dtype: torch.dtype) -> Manifest:
         """What the ranks send together as `version`, its matrices in `dtype`."""
@@ -192,6 +192,21 @@ class ShardedLearner(Learner):
     def _named_values(self) -> Iterator[tuple[str, Tensor]]:
         for name, parameter in self._trained():
             yield name.replace("_checkpoint_wrapped_module.", ""), parameter.detach()
+
+    def write(self, directory: Path, tokenizer: Tokenizer) -> None:
+        """See `PolicyLearner.write`; the first rank writes, and all gather one parameter a time."""
+        is_first = self.mesh.get_local_rank() == 0
+        if self.adapter is not None:
+            if is_first:
+                lora.save(self.adapter, directory)
+            return
+        config = self.model.config
+        shards = dict(self._named_values())
+        if is_first:
+            save_weights(config, shards, self.named_params(), directory, tokenizer)
+            return
+        for _ in self.named_params():
+            pass
 
     def save(self, directory: Path) -> None:
         """Write every rank's shards of weights and optimiser; readable at any world size.
@@ -225,10 +240,12 @@ class ShardedLearner(Learner):
         self.done = done
 
 
-def shard(model: Qwen2, mesh: DeviceMesh, sharding: Sharding) -> None:
+def shard(model: Qwen2, mesh: DeviceMesh, sharding: Sharding, trained: bool) -> None:
     """Shard every layer, then the rest (embedding, final norm, head), in place.
 
-    The head stays whole after the forward pass, because the loss multiplies by it chunk by chunk.
+    A layer takes the run's precision just before (see `precision.prepare`), so that of a model in
+    a mapped file no more than one layer is in memory whole. The head stays whole after the forward
+    pass, because the loss multiplies by it chunk by chunk.
     """
     if sharding.offload and mesh.device_type == "cpu":
         raise OpenQwQError(
@@ -236,7 +253,7 @@ def shard(model: Qwen2, mesh: DeviceMesh, sharding: Sharding) -> None:
         )
     products = MixedPrecisionPolicy()
     if model.lm_head.weight.requires_grad:
-        products = MixedPrecisionPolicy(sharding.precision, torch.float32)
+        products = MixedPrecisionPolicy(DTYPES[sharding.products], torch.float32)
     options: dict[str, Any] = {
         "mesh": mesh,
         "mp_policy": products,
@@ -247,5 +264,8 @@ def shard(model: Qwen2, mesh: DeviceMesh, sharding: Sharding) -> None:
         if sharding.recompute:
             block = checkpoint_wrapper(block)
             layers[index] = block
+        prepare(block, sharding.products, trained)
         fully_shard(block, **options)
+    for end in (model.model.embed_tokens, model.model.norm, model.lm_head):
+        prepare(end, sharding.products, trained)
     fully_shard(model, reshard_after_forward=False, **options)

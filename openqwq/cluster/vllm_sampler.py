@@ -30,7 +30,6 @@ from openqwq.engine.sequence import check_request, room_after
 from openqwq.model import lora
 from openqwq.model.lora import Adapter
 from openqwq.text.stream import closing_ids, starts_in_thinking, think_tracker
-from openqwq.text.tokenizer import Tokenizer
 from openqwq.types import Completion, OpenQwQError, SamplingParams
 
 OLDEST = (0, 32)  # vLLM's weight transfer before it was another
@@ -68,6 +67,7 @@ class VllmSampler:
         from vllm.v1.engine.async_llm import AsyncLLM
 
         require_vllm(AsyncLLM)
+        policy.require_seen()
         self.limits = limits
         self.version = 0
         self._adapter: _PushedAdapter | None = None
@@ -96,7 +96,7 @@ class VllmSampler:
             **options,
         )
         self.engine = AsyncLLM.from_engine_args(arguments)
-        self.tokenizer = Tokenizer.load(policy.weights)
+        self.tokenizer = policy.tokenizer
         self.closing_ids = closing_ids(self.tokenizer)
         self._broken = False  # whether an update broke off
 

@@ -1,14 +1,12 @@
 """Checkpoint directories in Hugging Face's layout: a config.json and safetensors files."""
 
 import json
-import os
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -16,6 +14,7 @@ from openqwq.data.files import new_directory
 from openqwq.model.fields import Fields, checked
 from openqwq.model.qwen2 import Family, ModelConfig, Qwen2
 from openqwq.model.rope import Llama3Scaling, RopeScaling, YarnScaling, attention_scale
+from openqwq.model.tensor_file import write_tensors
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.types import OpenQwQError
 
@@ -75,35 +74,24 @@ def save(model: Qwen2, directory: Path | str, tokenizer: Tokenizer | None = None
     """
     # `named_parameters` gives a tied head once, as the embedding.
     tensors = {name: weight.detach() for name, weight in model.named_parameters()}
-    dtype = model.model.embed_tokens.weight.dtype
-    description = config_json(model.config, dtype, tokenizer)
+    save_weights(model.config, tensors, tensors.items(), directory, tokenizer)
+
+
+def save_weights(
+    config: ModelConfig,
+    described: Mapping[str, Tensor],
+    weights: Iterable[tuple[str, Tensor]],
+    directory: Path | str,
+    tokenizer: Tokenizer | None,
+) -> None:
+    """`save` where the weights come one by one; `described` has their shapes and types."""
+    dtype = described["model.embed_tokens.weight"].dtype
+    description = config_json(config, dtype, tokenizer)
     with new_directory(Path(directory).resolve()) as folder:
-        write_tensors(tensors, folder / WEIGHTS)
+        write_tensors(described, weights, folder / WEIGHTS)
         (folder / "config.json").write_text(json.dumps(description, indent=2) + "\n")
         if tokenizer:
             tokenizer.save(folder)
-
-
-def write_tensors(
-    tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None
-) -> None:
-    """Write a new safetensors file, straight from the tensors' own memory.
-
-    Raises OSError where it cannot be written.
-    """
-    contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    try:
-        save_file(contiguous, path, metadata={"format": "pt", **(metadata or {})})
-    except SafetensorError as error:
-        raise OSError(str(error)) from error
-    path.chmod(0o666 & ~_umask())  # save_file's is 0600
-
-
-def _umask() -> int:
-    """The process's mask of permissions, which can only be read by setting it."""
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
 
 
 def parse_config(config: Mapping[str, Any], source: str = "config.json") -> ModelConfig:

@@ -18,9 +18,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from openqwq.data.files import new_directory
-from openqwq.model.checkpoint import write_tensors
 from openqwq.model.linear import Linear, LowRank
 from openqwq.model.qwen2 import Qwen2
+from openqwq.model.tensor_file import write_tensors
 from openqwq.types import OpenQwQError
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -246,7 +246,8 @@ def save(adapter: Adapter, directory: Path) -> None:
     }
     tensors = {PREFIX + name: p.detach() for name, p in adapter.named_parameters()}
     with new_directory(directory.resolve()) as folder:
-        write_tensors(tensors, folder / WEIGHTS, {"base_sha256": adapter.base.sha256})
+        fingerprint_of_base = {"base_sha256": adapter.base.sha256}
+        write_tensors(tensors, tensors.items(), folder / WEIGHTS, fingerprint_of_base)
         (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
 
 

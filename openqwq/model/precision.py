@@ -14,10 +14,11 @@ from contextlib import suppress
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from openqwq.data.files import write_atomically
 from openqwq.model.linear import Linear, product
-from openqwq.model.qwen2 import ModelConfig, Qwen2
+from openqwq.model.qwen2 import ModelConfig
 from openqwq.types import OpenQwQError, Precision, Products
 
 DTYPES: dict[Products, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -65,8 +66,8 @@ def chosen_products(
     return _measured(config, rows)
 
 
-def prepare(model: Qwen2, products: Products, trained: bool) -> None:
-    """Make the model's products run in `products`; in bf16 all between them stays fp32.
+def prepare(model: nn.Module, products: Products, trained: bool) -> None:
+    """Make products of a model, or of a part, run in `products`; in bf16 the rest stays fp32.
 
     Weights that are `trained` stay fp32 and are rounded for each product (master weights). Those
     that are frozen are stored in bf16: half the memory; vectors become fp32.

@@ -8,7 +8,7 @@ the reverse KL from student to teacher on what the student itself says (Agarwal 
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,19 +19,12 @@ from openqwq.train.describe import rollout_rows
 from openqwq.train.episodes import Attempt
 from openqwq.train.learner import PolicyLearner
 from openqwq.train.loss import Metrics, policy_loss
+from openqwq.train.objective import Frozen
 from openqwq.train.packing import MicroBatch, pack_trajectories
 from openqwq.train.rl import Groups, no_evaluation
 from openqwq.train.rollouts import RolloutRunner, trajectories_of
 from openqwq.train.run import Evaluate, Parts, Progress, Run
 from openqwq.types import OpenQwQError, SamplingParams, Trajectory, WeightLink
-
-
-class Teacher(Protocol):
-    """What knows how likely tokens are."""
-
-    def log_probs(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
-        """Log-probs of the batch's targets, nats, (loss_tokens,); see `Learner.log_probs`."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -44,7 +37,7 @@ class Distiller:
     runner: RolloutRunner
     link: WeightLink
     curriculum: Curriculum
-    teacher: Teacher
+    teacher: Frozen
     evaluate: Evaluate = no_evaluation
 
     async def train(self, progress: Progress) -> None:

@@ -18,7 +18,6 @@ from openqwq.model.lora import Adapter
 from openqwq.model.qwen2 import Attend, Qwen2
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.train.loss import Metrics, frozen_log_probs, mean_metrics, token_log_probs
-from openqwq.train.objective import KlReference
 from openqwq.train.optimiser import build_optimisers
 from openqwq.train.packing import MicroBatch
 from openqwq.types import OpenQwQError
@@ -48,8 +47,8 @@ class PolicyLearner(Protocol):
         """All that is trained, by its name in a checkpoint or adapter."""
         ...
 
-    def reference(self) -> KlReference:
-        """The policy as it was when training began, for a KL penalty."""
+    def write(self, directory: Path, tokenizer: Tokenizer) -> None:
+        """Write the checkpoint, or the adapter alone, to a new directory, tensor by tensor."""
         ...
 
     def state(self) -> dict[str, Any]:
@@ -197,7 +196,7 @@ class Learner:
         yield from source.named_parameters()
 
     def write(self, directory: Path, tokenizer: Tokenizer) -> None:
-        """Write the checkpoint, or the adapter alone, to a new directory, tensor by tensor."""
+        """See `PolicyLearner.write`."""
         if self.adapter is None:
             checkpoint.save(self.model, directory, tokenizer)
         else:

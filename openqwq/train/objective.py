@@ -14,8 +14,8 @@ TOKEN_BOUNDS = (0.5, 5.0)  # of a token's importance ratio
 SEQUENCE_BOUNDS = (0.99, 1.01)  # of a sequence's mean ratio
 
 
-class KlReference(Protocol):
-    """A frozen policy."""
+class Frozen(Protocol):
+    """A policy that is not trained: a KL penalty's reference, or a teacher."""
 
     def log_probs(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
         """See `Learner.log_probs`."""
@@ -23,7 +23,7 @@ class KlReference(Protocol):
 
 
 def objective(
-    stage: RlStage, reference: KlReference | None = None
+    stage: RlStage, reference: Frozen | None = None
 ) -> Callable[[Tensor, MicroBatch, float], tuple[Tensor, Metrics]]:
     """See the module; `reference` is the frozen policy of the KL penalty."""
 

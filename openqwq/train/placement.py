@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import replace
+from copy import deepcopy
 from typing import NamedTuple, Protocol
 
 from openqwq.config import Config, DistillStage, RlStage
@@ -14,20 +14,23 @@ from openqwq.model.qwen2 import Qwen2
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.train.judges import Bench
 from openqwq.train.learner import Learner, PolicyLearner
-from openqwq.train.policies import LoadedPolicy
+from openqwq.train.objective import Frozen
+from openqwq.train.policies import AdapterAsItWas, LoadedPolicy
+from openqwq.train.prepare import START
 from openqwq.train.rl import Trainer
-from openqwq.train.run import Run
+from openqwq.train.run_policies import Policies
 from openqwq.types import Generate, Verifier, WeightLink
 
 SamplingStage = RlStage | DistillStage
 
 
 class Policy(NamedTuple):
-    """One model in its two roles, and the way from one to the other."""
+    """One model in its two roles, the way from one to the other, and what it is compared with."""
 
     learner: PolicyLearner
     generate: Generate
     link: WeightLink
+    frozen: Frozen | None  # a KL penalty's reference, or a teacher
 
 
 class Placement(Protocol):
@@ -36,15 +39,18 @@ class Placement(Protocol):
     trainer: type[Trainer]
 
     def policy(
-        self, run: Run, stage: SamplingStage, policy: LoadedPolicy, tokenizer: Tokenizer
+        self, policies: Policies, stage: SamplingStage, origin: str
     ) -> AbstractContextManager[Policy]:
-        """A policy as learner and sampler; a local learner trains its own weights."""
+        """The policy `origin` as learner and sampler of a stage."""
         ...
 
     def generator(
-        self, run: Run, name: str, policy: LoadedPolicy, tokenizer: Tokenizer
+        self, policies: Policies, name: str, policy: str | LoadedPolicy
     ) -> AbstractContextManager[Generate]:
-        """Something that samples a policy, which is called `name` in the run."""
+        """Something that samples a policy, for what is called `name` in the run.
+
+        The policy goes by its own name, or is in this process, where it is being trained.
+        """
         ...
 
     async def verifiers(self, names: Iterable[str], bench: Bench) -> Mapping[str, Verifier]:
@@ -59,30 +65,59 @@ class LocalPlacement:
 
     @contextmanager
     def policy(
-        self, run: Run, stage: SamplingStage, policy: LoadedPolicy, tokenizer: Tokenizer
+        self, policies: Policies, stage: SamplingStage, origin: str
     ) -> Iterator[Policy]:
         """See `Placement.policy`."""
-        with local_engine(policy.model, tokenizer, run.config) as engine:
-            learner = Learner(
-                policy.model,
-                stage.optimiser,
-                stage.steps,
-                policy.adapter,
-                stage.temperature,
-            )
-            yield Policy(learner, engine, engine)
+        frozen_name = name_of_frozen(stage)
+        frozen: Frozen | None = None
+        if frozen_name is not None:
+            loaded = policies.load(frozen_name)
+            frozen = _learner(loaded, stage, 0)
+        policy = policies.trained(stage, origin)
+        with local_engine(policy.model, policies.tokenizer, policies.run.config) as engine:
+            learner = _learner(policy, stage, stage.steps)
+            if frozen is None:
+                frozen = _start_of(stage, policy, learner)
+            yield Policy(learner, engine, engine, frozen)
 
     @contextmanager
     def generator(
-        self, run: Run, name: str, policy: LoadedPolicy, tokenizer: Tokenizer
+        self, policies: Policies, name: str, policy: str | LoadedPolicy
     ) -> Iterator[Generate]:
         """See `Placement.generator`."""
-        with local_engine(policy.model, tokenizer, run.config) as engine:
+        loaded = policies.loaded(policy) if isinstance(policy, str) else policy
+        with local_engine(loaded.model, policies.tokenizer, policies.run.config) as engine:
             yield engine
 
     async def verifiers(self, names: Iterable[str], bench: Bench) -> Mapping[str, Verifier]:
         """See `Placement.verifiers`."""
         return {name: await bench.verifier(name) for name in names}
+
+
+def name_of_frozen(stage: SamplingStage) -> str | None:
+    """The policy that a stage compares with, where that is another than it begins with."""
+    if isinstance(stage, DistillStage):
+        return stage.teacher
+    if stage.kl_coefficient and stage.reference != START:
+        return stage.reference
+    return None
+
+
+def _learner(policy: LoadedPolicy, stage: SamplingStage, steps: int) -> Learner:
+    return Learner(policy.model, stage.optimiser, steps, policy.adapter, stage.temperature)
+
+
+def _start_of(
+    stage: SamplingStage, policy: LoadedPolicy, learner: Learner
+) -> Frozen | None:
+    """The policy as the stage begins, for a KL penalty where it has one."""
+    if not isinstance(stage, RlStage) or not stage.kl_coefficient:
+        return None
+    if policy.adapter is None:
+        return _learner(LoadedPolicy(deepcopy(policy.model), policy.base), stage, 0)
+    if stage.lora == "continue":
+        return AdapterAsItWas(learner, policy.adapter)
+    return learner.reference()
 
 
 @contextmanager
@@ -109,8 +144,3 @@ def engine_limits(config: Config) -> EngineLimits:
         prefill_tokens=engine.prefill_tokens,
         lanes=engine.lanes,
     )
-
-
-def with_max_length(config: Config, length: int) -> Config:
-    """`config` with the engine's sequences limited to `length` tokens."""
-    return replace(config, engine=replace(config.engine, max_length=length))

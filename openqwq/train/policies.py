@@ -5,23 +5,25 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from openqwq.config import Config, ShapeConfig, Stage
 from openqwq.model import checkpoint, lora
+from openqwq.model.fit import read_subject
 from openqwq.model.lora import TARGETS, Adapter, AdapterShape
 from openqwq.model.qwen2 import ModelConfig, Qwen2
 from openqwq.tasks.table import DataTable
 from openqwq.text.template import encode_chat
 from openqwq.text.tokenizer import SPECIAL_TOKENS, TEXT_TOKENS, Tokenizer
-from openqwq.train.learner import Learner, PolicyLearner
+from openqwq.train.learner import Learner
 from openqwq.train.packing import MicroBatch
 from openqwq.train.prepare import BEST, START, Prepared
 from openqwq.train.run import Run
 from openqwq.train.sft import encode_examples
-from openqwq.train.think_tokens import with_rows, with_setting
+from openqwq.train.think_tokens import shape_with_rows, with_rows, with_setting
 from openqwq.types import OpenQwQError
 
 
@@ -78,47 +80,104 @@ def _training_texts(config: Config, tables: Mapping[str, DataTable]) -> list[str
     return texts
 
 
+class RunPlace(Protocol):
+    """What says where a run's policies are: a `Run`, or what of it is sent to another node."""
+
+    @property
+    def directory(self) -> Path:
+        """The run's."""
+        ...
+
+    @property
+    def config(self) -> Config:
+        """The run's."""
+        ...
+
+
 @dataclass(frozen=True)
 class LoadedPolicy:
     """A model, with the adapter that hangs on it if there is one.
 
-    `base` is what the adapter's directory names as its base: a hub id, or a path.
+    `base` is what the adapter's directory names as its base: a hub id, or a path. `stored` is the
+    checkpoint that the weights are of, where they are as they were read.
     """
 
     model: Qwen2
     base: str
     adapter: Adapter | None = None
+    stored: Path | None = None
 
 
-def load_policy(run: Run, origin: str, tokenizer: Tokenizer) -> LoadedPolicy:
-    """What `origin` names: `start`, a stage of the run, `STAGE:best`, or a path.
+@dataclass(frozen=True)
+class PolicyFiles:
+    """Where a policy is read from: its `base` (`start`: fresh weights), and its adapter."""
 
-    An adapter's directory gives its base with the adapter attached.
-    """
+    base: str
+    adapter: Path | None = None
+
+
+def files_of(run: RunPlace, origin: str) -> PolicyFiles:
+    """Where what `origin` names is: `start`, a stage of the run, `STAGE:best`, or a path."""
     config = run.config
     if origin == START and not config.model:
-        fresh = fresh_model(config.shape or ShapeConfig(), tokenizer, config.seed)
-        return LoadedPolicy(fresh, START)
-    if origin == START and base_of_adapter(config.model) is None:
-        model = _load_weights(config.model)
-        if tokenizer.think_open_id != base_tokenizer(config).think_open_id:
-            model = with_rows(model, tokenizer)
-        return LoadedPolicy(model, config.model)
+        return PolicyFiles(START)
     place = config.model if origin == START else origin
     saved = run.directory / origin.replace(BEST, best_of(""))
     if origin != START and saved.exists():
         place = str(saved.resolve())
-
     base = base_of_adapter(place)
     if base is None:
-        return LoadedPolicy(_load_weights(place), place)
-    model = _load_weights(base)
-    adapter = lora.load(Path(place), model)
+        return PolicyFiles(place)
+    return PolicyFiles(base, Path(place))
+
+
+def shape_of(run: RunPlace, origin: str, tokenizer: Tokenizer) -> ModelConfig:
+    """The shape of what `load_policy` loads, read from its header alone."""
+    from openqwq.engine.open import locate
+
+    files = files_of(run, origin)
+    if files.base == START:
+        return fresh_config(run.config.shape or ShapeConfig(), tokenizer)
+    shape = read_subject(locate(files.base, weights=False)).config
+    if _lacks_rows(run, origin, files, tokenizer):
+        shape = shape_with_rows(shape, tokenizer)
+    return shape
+
+
+def load_policy(
+    run: RunPlace, origin: str, tokenizer: Tokenizer, mapped: bool = False
+) -> LoadedPolicy:
+    """What `origin` names (see `files_of`), in fp32.
+
+    An adapter's directory gives its base with the adapter attached. Weights that are `mapped` stay
+    in their checkpoint, in its type, and take no memory.
+    """
+    files = files_of(run, origin)
+    if files.base == START:
+        shape = run.config.shape or ShapeConfig()
+        return LoadedPolicy(fresh_model(shape, tokenizer, run.config.seed), START)
+
+    model, stored = _load_weights(files.base, mapped)
+    if _lacks_rows(run, origin, files, tokenizer):
+        model = with_rows(model.float(), tokenizer)
+        stored = None
+    if files.adapter is None:
+        return LoadedPolicy(model, files.base, None, stored)
+    adapter = lora.load(files.adapter, model)
     lora.attach(model, adapter)
-    return LoadedPolicy(model, base, adapter)
+    return LoadedPolicy(model, files.base, adapter, stored)
 
 
-def for_stage(run: Run, stage: Stage, policy: LoadedPolicy) -> LoadedPolicy:
+def _lacks_rows(
+    run: RunPlace, origin: str, files: PolicyFiles, tokenizer: Tokenizer
+) -> bool:
+    """Whether a base has no rows yet for the think tokens of the run's tokenizer."""
+    if run.config.thinking == "text" or origin != START or files.adapter is not None:
+        return False
+    return tokenizer.think_open_id != base_tokenizer(run.config).think_open_id
+
+
+def for_stage(run: RunPlace, stage: Stage, policy: LoadedPolicy) -> LoadedPolicy:
     """The policy as a stage trains it: whole, with a fresh adapter, or with the one it has.
 
     An adapter that is not continued is merged into the weights first, which are then saved as
@@ -136,23 +195,25 @@ def for_stage(run: Run, stage: Stage, policy: LoadedPolicy) -> LoadedPolicy:
 
     model = policy.model
     base = policy.base
+    stored = policy.stored
     if policy.adapter is not None:
         lora.detach(model)
         lora.merge(model, policy.adapter)
+        stored = None
     if config is None:
         model.requires_grad_(True)
-        return LoadedPolicy(model, base)
+        return LoadedPolicy(model, base, None, stored)
 
     if policy.adapter is not None or base == START:
-        saved = run.directory / f"{stage.name}.base"
-        if not saved.exists():
-            checkpoint.save(model, saved)
-        base = str(saved.resolve())
+        stored = (run.directory / f"{stage.name}.base").resolve()
+        if not stored.exists():
+            checkpoint.save(model, stored)
+        base = str(stored)
     shape = AdapterShape(config.rank, config.alpha, config.targets or TARGETS)
     generator = torch.Generator().manual_seed(run.config.seed)
     adapter = lora.fresh(model, shape, generator, base)
     lora.attach(model, adapter)
-    return LoadedPolicy(model, base, adapter)
+    return LoadedPolicy(model, base, adapter, stored)
 
 
 def base_of_adapter(place: str) -> str | None:
@@ -169,23 +230,29 @@ def base_of_adapter(place: str) -> str | None:
     return str(base)
 
 
-def _load_weights(place: str) -> Qwen2:
+def _load_weights(place: str, mapped: bool) -> tuple[Qwen2, Path | None]:
+    """The model, and the checkpoint that it is read from unless that is a GGUF file."""
     from openqwq.engine.open import locate
     from openqwq.model import gguf
 
     source = locate(place)
-    return gguf.load(source) if source.is_file() else checkpoint.load(source)
+    if source.is_file():
+        return gguf.load(source), None
+    dtype = None if mapped else torch.float32
+    return checkpoint.load(source, dtype), source.resolve()
 
 
-def require_one_vocabulary(teacher: LoadedPolicy, tokenizer: Tokenizer, name: str) -> None:
-    """Raise OpenQwQError where a teacher cannot score the student's tokens.
+def require_one_vocabulary(run: RunPlace, name: str, tokenizer: Tokenizer) -> None:
+    """Raise OpenQwQError where the teacher `name` cannot score the student's tokens.
 
     Its own tokenizer must give every id the same text; padding rows at the end do not matter.
     """
     from openqwq.engine.open import load_tokenizer, locate
 
-    place = locate(teacher.base) if teacher.base != START else None
-    own = tokenizer if place is None else load_tokenizer(place)
+    base = files_of(run, name).base
+    own = tokenizer
+    if base != START:
+        own = load_tokenizer(locate(base, weights=False))
     same = own.vocab_size == tokenizer.vocab_size
     same = same and own.added_tokens == tokenizer.added_tokens
     ids = range(tokenizer.vocab_size) if same else ()
@@ -218,15 +285,6 @@ def best_of(stage: str) -> str:
     return f"{stage}.best"
 
 
-def save_policy(run: Run, name: str, policy: LoadedPolicy, tokenizer: Tokenizer) -> None:
-    """Save a policy, or its adapter alone, as `name` in the run's directory."""
-    with run.replacing(name) as directory:
-        if policy.adapter is None:
-            checkpoint.save(policy.model, directory, tokenizer)
-        else:
-            lora.save(policy.adapter, directory)
-
-
 class AdapterAsItWas:
     """The policy with the adapter as it is now, for a KL penalty while the adapter changes."""
 
@@ -248,14 +306,3 @@ class AdapterAsItWas:
 
 def _values(adapter: Adapter) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in adapter.named_parameters()}
-
-
-def take_weights(policy: LoadedPolicy, learner: PolicyLearner) -> None:
-    """The trained weights, which are elsewhere on a cluster."""
-    if isinstance(learner, Learner) and learner.model is policy.model:
-        return
-    with torch.no_grad():
-        trained = policy.model if policy.adapter is None else policy.adapter
-        parameters = dict(trained.named_parameters())
-        for name, value in learner.named_params():
-            parameters[name].copy_(value)

@@ -22,6 +22,7 @@ from openqwq.data.files import new_directory
 from openqwq.model import checkpoint
 from openqwq.model.attention import RaggedAttention, positions
 from openqwq.model.qwen2 import Qwen2
+from openqwq.model.tensor_file import write_tensors
 from openqwq.text.template import encode_chat
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.train.optimiser import build_optimisers
@@ -80,7 +81,7 @@ class RewardModel(nn.Module):
                 tensors[name] = weight.detach()
         with new_directory(directory) as folder:
             (folder / "config.json").write_text(json.dumps(config, indent=2))
-            checkpoint.write_tensors(tensors, folder / checkpoint.WEIGHTS)
+            write_tensors(tensors, tensors.items(), folder / checkpoint.WEIGHTS)
             self.tokenizer.save(folder)
 
     @classmethod

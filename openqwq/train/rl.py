@@ -14,7 +14,7 @@ from openqwq.train.curriculum import Curriculum
 from openqwq.train.describe import describe_batch, rollout_rows
 from openqwq.train.episodes import Attempt
 from openqwq.train.learner import PolicyLearner
-from openqwq.train.objective import KlReference, objective
+from openqwq.train.objective import Frozen, objective
 from openqwq.train.packing import MicroBatch, pack_trajectories
 from openqwq.train.rewards import ErrorShare, with_limits_applied
 from openqwq.train.rollouts import Prompt, RolloutRunner, trajectories_of
@@ -57,7 +57,7 @@ class Trainer:
     runner: RolloutRunner
     link: WeightLink
     curriculum: Curriculum
-    reference: KlReference | None = None
+    reference: Frozen | None = None
     evaluate: Evaluate = no_evaluation
     errors: ErrorShare = field(default_factory=lambda: ErrorShare(1.0, "rl"))
 

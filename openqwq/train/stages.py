@@ -2,7 +2,6 @@
 
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
-from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,30 +14,21 @@ from openqwq.config import (
     SftStage,
     Stage,
 )
-from openqwq.model import precision
 from openqwq.model.device import chosen_device
-from openqwq.model.qwen2 import Qwen2
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.train import held_out
 from openqwq.train.curriculum import Curriculum
 from openqwq.train.distil import Distiller
 from openqwq.train.judges import Bench, open_bench
 from openqwq.train.learner import Learner, PolicyLearner
-from openqwq.train.lengths import needed_length
-from openqwq.train.micro_batches import sized
-from openqwq.train.objective import KlReference
+from openqwq.train.micro_batches import Trained, sized
 from openqwq.train.over_sampling import OverSamplingTrainer
-from openqwq.train.placement import LocalPlacement, Placement, with_max_length
+from openqwq.train.placement import LocalPlacement, Placement
 from openqwq.train.policies import (
-    AdapterAsItWas,
     LoadedPolicy,
     best_of,
-    for_stage,
-    load_policy,
     open_tokenizer,
     require_one_vocabulary,
-    save_policy,
-    take_weights,
 )
 from openqwq.train.preference_stage import fit_reward_model, row_pairs, sampled_pairs
 from openqwq.train.prepare import (
@@ -59,9 +49,9 @@ from openqwq.train.rewards import (
 )
 from openqwq.train.rollouts import RolloutRunner
 from openqwq.train.run import Progress, Run
+from openqwq.train.run_policies import Policies
 from openqwq.train.sft import TaskStream, train_sft
-from openqwq.train.slots import with_slots
-from openqwq.types import Environment, Generate, Products, Verifier
+from openqwq.types import Environment, Generate, Verifier
 from openqwq.verify.judge import RewardModelJudge
 
 
@@ -87,7 +77,7 @@ async def run_stages(
 
 @dataclass
 class Stages:
-    """The parts that all stages share, and the policy that the last one left."""
+    """The parts that all stages share, and the name of the policy that the last one left."""
 
     run: Run
     prepared: Prepared
@@ -98,7 +88,10 @@ class Stages:
     verifiers: dict[str, Verifier] = field(default_factory=dict)
     environments: dict[str, Environment] = field(default_factory=dict)
     previous: str = START  # the name of the newest policy
-    _policy: LoadedPolicy | None = None  # its weights, where they are in memory
+    policies: Policies = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.policies = Policies(self.run, self.prepared, self.tokenizer)
 
     async def open(self) -> None:
         """Open every judge and environment that the tables name."""
@@ -135,30 +128,29 @@ class Stages:
         """Supervised fine-tuning."""
         stream = TaskStream(self.prepared.of(stage), stage, self._seed(stage))
         if self.run.finished(stage.name) == stream.steps:
-            self._policy = None
             return
-        policy = self.origin(stage)
-        stage = sized(stage, self.run, policy.model.config, self.products(policy.model))
+        origin = self._origin_of(stage)
+        stage = self.sized(stage, origin)
+        policy = self.policies.trained(stage, origin)
         learner = Learner(policy.model, stage.optimiser, stream.steps, policy.adapter)
         evaluate = self.evaluator(stage, learner, policy)
         with self._shown(stage.name, stream.steps) as report:
             await train_sft(
                 self.run, stage, learner, self.tokenizer, stream, report, evaluate
             )
-        self.keep(stage, policy, stream.steps)
+        self.keep(stage, learner, stream.steps)
 
     async def reinforce(self, stage: RlStage) -> None:
         """RL on the stage's tables, by its rewards."""
         if self.run.finished(stage.name) == stage.steps:
-            self._policy = None
             return
-        policy = self.origin(stage)
-        stage = sized(stage, self.run, policy.model.config, self.products(policy.model))
+        origin = self._origin_of(stage)
+        stage = self.sized(stage, origin)
         rewards = await self.rewards(stage)
         curriculum = Curriculum(self.prepared.of(stage), stage.data, self._seed(stage))
         place = self.placement
-        roles = place.policy(self.run, stage, policy, self.tokenizer)
-        with roles as (learner, generate, link):
+        roles = place.policy(self.policies, stage, origin)
+        with roles as (learner, generate, link, frozen):
             kind = OverSamplingTrainer if stage.over_sampling else place.trainer
             trainer = kind(
                 self.run,
@@ -167,50 +159,44 @@ class Stages:
                 self.runner(generate, rewards, stage.max_turns),
                 link,
                 curriculum,
-                self.reference(stage, policy, learner),
-                self.evaluator(stage, learner, policy, generate),
+                frozen,
+                self.evaluator(stage, learner, generate),
                 ErrorShare(stage.max_error_share, stage.name),
             )
             with self._shown(stage.name, stage.steps) as report:
                 await trainer.train(report)
-            take_weights(policy, learner)
-        self.keep(stage, policy, stage.steps)
+            self.keep(stage, learner, stage.steps)
 
     async def model_rewards(self, stage: RewardModelStage) -> None:
         """A reward model; the policy stays what it was."""
         epochs = max(1, round(stage.epochs))
         if self.run.finished(stage.name) == epochs:
             return
-        policy = self.loaded(self._origin_of(stage))
+        origin = self._origin_of(stage)
         tables = self.prepared.of(stage)
-        with self.placement.generator(
-            self.run, self.previous, policy, self.tokenizer
-        ) as generate:
+        with self.placement.generator(self.policies, stage.name, origin) as generate:
             runner = self.runner(generate, verdicts_only(self.verifiers), max_turns=1)
             pairs = row_pairs(tables, stage.data)
             if stage.pairs is not None:
                 pairs = await sampled_pairs(
                     tables, stage.pairs, runner, self.run.config.seed
                 )
+        policy = self.policies.loaded(origin).model
         with self._shown(stage.name, epochs) as report:
-            fit_reward_model(self.run, stage, policy.model, runner, pairs, report)
+            fit_reward_model(self.run, stage, policy, runner, pairs, report)
         self.run.finish(stage.name, epochs)
 
     async def distil(self, stage: DistillStage) -> None:
         """On-policy distillation from a teacher."""
         if self.run.finished(stage.name) == stage.steps:
-            self._policy = None
             return
-        teacher = self.load(stage.teacher)
-        require_one_vocabulary(teacher, self.tokenizer, stage.teacher)
-        policy = self.origin(stage)
-        stage = sized(stage, self.run, policy.model.config, self.products(policy.model))
+        require_one_vocabulary(self.run, stage.teacher, self.tokenizer)
+        origin = self._origin_of(stage)
+        stage = self.sized(stage, origin)
         curriculum = Curriculum(self.prepared.of(stage), stage.data, self._seed(stage))
-        roles = self.placement.policy(self.run, stage, policy, self.tokenizer)
-        with roles as (learner, generate, link):
-            frozen = Learner(
-                teacher.model, stage.optimiser, 0, teacher.adapter, stage.temperature
-            )
+        roles = self.placement.policy(self.policies, stage, origin)
+        with roles as (learner, generate, link, teacher):
+            assert teacher is not None
             distiller = Distiller(
                 self.run,
                 stage,
@@ -218,75 +204,20 @@ class Stages:
                 self.runner(generate, verdicts_only(self.verifiers), stage.max_turns),
                 link,
                 curriculum,
-                frozen,
-                self.evaluator(stage, learner, policy, generate),
+                teacher,
+                self.evaluator(stage, learner, generate),
             )
             with self._shown(stage.name, stage.steps) as report:
                 await distiller.train(report)
-            take_weights(policy, learner)
-        self.keep(stage, policy, stage.steps)
+            self.keep(stage, learner, stage.steps)
 
-    def origin(self, stage: Stage) -> LoadedPolicy:
-        """The policy that a stage trains, with its adapter, in the run's precision."""
-        policy = for_stage(self.run, stage, self.loaded(self._origin_of(stage)))
-        products = self.products(policy.model)
-        precision.prepare(policy.model, products, trained=policy.adapter is None)
-        self._policy = policy
-        return policy
+    def sized(self, stage: Trained, origin: str) -> Trained:
+        """The stage with its micro-batches in tokens."""
+        shape = self.policies.shape(origin)
+        return sized(stage, self.run, shape, self.policies.products(origin))
 
     def _origin_of(self, stage: Stage) -> str:
         return self.previous if stage.from_ == PREVIOUS else stage.from_
-
-    def loaded(self, name: str) -> LoadedPolicy:
-        """A policy on the run's device, from memory where it is the newest one."""
-        if self._policy is None or name != self.previous:
-            self._policy = self.load(name)
-        return self._policy
-
-    def load(self, origin: str) -> LoadedPolicy:
-        """A policy on the run's device; the first one settles the engine's length and slots."""
-        policy = load_policy(self.run, origin, self.tokenizer)
-        config = self.run.config
-        if not config.engine.max_length:
-            needed = needed_length(self.prepared, self.tokenizer)
-            context = policy.model.config.max_position_embeddings
-            self.run.config = with_max_length(config, min(needed, context))
-        self.run.config = with_slots(self.run, policy.model.config)
-        policy.model.to(chosen_device(config.device))
-        policy.model.recompute = config.recompute
-        products = self.products(policy.model)
-        precision.prepare(policy.model, products, trained=policy.adapter is None)
-        return policy
-
-    def products(self, model: Qwen2) -> Products:
-        """What the run multiplies in; `auto` is measured once and kept for the run."""
-        asked = self.run.config.precision
-        recorded = self.run.recorded_precision()
-        if asked == "auto" and recorded is not None:
-            return recorded
-        chosen = precision.chosen_products(asked, model.config, model.device)
-        self.run.record_precision(chosen)
-        return chosen
-
-    def reference(
-        self, stage: RlStage, policy: LoadedPolicy, learner: PolicyLearner
-    ) -> KlReference | None:
-        """The frozen policy of the KL penalty, where the stage has one."""
-        if not stage.kl_coefficient:
-            return None
-        if stage.reference != START:
-            frozen = self.load(stage.reference)
-            return Learner(
-                frozen.model, stage.optimiser, 0, frozen.adapter, stage.temperature
-            )
-        if not isinstance(learner, Learner):
-            return learner.reference()
-        if policy.adapter is None:
-            frozen_model = deepcopy(policy.model)
-            return Learner(frozen_model, stage.optimiser, 0, temperature=stage.temperature)
-        if stage.lora == "continue":
-            return AdapterAsItWas(learner, policy.adapter)
-        return learner.reference()
 
     async def rewards(self, stage: RlStage) -> Rewards:
         """The stage's rewards, with reward models of earlier stages and your own functions."""
@@ -329,11 +260,14 @@ class Stages:
             self.run.config.engine.max_length,
         )
 
-    def keep(self, stage: Stage, policy: LoadedPolicy, steps: int) -> None:
+    def keep(self, stage: Stage, learner: PolicyLearner, steps: int) -> None:
         """Save a stage's policy and note that it is finished."""
-        save_policy(self.run, stage.name, policy, self.tokenizer)
+        self._save(stage.name, learner)
         self.run.finish(stage.name, steps)
-        self._policy = policy
+
+    def _save(self, name: str, learner: PolicyLearner) -> None:
+        with self.run.replacing(name) as directory:
+            learner.write(directory, self.tokenizer)
 
     async def evaluate_once(self, name: str, done: int, stage: Stage) -> None:
         """Evaluate the newest policy as `stage` says, unless it was after this many steps."""
@@ -342,8 +276,8 @@ class Stages:
         settings = held_out.settings_of(self.run.config, self.prepared.tables, stage)
         if not settings.tables:
             return
-        policy = self.loaded(self.previous)
-        with self.placement.generator(self.run, name, policy, self.tokenizer) as generate:
+        sampler = self.placement.generator(self.policies, name, self.previous)
+        with sampler as generate:
             await self._evaluate(name, done, settings, generate)
 
     async def _evaluate(
@@ -360,24 +294,24 @@ class Stages:
         self,
         stage: Stage,
         learner: PolicyLearner,
-        policy: LoadedPolicy,
-        generate: Generate | None = None,
+        policy: Generate | LoadedPolicy,
     ) -> Callable[[int], Awaitable[dict[str, Any]]]:
-        """What a stage calls while it runs; keeps the best policy as `STAGE.best`."""
+        """What a stage calls while it runs; keeps the best policy as `STAGE.best`.
+
+        `policy` samples what is trained, or is what is trained, in this process.
+        """
         settings = held_out.settings_of(self.run.config, self.prepared.tables, stage)
 
         async def evaluate(done: int) -> dict[str, Any]:
             name = f"{stage.name}@{done}"
-            if generate is not None:
-                found = await self._evaluate(name, done, settings, generate)
+            if isinstance(policy, LoadedPolicy):
+                sampler = self.placement.generator(self.policies, name, policy)
+                with sampler as generate:
+                    found = await self._evaluate(name, done, settings, generate)
             else:
-                with self.placement.generator(
-                    self.run, name, policy, self.tokenizer
-                ) as sampler:
-                    found = await self._evaluate(name, done, settings, sampler)
+                found = await self._evaluate(name, done, settings, policy)
             if held_out.is_best(self.run, stage, done, found):
-                take_weights(policy, learner)
-                save_policy(self.run, best_of(stage.name), policy, self.tokenizer)
+                self._save(best_of(stage.name), learner)
             return found
 
         return evaluate

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from openqwq.config import Config, RewardModelStage, Stage
 from openqwq.model.checkpoint import empty_model, fill
-from openqwq.model.qwen2 import Qwen2
+from openqwq.model.qwen2 import ModelConfig, Qwen2
 from openqwq.text.tokenizer import THINK_TOKENS, Tokenizer
 from openqwq.types import OpenQwQError
 
@@ -49,15 +49,19 @@ def with_rows(model: Qwen2, tokenizer: Tokenizer) -> Qwen2:
     A row starts as the mean of the rows that stand for the same text in pieces, so that the model
     meets something that it knows. The other weights are shared with `model`.
     """
-    config = model.config
-    size = max(config.vocab_size, tokenizer.vocab_size)
+    grown = shape_with_rows(model.config, tokenizer)
     tensors: dict[str, Tensor] = {}
     for name, parameter in model.named_parameters():
         tensor = parameter.detach()
         if name in (EMBEDDING, HEAD):
-            tensor = _grown(tensor, size, tokenizer)
+            tensor = _grown(tensor, grown.vocab_size, tokenizer)
         tensors[name] = tensor
-    return fill(empty_model(replace(config, vocab_size=size)), tensors)
+    return fill(empty_model(grown), tensors)
+
+
+def shape_with_rows(config: ModelConfig, tokenizer: Tokenizer) -> ModelConfig:
+    """The shape of a model of `config` after `with_rows`."""
+    return replace(config, vocab_size=max(config.vocab_size, tokenizer.vocab_size))
 
 
 def _grown(rows: Tensor, size: int, tokenizer: Tokenizer) -> Tensor:

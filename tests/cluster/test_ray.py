@@ -14,11 +14,19 @@ import pytest
 import torch
 from machines import PLACED, NoNamespaces, two_machines
 from safetensors.torch import load_file
-from small import small_config
+from small import rl_stage, small_config
 
-from openqwq.config import Config
+from openqwq.config import (
+    Config,
+    DistillStage,
+    EvaluateConfig,
+    LoraConfig,
+    OptimiserConfig,
+)
 from openqwq.data.hub import DataLock
 from openqwq.model import checkpoint
+from openqwq.model.qwen2 import Qwen2
+from openqwq.text.tokenizer import Tokenizer
 from openqwq.train.prepare import prepare
 from openqwq.train.progress import Display
 from openqwq.train.run import Run
@@ -64,7 +72,8 @@ def begun(cold: Path, directory: Path, settings: Config) -> Run:
 
 def rewards(directory: Path) -> list[float]:
     lines = map(json.loads, (directory / "log.jsonl").read_text().splitlines())
-    return [line["reward"] for line in lines if line["stage"] == "stage1"]
+    steps = [line for line in lines if line["stage"] == "stage1"]
+    return [step["reward"] for step in steps if "reward" in step]
 
 
 def same_weights(ours: Path, theirs: Path) -> None:
@@ -144,7 +153,7 @@ def test_a_run_on_ray_has_the_curve_and_weights_of_the_local_one_whoever_is_kill
     saboteur = Saboteur(monkeypatch)
 
     def kill_on_the_way(policy: Any) -> None:
-        learner, sampler, _ = policy
+        learner, sampler, _, _ = policy
         train_step = learner.train_step
         steps = iter(range(100))
 
@@ -223,6 +232,68 @@ def test_an_adapter_on_ray_is_trained_pushed_and_saved_as_in_one_process(
     )
 
 
+def all_on_ray(*overrides: str) -> Config:
+    """RL of whole weights, then of an adapter on them that a teacher guides, both evaluated."""
+    whole = small_config(*COMMON, "stages.stage1.steps=2", *overrides)
+    evaluate = EvaluateConfig(every=1, limit=2, samples=1)
+    rl = replace(rl_stage(whole), kl_coefficient=0.05, reference="sft", evaluate=evaluate)
+    taught = DistillStage(
+        "taught",
+        {"addition": 1.0},
+        steps=2,
+        lora=LoraConfig(2),
+        teacher="sft",
+        prompts_per_step=2,
+        group_size=2,
+        max_tokens=16,
+        optimiser=OptimiserConfig(lr=0.01),
+        evaluate=EvaluateConfig(limit=2, samples=1),
+    )
+    return replace(whole, stages=(whole.stages[0], rl, taught))
+
+
+@pytest.mark.usefixtures("ray_on_this_machine")
+def test_the_driver_holds_no_model_from_the_start_of_the_first_stage_to_the_end_of_the_last(
+    cold: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from openqwq.cluster.placement import ray_placement
+
+    local = begun(cold, tmp_path / "local", all_on_ray())
+    run_all(local)
+    made: list[Qwen2] = []
+    fill = checkpoint.fill
+    build = Qwen2.__init__
+
+    def filled(model: Qwen2, tensors: Any) -> Qwen2:
+        made.append(model)
+        return fill(model, tensors)
+
+    def built(model: Qwen2, shape: Any) -> None:
+        build(model, shape)
+        if model.device.type != "meta":
+            made.append(model)
+
+    run = begun(cold, tmp_path / "run", all_on_ray(*CLUSTER))
+    with monkeypatch.context() as patched, ray_placement(run.config) as placement:
+        patched.setattr(checkpoint, "fill", filled)
+        patched.setattr(Qwen2, "__init__", built)
+        run_all(run, placement)
+        assert made == []
+        checkpoint.load(run.directory / "stage1")
+        assert len(made) == 1  # so it would have been seen
+    assert rewards(run.directory) == rewards(local.directory)
+    same_weights(run.directory, local.directory)
+    for name, file in (("stage1.best", "model"), ("taught", "adapter_model")):
+        expected = load_file(local.directory / name / f"{file}.safetensors")
+        found = load_file(run.directory / name / f"{file}.safetensors")
+        assert found.keys() == expected.keys()
+        for key, value in expected.items():
+            torch.testing.assert_close(found[key], value, atol=1e-5, rtol=0, msg=key)
+    for name in ("stage1@1", "stage1", "taught"):
+        path = Path("evaluation") / f"{name}.json"
+        assert (run.directory / path).read_text() == (local.directory / path).read_text()
+
+
 @pytest.mark.usefixtures("ray_on_this_machine")
 @pytest.mark.parametrize("mode", ["one_step_off", "asynchronous"])
 def test_overlapped_training_stays_within_its_staleness(
@@ -294,7 +365,8 @@ def test_a_sampler_that_cannot_hold_the_model_is_refused_by_its_size(
     from openqwq.cluster import saved_policy
     from openqwq.cluster.saved_policy import SavedPolicy
 
-    policy = SavedPolicy(cold / "sft", None, "fp32")
+    tokenizer = Tokenizer.load(cold / "sft")
+    policy = SavedPolicy(cold / "sft", None, tokenizer, "fp32")
     policy.require_room(torch.device("cpu"))
     monkeypatch.setattr(saved_policy, "available_memory", lambda: 1000)
     with pytest.raises(OpenQwQError, match=r"a sampler needs .* GB .* node has .* 'bf16'"):

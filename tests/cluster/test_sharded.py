@@ -7,19 +7,22 @@ from typing import Any
 import pytest
 import torch
 import torch.multiprocessing as mp
+from safetensors.torch import load_file
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from openqwq.cluster.sharded import ShardedLearner, Sharding, deal
 from openqwq.config import OptimiserConfig, RlStage
-from openqwq.model import lora, precision
+from openqwq.model import checkpoint, lora, precision
 from openqwq.model.lora import Adapter, AdapterShape
 from openqwq.model.qwen2 import ModelConfig, Qwen2
+from openqwq.text.tokenizer import Tokenizer
 from openqwq.train.learner import Learner, Objective
 from openqwq.train.loss import cross_entropy_loss
 from openqwq.train.objective import objective
 from openqwq.train.packing import MicroBatch, pack_trajectories
-from openqwq.types import OpenQwQError, Trajectory
+from openqwq.types import OpenQwQError, Products, Trajectory
 
+TOKENIZER = Tokenizer.train([], 270)
 OPTIMISER = OptimiserConfig(lr=1e-2, warmup_steps=1)
 SHAPE = ModelConfig(30, 16, 24, 2, 4, 2, 4, tie_word_embeddings=True)
 
@@ -101,13 +104,15 @@ def rank_main(rank: int, port: int, directory: Path) -> None:
     """Every job on one of two ranks: three steps, a checkpoint, two more steps."""
     mesh = start_rank(rank, 2, port)
     for job, name in jobs_here().items():
-        sharding = Sharding(recompute=job == "recompute")
+        products: Products = "bf16" if job == "lora-bf16" else "fp32"
+        sharding = Sharding(products, recompute=job == "recompute")
         built, adapter = parts(job)
         learner = ShardedLearner(built, OPTIMISER, 10, mesh, sharding, adapter, TEMPERATURE)
         metrics = train(learner, name, 3)
         learner.save(directory / f"{job}.shards")
         metrics += train(learner, name, 2)
         weights = dict(learner.named_params())
+        learner.write(directory / f"{job}.written", TOKENIZER)
         if rank == 0:
             torch.save({"weights": weights, "metrics": metrics}, directory / f"{job}.pt")
     torch.distributed.destroy_process_group()
@@ -152,6 +157,23 @@ def test_two_ranks_train_as_one_process_does(job: str, two_ranks: Path) -> None:
     first, shared = expected[0]["grad_norm"], found["metrics"][0]["grad_norm"]
     assert first > 0.1
     assert shared == pytest.approx(first, rel=1e-6)
+
+
+@pytest.mark.parametrize("job", ["rl", "recompute", "lora"])
+def test_two_ranks_write_what_they_train_as_one_process_does(
+    job: str, two_ranks: Path, tmp_path: Path
+) -> None:
+    built, adapter = parts(job)
+    Learner(built, OPTIMISER, 10, adapter).write(tmp_path / "alone", TOKENIZER)
+    trained = torch.load(two_ranks / f"{job}.pt")["weights"]
+    file = checkpoint.WEIGHTS if adapter is None else lora.WEIGHTS
+    prefix = "" if adapter is None else lora.PREFIX
+    written = load_file(two_ranks / f"{job}.written" / file)
+    assert written.keys() == load_file(tmp_path / "alone" / file).keys()
+    for name, value in trained.items():
+        assert torch.equal(written[prefix + name], value), name
+    for other in (tmp_path / "alone").glob("*.json"):
+        assert (two_ranks / f"{job}.written" / other.name).read_text() == other.read_text()
 
 
 @pytest.mark.parametrize("job", ["rl", "lora"])
@@ -212,7 +234,7 @@ def test_a_rank_on_a_gpu_takes_the_steps_of_one_process(offload: bool) -> None:
         ours, theirs = train(rank, "rl", 2), train(Learner(model(), OPTIMISER, 10), "rl", 2)
         for one, other in zip(ours, theirs, strict=True):
             assert one == pytest.approx(other, rel=1e-3, abs=1e-4)
-        bf16 = ShardedLearner(model(), OPTIMISER, 10, mesh, Sharding(torch.bfloat16))
+        bf16 = ShardedLearner(model(), OPTIMISER, 10, mesh, Sharding("bf16"))
         assert train(bf16, "rl", 1)[0]["grad_norm"] == pytest.approx(
             theirs[0]["grad_norm"], rel=0.1
         )

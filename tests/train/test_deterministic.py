@@ -12,6 +12,7 @@ from small import rl_stage, small_config
 from openqwq.config import OptimiserConfig
 from openqwq.engine.engine import Engine
 from openqwq.engine.limits import EngineLimits
+from openqwq.model import checkpoint
 from openqwq.model.qwen2 import ModelConfig, Qwen2
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.train.checks import MAX_LOG_PROB_GAP, check_log_prob_gap
@@ -19,9 +20,10 @@ from openqwq.train.learner import Learner
 from openqwq.train.objective import objective
 from openqwq.train.packing import pack_trajectories
 from openqwq.train.placement import LocalPlacement
-from openqwq.train.policies import LoadedPolicy
+from openqwq.train.prepare import Prepared
 from openqwq.train.rl import Batch, Trainer
 from openqwq.train.run import Run
+from openqwq.train.run_policies import Policies
 from openqwq.types import Completion, OpenQwQError, SamplingParams, Trajectory
 
 TOKENIZER = Tokenizer.train(["the quick brown fox jumps over the lazy dog\n\n"] * 4, 300)
@@ -111,17 +113,17 @@ def test_the_switch_makes_both_roles_of_a_run_exact_and_only_with_it(
 ) -> None:
     """Ordinary runs are allowed a gap, and have one; exact ones stop at the least."""
     gaps = []
+    saved = tmp_path / "policy"
+    checkpoint.save(policy(SHAPES[2]), saved, TOKENIZER)
     for deterministic in (True, False):
         config = small_config(f"deterministic={str(deterministic).lower()}")
         run = Run(tmp_path / str(deterministic), config, resume=False)
-        model, place = policy(SHAPES[2]), LocalPlacement()
-        with place.policy(run, rl_stage(config), LoadedPolicy(model, ""), TOKENIZER) as (
-            learner,
-            engine,
-            _,
-        ):
+        policies = Policies(run, Prepared(config, {}), TOKENIZER)
+        place = LocalPlacement().policy(policies, rl_stage(config), str(saved))
+        with place as (learner, engine, _, _):
             assert isinstance(engine, Engine) and isinstance(learner, Learner)
             records = rollouts(engine, 0)
+        model = learner.model
         batches = pack_trajectories(records, 700)
         assert model.invariant == deterministic
         with torch.no_grad():
