@@ -17,8 +17,9 @@ from openqwq.text.forms import CallForm, call_form
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.types import OpenQwQError
 
-# Pretty-printing is allowed, endless spaces are not.
-_BLANKS = {"whitespace_pattern": r"[ \n]{1,24}"}
+# Pretty-printing is allowed however deep, endless spaces are not. llama.cpp does not keep to the
+# limit, and a reply that exceeds it ends there with an error.
+_BLANKS = {"whitespace_pattern": r"[ \n]{1,200}"}
 _NO_ARGUMENTS = {"type": "object", "additionalProperties": False}
 # Of what no grammar can enforce, the model is trusted with what is not strict.
 _LOOSE = {"lenient": True, "coerce_one_of": True}

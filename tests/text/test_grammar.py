@@ -115,6 +115,17 @@ def test_definitions_of_a_tool_s_schema_are_found(tokenizer: Tokenizer) -> None:
     assert reply.tool_calls[0]["arguments"]["x"] in (0, 1)
 
 
+@pytest.mark.parametrize(("blanks", "allowed"), [(199, True), (200, False)])
+def test_a_deep_answer_may_be_indented_but_not_without_end(
+    tokenizer: Tokenizer, blanks: int, allowed: bool
+) -> None:
+    grammar = AnswerGrammar(tokenizer, json_grammar({"type": "object"}))
+    (space,) = tokenizer.encode(" ")
+    for token_id in [*tokenizer.encode("{"), *[space] * blanks]:
+        grammar.accept(token_id)
+    assert bool(grammar.allowed()[space]) == allowed
+
+
 def test_the_end_is_allowed_only_where_the_answer_is_complete(tokenizer: Tokenizer) -> None:
     grammar = AnswerGrammar(tokenizer, json_grammar({"enum": [12]}))
     ends = []
