@@ -195,7 +195,11 @@ class Host:
         after = await self.sandbox.run(RunRequest(source))
         assert after.cases[0].stdout.replace("'.stdin'", "") == "[] [] 5050\n"
         await self.quiet()
-        assert self.seen() == before
+        now = self.seen()
+        changed = {
+            key: (before[key], now[key]) for key in before if before[key] != now[key]
+        }
+        assert not changed, changed
         assert self.file.read_text() == self.secret
         for listener in self.sockets:
             with pytest.raises(BlockingIOError):
