@@ -32,7 +32,12 @@ RUNS = ("0", "1", "2", "control", "no-replay")
 VARIANTS = {
     "control": (
         ("tokenizer", "sft", "evaluation/sft.json"),
-        ("stages.stage1.shuffle_rewards=true", "stages.stage2.shuffle_rewards=true"),
+        (
+            "stages.stage1.shuffle_rewards=true",
+            "stages.stage2.shuffle_rewards=true",
+            # its answers differ so little that the reward model may look like a coin
+            'stages.taste.skip_checks=["chance"]',
+        ),
     ),
     "no-replay": (
         ("tokenizer", "sft", "stage1", "evaluation/sft.json", "evaluation/stage1.json"),
