@@ -48,8 +48,6 @@ CHECKPOINTS = ("sft", "stage1", "stage2")
 PLOTS = (
     "stage1_reward_by_kind.png",
     "stage1_thinking_by_kind.png",
-    "stage2_reward_by_kind.png",
-    "stage2_rewards.png",
 )
 # All of stage 1's problems together: what stage 2 must not lose.
 FAMILIES = {**DEMO_FAMILIES, "all stage 1": tuple(chain(*DEMO_FAMILIES.values()))}
