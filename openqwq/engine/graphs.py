@@ -109,9 +109,8 @@ class DecodeGraphs:
     def forget(self) -> None:
         """Drop what was recorded: tensors that it knows now lie elsewhere."""
         self.record = self.recorder()
-        self.steps: dict[
-            tuple[int, int], DecodeStep
-        ] = {}  # by rows and length; 0: the draw
+        # by rows and length; 0: the draw
+        self.steps: dict[tuple[int, int], DecodeStep] = {}
 
     def _forward(self, rows: int, length: int) -> DecodeStep:
         token_ids, slots, position_ids, adapters = self.inputs[:, :rows]

@@ -123,10 +123,8 @@ class Scheduler:
             self.cache.shorten(prefill.lane, length)
         else:
             prefill.lane = self.free_lanes.pop(0)
-            is_finished = len(self.running) <= row < self.slots
-            lives_on = (
-                is_finished and length == self.cache.held[row]
-            )  # all of it, in the lane
+            # all of a finished sequence, in the lane
+            lives_on = self._is_finished(row) and length == self.cache.held[row]
             self.cache.start(prefill.lane, row, length, prefill.adapter)
             if lives_on:
                 self.cache.held[row] = 0
@@ -142,8 +140,11 @@ class Scheduler:
         """
         if self.prefilling or len(prefill.members) > 1 or prefill.cached == 0:
             return False
-        is_finished = len(self.running) <= row < self.slots
-        return is_finished and 2 * prefill.cached >= int(self.cache.held[row])
+        return self._is_finished(row) and 2 * prefill.cached >= int(self.cache.held[row])
+
+    def _is_finished(self, row: int) -> bool:
+        """Whether a row is a slot that no sequence runs in."""
+        return len(self.running) <= row < self.slots
 
     def _next_slot_from(self, row: int) -> int:
         """The slot behind the running ones, to which the finished sequence in `row` is moved."""
