@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from openqwq.data.files import write_atomically
+from openqwq.data.rows import Row
 from openqwq.types import OpenQwQError
 
 LOCK_SECONDS = 5.0  # to wait for another process that holds the file
@@ -56,7 +57,7 @@ class FeedbackStore:
         with self._lock:
             self._rows.close()
 
-    def put(self, opinion: dict[str, Any]) -> None:
+    def put(self, opinion: Row) -> None:
         """Keep an opinion, in place of an earlier one with its `id`."""
         values = (opinion["id"], time.time(), opinion["kind"], json.dumps(opinion))
         self._write("REPLACE INTO feedback VALUES (?, ?, ?, ?)", values)
@@ -88,7 +89,7 @@ def _explained(path: Path, error: Exception) -> OpenQwQError:
     )
 
 
-def read_feedback(path: Path) -> list[dict[str, Any]]:
+def read_feedback(path: Path) -> list[Row]:
     """Every opinion of a file, the oldest first; OpenQwQError where it holds none."""
     if not path.is_file():
         raise OpenQwQError(
@@ -111,17 +112,17 @@ def read_feedback(path: Path) -> list[dict[str, Any]]:
     return [json.loads(body) for (body,) in found]
 
 
-def training_rows(opinions: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+def training_rows(opinions: Iterable[Row]) -> dict[str, list[Row]]:
     """Rows for `sft` (messages), `preferences` (prompt, chosen, rejected), `prompts` (prompt).
 
     A good or edited answer is a demonstration. A preference comes of a choice between two answers,
     of an edit against what it replaced, and of a good and a bad answer to the same messages.
     """
-    rows: dict[str, list[dict[str, Any]]] = {"sft": [], "preferences": [], "prompts": []}
-    rated: dict[str, dict[int, list[dict[str, Any]]]] = {}
-    prompts: dict[str, list[dict[str, Any]]] = {}
+    rows: dict[str, list[Row]] = {"sft": [], "preferences": [], "prompts": []}
+    rated: dict[str, dict[int, list[Row]]] = {}
+    prompts: dict[str, list[Row]] = {}
     for opinion in opinions:
-        prompt: list[dict[str, Any]] = opinion["messages"]
+        prompt: list[Row] = opinion["messages"]
         key = json.dumps(prompt, sort_keys=True)
         prompts.setdefault(key, prompt)
         match opinion["kind"]:
@@ -144,18 +145,18 @@ def training_rows(opinions: Iterable[dict[str, Any]]) -> dict[str, list[dict[str
 
 
 def _prefer(
-    rows: dict[str, list[dict[str, Any]]],
-    prompt: list[dict[str, Any]],
-    good: dict[str, Any],
-    bad: dict[str, Any],
+    rows: dict[str, list[Row]],
+    prompt: list[Row],
+    good: Row,
+    bad: Row,
 ) -> None:
     if good["content"] != bad["content"]:
         row = {"prompt": prompt, "chosen": [_turn(good)], "rejected": [_turn(bad)]}
         rows["preferences"].append(row)
 
 
-def _turn(answer: Mapping[str, Any]) -> dict[str, Any]:
-    turn: dict[str, Any] = {"role": "assistant", "content": answer["content"]}
+def _turn(answer: Mapping[str, Any]) -> Row:
+    turn: Row = {"role": "assistant", "content": answer["content"]}
     if answer.get("reasoning_content"):
         turn["reasoning_content"] = answer["reasoning_content"]
     return turn
