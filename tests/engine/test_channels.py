@@ -111,18 +111,25 @@ async def test_answer_now_opens_the_channel_final(model: OpenedModel, plain: Pla
     )
 
 
-async def test_a_schema_rules_the_answer_behind_any_thinking(
-    model: OpenedModel, plain: Plain
-) -> None:
-    own = model.tokenizer
-    params = plain(
-        200,
-        1,
-        grammar=json_grammar(POINT),
+def ruled(
+    plain: Plain, own: Tokenizer, grammar: str, tokens: int, seed: int
+) -> SamplingParams:
+    """Up to 20 tokens of thinking, then what the grammar allows, to the model's own end."""
+    return plain(
+        tokens,
+        seed,
+        grammar=grammar,
         thinking_budget=20,
         stop_token_ids=own.eos_ids,
         logit_bias=no_early_end(own),
     )
+
+
+async def test_a_schema_rules_the_answer_behind_any_thinking(
+    model: OpenedModel, plain: Plain
+) -> None:
+    own = model.tokenizer
+    params = ruled(plain, own, json_grammar(POINT), 200, 1)
     completions = await model.generate.generate(encode_chat(own, ASKED), params, 12)
     thought = 0
     for completion in completions:
@@ -138,14 +145,7 @@ async def test_a_demanded_call_follows_any_thinking(
     model: OpenedModel, plain: Plain
 ) -> None:
     own = model.tokenizer
-    params = plain(
-        250,
-        2,
-        grammar=tool_call_grammar(own, TOOLS),
-        thinking_budget=20,
-        stop_token_ids=own.eos_ids,
-        logit_bias=no_early_end(own),
-    )
+    params = ruled(plain, own, tool_call_grammar(own, TOOLS), 250, 2)
     for completion in await model.generate.generate(encode_chat(own, ASKED), params, 6):
         reply = parse_reply(own, completion.token_ids, False, TOOLS)
         assert [call["name"] for call in reply.tool_calls] == ["set"]
