@@ -52,6 +52,11 @@ def find_value(row: Row, names: Sequence[str]) -> Any:
     return None if column is None else lookup(row, column)
 
 
+def is_rating(label: Any) -> bool:
+    """Whether a label says that a reply is good or bad, in any of the spellings of files."""
+    return as_text(label).strip().lower() in ("true", "false", "0", "1")
+
+
 def find_answer(row: Row) -> tuple[str, Any]:
     """The column with the right answer and its value; ("", None) without one.
 

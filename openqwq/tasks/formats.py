@@ -25,6 +25,7 @@ from openqwq.tasks.columns import (
     find_solution,
     find_tests,
     find_value,
+    is_rating,
     read_answer,
     read_rules,
     read_solution,
@@ -191,10 +192,11 @@ class RowReader:
         column = find_column(row, REPLIES)
         if column is None or not asked.prompt:
             return ()
-        if isinstance(row.get("label"), bool):
+        if is_rating(find_value(row, ("label",))):
             raise RowError(
                 "label",
-                "single ratings (KTO) cannot be learned: pair them as chosen and rejected",
+                "single ratings (KTO) cannot be learned: pair them as chosen and rejected, or keep "
+                "the good rows without this column",
             )
         value = row[column]
         turns = turns_or_text(value)

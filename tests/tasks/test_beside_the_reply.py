@@ -1,0 +1,34 @@
+"""What a row says in columns next to its reply: whether it was good, and what was thought."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from openqwq.config import DataConfig
+from openqwq.data.hub import DataLock
+from openqwq.tasks.rows import open_rows
+from openqwq.types import OpenQwQError, Task
+
+
+def opened(folder: Path, *rows: dict[str, Any], **settings: Any) -> list[Task]:
+    path = folder / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    table = open_rows("own", DataConfig(rows=str(path), **settings), DataLock())
+    return [row.task for row in table.rows]
+
+
+@pytest.mark.parametrize("label", [True, False, 0, 1, "True", "false"])
+def test_a_rated_reply_is_not_imitated_however_its_rating_is_written(
+    tmp_path: Path, label: object
+) -> None:
+    row = {"prompt": "2 + 3?", "completion": "6", "Label": label}
+    with pytest.raises(OpenQwQError, match=r"row 1, label: single ratings .*good rows"):
+        opened(tmp_path, row)
+
+
+def test_a_label_that_names_a_class_is_no_rating(tmp_path: Path) -> None:
+    row = {"prompt": "2 + 3?", "completion": "5", "label": "sums"}
+    (task,) = opened(tmp_path, row)
+    assert task.demonstration == ({"role": "assistant", "content": "5"},)
