@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from openqwq.data.rows import Row
-from openqwq.tasks.conversations import split_thinking, without_nulls
+from openqwq.tasks.conversations import THINKING_KEYS, split_thinking, without_nulls
 from openqwq.tasks.hidden_tests import CONTESTS, contest_tests, read_tests
 from openqwq.tasks.source import completion_of
 from openqwq.tasks.templates import RowError, as_text, from_json, is_missing, lookup
@@ -121,12 +121,27 @@ def find_solution(row: Row) -> tuple[str, Any]:
     return "", None
 
 
-def read_solution(value: Any, field: str) -> str:
-    """A worked completion in the form of `Task.solution`, its thinking apart."""
+def thinking_beside(row: Row) -> str:
+    """The thinking in a column of its own, next to a reply or a solution; "" without one.
+
+    Nemotron's `reasoning` says only "on" or "off".
+    """
+    value = find_value(row, THINKING_KEYS)
+    if not isinstance(value, str) or value.strip().lower() in ("on", "off"):
+        return ""
+    return value.strip("\n")
+
+
+def read_solution(value: Any, field: str, beside: str = "") -> str:
+    """A worked completion in the form of `Task.solution`, its thinking apart.
+
+    `beside` is the thinking that stands in another column.
+    """
     text = as_text(value)
     if not text.strip():
         raise RowError(field, "the solution is empty: give it, or leave the row out")
-    return completion_of(*split_thinking(text, field))
+    thinking, rest = split_thinking(text, field)
+    return completion_of(thinking or beside, rest)
 
 
 def as_program(solution: str, row: Row) -> str:

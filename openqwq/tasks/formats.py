@@ -29,6 +29,7 @@ from openqwq.tasks.columns import (
     read_answer,
     read_rules,
     read_solution,
+    thinking_beside,
 )
 from openqwq.tasks.conversations import (
     read_chat,
@@ -205,7 +206,11 @@ class RowReader:
                 raise RowError(
                     column, "the completion is empty: give it, or leave the row out"
                 )
-            return (said_by("assistant", turns, column),)
+            reply = said_by("assistant", turns, column)
+            thinking = thinking_beside(row)
+            if thinking:
+                reply.setdefault("reasoning_content", thinking)
+            return (reply,)
         chat = read_chat(turns, column)
         if chat[-1]["role"] != "assistant":
             raise RowError(
@@ -255,8 +260,8 @@ class RowReader:
         if not isinstance(value, str):
             return None
         if is_program:
-            return completion_of("", as_program(value, row))
-        return read_solution(value, field)
+            return completion_of(thinking_beside(row), as_program(value, row))
+        return read_solution(value, field, thinking_beside(row))
 
     def _tests(self, row: Row, raw: Sequence[Any]) -> CodeTests | None:
         value = self._fill("tests", row)

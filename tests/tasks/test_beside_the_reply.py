@@ -32,3 +32,26 @@ def test_a_label_that_names_a_class_is_no_rating(tmp_path: Path) -> None:
     row = {"prompt": "2 + 3?", "completion": "5", "label": "sums"}
     (task,) = opened(tmp_path, row)
     assert task.demonstration == ({"role": "assistant", "content": "5"},)
+
+
+@pytest.mark.parametrize("column", ["reasoning_content", "reasoning", "Thinking"])
+def test_thinking_in_a_column_of_its_own_belongs_to_the_reply(
+    tmp_path: Path, column: str
+) -> None:
+    (reply,) = opened(tmp_path, {"question": "2 + 3?", column: "Count.", "response": "5"})
+    thought = {"role": "assistant", "content": "5", "reasoning_content": "Count."}
+    assert reply.demonstration == (thought,)
+    row = {"problem": "2 + 3?", column: "Count.", "solution": "It is \\boxed{5}."}
+    (solved,) = opened(tmp_path, row)
+    assert solved.solution == "Count.\n</think>\n\nIt is \\boxed{5}."
+    assert solved.answer == "5"
+
+
+def test_a_column_that_says_whether_there_is_thinking_is_not_the_thinking(
+    tmp_path: Path,
+) -> None:
+    row = {"prompt": "2 + 3?", "output": "<think>Count.</think>5", "reasoning": "on"}
+    other = {"prompt": "4 + 4?", "output": "8", "reasoning": "off"}
+    with_thinking, without = opened(tmp_path, row, other)
+    assert with_thinking.demonstration[0]["reasoning_content"] == "Count."
+    assert "reasoning_content" not in without.demonstration[0]
