@@ -207,7 +207,7 @@ def _pairs(values: Sequence[Any], entry_point: str | None, field: str) -> CodeTe
         where = f"{field}.{number}"
         if not isinstance(value, Mapping):
             raise RowError(where, f"it is {value!r:.80}: a test has an input and an output")
-        if value.get("testtype") == "functional" and entry_point is None:
+        if entry_point is None and _is_call(value):
             entry_point = find_entry_point(value)
             form = "call"
         given = _one_of(value, INPUTS, where)
@@ -216,6 +216,14 @@ def _pairs(values: Sequence[Any], entry_point: str | None, field: str) -> CodeTe
     if form == "call" and entry_point is None:
         raise RowError(field, "the tests call a function, and none is named: add fn_name")
     return _with_cases(form, cases, entry_point, field)
+
+
+def _is_call(value: Mapping[str, Any]) -> bool:
+    """Whether one test calls a function: LiveCodeBench's, DeepCoder's, or one that names it."""
+    kinds = value.get("testtype"), value.get("type")
+    return (
+        "functional" in kinds or "function_call" in kinds or bool(find_entry_point(value))
+    )
 
 
 def _columns(value: Mapping[str, Any], entry_point: str | None, field: str) -> CodeTests:
@@ -293,11 +301,15 @@ def _stream(value: Any, field: str) -> str:
     """Text of a standard stream; a list is its lines."""
     if isinstance(value, str):
         return value
-    if isinstance(value, list | tuple):
-        return "\n".join(map(str, value))
+    if isinstance(value, list | tuple) and all(isinstance(line, str) for line in value):
+        return "\n".join(value)
     if isinstance(value, int | float):
         return str(value)
-    raise RowError(field, f"it is {value!r:.80}: input and output are texts")
+    raise RowError(
+        field,
+        f"it is {value!r:.80}: input and output are texts; where these are the arguments of a "
+        "function, name it in a column entry_point",
+    )
 
 
 def _with_cases(
