@@ -14,7 +14,7 @@ from openqwq.data.rows import text_rows
 from openqwq.tasks.formats import Reading, RowReader
 from openqwq.tasks.table import permuted
 from openqwq.tasks.templates import RowError
-from openqwq.types import OpenQwQError, Pair, Task
+from openqwq.types import OpenQwQError, Pair, Rule, Task
 from openqwq.verify.toolcalls import TOOL_CALLS, RightCalls
 
 Item = TypeVar("Item")
@@ -228,6 +228,8 @@ class _Opener:
                 f"the verifier {verifier!r} needs it, and the row has none: set "
                 f"data.{self.name}.{needed}, or another verifier",
             )
+        if verifier == "instructions":
+            _require_known(reading.rules)
         right_calls: RightCalls | None = None
         if verifier.startswith(TOOL_CALLS):
             right_calls = _right_calls(reading.answer or "")
@@ -249,6 +251,17 @@ class _Opener:
         )
         pair = Pair(reading.chosen, reading.rejected) if reading.chosen else None
         return UsableRow(place, reading.problem, task, pair)
+
+
+def _require_known(rules: Sequence[Rule]) -> None:
+    """Raise RowError for a rule that the verifier does not know."""
+    from openqwq.verify.instructions import known_rule  # loads langdetect
+
+    for rule in rules:
+        try:
+            known_rule(rule.id, rule.arguments)
+        except OpenQwQError as error:
+            raise RowError("rules", f"{error}, or name a verifier of yours") from error
 
 
 def _right_calls(answer: str) -> RightCalls:

@@ -68,6 +68,18 @@ def follows_rule(
 
     Loose (section 2.2): one of eight variants does: the response as it is, without its first line,
     its last or both, each with and without asterisks. An empty text follows no instruction.
+    Raises OpenQwQError as `known_rule` does.
+    """
+    rule = known_rule(rule_id, arguments)
+    for text in _loose_texts(response) if loose else [response]:
+        if text.strip() and rule(text, **arguments):
+            return True
+    return False
+
+
+def known_rule(rule_id: str, arguments: Mapping[str, Any]) -> Callable[..., bool]:
+    """The rule of an instruction, which takes these arguments.
+
     Raises OpenQwQError for an unknown rule, and for arguments that are not exactly the rule's.
     """
     rule = RULES.get(rule_id)
@@ -80,10 +92,7 @@ def follows_rule(
     if wrong or arguments.keys() != set(names):
         given = f"{rule_id} takes {names} and got {dict(arguments)!r}"
         raise OpenQwQError(f"{given}: correct {', '.join(wrong) or 'the names'}")
-    for text in _loose_texts(response) if loose else [response]:
-        if text.strip() and rule(text, **arguments):
-            return True
-    return False
+    return rule
 
 
 def _loose_texts(response: str) -> list[str]:

@@ -90,6 +90,22 @@ def test_right_calls_are_read_with_their_row(folder: Folder) -> None:
         folder.open(rows, verifier="tool_calls_python")
 
 
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        ({"id": "punctuation:no_commas"}, "unknown instruction 'punctuation:no_commas'"),
+        ({"id": "startend:end_checker"}, r"takes \['end_phrase'\] and got {}"),
+    ],
+)
+def test_a_rule_that_nobody_knows_is_refused_before_the_run(
+    folder: Folder, rule: Mapping[str, Any], said: str
+) -> None:
+    rows = [{"prompt": "Write.", "checks": [rule]}]
+    with pytest.raises(OpenQwQError, match=rf"row 1, rules: .*{said}"):
+        folder.open(rows, rules="{checks}")
+    assert folder.open(rows, rules="{checks}", verifier="mine.py:rules").size == 1
+
+
 def test_a_share_is_split_by_what_is_asked_alone(folder: Folder) -> None:
     one = folder.open(SUMS, held_out=0.2)
     other = folder.open(
