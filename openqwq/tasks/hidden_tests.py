@@ -14,9 +14,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any, get_args
 
+from openqwq.sandbox.protocol import Limits
+from openqwq.tasks.conversations import without_nulls
 from openqwq.tasks.leetcode import LEETCODE_SETUP
 from openqwq.tasks.templates import RowError, from_json
-from openqwq.types import CodeTests, TestCase, TestForm
+from openqwq.types import CodeTests, OpenQwQError, TestCase, TestForm
 
 INPUTS = ("input", "inputs", "stdin", "arguments", "args")
 OUTPUTS = ("output", "outputs", "expected", "expected_output", "stdout", "result")
@@ -269,6 +271,8 @@ def _own(
     entry_point = given.pop("entry_point", entry_point)
     cases = given.pop("cases", ())
     script = given.pop("script", None)
+    if "limits" in given:
+        given["limits"] = _read_limits(given["limits"], f"{field}.limits")
     if "packages" in given:
         given["packages"] = tuple(given["packages"])
     if form == "script":
@@ -278,6 +282,16 @@ def _own(
             raise RowError(field, "the form 'call' needs an entry_point: name the function")
         made = _pairs(cases, entry_point if form == "call" else None, field)
     return replace(made, **given)
+
+
+def _read_limits(value: Any, field: str) -> Mapping[str, float]:
+    """A task's own limits; RowError for a name or a value that the sandbox does not know."""
+    limits = without_nulls(from_json(value))
+    try:
+        Limits.from_json(limits)
+    except OpenQwQError as error:
+        raise RowError(field, str(error)) from error
+    return dict(limits)
 
 
 def _case(form: TestForm, given: Any, wanted: Any, field: str) -> TestCase:

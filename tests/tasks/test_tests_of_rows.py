@@ -36,3 +36,18 @@ def test_arguments_without_a_function_are_not_taken_for_lines(
         read_from(tmp_path, tests=[{"input": given, "output": 5}])
     lines = read_from(tmp_path, tests=[{"input": ["2", "3"], "output": 5}])
     assert lines == CodeTests("stdin", (TestCase("2\n3", "5"),))
+
+
+@pytest.mark.parametrize(
+    ("limits", "said"),
+    [({"wall_second": 2}, "wall_seconds"), ({"wall_seconds": "2"}, "'2'")],
+)
+def test_limits_that_the_sandbox_does_not_know_are_refused_with_their_row(
+    tmp_path: Path, limits: dict[str, object], said: str
+) -> None:
+    own = {"form": "stdin", "cases": [{"input": "1", "output": "2"}], "limits": limits}
+    with pytest.raises(OpenQwQError, match=rf"row 1, tests\.limits: .*{said}"):
+        read_from(tmp_path, tests=own)
+    own["limits"] = {"wall_seconds": 2, "memory_bytes": None}  # as parquet fills an object
+    tests = read_from(tmp_path, tests=own)
+    assert tests is not None and tests.limits == {"wall_seconds": 2}
