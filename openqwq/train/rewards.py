@@ -15,6 +15,11 @@ from openqwq.verify.thinking import ThinkingRules
 
 VERIFIER = "verifier"  # the judge of the task's own table
 UNJUDGED = Score(0.0, "scored")
+# What to do once a judge that failed is right again.
+GO_ON = (
+    "go on with --resume (or begin again where it is your own Python, which may not change "
+    "within a run)"
+)
 
 
 @dataclass(frozen=True)
@@ -153,6 +158,14 @@ def with_limits_applied(rewards: Sequence[Score], rule: str) -> list[float]:
     return values
 
 
+def in_one_line(score: Score) -> str:
+    """Why a verdict failed: of a traceback, what failed and the error at its end."""
+    lines = score.detail.strip().splitlines()
+    if len(lines) < 2:
+        return score.detail or "no detail"
+    return f"{lines[0]} {lines[-1]}; RUN/errors.jsonl has all of it"
+
+
 class ErrorShare:
     """Counts verdicts that failed, and stops a run where they are too many."""
 
@@ -173,9 +186,8 @@ class ErrorShare:
         if self.judged >= self.LEAST and share > self._limit and failed:
             raise OpenQwQError(
                 f"{self.errors} of {self.judged} verdicts are errors, above max_error_share "
-                f"{self._limit:g}; the last one: {failed[-1].detail or 'no detail'}; repair the "
-                "judge, then go on with --resume (or begin again where it is your own Python, "
-                f"which may not change within a run), or raise stages.{self._stage}.max_error_share"
+                f"{self._limit:g}; the last one: {in_one_line(failed[-1])}; repair the judge, then "
+                f"{GO_ON}, or raise stages.{self._stage}.max_error_share"
             )
 
 

@@ -16,7 +16,7 @@ from openqwq.train.episodes import Attempt
 from openqwq.train.learner import PolicyLearner
 from openqwq.train.objective import Frozen, objective
 from openqwq.train.packing import MicroBatch, pack_trajectories
-from openqwq.train.rewards import ErrorShare, with_limits_applied
+from openqwq.train.rewards import GO_ON, ErrorShare, in_one_line, with_limits_applied
 from openqwq.train.rollouts import Prompt, RolloutRunner, trajectories_of
 from openqwq.train.run import Evaluate, Parts, Progress, Run
 from openqwq.types import OpenQwQError, SamplingParams, Task, Trajectory, WeightLink
@@ -156,7 +156,7 @@ class Trainer:
             if attempt.score.status == "error":
                 return (
                     f"the judges failed on the whole batch of step {step} "
-                    f"({attempt.score.detail}): repair them, then go on with --resume"
+                    f"({in_one_line(attempt.score)}): repair them, then {GO_ON}"
                 )
         path = f"stages.{self.stage.name}"
         return (

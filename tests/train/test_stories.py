@@ -166,6 +166,17 @@ def test_a_reward_that_fails_too_often_stops_the_run_by_name(
     assert "max_error_share" in error and "returned None" in error
 
 
+def test_a_reward_that_always_fails_says_in_one_line_where_and_how_to_begin_again(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "rewards.py").write_text("def f(task, completion): return task.row['no']\n")
+    config = written(tmp_path, base, [RL | {"rewards": [{"use": "rewards.py:f"}]}])
+    assert train(config, tmp_path / "run") == 2
+    (line,) = [each for each in capsys.readouterr().err.splitlines() if "qwq:" in each]
+    assert "rewards.py:f raised KeyError: 'no'; RUN/errors.jsonl has all of it" in line
+    assert "begin again where it is your own Python" in line
+
+
 @pytest.mark.parametrize(
     ("use", "message"),
     [
