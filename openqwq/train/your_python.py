@@ -32,6 +32,19 @@ def check_judge_function(reference: str) -> None:
             f"{reference} is called with a task and a completion, but it takes {signature} "
             f"({error}): give it these two parameters"
         ) from error
+    _require_order(reference, list(signature.parameters), function)
+
+
+def _require_order(reference: str, names: list[str], function: Callable[..., Any]) -> None:
+    """Raise OpenQwQError where a parameter named for one of the two is given the other."""
+    if _takes_names(function):
+        return
+    for name, given, place in (("completion", "task", 0), ("task", "completion", 1)):
+        if names[place : place + 1] == [name]:
+            raise OpenQwQError(
+                f"{reference} takes ({', '.join(names)}), so that its {name!r} is given the "
+                f"{given}: name its parameters task and completion"
+            )
 
 
 def _judge_function(reference: str) -> Callable[..., Any]:

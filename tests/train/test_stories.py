@@ -183,6 +183,7 @@ def test_a_reward_that_always_fails_says_in_one_line_where_and_how_to_begin_agai
         ("nowhere.py:f", "nowhere.py does not exist"),
         ("rewards.py:missing", "has no 'missing'"),
         ("rewards.py:lone", "it takes (task)"),
+        ("rewards.py:turned", "'completion' is given the task"),
         ("maths", "did you mean 'math'"),
         ("stage:taste", "no reward_model stage"),
     ],
@@ -190,7 +191,11 @@ def test_a_reward_that_always_fails_says_in_one_line_where_and_how_to_begin_agai
 def test_a_reward_that_stands_for_nothing_is_refused_before_the_run_exists(
     base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], use: str, message: str
 ) -> None:
-    functions = "def f(task, completion): return 1.0\ndef lone(task): return 1.0\n"
+    functions = (
+        "def f(task, completion): return 1.0\n"
+        "def lone(task): return 1.0\n"
+        "def turned(completion, answer): return float(completion == answer)\n"
+    )
     (tmp_path / "rewards.py").write_text(functions)
     config = written(tmp_path, base, [RL | {"rewards": [{"use": use}]}])
     assert train(config, tmp_path / "run") == 2
