@@ -15,7 +15,7 @@ from openqwq.tasks.formats import Reading, RowReader
 from openqwq.tasks.table import permuted
 from openqwq.tasks.templates import RowError
 from openqwq.types import OpenQwQError, Pair, Rule, Task
-from openqwq.verify.toolcalls import TOOL_CALLS, RightCalls
+from openqwq.verify.toolcalls import TOOL_CALLS, RightCalls, require_right_calls
 
 Item = TypeVar("Item")
 # What a task needs so that a judge of this name can work.
@@ -232,7 +232,7 @@ class _Opener:
             _require_known(reading.rules)
         right_calls: RightCalls | None = None
         if verifier.startswith(TOOL_CALLS):
-            right_calls = _right_calls(reading.answer or "")
+            right_calls = _right_calls(reading.answer or "", reading.tools)
         environment = "" if self.config.environment == "none" else self.config.environment
         task = Task(
             id=f"{self.name}:{identity}",
@@ -264,14 +264,18 @@ def _require_known(rules: Sequence[Rule]) -> None:
             raise RowError("rules", f"{error}, or name a verifier of yours") from error
 
 
-def _right_calls(answer: str) -> RightCalls:
+def _right_calls(answer: str, tools: Sequence[Mapping[str, Any]]) -> RightCalls:
     try:
-        return RightCalls.read(answer)
+        right = RightCalls.read(answer)
+        require_right_calls([tool["function"] for tool in tools], right.calls)
     except ValueError as error:
         raise RowError(
             "answer",
             f"the right calls are not JSON ({error}): list {{function: {{argument: [values]}}}}",
         ) from error
+    except OpenQwQError as error:
+        raise RowError("answer", f"{error}: correct the answer or the tools") from error
+    return right
 
 
 def _require_alike(

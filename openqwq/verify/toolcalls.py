@@ -114,7 +114,8 @@ def check_calls(
     (relevance): any call of an offered function is. Java's and JavaScript's argument values are
     source text. Raises OpenQwQError for a ground truth or document that is not of BFCL's form.
     """
-    schemas = {function["name"]: function["parameters"] for function in functions}
+    schemas = _schemas(functions)
+    require_right_calls(functions, ground_truth)
     if ground_truth is None:
         if any(call["name"] in schemas for call in calls):
             return CallVerdict(True)
@@ -124,11 +125,7 @@ def check_calls(
 
     table: list[list[str]] = []  # of each right call, what is wrong with each given one
     for entry in ground_truth:
-        name, *others = entry
-        if name not in schemas or others:
-            raise OpenQwQError(
-                f"ground truth {entry!r} is not one call of: {', '.join(schemas)}"
-            )
+        (name,) = entry
         table.append([_fault(call, entry, schemas[name], language) for call in calls])
     table.sort(key=lambda faults: faults.count(""))  # the pickiest chooses first
 
@@ -141,6 +138,32 @@ def check_calls(
             )
         unused.remove(found[0])
     return CallVerdict(True)
+
+
+def require_right_calls(functions: Sequence[Mapping[str, Any]], calls: Any) -> None:
+    """Raise OpenQwQError for a ground truth that no call of these functions could match."""
+    if calls is None:
+        return
+    if not isinstance(calls, list | tuple):
+        raise OpenQwQError(f"ground truth {calls!r:.200} is not a list of calls")
+    schemas = _schemas(functions)
+    for entry in calls:
+        whole = (
+            isinstance(entry, Mapping) and len(entry) == 1 and set(entry) <= set(schemas)
+        )
+        accepted = next(iter(entry.values())) if whole else None
+        if not isinstance(accepted, Mapping) or not all(
+            isinstance(values, list | tuple) for values in accepted.values()
+        ):
+            raise OpenQwQError(
+                f"ground truth {entry!r:.200} is not {{function: {{argument: [values]}}}} with one "
+                f"of: {', '.join(schemas) or 'no functions'}"
+            )
+
+
+def _schemas(functions: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """The parameters of each function; one without any may leave them out."""
+    return {function["name"]: function.get("parameters") or {} for function in functions}
 
 
 def _fault(
@@ -158,7 +181,7 @@ def _fault(
     for key, given in arguments.items():
         if key not in accepted:
             return f"{name} has the unexpected argument {key!r}"
-        argument = schema["properties"].get(key, {})
+        argument = schema.get("properties", {}).get(key, {})
         value = _given_value(given, argument, language)
         if not any(_fits(value, option, argument) for option in accepted[key]):
             return f"{name}: {key} is {given!r:.200}, right is one of {accepted[key]!r}"

@@ -81,13 +81,30 @@ def test_a_setting_comes_before_what_the_row_says(folder: Folder) -> None:
 def test_right_calls_are_read_with_their_row(folder: Folder) -> None:
     right = '[{"add": {"a": [2], "b": [3]}}]'
     rows = [
-        {"prompt": "2 + 3?", "answer": right},
+        {"prompt": "2 + 3?", "answer": right, "tools": [{"name": "add"}]},
         {"prompt": "Hello.", "answer": "add(2, 3)"},
     ]
     table = folder.open(rows[:1], verifier="tool_calls_python")
     assert table.rows[0].task.reference == RightCalls([{"add": {"a": [2], "b": [3]}}])
     with pytest.raises(OpenQwQError, match=r"row 2, answer: the right calls are not JSON"):
         folder.open(rows, verifier="tool_calls_python")
+
+
+@pytest.mark.parametrize(
+    "right",
+    [
+        '[{"name": "add", "arguments": {"a": 2}}]',
+        '[{"subtract": {"a": [2]}}]',
+        '[{"add": {"a": 2}}]',
+        '{"add": {"a": [2]}}',
+    ],
+)
+def test_right_calls_that_no_reply_could_make_are_refused_before_the_run(
+    folder: Folder, right: str
+) -> None:
+    row = {"prompt": "2 + 3?", "right": right, "tools": [{"name": "add"}]}
+    with pytest.raises(OpenQwQError, match=r"row 1, answer: ground truth .* is not"):
+        folder.open([row], answer="{right}", verifier="tool_calls_python")
 
 
 @pytest.mark.parametrize(

@@ -371,3 +371,12 @@ def test_a_text_that_holds_the_tags_is_an_argument_like_any_other() -> None:
     call = json.dumps({"name": "f", "arguments": arguments})
     found = extract_calls(f"<tool_call>{call}</tool_call> and {CALL}")
     assert [each["arguments"] for each in found] == [arguments, {"x": 1}]
+
+
+def test_a_function_may_leave_its_parameters_out() -> None:
+    documents = [{"name": "now"}, {"name": "f", "parameters": {"type": "object"}}]
+    for name in ("now", "f"):
+        call = ToolCall(name=name, arguments={})
+        assert check_calls(documents, [{name: {}}], [call]).ok
+    call = ToolCall(name="f", arguments={"x": 1})
+    assert check_calls(documents, [{"f": {"x": [1]}}], [call]).ok
