@@ -52,6 +52,14 @@ def find_value(row: Row, names: Sequence[str]) -> Any:
     return None if column is None else lookup(row, column)
 
 
+def is_object(answer: str) -> bool:
+    """Whether an answer is JSON of an object or of several, which are not mathematics."""
+    value = from_json(answer)
+    if isinstance(value, list) and value:
+        value = value[0]
+    return isinstance(value, Mapping)
+
+
 def is_rating(label: Any) -> bool:
     """Whether a label says that a reply is good or bad, in any of the spellings of files."""
     return as_text(label).strip().lower() in ("true", "false", "0", "1")

@@ -8,6 +8,7 @@ from typing import Any
 
 from openqwq.config import DataConfig
 from openqwq.data.rows import Row
+from openqwq.data.user_code import is_reference
 from openqwq.tasks.columns import (
     CHATS,
     CHOSEN,
@@ -102,6 +103,7 @@ class RowReader:
 
     def __init__(self, name: str, config: DataConfig) -> None:
         self._path = f"data.{name}"
+        self._own_judge = is_reference(config.verifier)
         self._pattern = re.compile(config.answer_pattern) if config.answer_pattern else None
         self._templates: dict[str, Template] = {}
         for key in TEMPLATES:
@@ -248,6 +250,8 @@ class RowReader:
                 return boxed_answer(row) if needed else None
             if not needed and not as_text(value).strip():
                 return None
+        if self._own_judge and isinstance(value, list | tuple):
+            value = as_text(value)  # one's own verifier knows what several answers mean
         return read_answer(value, field, self._pattern)
 
     def _solution(self, row: Row, is_program: bool) -> str | None:

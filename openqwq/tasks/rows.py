@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from openqwq.config import DataConfig
 from openqwq.data.hub import DataLock
 from openqwq.data.rows import text_rows
+from openqwq.tasks.columns import is_object
 from openqwq.tasks.formats import Reading, RowReader
 from openqwq.tasks.table import permuted
 from openqwq.tasks.templates import RowError
@@ -221,6 +222,12 @@ class _Opener:
         self, place: RowPlace, identity: str, reading: Reading, row: Mapping[str, Any]
     ) -> UsableRow:
         verifier = self.config.verifier or reading.judge
+        if (
+            not self.config.verifier
+            and verifier == "math"
+            and is_object(reading.answer or "")
+        ):
+            verifier = ""  # rules or tests of an unknown form
         needed = NEEDED.get(verifier)
         if needed is not None and not getattr(reading, needed):
             raise RowError(

@@ -78,6 +78,22 @@ def test_a_setting_comes_before_what_the_row_says(folder: Folder) -> None:
     assert record.task.messages[0] == {"role": "system", "content": "New."}
 
 
+def test_several_answers_are_for_a_verifier_of_ones_own(folder: Folder) -> None:
+    row = {"prompt": "2 + 3?", "answer": ["5", "five"]}
+    with pytest.raises(OpenQwQError, match=r"there are 2 answers: .* a verifier of yours"):
+        folder.open([row])
+    (record,) = folder.open([row], verifier="rewards.py:any_of").rows
+    assert (record.task.answer, record.task.row) == ('["5", "five"]', row)
+
+
+def test_objects_are_not_judged_as_mathematics(folder: Folder) -> None:
+    rules = '[{"instruction_id": ["detectable_format:title"], "kwargs": [null]}]'
+    (record,) = folder.open([{"prompt": "Write.", "ground_truth": rules}]).rows
+    assert record.task.verifier == ""
+    (interval,) = folder.open([{"prompt": "Solve.", "answer": "[1, 2]"}]).rows
+    assert interval.task.verifier == "math"
+
+
 def test_right_calls_are_read_with_their_row(folder: Folder) -> None:
     right = '[{"add": {"a": [2], "b": [3]}}]'
     rows = [
