@@ -11,7 +11,7 @@ from openqwq.evaluation.evaluation import EvaluationSettings, evaluate, open_run
 from openqwq.evaluation.own_tasks import own_selection
 from openqwq.evaluation.responders import Responder
 from openqwq.evaluation.results import Record, RecordFile, by_item
-from openqwq.types import Message, Task, Verifier
+from openqwq.types import Message, OpenQwQError, Task, Verifier
 
 Keep = Literal["shortest", "all"]
 
@@ -64,6 +64,18 @@ async def collect(
 def replies_directory(out: Path) -> Path:
     """Where all replies of a collection are kept."""
     return out.with_suffix(".replies")
+
+
+def require_own_file(out: Path) -> None:
+    """Raise OpenQwQError where the rows could not be read back, or would replace another file."""
+    if out.suffix not in (".jsonl", ".ndjson"):
+        raise OpenQwQError(
+            f"--out is {out}: rows are written as JSON lines, name it .jsonl"
+        )
+    if out.exists() and not replies_directory(out).exists():
+        raise OpenQwQError(
+            f"{out} exists and is of no collection: choose another --out, or remove it"
+        )
 
 
 def write_accepted(

@@ -159,6 +159,8 @@ async def _judges(
 
 def collect_verb(options: argparse.Namespace) -> None:
     """Ask a teacher and keep what is right."""
+    from openqwq.evaluation.collect import require_own_file
+
     if not options.model:
         raise OpenQwQError("no MODEL was named: give a directory, GGUF file, hub id or URL")
     for name in ("samples", "limit", "max_tokens", "concurrency"):
@@ -166,6 +168,7 @@ def collect_verb(options: argparse.Namespace) -> None:
         if value is not None and value < 1:
             flag = name.replace("_", "-")
             raise OpenQwQError(f"--{flag} is {value}: it must be at least 1")
+    require_own_file(options.out)
     asyncio.run(_collect(options))
 
 

@@ -112,6 +112,24 @@ def test_collect_names_data_that_is_not_there(
     assert re.search(said, capsys.readouterr().err)
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("own.jsonl", "exists and is of no collection: choose another --out"),
+        ("traces.jsonl.gz", "rows are written as JSON lines"),
+        ("traces.parquet", "rows are written as JSON lines"),
+    ],
+)
+def test_collect_replaces_no_other_file_and_writes_what_can_be_read(
+    run: Path, capsys: pytest.CaptureFixture[str], name: str, said: str
+) -> None:
+    out = run.with_name(name)
+    before = out.read_bytes() if out.exists() else None
+    assert main(["collect", "m", "--data", f"{run}:own", "--out", str(out)]) == 2
+    assert said in capsys.readouterr().err
+    assert (out.read_bytes() if out.exists() else None) == before
+
+
 def test_two_models_are_evaluated_and_compared_on_rows_of_ones_own(
     run: Path, teacher: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
