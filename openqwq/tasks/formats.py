@@ -3,12 +3,19 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from openqwq.config import DataConfig
 from openqwq.data.rows import Row
 from openqwq.data.user_code import is_reference
+from openqwq.tasks.choices import (
+    CHOICES,
+    named_choice,
+    read_choices,
+    right_choice,
+    with_choices,
+)
 from openqwq.tasks.columns import (
     CHATS,
     CHOSEN,
@@ -87,12 +94,16 @@ class Reading:
 
 @dataclass(frozen=True)
 class PromptReading:
-    """The prompt of a row and what was recorded after it; `raw` are the values it came from."""
+    """The prompt of a row and what was recorded after it; `raw` are the values it came from.
+
+    `choices` are those of a multiple-choice question, by their letters.
+    """
 
     form: str
     prompt: Messages
     raw: Sequence[Any]
     demonstration: Messages = ()
+    choices: Mapping[str, str] = field(default_factory=dict)
 
 
 class RowReader:
@@ -147,7 +158,7 @@ class RowReader:
             demonstration,
             chosen,
             rejected,
-            self._answer(row, needed),
+            self._answer(row, needed, asked.choices),
             self._solution(row, tests is not None),
             tests,
             rules,
@@ -184,7 +195,11 @@ class RowReader:
         if column.lower() == "instruction" and row.get("input"):  # Alpaca's
             raw.append(row["input"])
             text = f"{text}\n\n{row['input']}"
-        return _question(text, column, column.lower(), raw)
+        choices = read_choices(find_value(row, CHOICES))
+        if choices and isinstance(text, str):
+            raw.append(sorted(choices.values()))
+            text = with_choices(text, choices)
+        return replace(_question(text, column, column.lower(), raw), choices=choices)
 
     def _recorded(self, value: Any, field: str, form: str) -> PromptReading:
         prompt, demonstration = split_at_reply(read_chat(value, field), field)
@@ -240,16 +255,22 @@ class RowReader:
         value = find_value(row, SYSTEMS)
         return value if isinstance(value, str) else ""
 
-    def _answer(self, row: Row, needed: bool) -> str | None:
+    def _answer(self, row: Row, needed: bool, choices: Mapping[str, str]) -> str | None:
         """The right answer; an empty one is an error where nothing else says what is right."""
         field = f"{self._path}.answer"
         value = self._fill("answer", row)
+        if value is None and choices:
+            field, value = named_choice(row)
         if value is None:
             field, value = find_answer(row)
             if value is None:
                 return boxed_answer(row) if needed else None
             if not needed and not as_text(value).strip():
                 return None
+        if choices:
+            if self._pattern:
+                value = read_answer(value, field, self._pattern)
+            return right_choice(value, choices, field)
         if self._own_judge and isinstance(value, list | tuple):
             value = as_text(value)  # one's own verifier knows what several answers mean
         return read_answer(value, field, self._pattern)
