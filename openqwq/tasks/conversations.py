@@ -31,6 +31,12 @@ ROLES: Mapping[str, Role] = {
 }
 THINKING_KEYS = ("reasoning_content", "reasoning", "thinking")
 _INLINE = re.compile(r"\s*<think>(.*?)</think>(.*)", re.DOTALL)
+# OpenThoughts-114k's marks
+_MARKED = re.compile(
+    r"\s*<\|begin_of_thought\|>(.*?)<\|end_of_thought\|>"
+    r"\s*<\|begin_of_solution\|>(.*?)<\|end_of_solution\|>\s*",
+    re.DOTALL,
+)
 
 
 def read_chat(value: Any, field: str) -> tuple[Message, ...]:
@@ -56,9 +62,13 @@ def split_thinking(text: str, field: str) -> tuple[str, str]:
     """The thinking and the rest of a completion; "" where it has none.
 
     The thinking stands between `<think>` and `</think>` at the beginning, or before a `</think>`
-    whose `<think>` was part of the prompt. Raises RowError where it never ends.
+    whose `<think>` was part of the prompt, or between OpenThoughts' marks. Raises RowError where it
+    never ends.
     """
     inline = _INLINE.fullmatch(text)
+    marked = _MARKED.fullmatch(text)
+    if marked is not None:
+        return marked[1].strip("\n"), marked[2].strip("\n")
     if inline is not None:
         return inline[1].strip("\n"), inline[2].lstrip("\n")
     if text.lstrip().startswith("<think>"):

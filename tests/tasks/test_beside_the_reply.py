@@ -1,4 +1,4 @@
-"""What a row says in columns next to its reply: whether it was good, and what was thought."""
+"""What a row says about its reply: whether it was good, and what was thought before it."""
 
 import json
 from pathlib import Path
@@ -45,6 +45,15 @@ def test_thinking_in_a_column_of_its_own_belongs_to_the_reply(
     (solved,) = opened(tmp_path, row)
     assert solved.solution == "Count.\n</think>\n\nIt is \\boxed{5}."
     assert solved.answer == "5"
+
+
+def test_openthoughts_marks_are_read_and_not_imitated(tmp_path: Path) -> None:
+    text = "<|begin_of_thought|>\n\nCount.\n\n<|end_of_thought|>\n\n"
+    text += "<|begin_of_solution|>\n\nIt is 5.\n\n<|end_of_solution|>"
+    turns = [{"from": "user", "value": "2 + 3?"}, {"from": "assistant", "value": text}]
+    (task,) = opened(tmp_path, {"conversations": turns})
+    thought = {"role": "assistant", "content": "It is 5.", "reasoning_content": "Count."}
+    assert task.demonstration == (thought,)
 
 
 def test_a_column_that_says_whether_there_is_thinking_is_not_the_thinking(
