@@ -4,9 +4,11 @@ A template that shows the model another history than the recorded one (QwQ's dro
 forces a new record. All records of an episode are one attempt: they share its reward.
 """
 
+import inspect
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any, cast
 
 from openqwq.text.stream import Reply, parse_reply, starts_in_thinking
 from openqwq.text.template import bridge, encode_chat
@@ -141,7 +143,7 @@ class Rollout:
         try:
             observation = await self.episode.step(reply.message(), reply.malformed_calls)
             over = observation.done
-            said = observation.messages
+            said = () if over else _turns(observation.messages)
         except Exception as error:  # an environment of the user's may raise anything
             self.done = True
             self.failure = environment_failure(error)
@@ -149,6 +151,18 @@ class Rollout:
         self.done = over or len(self.completions) == max_turns
         if not self.done:
             self._observe(reply, said, context_length)
+
+    async def close(self) -> None:
+        """Close the episode; raises OpenQwQError where that fails."""
+        assert self.episode is not None
+        try:
+            closing = self.episode.close()
+            if inspect.isawaitable(closing):  # a close that does nothing is often not async
+                await closing
+        except Exception as error:  # as above
+            raise OpenQwQError(
+                f"the environment's close() raised {type(error).__name__}: {error}; correct it"
+            ) from error
 
     def _reply(self) -> Reply:
         given = self.prompt_ids[: -len(self.completions[-1].token_ids)]
@@ -182,6 +196,33 @@ class Rollout:
     def _begin_record(self, prompt_ids: Sequence[int]) -> None:
         self.token_records.append(TokenRecord())
         self.token_records[-1].give(prompt_ids)
+
+
+def whole_episode(episode: Any) -> Episode:
+    """What an environment's reset returned; OpenQwQError where it is not an episode."""
+    for name in ("step", "score", "close"):
+        if not callable(getattr(episode, name, None)):
+            raise OpenQwQError(
+                f"reset() returned {episode!r:.80}, which has no {name}(): return an episode with "
+                "step, score and close"
+            )
+    return cast(Episode, episode)
+
+
+def _turns(said: Any) -> Sequence[Message]:
+    """What an environment said; OpenQwQError where it is not a list of turns."""
+    if isinstance(said, list | tuple) and all(map(_is_turn, said)):
+        return said
+    raise OpenQwQError(
+        f"step() returned the messages {said!r:.80}: return a list of turns, each with role and "
+        "content, in an Observation"
+    )
+
+
+def _is_turn(said: Any) -> bool:
+    if not isinstance(said, Mapping):
+        return False
+    return isinstance(said.get("role"), str) and isinstance(said.get("content"), str)
 
 
 def environment_failure(error: Exception) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from openqwq.text.template import encode_chat
 from openqwq.text.tokenizer import Tokenizer
-from openqwq.train.episodes import Attempt, Rollout, environment_failure
+from openqwq.train.episodes import Attempt, Rollout, environment_failure, whole_episode
 from openqwq.train.rewards import Rewards, without_value
 from openqwq.types import (
     Completion,
@@ -90,12 +90,13 @@ class RolloutRunner:
 
         async def reset(rollout: Rollout) -> None:
             try:
-                rollout.episode = await environment.reset(task, seed + rollout.member)
+                begun = await environment.reset(task, seed + rollout.member)
+                rollout.episode = whole_episode(begun)
             except Exception as error:  # an environment of the user's may raise anything
                 rollout.done = True
                 rollout.failure = environment_failure(error)
             else:
-                stack.push_async_callback(rollout.episode.close)
+                stack.push_async_callback(rollout.close)
 
         await asyncio.gather(*(reset(rollout) for rollout in group))
         return group
@@ -135,7 +136,7 @@ class RolloutRunner:
         await self._go_on([(rollout, params)])
         if rollout.episode is not None:
             rollout.verdict = await self._episode_verdict(rollout)
-            await rollout.episode.close()
+            await rollout.close()
 
     async def _judged(self, group: Sequence[Rollout]) -> list[Attempt]:
         # Members of a group often agree to the letter: each distinct text is judged once.

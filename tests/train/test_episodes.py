@@ -5,6 +5,8 @@ import pickle
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -289,6 +291,54 @@ def test_the_members_whose_environment_begins_are_sampled_as_ever() -> None:
     assert [a.score.status for a in group] == ["correct", "error"] * 2
     assert [len(a.completions) for a in group] == [1, 0, 1, 0]
     assert script.seeds == [0, 1, 2, 3]
+
+
+@dataclass
+class Odd(World):
+    """What a first environment of one's own may be: `fault` names what is wrong with it."""
+
+    fault: str = ""
+
+    async def reset(self, task: Task, seed: int) -> Any:
+        if self.fault == "nothing":
+            return None
+        return SimpleNamespace(step=self.step) if self.fault == "a part" else self
+
+    async def step(self, reply: Message, malformed_calls: Sequence[str]) -> Any:
+        said: Any = "Again." if self.fault == "text" else ["Again."]
+        return Observation(said, self.fault.endswith("close"))
+
+    def close(self) -> Any:
+        if self.fault == "bad close":
+            raise ValueError("no end")
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("nothing", "reset() returned None, which has no step()"),
+        ("a part", "which has no score()"),
+        ("text", "step() returned the messages 'Again.'"),
+        ("list of texts", "step() returned the messages ['Again.']"),
+    ],
+)
+def test_what_is_no_episode_or_no_turn_is_an_error_that_says_so(
+    fault: str, said: str
+) -> None:
+    script = Script(QWQ, ["\n</think>\n\n36"])
+    world = Odd(1, fault=fault)
+    (attempt,) = run(RolloutRunner(script, QWQ, judged_by(), {"world": world}))
+    assert attempt.score.status == "error" and said in attempt.score.detail
+
+
+def test_an_episodes_close_need_not_be_async_and_is_named_where_it_fails() -> None:
+    script = Script(QWQ, ["\n</think>\n\n36"])
+    world = Odd(1, fault="sync close")
+    (attempt,) = run(RolloutRunner(script, QWQ, judged_by(), {"world": world}))
+    assert attempt.score.status == "correct"
+    world.fault = "bad close"
+    with pytest.raises(OpenQwQError, match=r"close\(\) raised ValueError: no end"):
+        run(RolloutRunner(script, QWQ, judged_by(), {"world": world}))
 
 
 @dataclass
