@@ -94,6 +94,7 @@ def data_verb(options: argparse.Namespace) -> None:
     from openqwq.evaluation.data_pages import print_report, to_json, write_page
     from openqwq.tasks.tables import open_tables
     from openqwq.train.own_environments import own_tasks
+    from openqwq.train.prepare import check_names_of_tables
 
     for name in ("tasks", "golds"):
         if getattr(options, name) < 1:
@@ -104,6 +105,7 @@ def data_verb(options: argparse.Namespace) -> None:
     if not config.data:
         named = ", ".join(map(str, options.configs))
         raise OpenQwQError(f"{named} has no table [data.NAME]: add one (docs/your-data.md)")
+    check_names_of_tables(config)
     tables = open_tables(config, DataLock(), skip_bad_rows=True, own_tasks=own_tasks)
     report = asyncio.run(_examined(config, tables, options))
     if options.json:

@@ -53,13 +53,8 @@ class Prepared:
         return [*trained, *self.tables[name].held_out(1, self.config.evaluation.seed)]
 
 
-def prepare(config: Config, lock: DataLock, skip_bad_rows: bool = False) -> Prepared:
-    """Open the tables of `config` and resolve its names.
-
-    Raises OpenQwQError for the first thing that would stop the run later: a name that stands for
-    nothing, a table that cannot be drawn from, a stage whose data it cannot use.
-    """
-    check_trackers(config.trackers)
+def check_names_of_tables(config: Config) -> None:
+    """Raise OpenQwQError for a name in a table that stands for nothing."""
     for name, table in config.data.items():
         if table.verifier:
             check_judge(table.verifier, f"data.{name}.verifier")
@@ -72,6 +67,16 @@ def prepare(config: Config, lock: DataLock, skip_bad_rows: bool = False) -> Prep
             )
         if is_reference(table.source):
             load_object(table.source)
+
+
+def prepare(config: Config, lock: DataLock, skip_bad_rows: bool = False) -> Prepared:
+    """Open the tables of `config` and resolve its names.
+
+    Raises OpenQwQError for the first thing that would stop the run later: a name that stands for
+    nothing, a table that cannot be drawn from, a stage whose data it cannot use.
+    """
+    check_trackers(config.trackers)
+    check_names_of_tables(config)
     earlier: list[Stage] = []
     for stage in config.stages:
         _check_names(config, stage, earlier)

@@ -61,6 +61,11 @@ def test_data_knows_the_configs_that_come_with_the_package(
     [
         (["--against", "aime26"], "unknown benchmark 'aime26'"),
         (["--tasks", "0"], "--tasks is 0"),
+        (
+            ["--set", "data.own.verifier=maths"],
+            r"data\.own\.verifier names .* did you mean",
+        ),
+        (["--set", "data.own.verifier=no.py:f"], r"no\.py does not exist"),
         (["--set", "data.own.prompt={q}"], "no rows that can be used; .*no column 'q'"),
     ],
 )
