@@ -62,11 +62,12 @@ def _longest_reply(config: Config) -> int:
 
 
 def _staged(config: Config, tables: Mapping[str, DataTable]) -> list[str]:
-    """The staged tables that have something held out."""
+    """The staged tables that have something held out that can be judged."""
     names: list[str] = []
     for name in config.staged_data():
-        if tables[name].held_out(1, config.evaluation.seed):
-            names.append(name)
+        for task in tables[name].held_out(1, config.evaluation.seed):
+            if task.verifier or task.environment:
+                names.append(name)
     return names
 
 

@@ -144,6 +144,12 @@ def test_held_out_rows_are_evaluated_and_no_others(folder: Path) -> None:
     assert "sums:held_out-5" not in asked  # the limit is 4
 
 
+def test_what_cannot_be_judged_has_no_accuracy(folder: Path) -> None:
+    for path in (folder / "run" / "evaluation").glob("*.json"):
+        settings = json.loads(path.read_text())["settings"]
+        assert settings["tables"] == ["sums"], path.name  # not the pairs of tastes
+
+
 def test_the_lock_names_every_file_and_a_changed_one_is_refused_on_resume(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
