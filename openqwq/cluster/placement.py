@@ -23,9 +23,10 @@ from openqwq.cluster.sharded import Sharding
 from openqwq.cluster.vllm_sampler import VllmSampler
 from openqwq.config import ClusterConfig, Config, DistillStage, Stage
 from openqwq.engine.limits import EngineLimits
+from openqwq.train.frozen import name_of_frozen
 from openqwq.train.judges import Bench
 from openqwq.train.objective import Frozen
-from openqwq.train.placement import Policy, SamplingStage, engine_limits, name_of_frozen
+from openqwq.train.placement import Policy, SamplingStage, engine_limits
 from openqwq.train.policies import LoadedPolicy
 from openqwq.train.rl import Trainer
 from openqwq.train.run_policies import Policies
@@ -127,7 +128,7 @@ class RayPlacement:
         learner = RemoteLearner(ranks, folder / f"{stage.name}.shards", cluster.timeout)
         compared: Frozen | None = None
         if isinstance(stage, DistillStage):
-            compared = RankTeacher(learner)
+            compared = RankTeacher(learner) if frozen is not None else None
         elif stage.kl_coefficient:
             compared = RankReference()
         try:

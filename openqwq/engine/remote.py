@@ -229,7 +229,7 @@ class RemoteChat:
         if tools:
             body["tools"] = list(tools)
         url = f"{self.server.url}/chat/completions"
-        async with _sent(url, body) as answer:
+        async with sent(url, body) as answer:
             return _chat_reply(url, await answer.aread())
 
 
@@ -303,7 +303,7 @@ def _chat_reply(url: str, data: bytes) -> RemoteReply:
 
 async def _events(url: str, body: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any]]:
     """The JSON objects of a stream of server-sent events."""
-    async with _sent(url, body) as answer:
+    async with sent(url, body) as answer:
         try:
             async for line in answer.aiter_lines():
                 data = line.removeprefix("data:").strip()
@@ -322,7 +322,7 @@ async def _events(url: str, body: Mapping[str, Any]) -> AsyncGenerator[dict[str,
 
 
 @asynccontextmanager
-async def _sent(url: str, body: Mapping[str, Any]) -> AsyncIterator[httpx.Response]:
+async def sent(url: str, body: Mapping[str, Any]) -> AsyncIterator[httpx.Response]:
     """A response with status 200, after as many tries as it takes; its body is not yet read."""
     async with httpx.AsyncClient(timeout=TIMEOUT, headers=_headers()) as client:
         wait = FIRST_WAIT

@@ -19,11 +19,11 @@ from openqwq.train.describe import rollout_rows
 from openqwq.train.episodes import Attempt
 from openqwq.train.learner import PolicyLearner
 from openqwq.train.loss import Metrics, policy_loss
-from openqwq.train.objective import Frozen
 from openqwq.train.packing import MicroBatch, pack_trajectories
 from openqwq.train.rl import Groups, no_evaluation
 from openqwq.train.rollouts import RolloutRunner, trajectories_of
 from openqwq.train.run import Evaluate, Parts, Progress, Run
+from openqwq.train.teachers import Teacher
 from openqwq.types import OpenQwQError, SamplingParams, Trajectory, WeightLink
 
 
@@ -37,7 +37,7 @@ class Distiller:
     runner: RolloutRunner
     link: WeightLink
     curriculum: Curriculum
-    teacher: Frozen
+    teacher: Teacher
     evaluate: Evaluate = no_evaluation
 
     async def train(self, progress: Progress) -> None:
@@ -76,7 +76,7 @@ class Distiller:
         trajectories, attempts = _trajectories(groups)
         self.run.add_rollouts(self.stage.name, rollout_rows(step, groups, trajectories))
         limit = self.stage.optimiser.micro_batch_tokens
-        batches = [self._taught(batch) for batch in pack_trajectories(trajectories, limit)]
+        batches = await self._taught(pack_trajectories(trajectories, limit))
         divergence = reverse_kl(batches)
         metrics = self.learner.train_step(batches, _objective)
         self.link.push(self.learner.named_params(), step + 1)
@@ -115,12 +115,14 @@ class Distiller:
         groups = await self.runner.groups(prompts, stage.group_size)
         return list(zip(keys, groups, strict=True))
 
-    def _taught(self, batch: MicroBatch) -> MicroBatch:
-        """The batch with each token's advantage: how much likelier the teacher finds it."""
-        with torch.no_grad():
-            taught, _ = self.teacher.log_probs(batch)
-        advantages = taught.to(batch.sampler_log_probs.device) - batch.sampler_log_probs
-        return replace(batch, advantages=advantages)
+    async def _taught(self, batches: Sequence[MicroBatch]) -> list[MicroBatch]:
+        """The batches with each token's advantage: how much likelier the teacher finds it."""
+        found: list[MicroBatch] = []
+        taught = await self.teacher.log_probs(batches)
+        for batch, log_probs in zip(batches, taught, strict=True):
+            own = batch.sampler_log_probs
+            found.append(replace(batch, advantages=log_probs.to(own.device) - own))
+        return found
 
 
 def reverse_kl(batches: Sequence[MicroBatch]) -> float:

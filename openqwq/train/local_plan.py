@@ -1,6 +1,7 @@
 """`qwq train CONFIG --plan` for one machine: memory and seconds of each stage, before training."""
 
 from dataclasses import replace
+from functools import partial
 from statistics import mean
 
 import torch
@@ -20,12 +21,13 @@ from openqwq.model.precision import DTYPES, chosen_products
 from openqwq.model.qwen2 import ModelConfig
 from openqwq.text.template import encode_chat
 from openqwq.text.tokenizer import Tokenizer
+from openqwq.train.frozen import has_copy_of_its_start, loaded_bytes
 from openqwq.train.held_out import settings_of
 from openqwq.train.lengths import needed_length, run_tokenizer
 from openqwq.train.micro_batches import PROCESS, adapter_rank, fitting_tokens
 from openqwq.train.plan import Work, advice, describe, plan_stage
 from openqwq.train.policies import base_of_adapter, fresh_config
-from openqwq.train.prepare import Prepared, prepare
+from openqwq.train.prepare import BEST, PREVIOUS, START, Prepared, prepare
 from openqwq.train.sft import encode_examples
 from openqwq.train.slots import fitting_slots
 from openqwq.types import OpenQwQError, Products
@@ -90,10 +92,11 @@ def _work(
     parameters, _ = parameter_counts(model)
     size = DTYPES[products].itemsize * parameters  # of a base in memory
     assert isinstance(stage, SftStage | RlStage | DistillStage)
+    teacher = loaded_bytes(stage, partial(_shape_of, config, model))
     micro_batch = stage.optimiser.max_tokens_per_micro_batch
     if not micro_batch:
         try:
-            micro_batch = fitting_tokens(stage, config, model, products, memory)
+            micro_batch = fitting_tokens(stage, config, model, products, memory, teacher)
         except OpenQwQError:  # the plan itself says so, and what would fit
             micro_batch = config.engine.max_length
     prompts, replies = _lengths(prepared, stage, tokenizer)
@@ -122,7 +125,8 @@ def _work(
         products=products,
         rank=adapter_rank(stage),
         recompute=config.recompute,
-        reference=isinstance(stage, RlStage) and stage.kl_coefficient > 0,
+        reference=has_copy_of_its_start(stage),
+        teacher=teacher,
         packs=config.device != "cuda" and pack_fits(size, memory - size),
         evaluation_slots=config.engine.slots if evaluated else 0,
         evaluated_length=min(
@@ -130,6 +134,14 @@ def _work(
         ),
         evaluated_within=stage.evaluate.every > 0,
     )
+
+
+def _shape_of(config: Config, model: ModelConfig, name: str) -> ModelConfig:
+    """The shape of a teacher or reference; that of an earlier stage is the model's own."""
+    stages = [stage.name for stage in config.stages]
+    if name.removesuffix(BEST) in (*stages, PREVIOUS, START):
+        return model
+    return read_subject(locate(base_of_adapter(name) or name, weights=False)).config
 
 
 def _evaluated_length(prepared: Prepared, stage: SftStage, tokenizer: Tokenizer) -> int:

@@ -11,6 +11,7 @@ from openqwq.model.device import chosen_device
 from openqwq.model.fit import available_memory, memory_in_use, pack_fits, parameter_counts
 from openqwq.model.precision import DTYPES
 from openqwq.model.qwen2 import ModelConfig
+from openqwq.train.frozen import has_copy_of_its_start
 from openqwq.train.plan import Work, micro_batch_tokens
 from openqwq.train.run import Run
 from openqwq.types import Products
@@ -34,11 +35,13 @@ def fitting_tokens(
     model: ModelConfig,
     products: Products,
     memory: int,
+    teacher: int = 0,
 ) -> int:
     """The largest micro-batch that fits into `memory` bytes with all else in the stage.
 
-    Sequences are taken to be as long as they may be. Raises OpenQwQError, saying what would fit,
-    where nothing does.
+    Sequences are taken to be as long as they may be; `teacher` bytes are those of another
+    policy that is loaded.
+    Raises OpenQwQError, saying what would fit, where nothing does.
     """
     length = config.engine.max_length or model.max_position_embeddings
     completions = 1
@@ -59,7 +62,8 @@ def fitting_tokens(
         products=products,
         rank=adapter_rank(stage),
         recompute=config.recompute,
-        reference=isinstance(stage, RlStage) and stage.kl_coefficient > 0,
+        reference=has_copy_of_its_start(stage),
+        teacher=teacher,
     )
     if config.device != "cuda":
         parameters, _ = parameter_counts(model)
@@ -76,7 +80,9 @@ def free_memory(config: Config) -> int:
     return available_memory() + memory_in_use()
 
 
-def sized(stage: Trained, run: Run, model: ModelConfig, products: Products) -> Trained:
+def sized(
+    stage: Trained, run: Run, model: ModelConfig, products: Products, teacher: int = 0
+) -> Trained:
     """The stage with its micro-batches in tokens, by the free memory where it leaves that open.
 
     On a cluster, whose memory is not seen from here, they are as large as they may be.
@@ -86,7 +92,7 @@ def sized(stage: Trained, run: Run, model: ModelConfig, products: Products) -> T
     if run.config.cluster.learners:
         return stage
     memory = free_memory(run.config)
-    choose = partial(fitting_tokens, stage, run.config, model, products, memory)
+    choose = partial(fitting_tokens, stage, run.config, model, products, memory, teacher)
     tokens = run.micro_batch(stage.name, choose)
     optimiser = replace(stage.optimiser, max_tokens_per_micro_batch=tokens)
     return replace(stage, optimiser=optimiser)

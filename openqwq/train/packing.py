@@ -39,6 +39,39 @@ class MicroBatch:
         return replace(self, **moved)
 
 
+@dataclass(frozen=True)
+class WholeSequence:
+    """A sequence of a micro-batch with its prefix and its last target."""
+
+    token_ids: list[int]
+    places: list[int]  # of its targets, in token_ids
+    targets: list[int]  # the same, in the micro-batch's `targets`
+
+
+def sequences_of(batch: MicroBatch) -> list[WholeSequence]:
+    """The sequences of a micro-batch one by one, for what cannot read them laid together."""
+    ids = batch.token_ids.tolist()
+    prefixes: list[list[int]] = []
+    start = 0
+    for length in batch.prefix_lengths:
+        prefixes.append(ids[start : start + length])
+        start += length
+
+    found: list[WholeSequence] = []
+    for number, length in enumerate(batch.sequence_lengths):
+        prefix = batch.prefix_of[number]
+        before = prefixes[prefix] if prefix >= 0 else []
+        targets = (batch.sequence_index == number).nonzero().flatten().tolist()
+        last = int(batch.targets[targets[-1]])
+        whole = [*before, *ids[start : start + length], last]
+        # a target follows what predicts it
+        shift = len(before) - start + 1
+        places = (batch.loss_positions[targets] + shift).tolist()
+        found.append(WholeSequence(whole, places, targets))
+        start += length
+    return found
+
+
 def _check(trajectory: Trajectory, max_tokens: int) -> None:
     fault = _fault(trajectory, max_tokens)
     if fault:

@@ -12,11 +12,11 @@ from openqwq.engine.threads import CallersThread
 from openqwq.model.fit import return_freed_memory, room_for_pack
 from openqwq.model.qwen2 import Qwen2
 from openqwq.text.tokenizer import Tokenizer
+from openqwq.train.frozen import name_of_frozen
 from openqwq.train.judges import Bench
 from openqwq.train.learner import Learner, PolicyLearner
 from openqwq.train.objective import Frozen
 from openqwq.train.policies import AdapterAsItWas, LoadedPolicy
-from openqwq.train.prepare import START
 from openqwq.train.rl import Trainer
 from openqwq.train.run_policies import Policies
 from openqwq.types import Generate, Verifier, WeightLink
@@ -30,7 +30,7 @@ class Policy(NamedTuple):
     learner: PolicyLearner
     generate: Generate
     link: WeightLink
-    frozen: Frozen | None  # a KL penalty's reference, or a teacher
+    frozen: Frozen | None  # a KL penalty's reference, or a teacher that is no endpoint
 
 
 class Placement(Protocol):
@@ -92,15 +92,6 @@ class LocalPlacement:
     async def verifiers(self, names: Iterable[str], bench: Bench) -> Mapping[str, Verifier]:
         """See `Placement.verifiers`."""
         return {name: await bench.verifier(name) for name in names}
-
-
-def name_of_frozen(stage: SamplingStage) -> str | None:
-    """The policy that a stage compares with, where that is another than it begins with."""
-    if isinstance(stage, DistillStage):
-        return stage.teacher
-    if stage.kl_coefficient and stage.reference != START:
-        return stage.reference
-    return None
 
 
 def _learner(policy: LoadedPolicy, stage: SamplingStage, steps: int) -> Learner:

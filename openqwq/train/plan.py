@@ -43,6 +43,7 @@ class Work:
     rank: int = 0  # of an adapter on every linear layer; 0: all weights are trained
     recompute: bool = False
     reference: bool = False  # a frozen copy next to weights that are trained whole
+    teacher: int = 0  # bytes of another policy that is loaded to compare with
     # the engine copies a frozen base into its own layout, to decode faster
     packs: bool = False
     # of the engine that evaluates an SFT stage; 0: none does
@@ -162,6 +163,8 @@ def _planned(config: ModelConfig, work: Work, process: int) -> StagePlan:
     }
     if work.reference and not work.rank:
         memory["reference"] = 4 * parameters
+    if work.teacher:
+        memory["teacher"] = work.teacher
     if work.slots:
         memory["engine"] = _engine_copy(config, work)
         rows = work.slots + work.lanes

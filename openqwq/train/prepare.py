@@ -8,6 +8,7 @@ from pathlib import Path
 from openqwq.config import Config, DistillStage, RewardModelStage, RlStage, SftStage, Stage
 from openqwq.data.hub import DataLock
 from openqwq.data.user_code import is_reference, load_object
+from openqwq.engine import hub
 from openqwq.tasks.rows import RowTable
 from openqwq.tasks.table import DataTable
 from openqwq.tasks.tables import open_tables
@@ -21,6 +22,7 @@ from openqwq.train.judges import (
 )
 from openqwq.train.own_environments import own_tasks
 from openqwq.train.rewards import VERIFIER, judges_used
+from openqwq.train.teachers import is_endpoint, open_endpoint
 from openqwq.train.trackers import check_trackers
 from openqwq.types import OpenQwQError, Task
 
@@ -107,16 +109,28 @@ def _check_names(config: Config, stage: Stage, earlier: Sequence[Stage]) -> None
         if stage.reference != START:
             _check_origin(stage.reference, f"{path}.reference", config, earlier)
     if isinstance(stage, DistillStage):
-        if not stage.teacher:
-            raise OpenQwQError(
-                f"{path}.teacher is empty: name a checkpoint or an earlier stage"
-            )
-        if "://" in stage.teacher:
-            raise OpenQwQError(
-                f"{path}.teacher is {stage.teacher}: an endpoint cannot be a teacher yet; name a "
-                "checkpoint, or let the endpoint answer with qwq collect"
-            )
+        _check_teacher(config, stage, earlier)
+
+
+def _check_teacher(config: Config, stage: DistillStage, earlier: Sequence[Stage]) -> None:
+    path = f"stages.{stage.name}"
+    if not stage.teacher:
+        raise OpenQwQError(
+            f"{path}.teacher is empty: name a checkpoint, an earlier stage or an endpoint"
+        )
+    if not is_endpoint(stage.teacher):
         _check_origin(stage.teacher, f"{path}.teacher", config, earlier)
+        return
+    if stage.temperature != 1.0:
+        raise OpenQwQError(
+            f"{path}.temperature is {stage.temperature} with the endpoint {stage.teacher} as "
+            "teacher, whose log-probs are those of temperature 1: leave temperature out, or name a "
+            "checkpoint as teacher"
+        )
+    try:
+        open_endpoint(stage)
+    except OpenQwQError as error:
+        raise OpenQwQError(f"{path}.teacher: {error}") from error
 
 
 def _check_lora(config: Config, stage: Stage) -> None:
@@ -149,14 +163,20 @@ def _check_over_sampling(config: Config, stage: RlStage, task: Task | None) -> N
 
 
 def _check_origin(origin: str, path: str, config: Config, earlier: Sequence[Stage]) -> None:
-    """A `from` names an earlier stage that made a policy, or something on disk."""
+    """A `from` names an earlier stage that made a policy, a checkpoint on disk or on the hub."""
     name = origin.removesuffix(BEST)
     policies = [stage.name for stage in earlier if not isinstance(stage, RewardModelStage)]
     if name in (PREVIOUS, START) or name in policies or Path(name).exists():
         return
+    if hub.is_hub_id(origin):
+        try:
+            hub.download(origin, weights=False)
+        except OpenQwQError as error:
+            raise OpenQwQError(f"{path}: {error}") from error
+        return
     known = ", ".join([PREVIOUS, START, *policies])
     raise OpenQwQError(
-        f"{path} is {origin!r}: it must be one of {known}, STAGE:best, or a path"
+        f"{path} is {origin!r}: it must be one of {known}, STAGE:best, a path or a hub id"
     )
 
 

@@ -19,6 +19,7 @@ from openqwq.text.tokenizer import Tokenizer
 from openqwq.train import held_out
 from openqwq.train.curriculum import Curriculum
 from openqwq.train.distil import Distiller
+from openqwq.train.frozen import loaded_bytes
 from openqwq.train.judges import Bench, open_bench
 from openqwq.train.learner import Learner, PolicyLearner
 from openqwq.train.micro_batches import Trained, sized
@@ -51,6 +52,7 @@ from openqwq.train.rollouts import RolloutRunner
 from openqwq.train.run import Progress, Run
 from openqwq.train.run_policies import Policies
 from openqwq.train.sft import TaskStream, train_sft
+from openqwq.train.teachers import HeldTeacher, Teacher, is_endpoint, open_endpoint
 from openqwq.types import Environment, Generate, Verifier
 from openqwq.verify.judge import RewardModelJudge
 
@@ -190,12 +192,13 @@ class Stages:
         """On-policy distillation from a teacher."""
         if self.run.finished(stage.name) == stage.steps:
             return
-        require_one_vocabulary(self.run, stage.teacher, self.tokenizer)
         origin = self._origin_of(stage)
         stage = self.sized(stage, origin)
+        endpoint = await self._endpoint(stage)
         curriculum = Curriculum(self.prepared.of(stage), stage.data, self._seed(stage))
         roles = self.placement.policy(self.policies, stage, origin)
-        with roles as (learner, generate, link, teacher):
+        with roles as (learner, generate, link, frozen):
+            teacher = endpoint if frozen is None else HeldTeacher(frozen)
             assert teacher is not None
             distiller = Distiller(
                 self.run,
@@ -211,10 +214,22 @@ class Stages:
                 await distiller.train(report)
             self.keep(stage, learner, stage.steps)
 
+    async def _endpoint(self, stage: DistillStage) -> Teacher | None:
+        """The server that is a stage's teacher, if one is; either teacher knows the vocabulary."""
+        if not is_endpoint(stage.teacher):
+            require_one_vocabulary(self.run, stage.teacher, self.tokenizer)
+            return None
+        endpoint = open_endpoint(stage)
+        length = self.run.config.engine.max_length
+        await endpoint.require_fit(stage.teacher, self.tokenizer, length)
+        return endpoint
+
     def sized(self, stage: Trained, origin: str) -> Trained:
         """The stage with its micro-batches in tokens."""
         shape = self.policies.shape(origin)
-        return sized(stage, self.run, shape, self.policies.products(origin))
+        products = self.policies.products(origin)
+        teacher = loaded_bytes(stage, self.policies.shape)
+        return sized(stage, self.run, shape, products, teacher)
 
     def _origin_of(self, stage: Stage) -> str:
         return self.previous if stage.from_ == PREVIOUS else stage.from_

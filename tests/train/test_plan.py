@@ -110,3 +110,7 @@ def test_the_rate_of_products_is_measured_in_operations_a_second() -> None:
         ModelConfig(9, 64, 64, 1, 2, 2, 32), 16, precision.DTYPES["fp32"]
     )
     assert 1e6 < rate < 1e14
+
+
+def test_another_policy_to_compare_with_takes_its_own_bytes() -> None:
+    assert planned(teacher=3 * GIB).peak == planned().peak + 3 * GIB
