@@ -7,6 +7,7 @@ import json
 import re
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -16,6 +17,8 @@ Row = dict[str, Any]
 _SURROGATE = re.compile(r"\\ud[89a-f]")  # in JSON; a lone one is not text
 TEXT_FORMS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")
 FORMS = (*TEXT_FORMS, ".parquet")
+GZIP = b"\x1f\x8b"  # how packed files begin
+LIST = " (a file that is one JSON list is named .json)"
 
 
 def read_rows(path: Path) -> Iterator[Row]:
@@ -49,13 +52,15 @@ def numbered_rows(path: Path) -> Iterator[tuple[int, Row]]:
             else:
                 yield from _json_lines(file, path)
     except UnicodeDecodeError as error:
-        raise OpenQwQError(
-            f"{path} is not UTF-8 ({error}): convert it, e.g. with iconv"
-        ) from error
+        remedy = "convert it, e.g. with iconv"
+        if path.suffix.lower() != ".gz" and _is_packed(path):
+            remedy = "it is packed by gzip, so add .gz to its name"
+        raise OpenQwQError(f"{path} is not UTF-8 ({error}): {remedy}") from error
     except (OSError, EOFError) as error:
-        raise OpenQwQError(
-            f"{path} cannot be read ({error}): get the file again"
-        ) from error
+        remedy = "get the file again"
+        if path.suffix.lower() == ".gz" and not _is_packed(path):
+            remedy = "if it is text, name it without .gz"
+        raise OpenQwQError(f"{path} cannot be read ({error}): {remedy}") from error
 
 
 def text_rows(path: Path) -> Iterator[tuple[int, Row]]:
@@ -124,6 +129,13 @@ def _opened(path: Path) -> TextIO:
     return path.open("r", encoding="utf-8-sig", newline="")
 
 
+def _is_packed(path: Path) -> bool:
+    """Whether a file begins as gzip's do."""
+    with suppress(OSError), path.open("rb") as file:
+        return file.read(len(GZIP)) == GZIP
+    return True
+
+
 def _json_lines(lines: Iterable[str], path: Path) -> Iterator[tuple[int, Row]]:
     for number, line in enumerate(lines, 1):
         if line.strip():
@@ -162,15 +174,16 @@ def _object(line: str, path: Path, number: int) -> Row:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
+        advice = LIST * (line.strip() == "[")
         raise OpenQwQError(
-            f"{path} row {number} is not JSON ({error}): write one object a line"
+            f"{path} row {number} is not JSON ({error}): write one object a line{advice}"
         ) from error
     return _checked(row, path, number)
 
 
 def _checked(row: Any, path: Path, number: int) -> Row:
     if not isinstance(row, dict):
-        advice = " (a file that is one JSON list is named .json)" * isinstance(row, list)
+        advice = LIST * isinstance(row, list)
         raise OpenQwQError(
             f"{path} row {number} is {row!r:.80}: it must be an object{advice}"
         )
