@@ -64,3 +64,14 @@ def test_a_column_that_says_whether_there_is_thinking_is_not_the_thinking(
     with_thinking, without = opened(tmp_path, row, other)
     assert with_thinking.demonstration[0]["reasoning_content"] == "Count."
     assert "reasoning_content" not in without.demonstration[0]
+
+
+def test_a_turn_alone_is_a_turn_and_not_its_json(tmp_path: Path) -> None:
+    asked = {"from": "human", "value": "2 + 3?"}
+    right = {"from": "gpt", "value": "5"}
+    pair = {"conversations": [asked], "chosen": right, "rejected": {**right, "value": "6"}}
+    (task,) = opened(tmp_path, pair)
+    assert task.demonstration == ({"role": "assistant", "content": "5"},)
+    turn = {"role": "user", "content": "2 + 3?"}
+    (task,) = opened(tmp_path, {"prompt": turn, "answer": "5"})
+    assert task.messages == (turn,)
