@@ -171,7 +171,7 @@ def train_verb(options: argparse.Namespace) -> None:
         print(dump_config(config), end="")
         return
     if options.plan:
-        print(_plan(config))
+        print(_plan(config, options.skip_bad_rows))
         return
     if options.out is None:
         raise OpenQwQError("train needs a directory for the run: add --out DIR")
@@ -179,14 +179,14 @@ def train_verb(options: argparse.Namespace) -> None:
     _report(options.out)
 
 
-def _plan(config: "Config") -> str:
+def _plan(config: "Config", skip_bad_rows: bool) -> str:
     if config.cluster.learners:
         from openqwq.cluster.plan import describe_plan, make_plan
 
         return describe_plan(config, make_plan(config))
     from openqwq.train.local_plan import describe_local_plan
 
-    return describe_local_plan(config)
+    return describe_local_plan(config, skip_bad_rows)
 
 
 def _train(config: "Config", options: argparse.Namespace) -> None:

@@ -35,12 +35,12 @@ from openqwq.types import OpenQwQError, Products
 TASKS = 50  # of each table, whose prompts are measured
 
 
-def describe_local_plan(config: Config) -> str:
+def describe_local_plan(config: Config, skip_bad_rows: bool = False) -> str:
     """The plan as text: the tables are opened to measure prompts, of the model only its header.
 
     Raises OpenQwQError as a run would before its first step.
     """
-    prepared = prepare(config, DataLock())
+    prepared = prepare(config, DataLock(), skip_bad_rows)
     tokenizer, context = run_tokenizer(config, prepared.tables)
     model = _model_config(config, tokenizer)
     memory = available_memory() + memory_in_use()

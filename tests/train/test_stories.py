@@ -453,6 +453,21 @@ def test_my_python_is_kept_with_the_run_and_may_not_change_under_it(
     assert "rewards.py has changed since the run began" in capsys.readouterr().err
 
 
+def test_a_plan_leaves_bad_rows_out_where_the_run_would(
+    base: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("openqwq.train.plan.product_rate", lambda config, rows, dtype: 1e11)
+    config = written(tmp_path, base, [RL])
+    with (tmp_path / "sums.jsonl").open("a") as file:
+        file.write('{"question": "What is it?", "answer": "nobody knows"}\n')
+    assert main(["train", str(config), "--plan"]) == 2
+    assert "--skip-bad-rows" in capsys.readouterr().err
+    assert main(["train", str(config), "--plan", "--skip-bad-rows"]) == 0
+
+
 def test_a_plan_says_what_each_stage_needs_without_making_a_run(
     base: Path,
     tmp_path: Path,
