@@ -74,7 +74,7 @@ def require_own_file(out: Path) -> None:
         )
     if out.exists() and not replies_directory(out).exists():
         raise OpenQwQError(
-            f"{out} exists and is of no collection: choose another --out, or remove it"
+            f"{out} exists, and qwq collect did not write it: choose another --out, or remove it"
         )
 
 

@@ -120,7 +120,7 @@ def test_collect_names_data_that_is_not_there(
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("own.jsonl", "exists and is of no collection: choose another --out"),
+        ("own.jsonl", "exists, and qwq collect did not write it: choose another --out"),
         ("traces.jsonl.gz", "rows are written as JSON lines"),
         ("traces.parquet", "rows are written as JSON lines"),
     ],
