@@ -4,9 +4,8 @@
 
 jsonl: RL on GSM8K's rows, with a system prompt and boxed answers. traces: SFT on conversations that
 think, in `reasoning_content` or inline, then RL; the base has no think tokens. programs: RL on
-problems with hidden tests, within limits. Each takes ten to twenty minutes on two idle cores, where
-bf16 is the faster precision. A run that is there already is only read. The checkpoint is that of
-bench/smollm2.py.
+problems with hidden tests, within limits. On one thread without bf16 each takes one to two hours.
+A run that is there already is only read. The checkpoint is that of bench/smollm2.py.
 """
 
 import argparse
