@@ -26,6 +26,19 @@ class RunData:
     outcomes: dict[str, list[Outcome]]  # by checkpoint
     # by stage: held-out pairs, and training log
     reward_models: Mapping[str, Mapping[str, Any]]
+    finished: Mapping[str, int]  # by stage: its steps, once its result is saved
+
+    @property
+    def missing(self) -> str:
+        """The stage whose result or evaluation is the first one missing; "" where none is.
+
+        A run whose tables hold nothing out is never evaluated.
+        """
+        if not self.outcomes:
+            stages = [stage.name for stage in self.config.stages]
+            return next((name for name in stages if name not in self.finished), "")
+        last = self.checkpoints[-1]
+        return "" if last in self.outcomes else last
 
     @property
     def checkpoints(self) -> tuple[str, ...]:
@@ -102,8 +115,17 @@ def read_run(directory: Path) -> RunData:
         rated = directory / f"{stage.name}.json"
         if stage.kind == "reward_model" and rated.exists():
             reward_models[stage.name] = json.loads(rated.read_bytes())
+    done = directory / "finished.json"
+    finished = json.loads(done.read_bytes()) if done.exists() else {}
     return RunData(
-        directory, config, path.read_text(), log, unreadable, outcomes, reward_models
+        directory,
+        config,
+        path.read_text(),
+        log,
+        unreadable,
+        outcomes,
+        reward_models,
+        finished,
     )
 
 

@@ -392,6 +392,8 @@ def test_preferences_that_contradict_each_other_are_refused_unless_i_insist(
     )
     insisted = ["--resume", "--set", 'stages.taste.skip_checks=["chance"]']
     assert train(config, tmp_path / "run", *insisted) == 0
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "Unfinished run" not in page  # though nothing of it is evaluated
 
 
 def test_a_student_learns_from_a_teacher_that_scores_its_own_tokens(
