@@ -129,7 +129,7 @@ def find_solution(row: Row) -> tuple[str, Any]:
     return "", None
 
 
-def thinking_beside(row: Row) -> str:
+def thinking_column(row: Row) -> str:
     """The thinking in a column of its own, next to a reply or a solution; "" without one.
 
     Nemotron's `reasoning` says only "on" or "off".
@@ -140,16 +140,16 @@ def thinking_beside(row: Row) -> str:
     return value.strip("\n")
 
 
-def read_solution(value: Any, field: str, beside: str = "") -> str:
+def read_solution(value: Any, field: str, column: str = "") -> str:
     """A worked completion in the form of `Task.solution`, its thinking apart.
 
-    `beside` is the thinking that stands in another column.
+    `column` is the thinking that another column holds.
     """
     text = as_text(value)
     if not text.strip():
         raise RowError(field, "the solution is empty: give it, or leave the row out")
     thinking, rest = split_thinking(text, field)
-    return completion_of(thinking or beside, rest)
+    return completion_of(thinking or column, rest)
 
 
 def as_program(solution: str, row: Row) -> str:

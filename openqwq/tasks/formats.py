@@ -37,7 +37,7 @@ from openqwq.tasks.columns import (
     read_answer,
     read_rules,
     read_solution,
-    thinking_beside,
+    thinking_column,
 )
 from openqwq.tasks.conversations import (
     read_chat,
@@ -224,7 +224,7 @@ class RowReader:
                     column, "the completion is empty: give it, or leave the row out"
                 )
             reply = said_by("assistant", turns, column)
-            thinking = thinking_beside(row)
+            thinking = thinking_column(row)
             if thinking:
                 reply.setdefault("reasoning_content", thinking)
             return (reply,)
@@ -285,8 +285,8 @@ class RowReader:
         if not isinstance(value, str):
             return None
         if is_program:
-            return completion_of(thinking_beside(row), as_program(value, row))
-        return read_solution(value, field, thinking_beside(row))
+            return completion_of(thinking_column(row), as_program(value, row))
+        return read_solution(value, field, thinking_column(row))
 
     def _tests(self, row: Row, raw: Sequence[Any]) -> CodeTests | None:
         value = self._fill("tests", row)

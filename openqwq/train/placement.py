@@ -30,7 +30,7 @@ class Policy(NamedTuple):
     learner: PolicyLearner
     generate: Generate
     link: WeightLink
-    frozen: Frozen | None  # a KL penalty's reference, or a teacher that is no endpoint
+    frozen: Frozen | None  # a KL penalty's reference, or a teacher that is not an endpoint
 
 
 class Placement(Protocol):
