@@ -3,16 +3,13 @@
 import asyncio
 import json
 import random
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import transformers
-import uvicorn
+from served import served
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -70,20 +67,6 @@ class Endpoint:
         if not self.scores:  # what llama-server gives
             found = {"tokens": texts[-1:], "token_logprobs": own[-1:]}
         return JSONResponse({"choices": [{"index": 0, "text": "", "logprobs": found}]})
-
-
-@contextmanager
-def served(app: Starlette) -> Iterator[str]:
-    settings = uvicorn.Config(app, port=0, log_level="critical", lifespan="off")
-    server = uvicorn.Server(settings)
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        assert thread.is_alive()
-    (listening,) = server.servers
-    yield f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
-    server.should_exit = server.force_exit = True
-    thread.join()
 
 
 def saved(directory: Path, tokenizer: Tokenizer, firmness: float) -> Path:
