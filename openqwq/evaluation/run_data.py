@@ -12,6 +12,7 @@ from openqwq.types import OpenQwQError
 
 Families = Mapping[str, Sequence[str]]
 START = "start"  # the evaluation before the first stage
+FINISHED = "finished.json"  # the steps of each stage whose result is saved
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ def read_run(directory: Path) -> RunData:
         rated = directory / f"{stage.name}.json"
         if stage.kind == "reward_model" and rated.exists():
             reward_models[stage.name] = json.loads(rated.read_bytes())
-    done = directory / "finished.json"
+    done = directory / FINISHED
     finished = json.loads(done.read_bytes()) if done.exists() else {}
     return RunData(
         directory,

@@ -246,9 +246,8 @@ def _read_call(call: Any, field: str) -> ToolCall:
 def turns_or_text(value: Any) -> Any:
     """A list of turns, also one turn alone or kept as JSON text; else the value as text."""
     parsed = from_json(value)
-    if {"role", "content"} <= set(_object(parsed)) or {"from", "value"} <= set(
-        _object(parsed)
-    ):
+    keys = set(_object(parsed))
+    if {"role", "content"} <= keys or {"from", "value"} <= keys:
         return [parsed]
     if isinstance(parsed, list | tuple) and (not parsed or isinstance(parsed[0], Mapping)):
         return parsed

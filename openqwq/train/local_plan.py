@@ -70,8 +70,7 @@ def describe_local_plan(config: Config, skip_bad_rows: bool = False) -> str:
 
 def _model_config(config: Config, tokenizer: Tokenizer) -> ModelConfig:
     if config.model:
-        path = locate(base_of_adapter(config.model) or config.model, weights=False)
-        return read_subject(path).config
+        return _saved_shape(config.model)
     assert config.shape is not None
     return fresh_config(config.shape, tokenizer)
 
@@ -141,6 +140,11 @@ def _shape_of(config: Config, model: ModelConfig, name: str) -> ModelConfig:
     stages = [stage.name for stage in config.stages]
     if name.removesuffix(BEST) in (*stages, PREVIOUS, START):
         return model
+    return _saved_shape(name)
+
+
+def _saved_shape(name: str) -> ModelConfig:
+    """The shape of a checkpoint, or of an adapter's base, by its header."""
     return read_subject(locate(base_of_adapter(name) or name, weights=False)).config
 
 

@@ -39,9 +39,8 @@ def fitting_tokens(
 ) -> int:
     """The largest micro-batch that fits into `memory` bytes with all else in the stage.
 
-    Sequences are taken to be as long as they may be; `teacher` bytes are those of another
-    policy that is loaded.
-    Raises OpenQwQError, saying what would fit, where nothing does.
+    Sequences are taken to be as long as they may be; `teacher` is the bytes of another
+    policy that is loaded. Raises OpenQwQError, saying what would fit, where nothing does.
     """
     length = config.engine.max_length or model.max_position_embeddings
     completions = 1

@@ -14,6 +14,7 @@ import torch
 
 from openqwq.config import Config, dump_config, load_config
 from openqwq.data.files import explained, open_atomically, write_atomically
+from openqwq.evaluation.run_data import FINISHED
 from openqwq.train.resume import check_resumable
 from openqwq.train.trackers import Tracker, numbers_of, open_trackers
 from openqwq.types import OpenQwQError, Products
@@ -22,7 +23,6 @@ CONFIG = "config.toml"
 PRECISION = "precision.json"  # in which the run multiplies
 MICRO_BATCHES = "micro_batches.json"  # tokens, of each stage whose config leaves them open
 SLOTS = "slots.json"  # of the engine, where the config leaves them open
-FINISHED = "finished.json"  # the steps of each stage whose result is saved
 # What a run writes up to the end of its first step; one that failed by then may begin again.
 PREPARED = {
     CONFIG,
