@@ -173,6 +173,17 @@ describe("previews", () => {
   });
 });
 
+/** Runs in a page: what other tabs say reaches it only after `hearNow()`. */
+function hearsLate() {
+  const Channel = window.BroadcastChannel;
+  const now = new Promise((resolve) => (window.hearNow = resolve));
+  window.BroadcastChannel = class extends Channel {
+    set onmessage(hear) {
+      super.onmessage = (event) => now.then(() => hear(event));
+    }
+  };
+}
+
 describe("nothing is lost", () => {
   flow("a chat has a link, a draft of its own, and both outlive the page", async (visit) => {
     const { page, composer } = visit;
@@ -197,13 +208,18 @@ describe("nothing is lost", () => {
     const { page } = visit;
     await visit.ask("plain one");
     const other = await visit.newPage();
+    await other.addInitScript(hearsLate);
     await other.goto(page.url());
+    await other.reload(); // another fragment alone loads no page
     await other.locator(".turn.user", { hasText: "plain one" }).waitFor();
     const say = async (tab, text) => {
       await tab.locator(".composer textarea").fill(text);
       await tab.locator(".composer textarea").press("Enter");
+      await tab.locator(".turn.user", { hasText: text }).waitFor();
     };
-    await Promise.all([say(page, "from the first"), say(other, "from the second")]);
+    await say(page, "from the first");
+    await say(other, "from the second");
+    await other.evaluate(() => window.hearNow());
     for (const tab of [page, other]) {
       await tab.locator(".turn.user .branches", { hasText: "/2" }).waitFor();
       await tab.locator(".send:not(.stop)").waitFor();
