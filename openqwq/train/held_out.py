@@ -1,7 +1,8 @@
 """Held-out accuracy of a policy: before the first stage, while a stage runs, and after each."""
 
+import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from statistics import mean
 from typing import Any, TypeVar
@@ -71,26 +72,34 @@ def _staged(config: Config, tables: Mapping[str, DataTable]) -> list[str]:
     return names
 
 
+def tasks_asked(settings: Settings, tables: Mapping[str, DataTable]) -> list[list[Task]]:
+    """The held-out tasks that an evaluation asks, by table."""
+    return [tables[name].held_out(settings.limit, settings.seed) for name in settings.tables]
+
+
 async def evaluate(
     run: Run,
     name: str,
     done: int,
     settings: Settings,
-    tables: Mapping[str, DataTable],
+    asked: Sequence[Sequence[Task]],
     runner: RolloutRunner,
     progress: Progress,
 ) -> dict[str, float]:
-    """Judge attempts at held-out tasks and save every one of them as `evaluation/NAME.json`.
+    """Judge attempts at `tasks_asked` and save every one of them as `evaluation/NAME.json`.
 
-    `done` are the steps after which the policy is evaluated.
+    `done` are the steps after which the policy is evaluated; `progress` counts answered problems.
     Returns each table's accuracy, and the mean of them as `mean`; the value's mean where a table
     has no verdicts.
     """
+    answered = itertools.count(1)
+
+    def tell() -> None:
+        progress(next(answered), {})
+
     outcomes: list[Outcome] = []
-    for count, table in enumerate(settings.tables, 1):
-        tasks = tables[table].held_out(settings.limit, settings.seed)
-        outcomes += await _outcomes(tasks, settings, runner)
-        progress(count, {"problems": len(outcomes) / settings.samples})
+    for tasks in asked:
+        outcomes += await _outcomes(tasks, settings, runner, tell)
 
     record = {
         "checkpoint": name,
@@ -104,7 +113,10 @@ async def evaluate(
 
 
 async def _outcomes(
-    tasks: Sequence[Task], settings: Settings, runner: RolloutRunner
+    tasks: Sequence[Task],
+    settings: Settings,
+    runner: RolloutRunner,
+    answered: Callable[[], None],
 ) -> list[Outcome]:
     params = SamplingParams(
         settings.temperature,
@@ -117,7 +129,7 @@ async def _outcomes(
     for i, task in enumerate(tasks):
         prompts.append((task, replace(params, seed=settings.seed + 1000 * i)))
     outcomes: list[Outcome] = []
-    for group in await runner.groups(prompts, settings.samples):
+    for group in await runner.groups(prompts, settings.samples, answered):
         outcomes += [_outcome(attempt) for attempt in group]
     return outcomes
 

@@ -43,8 +43,8 @@ class Display:
         self._watched = False
 
     @contextmanager
-    def stage(self, title: str, total: int) -> Iterator[Progress]:
-        """Yield the function that reports (steps done, metrics); stages may be nested."""
+    def stage(self, title: str, total: int, unit: str = "step") -> Iterator[Progress]:
+        """Yield the function that reports (units done, metrics); stages may be nested."""
         if sys.stderr.isatty():
             with self._bar(title, total) as report:
                 yield report
@@ -52,7 +52,7 @@ class Display:
         if not self._watched:
             self._watched = True
             self._watch()
-        with self._lines.stage(title, total) as report:
+        with self._lines.stage(title, total, unit) as report:
             yield report
 
     @contextmanager
@@ -109,21 +109,22 @@ def _new_bars(console: Console) -> Bars:
 
 @dataclass
 class _Stage:
-    """What is known of a stage; `first` are the steps done at its first report."""
+    """What is known of a stage; `first` are the units done at its first report."""
 
     title: str
     total: int
+    unit: str
     started: float
     done: int | None = None
     first: int = 0
     metrics: Mapping[str, Any] = field(default_factory=dict)
 
     def line(self, now: float) -> str:
-        """Stage, step of steps, one figure, time left."""
+        """Stage, unit of units, one figure, time left."""
         elapsed = now - self.started
         if self.done is None:
-            return f"{self.title}: step 0 of {self.total}, {_duration(elapsed)} so far"
-        parts = [f"{self.title}: step {self.done} of {self.total}", *_figure(self.metrics)]
+            return f"{self.title}: {self.unit} 0 of {self.total}, {_duration(elapsed)} so far"
+        parts = [f"{self.title}: {self.unit} {self.done} of {self.total}", *_figure(self.metrics)]
         steps = self.done - self.first + 1  # a resumed stage does not begin with step 1
         left = elapsed / max(1, steps) * (self.total - self.done)
         return ", ".join([*parts, f"about {_duration(left)} left"])
@@ -144,9 +145,9 @@ class PlainLines:
         self._told = time.monotonic()
 
     @contextmanager
-    def stage(self, title: str, total: int) -> Iterator[Progress]:
-        """Yield the function that reports (steps done, metrics)."""
-        stage = _Stage(title, total, time.monotonic())
+    def stage(self, title: str, total: int, unit: str = "step") -> Iterator[Progress]:
+        """Yield the function that reports (units done, metrics)."""
+        stage = _Stage(title, total, unit, time.monotonic())
         with self._lock:
             self._open.append(stage)
 

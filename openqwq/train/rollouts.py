@@ -1,7 +1,7 @@
 """From tasks to scored attempts: sample a group for each prompt, let environments answer, judge."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 
@@ -45,16 +45,26 @@ class RolloutRunner:
     context_length: int = 32768
     in_step: bool = True
 
-    async def groups(self, prompts: Sequence[Prompt], n: int) -> list[list[Attempt]]:
-        """`n` judged attempts of each task, which share one prefill."""
+    async def groups(
+        self, prompts: Sequence[Prompt], n: int, answered: Callable[[], None] | None = None
+    ) -> list[list[Attempt]]:
+        """`n` judged attempts of each task, which share one prefill.
+
+        `answered` is called when a task has its first replies.
+        """
+
+        async def first_turn(group: list[Rollout], params: SamplingParams) -> None:
+            await self._first_turn(group, params)
+            if answered is not None:
+                answered()
+
         async with AsyncExitStack() as stack:
             begun: list[tuple[list[Rollout], SamplingParams]] = []
             for task, params in prompts:
                 group = await self._begin(task, params.seed, n, stack)
                 begun.append((group, params))
 
-            first_turns = [self._first_turn(group, params) for group, params in begun]
-            await asyncio.gather(*first_turns)
+            await asyncio.gather(*(first_turn(group, params) for group, params in begun))
 
             rollouts: list[BegunRollout] = []
             for group, params in begun:

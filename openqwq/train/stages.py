@@ -300,9 +300,11 @@ class Stages:
     ) -> dict[str, float]:
         turns = [s.max_turns for s in self.run.config.stages if isinstance(s, RlStage)]
         runner = self.runner(generate, verdicts_only(self.verifiers), max(turns, default=8))
-        with self._shown(f"evaluate {name}", len(settings.tables)) as report:
+        asked = held_out.tasks_asked(settings, self.prepared.tables)
+        problems = sum(len(tasks) for tasks in asked)
+        with self._shown(f"evaluate {name}", problems, "problem") as report:
             return await held_out.evaluate(
-                self.run, name, done, settings, self.prepared.tables, runner, report
+                self.run, name, done, settings, asked, runner, report
             )
 
     def evaluator(
@@ -335,7 +337,7 @@ class Stages:
         return f"{self.run.config.seed}/{stage.name}"
 
     @contextmanager
-    def _shown(self, title: str, total: int) -> Iterator[Progress]:
+    def _shown(self, title: str, total: int, unit: str = "step") -> Iterator[Progress]:
         """Time a part of the run and show its progress."""
-        with self.run.timed(title), self.display.stage(title, total) as report:
+        with self.run.timed(title), self.display.stage(title, total, unit) as report:
             yield report

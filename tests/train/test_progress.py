@@ -27,11 +27,11 @@ def test_lines_come_before_the_first_report_between_reports_and_between_stages(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     display = Display(every=0.05)
-    with display.stage("evaluate sft", 8) as report:
-        lines_until(capsys, "evaluate sft: step 0 of 8, 0 s so far")
+    with display.stage("evaluate sft", 8, "problem") as report:
+        lines_until(capsys, "evaluate sft: problem 0 of 8, 0 s so far")
         report(4, {"tokens": 1.0, "reward": 0.25, "name": "x"})
-        (line, *_) = lines_until(capsys, "step 4 of 8")[-1:]
-        assert line.startswith("evaluate sft: step 4 of 8, reward 0.25, about ")
+        (line, *_) = lines_until(capsys, "problem 4 of 8")[-1:]
+        assert line.startswith("evaluate sft: problem 4 of 8, reward 0.25, about ")
         assert line.endswith(" s left")
     lines_until(capsys, "evaluate sft: done in")
     lines_until(capsys, "after evaluate sft: preparing what comes next")

@@ -2,6 +2,8 @@
 
 import json
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ from openqwq.config import ShapeConfig
 from openqwq.model import checkpoint
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.train.policies import fresh_model
+from openqwq.train.progress import Display
+from openqwq.train.run import Progress
 
 SUMS = [
     {"question": f"What is {a} + {b}?", "answer": f"so #### {a + b}"}
@@ -95,6 +99,23 @@ def test_rl_on_my_rows_with_an_adapter_is_evaluated_before_during_and_after(
     assert (
         "You are careful." not in text[0] and "Put it in" in json.loads(text[0])["question"]
     )
+
+
+def test_an_evaluation_shows_how_many_of_its_problems_are_answered(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reported: list[tuple[str, int, int, str]] = []
+
+    @contextmanager
+    def stage(self: Display, title: str, total: int, unit: str = "step") -> Iterator[Progress]:
+        yield lambda done, metrics: reported.append((title, done, total, unit))
+
+    monkeypatch.setattr(Display, "stage", stage)
+    config = written(tmp_path, base, [RL | {"steps": 1}])
+    assert train(config, tmp_path / "run") == 0
+    assert [each for each in reported if each[0] == "evaluate start"] == [
+        ("evaluate start", done, 3, "problem") for done in (1, 2, 3)
+    ]
 
 
 def test_more_steps_continue_the_adapter_and_another_run_starts_from_it(
