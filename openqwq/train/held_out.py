@@ -74,7 +74,9 @@ def _staged(config: Config, tables: Mapping[str, DataTable]) -> list[str]:
 
 def tasks_asked(settings: Settings, tables: Mapping[str, DataTable]) -> list[list[Task]]:
     """The held-out tasks that an evaluation asks, by table."""
-    return [tables[name].held_out(settings.limit, settings.seed) for name in settings.tables]
+    return [
+        tables[name].held_out(settings.limit, settings.seed) for name in settings.tables
+    ]
 
 
 async def evaluate(

@@ -246,27 +246,42 @@ class _FrozenHead(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, max_logits: int
     ) -> tuple[Tensor, Tensor]:
-        rows = max(1, max_logits // len(weight))
+        vocab = len(weight)
+        rows = min(max(1, max_logits // vocab), len(targets))
         log_probs = torch.empty(len(targets), device=hidden.device)
         entropy = torch.empty_like(log_probs)
         gradient = None
         if ctx.needs_input_grad[0]:
             gradient = torch.empty_like(hidden)
 
+        # The largest tensors of a step: every chunk uses the same ones, since new memory costs more
+        # than what is done with it.
+        narrow_of_all = hidden.new_empty(rows, vocab, dtype=weight.dtype)
+        logits_of_all = hidden.new_empty(rows, vocab, dtype=torch.float32)
+        masses_of_all = torch.empty_like(logits_of_all)
+
         for first in range(0, len(targets), rows):
             part = slice(first, first + rows)
             wanted = targets[part]
-            # One pass less over the logits each: they are the largest tensors of a step.
-            logits = product(hidden[part].to(weight.dtype), weight).float()
+            narrow = narrow_of_all[: len(wanted)]
+            logits = logits_of_all[: len(wanted)]
+            masses = masses_of_all[: len(wanted)]
+
+            x = hidden[part].to(weight.dtype)
+            if weight.dtype == torch.float32:
+                logits.copy_(product(x, weight))
+            else:
+                logits.copy_(torch.mm(x, weight.t(), out=narrow))
             logits.sub_(logits.amax(1, keepdim=True))
-            masses = logits.exp()
+            torch.exp(logits, out=masses)
             total = masses.sum(1, keepdim=True)
 
             log_probs[part] = (logits.gather(1, wanted[:, None]) - total.log()).squeeze(1)
-            mean_logit = torch.linalg.vecdot(masses, logits) / total.squeeze(1)
+            mean_logit = logits.mul_(masses).sum(1) / total.squeeze(1)
             entropy[part] = total.log().squeeze(1) - mean_logit
             if gradient is not None:
-                mean_row = product(masses.to(weight.dtype), weight.t()) / total
+                narrow.copy_(masses)
+                mean_row = product(narrow, weight.t()) / total
                 gradient[part] = weight[wanted].to(gradient.dtype) - mean_row
 
         ctx.save_for_backward(gradient)

@@ -8,6 +8,8 @@ an engine that lives no longer than that.
 
 from dataclasses import dataclass, replace
 
+import torch
+
 from openqwq.config.stages import MOST_MICRO_BATCH
 from openqwq.model.fit import parameter_counts
 from openqwq.model.precision import DTYPES, product_rate
@@ -18,8 +20,10 @@ from openqwq.types import OpenQwQError, Products
 HEAD_LOGITS = {True: 2**25, False: 2**27}
 LEAST_MICRO_BATCH = 256  # tokens; below that products are slow
 RESERVE = 0.1  # of the memory, left free
-# a step's time over that of its products: attention, norms, softmax, Python
-OTHER_WORK = 1.25
+# An adapter's passes free much between what they keep, and the allocator cannot use all of it.
+GAPS = 1.12
+# attention, norms, softmax and Python: their time over that of a step's products in fp32
+OTHER_WORK = 0.25
 
 
 @dataclass(frozen=True)
@@ -235,6 +239,8 @@ def _learning(config: ModelConfig, work: Work) -> int:
     tokens = min(work.micro_batch_tokens, work.learned_tokens)
     layer = 4 * tokens * (6 * hidden + 3 * queries + 4 * keys + 3 * inner + 7 * work.rank)
     kept = config.num_hidden_layers * layer
+    if work.rank:
+        kept = int(GAPS * kept)
     if work.recompute:
         kept = 4 * tokens * hidden * config.num_hidden_layers + layer
     chunk = min(HEAD_LOGITS[work.rank > 0], tokens * config.vocab_size)
@@ -246,24 +252,27 @@ def _learning(config: ModelConfig, work: Work) -> int:
 
 
 def _seconds(config: ModelConfig, work: Work) -> dict[str, float]:
-    """By the products' number and their measured rate here, and the share of all other work."""
+    """By the products' number and their measured rates here; other work is in fp32 always."""
     parameters, embedding = parameter_counts(config)
     multiplied = parameters if config.tie_word_embeddings else parameters - embedding
     dtype = DTYPES[work.products]
+
+    def seconds_of(operations: float, rows: int) -> float:
+        products = operations / product_rate(config, rows, dtype)
+        other = OTHER_WORK * operations / product_rate(config, rows, torch.float32)
+        return products + other
+
     seconds = {}
     if work.slots:
         prompts = work.completions // work.group_size * work.prompt_tokens
         sampled = work.completions * work.completion_tokens
         rows = max(1, min(work.slots, work.completions))
-        prefill = 2 * (multiplied - embedding) * prompts / product_rate(config, 1024, dtype)
-        decode = 2 * multiplied * sampled / product_rate(config, rows, dtype)
-        seconds["prefill"] = OTHER_WORK * prefill
-        seconds["decode"] = OTHER_WORK * decode
+        seconds["prefill"] = seconds_of(2 * (multiplied - embedding) * prompts, 1024)
+        seconds["decode"] = seconds_of(2 * multiplied * sampled, rows)
     passes = 4 if work.rank else 6  # products of a weight, in numbers of operations a token
     if work.recompute:
         passes += 2
-    update = passes * multiplied * work.learned_tokens / product_rate(config, 1024, dtype)
-    seconds["update"] = OTHER_WORK * update
+    seconds["update"] = seconds_of(passes * multiplied * work.learned_tokens, 1024)
     return seconds
 
 

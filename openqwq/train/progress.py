@@ -123,8 +123,13 @@ class _Stage:
         """Stage, unit of units, one figure, time left."""
         elapsed = now - self.started
         if self.done is None:
-            return f"{self.title}: {self.unit} 0 of {self.total}, {_duration(elapsed)} so far"
-        parts = [f"{self.title}: {self.unit} {self.done} of {self.total}", *_figure(self.metrics)]
+            return (
+                f"{self.title}: {self.unit} 0 of {self.total}, {_duration(elapsed)} so far"
+            )
+        parts = [
+            f"{self.title}: {self.unit} {self.done} of {self.total}",
+            *_figure(self.metrics),
+        ]
         steps = self.done - self.first + 1  # a resumed stage does not begin with step 1
         left = elapsed / max(1, steps) * (self.total - self.done)
         return ", ".join([*parts, f"about {_duration(left)} left"])

@@ -257,6 +257,24 @@ def test_a_frozen_head_gives_the_log_probs_entropies_and_gradients_of_a_trained_
 
 
 @pytest.mark.skipif(not has_bf16(), reason="needs a CPU that multiplies in bf16")
+def test_a_frozen_head_in_bf16_gives_what_its_weights_give_in_fp32() -> None:
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(9, 16, generator=generator).bfloat16().float()
+    weight = torch.randn(50, 16, generator=generator).bfloat16()
+    targets = torch.randint(50, (9,), generator=generator)
+    results = []
+    for own_weight, max_logits in ((weight.float(), 10**6), (weight, 10**6), (weight, 200)):
+        x = hidden.clone().requires_grad_()
+        log_probs, entropy = frozen_log_probs(x, own_weight, targets, max_logits=max_logits)
+        log_probs.sum().backward()
+        results.append((log_probs.detach(), entropy, x.grad))
+    wide, narrow, in_chunks = results
+    for expected, found, again in zip(wide, narrow, in_chunks, strict=True):
+        torch.testing.assert_close(found, expected, rtol=0, atol=0.05)
+        torch.testing.assert_close(again, found, rtol=0, atol=0.01)
+
+
+@pytest.mark.skipif(not has_bf16(), reason="needs a CPU that multiplies in bf16")
 def test_training_in_bf16_learns_what_fp32_learns() -> None:
     finals = []
     for products in ("fp32", "bf16"):

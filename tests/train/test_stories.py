@@ -107,7 +107,9 @@ def test_an_evaluation_shows_how_many_of_its_problems_are_answered(
     reported: list[tuple[str, int, int, str]] = []
 
     @contextmanager
-    def stage(self: Display, title: str, total: int, unit: str = "step") -> Iterator[Progress]:
+    def stage(
+        self: Display, title: str, total: int, unit: str = "step"
+    ) -> Iterator[Progress]:
         yield lambda done, metrics: reported.append((title, done, total, unit))
 
     monkeypatch.setattr(Display, "stage", stage)
