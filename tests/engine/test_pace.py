@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 
@@ -19,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("no_test_hangs")
 
 def test_the_tokens_of_a_step_follow_the_speed(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr(pace_module.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(pace_module, "time", SimpleNamespace(perf_counter=lambda: now[0]))
     pace = Pace(2048, 2.0)
     assert pace.begin() == FIRST_TOKENS
     for speed, allowed in ((100, 200), (1, LEAST_TOKENS), (9000, 2048)):

@@ -3,13 +3,22 @@
 import re
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from openqwq.config import find_config, load_config
+from openqwq.train import outlook, progress
 from openqwq.train.outlook import Outlook, introduction
 from openqwq.train.progress import Display, PlainLines
+
+
+def set_clock(monkeypatch: pytest.MonkeyPatch, now: Callable[[], float]) -> None:
+    """Only these modules' clock: an event loop in another thread would sleep for hours."""
+    for module in (outlook, progress):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=now))
 
 
 def lines_until(capsys: pytest.CaptureFixture[str], wanted: str) -> list[str]:
@@ -51,7 +60,7 @@ def test_the_time_left_counts_the_steps_of_this_process(
 ) -> None:
     """Ten steps take a minute, in a new run and in one that is resumed at step 91."""
     now = 0.0
-    monkeypatch.setattr(time, "monotonic", lambda: now)
+    set_clock(monkeypatch, lambda: now)
     told: list[str] = []
     with PlainLines(told.append, 30.0).stage("rl", first + 109) as report:
         report(first, {})
@@ -101,7 +110,7 @@ def test_the_time_left_of_a_run_follows_the_pace_of_this_machine(
 ) -> None:
     """Work expected to take 100 s took 300 s, so the 200 s that are left take 600 s."""
     now = 0.0
-    monkeypatch.setattr(time, "monotonic", lambda: now)
+    set_clock(monkeypatch, lambda: now)
     outlook = Outlook({"sft": 200.0, "evaluate sft": 20.0, "stage1": 80.0})
     assert outlook.left("sft", 0, 800) == 300.0
     now = 300.0
@@ -113,7 +122,7 @@ def test_what_an_earlier_process_did_says_nothing_about_the_pace(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now = 0.0
-    monkeypatch.setattr(time, "monotonic", lambda: now)
+    set_clock(monkeypatch, lambda: now)
     outlook = Outlook({"sft": 200.0, "stage1": 100.0})
     assert outlook.left("stage1", 0, 10) == 100.0
     now = 20.0
