@@ -247,7 +247,7 @@ class _FrozenHead(torch.autograd.Function):
         ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, max_logits: int
     ) -> tuple[Tensor, Tensor]:
         vocab = len(weight)
-        rows = min(max(1, max_logits // vocab), len(targets))
+        rows = max(1, min(max_logits // vocab, len(targets)))
         log_probs = torch.empty(len(targets), device=hidden.device)
         entropy = torch.empty_like(log_probs)
         gradient = None
@@ -256,6 +256,7 @@ class _FrozenHead(torch.autograd.Function):
 
         # The largest tensors of a step: every chunk uses the same ones, since new memory costs more
         # than what is done with it.
+        is_wide = weight.dtype == torch.float32
         narrow_of_all = hidden.new_empty(rows, vocab, dtype=weight.dtype)
         logits_of_all = hidden.new_empty(rows, vocab, dtype=torch.float32)
         masses_of_all = torch.empty_like(logits_of_all)
@@ -268,7 +269,7 @@ class _FrozenHead(torch.autograd.Function):
             masses = masses_of_all[: len(wanted)]
 
             x = hidden[part].to(weight.dtype)
-            if weight.dtype == torch.float32:
+            if is_wide:
                 logits.copy_(product(x, weight))
             else:
                 logits.copy_(torch.mm(x, weight.t(), out=narrow))
@@ -280,8 +281,8 @@ class _FrozenHead(torch.autograd.Function):
             mean_logit = logits.mul_(masses).sum(1) / total.squeeze(1)
             entropy[part] = total.log().squeeze(1) - mean_logit
             if gradient is not None:
-                narrow.copy_(masses)
-                mean_row = product(narrow, weight.t()) / total
+                multiplied = masses if is_wide else narrow.copy_(masses)
+                mean_row = product(multiplied, weight.t()) / total
                 gradient[part] = weight[wanted].to(gradient.dtype) - mean_row
 
         ctx.save_for_backward(gradient)

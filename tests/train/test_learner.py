@@ -256,6 +256,14 @@ def test_a_frozen_head_gives_the_log_probs_entropies_and_gradients_of_a_trained_
     torch.testing.assert_close(*gradients, rtol=0, atol=1e-5)
 
 
+def test_a_frozen_head_without_targets_gives_nothing() -> None:
+    hidden = torch.ones(0, 16, requires_grad=True)
+    found, entropy = frozen_log_probs(
+        hidden, torch.ones(50, 16), torch.empty(0, dtype=torch.long)
+    )
+    assert found.shape == entropy.shape == (0,)
+
+
 @pytest.mark.skipif(not has_bf16(), reason="needs a CPU that multiplies in bf16")
 def test_a_frozen_head_in_bf16_gives_what_its_weights_give_in_fp32() -> None:
     generator = torch.Generator().manual_seed(0)
