@@ -6,6 +6,7 @@ the peak is the larger of the two on top of what both hold. SFT samples only to 
 an engine that lives no longer than that.
 """
 
+import functools
 from dataclasses import dataclass, replace
 
 import torch
@@ -257,9 +258,13 @@ def _seconds(config: ModelConfig, work: Work) -> dict[str, float]:
     multiplied = parameters if config.tie_word_embeddings else parameters - embedding
     dtype = DTYPES[work.products]
 
+    @functools.cache
+    def rate(rows: int, dtype: torch.dtype) -> float:
+        return product_rate(config, rows, dtype)
+
     def seconds_of(operations: float, rows: int) -> float:
-        products = operations / product_rate(config, rows, dtype)
-        other = OTHER_WORK * operations / product_rate(config, rows, torch.float32)
+        products = operations / rate(rows, dtype)
+        other = OTHER_WORK * operations / rate(rows, torch.float32)
         return products + other
 
     seconds = {}
