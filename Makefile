@@ -48,7 +48,7 @@ clients: .venv/.installed-test
 	@CLIENTS_HOME=$${CLIENTS_HOME:-$$(mktemp -d)} .venv/bin/python -m pytest -o faulthandler_timeout=0 tests/serve/clients
 
 installs: .venv/.installed-test
-	@INSTALLS_HOME=$${INSTALLS_HOME:-$$(mktemp -d)} .venv/bin/python -m pytest tests/test_install_lines.py
+	@INSTALLS_HOME=$${INSTALLS_HOME:-$$(mktemp -d)} .venv/bin/python -m pytest -o faulthandler_timeout=0 tests/test_install_lines.py
 
 resolve: .venv/.installed-test
 	@.venv/bin/python bench/resolve.py
