@@ -20,6 +20,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from openqwq.engine.llamacpp_messages import TokenReader, request
+from openqwq.engine.llamacpp_vocabulary import forget_vocabularies
 from openqwq.engine.relay import DrawnToken, Relay
 from openqwq.engine.sequence import Sequence
 from openqwq.model.gguf_header import GgufFile
@@ -150,11 +151,14 @@ class LlamaCpp:
             )
         self._threads = ThreadPoolExecutor(slots, thread_name_prefix="llamacpp")
         self._closed = threading.Event()
+        self._read_a_grammar = False
 
     def close(self) -> None:
         """End running requests and free the model; who still waits gets a RuntimeError."""
         self._closed.set()
         self._threads.shutdown(wait=True, cancel_futures=True)
+        if self._read_a_grammar:
+            forget_vocabularies(_tiny_server)
         self._server = None
 
     def encode(self, text: str) -> list[int]:
@@ -180,6 +184,8 @@ class LlamaCpp:
         asked = request(sequences)
         if self._adapters and self._adapters.folders:
             asked["lora"] = self._adapters.scales(sequences[0].params.adapter)
+        if "grammar" in asked:
+            self._read_a_grammar = True
         body = json.dumps(asked).encode()  # as bytes, events come as bytes: cheaper
         loop = asyncio.get_running_loop()
         stopped = threading.Event()
@@ -227,6 +233,11 @@ class LlamaCpp:
                 raise RuntimeError("the engine llamacpp was closed while a request ran")
         finally:
             stopped.set()
+
+
+def _tiny_server(file: GgufFile) -> Any:
+    """The server of a file that is asked for a token or two."""
+    return _server(file, 1, 64, False, secrets.token_hex(), LlamaOptions(threads=1), ())
 
 
 def _server(

@@ -211,3 +211,30 @@ async def test_a_tokenizer_that_begins_texts_with_a_space_does_so_once(
         (reply,) = await model.generate.generate(prompt, params)
         assert own.decode(reply.token_ids, skip_special=True).strip() in ('"the"', '"fox"')
     model.close()
+
+
+@needs_llamacpp
+async def test_a_grammar_is_read_in_the_tokens_of_the_model_that_is_asked(
+    build: Build, tmp_path: Path
+) -> None:
+    """llama.cpp knows a vocabulary by its address, which a freed model leaves to the next."""
+    paths = []
+    for number in range(2):
+        pieces = sentence_pieces(300, adds_a_space=False)
+        if number == 1:
+            names = pieces["tokenizer.ggml.tokens"]
+            kinds = pieces["tokenizer.ggml.token_type"]
+            assert isinstance(names, list) and isinstance(kinds, list)
+            names[5:] = reversed(names[5:])
+            kinds[5:] = reversed(kinds[5:])
+        paths.append(tmp_path / f"{number}.gguf")
+        gguf.save(build(), paths[-1], "F32", pieces)
+    params = SamplingParams(
+        0, max_tokens=24, grammar=json_grammar({"enum": ["the", "fox"]})
+    )
+    for path in paths * 8:
+        model = open_model(str(path), slots=1, context_length=64)
+        (reply,) = await model.generate.generate([70, 71, 72], params)
+        text = model.tokenizer.decode(reply.token_ids, skip_special=True)
+        model.close()
+        assert text.strip() in ('"the"', '"fox"')
