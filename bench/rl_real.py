@@ -34,6 +34,7 @@ import tokenizers
 import torch
 
 from openqwq.config import OptimiserConfig, RlStage
+from openqwq.config.stages import MOST_MICRO_BATCH
 from openqwq.engine.engine import Engine
 from openqwq.engine.limits import EngineLimits
 from openqwq.engine.packed import PackedModel
@@ -48,7 +49,13 @@ from openqwq.train.advantages import group_advantages
 from openqwq.train.learner import Learner
 from openqwq.train.objective import objective
 from openqwq.train.packing import pack_trajectories
-from openqwq.train.plan import Work, describe, micro_batch_tokens, plan_stage
+from openqwq.train.plan import (
+    Work,
+    describe,
+    micro_batch_tokens,
+    plan_stage,
+    useful_tokens,
+)
 from openqwq.types import Completion, SamplingParams, Trajectory
 
 GSM8K = Path(__file__).parents[2] / "shared" / "data" / "gsm8k" / "train-slice.jsonl.gz"
@@ -171,7 +178,8 @@ class Ours:
         free = available_memory() if case.device == "cpu" else torch.cuda.mem_get_info()[0]
         used = memory_in_use()
         room = free + used
-        tokens = case.micro_batch or micro_batch_tokens(shape, self.work, 2**29, room)
+        most = useful_tokens(shape) if case.device == "cpu" else MOST_MICRO_BATCH
+        tokens = case.micro_batch or micro_batch_tokens(shape, self.work, 2**29, room, most)
         self.work = replace(self.work, micro_batch_tokens=tokens)
 
     def _work(self, limits: EngineLimits, packs: bool) -> Work:

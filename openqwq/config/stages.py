@@ -29,7 +29,7 @@ class OptimiserConfig:
     beta2: float = 0.95
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
-    max_tokens_per_micro_batch: int = 0  # 0: what fits into the free memory, at most 8192
+    max_tokens_per_micro_batch: int = 0  # 0: what fits into the free memory and is of use
 
     @property
     def micro_batch_tokens(self) -> int:

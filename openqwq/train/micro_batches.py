@@ -12,7 +12,7 @@ from openqwq.model.fit import available_memory, memory_in_use, pack_fits, parame
 from openqwq.model.precision import DTYPES
 from openqwq.model.qwen2 import ModelConfig
 from openqwq.train.frozen import has_copy_of_its_start
-from openqwq.train.plan import Work, micro_batch_tokens
+from openqwq.train.plan import Work, micro_batch_tokens, useful_tokens
 from openqwq.train.run import Run
 from openqwq.types import Products
 
@@ -37,7 +37,7 @@ def fitting_tokens(
     memory: int,
     teacher: int = 0,
 ) -> int:
-    """The largest micro-batch that fits into `memory` bytes with all else in the stage.
+    """The largest useful micro-batch that fits into `memory` bytes with all else in the stage.
 
     Sequences are taken to be as long as they may be; `teacher` is the bytes of another
     policy that is loaded. Raises OpenQwQError, saying what would fit, where nothing does.
@@ -64,11 +64,13 @@ def fitting_tokens(
         reference=has_copy_of_its_start(stage),
         teacher=teacher,
     )
-    if config.device != "cuda":
-        parameters, _ = parameter_counts(model)
-        size = DTYPES[products].itemsize * parameters
-        work = replace(work, packs=pack_fits(size, memory - size))
-    return micro_batch_tokens(model, work, PROCESS, memory)
+    if config.device == "cuda":
+        return micro_batch_tokens(model, work, PROCESS, memory)
+
+    parameters, _ = parameter_counts(model)
+    size = DTYPES[products].itemsize * parameters
+    work = replace(work, packs=pack_fits(size, memory - size))
+    return micro_batch_tokens(model, work, PROCESS, memory, useful_tokens(model))
 
 
 def free_memory(config: Config) -> int:

@@ -20,6 +20,10 @@ from openqwq.types import OpenQwQError, Products
 # at most, of a chunk of a frozen and of a trained head
 HEAD_LOGITS = {True: 2**25, False: 2**27}
 LEAST_MICRO_BATCH = 256  # tokens; below that products are slow
+ENOUGH_TOKENS = 1024  # for products at their full speed on a CPU
+# Larger tensors glibc gives back to the system when they are freed. A step that takes new memory
+# for each of them is half as long again.
+KEPT_TENSOR = 2**25  # bytes
 RESERVE = 0.1  # of the memory, left free
 # An adapter's passes free much between what they keep, and the allocator cannot use all of it.
 GAPS = 1.12
@@ -91,13 +95,25 @@ def plan_stage(
     return replace(plan, seconds=_seconds(config, work)) if timed else plan
 
 
-def micro_batch_tokens(config: ModelConfig, work: Work, process: int, memory: int) -> int:
-    """The largest micro-batch that fits into `memory` bytes, tokens, a multiple of 64.
+def useful_tokens(config: ModelConfig) -> int:
+    """The largest micro-batch that pays on a CPU, tokens: its widest tensor is a `KEPT_TENSOR`."""
+    tokens = KEPT_TENSOR // (4 * config.intermediate_size)
+    return min(max(tokens, ENOUGH_TOKENS), MOST_MICRO_BATCH)
+
+
+def micro_batch_tokens(
+    config: ModelConfig,
+    work: Work,
+    process: int,
+    memory: int,
+    most: int = MOST_MICRO_BATCH,
+) -> int:
+    """The largest micro-batch that fits into `memory` bytes, of at most about `most` tokens.
 
     Raises OpenQwQError, saying what to change, where not even a sequence of `max_length` fits.
     """
     least = max(LEAST_MICRO_BATCH, work.max_length)
-    tokens = max(least, MOST_MICRO_BATCH)
+    tokens = max(least, most)
     while tokens >= least:
         plan = _planned(config, replace(work, micro_batch_tokens=tokens), process)
         if plan.peak <= (1 - RESERVE) * memory:

@@ -13,6 +13,7 @@ from openqwq.train.plan import (
     describe,
     micro_batch_tokens,
     plan_stage,
+    useful_tokens,
 )
 from openqwq.types import OpenQwQError
 
@@ -90,6 +91,13 @@ def test_the_micro_batch_is_the_largest_that_fits() -> None:
     beyond = planned(micro_batch_tokens=tokens + 128).peak
     assert fits <= 9 * GIB < beyond
     assert micro_batch_tokens(SHAPE, WORK, GIB // 2, 400 * GIB) == 8192
+    assert micro_batch_tokens(SHAPE, WORK, GIB // 2, 400 * GIB, most=1024) == 1024
+
+
+def test_on_a_cpu_more_tokens_than_products_need_must_not_take_new_memory() -> None:
+    assert useful_tokens(SHAPE) == 1724
+    assert useful_tokens(replace(SHAPE, intermediate_size=352)) == 8192
+    assert useful_tokens(replace(SHAPE, intermediate_size=27648)) == 1024
 
 
 def test_what_does_not_fit_says_what_would() -> None:
