@@ -69,6 +69,17 @@ def decoding_row(case: Mapping[str, Any], precision: str, batch: int) -> str:
     )
 
 
+def real_step_row() -> str:
+    """The case of bench/rl_real.py, next to TRL with PEFT."""
+    figures = result("rl_real-0.5b-cpu")["figures"]
+    ours = figures["ours rank 16"]["step"]["median"]
+    theirs = figures["trl rank 16"]["step"]["median"]
+    return (
+        "| GRPO step, Qwen2.5-0.5B's shape, LoRA 16, bf16, 8 x 8 replies to GSM8K | "
+        f"{ours:.0f} s | TRL 1.16 + PEFT: {theirs:.0f} s | {theirs / ours:.1f} x |"
+    )
+
+
 def speed() -> str:
     """Ours against peers, one line a benchmark."""
     step = result("rl_step")
@@ -80,6 +91,7 @@ def speed() -> str:
             f"{case['prompt_tokens']} x 8 x 64 tokens | {ours:.2f} s | TRL 1.16: {theirs:.2f} s | "
             f"{case['ratio']:.1f} x |"
         )
+    rows.append(real_step_row())
     decoding = result("engine")
     for precision, batch in (("fp32", 32), ("fp32", 1), ("bf16", 32), ("bf16", 1)):
         rows.append(
