@@ -2,7 +2,7 @@
 
 Every run goes on from one cold start, such as the demo's. Adapters of rank 1, 4 and 16 train with
 ten times the learning rate of full weights, as in "LoRA Without Regret" (Schulman et al., 2025).
-Full weights train in fp32 and in bf16, three seeds each.
+Full weights train in fp32 and in bf16. Each with three seeds.
 
     python bench/adapters.py DIR --base RUN/sft                  the runs DIR does not hold yet
     python bench/adapters.py DIR --base RUN/sft --only rank-4-0  one of them
@@ -90,8 +90,10 @@ class Variant:
 
 def variants() -> list[Variant]:
     """All runs, those of the first seed first."""
-    found = [Variant(f"rank-{rank}", rank, "fp32", 0) for rank in (1, 4, 16)]
+    found: list[Variant] = []
     for seed in range(3):
+        for rank in (1, 4, 16):
+            found.append(Variant(f"rank-{rank}", rank, "fp32", seed))
         found.append(Variant("full", 0, "fp32", seed))
         found.append(Variant("full-bf16", 0, "bf16", seed))
     return found
@@ -128,12 +130,17 @@ def summary(out: Path) -> dict[str, Any]:
 
 
 def plot(found: dict[str, dict[str, Any]]) -> None:
-    """The rewards of the first seed's fp32 runs by step."""
+    """The rewards of the fp32 runs by step, means over the seeds."""
     figure = Figure(figsize=(6, 3.5), layout="constrained")
     axes = figure.subplots()
+    curves: dict[str, list[list[float]]] = {}
     for variant in variants():
-        if variant.seed == 0 and variant.precision == "fp32" and variant.name in found:
-            axes.plot(found[variant.name]["rewards"], label=variant.kind.replace("-", " "))
+        if variant.precision == "fp32" and variant.name in found:
+            curves.setdefault(variant.kind, []).append(found[variant.name]["rewards"])
+    for kind, runs in curves.items():
+        axes.plot(
+            [mean(step) for step in zip(*runs, strict=True)], label=kind.replace("-", " ")
+        )
     axes.set_xlabel("RL step")
     axes.set_ylabel("mean reward")
     axes.legend()
