@@ -40,6 +40,7 @@ def describe_local_plan(config: Config, skip_bad_rows: bool = False) -> str:
 
     Raises OpenQwQError as a run would before its first step.
     """
+    torch.set_num_threads(config.threads or torch.get_num_threads())  # "auto" measures
     prepared = prepare(config, DataLock(), skip_bad_rows)
     tokenizer, context = run_tokenizer(config, prepared.tables)
     model = _model_config(config, tokenizer)

@@ -1,5 +1,6 @@
 """What "auto" chooses, and what stays in fp32 when products do not."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -75,6 +76,21 @@ def test_bf16_is_refused_where_the_machine_does_not_have_it_and_auto_is_not(
 def test_a_measurement_says_how_long_the_products_take() -> None:
     seconds = precision._seconds([(64, 64)], 4, torch.float32)
     assert 0 < seconds < 1
+
+
+def test_a_measurement_is_of_several_calls_on_a_busy_machine_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls = 0
+
+    def slow(*arguments: object) -> None:
+        nonlocal calls
+        calls += 1
+        time.sleep(precision.SECONDS)
+
+    monkeypatch.setattr(precision, "product", slow)
+    precision._seconds([(64, 64)], 4, torch.float32)
+    assert calls == 4
 
 
 def logits(model: Qwen2) -> torch.Tensor:

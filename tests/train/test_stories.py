@@ -499,11 +499,22 @@ def test_a_plan_says_what_each_stage_needs_without_making_a_run(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("openqwq.train.plan.product_rate", lambda config, rows, dtype: 1e11)
+    threads: list[int] = []
+
+    def rate(config: object, rows: int, dtype: object) -> float:
+        threads.append(torch.get_num_threads())
+        return 1e11
+
+    monkeypatch.setattr("openqwq.train.plan.product_rate", rate)
     config = written(tmp_path, base, [RL | {"lora": {"rank": 2}}])
-    assert main(["train", str(config), "--plan"]) == 0
+    before = torch.get_num_threads()
+    try:
+        assert main(["train", str(config), "--plan", "--set", "threads=3"]) == 0
+    finally:
+        torch.set_num_threads(before)
     said = capsys.readouterr().out
     assert "rl: peak" in said and "learning" in said and "fits into" in said
+    assert set(threads) == {3}  # the run's
 
 
 def test_a_plan_for_a_card_that_is_not_here_takes_its_memory_and_names_no_seconds(
