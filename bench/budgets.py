@@ -20,7 +20,7 @@ from openqwq.evaluation.statistics import mean_interval
 
 CONFIGS = ("mini-budgets",)
 TABLES = ("addition", "subtraction", "multiplication")
-BUDGETS = (4, 8, 12, 16, 24, 32, 48, 96)
+BUDGETS = (8, 12, 14, 16, 24, 32, 48, 96)
 POLICIES = ("untrained", "free", "cut")
 UNCUT = "none"
 

@@ -192,6 +192,7 @@ def test_a_number_out_of_range_is_refused_naming_key_value_and_rule(
         ("data.new.prompt='{q}'", ["data.new", "no origin"]),
         ("stages.rl.rewards=[]", ["rewards", "empty"]),
         ("stages.rl.thinking_budgets=[2000]", ["thinking_budgets", "2000", "max_tokens"]),
+        ("stages.sft.thinking_budgets=[-1]", ["thinking_budgets", "-1", "at least 1"]),
         ("stages.rl.evaluate.data=['sum']", ["evaluate", "'sum'", "'sums'"]),
         ("model=Qwen/Q", None),
     ],

@@ -113,7 +113,8 @@ class SftStage(StageBase):
     """Supervised fine-tuning on worked solutions and on conversations.
 
     Of the solutions that a generator writes, `thinking_share` show their thinking, and of those
-    to problems with a tool, `tool_share` call it; the rest answer at once.
+    to problems with a tool, `tool_share` call it; the rest answer at once. A worked thinking ends
+    after one of `thinking_budgets`, tokens, as the engine would end it; none: all of it is shown.
     """
 
     kind: Literal["sft"] = "sft"
@@ -121,6 +122,7 @@ class SftStage(StageBase):
     loss_on: Literal["all", "last"] = "all"  # of a conversation's assistant turns
     thinking_share: float = 1.0
     tool_share: float = 1.0
+    thinking_budgets: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Supervised fine-tuning on worked solutions and recorded conversations: loss on replies alone."""
 
+import random
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -7,6 +8,7 @@ from torch import Tensor
 
 from openqwq.config import SftStage
 from openqwq.tasks.table import DataTable
+from openqwq.text.stream import CLOSING_TEXT, closing_ids
 from openqwq.text.template import encode_chat, encode_reply, encode_solution
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.train.curriculum import Curriculum, epoch_tasks
@@ -24,6 +26,7 @@ class TaskStream:
 
     def __init__(self, tables: Mapping[str, DataTable], stage: SftStage, seed: str) -> None:
         self.taken = 0
+        self.seed = seed
         self._size = stage.batch_size
         self._curriculum: Curriculum | None = None
         self._tasks: list[Task] = []
@@ -54,18 +57,24 @@ class TaskStream:
 
 
 def encode_examples(
-    tokenizer: Tokenizer, task: Task, loss_on: str = "all"
+    tokenizer: Tokenizer, task: Task, loss_on: str = "all", budget: int | None = None
 ) -> list[Example]:
     """What a task teaches: its worked solution, turn by turn, or its recorded assistant turns.
 
     `loss_on` "last" keeps the last assistant turn of a recorded conversation alone. Each turn is an
-    example of its own, behind the prompt that the template shows there. Raises OpenQwQError for a
-    task that has neither.
+    example of its own, behind the prompt that the template shows there. The thinking of a worked
+    solution ends after `budget` tokens. Raises OpenQwQError for a task that has neither, and for a
+    recorded conversation with a budget.
     """
     if task.demonstration:
+        if budget is not None:
+            raise OpenQwQError(
+                f"{task.id} is a recorded conversation, and thinking_budgets cut worked solutions"
+                " alone: give it a stage of its own, or leave thinking_budgets out"
+            )
         examples = _recorded(tokenizer, task)
         return examples[-1:] if loss_on == "last" else examples
-    return [_worked(tokenizer, turn) for turn in turns(task)]
+    return [_worked(tokenizer, turn, budget) for turn in turns(task)]
 
 
 def turns(task: Task) -> Iterator[Task]:
@@ -76,13 +85,26 @@ def turns(task: Task) -> Iterator[Task]:
         turn = turn.continuation
 
 
-def _worked(tokenizer: Tokenizer, task: Task) -> Example:
-    """Prompt, worked solution and end of turn."""
+def _worked(tokenizer: Tokenizer, task: Task, budget: int | None) -> Example:
+    """Prompt, worked solution and end of turn.
+
+    A thinking above the budget ends as the engine ends it, by tokens that are not learned.
+    """
     if task.solution is None:
         raise OpenQwQError(
             f"task {task.id} has no worked solution: there is nothing to imitate"
         )
     prompt = encode_chat(tokenizer, task.messages, task.tools)
+    thinking, end, answer = task.solution.partition(CLOSING_TEXT)
+    if budget is not None and end:
+        begun = encode_solution(tokenizer, prompt, thinking)[:-1]  # without the turn's end
+        opening = int(begun[:1] == [tokenizer.think_open_id])
+        if len(begun) > opening + budget:
+            ids, learned = _example(prompt, begun[: opening + budget])
+            forced = closing_ids(tokenizer)
+            reply = [*tokenizer.encode(answer, allow_special=True), tokenizer.eos_ids[0]]
+            learned += [False] * len(forced) + [True] * len(reply)
+            return ids + forced + reply, learned
     return _example(prompt, encode_solution(tokenizer, prompt, task.solution))
 
 
@@ -123,7 +145,8 @@ async def train_sft(
     run.forget_after(stage.name, learner.done)
     with run.stoppable() as flag:
         while learner.done < stream.steps:
-            examples = batch_examples(tokenizer, stream.next_batch(), stage)
+            budgets = random.Random(f"budgets/{stream.seed}/{stream.taken}")
+            examples = batch_examples(tokenizer, stream.next_batch(), stage, budgets)
             batches = pack_examples(examples, stage.optimiser.micro_batch_tokens)
             metrics = learner.train_step(batches, _objective)
             run.log(stage.name, learner.done - 1, metrics)
@@ -140,13 +163,19 @@ async def train_sft(
 
 
 def batch_examples(
-    tokenizer: Tokenizer, tasks: Sequence[Task], stage: SftStage
+    tokenizer: Tokenizer, tasks: Sequence[Task], stage: SftStage, budgets: random.Random
 ) -> list[Example]:
-    """Every example of a batch; raises OpenQwQError for one above the micro-batch's size."""
+    """Every example of a batch, its budget drawn from `budgets`.
+
+    Raises OpenQwQError for an example above the micro-batch's size.
+    """
     limit = stage.optimiser.micro_batch_tokens
     examples: list[Example] = []
     for task in tasks:
-        for ids, learned in encode_examples(tokenizer, task, stage.loss_on):
+        budget = None
+        if stage.thinking_budgets:
+            budget = budgets.choice(stage.thinking_budgets)
+        for ids, learned in encode_examples(tokenizer, task, stage.loss_on, budget):
             if len(ids) > limit:
                 raise OpenQwQError(
                     f"{task.id} has {len(ids)} tokens, above the {limit} of "
