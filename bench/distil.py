@@ -13,6 +13,7 @@ The figures go to bench/results/distil.json.
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -51,11 +52,15 @@ class Shape:
     def forward(self, tokens: int, before: int = 0) -> float:
         """FLOP of a forward pass over `tokens` that follow `before` others in their sequence."""
         config = self.config
-        parameters, embedding = parameter_counts(config)
-        multiplied = parameters if config.tie_word_embeddings else parameters - embedding
         seen = tokens * before + tokens * (tokens + 1) / 2
         width = config.num_attention_heads * config.head_dim
-        return 2.0 * multiplied * tokens + 4.0 * config.num_hidden_layers * width * seen
+        return 2.0 * self.multiplied * tokens + 4.0 * config.num_hidden_layers * width * seen
+
+    @cached_property
+    def multiplied(self) -> int:
+        """Parameters that each token is multiplied with."""
+        parameters, embedding = parameter_counts(self.config)
+        return parameters if self.config.tie_word_embeddings else parameters - embedding
 
 
 @dataclass
