@@ -54,7 +54,9 @@ class Shape:
         config = self.config
         seen = tokens * before + tokens * (tokens + 1) / 2
         width = config.num_attention_heads * config.head_dim
-        return 2.0 * self.multiplied * tokens + 4.0 * config.num_hidden_layers * width * seen
+        return (
+            2.0 * self.multiplied * tokens + 4.0 * config.num_hidden_layers * width * seen
+        )
 
     @cached_property
     def multiplied(self) -> int:
