@@ -105,6 +105,7 @@ def draw(runs: Sequence[dict[str, Any]], path: Path) -> None:
 def main() -> None:
     """See the module."""
     parser = parser_of(__doc__)
+    parser.add_argument("--demo", type=Path, required=True)
     parser.add_argument("--limit", type=int, default=100, help="problems of each kind")
     options = parser.parse_args()
     for seed in options.seeds:

@@ -230,6 +230,7 @@ def draw(runs: Mapping[str, dict[str, Any]], path: Path) -> None:
 def main() -> None:
     """See the module."""
     parser = parser_of(__doc__)
+    parser.add_argument("--demo", type=Path, required=True)
     parser.add_argument(
         "--limit", type=int, default=400, help="problems of each kind to collect"
     )

@@ -1,12 +1,10 @@
 """What the benches of trainings share: `qwq` in this process, saved accuracies, the machine."""
 
 import argparse
-import asyncio
 import json
 import os
 import platform
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
 from dataclasses import asdict
 from datetime import date
 from pathlib import Path
@@ -16,14 +14,7 @@ from typing import Any
 import torch
 
 from openqwq.cli import main as qwq
-from openqwq.config import find_config, load_config
 from openqwq.evaluation.evaluate import Accuracy, Outcome, accuracy
-from openqwq.train.judges import open_bench
-from openqwq.train.placement import LocalPlacement
-from openqwq.train.policies import open_tokenizer
-from openqwq.train.progress import Display
-from openqwq.train.stages import Stages
-from openqwq.train.start import start_run
 
 RESULTS = Path(__file__).parent / "results"
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
@@ -45,24 +36,6 @@ def train(configs: Sequence[str], out: Path, overrides: Sequence[str]) -> None:
     if out.exists():
         arguments.append("--resume")
     run_qwq(arguments)
-
-
-def evaluate_start(config: str, out: Path, overrides: Sequence[str]) -> None:
-    """The evaluation that a run of `config` begins with, and nothing more."""
-    loaded = load_config([find_config(config)], list(overrides))
-    asyncio.run(_evaluate_start(loaded, out))
-
-
-async def _evaluate_start(config: Any, out: Path) -> None:
-    run, prepared = start_run(out, config, resume=True)
-    torch.set_num_threads(config.threads or torch.get_num_threads())
-    tokenizer = open_tokenizer(run, prepared)
-    async with AsyncExitStack() as stack:
-        bench = open_bench(config, stack)
-        stages = Stages(run, prepared, Display(), tokenizer, LocalPlacement(), bench)
-        await stages.open()
-        await stages.evaluate_once("start", 0, config.stages[0])
-    run.close()
 
 
 def saved_outcomes(run: Path, name: str) -> list[Outcome]:
@@ -95,10 +68,9 @@ def seconds(run: Path) -> dict[str, float]:
 
 
 def parser_of(description: str | None) -> argparse.ArgumentParser:
-    """The arguments that all trainings over the demo's seeds take."""
+    """The arguments that all trainings over seeds take."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--demo", type=Path, required=True)
     parser.add_argument(
         "--only", dest="seeds", type=int, nargs=1, metavar="SEED", default=SEEDS
     )

@@ -1,64 +1,52 @@
-"""Calculators that no training has shown: a model trained on many tools against one trained on two.
+"""Calculators that no training has shown: a miniature trained on many tools, and one on two.
 
-    python bench/unseen_tools.py DIR --demo DEMO              every seed, then the table
-    python bench/unseen_tools.py DIR --demo DEMO --only 0     one seed
+    python bench/unseen_tools.py DIR              every seed, then the table
+    python bench/unseen_tools.py DIR --only 0     one seed
 
-DEMO/0, DEMO/1 and DEMO/2 are runs of `qwq demo` (bench/demo.py makes them). Each seed goes on from
-its own stage 1 with openqwq/configs/mini-tools.toml; its stage 2, which met a calculator under two
-descriptions, answers the same problems. The figures go to bench/results/unseen_tools.json.
+Each seed runs openqwq/configs/mini-tools.toml from nothing. Its stage `two` is the control: the
+same weights after `copy`, trained on two calculators. The figures go to
+bench/results/unseen_tools.json.
 """
 
 from pathlib import Path
 from typing import Any
 
-from trainings import (
-    SEEDS,
-    by_table,
-    evaluate_start,
-    mean_of,
-    parser_of,
-    save,
-    seconds,
-    train,
-)
+from trainings import SEEDS, by_table, mean_of, parser_of, save, seconds, train
 
-TABLES = ("calculators", "new-calculators", "calculator", "addition")
+TABLES = ("calculators", "new-calculators", "calculator")
+POLICIES = {
+    "copying alone": "copy",
+    "two tools": "two",
+    "many tools, sft": "read",
+    "many tools, rl": "use",
+}
 
 
-def run_seed(folder: Path, demo: Path, seed: int, overrides: list[str]) -> None:
-    """Train one seed, and ask the demo's last checkpoint the same."""
-    common = [f"seed={seed}", *overrides]
-    train(["mini-tools"], folder / f"many-{seed}", [f"model={demo}/{seed}/stage1", *common])
-    two = folder / f"two-{seed}"
-    evaluate_start("mini-tools", two, [f"model={demo}/{seed}/stage2", *common])
-
-
-def figures(folder: Path, seed: int) -> dict[str, Any]:
-    """Accuracy of each table: of the demo's model, and as the training goes on."""
-    many = folder / f"many-{seed}"
-    return {
-        "two tools": by_table(folder / f"two-{seed}", "start"),
-        "stage 1": by_table(many, "start"),
-        "many tools, sft": by_table(many, "read"),
-        "many tools, rl": by_table(many, "use"),
-        "seconds": seconds(many),
-    }
+def figures(run: Path) -> dict[str, Any]:
+    """Accuracy of each policy on each table."""
+    found: dict[str, Any] = {}
+    for policy, stage in POLICIES.items():
+        found[policy] = by_table(run, stage)
+    return {**found, "seconds": seconds(run)}
 
 
 def main() -> None:
     """See the module."""
-    parser = parser_of(__doc__)
-    options = parser.parse_args()
+    options = parser_of(__doc__).parse_args()
     for seed in options.seeds:
-        run_seed(options.folder, options.demo, seed, options.overrides)
+        train(
+            ["mini-tools"],
+            options.folder / str(seed),
+            [f"seed={seed}", *options.overrides],
+        )
 
     runs: dict[str, dict[str, Any]] = {}
     for seed in SEEDS:
-        ends = [f"many-{seed}/evaluation/use.json", f"two-{seed}/evaluation/start.json"]
-        if all((options.folder / end).exists() for end in ends):
-            runs[str(seed)] = figures(options.folder, seed)
+        run = options.folder / str(seed)
+        if (run / "evaluation/two.json").exists():  # the last stage
+            runs[str(seed)] = figures(run)
     print(f"{'':<24}{'':>8}" + "".join(f"{table:>18}" for table in TABLES))
-    for policy in ("two tools", "stage 1", "many tools, sft", "many tools, rl"):
+    for policy in POLICIES:
         for seed, run in runs.items():
             cells = [run[policy][table] for table in TABLES]
             shown = [f"{c['pass_at_1']:.1%} ± {c['half_width']:.1%}" for c in cells]
@@ -69,9 +57,9 @@ def main() -> None:
     every = list(runs.values())
     seen = mean_of(every, "many tools, rl", "calculators", "pass_at_1")
     new = mean_of(every, "many tools, rl", "new-calculators", "pass_at_1")
-    old = mean_of(every, "two tools", "new-calculators", "pass_at_1")
+    two = mean_of(every, "two tools", "new-calculators", "pass_at_1")
     print(
-        f"new calculators: {new:.1%}, {new / seen:.0%} of those trained on; two tools {old:.1%}"
+        f"new calculators: {new:.1%}, {new / seen:.0%} of those trained on; two tools {two:.1%}"
     )
     save("unseen_tools", {"runs": runs})
 

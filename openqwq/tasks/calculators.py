@@ -6,6 +6,7 @@ to test with, which share no name and no sentence.
 """
 
 import random
+import string
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -16,7 +17,7 @@ from openqwq.types import Message, OpenQwQError, ToolCall
 Form = Literal["expression", "pair", "list", "operation"]
 FORMS: tuple[Form, ...] = ("expression", "pair", "list", "operation")
 SIGNS = {"add": "+", "subtract": "-", "multiply": "*", "divide": "/"}
-# of the names and arguments: made of syllables, so that they must be copied
+# of the names and arguments: made of syllables or characters, so that they must be copied
 COINED_SHARE = 0.6
 SYLLABLES = tuple(f"{first}{then}" for first in "bcdfghjklmnpqrstvwxyz" for then in "aeiou")
 
@@ -28,6 +29,7 @@ class Wordings:
     verbs: tuple[str, ...]
     nouns: tuple[str, ...]
     syllables: tuple[str, ...]
+    characters: str  # of coined words without syllables; "": there are none
     descriptions: tuple[str, ...]
     texts: tuple[str, ...]  # what an argument that holds an expression is called
     numbers: tuple[tuple[str, str], ...]  # two numbers
@@ -61,6 +63,7 @@ SEEN = Wordings(
         "value",
     ),
     syllables=SYLLABLES[0::4] + SYLLABLES[1::4] + SYLLABLES[2::4],
+    characters=string.ascii_letters + string.digits + "_",
     descriptions=(
         "",
         "Calculates/evaluates the given expression.",
@@ -70,6 +73,12 @@ SEEN = Wordings(
         "Computes numbers exactly.",
         "Does arithmetic that is too long to do in your head.",
         "Returns the value as a string.",
+        "Never do sums yourself: ask this tool.",
+        "Exact integers of any size; floats are rounded.",
+        "Supports + - * / and brackets",
+        "Tool for school maths",
+        "Call it once for every sum.",
+        "Long multiplication, done right.",
     ),
     texts=("expression", "expr", "formula", "input", "text", "problem", "query", "code"),
     numbers=(
@@ -90,6 +99,11 @@ SEEN = Wordings(
         "{a} * {b} = {result}",
         "{result}.0",
         "The result is {result}.",
+        "[{result}]",
+        "answer={result}",
+        '{{"in": [{a}, {b}], "out": {result}, "error": null}}',
+        "x = {a}\ny = {b}\nx * y = {result}",
+        "Got {a}.0, {b}.0: {result}.0",
     ),
 )
 UNSEEN = Wordings(
@@ -113,6 +127,7 @@ UNSEEN = Wordings(
         "outcome",
     ),
     syllables=SYLLABLES[3::4],
+    characters="",
     descriptions=(
         "Performs a calculation and gives back what comes out.",
         "Multiplies two numbers (int or float).",
@@ -247,15 +262,19 @@ def _number(rng: random.Random, min_digits: int, max_digits: int) -> int:
 
 
 def _name(rng: random.Random, wordings: Wordings) -> str:
-    """`solve_sum`, `solveSum`, `solve`, or a word of syllables."""
+    """`solve_sum`, `solveSum`, `solve`, or a coined word."""
     if rng.random() < COINED_SHARE:
-        return _coined(rng, wordings)
+        return coined(rng, wordings)
     verb = rng.choice(wordings.verbs)
     noun = rng.choice(wordings.nouns)
     return rng.choice((verb, f"{verb}_{noun}", f"{verb}{noun.title()}", f"{noun}-{verb}"))
 
 
-def _coined(rng: random.Random, wordings: Wordings) -> str:
+def coined(rng: random.Random, wordings: Wordings) -> str:
+    """A word of two or three syllables, or of a letter and up to eight characters."""
+    if wordings.characters and rng.random() < 0.5:
+        rest = rng.choices(wordings.characters, k=rng.randint(1, 8))
+        return rng.choice(string.ascii_letters) + "".join(rest)
     return "".join(rng.sample(wordings.syllables, rng.randint(2, 3)))
 
 
@@ -264,7 +283,7 @@ def _arguments(rng: random.Random, wordings: Wordings, form: Form) -> tuple[str,
         count = {"expression": 1, "list": 1, "pair": 2, "operation": 3}[form]
         names: dict[str, None] = {}
         while len(names) < count:
-            names[_coined(rng, wordings)] = None
+            names[coined(rng, wordings)] = None
         return tuple(names)
     if form == "expression":
         return (rng.choice(wordings.texts),)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from openqwq.tasks.calculators import calculators
+from openqwq.tasks.lookups import lookups
 from openqwq.tasks.programs import linear
 from openqwq.tasks.source import Problem, Source, Turn
 from openqwq.types import Message, ToolCall
@@ -113,5 +114,6 @@ def python_problems(max_slope: int, max_offset: int) -> Source:
 TOOL_TASKS: dict[str, Callable[..., Source]] = {
     "calculator": calculator_problems,
     "calculators": calculators,
+    "lookups": lookups,
     "python": python_problems,
 }

@@ -22,6 +22,7 @@ SOURCES: list[Named] = [
     ("multiplication", {"min_digits": 1, "max_digits": 3}),
     ("linear", {"max_slope": 9, "max_offset": 20}),
     ("pipeline", {"min_steps": 1, "max_steps": 2}),
+    ("lookups", {"max_entries": 5, "max_asked": 3}),
     ("gym", {"dataset": "chain_sum", "max_terms": 3, "max_digits": 2}),
     ("gym", {"dataset": "spell_backward", "max_word_len": 5}),
     ("gym", {"dataset": "gcd", "max_numbers": 2, "max_value": 99}),
