@@ -7,6 +7,7 @@ DEMO/0, DEMO/1 and DEMO/2 are runs of `qwq demo`, whose stage 1 is the teacher. 
 it for answers; then openqwq/configs/mini-distil.toml gives the student one cold start and goes on
 from there in three ways. FLOP are those of sampling, of the update (three times the forward pass),
 and of the teacher or KL reference; the cold start, which all share, and evaluations are left out.
+They are compared with the student's own RL, and with the RL that made the teacher.
 The figures go to bench/results/distil.json.
 """
 
@@ -172,8 +173,10 @@ def figures(folder: Path, demo: Path, seed: int) -> dict[str, Any]:
     teacher = Shape(read_subject(teacher_place).config)
     wanted = _mean(saved_outcomes(demo / str(seed), "stage1"))
 
+    own_rl = sampled_flop(demo / str(seed), "stage1", teacher, teacher, tokenizer)
     result: dict[str, Any] = {
         "teacher": round(wanted, 4),
+        "teacher_rl_flop": sum(own_rl),
         "parameters": {
             "teacher": parameter_counts(teacher.config)[0],
             "student": parameter_counts(student.config)[0],
@@ -246,9 +249,13 @@ def main() -> None:
             found = run[way]
             reached = found["flop_to_95"]
             shown = "not reached" if reached is None else f"{reached:.2e}"
-            share = (
-                "" if reached is None else f", {reached / run['rl']['flop']:.2f} of RL's"
-            )
+            share = ""
+            if reached is not None:
+                own = reached / run["rl"]["flop"]
+                taught = reached / run["teacher_rl_flop"]
+                share = (
+                    f", {own:.2f} of its own RL's and {taught:.2f} of the teacher's RL's"
+                )
             print(
                 f"seed {seed} {way:<8} {run['teacher']:.1%} teacher, {found['final']:.1%} after"
                 f" {found['flop']:.2e} FLOP; 95% of the teacher's: {shown}{share}"
