@@ -17,7 +17,7 @@ from pathlib import Path
 
 from openqwq.cluster.placement import ray_placement
 from openqwq.config import load_config
-from openqwq.train.progress import Display
+from openqwq.evaluation.progress import Display
 from openqwq.train.stages import run_stages
 from openqwq.train.start import start_run
 

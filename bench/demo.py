@@ -22,8 +22,8 @@ from openqwq.cli import FAMILIES as DEMO_FAMILIES
 from openqwq.cli import MINI
 from openqwq.config import load_config
 from openqwq.evaluation.evaluate import Outcome, accuracies
+from openqwq.evaluation.progress import Display
 from openqwq.evaluation.report import write_report
-from openqwq.train.progress import Display
 from openqwq.train.stages import run_stages
 from openqwq.train.start import start_run
 

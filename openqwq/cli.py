@@ -190,8 +190,8 @@ def _plan(config: "Config", skip_bad_rows: bool) -> str:
 
 
 def _train(config: "Config", options: argparse.Namespace) -> None:
+    from openqwq.evaluation.progress import Display
     from openqwq.train.outlook import introduction, outlook_of
-    from openqwq.train.progress import Display
     from openqwq.train.run import InterruptedRun
     from openqwq.train.stages import run_stages
     from openqwq.train.start import start_run

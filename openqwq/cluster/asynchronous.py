@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from statistics import mean
 from typing import Any
 
+from openqwq.evaluation.progress import Progress
 from openqwq.train.episodes import Attempt
 from openqwq.train.rl import Result, Trainer
-from openqwq.train.run import Progress
 from openqwq.types import Task
 
 

@@ -11,15 +11,14 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
-
-from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress, TaskID, TimeElapsedColumn
 
 from openqwq import __version__
 from openqwq.data.files import write_atomically
 from openqwq.evaluation.benchmarks.benchmark import Benchmark, seed_of
 from openqwq.evaluation.benchmarks.mathematics import voted_answer
+from openqwq.evaluation.progress import Display, Progress
 from openqwq.evaluation.responders import ChatReply, Responder
 from openqwq.evaluation.results import (
     Record,
@@ -180,12 +179,11 @@ async def evaluate(
 
     Raises OpenQwQError where all of the first 16 replies failed.
     """
-    with Progress(
-        *Progress.get_default_columns(), TimeElapsedColumn(), MofNCompleteColumn(),
-        console=Console(stderr=True),
-    ) as progress:  # fmt: skip
-        for selection in selections:
-            await _Runner(directory, settings, selection, responder, judges, progress).run()
+    display = Display()
+    for selection in selections:
+        runner = _Runner(directory, settings, selection, responder, judges)
+        with display.stage(selection.name, runner.total, "reply") as progress:
+            await runner.run(progress)
     return score_run(directory, selections)
 
 
@@ -280,34 +278,36 @@ class _Runner:
         selection: Selection,
         responder: Responder,
         judges: Mapping[str, Verifier],
-        progress: Progress,
     ) -> None:
         self._settings = settings
         self._selection = selection
         self._responder = responder
         self._judges = judges
         self._file = RecordFile(directory / f"{selection.name}.jsonl")
-        self._progress = progress
-        self._bar = TaskID(0)
+        self._samples = settings.samples or selection.benchmark.samples
+        self.total = self._samples * len(selection.tasks)  # replies
+        self._done = 0  # of them, here and by earlier processes
+        self._judged: list[bool] = []  # of this process: whether each was correct
         self._failures = 0
         self._any_reply = False
 
-    async def run(self) -> None:
-        samples = self._settings.samples or self._selection.benchmark.samples
+    async def run(self, progress: Progress) -> None:
         present = {r.key for r in self._file.read() if r.generated}
         jobs: list[tuple[Task, int]] = []
-        for sample in range(samples):
+        for sample in range(self._samples):
             for task in self._selection.tasks:
                 if (task.id, sample) not in present:
                     jobs.append((task, sample))
-        total = samples * len(self._selection.tasks)
-        name = self._selection.name
-        self._bar = self._progress.add_task(name, total=total, completed=total - len(jobs))
+        self._done = self.total - len(jobs)
+        if self._done:
+            progress(self._done, {})
         waiting = iter(jobs)
 
         async def work() -> None:
             for task, sample in waiting:
                 await self._one(task, sample)
+                self._done += 1
+                progress(self._done, self._metrics())
 
         try:
             async with asyncio.TaskGroup() as group:
@@ -334,7 +334,12 @@ class _Runner:
             record = replace(record, generated=True, **vars(reply))
             record = await _judged(record, task, self._judges)
         self._file.append(record)
-        self._progress.advance(self._bar)
+        if record.status not in ("error", "scored"):
+            self._judged.append(record.status == "correct")
+
+    def _metrics(self) -> dict[str, float]:
+        """The share of right replies, where any has a verdict."""
+        return {"correct": fmean(self._judged)} if self._judged else {}
 
     def _count_failure(self, error: Exception) -> None:
         self._failures += 1

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from openqwq.config import DistillStage
+from openqwq.evaluation.progress import Progress
 from openqwq.train.curriculum import Curriculum
 from openqwq.train.describe import rollout_rows
 from openqwq.train.episodes import Attempt
@@ -22,7 +23,7 @@ from openqwq.train.loss import Metrics, policy_loss
 from openqwq.train.packing import MicroBatch, pack_trajectories
 from openqwq.train.rl import Groups, no_evaluation
 from openqwq.train.rollouts import RolloutRunner, trajectories_of
-from openqwq.train.run import Evaluate, Parts, Progress, Run
+from openqwq.train.run import Evaluate, Parts, Run
 from openqwq.train.teachers import Teacher
 from openqwq.types import OpenQwQError, SamplingParams, Trajectory, WeightLink
 

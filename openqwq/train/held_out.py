@@ -10,10 +10,11 @@ from typing import Any, TypeVar
 from openqwq.config import Config, RlStage, Stage
 from openqwq.data.files import write_atomically
 from openqwq.evaluation.evaluate import Outcome
+from openqwq.evaluation.progress import Progress
 from openqwq.tasks.table import DataTable
 from openqwq.train.episodes import Attempt
 from openqwq.train.rollouts import Prompt, RolloutRunner
-from openqwq.train.run import Progress, Run
+from openqwq.train.run import Run
 from openqwq.types import SamplingParams, Task
 
 DEFAULT_MAX_TOKENS = 1024

@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol, cast
 
+from openqwq.evaluation.progress import Progress
 from openqwq.text.template import encode_chat
 from openqwq.train.episodes import Attempt
 from openqwq.train.rl import Trainer
-from openqwq.train.run import Progress
 from openqwq.types import Completion, SamplingParams
 
 

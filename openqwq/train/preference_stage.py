@@ -7,6 +7,7 @@ from typing import Any
 
 from openqwq.config import PairsConfig, RewardModelStage
 from openqwq.data.files import write_atomically
+from openqwq.evaluation.progress import Progress
 from openqwq.evaluation.statistics import mean_interval
 from openqwq.model.qwen2 import Qwen2
 from openqwq.tasks.table import DataTable
@@ -14,7 +15,7 @@ from openqwq.train.preference_report import PreferenceReport, judge_pairs, repor
 from openqwq.train.preferences import ranked_pairs, save_pairs
 from openqwq.train.reward_model import RewardModel, train_reward_model
 from openqwq.train.rollouts import Prompt, RolloutRunner
-from openqwq.train.run import Progress, Run
+from openqwq.train.run import Run
 from openqwq.types import OpenQwQError, Pair, SamplingParams, Task
 
 Sides = Mapping[str, Sequence[Pair]]  # `train` and `held_out`

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from openqwq.config import RewardModelStage
 from openqwq.data.files import new_directory
+from openqwq.evaluation.progress import Progress
 from openqwq.model import checkpoint
 from openqwq.model.attention import RaggedAttention, positions
 from openqwq.model.qwen2 import Qwen2
@@ -26,7 +27,6 @@ from openqwq.model.tensor_file import write_tensors
 from openqwq.text.template import encode_chat
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.train.optimiser import build_optimisers
-from openqwq.train.run import Progress
 from openqwq.types import Message, OpenQwQError, Pair, Task
 
 ARCHITECTURE, HEAD = "Qwen2ForSequenceClassification", "score.weight"

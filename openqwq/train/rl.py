@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from openqwq.config import RlStage
+from openqwq.evaluation.progress import Progress
 from openqwq.train.advantages import group_advantages, informative_groups, overlong_penalty
 from openqwq.train.checks import check_first_batch, check_log_prob_gap, max_log_prob_gap
 from openqwq.train.curriculum import Curriculum
@@ -18,7 +19,7 @@ from openqwq.train.objective import Frozen, objective
 from openqwq.train.packing import MicroBatch, pack_trajectories
 from openqwq.train.rewards import GO_ON, ErrorShare, in_one_line, with_limits_applied
 from openqwq.train.rollouts import Prompt, RolloutRunner, trajectories_of
-from openqwq.train.run import Evaluate, Parts, Progress, Run
+from openqwq.train.run import Evaluate, Parts, Run
 from openqwq.types import OpenQwQError, SamplingParams, Task, Trajectory, WeightLink
 
 # whether it is the first since the start -> its metrics

@@ -53,8 +53,6 @@ class Resumable(Protocol):
 
 
 Parts = Mapping[str, Resumable]
-# steps done, and what to show of the last
-Progress = Callable[[int, Mapping[str, Any]], None]
 # steps done -> what to log of them
 Evaluate = Callable[[int], Awaitable[dict[str, Any]]]
 

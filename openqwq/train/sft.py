@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from openqwq.config import SftStage
+from openqwq.evaluation.progress import Progress
 from openqwq.tasks.table import DataTable
 from openqwq.text.stream import CLOSING_TEXT, closing_ids
 from openqwq.text.template import encode_chat, encode_reply, encode_solution
@@ -15,7 +16,7 @@ from openqwq.train.curriculum import Curriculum, epoch_tasks
 from openqwq.train.learner import Learner
 from openqwq.train.loss import Metrics, cross_entropy_loss
 from openqwq.train.packing import pack_examples
-from openqwq.train.run import Evaluate, Parts, Progress, Run
+from openqwq.train.run import Evaluate, Parts, Run
 from openqwq.types import OpenQwQError, Task
 
 Example = tuple[list[int], list[bool]]  # token ids, and True on what is to be learned

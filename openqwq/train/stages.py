@@ -14,6 +14,7 @@ from openqwq.config import (
     SftStage,
     Stage,
 )
+from openqwq.evaluation.progress import Display, Progress
 from openqwq.model.device import chosen_device
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.train import held_out
@@ -39,7 +40,6 @@ from openqwq.train.prepare import (
     START,
     Prepared,
 )
-from openqwq.train.progress import Display
 from openqwq.train.reward_model import RewardModel
 from openqwq.train.rewards import (
     ErrorShare,
@@ -49,7 +49,7 @@ from openqwq.train.rewards import (
     verdicts_only,
 )
 from openqwq.train.rollouts import RolloutRunner
-from openqwq.train.run import Progress, Run
+from openqwq.train.run import Run
 from openqwq.train.run_policies import Policies
 from openqwq.train.sft import TaskStream, train_sft
 from openqwq.train.teachers import HeldTeacher, Teacher, is_endpoint, open_endpoint

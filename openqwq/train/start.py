@@ -6,10 +6,10 @@ from pathlib import Path
 
 from openqwq.config import Config
 from openqwq.data.hub import DataLock
+from openqwq.evaluation.progress import Display
 from openqwq.train.lengths import fit_rows, skipped_rows
 from openqwq.train.placement import Placement
 from openqwq.train.prepare import Prepared, prepare
-from openqwq.train.progress import Display
 from openqwq.train.run import Run
 from openqwq.train.stages import run_stages
 from openqwq.train.user_files import keep_code

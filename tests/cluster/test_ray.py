@@ -24,11 +24,11 @@ from openqwq.config import (
     OptimiserConfig,
 )
 from openqwq.data.hub import DataLock
+from openqwq.evaluation.progress import Display
 from openqwq.model import checkpoint
 from openqwq.model.qwen2 import Qwen2
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.train.prepare import prepare
-from openqwq.train.progress import Display
 from openqwq.train.run import Run
 from openqwq.train.stages import run_stages
 from openqwq.types import OpenQwQError, SamplingParams

@@ -2,12 +2,14 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,8 @@ import torch
 
 from openqwq.cli import main
 from openqwq.engine import remote
-from openqwq.evaluation import responders
+from openqwq.evaluation import evaluation, responders
+from openqwq.evaluation.progress import Display
 from openqwq.evaluation.results import RecordFile
 from openqwq.model import checkpoint
 from openqwq.model.qwen2 import ModelConfig, Qwen2
@@ -131,6 +134,28 @@ def test_a_recorded_endpoint_scores_everything_or_nothing(
     assert (first.prompt_tokens, first.completion_tokens) == (7, 10)
     assert 0 < first.reasoning_tokens < 10
     assert main(["eval", "--compare", str(wrong), str(right)]) == 0
+
+
+def test_a_piped_evaluation_says_in_plain_lines_how_it_goes(
+    serve: Callable[[Reply], str],
+    data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(evaluation, "Display", partial(Display, every=0.0))
+    url = serve(lambda q: golden(q) if "3 + 3" not in q else {"content": "\\boxed{-1}"})
+    assert evaluate(url, data, tmp_path / "out", "--tasks", "gsm8k") == 0
+    lines = [line for line in capsys.readouterr().err.splitlines() if "gsm8k" in line]
+    assert any(line.startswith("gsm8k: reply 1 of 5, correct ") for line in lines)
+    assert any(re.fullmatch(r"gsm8k: done in \d+ s, correct 0.8", line) for line in lines)
+
+    # a resumed one counts what is there
+    path = tmp_path / "out" / "gsm8k.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:3]))
+    again = ("--tasks", "gsm8k", "--resume")
+    assert evaluate(url, data, tmp_path / "out", *again) == 0
+    assert "gsm8k: reply 3 of 5" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,10 @@ from types import SimpleNamespace
 import pytest
 
 from openqwq.config import find_config, load_config
-from openqwq.train import outlook, progress
+from openqwq.evaluation import progress
+from openqwq.evaluation.progress import Display, PlainLines
+from openqwq.train import outlook
 from openqwq.train.outlook import Outlook, introduction
-from openqwq.train.progress import Display, PlainLines
 
 
 def set_clock(monkeypatch: pytest.MonkeyPatch, now: Callable[[], float]) -> None:

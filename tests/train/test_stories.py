@@ -14,11 +14,10 @@ from safetensors.torch import load_file
 
 from openqwq.cli import main
 from openqwq.config import ShapeConfig
+from openqwq.evaluation.progress import Display, Progress
 from openqwq.model import checkpoint
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.train.policies import fresh_model
-from openqwq.train.progress import Display
-from openqwq.train.run import Progress
 
 SUMS = [
     {"question": f"What is {a} + {b}?", "answer": f"so #### {a + b}"}

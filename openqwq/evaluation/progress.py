@@ -1,4 +1,4 @@
-"""Where a run shows that it is alive: bars on a terminal, plain lines where the output is piped.
+"""Where long work shows that it is alive: bars on a terminal, plain lines where output is piped.
 
 A plain line comes when a stage ends and at least every 30 seconds, also before a stage's first
 report and between two stages: a thread watches the clock.
@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import (
@@ -25,11 +25,19 @@ from rich.progress import (
     Progress as Bars,
 )
 
-from openqwq.train.outlook import Outlook
-from openqwq.train.run import Progress
+# units done, and what to show of the last
+Progress = Callable[[int, Mapping[str, Any]], None]
 
-SHOWN = ("reward", "thinking_tokens", "cross_entropy", "entropy")
+SHOWN = ("correct", "reward", "thinking_tokens", "cross_entropy", "entropy")
 EVERY = 30.0  # seconds between plain lines, at most
+
+
+class Outlook(Protocol):
+    """How long a run of several stages still takes."""
+
+    def left(self, part: str, done: int, total: int) -> float | None:
+        """Seconds to the end of the run, or None where that cannot be told."""
+        ...
 
 
 class Display:
