@@ -4,8 +4,9 @@
     python bench/budgets.py DIR --demo DEMO --only 0     one seed
 
 DEMO/0, DEMO/1 and DEMO/2 are runs of `qwq demo`. Each seed goes on from its own stage 1 with
-openqwq/configs/mini-budgets.toml: `free` without budgets, `cut` with them. `qwq eval` then asks all
-three at every budget. The figures go to bench/results/budgets.json.
+openqwq/configs/mini-budgets.toml: `free` is RL without budgets; `cut` is RL with them, after
+`brief` has shown worked solutions whose thinking is cut. `qwq eval` then asks stage 1, `free` and
+`cut` at every budget. The figures go to bench/results/budgets.json.
 """
 
 import json

@@ -87,26 +87,39 @@ def turns(task: Task) -> Iterator[Task]:
 
 
 def _worked(tokenizer: Tokenizer, task: Task, budget: int | None) -> Example:
-    """Prompt, worked solution and end of turn.
-
-    A thinking above the budget ends as the engine ends it, by tokens that are not learned.
-    """
+    """Prompt, worked solution and end of turn; a thinking above the budget is cut there."""
     if task.solution is None:
         raise OpenQwQError(
             f"task {task.id} has no worked solution: there is nothing to imitate"
         )
     prompt = encode_chat(tokenizer, task.messages, task.tools)
-    thinking, end, answer = task.solution.partition(CLOSING_TEXT)
-    if budget is not None and end:
-        begun = encode_solution(tokenizer, prompt, thinking)[:-1]  # without the turn's end
-        opening = int(begun[:1] == [tokenizer.think_open_id])
-        if len(begun) > opening + budget:
-            ids, learned = _example(prompt, begun[: opening + budget])
-            forced = closing_ids(tokenizer)
-            reply = [*tokenizer.encode(answer, allow_special=True), tokenizer.eos_ids[0]]
-            learned += [False] * len(forced) + [True] * len(reply)
-            return ids + forced + reply, learned
+    if budget is not None:
+        cut = _cut_thinking(tokenizer, prompt, task.solution, budget)
+        if cut is not None:
+            return cut
     return _example(prompt, encode_solution(tokenizer, prompt, task.solution))
+
+
+def _cut_thinking(
+    tokenizer: Tokenizer, prompt: list[int], solution: str, budget: int
+) -> Example | None:
+    """A solution whose thinking ends at `budget` as the engine ends it: by tokens not learned.
+
+    None where the thinking is no longer than that.
+    """
+    thinking, end, answer = solution.partition(CLOSING_TEXT)
+    if not end:
+        return None
+    begun = encode_solution(tokenizer, prompt, thinking)[:-1]  # without the turn's end
+    opening = int(begun[:1] == [tokenizer.think_open_id])
+    if len(begun) <= opening + budget:
+        return None
+
+    ids, learned = _example(prompt, begun[: opening + budget])
+    forced = closing_ids(tokenizer)
+    reply = [*tokenizer.encode(answer, allow_special=True), tokenizer.eos_ids[0]]
+    learned += [False] * len(forced) + [True] * len(reply)
+    return ids + forced + reply, learned
 
 
 def _recorded(tokenizer: Tokenizer, task: Task) -> list[Example]:
