@@ -214,11 +214,8 @@ def _check_usable(prepared: Prepared, stage: Stage, name: str) -> None:
         raise OpenQwQError(
             f"{path} names {name!r}, which holds preference pairs: they are for reward_model stages"
         )
-    if isinstance(stage, SftStage) and task.solution is None and not task.demonstration:
-        raise OpenQwQError(
-            f"{path} names {name!r}, whose rows have no reply to imitate ({task.id}): give rows "
-            "with messages, or data.NAME.solution"
-        )
+    if isinstance(stage, SftStage):
+        _check_imitable(stage, task, f"{path} names {name!r}")
     if isinstance(stage, RlStage):
         if stage.over_sampling:
             _check_over_sampling(prepared.config, stage, task)
@@ -230,6 +227,21 @@ def _check_usable(prepared: Prepared, stage: Stage, name: str) -> None:
                 f"rules): set data.{name}.answer or data.{name}.verifier, or leave `verifier` out "
                 f"of stages.{stage.name}.rewards_of.{name}"
             )
+
+
+def _check_imitable(stage: SftStage, task: Task, where: str) -> None:
+    """Whether an SFT stage can imitate what a table's first task holds."""
+    if task.solution is None and not task.demonstration:
+        raise OpenQwQError(
+            f"{where}, whose rows have no reply to imitate ({task.id}): give rows with messages, "
+            "or data.NAME.solution"
+        )
+    if stage.thinking_budgets and task.demonstration:
+        raise OpenQwQError(
+            f"{where}, whose rows are recorded conversations ({task.id}), and "
+            f"stages.{stage.name}.thinking_budgets cut worked solutions alone: give those rows a "
+            "stage of their own, or leave thinking_budgets out"
+        )
 
 
 def sample_tasks(prepared: Prepared, count: int = 500) -> list[Task]:

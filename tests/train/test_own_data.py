@@ -221,3 +221,16 @@ def test_what_cannot_work_is_said_before_the_runs_directory_is_made(
     assert len(error.strip().splitlines()) == 1
     assert re.search(said, error), error
     assert not (copy / "run").exists()
+
+
+def test_budgets_for_recorded_conversations_are_refused_before_the_run(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "own"
+    shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("run"))
+    budgets = ["--set", "stages.cold-start.thinking_budgets=[4, 8]"]
+    run = copy / "run"
+    assert main(["train", str(copy / "run.toml"), *budgets, "--out", str(run)]) == 2
+    said = "whose rows are recorded conversations .* stages.cold-start.thinking_budgets cut"
+    assert re.search(said, capsys.readouterr().err)
+    assert not run.exists()
