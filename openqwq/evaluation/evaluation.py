@@ -11,7 +11,6 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from openqwq import __version__
@@ -287,7 +286,8 @@ class _Runner:
         self._samples = settings.samples or selection.benchmark.samples
         self.total = self._samples * len(selection.tasks)  # replies
         self._done = 0  # of them, here and by earlier processes
-        self._judged: list[bool] = []  # of this process: whether each was correct
+        self._judged = 0  # replies of this process with a verdict
+        self._correct = 0  # of those
         self._failures = 0
         self._any_reply = False
 
@@ -335,11 +335,12 @@ class _Runner:
             record = await _judged(record, task, self._judges)
         self._file.append(record)
         if record.status not in ("error", "scored"):
-            self._judged.append(record.status == "correct")
+            self._judged += 1
+            self._correct += record.status == "correct"
 
     def _metrics(self) -> dict[str, float]:
         """The share of right replies, where any has a verdict."""
-        return {"correct": fmean(self._judged)} if self._judged else {}
+        return {"correct": self._correct / self._judged} if self._judged else {}
 
     def _count_failure(self, error: Exception) -> None:
         self._failures += 1
