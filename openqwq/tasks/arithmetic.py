@@ -6,7 +6,9 @@ from collections.abc import Callable
 from openqwq.tasks.source import Problem, Source
 
 
-def _operand(rng: random.Random, digits: int) -> int:
+def operand(rng: random.Random, min_digits: int, max_digits: int) -> int:
+    """A number whose count of digits is drawn first."""
+    digits = rng.randint(min_digits, max_digits)
     return rng.randrange(10 ** (digits - 1), 10**digits)
 
 
@@ -65,8 +67,8 @@ def addition(min_digits: int, max_digits: int) -> Source:
     """Sums of two numbers, each of `min_digits` to `max_digits` digits."""
 
     def draw(rng: random.Random) -> Problem:
-        a = _operand(rng, rng.randint(min_digits, max_digits))
-        b = _operand(rng, rng.randint(min_digits, max_digits))
+        a = operand(rng, min_digits, max_digits)
+        b = operand(rng, min_digits, max_digits)
         return _problem(a, "+", b, a + b, add_columns(a, b))
 
     return Source("addition", "math", draw)
@@ -76,8 +78,8 @@ def subtraction(min_digits: int, max_digits: int) -> Source:
     """Differences of two numbers, the larger first."""
 
     def draw(rng: random.Random) -> Problem:
-        b = _operand(rng, rng.randint(min_digits, max_digits))
-        a = _operand(rng, rng.randint(min_digits, max_digits))
+        b = operand(rng, min_digits, max_digits)
+        a = operand(rng, min_digits, max_digits)
         if a < b:
             a, b = b, a
         return _problem(a, "-", b, a - b, subtract_columns(a, b))
@@ -89,7 +91,7 @@ def multiplication(min_digits: int, max_digits: int) -> Source:
     """Products of a number and a one-digit number from 2 to 9."""
 
     def draw(rng: random.Random) -> Problem:
-        a = _operand(rng, rng.randint(min_digits, max_digits))
+        a = operand(rng, min_digits, max_digits)
         b = rng.randint(2, 9)
         return _problem(a, "*", b, a * b, multiply_columns(a, b))
 

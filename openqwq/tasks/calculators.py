@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from openqwq.tasks.arithmetic import operand
 from openqwq.tasks.source import Problem, Source, Turn
 from openqwq.types import Message, OpenQwQError, ToolCall
 
@@ -212,8 +213,8 @@ def calculators(min_digits: int, max_digits: int, unseen: bool = False) -> Sourc
     wordings = UNSEEN if unseen else SEEN
 
     def draw(rng: random.Random) -> Problem:
-        a = _number(rng, min_digits, max_digits)
-        b = _number(rng, min_digits, max_digits)
+        a = operand(rng, min_digits, max_digits)
+        b = operand(rng, min_digits, max_digits)
         described = any_calculator(rng, wordings)
         product = str(a * b)
         given = described.product_of(a, b)
@@ -254,11 +255,6 @@ def any_calculator(rng: random.Random, wordings: Wordings) -> Calculator:
         if form in ("pair", "operation") or "{a}" not in text
     ]
     return Calculator(specification, form, arguments, rng.choice(answers))
-
-
-def _number(rng: random.Random, min_digits: int, max_digits: int) -> int:
-    digits = rng.randint(min_digits, max_digits)
-    return rng.randrange(10 ** (digits - 1), 10**digits)
 
 
 def _name(rng: random.Random, wordings: Wordings) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from openqwq.tasks.arithmetic import operand
 from openqwq.tasks.calculators import calculators
 from openqwq.tasks.lookups import lookups
 from openqwq.tasks.programs import linear
@@ -64,16 +65,12 @@ PYTHON: Mapping[str, Any] = {
 }
 
 
-def _operand(rng: random.Random, digits: int) -> int:
-    return rng.randrange(10 ** (digits - 1), 10**digits)
-
-
 def calculator_problems(min_digits: int, max_digits: int) -> Source:
     """Products of two long numbers, asked with a calculator at hand."""
 
     def draw(rng: random.Random) -> Problem:
-        a = _operand(rng, rng.randint(min_digits, max_digits))
-        b = _operand(rng, rng.randint(min_digits, max_digits))
+        a = operand(rng, min_digits, max_digits)
+        b = operand(rng, min_digits, max_digits)
         expression = f"{a} * {b}"
         product = str(a * b)
         described = rng.choice(CALCULATORS)
