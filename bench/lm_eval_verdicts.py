@@ -2,16 +2,20 @@
 
     qwq eval MODEL --tasks gsm8k --out RUN
     python bench/lm_eval_verdicts.py RUN --gold test.jsonl.gz      (pip install lm-eval)
+    python bench/lm_eval_verdicts.py DIR/full/evaluation/*.json --gold test.jsonl
 
-lm-eval's side is its own task `gsm8k`: the filter `flexible-extract` of its YAML (the last number
-of a reply) and its exact match with the YAML's options. Where the two differ the reply is shown.
-The figures go to bench/results/lm_eval_verdicts.json.
+The last line takes what bench/gsm8k.py saved before and after training. lm-eval's side is its own
+task `gsm8k`: the filter `flexible-extract` of its YAML (the last number of a reply) and its exact
+match with the YAML's options. Where the two differ the reply is shown. The figures go to
+bench/results/lm_eval_verdicts.json.
 """
 
 import argparse
 import gzip
 import json
 from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +27,15 @@ from trainings import save
 
 FILTER = "flexible-extract"
 SHOWN = 160  # characters of a reply's end
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One reply to the test row `row`, and our verdict."""
+
+    row: int
+    text: str
+    status: str
 
 
 def official() -> dict[str, Any]:
@@ -51,10 +64,24 @@ def golds(path: Path) -> list[str]:
     return [json.loads(line)["answer"] for line in text.splitlines()]
 
 
+def replies(run: Path) -> Iterator[Reply]:
+    """The replies of a run of `qwq eval`, or of an evaluation that a training saved."""
+    if run.is_dir():
+        for line in (run / "gsm8k.jsonl").read_text().splitlines():
+            record = json.loads(line)
+            row = int(record["task_id"].partition("/")[2])
+            yield Reply(row, record["answer"] or "", record["status"])
+        return
+    for outcome in json.loads(run.read_text())["outcomes"]:
+        number = int(outcome["task_id"].rpartition("-")[2])  # from 1
+        text = outcome["completion"].rpartition("</think>")[2]
+        yield Reply(number - 1, text, outcome["status"])
+
+
 def main() -> None:
     """See the module."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("run", type=Path)
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN")
     parser.add_argument("--gold", type=Path, required=True)
     options = parser.parse_args()
 
@@ -64,28 +91,28 @@ def main() -> None:
     find = extractor(task)
     answers = golds(options.gold)
     counts: Counter[str] = Counter()
-    differing: list[dict[str, str]] = []
-    for line in (options.run / "gsm8k.jsonl").read_text().splitlines():
-        record = json.loads(line)
-        reply = record["answer"] or ""
-        gold = answers[int(record["task_id"].partition("/")[2])]
-        ((found,),) = find.apply([[reply]], [{}])
-        verdict = exact_match_hf_evaluate(
-            [found], [gold], regexes_to_ignore=metric["regexes_to_ignore"], **settings
-        )
-        theirs = "right" if verdict["exact_match"] == 1 else "wrong"
-        ours = "right" if record["status"] == "correct" else "wrong"
-        counts[f"ours {ours}, lm-eval {theirs}"] += 1
-        if ours != theirs:
-            shown = {
-                "task": record["task_id"],
-                "gold": gold,
-                "end": reply[-SHOWN:],
-                "ours": ours,
-            }
-            differing.append(
-                {**shown, "finish": record["finish_reason"], "lm_eval_read": found}
+    differing: list[dict[str, Any]] = []
+    for run in options.runs:
+        for reply in replies(run):
+            gold = answers[reply.row]
+            ((found,),) = find.apply([[reply.text]], [{}])
+            verdict = exact_match_hf_evaluate(
+                [found], [gold], regexes_to_ignore=metric["regexes_to_ignore"], **settings
             )
+            theirs = "right" if verdict["exact_match"] == 1 else "wrong"
+            ours = "right" if reply.status == "correct" else "wrong"
+            counts[f"ours {ours}, lm-eval {theirs}"] += 1
+            if ours != theirs:
+                differing.append(
+                    {
+                        "run": run.name,
+                        "row": reply.row,
+                        "gold": gold.rpartition("#### ")[2],
+                        "end": reply.text[-SHOWN:],
+                        "ours": reply.status,
+                        "lm_eval_read": found,
+                    }
+                )
 
     for name, count in sorted(counts.items()):
         print(f"{count:5}  {name}")
