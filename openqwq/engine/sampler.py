@@ -11,6 +11,7 @@ from torch import Tensor
 from openqwq.types import SamplingParams
 
 BLOCK = 64  # tokens whose probabilities are summed first
+SPARE = 64  # tokens looked at below the last that counts, for its equals
 
 
 def uniforms(seeds: Sequence[int], positions: Sequence[int]) -> Tensor:
@@ -102,17 +103,26 @@ def _ranked(logits: Tensor, params: Sequence[SamplingParams]) -> tuple[Tensor, T
 
 
 def _likeliest(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Values and ids (rows, count), best first; among equals the lowest ids."""
-    if count < logits.shape[1]:
-        values, ids = logits.topk(count + 1)
-        apart = values[:, count - 1] > values[:, count]
-        if bool(apart.all()):  # no tie at the last place
-            by_id = ids[:, :count].sort(dim=1).values
-            unsorted = logits.gather(1, by_id)
-            values, order = unsorted.sort(dim=1, descending=True, stable=True)
-            return values, by_id.gather(1, order)
-    values, ids = logits.sort(descending=True, stable=True)
-    return values[:, :count], ids[:, :count]
+    """Values and ids (rows, count), best first; among equals the lowest ids.
+
+    Of equal values `topk` keeps any, and logits in bf16 are often equal. So it is asked for some
+    more, and a row is sorted as a whole only where those do not hold all of its equals.
+    """
+    vocab = logits.shape[1]
+    if count + SPARE >= vocab:
+        values, ids = logits.sort(descending=True, stable=True)
+        return values[:, :count], ids[:, :count]
+
+    candidates, by_id = logits.topk(count + SPARE)
+    by_id = by_id.sort(dim=1).values
+    values, order = logits.gather(1, by_id).sort(dim=1, descending=True, stable=True)
+    ids = by_id.gather(1, order)[:, :count]
+    values = values[:, :count]
+    for row in torch.nonzero(candidates[:, count - 1] == candidates[:, -1]).flatten():
+        sorted_values, sorted_ids = logits[row].sort(descending=True, stable=True)
+        values[row] = sorted_values[:count]
+        ids[row] = sorted_ids[:count]
+    return values, ids
 
 
 def mask_logits(logits: Tensor, masks: Sequence[bytes | None]) -> Tensor:

@@ -104,6 +104,17 @@ def test_a_tie_at_the_kth_place_keeps_exactly_k_tokens_the_lowest_ids_first() ->
     assert kept.isfinite().nonzero()[:, 1].tolist() == [0, 1, 2]
 
 
+def test_ties_of_a_wide_vocabulary_are_kept_as_a_stable_sort_keeps_them() -> None:
+    generator = torch.Generator().manual_seed(6)
+    logits = torch.randn(9, 4096, generator=generator).bfloat16().float()
+    logits[0] = 0  # more equals than are looked at
+    logits[1, 40:] = -torch.inf
+    kept = log_distribution(logits, [filters(top_k=40)] * 9)
+    expected = logits.argsort(descending=True, stable=True)[:, :40].sort().values
+    isolated = torch.stack([row.isfinite().nonzero()[:, 0] for row in kept])
+    assert torch.equal(isolated, expected)
+
+
 def test_log_probs_are_those_of_the_renormalised_distribution() -> None:
     logits = 2 * torch.randn(500, 20, generator=torch.Generator().manual_seed(1))
     params = [filters(0.8, 0.9, 8, 0.05)] * 500
