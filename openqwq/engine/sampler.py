@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from openqwq.types import SamplingParams
 
 BLOCK = 64  # tokens whose probabilities are summed first
+NUCLEUS = 128  # of the likeliest tokens: top-p and min-p mostly leave fewer
 SPARE = 64  # tokens looked at below the last that counts, for its equals
 
 
@@ -48,9 +50,10 @@ def log_distribution(logits: Tensor, params: Sequence[SamplingParams]) -> Tensor
         if width is None:
             continue
         own = [params[row] for row in rows]
-        ranked, ids = _ranked(logits[rows], own)
-        nothing = torch.full_like(log_probs[rows], float("-inf"))
-        log_probs[rows] = nothing.scatter_(1, ids, ranked)
+        log_probs[rows] = float("-inf")
+        for part in _ranked(logits[rows], own):
+            of_batch = torch.tensor(rows, device=logits.device)[part.rows]
+            log_probs[of_batch] = log_probs[of_batch].scatter(1, part.ids, part.log_probs)
     return log_probs
 
 
@@ -77,29 +80,56 @@ def _tempered(logits: Tensor, params: Sequence[SamplingParams]) -> Tensor:
     return logits / torch.tensor(temperatures, device=logits.device)[:, None]
 
 
-def _ranked(logits: Tensor, params: Sequence[SamplingParams]) -> tuple[Tensor, Tensor]:
-    """Log-probs and ids (rows, k) of the likeliest tokens, best first; -inf where filtered out."""
+@dataclass(frozen=True)
+class Ranked:
+    """The likeliest tokens of some rows, best first."""
+
+    rows: Tensor  # (rows,) their numbers
+    log_probs: Tensor  # (rows, tokens) -inf where filtered out
+    ids: Tensor  # (rows, tokens)
+
+
+def _ranked(logits: Tensor, params: Sequence[SamplingParams]) -> list[Ranked]:
+    """What the filters leave of rows of one width.
+
+    Without top-k it is looked for among `NUCLEUS` tokens. Filters drop all that comes behind a
+    token that they drop; so only a row whose last of these stays is ranked as a whole.
+    """
     vocab = logits.shape[1]
-    top_ks: list[int] = []
+    every_row = torch.arange(len(logits), device=logits.device)
+    count = min(params[0].top_k or NUCLEUS, vocab)
+    found = _filtered(logits, params, every_row, count)
+    if params[0].top_k or count == vocab:
+        return [found]
+    ends = found.log_probs[:, -1].isneginf()
+    if bool(ends.all()):
+        return [found]
+    rest = every_row[~ends]
+    own = [params[row] for row in rest.tolist()]
+    narrow = Ranked(every_row[ends], found.log_probs[ends], found.ids[ends])
+    return [narrow, _filtered(logits[rest], own, rest, vocab)]
+
+
+def _filtered(
+    logits: Tensor, params: Sequence[SamplingParams], rows: Tensor, count: int
+) -> Ranked:
+    """The filters on the `count` likeliest tokens; with top-k these are all that there is."""
     top_ps: list[float] = []
     min_ps: list[float] = []
     for own in params:
-        top_ks.append(own.top_k or vocab)
         top_ps.append(own.top_p if own.top_p < 1 else 2.0)  # a rounded sum never reaches 2
         min_ps.append(own.min_p)
-    top_k = torch.tensor(top_ks, device=logits.device)[:, None]  # (rows, 1)
-    top_p = torch.tensor(top_ps, device=logits.device)[:, None]
+    top_p = torch.tensor(top_ps, device=logits.device)[:, None]  # (rows, 1)
     min_p = torch.tensor(min_ps, device=logits.device)[:, None]
 
-    ranked, ids = _likeliest(logits, min(max(top_ks), vocab))
-    ranks = torch.arange(ranked.shape[1], device=logits.device)
-    beyond_k = ranks >= top_k
-    probs = ranked.masked_fill(beyond_k, float("-inf")).softmax(-1)
+    ranked, ids = _likeliest(logits, count)
+    considered = ranked if params[0].top_k else logits
+    probs = (ranked - considered.logsumexp(-1, keepdim=True)).exp()
     mass_before = probs.cumsum(-1) - probs
     beyond_p = mass_before >= top_p
     unlikely = probs < min_p * probs[:, :1]
-    filtered = ranked.masked_fill(beyond_k | beyond_p | unlikely, float("-inf"))
-    return filtered.log_softmax(-1), ids
+    left = ranked.masked_fill(beyond_p | unlikely, float("-inf"))
+    return Ranked(rows, left.log_softmax(-1), ids)
 
 
 def _likeliest(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -118,7 +148,9 @@ def _likeliest(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
     values, order = logits.gather(1, by_id).sort(dim=1, descending=True, stable=True)
     ids = by_id.gather(1, order)[:, :count]
     values = values[:, :count]
-    for row in torch.nonzero(candidates[:, count - 1] == candidates[:, -1]).flatten():
+    last = candidates[:, count - 1]
+    cut_among_equals = (last == candidates[:, -1]) & last.isfinite()
+    for row in torch.nonzero(cut_among_equals).flatten():
         sorted_values, sorted_ids = logits[row].sort(descending=True, stable=True)
         values[row] = sorted_values[:count]
         ids[row] = sorted_ids[:count]
@@ -244,11 +276,13 @@ def _draw_ranked(
     logits: Tensor, draws: Tensor, params: Sequence[SamplingParams]
 ) -> tuple[Tensor, Tensor]:
     """By rank: the filters leave few tokens, so that few have to be looked at."""
-    log_probs, ids = _ranked(logits, params)
-    rank, _ = _invert(log_probs.exp(), draws)
-    token_ids = ids.gather(1, rank)
-    chosen = log_probs.gather(1, rank)
-    return token_ids.squeeze(1), chosen.squeeze(1)
+    token_ids = torch.empty(len(logits), dtype=torch.long, device=logits.device)
+    log_probs = torch.empty(len(logits), device=logits.device)
+    for part in _ranked(logits, params):
+        rank, _ = _invert(part.log_probs.exp(), draws[part.rows])
+        token_ids[part.rows] = part.ids.gather(1, rank).squeeze(1)
+        log_probs[part.rows] = part.log_probs.gather(1, rank).squeeze(1)
+    return token_ids, log_probs
 
 
 def draw_plainly(

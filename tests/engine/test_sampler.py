@@ -104,6 +104,19 @@ def test_a_tie_at_the_kth_place_keeps_exactly_k_tokens_the_lowest_ids_first() ->
     assert kept.isfinite().nonzero()[:, 1].tolist() == [0, 1, 2]
 
 
+def test_a_nucleus_of_a_wide_vocabulary_equals_transformers_however_many_it_holds() -> None:
+    generator = torch.Generator().manual_seed(8)
+    logits = torch.randn(6, 4096, generator=generator)
+    logits[::2] *= 4  # these keep few tokens, the others thousands
+    for own in (filters(top_p=0.9), filters(min_p=0.02), filters(0.7, 0.95, 0, 0.001)):
+        params = [own] * len(logits)
+        expected = transformers_log_probs(logits, own)
+        assert_same_distribution(log_distribution(logits, params), expected)
+        token_ids, log_probs = sample(logits, params, range(6), [0] * 6)
+        drawn = expected.gather(1, token_ids[:, None]).squeeze(1)
+        torch.testing.assert_close(log_probs.double(), drawn, atol=2e-6, rtol=0)
+
+
 def test_ties_of_a_wide_vocabulary_are_kept_as_a_stable_sort_keeps_them() -> None:
     generator = torch.Generator().manual_seed(6)
     logits = torch.randn(9, 4096, generator=generator).bfloat16().float()
