@@ -5,26 +5,38 @@
     python bench/gsm8k.py DIR --model qwen.gguf --only full      one of full, control, seed1, seed2
     python bench/gsm8k.py DIR --report                           the figures of what is there
 
-Everything goes on after Ctrl-C or a kill by the same command. `--rows` and `--held-out` name local
-files in place of the hub's. Held-out problems (400) are asked once each at temperature 1, before
-and after; the interval of the difference is a paired bootstrap. `control` shuffles the rewards.
+The prompts are training problems with up to three calculations: the untrained model solves one in
+four of these, and one in twenty of the others. It first answers 600 of them once at temperature
+0.4; every run imitates the right answers and goes on by RL at temperature 1. Everything continues
+by the same command after Ctrl-C or a kill. `--rows` and `--held-out` name local files in place of
+the hub's. Held-out problems (400, of all lengths) are asked once each at temperature 1: at the
+start, after imitation and after RL; the interval of a difference is a paired bootstrap. `control`
+shuffles the rewards. The figures go to bench/results/gsm8k.json, the curves to
+docs/images/gsm8k.png.
 """
 
 import argparse
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from trainings import save, saved_outcomes, seconds, train
+from trainings import IMAGES, run_qwq, save, saved_outcomes, seconds, train
 
+from openqwq.config import dump_config, find_config, load_config
+from openqwq.data.files import open_atomically
+from openqwq.data.hub import fetch, parse_reference
+from openqwq.data.rows import read_rows
 from openqwq.evaluation.evaluate import Outcome
 from openqwq.evaluation.statistics import compare, mean_interval
+from openqwq.model.precision import has_bf16
 from openqwq.verify.boxes import last_box
 
-STEPS = 36
+STEPS = 16
+MOST_CALCULATIONS = 3
+ASKED = 600  # problems, for answers to imitate
 # seed, steps, shuffled rewards
 RUNS = {
     "full": (0, STEPS, False),
@@ -32,22 +44,77 @@ RUNS = {
     "seed1": (1, STEPS // 2, False),
     "seed2": (2, STEPS // 2, False),
 }
+LABELS = {
+    "full": "RL, seed 0",
+    "control": "shuffled rewards",
+    "seed1": "RL, seed 1",
+    "seed2": "RL, seed 2",
+}
+COLOURS = {
+    "full": "#c44e52",
+    "control": "#888888",
+    "seed1": "#3b6fb6",
+    "seed2": "#55a868",
+}
+POLICIES = ("start", "imitate", "rl")
+WINDOW = 4  # steps over which the curves are averaged
+
+
+def easy_rows(options: argparse.Namespace) -> Path:
+    """The training problems with few calculations, which are marked <<1+1=2>> in the solutions."""
+    folder: Path = options.folder
+    path = folder / "easy.jsonl"
+    if path.exists():
+        return path
+    table = load_config([find_config("gsm8k")]).data["gsm8k"]
+    rows = options.rows or fetch(parse_reference(table.rows))
+    with open_atomically(path) as file:
+        for row in read_rows(rows):
+            line = json.dumps(row)
+            if 1 <= line.count("<<") <= MOST_CALCULATIONS:
+                file.write(line.encode() + b"\n")
+    return path
+
+
+def collect(options: argparse.Namespace) -> None:
+    """Ask the untrained model, and keep its right answers; what was begun goes on."""
+    asked = load_config([find_config("gsm8k")], data_settings(options))
+    table = options.folder / "gsm8k.toml"
+    table.write_text(dump_config(asked))
+    precision = "bf16" if has_bf16() else "fp32"
+    arguments = ["collect", str(options.model), "--data", f"{table}:gsm8k"]
+    arguments += ["--engine", "torch", "--precision", precision]
+    arguments += ["--limit", str(ASKED), "--samples", "1", "--keep", "all"]
+    arguments += ["--temperature", "0.4", "--top-p", "1", "--max-tokens", "320"]
+    arguments += ["--concurrency", "64", "--out", str(traces_of(options)), "--resume"]
+    run_qwq(arguments)
+
+
+def traces_of(options: argparse.Namespace) -> Path:
+    """Where the answers to imitate are."""
+    folder: Path = options.folder
+    return folder / "traces.jsonl"
+
+
+def data_settings(options: argparse.Namespace) -> list[str]:
+    """The overrides that say what is asked."""
+    chosen = [f"model={options.model}", f"data.gsm8k.rows={easy_rows(options).absolute()}"]
+    if options.held_out:
+        chosen.append(f"data.gsm8k.held_out={options.held_out.absolute()}")
+    return chosen
 
 
 def settings(options: argparse.Namespace, name: str) -> list[str]:
     """The overrides of one run."""
     seed, steps, shuffled = RUNS[name]
-    chosen = [
-        f"model={options.model}",
+    return [
+        *data_settings(options),
+        f"data.traces.rows={traces_of(options).absolute()}",
         f"seed={seed}",
         f"stages.rl.steps={options.steps or steps}",
         f"stages.rl.shuffle_rewards={str(shuffled).lower()}",
+        *options.overrides,
     ]
-    if options.rows:
-        chosen.append(f"data.gsm8k.rows={options.rows.absolute()}")
-    if options.held_out:
-        chosen.append(f"data.gsm8k.held_out={options.held_out.absolute()}")
-    return chosen + options.overrides
 
 
 def split(outcomes: Sequence[Outcome]) -> dict[str, float]:
@@ -91,27 +158,66 @@ def curve(run: Path) -> list[dict[str, Any]]:
 
 
 def figures(run: Path) -> dict[str, Any]:
-    """Before, after, and their difference, as far as the run has come."""
+    """At the start and after each stage, and what that changed, as far as the run has come."""
     result: dict[str, Any] = {"curve": curve(run), "seconds": seconds(run)}
-    if not (run / "evaluation" / "start.json").exists():
-        return result
-    before = saved_outcomes(run, "start")
-    result["before"] = split(before)
-    if not (run / "evaluation" / "rl.json").exists():
-        return result
-    after = saved_outcomes(run, "rl")
-    result["after"] = split(after)
+    asked: dict[str, list[Outcome]] = {}
+    for name in POLICIES:
+        if (run / "evaluation" / f"{name}.json").exists():
+            asked[name] = saved_outcomes(run, name)
+            result[name] = split(asked[name])
+    for earlier, later in (("start", "imitate"), ("imitate", "rl"), ("start", "rl")):
+        if earlier in asked and later in asked:
+            result[f"{earlier} to {later}"] = change(asked[earlier], asked[later])
+    return result
+
+
+def change(before: Sequence[Outcome], after: Sequence[Outcome]) -> dict[str, float]:
+    """The difference in accuracy on the same problems, with its interval."""
     found = compare(
         {o.task_id: float(o.status == "correct") for o in before},
         {o.task_id: float(o.status == "correct") for o in after},
     )
-    result["difference"] = {
+    return {
         "value": round(found.difference.value, 4),
         "low": round(found.difference.low, 4),
         "high": round(found.difference.high, 4),
         "p_value": round(found.p_value, 5),
     }
-    return result
+
+
+def draw(runs: Mapping[str, dict[str, Any]], path: Path) -> None:
+    """Samples by RL steps, held-out problems as dots, and the untrained model as a line."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9.0, 3.6), layout="constrained")
+    accuracy, cut_off = figure.subplots(1, 2)
+    for name, run in runs.items():
+        colour = COLOURS[name]
+        steps = [point["step"] + 1 for point in run["curve"]]
+        right = smoothed([point["accuracy"] for point in run["curve"]])
+        cut = smoothed([point["cut_off"] for point in run["curve"]])
+        accuracy.plot(steps, right, color=colour, label=LABELS[name])
+        cut_off.plot(steps, cut, color=colour)
+        if "rl" in run:
+            for axes, key in ((accuracy, "accuracy"), (cut_off, "cut_off")):
+                ends = [run["imitate"][key], run["rl"][key]]
+                axes.plot([0, len(steps)], ends, "o", color=colour)
+                axes.axhline(run["start"][key], color="black", linestyle="--")
+    accuracy.set_ylabel("accuracy; dots: held-out problems")
+    cut_off.set_ylabel("share cut off at the limit")
+    for axes in (accuracy, cut_off):
+        axes.set_xlabel("RL steps")
+        axes.set_ylim(0)
+    accuracy.legend(loc="upper left")
+    figure.savefig(path, dpi=150)
+
+
+def smoothed(values: Sequence[float]) -> list[float]:
+    """The mean of each value and up to `WINDOW` - 1 before it."""
+    means: list[float] = []
+    for end in range(1, len(values) + 1):
+        means.append(fmean(values[max(0, end - WINDOW) : end]))
+    return means
 
 
 def main() -> None:
@@ -129,16 +235,20 @@ def main() -> None:
     parser.add_argument("--set", dest="overrides", action="append", default=[])
     options = parser.parse_args()
     if not options.report:
+        options.folder.mkdir(parents=True, exist_ok=True)
+        collect(options)
         for name in [options.only] if options.only else RUNS:
             train(["gsm8k"], options.folder / name, settings(options, name))
 
     present = [name for name in RUNS if (options.folder / name / "log.jsonl").exists()]
     runs = {name: figures(options.folder / name) for name in present}
     for name, found in runs.items():
-        print(f"{name}: {len(found['curve'])} steps")
-        for part in ("before", "after", "difference"):
-            print(f"  {part:<11}{found.get(part, 'not measured')}")
+        print(f"{name}: {len(found['curve'])} RL steps")
+        for part, value in found.items():
+            if part not in ("curve", "seconds"):
+                print(f"  {part:<17}{value}")
     save("gsm8k", {"runs": runs})
+    draw(runs, IMAGES / "gsm8k.png")
 
 
 if __name__ == "__main__":
