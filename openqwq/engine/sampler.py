@@ -50,10 +50,10 @@ def log_distribution(logits: Tensor, params: Sequence[SamplingParams]) -> Tensor
         if width is None:
             continue
         own = [params[row] for row in rows]
-        log_probs[rows] = float("-inf")
+        filtered = torch.full_like(logits[rows], float("-inf"))
         for part in _ranked(logits[rows], own):
-            of_batch = torch.tensor(rows, device=logits.device)[part.rows]
-            log_probs[of_batch] = log_probs[of_batch].scatter(1, part.ids, part.log_probs)
+            filtered[part.rows[:, None], part.ids] = part.log_probs
+        log_probs[rows] = filtered
     return log_probs
 
 
