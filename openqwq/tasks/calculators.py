@@ -9,6 +9,8 @@ import random
 import string
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
 from typing import Any, Literal
 
 from openqwq.tasks.arithmetic import operand
@@ -16,11 +18,12 @@ from openqwq.tasks.source import Problem, Source, Turn
 from openqwq.types import Message, OpenQwQError, ToolCall
 
 Form = Literal["expression", "pair", "list", "operation"]
+Coin = Literal["syllables", "letters", "characters", "fragments"]
 FORMS: tuple[Form, ...] = ("expression", "pair", "list", "operation")
 SIGNS = {"add": "+", "subtract": "-", "multiply": "*", "divide": "/"}
-# of the names and arguments: made of syllables or characters, so that they must be copied
-COINED_SHARE = 0.6
+COINED_SHARE = 0.6  # of the names and arguments: made up, so that they must be copied
 SYLLABLES = tuple(f"{first}{then}" for first in "bcdfghjklmnpqrstvwxyz" for then in "aeiou")
+CHARACTERS = string.ascii_letters + string.digits + "_"
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,9 @@ class Wordings:
     verbs: tuple[str, ...]
     nouns: tuple[str, ...]
     syllables: tuple[str, ...]
-    characters: str  # of coined words without syllables; "": there are none
+    coins: tuple[Coin, ...]  # what coined words are made of
+    lengths: tuple[int, ...]  # of coined names, in words
+    alike_share: float  # of calculators with coined arguments, which start alike
     descriptions: tuple[str, ...]
     texts: tuple[str, ...]  # what an argument that holds an expression is called
     numbers: tuple[tuple[str, str], ...]  # two numbers
@@ -38,6 +43,19 @@ class Wordings:
     operations: tuple[str, ...]
     hints: tuple[str, ...]  # descriptions of an argument
     answers: tuple[str, ...]  # of the tool; {a}, {b} and {result} are filled in
+
+    @cached_property
+    def fragments(self) -> tuple[str, ...]:
+        """One to four letters each, cut out of the words."""
+        words = [*self.verbs, *self.nouns, *self.texts, *self.lists, *self.operations]
+        for description in self.descriptions:
+            words += description.lower().split()
+
+        found: set[str] = set()
+        for word in words:
+            for start, length in product(range(len(word)), range(1, 5)):
+                found.add(word[start : start + length])
+        return tuple(sorted(fragment for fragment in found if fragment.isalpha()))
 
 
 SEEN = Wordings(
@@ -64,7 +82,9 @@ SEEN = Wordings(
         "value",
     ),
     syllables=SYLLABLES[0::4] + SYLLABLES[1::4] + SYLLABLES[2::4],
-    characters=string.ascii_letters + string.digits + "_",
+    coins=("syllables", "letters", "characters", "fragments"),
+    lengths=(1, 1, 2, 3),
+    alike_share=0.4,
     descriptions=(
         "",
         "Calculates/evaluates the given expression.",
@@ -128,7 +148,9 @@ UNSEEN = Wordings(
         "outcome",
     ),
     syllables=SYLLABLES[3::4],
-    characters="",
+    coins=("syllables",),
+    lengths=(1,),
+    alike_share=0.0,
     descriptions=(
         "Performs a calculation and gives back what comes out.",
         "Multiplies two numbers (int or float).",
@@ -216,18 +238,18 @@ def calculators(min_digits: int, max_digits: int, unseen: bool = False) -> Sourc
         a = operand(rng, min_digits, max_digits)
         b = operand(rng, min_digits, max_digits)
         described = any_calculator(rng, wordings)
-        product = str(a * b)
+        result = str(a * b)
         given = described.product_of(a, b)
         turn = Message(role="assistant", content="")
         turn["tool_calls"] = [ToolCall(name=described.name, arguments=given)]
         turn["reasoning_content"] = "too long: calculate"
-        told = Message(role="tool", content=described.said(given, product))
+        told = Message(role="tool", content=described.said(given, result))
         return Problem(
             key=f"{min(a, b)}*{max(a, b)}",
             question=f"What is {a} * {b}?",
             thinking="",
-            reply=f"\\boxed{{{product}}}",
-            answer=product,
+            reply=f"\\boxed{{{result}}}",
+            answer=result,
             reference=described,
             tools=(described.specification,),
             turns=(Turn(turn, (told,)),),
@@ -267,20 +289,42 @@ def _name(rng: random.Random, wordings: Wordings) -> str:
 
 
 def coined(rng: random.Random, wordings: Wordings) -> str:
-    """A word of two or three syllables, or of a letter and up to eight characters."""
-    if wordings.characters and rng.random() < 0.5:
-        rest = rng.choices(wordings.characters, k=rng.randint(1, 8))
+    """A made-up name, of one word or of several: `nufaci`, `lectsub_Kq7`, `mutoArith`."""
+    words = [_coined_word(rng, wordings) for _ in range(rng.choice(wordings.lengths))]
+    joint = rng.choice(("_", "-", ""))
+    if joint == "":
+        return words[0] + "".join(word.title() for word in words[1:])
+    return joint.join(words)
+
+
+def _coined_word(rng: random.Random, wordings: Wordings) -> str:
+    coin = rng.choice(wordings.coins)
+    if coin == "syllables":
+        return "".join(rng.sample(wordings.syllables, rng.randint(2, 3)))
+    if coin == "letters":
+        return "".join(rng.choices(string.ascii_lowercase, k=rng.randint(2, 8)))
+    if coin == "characters":
+        rest = rng.choices(CHARACTERS, k=rng.randint(1, 8))
         return rng.choice(string.ascii_letters) + "".join(rest)
-    return "".join(rng.sample(wordings.syllables, rng.randint(2, 3)))
+    return "".join(rng.choices(wordings.fragments, k=rng.randint(1, 3)))
+
+
+def coined_names(
+    rng: random.Random, wordings: Wordings, count: int, alike: bool
+) -> tuple[str, ...]:
+    """`count` different made-up names; `alike`: with the same start, as `muKa_x`, `muKa_nufa`."""
+    start = f"{coined(rng, wordings)}_" if alike else ""
+    names: dict[str, None] = {}
+    while len(names) < count:
+        names[start + coined(rng, wordings)] = None
+    return tuple(names)
 
 
 def _arguments(rng: random.Random, wordings: Wordings, form: Form) -> tuple[str, ...]:
     if rng.random() < COINED_SHARE:
         count = {"expression": 1, "list": 1, "pair": 2, "operation": 3}[form]
-        names: dict[str, None] = {}
-        while len(names) < count:
-            names[coined(rng, wordings)] = None
-        return tuple(names)
+        alike = rng.random() < wordings.alike_share
+        return coined_names(rng, wordings, count, alike)
     if form == "expression":
         return (rng.choice(wordings.texts),)
     if form == "list":

@@ -7,7 +7,7 @@ learns to copy far sooner from objects of a few dozen, in the words that `calcul
 import json
 import random
 
-from openqwq.tasks.calculators import SEEN, coined
+from openqwq.tasks.calculators import SEEN, coined, coined_names
 from openqwq.tasks.source import Problem, Source
 from openqwq.types import OpenQwQError
 
@@ -49,6 +49,8 @@ def lookups(max_entries: int, max_asked: int) -> Source:
 def _entries(rng: random.Random, count: int) -> dict[str, str | int]:
     """`count` keys with their values, of which at least one is a number."""
     keys: dict[str, None] = {}
+    if rng.random() < SEEN.alike_share:
+        keys |= dict.fromkeys(coined_names(rng, SEEN, 2, alike=True))
     while len(keys) < count:
         keys[_word(rng)] = None
 
