@@ -42,6 +42,22 @@ def test_no_name_argument_sentence_or_answer_of_the_unseen_is_trained_on() -> No
     assert not seen & unseen
 
 
+def test_names_to_train_on_are_as_long_as_those_kept_from_it_and_some_start_alike() -> None:
+    seen = [calculator_of(task) for task in tasks_of(calculators(4, 5), 400)]
+    kept = [calculator_of(task) for task in tasks_of(calculators(4, 5, unseen=True), 400)]
+    longest = max(len(name) for form in kept for name in (form.name, *form.arguments))
+    as_long = [
+        form
+        for form in seen
+        if any(len(name) >= longest for name in (form.name, *form.arguments))
+    ]
+    assert len(as_long) > 0.1 * len(seen)
+
+    pairs = [form.arguments[-2:] for form in seen if len(form.arguments) > 1]
+    alike = [pair for pair in pairs if pair[0][:4] == pair[1][:4]]
+    assert len(alike) > 20
+
+
 def test_what_public_servers_are_called_is_not_trained_on() -> None:
     words = {*SEEN.verbs, *SEEN.nouns}
     assert not words & {"perform", "calculation", "multiply"}
