@@ -19,6 +19,7 @@ import argparse
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -37,27 +38,27 @@ from openqwq.verify.boxes import last_box
 STEPS = 16
 MOST_CALCULATIONS = 3
 ASKED = 600  # problems, for answers to imitate
-# seed, steps, shuffled rewards
-RUNS = {
-    "full": (0, STEPS, False),
-    "control": (0, STEPS // 2, True),
-    "seed1": (1, STEPS // 2, False),
-    "seed2": (2, STEPS // 2, False),
-}
-LABELS = {
-    "full": "RL, seed 0",
-    "control": "shuffled rewards",
-    "seed1": "RL, seed 1",
-    "seed2": "RL, seed 2",
-}
-COLOURS = {
-    "full": "#c44e52",
-    "control": "#888888",
-    "seed1": "#3b6fb6",
-    "seed2": "#55a868",
-}
 POLICIES = ("start", "imitate", "rl")
 WINDOW = 4  # steps over which the curves are averaged
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One of the runs, and how its curve is drawn."""
+
+    label: str
+    colour: str
+    seed: int
+    steps: int
+    shuffled: bool = False
+
+
+RUNS = {
+    "full": Kind("RL, seed 0", "#c44e52", 0, STEPS),
+    "control": Kind("shuffled rewards", "#888888", 0, STEPS // 2, shuffled=True),
+    "seed1": Kind("RL, seed 1", "#3b6fb6", 1, STEPS // 2),
+    "seed2": Kind("RL, seed 2", "#55a868", 2, STEPS // 2),
+}
 
 
 def easy_rows(options: argparse.Namespace) -> Path:
@@ -106,13 +107,13 @@ def data_settings(options: argparse.Namespace) -> list[str]:
 
 def settings(options: argparse.Namespace, name: str) -> list[str]:
     """The overrides of one run."""
-    seed, steps, shuffled = RUNS[name]
+    kind = RUNS[name]
     return [
         *data_settings(options),
         f"data.traces.rows={traces_of(options).absolute()}",
-        f"seed={seed}",
-        f"stages.rl.steps={options.steps or steps}",
-        f"stages.rl.shuffle_rewards={str(shuffled).lower()}",
+        f"seed={kind.seed}",
+        f"stages.rl.steps={options.steps or kind.steps}",
+        f"stages.rl.shuffle_rewards={str(kind.shuffled).lower()}",
         *options.overrides,
     ]
 
@@ -192,11 +193,11 @@ def draw(runs: Mapping[str, dict[str, Any]], path: Path) -> None:
     figure = Figure(figsize=(9.0, 3.6), layout="constrained")
     accuracy, cut_off = figure.subplots(1, 2)
     for name, run in runs.items():
-        colour = COLOURS[name]
+        colour = RUNS[name].colour
         steps = [point["step"] + 1 for point in run["curve"]]
         right = smoothed([point["accuracy"] for point in run["curve"]])
         cut = smoothed([point["cut_off"] for point in run["curve"]])
-        accuracy.plot(steps, right, color=colour, label=LABELS[name])
+        accuracy.plot(steps, right, color=colour, label=RUNS[name].label)
         cut_off.plot(steps, cut, color=colour)
         if "rl" in run:
             for axes, key in ((accuracy, "accuracy"), (cut_off, "cut_off")):
