@@ -1,7 +1,8 @@
 """`qwq train CONFIG --plan` for one machine: memory and seconds of each stage, before training."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from statistics import mean
 
 import torch
@@ -21,6 +22,7 @@ from openqwq.model.precision import DTYPES, chosen_products
 from openqwq.model.qwen2 import ModelConfig
 from openqwq.text.template import encode_chat
 from openqwq.text.tokenizer import Tokenizer
+from openqwq.train.curriculum import Curriculum
 from openqwq.train.frozen import has_copy_of_its_start, loaded_bytes
 from openqwq.train.held_out import settings_of
 from openqwq.train.lengths import needed_length, run_tokenizer
@@ -28,11 +30,11 @@ from openqwq.train.micro_batches import PROCESS, adapter_rank, fitting_tokens
 from openqwq.train.plan import Work, advice, describe, plan_stage
 from openqwq.train.policies import base_of_adapter, fresh_config
 from openqwq.train.prepare import BEST, PREVIOUS, START, Prepared, prepare
-from openqwq.train.sft import encode_examples
+from openqwq.train.sft import TaskStream, encode_examples
 from openqwq.train.slots import fitting_slots
 from openqwq.types import OpenQwQError, Products
 
-TASKS = 50  # of each table, whose prompts are measured
+TASKS = 200  # of a stage, whose lengths are measured
 
 
 def describe_local_plan(config: Config, skip_bad_rows: bool = False) -> str:
@@ -83,10 +85,7 @@ def _work(
     model: ModelConfig,
     memory: int,
 ) -> Work:
-    """One step of a stage in `memory` bytes, of a config with its length and slots settled.
-
-    plan.mean_completion says how long completions are.
-    """
+    """One step of a stage in `memory` bytes, of a config with its length and slots settled."""
     config = prepared.config
     products = _products(config, model)
     parameters, _ = parameter_counts(model)
@@ -99,25 +98,18 @@ def _work(
             micro_batch = fitting_tokens(stage, config, model, products, memory, teacher)
         except OpenQwQError:  # the plan itself says so, and what would fit
             micro_batch = config.engine.max_length
-    prompts, replies = _lengths(prepared, stage, tokenizer)
     evaluated = 0
     if isinstance(stage, SftStage):
         evaluated = _evaluated_length(prepared, stage, tokenizer)
-    samples = isinstance(stage, RlStage | DistillStage)
-    if isinstance(stage, RlStage | DistillStage):
-        completions = stage.prompts_per_step * stage.group_size
-        replies = round(config.plan.mean_completion * stage.max_tokens)
-        group = stage.group_size
+        step = imitated_step(prepared, stage, tokenizer)
     else:
-        assert isinstance(stage, SftStage)
-        completions = stage.batch_size
-        group = 1
+        step = sampled_step(prepared, stage, tokenizer)
     return Work(
-        completions=completions,
-        group_size=group,
-        prompt_tokens=prompts,
-        completion_tokens=replies,
-        slots=config.engine.slots if samples else 0,
+        completions=step.completions,
+        group_size=step.group_size,
+        prompt_tokens=step.prompt_tokens,
+        completion_tokens=step.completion_tokens,
+        slots=0 if isinstance(stage, SftStage) else config.engine.slots,
         lanes=config.engine.lanes,
         max_length=config.engine.max_length,
         prefill_tokens=config.engine.prefill_tokens,
@@ -167,18 +159,46 @@ def _products(config: Config, model: ModelConfig) -> Products:
     return chosen_products(config.precision, model, device)
 
 
-def _lengths(prepared: Prepared, stage: Stage, tokenizer: Tokenizer) -> tuple[int, int]:
-    """Mean tokens of a prompt, and of a reply that is imitated."""
+@dataclass(frozen=True)
+class Step:
+    """What one step of a stage learns from: numbers as in `Work`, means of its first tasks."""
+
+    completions: int
+    group_size: int
+    prompt_tokens: int
+    completion_tokens: int
+
+
+def imitated_step(prepared: Prepared, stage: SftStage, tokenizer: Tokenizer) -> Step:
+    """The mean of the stage's first batches; each turn of a worked solution is an example."""
+    stream = TaskStream(prepared.of(stage), stage, str(prepared.config.seed))
+    batches = min(stream.steps, -(-TASKS // stage.batch_size))
     prompts: list[int] = []
     replies: list[int] = []
-    for name in stage.data:
-        table = prepared.tables[name]
-        count = TASKS if table.size is None else min(TASKS, table.size)
-        for number in range(count):
-            task = table.draw(number, f"{prepared.config.seed}/plan/{name}")
-            prompts.append(len(encode_chat(tokenizer, task.messages, task.tools)))
-            if isinstance(stage, SftStage):
-                for ids, learned in encode_examples(tokenizer, task, stage.loss_on):
-                    replies.append(sum(learned))
-                    prompts.append(len(ids) - sum(learned))
-    return round(mean(prompts)), round(mean(replies)) if replies else 0
+    for task in chain.from_iterable(stream.next_batch() for _ in range(batches)):
+        for ids, learned in encode_examples(tokenizer, task, stage.loss_on):
+            replies.append(sum(learned))
+            prompts.append(len(ids) - sum(learned))
+    return Step(
+        completions=round(len(replies) / batches),
+        group_size=1,
+        prompt_tokens=round(mean(prompts)),
+        completion_tokens=round(mean(replies)),
+    )
+
+
+def sampled_step(
+    prepared: Prepared, stage: RlStage | DistillStage, tokenizer: Tokenizer
+) -> Step:
+    """The mean of the stage's first prompts; plan.mean_completion says how long replies are."""
+    config = prepared.config
+    curriculum = Curriculum(prepared.of(stage), stage.data, str(config.seed))
+    prompts: list[int] = []
+    for task in curriculum.next_tasks(TASKS):
+        prompts.append(len(encode_chat(tokenizer, task.messages, task.tools)))
+    return Step(
+        completions=stage.prompts_per_step * stage.group_size,
+        group_size=stage.group_size,
+        prompt_tokens=round(mean(prompts)),
+        completion_tokens=round(config.plan.mean_completion * stage.max_tokens),
+    )
