@@ -40,7 +40,7 @@ from openqwq.types import Message
 CONFIGS = ("mini-distil",)
 TABLES = ("addition", "subtraction", "multiplication", "linear", "pipeline")
 WAYS = ("rl", "imitate", "distil")
-BATCH = 64  # rows of a step of `imitate`
+BATCH = 32  # rows of a step of `imitate`
 ENOUGH = 0.95  # of the teacher's accuracy
 
 
@@ -142,17 +142,9 @@ def run_seed(folder: Path, demo: Path, seed: int, overrides: list[str], limit: i
     teacher = demo / str(seed) / "stage1"
     traces = folder / f"traces-{seed}.jsonl"
     if not traces.exists():
-        asking = [
-            "--temperature",
-            "1",
-            "--top-p",
-            "1",
-            "--max-tokens",
-            "160",
-            "--keep",
-            "all",
-        ]
-        effort = ["--limit", str(limit), "--samples", "2", "--concurrency", "64"]
+        asking = ["--temperature", "0.6", "--top-p", "1", "--max-tokens", "160"]
+        asking += ["--keep", "all"]
+        effort = ["--limit", str(limit), "--samples", "1", "--concurrency", "64"]
         place = ["--data", "mini-problems.toml", "--out", str(traces)]
         run_qwq(["collect", str(teacher), *place, *asking, *effort, "--seed", str(seed)])
     named = [
@@ -235,7 +227,7 @@ def main() -> None:
     parser = parser_of(__doc__)
     parser.add_argument("--demo", type=Path, required=True)
     parser.add_argument(
-        "--limit", type=int, default=400, help="problems of each kind to collect"
+        "--limit", type=int, default=180, help="problems of each kind to collect"
     )
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
