@@ -31,6 +31,7 @@ from openqwq.data.files import open_atomically
 from openqwq.data.hub import fetch, parse_reference
 from openqwq.data.rows import read_rows
 from openqwq.evaluation.evaluate import Outcome
+from openqwq.evaluation.plots import moving_average
 from openqwq.evaluation.statistics import compare, mean_interval
 from openqwq.model.precision import has_bf16
 from openqwq.verify.boxes import last_box
@@ -39,7 +40,7 @@ STEPS = 16
 MOST_CALCULATIONS = 3
 ASKED = 600  # problems, for answers to imitate
 POLICIES = ("start", "imitate", "rl")
-WINDOW = 4  # steps over which the curves are averaged
+REACH = 2  # steps to either side that a point of the curves is averaged with
 
 
 @dataclass(frozen=True)
@@ -195,8 +196,8 @@ def draw(runs: Mapping[str, dict[str, Any]], path: Path) -> None:
     for name, run in runs.items():
         colour = RUNS[name].colour
         steps = [point["step"] + 1 for point in run["curve"]]
-        right = smoothed([point["accuracy"] for point in run["curve"]])
-        cut = smoothed([point["cut_off"] for point in run["curve"]])
+        right = moving_average([point["accuracy"] for point in run["curve"]], REACH)
+        cut = moving_average([point["cut_off"] for point in run["curve"]], REACH)
         accuracy.plot(steps, right, color=colour, label=RUNS[name].label)
         cut_off.plot(steps, cut, color=colour)
         if "rl" in run:
@@ -211,14 +212,6 @@ def draw(runs: Mapping[str, dict[str, Any]], path: Path) -> None:
         axes.set_ylim(0)
     accuracy.legend(loc="upper left")
     figure.savefig(path, dpi=150)
-
-
-def smoothed(values: Sequence[float]) -> list[float]:
-    """The mean of each value and up to `WINDOW` - 1 before it."""
-    means: list[float] = []
-    for end in range(1, len(values) + 1):
-        means.append(fmean(values[max(0, end - WINDOW) : end]))
-    return means
 
 
 def main() -> None:
