@@ -30,6 +30,7 @@ from trainings import (
     train,
 )
 
+from openqwq.config import SftStage, load_config
 from openqwq.evaluation.evaluate import Outcome, accuracy
 from openqwq.model.fit import parameter_counts, read_subject
 from openqwq.model.qwen2 import ModelConfig
@@ -40,7 +41,6 @@ from openqwq.types import Message
 CONFIGS = ("mini-distil",)
 TABLES = ("addition", "subtraction", "multiplication", "linear", "pipeline")
 WAYS = ("rl", "imitate", "distil")
-BATCH = 32  # rows of a step of `imitate`
 ENOUGH = 0.95  # of the teacher's accuracy
 
 
@@ -104,7 +104,9 @@ def sampled_flop(
     return [steps[step] for step in sorted(steps)]
 
 
-def imitation_flop(traces: Path, steps: int, student: Shape, teacher: Shape) -> list[float]:
+def imitation_flop(
+    traces: Path, steps: int, batch_size: int, student: Shape, teacher: Shape
+) -> list[float]:
     """FLOP of each step of `imitate`; what the collection cost is in the first."""
     collection = 0.0
     lengths: dict[str, int] = {}
@@ -117,8 +119,16 @@ def imitation_flop(traces: Path, steps: int, student: Shape, teacher: Shape) -> 
 
     rows = [json.loads(line)["id"] for line in traces.read_text().splitlines()]
     once = sum(student.forward(lengths[row]) for row in rows) / len(rows)
-    each = 3 * BATCH * once
+    each = 3 * batch_size * once
     return [collection + each] + [each] * (steps - 1)
+
+
+def batch_size_of(run: Path, name: str) -> int:
+    """How many rows a step of an SFT stage of a run takes."""
+    config = load_config([run / "config.toml"])
+    (stage,) = (stage for stage in config.stages if stage.name == name)
+    assert isinstance(stage, SftStage)
+    return stage.batch_size
 
 
 def evaluations(run: Path, stage: str) -> dict[int, float]:
@@ -179,7 +189,8 @@ def figures(folder: Path, demo: Path, seed: int) -> dict[str, Any]:
         found = evaluations(run, way)
         if way == "imitate":
             traces = folder / f"traces-{seed}.jsonl"
-            costs = imitation_flop(traces, max(found), student, teacher)
+            rows = batch_size_of(run, way)
+            costs = imitation_flop(traces, max(found), rows, student, teacher)
         else:
             frozen = teacher if way == "distil" else student
             costs = sampled_flop(run, way, student, frozen, tokenizer)
