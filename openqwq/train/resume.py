@@ -52,7 +52,8 @@ def check_resumable(old: Config, new: Config, begun: Mapping[str, int], where: s
             continue
         raise OpenQwQError(
             f"{where} was begun with {key} = {was!r}, now it is {now!r}: keep it, or use another "
-            "--out (steps may grow; evaluation, threads, trackers and checkpoint_every may change)"
+            "--out (steps and engine.max_length may grow; evaluation, threads, trackers and "
+            "checkpoint_every may change)"
         )
 
 
@@ -61,6 +62,8 @@ def _may_change(
 ) -> bool:
     if key == "threads" and old.deterministic:
         return False
+    if key == "engine.max_length":
+        return bool(now > was)
     if any(key == safe or key.startswith(f"{safe}.") for safe in SAFE):
         return True
     top, _, rest = key.partition(".")

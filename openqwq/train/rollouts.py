@@ -13,6 +13,7 @@ from openqwq.types import (
     Completion,
     Environment,
     Generate,
+    OpenQwQError,
     SamplingParams,
     Score,
     Task,
@@ -92,6 +93,7 @@ class RolloutRunner:
         self, task: Task, seed: int, n: int, stack: AsyncExitStack
     ) -> list[Rollout]:
         prompt_ids = encode_chat(self.tokenizer, task.messages, task.tools)
+        self._require_room(task, len(prompt_ids))
         group = [Rollout(task, self.tokenizer, prompt_ids, i, None) for i in range(n)]
         if not task.environment:
             return group
@@ -110,6 +112,14 @@ class RolloutRunner:
 
         await asyncio.gather(*(reset(rollout) for rollout in group))
         return group
+
+    def _require_room(self, task: Task, length: int) -> None:
+        """Raise OpenQwQError where a prompt of `length` tokens leaves no room for a reply."""
+        if length >= self.context_length:
+            raise OpenQwQError(
+                f"the prompt of {task.id} ({task.kind}) has {length} tokens, and engine.max_length "
+                f"is {self.context_length}: raise it, and go on with --resume"
+            )
 
     async def _first_turn(self, group: Sequence[Rollout], params: SamplingParams) -> None:
         """The group's first replies; a member whose environment did not begin takes none."""

@@ -250,6 +250,17 @@ def test_an_answer_that_never_comes_is_wrong_and_turns_are_limited() -> None:
     assert (attempt.score.value, len(attempt.completions)) == (0.0, 3)
 
 
+def test_a_prompt_longer_than_the_context_names_its_task_and_the_setting() -> None:
+    long = len(encode_chat(QWQ, TASK.messages, TASK.tools))
+    environment = {"world": CalculatorEnvironment(MathVerifier())}
+    runner = RolloutRunner(
+        Script(QWQ, []), QWQ, judged_by(), environment, context_length=long
+    )
+    told = rf"the prompt of t \(toy\) has {long} tokens, and engine\.max_length is {long}"
+    with pytest.raises(OpenQwQError, match=told):
+        run(runner)
+
+
 def test_a_full_context_ends_an_episode_without_an_empty_record() -> None:
     script = Script(QWQ, ["\n</think>\n\n" + CALL])
     first = len(encode_chat(QWQ, TASK.messages, TASK.tools))

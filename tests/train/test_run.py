@@ -63,6 +63,7 @@ def test_a_start_that_failed_before_its_first_step_leaves_the_directory_usable(
         ("stages.sft.steps=50", "stages.sft.steps = 60, now it is 50"),
         ("data.addition.options.max_digits=2", "data.addition.options.max_digits"),
         ("tokenizer.vocab_size=310", "tokenizer.vocab_size"),
+        ("engine.max_length=600", "engine.max_length = 640, now it is 600"),
     ],
 )
 def test_a_setting_that_would_make_it_another_run_is_refused_by_name(
@@ -84,6 +85,7 @@ def test_a_setting_that_would_make_it_another_run_is_refused_by_name(
         "threads=2",
         "trackers=[]",
         "device=cuda",
+        "engine.max_length=700",  # for a prompt that was too long
     ],
 )
 def test_what_decides_nothing_that_was_trained_may_change(
