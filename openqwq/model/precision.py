@@ -1,8 +1,8 @@
 """In which numbers a model multiplies here: fp32, or bf16 where this machine is faster in it.
 
-On an AMD Zen 4 products in bf16 take half the time; on an Intel Xeon with AVX-512 BF16 but no AMX
-they take longer at 32 rows and above. So "auto" measures the products of the model's own shapes,
-about a second, and remembers the answer for the machine.
+On an AMD Zen 4 products in bf16 take a fifth to a half of the time, on an Intel Xeon with AMX even
+less; on one with AVX-512 BF16 but no AMX they take longer at 32 rows and above. So "auto" measures
+the products of the model's own shapes, about a second, and remembers the answer for the machine.
 """
 
 import hashlib
