@@ -48,6 +48,7 @@ class Policies:
 
     def load(self, name: str) -> LoadedPolicy:
         """A policy on the run's device, in its precision."""
+        self.shape(name)  # settles the engine, also where a resumed run knows its precision
         products = self.products(name)
         policy = load_policy(self.run, name, self.tokenizer)
         config = self.run.config

@@ -219,6 +219,26 @@ def test_kill_9_and_resume_gives_bit_equal_adapters(finished: Path, tmp_path: Pa
     assert any(value.any() for name, value in found.items() if "lora_B" in name)
 
 
+def test_a_run_killed_in_an_evaluation_goes_on_with_it_at_the_length_its_data_need(
+    finished: Path, tmp_path: Path
+) -> None:
+    config = write_config(tmp_path / "config.toml")
+    tree = tomllib.loads(config.read_text())
+    del tree["shape"], tree["engine"]["max_length"]
+    tree["precision"] = "auto"
+    tree["model"] = str(finished / "sft")
+    tree["evaluation"] = {"limit": 2, "data": ["addition"]}
+    (sft,) = [stage for stage in tree["stages"] if stage["name"] == "sft"]
+    tree["stages"] = [sft | {"steps": 1}]
+    config.write_text(tomli_w.dumps(tree))
+    evaluated = tmp_path / "run" / "evaluation" / "sft.json"
+    for _ in range(2):
+        process = start(config, tmp_path / "run", "--resume")
+        _, err = process.communicate(timeout=600)
+        assert process.returncode == 0, err
+        evaluated.unlink()  # as a run leaves it that is killed before
+
+
 def test_ctrl_c_finishes_the_step_saves_and_says_how_to_resume(
     finished: Path, tmp_path: Path
 ) -> None:
