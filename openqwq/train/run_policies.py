@@ -37,18 +37,18 @@ class Policies:
 
     def products(self, name: str) -> Products:
         """What the run multiplies in; `auto` is measured once and kept for the run."""
+        shape = self.shape(name)  # settles the engine, also where the precision is known
         config = self.run.config
         recorded = self.run.recorded_precision()
         if config.precision == "auto" and recorded is not None:
             return recorded
         device = chosen_device(config.device)
-        chosen = precision.chosen_products(config.precision, self.shape(name), device)
+        chosen = precision.chosen_products(config.precision, shape, device)
         self.run.record_precision(chosen)
         return chosen
 
     def load(self, name: str) -> LoadedPolicy:
         """A policy on the run's device, in its precision."""
-        self.shape(name)  # settles the engine, also where a resumed run knows its precision
         products = self.products(name)
         policy = load_policy(self.run, name, self.tokenizer)
         config = self.run.config
