@@ -234,9 +234,8 @@ def figures(folder: Path, name: str) -> dict[str, Any]:
     run = folder / name
     result: dict[str, Any] = {"curve": curve(run), "seconds": seconds(run)}
     asked: dict[str, list[Outcome]] = {}
-    verdicts: dict[
-        str, str
-    ] = {}  # of problem after problem: c(orrect), w(rong), t(runcated)
+    # of problem after problem: c(orrect), w(rong), t(runcated)
+    verdicts: dict[str, str] = {}
     for policy in POLICIES:
         asked_in = run
         if policy == "start" or (policy == "imitate" and name == "control"):
