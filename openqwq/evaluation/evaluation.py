@@ -299,8 +299,7 @@ class _Runner:
                 if (task.id, sample) not in present:
                     jobs.append((task, sample))
         self._done = self.total - len(jobs)
-        if self._done:
-            progress(self._done, {})
+        progress(self._done, {})
         waiting = iter(jobs)
 
         async def work() -> None:

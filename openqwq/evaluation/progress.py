@@ -25,7 +25,7 @@ from rich.progress import (
     Progress as Bars,
 )
 
-# units done, and what to show of the last
+# units done, and what to show of the last; the first report says where the work begins
 Progress = Callable[[int, Mapping[str, Any]], None]
 
 SHOWN = ("correct", "reward", "thinking_tokens", "cross_entropy", "entropy")
@@ -117,7 +117,7 @@ def _new_bars(console: Console) -> Bars:
 
 @dataclass
 class _Stage:
-    """What is known of a stage; `first` are the units done at its first report."""
+    """What is known of a stage; `first` are the units done when it begins or is resumed."""
 
     title: str
     total: int
@@ -130,17 +130,13 @@ class _Stage:
     def line(self, now: float) -> str:
         """Stage, unit of units, one figure, time left."""
         elapsed = now - self.started
-        if self.done is None:
-            return (
-                f"{self.title}: {self.unit} 0 of {self.total}, {_duration(elapsed)} so far"
-            )
-        parts = [
-            f"{self.title}: {self.unit} {self.done} of {self.total}",
-            *_figure(self.metrics),
-        ]
-        steps = self.done - self.first + 1  # a resumed stage does not begin with step 1
-        left = elapsed / max(1, steps) * (self.total - self.done)
-        return ", ".join([*parts, f"about {_duration(left)} left"])
+        done = self.done or 0
+        place = f"{self.title}: {self.unit} {done} of {self.total}"
+        worked = done - self.first
+        if worked == 0:
+            return f"{place}, {_duration(elapsed)} so far"
+        left = elapsed / worked * (self.total - done)
+        return ", ".join([place, *_figure(self.metrics), f"about {_duration(left)} left"])
 
 
 class PlainLines:

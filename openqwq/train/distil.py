@@ -53,6 +53,7 @@ class Distiller:
         run.restore(stage.name, parts)
         run.forget_after(stage.name, learner.done)
         self.link.push(learner.named_params(), learner.done)
+        progress(learner.done, {})
         with run.stoppable() as flag:
             while learner.done < stage.steps:
                 metrics = await self._step()

@@ -95,10 +95,12 @@ async def evaluate(
     Returns each table's accuracy, and the mean of them as `mean`; the value's mean where a table
     has no verdicts.
     """
-    answered = itertools.count(1)
+    answered = itertools.count()
 
     def tell() -> None:
         progress(next(answered), {})
+
+    tell()
 
     outcomes: list[Outcome] = []
     for tasks in asked:

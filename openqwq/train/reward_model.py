@@ -149,6 +149,7 @@ def train_reward_model(
     epochs = max(1, round(config.epochs))
     total = epochs * math.ceil(len(pairs) / config.batch_size)
     encoded = [(model.encode(pair.chosen), model.encode(pair.rejected)) for pair in pairs]
+    progress(0, {})
     log: list[dict[str, float]] = []
     for epoch in range(epochs):
         draws = random.Random(f"reward model/{seed}/{epoch}")

@@ -79,6 +79,7 @@ class Trainer:
         self.run.forget_after(stage.name, learner.done)
         await self.call(self.link.push, learner.named_params(), learner.done)
         first = learner.done
+        progress(first, {})
         with self.run.stoppable() as flag:
             while learner.done < stage.steps:
                 metrics = await step(learner.done == first)

@@ -157,6 +157,7 @@ async def train_sft(
     parts: Parts = {"learner": learner, "tasks": stream}
     run.restore(stage.name, parts)
     run.forget_after(stage.name, learner.done)
+    progress(learner.done, {})
     with run.stoppable() as flag:
         while learner.done < stream.steps:
             budgets = random.Random(f"budgets/{stream.seed}/{stream.taken}")

@@ -39,6 +39,7 @@ def test_lines_come_before_the_first_report_between_reports_and_between_stages(
     display = Display(every=0.05)
     with display.stage("evaluate sft", 8, "problem") as report:
         lines_until(capsys, "evaluate sft: problem 0 of 8, 0 s so far")
+        report(0, {})
         report(4, {"tokens": 1.0, "reward": 0.25, "name": "x"})
         (line, *_) = lines_until(capsys, "problem 4 of 8")[-1:]
         assert line.startswith("evaluate sft: problem 4 of 8, reward 0.25, about ")
@@ -55,19 +56,22 @@ def test_many_reports_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert line == "sft: done in 0 s, cross entropy 2.5"
 
 
-@pytest.mark.parametrize("first", [1, 91])
+@pytest.mark.parametrize("first", [0, 90])
 def test_the_time_left_counts_the_steps_of_this_process(
     monkeypatch: pytest.MonkeyPatch, first: int
 ) -> None:
-    """Ten steps take a minute, in a new run and in one that is resumed at step 91."""
+    """Ten steps take a minute, in a new run and in one that is resumed after step 90."""
     now = 0.0
     set_clock(monkeypatch, lambda: now)
     told: list[str] = []
-    with PlainLines(told.append, 30.0).stage("rl", first + 109) as report:
+    with PlainLines(told.append, 30.0).stage("rl", first + 110) as report:
+        report(first, {})
+        now = 30.0
         report(first, {})
         now = 60.0
-        report(first + 9, {})
-    assert told[0] == f"rl: step {first + 9} of {first + 109}, about 10 min left"
+        report(first + 10, {})
+    assert told[0] == f"rl: step {first} of {first + 110}, 30 s so far"
+    assert told[1] == f"rl: step {first + 10} of {first + 110}, about 10 min left"
 
 
 def test_the_innermost_stage_is_told_of_and_a_failed_one_is_not_done(
