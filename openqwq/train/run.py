@@ -20,6 +20,7 @@ from openqwq.train.trackers import Tracker, numbers_of, open_trackers
 from openqwq.types import OpenQwQError, Products
 
 CONFIG = "config.toml"
+LOCK = "data.lock"
 PRECISION = "precision.json"  # in which the run multiplies
 MICRO_BATCHES = "micro_batches.json"  # tokens, of each stage whose config leaves them open
 SLOTS = "slots.json"  # of the engine, where the config leaves them open
@@ -29,7 +30,7 @@ PREPARED = {
     PRECISION,
     MICRO_BATCHES,
     SLOTS,
-    "data.lock",
+    LOCK,
     "python",
     "tokenizer",
     "tensorboard",
@@ -243,6 +244,11 @@ class Run:
             raise OpenQwQError(
                 f"{self.directory} is not a run directory (no {CONFIG}): choose another"
             )
+        if not _is_of_a_run(self.directory):
+            raise OpenQwQError(
+                f"{self.directory} is not a run directory (no run wrote its {CONFIG}): choose "
+                "another"
+            )
         begun = begun_stages(self.directory)
         check_resumable(
             load_config([saved]), self.config, begun, f"run directory {self.directory}"
@@ -287,9 +293,21 @@ def has_begun(directory: Path) -> bool:
     if not directory.exists():
         return False
     names = {path.name for path in directory.iterdir() if not path.name.startswith(".")}
-    if names <= PREPARED and CONFIG in names:
+    if names <= PREPARED and CONFIG in names and _is_of_a_run(directory):
         return bool(begun_stages(directory))
     return bool(names)
+
+
+def _is_of_a_run(directory: Path) -> bool:
+    """Whether a run wrote the config in `directory`, or its user did before any run."""
+    if (directory / LOCK).exists() or begun_stages(directory):
+        return True
+    saved = directory / CONFIG
+    try:
+        resolved = dump_config(load_config([saved]))
+    except OpenQwQError:
+        return False
+    return saved.read_text("utf-8") == resolved
 
 
 def begun_stages(directory: Path) -> dict[str, int]:

@@ -10,12 +10,10 @@ from openqwq.evaluation.progress import Display
 from openqwq.train.lengths import fit_rows, skipped_rows
 from openqwq.train.placement import Placement
 from openqwq.train.prepare import Prepared, prepare
-from openqwq.train.run import Run
+from openqwq.train.run import LOCK, Run
 from openqwq.train.stages import run_stages
 from openqwq.train.user_files import keep_code
 from openqwq.types import OpenQwQError
-
-LOCK = "data.lock"
 
 
 def start_run(

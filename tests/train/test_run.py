@@ -38,6 +38,21 @@ def test_a_used_directory_is_refused_without_resume_and_left_as_it_was(
     assert [path.name for path in tmp_path.iterdir()] == ["precious.txt"]
 
 
+@pytest.mark.parametrize("resume", [False, True])
+def test_the_users_own_config_makes_no_run_directory(tmp_path: Path, resume: bool) -> None:
+    """A run into the project's own folder would overwrite the config and remove `python/`."""
+    own = tmp_path / "config.toml"
+    own.write_text('seed = 5\nmodel = "a"\n')
+    (tmp_path / "python").mkdir()
+    rewards = tmp_path / "python" / "rewards.py"
+    rewards.write_text("mine")
+
+    with pytest.raises(OpenQwQError, match="is not empty|no run wrote its config.toml"):
+        Run(tmp_path, small_config(), resume)
+    assert own.read_text() == 'seed = 5\nmodel = "a"\n'
+    assert rewards.read_text() == "mine"
+
+
 def begun(directory: Path, *steps: tuple[str, int]) -> Run:
     """A run whose stages have done so many steps."""
     run = Run(directory, small_config(), resume=False)
