@@ -1,5 +1,6 @@
 """Whether the rows of a run fit its model, found out before the first step."""
 
+import heapq
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -13,6 +14,7 @@ from openqwq.tasks.table import DataTable
 from openqwq.tasks.tables import training_tasks
 from openqwq.text.template import encode_chat
 from openqwq.text.tokenizer import Tokenizer
+from openqwq.train.held_out import settings_of, tasks_asked
 from openqwq.train.policies import base_of_adapter, fresh_tokenizer
 from openqwq.train.prepare import Prepared, sample_tasks
 from openqwq.train.sft import encode_examples
@@ -20,6 +22,7 @@ from openqwq.train.think_tokens import with_setting
 from openqwq.types import OpenQwQError, Task
 
 TRIED = 20  # tasks of a table that is not a file
+LONGEST_ROWS = 500  # by their characters, whose tokens are counted
 NAMED = 20  # rows left out that are listed one by one
 DEFAULT_REPLY = 1024  # tokens, where no stage says how long a reply may be
 LENGTH_SLACK = 1.25  # over the longest prompt seen: a generator may yet make longer ones
@@ -108,11 +111,16 @@ class Measure:
         length = self._length(task)
         if length <= self.room:
             return ""
-        what = "conversation" if isinstance(self.stage, SftStage) else "prompt"
-        return (
-            f"{what}: it has {length} tokens, and the stage {self.stage.name!r} has room for "
+        stage = self.stage
+        what = "conversation" if isinstance(stage, SftStage) else "prompt"
+        fault = (
+            f"{what}: it has {length} tokens, and the stage {stage.name!r} has room for "
             f"{self.room}: shorten it"
         )
+        key = "max_tokens_per_micro_batch"
+        if isinstance(stage, SftStage) and self.room == getattr(stage.optimiser, key):
+            fault += f", or raise stages.{stage.name}.optimiser.{key}"
+        return fault
 
     @cached_property
     def template_tokens(self) -> int:
@@ -130,6 +138,8 @@ def room_of(stage: Stage, config: Config, context: int) -> int:
     """Tokens that a stage has for a prompt, or in SFT for a whole example."""
     if isinstance(stage, RlStage | DistillStage):
         return min(context, config.engine.max_length or context) - 1
+    if isinstance(stage, SftStage):
+        return min(context, stage.optimiser.max_tokens_per_micro_batch or context)
     return context
 
 
@@ -146,12 +156,57 @@ def skipped_rows(prepared: Prepared) -> list[str]:
 
 
 def needed_length(prepared: Prepared, tokenizer: Tokenizer) -> int:
-    """Tokens that the longest prompt seen and its reply need."""
+    """Tokens that the longest prompt seen and its reply need, in training and in evaluation."""
     longest = 0
     for task in sample_tasks(prepared):
         longest = max(longest, len(encode_chat(tokenizer, task.messages, task.tools)))
     replies: list[int] = []
+    evaluated: list[int] = []
     for stage in prepared.config.stages:
         if isinstance(stage, RlStage | DistillStage):
             replies.append(stage.max_tokens)
-    return round(longest * LENGTH_SLACK) + max(replies, default=DEFAULT_REPLY)
+        if isinstance(stage, RewardModelStage):
+            if stage.pairs is not None:
+                replies.append(stage.pairs.max_tokens)
+            continue  # it is not evaluated on problems
+        evaluated.append(evaluated_length(prepared, stage, tokenizer))
+    needed = round(longest * LENGTH_SLACK) + max(replies, default=DEFAULT_REPLY)
+    return max(needed, *evaluated, 0)
+
+
+def evaluated_length(prepared: Prepared, stage: Stage, tokenizer: Tokenizer) -> int:
+    """Tokens of the longest prompt that a stage is evaluated with, and its reply; 0: of none."""
+    settings = settings_of(prepared.config, prepared.tables, stage)
+    longest = 0
+    for tasks in tasks_asked(settings, prepared.tables):
+        for task in tasks:
+            longest = max(longest, len(encode_chat(tokenizer, task.messages, task.tools)))
+    return longest + settings.max_tokens if longest else 0
+
+
+def longest_example(prepared: Prepared, stage: Stage, tokenizer: Tokenizer) -> int:
+    """Tokens of the longest example that SFT may see, of the longest rows of its tables.
+
+    Other tables get `LENGTH_SLACK` over the longest of their first tasks. 0: another kind of stage.
+    """
+    longest = 0
+    if not isinstance(stage, SftStage):
+        return longest
+    for name in stage.data:
+        table = prepared.tables[name]
+        if isinstance(table, RowTable):
+            rows = [row.task for row in table.rows]
+            tasks = heapq.nlargest(LONGEST_ROWS, rows, key=_characters)
+            slack = 1.0
+        else:
+            tasks = training_tasks(table, TRIED, f"{prepared.config.seed}/lengths")
+            slack = LENGTH_SLACK
+        for task in tasks:
+            for ids, _ in encode_examples(tokenizer, task, stage.loss_on):
+                longest = max(longest, round(slack * len(ids)))
+    return longest
+
+
+def _characters(task: Task) -> int:
+    turns = (*task.messages, *task.demonstration)
+    return len(task.solution or "") + sum(len(turn["content"]) for turn in turns)

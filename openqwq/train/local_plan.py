@@ -24,8 +24,12 @@ from openqwq.text.template import encode_chat
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.train.curriculum import Curriculum
 from openqwq.train.frozen import has_copy_of_its_start, loaded_bytes
-from openqwq.train.held_out import settings_of
-from openqwq.train.lengths import needed_length, run_tokenizer
+from openqwq.train.lengths import (
+    evaluated_length,
+    longest_example,
+    needed_length,
+    run_tokenizer,
+)
 from openqwq.train.micro_batches import PROCESS, adapter_rank, fitting_tokens
 from openqwq.train.plan import Work, advice, describe, plan_stage
 from openqwq.train.policies import base_of_adapter, fresh_config
@@ -95,12 +99,15 @@ def _work(
     micro_batch = stage.optimiser.max_tokens_per_micro_batch
     if not micro_batch:
         try:
-            micro_batch = fitting_tokens(stage, config, model, products, memory, teacher)
+            longest = longest_example(prepared, stage, tokenizer)
+            micro_batch = fitting_tokens(
+                stage, config, model, products, memory, teacher, longest
+            )
         except OpenQwQError:  # the plan itself says so, and what would fit
             micro_batch = config.engine.max_length
     evaluated = 0
     if isinstance(stage, SftStage):
-        evaluated = _evaluated_length(prepared, stage, tokenizer)
+        evaluated = evaluated_length(prepared, stage, tokenizer)
         step = imitated_step(prepared, stage, tokenizer)
     else:
         step = sampled_step(prepared, stage, tokenizer)
@@ -139,16 +146,6 @@ def _shape_of(config: Config, model: ModelConfig, name: str) -> ModelConfig:
 def _saved_shape(name: str) -> ModelConfig:
     """The shape of a checkpoint, or of an adapter's base, by its header."""
     return read_subject(locate(base_of_adapter(name) or name, weights=False)).config
-
-
-def _evaluated_length(prepared: Prepared, stage: SftStage, tokenizer: Tokenizer) -> int:
-    """Tokens of the longest prompt that the stage is evaluated with, and its reply; 0: of none."""
-    settings = settings_of(prepared.config, prepared.tables, stage)
-    longest = 0
-    for name in settings.tables:
-        for task in prepared.tables[name].held_out(settings.limit, settings.seed):
-            longest = max(longest, len(encode_chat(tokenizer, task.messages, task.tools)))
-    return longest + settings.max_tokens if longest else 0
 
 
 def _products(config: Config, model: ModelConfig) -> Products:

@@ -36,13 +36,16 @@ def fitting_tokens(
     products: Products,
     memory: int,
     teacher: int = 0,
+    longest: int = 0,
 ) -> int:
     """The largest useful micro-batch that fits into `memory` bytes with all else in the stage.
 
-    Sequences are taken to be as long as they may be; `teacher` is the bytes of another
-    policy that is loaded. Raises OpenQwQError, saying what would fit, where nothing does.
+    Sequences are taken to be as long as they may be; `longest` are the tokens of SFT's longest
+    example, `teacher` the bytes of another policy that is loaded. Raises OpenQwQError, saying what
+    would fit, where nothing does.
     """
     length = config.engine.max_length or model.max_position_embeddings
+    length = max(length, longest)
     completions = 1
     slots = 0
     if isinstance(stage, RlStage | DistillStage):
@@ -82,18 +85,27 @@ def free_memory(config: Config) -> int:
 
 
 def sized(
-    stage: Trained, run: Run, model: ModelConfig, products: Products, teacher: int = 0
+    stage: Trained,
+    run: Run,
+    model: ModelConfig,
+    products: Products,
+    teacher: int = 0,
+    longest: int = 0,
 ) -> Trained:
     """The stage with its micro-batches in tokens, by the free memory where it leaves that open.
 
-    On a cluster, whose memory is not seen from here, they are as large as they may be.
+    On a cluster, whose memory is not seen from here, they are as large as they may be. `teacher`
+    and `longest` are as in `fitting_tokens`.
     """
     if stage.optimiser.max_tokens_per_micro_batch:
         return stage
     if run.config.cluster.learners:
-        return stage
-    memory = free_memory(run.config)
-    choose = partial(fitting_tokens, stage, run.config, model, products, memory, teacher)
-    tokens = run.micro_batch(stage.name, choose)
+        tokens = max(stage.optimiser.micro_batch_tokens, longest)
+    else:
+        memory = free_memory(run.config)
+        choose = partial(
+            fitting_tokens, stage, run.config, model, products, memory, teacher, longest
+        )
+        tokens = run.micro_batch(stage.name, choose)
     optimiser = replace(stage.optimiser, max_tokens_per_micro_batch=tokens)
     return replace(stage, optimiser=optimiser)

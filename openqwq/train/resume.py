@@ -52,8 +52,8 @@ def check_resumable(old: Config, new: Config, begun: Mapping[str, int], where: s
             continue
         raise OpenQwQError(
             f"{where} was begun with {key} = {was!r}, now it is {now!r}: keep it, or use another "
-            "--out (steps and engine.max_length may grow; evaluation, threads, trackers and "
-            "checkpoint_every may change)"
+            "--out (steps, engine.max_length and max_tokens_per_micro_batch may grow; evaluation, "
+            "threads, trackers and checkpoint_every may change)"
         )
 
 
@@ -84,6 +84,8 @@ def _may_change_in_stage(
         return True
     if setting.split(".")[0] in SAFE_IN_A_STAGE:
         return True
+    if setting == "optimiser.max_tokens_per_micro_batch" and was != ABSENT:
+        return bool(now > was)
     if setting not in ("steps", "epochs") or now == ABSENT:
         return False
     names = [stage.name for stage in old.stages]

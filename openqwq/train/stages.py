@@ -23,6 +23,7 @@ from openqwq.train.distil import Distiller
 from openqwq.train.frozen import loaded_bytes
 from openqwq.train.judges import Bench, open_bench
 from openqwq.train.learner import Learner, PolicyLearner
+from openqwq.train.lengths import longest_example
 from openqwq.train.micro_batches import Trained, sized
 from openqwq.train.over_sampling import OverSamplingTrainer
 from openqwq.train.placement import LocalPlacement, Placement
@@ -229,7 +230,8 @@ class Stages:
         shape = self.policies.shape(origin)
         products = self.policies.products(origin)
         teacher = loaded_bytes(stage, self.policies.shape)
-        return sized(stage, self.run, shape, products, teacher)
+        longest = longest_example(self.prepared, stage, self.tokenizer)
+        return sized(stage, self.run, shape, products, teacher, longest)
 
     def _origin_of(self, stage: Stage) -> str:
         return self.previous if stage.from_ == PREVIOUS else stage.from_

@@ -1,13 +1,22 @@
 """Rows that are longer than the model's context are named before a run begins."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from openqwq.config import load_config
 from openqwq.data.hub import DataLock
-from openqwq.train.lengths import fit_rows, skipped_rows
+from openqwq.text.template import encode_chat
+from openqwq.train.lengths import (
+    fit_rows,
+    longest_example,
+    needed_length,
+    run_tokenizer,
+    skipped_rows,
+)
 from openqwq.train.prepare import Prepared, prepare, sample_tasks
 from openqwq.types import OpenQwQError
 
@@ -69,3 +78,45 @@ def test_the_longest_rows_are_those_that_prompts_are_measured_by(tmp_path: Path)
     run = prepared(tmp_path, "rl", question=LONG)
     (task,) = sample_tasks(run, count=1)
     assert task.id == "own:4"
+
+
+def test_a_row_above_the_micro_batch_is_named_with_the_key_that_limits_it(
+    tmp_path: Path,
+) -> None:
+    run = prepared(tmp_path, "sft", solution="long " * 8)
+    (stage,) = run.config.stages
+    tokenizer, _ = run_tokenizer(run.config, run.tables)
+    limit = longest_example(run, stage, tokenizer) - 1
+
+    optimiser = replace(stage.optimiser, max_tokens_per_micro_batch=limit)
+    limited = set_in_stage(run, optimiser=optimiser)
+    key = r"stages\.first\.optimiser\.max_tokens_per_micro_batch"
+    said = (
+        rf"own\.jsonl row 4, conversation: .* room for {limit}: shorten it, or raise {key}"
+    )
+    with pytest.raises(OpenQwQError, match=said):
+        fit_rows(limited)
+
+
+def test_the_engine_has_room_for_what_a_stage_is_evaluated_with(tmp_path: Path) -> None:
+    """A reply of the evaluation, behind a held-out prompt longer than all training prompts."""
+    run = prepared(tmp_path, "sft")
+    tokenizer, _ = run_tokenizer(run.config, run.tables)
+    (tmp_path / "held_out.jsonl").write_text(
+        json.dumps({"question": LONG, "answer": "1"}) + "\n"
+    )
+    text = (tmp_path / "run.toml").read_text()
+    text = text.replace(
+        'rows = "own.jsonl"', 'rows = "own.jsonl"\nheld_out = "held_out.jsonl"'
+    )
+    (tmp_path / "run.toml").write_text(text + "[evaluation]\nmax_tokens = 3000\n")
+    evaluated = prepare(load_config([tmp_path / "run.toml"]), DataLock())
+    (task,) = evaluated.tables["own"].held_out(9, 0)
+    prompt = len(encode_chat(tokenizer, task.messages))
+    assert needed_length(run, tokenizer) < prompt + 3000
+    assert needed_length(evaluated, tokenizer) == prompt + 3000
+
+
+def set_in_stage(run: Prepared, **changed: Any) -> Prepared:
+    (stage,) = run.config.stages
+    return replace(run, config=replace(run.config, stages=(replace(stage, **changed),)))

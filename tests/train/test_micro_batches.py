@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from small import rl_stage, small_config
 
-from openqwq.config import LoraConfig, RlStage
+from openqwq.config import LoraConfig, RlStage, SftStage
 from openqwq.model.qwen2 import ModelConfig
 from openqwq.train.micro_batches import fitting_tokens, sized
 from openqwq.train.run import Run
@@ -30,6 +30,14 @@ def test_less_memory_means_smaller_micro_batches() -> None:
     assert 640 <= fitting_tokens(STAGE, on_gpu, SHAPE, "bf16", 12 * GIB) < 8192
     with pytest.raises(OpenQwQError, match=r"needs .* GiB, and 1.00 GiB are free"):
         fitting_tokens(STAGE, config, SHAPE, "bf16", GIB)
+
+
+def test_a_micro_batch_holds_the_longest_example_of_sft() -> None:
+    """Also where replies that the engine draws are shorter."""
+    config = small_config("engine.max_length=640")
+    stage = SftStage("sft", lora=LoraConfig())
+    assert fitting_tokens(stage, config, SHAPE, "bf16", 400 * GIB) == 1724
+    assert fitting_tokens(stage, config, SHAPE, "bf16", 400 * GIB, longest=2949) == 2949
 
 
 def test_a_resumed_run_keeps_the_micro_batches_that_it_began_with(

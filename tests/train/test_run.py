@@ -47,7 +47,7 @@ def test_the_users_own_config_makes_no_run_directory(tmp_path: Path, resume: boo
     rewards = tmp_path / "python" / "rewards.py"
     rewards.write_text("mine")
 
-    with pytest.raises(OpenQwQError, match="is not empty|no run wrote its config.toml"):
+    with pytest.raises(OpenQwQError, match=r"is not empty|no run wrote its config\.toml"):
         Run(tmp_path, small_config(), resume)
     assert own.read_text() == 'seed = 5\nmodel = "a"\n'
     assert rewards.read_text() == "mine"
