@@ -6,7 +6,7 @@ lets the run go on all the same.
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import torch
 
@@ -45,7 +45,7 @@ async def check_first_batch(
     if "golds" not in stage.skip_checks:
         await check_gold_answers(runner, judged, stage)
     if "rewards" not in stage.skip_checks:
-        check_rewards(judged, stage)
+        check_rewards(judged, stage, runner.rewards.by_status)
     if micro_batches:
         check_mask(attempts, micro_batches)
         if "gap" not in stage.skip_checks:
@@ -62,14 +62,33 @@ def check_ends(attempts: Sequence[Attempt], eos_ids: Sequence[int], stage: RlSta
         )
 
 
-def check_rewards(attempts: Sequence[Attempt], stage: RlStage) -> None:
-    """Equal rewards give no gradient."""
+def check_rewards(
+    attempts: Sequence[Attempt], stage: RlStage, by_status: Callable[[str], bool]
+) -> None:
+    """Equal rewards give no gradient, and equal verdicts none where these decide (`informative`).
+
+    `by_status` says whether the verdicts on a table's tasks decide.
+    """
     rewards = {a.score.value for a in attempts}
     if len(rewards) == 1:
         raise OpenQwQError(
             f"every reward of the first batch is {rewards.pop()}: nothing can be learned from it; "
             "choose easier or harder tasks, or train on worked solutions first"
             f"{evidence(attempts, stage, 'rewards')}"
+        )
+    if stage.informative == "reward" or stage.shuffle_rewards:
+        return
+    for attempt in attempts:
+        if attempt.score.status == "scored" or not by_status(attempt.task.kind):
+            return
+    right = {attempt.score.status == "correct" for attempt in attempts}
+    if len(right) == 1:
+        verdict = "right" if right.pop() else "wrong"
+        raise OpenQwQError(
+            f"every completion of the first batch is {verdict}, and "
+            f"stages.{stage.name}.informative = 'verifier' learns from prompts with both right and "
+            "wrong ones: choose easier or harder tasks, train on worked solutions first, or set it "
+            f"to 'reward'{evidence(attempts, stage, 'rewards')}"
         )
 
 

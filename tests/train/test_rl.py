@@ -79,12 +79,13 @@ class EndsOften:
 
 
 def train(made: Trainer) -> list[dict[str, Any]]:
+    """What the run reports of its steps, which comes after where it begins."""
     records: list[dict[str, Any]] = []
     try:
         asyncio.run(made.train(lambda step, record: records.append(dict(record))))
     finally:
         made.link.close()  # type: ignore[attr-defined]
-    return records
+    return records[1:]
 
 
 def test_a_run_trains_on_its_own_samples_and_logs_every_step(tmp_path: Path) -> None:
@@ -157,6 +158,21 @@ def test_a_first_batch_that_teaches_nothing_is_refused(
             train(made)
     finally:
         made.runner.tokenizer.eos_ids = tuple(range(100))
+        del made.runner.tokenizer.eos_ids
+
+
+def test_verdicts_that_are_all_the_same_are_refused_where_they_decide(
+    tmp_path: Path,
+) -> None:
+    """Rewards differ, as with a second one, but no group would be trained."""
+    made = trainer(tmp_path, Judge(parity, status="wrong"))
+    made.runner.tokenizer.eos_ids = tuple(range(TOKENIZER.vocab_size))
+    try:
+        with pytest.raises(
+            OpenQwQError, match="every completion of the first batch is wrong"
+        ):
+            train(made)
+    finally:
         del made.runner.tokenizer.eos_ids
 
 
