@@ -127,7 +127,7 @@ class Errand:
         if merges:
             precision.prepare(policy.model, self.products, trained=False)
         if self.stage is not None:
-            policy = for_stage(self, self.stage, policy)
+            policy = for_stage(self, self.stage, policy, self.tokenizer)
         return SavedPolicy.write(self.target, policy, self.tokenizer, self.products)
 
 

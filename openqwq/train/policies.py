@@ -177,7 +177,9 @@ def _lacks_rows(
     return tokenizer.think_open_id != base_tokenizer(run.config).think_open_id
 
 
-def for_stage(run: RunPlace, stage: Stage, policy: LoadedPolicy) -> LoadedPolicy:
+def for_stage(
+    run: RunPlace, stage: Stage, policy: LoadedPolicy, tokenizer: Tokenizer
+) -> LoadedPolicy:
     """The policy as a stage trains it: whole, with a fresh adapter, or with the one it has.
 
     An adapter that is not continued is merged into the weights first, which are then saved as
@@ -207,7 +209,7 @@ def for_stage(run: RunPlace, stage: Stage, policy: LoadedPolicy) -> LoadedPolicy
     if policy.adapter is not None or base == START:
         stored = (run.directory / f"{stage.name}.base").resolve()
         if not stored.exists():
-            checkpoint.save(model, stored)
+            checkpoint.save(model, stored, tokenizer)
         base = str(stored)
     shape = AdapterShape(config.rank, config.alpha, config.targets or TARGETS)
     generator = torch.Generator().manual_seed(run.config.seed)

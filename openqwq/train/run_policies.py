@@ -66,7 +66,7 @@ class Policies:
 
     def trained(self, stage: Stage, name: str) -> LoadedPolicy:
         """The policy `name` as `stage` trains it, by whose name it is known from now on."""
-        policy = for_stage(self.run, stage, self.loaded(name))
+        policy = for_stage(self.run, stage, self.loaded(name), self.tokenizer)
         products = self.products(name)
         precision.prepare(policy.model, products, trained=policy.adapter is None)
         self._held = (stage.name, policy)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import tomllib
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,10 +16,16 @@ import pytest
 import tomli_w
 import torch
 from safetensors.torch import load_file
-from small import write_config
+from small import rl_stage, small_config, write_config
 
 from openqwq.cli import main
+from openqwq.config import LoraConfig
 from openqwq.data.rows import read_rows
+from openqwq.engine.open import load_tokenizer
+from openqwq.model import checkpoint
+from openqwq.train.policies import LoadedPolicy, for_stage
+from openqwq.train.prepare import START
+from openqwq.train.run import Run
 
 COMMAND = [sys.executable, "-m", "openqwq.cli", "train"]
 
@@ -280,3 +287,17 @@ def test_a_mistake_is_one_line_without_traceback_and_exit_code_2(
     assert main([a.format(tmp=tmp_path) for a in arguments]) == 2
     error = capsys.readouterr().err
     assert message in error and error.startswith("qwq: ") and error.count("\n") == 1
+
+
+def test_the_base_of_an_adapter_opens_like_any_checkpoint(
+    finished: Path, tmp_path: Path
+) -> None:
+    """An adapter that is not continued is merged into it."""
+    config = small_config()
+    tokenizer = load_tokenizer(finished / "sft")
+    policy = LoadedPolicy(checkpoint.load(finished / "sft"), START)
+    run = Run(tmp_path / "run", config, resume=False)
+    stage = replace(rl_stage(config), lora=LoraConfig(rank=2))
+    made = for_stage(run, stage, policy, tokenizer)
+    assert made.base == str(tmp_path / "run" / "stage1.base")
+    assert load_tokenizer(Path(made.base)).encode("1 + 2") == tokenizer.encode("1 + 2")
