@@ -50,10 +50,13 @@ def check_resumable(old: Config, new: Config, begun: Mapping[str, int], where: s
         now = after.get(key, ABSENT)
         if was == now or _may_change(key, was, now, old, begun):
             continue
+        later = _begun_behind(key, old, begun)
+        reason = f", and stage {later!r} has begun from its end" if later else ""
         raise OpenQwQError(
-            f"{where} was begun with {key} = {was!r}, now it is {now!r}: keep it, or use another "
-            "--out (steps, engine.max_length and max_tokens_per_micro_batch may grow; evaluation, "
-            "threads, trackers and checkpoint_every may change)"
+            f"{where} was begun with {key} = {was!r}, now it is {now!r}{reason}: keep it, or use "
+            "another --out (the steps of the last stage, engine.max_length and "
+            "max_tokens_per_micro_batch may grow; evaluation, threads, trackers and "
+            "checkpoint_every may change)"
         )
 
 
@@ -88,9 +91,18 @@ def _may_change_in_stage(
         return bool(now > was)
     if setting not in ("steps", "epochs") or now == ABSENT:
         return False
+    return bool(now > was) and not _begun_behind(f"stages.{name}.{setting}", old, begun)
+
+
+def _begun_behind(key: str, old: Config, begun: Mapping[str, int]) -> str:
+    """The first begun stage behind the one whose length `key` sets; "" where there is none."""
+    top, _, rest = key.partition(".")
+    name, _, setting = rest.partition(".")
     names = [stage.name for stage in old.stages]
+    if top != "stages" or name not in names or setting not in ("steps", "epochs"):
+        return ""
     later = names[names.index(name) + 1 :]
-    return bool(now > was) and not any(stage in begun for stage in later)
+    return next((stage for stage in later if stage in begun), "")
 
 
 def flattened(config: Config) -> dict[str, Any]:

@@ -95,6 +95,7 @@ def test_a_setting_that_would_make_it_another_run_is_refused_by_name(
         "stages.sft.steps=70",
         "stages.sft.checkpoint_every=7",
         "stages.sft.evaluate.every=5",
+        "stages.sft.optimiser.max_tokens_per_micro_batch=9000",
         "stages.stage1.group_size=4",  # of a stage that has not begun
         "evaluation.samples=3",
         "threads=2",
@@ -113,7 +114,7 @@ def test_what_decides_nothing_that_was_trained_may_change(
 def test_a_stage_cannot_grow_once_a_later_one_has_begun(tmp_path: Path) -> None:
     begun(tmp_path / "run", ("sft", 60), ("stage1", 1))
     Run(tmp_path / "run", small_config("stages.stage1.steps=9"), resume=True)
-    with pytest.raises(OpenQwQError, match=r"stages\.sft\.steps"):
+    with pytest.raises(OpenQwQError, match="stage 'stage1' has begun from its end"):
         Run(tmp_path / "run", small_config("stages.sft.steps=70"), resume=True)
 
 
