@@ -1,4 +1,4 @@
-# One command per job; `make` alone lists them. Needs only Python 3.11 or newer.
+# One command per job; `make` alone lists them. Needs Python 3.11 or newer and a C compiler.
 
 PYTHON ?= python3
 PIP := .venv/bin/python -m pip --disable-pip-version-check
