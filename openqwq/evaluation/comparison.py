@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from statistics import mean
 
-from openqwq.evaluation.evaluate import Accuracy, Outcome, accuracy, half_width
+from openqwq.evaluation.evaluate import Accuracy, Outcome, accuracy
 from openqwq.evaluation.run_data import Families, RunData
+from openqwq.evaluation.statistics import half_width
 
 SHOWN = 4  # problems of each kind
 

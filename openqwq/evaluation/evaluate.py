@@ -3,7 +3,9 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import mean, stdev
+from statistics import mean
+
+from openqwq.evaluation.statistics import half_width
 
 
 @dataclass(frozen=True)
@@ -59,13 +61,6 @@ def accuracy(outcomes: Sequence[Outcome]) -> Accuracy:
         errors=errors,
         truncated=sum(o.status == "truncated" for o in judged),
     )
-
-
-def half_width(values: Sequence[float]) -> float:
-    """Half a 95% interval of the mean of independent values; NaN of fewer than two."""
-    if len(values) < 2:
-        return math.nan
-    return 1.96 * (stdev(values) / math.sqrt(len(values)))
 
 
 def accuracies(

@@ -34,14 +34,18 @@ class Comparison:
 
 
 def mean_interval(values: Sequence[float]) -> Interval:
-    """The mean of per-item scores in [0, 1] with a 95% interval; items are the clusters.
+    """The mean of per-item scores with a 95% interval; items are the clusters.
 
     The standard error is that of the item means (Miller, arXiv 2411.00640). Its effective sample
     size goes into Wilson's interval, which unlike mean ± 1.96 errors stays honest at 0 and 1.
+    Rewards beyond [0, 1] are no shares: theirs is mean ± 1.96 errors, NaN of fewer than two.
     """
     if not values:
         return Interval(math.nan, math.nan, math.nan)
     mean = fmean(values)
+    if min(values) < 0 or max(values) > 1:
+        half = half_width(values)
+        return Interval(mean, mean - half, mean + half)
     count = float(len(values))
     if len(values) > 1:
         variance = stdev(values) ** 2
@@ -54,6 +58,13 @@ def mean_interval(values: Sequence[float]) -> Interval:
     spread = math.sqrt(mean * (1 - mean) / count + (z / (2 * count)) ** 2)
     half = z / shrink * spread
     return Interval(mean, max(0.0, centre - half), min(1.0, centre + half))
+
+
+def half_width(values: Sequence[float]) -> float:
+    """Half a 95% interval of the mean of independent values; NaN of fewer than two."""
+    if len(values) < 2:
+        return math.nan
+    return 1.96 * (stdev(values) / math.sqrt(len(values)))
 
 
 def pass_at_k(samples: int, correct: int, k: int) -> float:

@@ -7,8 +7,9 @@ from statistics import mean
 
 from openqwq.config import Config
 from openqwq.evaluation.comparison import values_by_problem
-from openqwq.evaluation.evaluate import Outcome, half_width
+from openqwq.evaluation.evaluate import Outcome
 from openqwq.evaluation.run_data import START
+from openqwq.evaluation.statistics import half_width
 from openqwq.evaluation.words import Words
 
 

@@ -1,6 +1,8 @@
 """Scores and their uncertainty, against counting by hand and exact values."""
 
+import math
 from itertools import combinations
+from statistics import fmean, stdev
 
 import pytest
 
@@ -38,6 +40,26 @@ def test_samples_that_agree_within_an_item_do_not_narrow_the_interval() -> None:
     spread = mean_interval([0.0, 1.0] * 10)  # each item all right or all wrong
     steady = mean_interval([0.5] * 10 + [0.45, 0.55] * 5)
     assert spread.high - spread.low > 5 * (steady.high - steady.low)
+
+
+@pytest.mark.parametrize(
+    "values", [[1.0, -1.0, 1.0, -1.0], [-3.0, -2.6], [2.0, 3.0], [1.5, 0.5]]
+)
+def test_rewards_beyond_0_and_1_get_the_interval_of_their_standard_error(
+    values: list[float],
+) -> None:
+    found = mean_interval(values)
+    half = 1.96 * stdev(values) / len(values) ** 0.5
+    assert found.value == pytest.approx(fmean(values))
+    assert (found.low, found.high) == pytest.approx(
+        (found.value - half, found.value + half)
+    )
+
+
+def test_one_reward_beyond_0_and_1_has_no_interval() -> None:
+    found = mean_interval([-3.0])
+    assert found.value == -3.0
+    assert math.isnan(found.low) and math.isnan(found.high)
 
 
 def test_the_commonest_answer_wins_and_the_earliest_breaks_ties() -> None:
