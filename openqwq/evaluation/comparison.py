@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from statistics import mean
 
-from openqwq.evaluation.evaluate import Accuracy, Outcome, accuracy
+from openqwq.evaluation.evaluate import Accuracy, Outcome, accuracy, marked
 from openqwq.evaluation.run_data import Families, RunData
 from openqwq.evaluation.statistics import half_width
 
@@ -95,11 +95,10 @@ def _gain(before: Sequence[Outcome], after: Sequence[Outcome]) -> tuple[float, f
 
 
 def values_by_problem(outcomes: Iterable[Outcome]) -> dict[str, float]:
-    """The mean value of each problem's samples, without errors of the judge."""
+    """Each problem's accuracy over its samples, without errors of the judge."""
     values: dict[str, list[float]] = {}
-    for outcome in outcomes:
-        if outcome.status != "error":
-            values.setdefault(outcome.task_id, []).append(outcome.value)
+    for outcome, mark in marked(outcomes):
+        values.setdefault(outcome.task_id, []).append(mark)
     return {problem: mean(each) for problem, each in values.items()}
 
 
@@ -123,7 +122,7 @@ def _chosen(old: Samples, new: Samples) -> list[str]:
     for problem in old:
         if problem in new and _is_right(new[problem]) and not _is_right(old[problem]):
             fixed.append(problem)
-    fixed.sort(key=lambda problem: _mean_value(old[problem]) - _mean_value(new[problem]))
+    fixed.sort(key=lambda problem: _share_right(old[problem]) - _share_right(new[problem]))
     still_wrong = [problem for problem in new if not _is_right(new[problem])]
     chosen = fixed[: SHOWN - 1] + still_wrong[:1]
 
@@ -163,8 +162,8 @@ def _is_right(samples: Sequence[Outcome]) -> bool:
     return samples[0].status == "correct"
 
 
-def _mean_value(samples: Sequence[Outcome]) -> float:
-    return mean(sample.value for sample in samples)
+def _share_right(samples: Sequence[Outcome]) -> float:
+    return mean(sample.status == "correct" for sample in samples)
 
 
 def _sample(samples: Sequence[Outcome]) -> Sample | None:

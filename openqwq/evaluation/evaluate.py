@@ -1,7 +1,7 @@
 """Held-out accuracy: several completions a problem, with intervals that respect the clustering."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean
 
@@ -38,28 +38,45 @@ class Accuracy:
     truncated: int
 
 
+def marked(outcomes: Iterable[Outcome]) -> list[tuple[Outcome, float]]:
+    """Each outcome but errors with what it counts in the accuracy: 1 if it is correct, else 0.
+
+    Where the rewards of a kind give no verdicts, its outcomes count their values.
+    """
+    judged = [outcome for outcome in outcomes if outcome.status != "error"]
+    scored = {outcome.kind for outcome in judged if outcome.status == "scored"}
+    verdicts = {o.kind for o in judged if o.status in ("correct", "wrong")}
+    marks: list[tuple[Outcome, float]] = []
+    for outcome in judged:
+        if outcome.kind in scored - verdicts:
+            marks.append((outcome, outcome.value))
+        else:
+            marks.append((outcome, float(outcome.status == "correct")))
+    return marks
+
+
 def accuracy(outcomes: Sequence[Outcome]) -> Accuracy:
     """Summary of one kind. Errors are counted apart, neither right nor wrong.
 
     The interval is clustered by problem (Miller, arXiv 2411.00640): 1.96 standard errors of the
     problem means.
     """
-    judged = [o for o in outcomes if o.status != "error"]
-    errors = len(outcomes) - len(judged)
-    if not judged:
+    marks = marked(outcomes)
+    errors = len(outcomes) - len(marks)
+    if not marks:
         return Accuracy(math.nan, math.nan, math.nan, math.nan, 0, errors, 0)
     problems: dict[str, list[float]] = {}
-    for outcome in judged:
-        problems.setdefault(outcome.task_id, []).append(outcome.value)
+    for outcome, mark in marks:
+        problems.setdefault(outcome.task_id, []).append(mark)
     means = list(map(mean, problems.values()))
     return Accuracy(
         pass_at_1=mean(means),
         half_width=half_width(means),
         pass_at_k=mean(map(max, problems.values())),
-        thinking_tokens=mean(o.thinking_tokens for o in judged),
+        thinking_tokens=mean(o.thinking_tokens for o, _ in marks),
         problems=len(problems),
         errors=errors,
-        truncated=sum(o.status == "truncated" for o in judged),
+        truncated=sum(o.status == "truncated" for o, _ in marks),
     )
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from statistics import mean
@@ -9,7 +10,7 @@ from typing import Any, TypeVar
 
 from openqwq.config import Config, RlStage, Stage
 from openqwq.data.files import write_atomically
-from openqwq.evaluation.evaluate import Outcome
+from openqwq.evaluation.evaluate import Outcome, marked
 from openqwq.evaluation.progress import Progress
 from openqwq.tasks.table import DataTable
 from openqwq.train.episodes import Attempt
@@ -153,11 +154,10 @@ def _outcome(attempt: Attempt) -> Outcome:
 
 
 def _accuracies(outcomes: Sequence[Outcome]) -> dict[str, float]:
-    """The mean value of each table's attempts that were judged, and the mean over tables."""
+    """The accuracy over each table's attempts that were judged, and the mean over tables."""
     values: dict[str, list[float]] = {}
-    for outcome in outcomes:
-        if outcome.status != "error":
-            values.setdefault(outcome.kind, []).append(outcome.value)
+    for outcome, mark in marked(outcomes):
+        values.setdefault(outcome.kind, []).append(mark)
     by_table = {kind: mean(found) for kind, found in values.items()}
     if by_table:
         by_table["mean"] = mean(by_table.values())
@@ -184,7 +184,7 @@ def is_best(run: Run, stage: Stage, done: int, found: Mapping[str, float]) -> bo
     for path in (run.directory / "evaluation").glob(f"{stage.name}@*.json"):
         record: dict[str, Any] = json.loads(path.read_text("utf-8"))
         earlier = _read_accuracies(record)
-        if record["steps"] < done and earlier.get(key, -1.0) >= found[key]:
+        if record["steps"] < done and earlier.get(key, -math.inf) >= found[key]:
             return False
     return True
 

@@ -2,6 +2,8 @@
 
 import math
 
+import pytest
+
 from openqwq.evaluation.evaluate import Outcome, accuracies, accuracy
 
 
@@ -31,6 +33,26 @@ def test_errors_are_counted_apart_and_neither_right_nor_wrong() -> None:
         [outcome("x", 1), outcome("x", 0, "error"), outcome("y", 0, "truncated")]
     )
     assert (result.pass_at_1, result.errors, result.truncated) == (0.5, 1, 1)
+
+
+def test_a_reward_of_any_size_counts_as_its_verdict_says() -> None:
+    result = accuracy([outcome("x", 5.0, "correct"), outcome("x", 0.4, "wrong")])
+    assert (result.pass_at_1, result.pass_at_k) == (0.5, 1.0)
+    result = accuracy([outcome("x", -3.0, "correct"), outcome("y", 1.0, "truncated")])
+    assert (result.pass_at_1, result.pass_at_k) == (0.5, 0.5)
+
+
+def test_rewards_without_verdicts_count_their_values() -> None:
+    scored = [outcome("x", -3.0, "scored"), outcome("y", -2.0, "scored")]
+    cut = outcome("z", -4.0, "truncated")
+    assert accuracy([*scored, cut]).pass_at_1 == -3.0
+    judged = outcome("w", 2.0, "correct", kind="b")
+    pooled = accuracies([*scored, judged], {"both": ("a", "b")})
+    assert {name: r.pass_at_1 for name, r in pooled.items()} == {
+        "a": -2.5,
+        "b": 1.0,
+        "both": pytest.approx(-4 / 3),
+    }
 
 
 def test_families_pool_their_kinds() -> None:

@@ -246,6 +246,13 @@ def test_gains_are_paired_by_problem(tmp_path: Path) -> None:
     assert math.isclose(row.gains[0][1], 1.96 * 57.735 / 2, rel_tol=1e-4)
 
 
+def test_gains_are_of_verdicts_and_not_of_rewards(tmp_path: Path) -> None:
+    before = [outcome("linear", i, False, value=-1.0) for i in range(4)]
+    after = [outcome("linear", i, i < 2, value=5.0) for i in range(4)]
+    (row,) = summary_table(read_run(write_run(tmp_path, [], before, after)), FAMILIES)
+    assert row.gains[0][0] == 50.0
+
+
 def test_the_first_sentence_says_what_was_trained_and_what_it_gained(
     finished: Path,
 ) -> None:

@@ -3,6 +3,7 @@
 import json
 import re
 import signal
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import pytest
 import torch
 from small import small_config
 
+from openqwq.evaluation.evaluate import Outcome
+from openqwq.train.held_out import is_best, saved_accuracies
 from openqwq.train.run import InterruptedRun, Run
 from openqwq.types import OpenQwQError
 
@@ -194,3 +197,36 @@ def test_the_first_interrupt_waits_for_the_step_the_second_does_not(tmp_path: Pa
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def evaluated(run: Run, steps: int, *verdicts: tuple[float, str]) -> dict[str, float]:
+    """The accuracies of an evaluation after so many steps of stage1, saved with these verdicts."""
+    outcomes: list[dict[str, Any]] = []
+    for number, (value, status) in enumerate(verdicts):
+        outcome = Outcome(f"t/{number}", "t", "q", "c", value, status, 0)
+        outcomes.append(asdict(outcome))
+    folder = run.directory / "evaluation"
+    folder.mkdir(exist_ok=True)
+    saved = json.dumps({"steps": steps, "outcomes": outcomes})
+    (folder / f"stage1@{steps}.json").write_text(saved)
+    found = saved_accuracies(run, f"stage1@{steps}")
+    assert found is not None
+    return found
+
+
+def test_held_out_accuracy_is_the_share_of_right_verdicts_whatever_the_rewards(
+    tmp_path: Path,
+) -> None:
+    run = begun(tmp_path / "run")
+    found = evaluated(run, 2, (5.0, "correct"), (0.4, "wrong"), (-1.0, "truncated"))
+    assert found["t"] == found["mean"] == pytest.approx(1 / 3)
+
+
+def test_the_best_policy_by_rewards_below_zero_is_the_one_that_earns_most(
+    tmp_path: Path,
+) -> None:
+    run = begun(tmp_path / "run")
+    stage = small_config().stage("stage1")
+    assert not is_best(run, stage, 2, evaluated(run, 2, (0.0, "error")))
+    assert is_best(run, stage, 4, evaluated(run, 4, (-2.5, "scored")))
+    assert not is_best(run, stage, 6, evaluated(run, 6, (-2.8, "scored")))
