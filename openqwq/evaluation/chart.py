@@ -57,8 +57,10 @@ def bars(
 
         axes.set_xticks(range(len(names)), labels)
         axes.set_xlim(-0.5, len(names) - 0.5)
-        axes.set_ylim(0, 108)
-        axes.set_yticks(range(0, 101, 20))
+        ends = [100 * summaries[name].headline.value for name in names]
+        if min(ends) >= 0 and max(ends) <= 100:  # rewards may be anything
+            axes.set_ylim(0, 108)
+            axes.set_yticks(range(0, 101, 20))
         axes.set_ylabel("score, %")
 
         # Bars of no height, for the legend.

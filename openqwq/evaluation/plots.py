@@ -3,7 +3,7 @@
 import html
 import io
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ COLOURS = {
     "kind-4": ("#d99100", "#efb73e"),
     "kind-5": ("#56b4e9", "#8ed0f7"),
     "correct": ("#33566f", "#a9c9df"),
+    "scored": ("#7e6ba8", "#a795d1"),
     "wrong": ("#9fb0bd", "#5f7282"),
     "truncated": ("#d4dce2", "#38444e"),
     "timeout": ("#ecc94b", "#b7962b"),
@@ -139,7 +140,7 @@ class Plotter:
         top: float | None = None,
         average: bool = True,
     ) -> list[Chart]:
-        """Points of each step under their moving average."""
+        """Points of each step under their moving average, from 0 to `top` if all lie there."""
         lines: dict[str, list[float]] = {}
         for key in roles:
             line = finite_values(records, key)
@@ -167,7 +168,7 @@ class Plotter:
                 axes.yaxis.set_major_locator(LogLocator(subs=(1, 3)))
                 axes.yaxis.set_minor_formatter(NullFormatter())
             else:
-                axes.set_ylim(0, top)
+                axes.set_ylim(*_limits(lines.values(), top))
             axes.yaxis.set_major_formatter("{x:g}")
             _label(axes, unit)
 
@@ -218,13 +219,18 @@ class Plotter:
         names: Sequence[str],
         top: float | None = None,
     ) -> list[Chart]:
-        """The sides of each row, hollow first, with their intervals; rows from the top."""
+        """The sides of each row, hollow first, with their intervals; rows from the top.
+
+        The axis is from 0 to `top` if all values lie there.
+        """
         if not rows:
             return []
         values: list[float] = []
         for row in rows:
             values += [value for value, _ in row.sides if math.isfinite(value)]
-        end = top or max(values, default=0.0) or 1.0
+        begin = min([0.0, *values])
+        end = max([top or 0.0, *values]) or (0.0 if begin else 1.0)
+        margin = 0.02 * (end - begin)
 
         def draw(axes: Axes) -> None:
             for place, row in enumerate(rows):
@@ -238,7 +244,7 @@ class Plotter:
                 ink = LIGHT["ink"]
                 axes.plot([], [], MARKS[turn], ms=4.5, mfc=face, mec=ink, label=label)
             axes.set_xlabel(unit)
-            axes.set_xlim(-0.02 * end, 1.02 * end)
+            axes.set_xlim(begin - margin, end + margin)
             axes.set_ylim(len(rows) - 0.5, -0.5)
             axes.grid(visible=True, axis="x")
             axes.grid(visible=False, axis="y")
@@ -311,6 +317,18 @@ class Plotter:
         for group, texts in (hovers or {}).items():
             svg = _with_titles(svg, group, texts)
         return Chart(title, note, svg)
+
+
+def _limits(
+    lines: Iterable[Sequence[float]], top: float | None
+) -> tuple[float | None, float | None]:
+    """The ends of an upright axis; None, where matplotlib is to find one that holds the data."""
+    known = [value for line in lines for value in line if not math.isnan(value)]
+    if min(known) < 0:
+        return None, None
+    if top is not None and max(known) > top:
+        return 0, None
+    return 0, top
 
 
 def _draw_row(axes: Axes, place: int, row: IntervalRow) -> None:

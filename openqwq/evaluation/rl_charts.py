@@ -9,7 +9,7 @@ from openqwq.evaluation.plots import KIND_ROLES, Chart, Plotter
 
 Records = Sequence[Mapping[str, Any]]
 # each has a colour of its own
-STATUSES = ("correct", "wrong", "truncated", "timeout", "error")
+STATUSES = ("correct", "scored", "wrong", "truncated", "timeout", "error")
 GROUPS = {"trained on": "correct", "no variance": "truncated"}
 
 

@@ -1,12 +1,13 @@
 """Charts of an evaluation draw what the records say."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from matplotlib.figure import Figure
 
 from openqwq.evaluation import chart
-from openqwq.evaluation.results import Record
+from openqwq.evaluation.results import Record, pass_at_1, summarise
 
 
 def record(index: int, thinking: int, generated: bool = True) -> Record:
@@ -35,6 +36,26 @@ def curve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, 
 
     monkeypatch.setattr(chart, "save", save)
     return points
+
+
+def test_bars_of_rewards_beyond_0_and_1_are_within_the_chart(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    limits: list[tuple[float, float]] = []
+
+    def save(figure: Figure, path: Path, title: str, note: str = "") -> chart.Chart:
+        limits.append(figure.axes[0].get_ylim())
+        return chart.Chart(title, note, "")
+
+    monkeypatch.setattr(chart, "save", save)
+    for value in (-3.0, 2.5, 0.5):
+        records = [replace(record(i, 0), value=value) for i in range(2)]
+        found = summarise(records, pass_at_1(records))
+        chart.bars("m", {"t": "T"}, {"t": found}, tmp_path / "a.png")
+    below, above, within = limits
+    assert below[0] <= -300
+    assert above[1] >= 250
+    assert within == (0, 108)
 
 
 def test_a_reply_without_thinking_is_within_every_budget(

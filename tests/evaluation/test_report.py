@@ -506,6 +506,49 @@ def test_values_without_a_logarithm_are_drawn_on_a_linear_axis(tmp_path: Path) -
     assert ">0</text>" in chart.svg
 
 
+def drawn_values(svg: str) -> list[float]:
+    """The numbers that stand at the upright axis of a chart."""
+    ticks = re.findall(r"<g id=\"ytick_.*?>([^<>]+)</text>", svg, re.DOTALL)
+    return [float(tick.replace("−", "-")) for tick in ticks]
+
+
+@pytest.mark.parametrize(
+    ("rewards", "low", "high"),
+    [((-3.0, -2.6), -3.0, -2.6), ((0.2, 8.0), 0.0, 8.0), ((0.2, 0.4), 0.0, 1.0)],
+)
+def test_rewards_of_any_size_are_within_their_chart(
+    tmp_path: Path, rewards: Sequence[float], low: float, high: float
+) -> None:
+    rng = random.Random(0)
+    by_kind = [dict.fromkeys(KINDS, reward) for reward in rewards]
+    log = [
+        rl_record(step, rng, reward=reward, reward_by_kind=by_kind[step])
+        for step, reward in enumerate(rewards)
+    ]
+    for chart in rl_charts(Plotter(tmp_path), log, {KINDS[0]: "kind-0"})[:2]:
+        ticks = drawn_values(chart.svg)
+        assert min(ticks) == pytest.approx(low, abs=0.1)
+        assert max(ticks) == pytest.approx(high, abs=0.1)
+
+
+def test_rewards_without_verdicts_have_a_chart_of_verdicts(tmp_path: Path) -> None:
+    rng = random.Random(0)
+    log = [rl_record(step, rng, status={"scored": 32}, errors=0) for step in range(2)]
+    titles = [chart.title for chart in rl_charts(Plotter(tmp_path), log, {})]
+    assert "Verdicts" in titles
+
+
+def test_accuracies_that_are_means_of_rewards_are_within_their_chart(
+    tmp_path: Path,
+) -> None:
+    rows = [IntervalRow("a", "ink", True, [(-300.0, 5.0)])]
+    rows.append(IntervalRow("b", "ink", True, [(250.0, 5.0)]))
+    (chart,) = Plotter(tmp_path).intervals("x", "X", "pass@1, %", rows, ["a"], 100)
+    ticks = re.findall(r"<g id=\"xtick_.*?>([^<>]+)</text>", chart.svg, re.DOTALL)
+    numbers = [float(tick.replace("−", "-")) for tick in ticks]
+    assert (min(numbers), max(numbers)) == (-300, 200)
+
+
 @pytest.mark.parametrize("value", [0.0, math.nan])
 def test_rows_of_zeros_or_of_nothing_can_be_drawn(tmp_path: Path, value: float) -> None:
     row = IntervalRow("code", "ink", True, [(value, math.nan), (math.nan, math.nan)])
