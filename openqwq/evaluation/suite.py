@@ -115,20 +115,33 @@ def run_suite(
 def _selected(
     request: EvaluationRequest, known: Mapping[str, Benchmark], lock: DataLock
 ) -> tuple[list[Selection], SandboxConfig]:
-    """The items of every name that the request gives, and the sandbox that judges programs."""
+    """The items of every name that the request gives, and the sandbox that judges programs.
+
+    Raises OpenQwQError where two names stand for tables or benchmarks that are called the same.
+    """
     limit = request.settings.limit
-    selections: list[Selection] = []
+    selections: dict[str, Selection] = {}
+    asked_by: dict[str, str] = {}
     sandbox = SandboxConfig()
-    for name in request.names:
+    for name in dict.fromkeys(request.names):
         if is_own(name):
             own = own_config(name)
             sandbox = own.sandbox
-            selections += own_selections(own, lock, limit)
+            found = own_selections(own, lock, limit)
         else:
             benchmark, kind = find_benchmark(name, known)
             tasks = benchmark.load(request.library)
-            selections.append(select(benchmark, kind, tasks, limit))
-    return selections, replace(sandbox, workers=request.workers)
+            found = [select(benchmark, kind, tasks, limit)]
+        for selection in found:
+            if selection.name in selections:
+                raise OpenQwQError(
+                    f"{asked_by[selection.name]} and {name} would both be saved as "
+                    f"{selection.name!r}: rename one of them, or give both to a config as tables "
+                    "[data.NAME] of two names"
+                )
+            selections[selection.name] = selection
+            asked_by[selection.name] = name
+    return list(selections.values()), replace(sandbox, workers=request.workers)
 
 
 def _verifiers(selections: Sequence[Selection]) -> set[str]:

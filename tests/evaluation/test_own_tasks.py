@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from openqwq.cli import main
 from openqwq.config import load_config
 from openqwq.data.hub import DataLock
 from openqwq.evaluation.own_tasks import is_own, own_config, own_selections
@@ -74,3 +75,32 @@ def test_held_out_rows_are_asked_and_all_rows_where_none_are_held_out(config: Pa
     assert [path for path in lock.files if path.endswith("own.jsonl")]
     fewer = own_selections(loaded, lock, 2)
     assert [len(selection.tasks) for selection in fewer] == [2, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "shared"),
+    [
+        ("a/test.jsonl", "b/test.jsonl", "test"),
+        ("gsm8k", "gsm8k.toml", "gsm8k"),
+        ("gsm8k.toml", "gsm8k.toml:gsm8k", "gsm8k"),
+    ],
+)
+def test_two_tables_or_benchmarks_of_one_name_are_refused(
+    first: str,
+    second: str,
+    shared: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    row = json.dumps({"question": "1 + 1?", "answer": "#### 2"})
+    for folder in ("a", "b", "gsm8k"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "test.jsonl").write_text(row)
+    (tmp_path / "gsm8k.toml").write_text('[data.gsm8k]\nrows = "a/test.jsonl"\n')
+    monkeypatch.chdir(tmp_path)
+    data = ["--data", str(tmp_path), "--allow-changed-data", "--out", "out"]
+    assert main(["eval", "nowhere", "--tasks", f"{first},{second}", *data]) == 2
+    told = capsys.readouterr().err
+    assert f"{first} and {second} would both be saved as '{shared}': rename one" in told
+    assert not (tmp_path / "out").exists()
