@@ -223,8 +223,14 @@ def same_ratio(gold: str, answer: str) -> bool | None:
     if not _RATIO.fullmatch(answer):
         return None
     given = list(map(int, answer.split(":")))
-    crossed = [a * given[0] == b * wanted[0] for a, b in zip(wanted, given, strict=False)]
-    return len(wanted) == len(given) and all(crossed)
+    if len(wanted) != len(given):
+        return False
+    all_wanted = sum(wanted)
+    all_given = sum(given)
+    if not all_wanted or not all_given:
+        return wanted == given  # zeros have no shares to compare
+    pairs = zip(wanted, given, strict=True)
+    return all(a * all_given == b * all_wanted for a, b in pairs)
 
 
 def same_reals(gold: str, answer: str) -> bool | None:
@@ -257,7 +263,10 @@ def _based(text: str) -> tuple[str, str] | None:
 
 
 def same_sequence(gold: str, answer: str) -> bool | None:
-    """Sequences with dots: equal items, though one may give more of them before the dots."""
+    """Sequences with dots: equal items, though one may give more of them before the dots.
+
+    Dots alone, or with a single item, could stand for any sequence: two must be shared.
+    """
     wanted = _DOTS.split(gold)
     given = _DOTS.split(answer)
     if len(wanted) != 2 and len(given) != 2:
@@ -267,7 +276,10 @@ def same_sequence(gold: str, answer: str) -> bool | None:
     before = [_items(wanted[0]), _items(given[0])]
     before.sort(key=len)
     shorter, longer = before
-    return longer[: len(shorter)] == shorter and _items(wanted[-1]) == _items(given[-1])
+    after = _items(wanted[-1])
+    if longer[: len(shorter)] != shorter or after != _items(given[-1]):
+        return False
+    return len(shorter) == len(longer) or len(shorter) + len(after) >= 2
 
 
 def _items(text: str) -> list[str]:
