@@ -1,7 +1,7 @@
 """Quantities as answers: numbers with a unit, a currency or a percent sign."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Literal
 
@@ -25,11 +25,12 @@ _QUOTIENT = re.compile(r"(?P<above>[^/]*?)\s*(?:/|\bper\b)\s*(?P<below>[^/]+)")
 _SPEEDS = {"mph": "mile/hour", "kph": "km/hour", "kmh": "km/hour", "kmph": "km/hour"}
 _PERCENT = {"%", "\\%", "percent", "pct", "percentage", "percents", "per cent"}
 _POWERS = {"square": "2", "sq": "2", "cubic": "3", "cu": "3"}
+_STERLING = "gbp"  # not "pound", which is a weight as well
 _CURRENCIES = {
     "$": "dollar",
     "\\$": "dollar",
     "€": "euro",
-    "£": "pound",
+    "£": _STERLING,
     "¥": "yen",
     "₹": "rupee",
 }
@@ -55,6 +56,7 @@ _SCALES: dict[str, dict[str, float]] = {
     "arc": {"radian": 1},
     "dollars": {"cent": 0.01, "dollar": 1, "usd": 1},
     "euros": {"euro": 1, "eur": 1},
+    "sterling": {_STERLING: 1, "pence": 0.01},
     "yen": {"yen": 1},
     "rupees": {"rupee": 1},
     "yuan": {"yuan": 1},
@@ -129,6 +131,8 @@ def comparable(
         if len(gold) > FORMULA_CHARACTERS:
             return None
         wanted = Quantity(gold, "")
+    wanted = _in_pounds_of(given, wanted)
+    given = _in_pounds_of(wanted, given)
     pair = (wanted.number, given.number)
     units = (wanted.unit, given.unit)
     if level == "lenient" or wanted.unit == given.unit:
@@ -148,6 +152,13 @@ def comparable(
         one_is_quotient = ("/" in ours[0]) != ("/" in theirs[0])
         return [pair] if same_above and one_is_quotient else []
     return [(_times(wanted.number, ours[1]), _times(given.number, theirs[1]))]
+
+
+def _in_pounds_of(other: Quantity, found: Quantity) -> Quantity:
+    """`found`, whose pounds are money where the other's are."""
+    if _STERLING not in other.unit:
+        return found
+    return replace(found, unit=re.sub("^pound(?![a-z])", _STERLING, found.unit))
 
 
 def _hundredth(given: Quantity) -> str:
