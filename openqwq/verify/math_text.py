@@ -48,6 +48,9 @@ _UNICODE = {
     "\\varnothing": "\\emptyset", "\\dfrac": "\\frac", "\\tfrac": "\\frac", "{:}": ":",
     "\\degree": "^\\circ",
 }  # fmt: skip
+_INFINITY = re.compile(
+    r"(?i)(?<![\\A-Za-z])(?:(?P<sign>negative|minus|positive|plus)\s+)?infinity(?![A-Za-z])"
+)
 _RAISED = "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻"
 _EXPONENT = re.compile(rf"(?<=[\w)}}\]])[{_RAISED}]+")
 _AS_DIGITS = str.maketrans(_RAISED, "0123456789+-")
@@ -85,6 +88,19 @@ def one_spelling(text: str) -> str:
     text = _IN_PARENTHESES.sub(lambda m: _repeating(m[1], m[2], m[3]), text)
     text = _REPEATING.sub(lambda m: _repeating(m[1], m[2], m[3] or m[4]), text)
     return _DOTTED.sub(lambda m: _repeating(m[1], m[2], m[3]), text)
+
+
+def infinity_spelled(gold: str, answer: str) -> tuple[str, str]:
+    """A gold formula and an answer with the word "infinity" as its sign; others as they are."""
+    formula = _INFINITY.sub(_signed_infinity, gold)
+    if WORD.search(COMMAND.sub("", formula)):  # prose, or a name such as Project Infinity
+        return gold, answer
+    return formula, _INFINITY.sub(_signed_infinity, answer)
+
+
+def _signed_infinity(match: re.Match[str]) -> str:
+    sign = "-" if (match["sign"] or "").lower() in ("negative", "minus") else ""
+    return f"{sign}\\infty "
 
 
 def _mixed(match: re.Match[str]) -> str:

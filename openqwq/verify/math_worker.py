@@ -41,6 +41,7 @@ from openqwq.verify.math_quantities import Level, comparable
 from openqwq.verify.math_text import (
     JOINT_OF_GOLD,
     answer_in,
+    infinity_spelled,
     last_boxes,
     mathematics,
     one_spelling,
@@ -78,7 +79,7 @@ def judge(gold: str, answer: str, level: Level = "default") -> tuple[str, str]:
     """Return the status of `answer` and, where it is not a plain verdict, the reason."""
     wanted = one_spelling(last_boxes(gold, JOINT_OF_GOLD) or gold)
     told, boxed = answer_in(answer)
-    given = one_spelling(told)
+    wanted, given = infinity_spelled(wanted, one_spelling(told))
     bare_gold = unwrapped(wanted)
     readings = list(map(unwrapped, [given] if boxed else short_answers(given)))
     if bare_gold and spelled(bare_gold) in map(spelled, readings):
