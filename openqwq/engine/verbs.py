@@ -163,6 +163,17 @@ def add_convert_verb(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(verb=convert_verb)
 
 
+def require_counts(options: argparse.Namespace, *names: str) -> None:
+    """Raise OpenQwQError for the first of these options that is given and below 1."""
+    from openqwq.types import OpenQwQError
+
+    for name in names:
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            flag = name.replace("_", "-")
+            raise OpenQwQError(f"--{flag} is {value}: it must be at least 1")
+
+
 def fit_verb(options: argparse.Namespace) -> None:
     """Say what a model needs and which quantisations fit."""
     from openqwq.engine.open import (
@@ -176,10 +187,7 @@ def fit_verb(options: argparse.Namespace) -> None:
     from openqwq.model.gguf_header import read_header
     from openqwq.types import OpenQwQError
 
-    for name in ("context", "slots"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise OpenQwQError(f"--{name} is {value}: it must be at least 1")
+    require_counts(options, "context", "slots")
     memory = fit.parse_memory(options.memory) if options.memory else fit.available_memory()
     if ":" in options.model and not Path(options.model).exists():
         raise OpenQwQError(

@@ -15,6 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from openqwq.engine.verbs import require_counts
 from openqwq.types import OpenQwQError, Rule, Score, Task, Verifier
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ def add_verify_verb(parser: argparse.ArgumentParser) -> None:
 
 def verify_verb(options: argparse.Namespace) -> None:
     """`qwq verify FILE --verifier NAME`."""
+    require_counts(options, "workers", "limit")
     jobs = read_jobs(options)
     started = time.perf_counter()
     scores = asyncio.run(_judge(options, jobs))

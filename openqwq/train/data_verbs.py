@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from openqwq.config import find_config
-from openqwq.engine.verbs import add_model_options
+from openqwq.engine.verbs import add_model_options, require_counts
 from openqwq.train.evaluation_verb import add_benchmark_directory
 from openqwq.types import OpenQwQError, Task, Verifier
 
@@ -96,11 +96,7 @@ def data_verb(options: argparse.Namespace) -> None:
     from openqwq.train.own_environments import own_tasks
     from openqwq.train.prepare import check_names_of_tables
 
-    for name in ("tasks", "golds"):
-        if getattr(options, name) < 1:
-            raise OpenQwQError(
-                f"--{name} is {getattr(options, name)}: it must be at least 1"
-            )
+    require_counts(options, "tasks", "golds")
     config = load_config(options.configs, options.overrides)
     if not config.data:
         named = ", ".join(map(str, options.configs))
@@ -165,11 +161,9 @@ def collect_verb(options: argparse.Namespace) -> None:
 
     if not options.model:
         raise OpenQwQError("no MODEL was named: give a directory, GGUF file, hub id or URL")
-    for name in ("samples", "limit", "max_tokens", "concurrency"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            flag = name.replace("_", "-")
-            raise OpenQwQError(f"--{flag} is {value}: it must be at least 1")
+    require_counts(
+        options, "samples", "limit", "max_tokens", "concurrency", "context_length"
+    )
     require_own_file(options.out)
     asyncio.run(_collect(options))
 

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from openqwq.config import find_config
-from openqwq.engine.verbs import add_model_options
+from openqwq.engine.verbs import add_model_options, require_counts
 from openqwq.types import OpenQwQError
 
 ANNOUNCED = "aime24,livecodebench,livebench,ifeval,bfcl"
@@ -108,6 +108,15 @@ def eval_verb(options: argparse.Namespace) -> None:
     from openqwq.evaluation.responders import open_responder
     from openqwq.train.judges import open_judges
 
+    require_counts(
+        options,
+        "samples",
+        "limit",
+        "max_tokens",
+        "concurrency",
+        "workers",
+        "context_length",
+    )
     library = Library(options.data, options.allow_changed_data)
     names = options.tasks.split(",")
     if options.compare:

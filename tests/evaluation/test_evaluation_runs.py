@@ -196,6 +196,22 @@ def test_mistakes_are_one_line(
     assert "no MODEL was named" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["samples", "limit", "max-tokens", "concurrency", "workers", "context-length"],
+)
+def test_an_evaluation_of_less_than_one_is_refused(
+    name: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    for value in (0, -1):
+        flag = f"--{name}={value}"
+        assert evaluate("http://127.0.0.1:1", data, out, "--tasks", "gsm8k", flag) == 2
+        told = capsys.readouterr().err
+        assert f"--{name} is {value}: it must be at least 1" in told
+    assert not out.exists()
+
+
 def small_model(directory: Path) -> None:
     tokenizer = Tokenizer.train(["What is 1 + 2 ? so it is three\n\n"] * 4, 300)
     config = ModelConfig(

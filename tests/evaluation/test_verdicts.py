@@ -84,6 +84,17 @@ def test_thinking_that_never_ends_is_truncated_where_it_is_asked_for(
     assert verify(tmp_path, "math", rows)[0]["status"] == "correct"
 
 
+@pytest.mark.parametrize("flag", ["--workers=0", "--limit=-1", "--limit=0"])
+def test_counts_below_one_are_refused(
+    tmp_path: Path, flag: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps({"gold": "7", "answer": "7"}))
+    assert main(["verify", str(file), "--verifier", "math", flag]) == 2
+    name, _, value = flag.partition("=")
+    assert f"{name} is {value}: it must be at least 1" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("row", "named"),
     [

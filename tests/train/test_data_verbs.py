@@ -135,6 +135,16 @@ def test_collect_replaces_no_other_file_and_writes_what_can_be_read(
     assert (out.read_bytes() if out.exists() else None) == before
 
 
+def test_collect_refuses_counts_below_one(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = str(run.with_name("traces.jsonl"))
+    for name in ("samples", "limit", "max-tokens", "concurrency", "context-length"):
+        arguments = ["collect", "m", "--data", f"{run}:own", "--out", out, f"--{name}", "0"]
+        assert main(arguments) == 2
+        assert f"--{name} is 0: it must be at least 1" in capsys.readouterr().err
+
+
 def test_two_models_are_evaluated_and_compared_on_rows_of_ones_own(
     run: Path, teacher: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
