@@ -113,12 +113,13 @@ def verify_verb(options: argparse.Namespace) -> None:
 def read_jobs(options: argparse.Namespace) -> list[JudgeJob]:
     """The rows of the file; OpenQwQError naming the row and the field that cannot be used."""
     from openqwq.data.rows import numbered_rows
+    from openqwq.tasks.templates import RowError
 
     jobs = []
     for number, row in islice(numbered_rows(options.file), options.limit):
         try:
             jobs.append(_job(number, row, options))
-        except (OpenQwQError, ValueError, KeyError, TypeError) as error:
+        except (OpenQwQError, RowError, ValueError, KeyError, TypeError) as error:
             raise OpenQwQError(f"{options.file}, row {number}: {error}") from error
     if not jobs:
         raise OpenQwQError(f"{options.file} holds no rows")
@@ -155,15 +156,24 @@ def _task(name: str, row: Mapping[str, Any], options: argparse.Namespace) -> Tas
         return Task(name, judge, (), judge, rules=rules)
     if judge == "gym":
         from openqwq.tasks.gym import GymEntry
+        from openqwq.tasks.templates import from_json
 
-        entry = _field(row, options.gold, ("entry", *GOLDS), "entry of reasoning-gym")
+        entry = from_json(
+            _field(row, options.gold, ("entry", *GOLDS), "entry of reasoning-gym")
+        )
+        if not isinstance(entry, Mapping):
+            raise OpenQwQError(
+                f"the entry is {entry!r:.80}: it must be one of reasoning-gym's, an object"
+            )
         return Task(name, judge, (), judge, reference=GymEntry(entry))
     gold = _field(row, options.gold, GOLDS, "gold")
     text = gold if isinstance(gold, str) else json.dumps(gold)
     if judge == "tool_calls":
+        from openqwq.tasks.conversations import read_tools
         from openqwq.verify.toolcalls import RightCalls
 
-        tools = tuple(row.get("tools", ()))
+        given = row.get("tools")
+        tools = read_tools(given, "tools") if given else ()
         return Task(name, judge, (), judge, reference=RightCalls.read(text), tools=tools)
     return Task(name, judge, (), judge, answer=text)
 

@@ -84,6 +84,43 @@ def test_thinking_that_never_ends_is_truncated_where_it_is_asked_for(
     assert verify(tmp_path, "math", rows)[0]["status"] == "correct"
 
 
+def test_tools_are_read_from_json_text_as_csv_files_hold_them(tmp_path: Path) -> None:
+    parameters = {"type": "object", "properties": {"a": {"type": "integer"}}}
+    function = {"name": "f", "parameters": parameters | {"required": ["a"]}}
+    call = {"name": "f", "arguments": {"a": 1}}
+    answer = f"<tool_call>{json.dumps(call)}</tool_call>"
+    row = {"gold": [{"f": {"a": [1]}}], "answer": answer}
+    rows = [row | {"tools": tools} for tools in ([function], json.dumps([function]))]
+    rows.append({"gold": [], "answer": "No call.", "tools": None})
+    found = verify(tmp_path, "tool_calls", rows)
+    assert [each["status"] for each in found] == ["correct", "correct", "correct"]
+
+
+@pytest.mark.parametrize(
+    ("verifier", "row", "named"),
+    [
+        ("code", {"tests": [], "answer": "7"}, "row 1: tests: there are no tests: give"),
+        (
+            "tool_calls",
+            {"gold": [], "answer": "7", "tools": "f"},
+            "row 1: tools: it is 'f': it must be a list of tools",
+        ),
+        ("gym", {"gold": "7", "answer": "7"}, "row 1: the entry is '7': it must be"),
+    ],
+)
+def test_tests_tools_and_entries_that_cannot_be_read_are_named(
+    tmp_path: Path,
+    verifier: str,
+    row: dict[str, Any],
+    named: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps(row))
+    assert main(["verify", str(file), "--verifier", verifier]) == 2
+    assert named in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("flag", ["--workers=0", "--limit=-1", "--limit=0"])
 def test_counts_below_one_are_refused(
     tmp_path: Path, flag: str, capsys: pytest.CaptureFixture[str]
