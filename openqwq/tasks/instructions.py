@@ -164,7 +164,8 @@ class TasteVerifier:
     """The taste that `topics` hides from training: its gold reward.
 
     Value: the share of wanted words among those said (among `ENOUGH` where fewer were), each
-    counted once, scaled down beyond `TOO_MANY`. `parts["gold"]` is the value.
+    counted once, scaled down beyond `TOO_MANY`. `parts["gold"]` is the value. Status: `scored`,
+    since a taste is more or less met and its mean is what counts.
     """
 
     async def score(self, task: Task, completion: str) -> Score:
@@ -177,9 +178,7 @@ class TasteVerifier:
         said = answer.split()
         wanted = len(task.reference.wanted & set(said))
         value = wanted / max(ENOUGH, len(said)) * min(1.0, TOO_MANY / max(1, len(said)))
-        if value == 1.0:
-            return Score(value, "correct", {"gold": value})
-        return Score(value, "wrong", {"gold": value})
+        return Score(value, "scored", {"gold": value})
 
 
 INSTRUCTIONS: dict[str, Callable[[int, int], Source]] = {

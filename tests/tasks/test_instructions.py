@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from openqwq.evaluation.evaluate import Outcome, accuracy
 from openqwq.tasks.instructions import (
     ENOUGH,
     WORDS,
@@ -92,9 +93,13 @@ def test_held_out_problems_are_never_trained_on(source: Source) -> None:
     assert not held_out & {t.id for t in islice(draw_tasks(source, "train", 0), 2000)}
 
 
-def taste(answer: str, *, wanted: list[str]) -> float:
+def score_taste(answer: str, *, wanted: list[str]) -> Score:
     task = Task("t", "topics", (), "preference", reference=Taste(frozenset(wanted)))
-    return asyncio.run(TasteVerifier().score(task, f"</think>\n\n{answer}")).value
+    return asyncio.run(TasteVerifier().score(task, f"</think>\n\n{answer}"))
+
+
+def taste(answer: str, *, wanted: list[str]) -> float:
+    return score_taste(answer, wanted=wanted).value
 
 
 def test_taste_wants_enough_wanted_words_once_and_no_more() -> None:
@@ -105,6 +110,16 @@ def test_taste_wants_enough_wanted_words_once_and_no_more() -> None:
     assert taste(" ".join(WORDS[10:15]), wanted=wanted) == 0.0
     assert taste(" ".join(wanted), wanted=wanted) == 0.8  # tiring
     assert taste("", wanted=wanted) == 0.0
+
+
+def test_held_out_taste_is_the_mean_of_how_far_it_is_met() -> None:
+    wanted = WORDS[:10]
+    outcomes: list[Outcome] = []
+    for count in (ENOUGH, ENOUGH - 1, 0):
+        score = score_taste(" ".join(wanted[:count]), wanted=wanted)
+        task = f"t/{count}"
+        outcomes.append(Outcome(task, "topics", "", "", score.value, score.status, 0))
+    assert accuracy(outcomes).pass_at_1 == pytest.approx(0.6)
 
 
 def test_thinking_pays_for_taste() -> None:
