@@ -75,6 +75,8 @@ def _value(node: ast.expr) -> Any:
             raise OpenQwQError(
                 f"{ast.unparse(node)!r} is not arithmetic: use numbers and + - * /"
             )
+    if isinstance(value, int):  # `//` of fractions gives one
+        value = Fraction(value)
     if isinstance(value, complex) or (
         isinstance(value, float) and not math.isfinite(value)
     ):
@@ -104,8 +106,7 @@ def _function(name: str, values: list[Any]) -> Any:
         if any(abs(count) > MAX_DIGITS for count in digits):  # it would take forever
             raise OpenQwQError(f"round takes at most {MAX_DIGITS} digits")
         values = values[:1] + digits
-    result = _FUNCTIONS[name](*values)
-    return Fraction(result) if isinstance(result, int) else result
+    return _FUNCTIONS[name](*values)
 
 
 def _whole(name: str, values: list[Any]) -> list[int]:
