@@ -16,6 +16,7 @@ import jsonschema_rs
 from starlette.requests import ClientDisconnect, Request
 
 from openqwq.sandbox.ascii_json import AsciiJson
+from openqwq.serve.shortened import shortened
 from openqwq.types import OpenQwQError
 
 Json = dict[str, Any]
@@ -23,6 +24,7 @@ PATH = Path(__file__).with_name("openapi.json")
 ANTHROPIC = "/v1/messages"  # and what is below it
 BODY_BYTES = 16 * 2**20
 BODY_SECONDS = 60.0
+SMALL = 4096  # characters of a body whose faults are all looked at
 HISTORIES = ("messages", "input")  # fields of requests
 # fields inside a history whose nulls mean something
 VALUES = ("arguments", "input", "output")
@@ -102,10 +104,29 @@ def check(body: Any, schema: str) -> dict[str, Any]:
             given[key] = _without_nulls(value)
         elif key in HISTORIES:
             given[key] = _plain_history(value)
-    errors = list(_validator(schema).iter_errors(given))
-    if errors:
-        _refuse(errors)
+    validator = _validator(schema)
+    if not validator.is_valid(given):
+        _refuse(_faults(given, validator))
     return given
+
+
+def _faults(given: Json, validator: Any) -> list[Any]:
+    """What is wrong with a body: each fault of a small one, the first of a large one.
+
+    All faults of a large body would take seconds to build, and hundreds of MiB.
+    """
+    short = shortened(given, validator.is_valid)
+    if short is None:
+        text = "the body has an unsupported form (see /openapi.json): send less of it"
+        raise ApiError(400, text, code="invalid_value")
+    if len(json.dumps(short)) <= SMALL:
+        return list(validator.iter_errors(short))
+    faults: list[Any] = []
+    try:
+        validator.validate(short)
+    except jsonschema_rs.ValidationError as error:
+        faults.append(error)
+    return faults
 
 
 def _refuse(errors: list[Any]) -> NoReturn:
@@ -276,10 +297,11 @@ def _no_number(word: str) -> float:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"{next(n for n in names if names.count(n) > 1)!r} is given twice")
+    found: Json = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"{name!r} is given twice")
+        found[name] = value
     return found
 
 

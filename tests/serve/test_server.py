@@ -18,12 +18,15 @@ import jsonschema_rs
 import pytest
 
 from openqwq.engine.open import OpenedModel
-from openqwq.serve.protocol import BODY_BYTES, document
+from openqwq.serve.protocol import BODY_BYTES, ApiError, check, document
 from openqwq.serve.server import ServerOptions, listening
 
 Build = Callable[..., OpenedModel]
 CHAT = "/v1/chat/completions"
 BODY = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 12}
+
+TURN = {"role": "user", "content": "hi"}
+TEXT = {"type": "text", "text": "hi"}
 
 
 def fits(value: Any, schema: str) -> bool:
@@ -97,6 +100,43 @@ def test_bad_input_is_refused_in_openais_shape(
     assert answer.status_code == status, answer.text
     assert fits(answer.json(), "Error") and answer.json()["error"]["param"] == param
     tiny.wait_until_idle()
+
+
+LARGE = {
+    "no message": ({"messages": [0] * 30_000}, "messages[0]"),
+    "no part": (
+        {"messages": [{"role": "user", "content": [0] * 30_000}]},
+        "messages[0].content[0]",
+    ),
+    "a late fault": ({"messages": [*[TURN] * 40_000, 0]}, "messages[40000]"),
+    "behind long parts": (
+        {"messages": [*[{"role": "user", "content": [TEXT] * 20}] * 100, 0]},
+        "messages[100]",
+    ),
+    "no bias": ({"logit_bias": {str(i): "x" for i in range(30_000)}}, "logit_bias"),
+    "many fields": ({f"field_{i}": [0] * 20 for i in range(30_000)}, None),
+}
+
+
+@pytest.mark.parametrize(("fields", "param"), LARGE.values(), ids=LARGE)
+def test_a_large_body_is_refused_at_once_with_its_first_fault(
+    fields: dict[str, Any], param: str | None
+) -> None:
+    started = time.process_time()
+    with pytest.raises(ApiError) as refused:
+        check({**BODY, **fields}, "ChatRequest")
+    assert refused.value.param == param
+    assert time.process_time() - started < 1
+
+
+def test_a_key_given_twice_is_named_at_once_however_many_there_are(tiny: Any) -> None:
+    keys = "".join(f'"k{i}": 0, ' for i in range(30_000))
+    content = f'{{{keys}"k29999": 0}}'
+    headers = {"content-type": "application/json"}
+    started = time.monotonic()
+    answer = httpx.post(tiny.url + CHAT, content=content, headers=headers, timeout=60)
+    assert "'k29999' is given twice" in answer.json()["error"]["message"]
+    assert time.monotonic() - started < 3
 
 
 def test_a_body_above_the_limit_is_refused_declared_or_not(tiny: Any) -> None:
