@@ -117,11 +117,31 @@ def _parameter(
 ) -> str:
     """A parameter between tags: text as it is, anything else as JSON."""
     declared = schema["properties"][key]
-    value = "/[^<]*/"
+    opening = _text(f"<parameter={key}>\n")
+    closing = _text("\n</parameter>\n")
     if not isinstance(declared, dict) or declared.get("type") != "string":
-        value = _part_rule(rule, key, schema, rules)
-    part = f'"<parameter={key}>\\n" {value} "\\n</parameter>\\n"'
+        value = f"{_part_rule(rule, key, schema, rules)} {closing}"
+    elif "enum" in declared or "const" in declared:
+        value = f"({_choices(key, declared)}) {closing}"
+    else:
+        value = 'text_value "\\n"'
+        # a pattern with a tag behind it would take the tag for text
+        rules['text_value[suffix="</parameter>"]'] = "/(?s:.*)/"
+    part = f"{opening} {value}"
     return part if key in schema.get("required", ()) else f"({part})?"
+
+
+def _choices(key: str, declared: Mapping[str, Any]) -> str:
+    """The texts that a parameter may be."""
+    named = declared.get("enum", [declared.get("const")])
+    texts: list[str] = []
+    if isinstance(named, list):
+        texts += [_text(choice) for choice in named if isinstance(choice, str)]
+    if not texts:
+        raise OpenQwQError(
+            f"parameter {key} is a string, but {named!r:.100} names no text: name one"
+        )
+    return " | ".join(texts)
 
 
 def _keywords(rule: str, schema: Mapping[str, Any], rules: dict[str, str]) -> str:

@@ -47,6 +47,20 @@ def tokenizer() -> Tokenizer:
     return Tokenizer.train(["the quick brown fox jumps over the lazy dog\n\n"] * 4, 300)
 
 
+TEXTS: dict[str, Any] = {
+    "name": "say",
+    "parameters": {
+        "type": "object",
+        "properties": {
+            "tone": {"type": "string", "enum": ["low", "high"]},
+            "to": {"type": "string", "const": "all"},
+        },
+        "required": ["tone", "to"],
+        "additionalProperties": False,
+    },
+}
+
+
 def walk(tokenizer: Tokenizer, grammar: AnswerGrammar, seed: int) -> list[int]:
     """Tokens chosen at random among the allowed ones, without the one that ends the answer."""
     chooser, drawn = random.Random(seed), []
@@ -213,11 +227,12 @@ def test_calls_are_forced_in_the_form_that_is_read(
 ) -> None:
     """Every walk gives well-formed calls of the tools, written as the template writes them."""
     own = family(name)
-    start = AnswerGrammar(own, tool_call_grammar(own, TOOLS[:2]))
+    tools = [*TOOLS[:2], TEXTS]
+    start = AnswerGrammar(own, tool_call_grammar(own, tools))
     written = set()
     for seed in range(20):
         ids = walk(own, start.fork(), seed)
-        reply = parse_reply(own, ids, starts_in_thinking=False, tools=TOOLS)
+        reply = parse_reply(own, ids, starts_in_thinking=False, tools=tools)
         assert reply.tool_calls and not reply.content and not reply.malformed_calls, (
             own.decode(ids)
         )
@@ -225,9 +240,53 @@ def test_calls_are_forced_in_the_form_that_is_read(
             if call["name"] == "add":
                 assert {type(value) for value in call["arguments"].values()} == {int}
                 written.add(own.decode(ids).lstrip("\n")[: len(FORMS[name])])
+            elif call["name"] == "say":
+                assert {type(value) for value in call["arguments"].values()} == {str}
+                assert call["arguments"]["tone"] in ("low", "high")
+                assert call["arguments"]["to"] == "all"
             else:
                 assert call["arguments"]["who"] in ("Ada", "</tool_call>")
     assert FORMS[name] in written
+
+
+TEXT = {"type": "string"}
+WRITE = {
+    "name": "write",
+    "parameters": {
+        "type": "object",
+        "properties": {"path": TEXT, "text": TEXT, "times": {"type": "integer"}},
+        "required": ["path", "text"],
+        "additionalProperties": False,
+    },
+}
+
+
+@pytest.mark.parametrize(
+    "text", ["", "x", "if a < b:\n    print(a)\n", "</p>\n<parameter>"]
+)
+def test_a_forced_call_between_tags_may_hold_any_text_and_ends_after_it(
+    family: Callable[[str], Tokenizer], text: str
+) -> None:
+    own = family("parameters-form")
+    grammar = AnswerGrammar(own, tool_call_grammar(own, [WRITE]))
+    values = {"path": "a.py", "text": text, "times": 2}
+    written = "<tool_call>\n<function=write>\n"
+    for key, value in values.items():
+        written += f"<parameter={key}>\n{value}\n</parameter>\n"
+    ids = own.encode(f"{written}</function>\n</tool_call>", allow_special=True)
+    for token_id in ids:
+        grammar.accept(token_id)
+    assert grammar.allowed()[grammar.end_ids[0]]
+    reply = parse_reply(own, ids, starts_in_thinking=False, tools=[WRITE])
+    assert [call["arguments"] for call in reply.tool_calls] == [values]
+
+
+def test_a_text_that_may_be_none_of_its_choices_is_refused_by_name(
+    family: Callable[[str], Tokenizer],
+) -> None:
+    tool = {"name": "f", "parameters": {"properties": {"p": {**TEXT, "enum": [1]}}}}
+    with pytest.raises(OpenQwQError, match=r"parameter p is a string, but \[1\] names no"):
+        tool_call_grammar(family("parameters-form"), [tool])
 
 
 SCHEMAS: list[tuple[dict[str, Any], Callable[[Any], bool]]] = [
