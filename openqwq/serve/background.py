@@ -7,7 +7,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 
 from openqwq.serve.format_responses import ResponsesFormat
 from openqwq.serve.protocol import ApiError, Json
@@ -27,7 +27,10 @@ class Recording:
         self.events: list[Json] = []
         self.stored = 0  # events that the store has
         self.ended = False
-        self.task: asyncio.Task[None] | None = None
+        self.drawing: asyncio.Task[list[Json]] | None = None  # all but the last events
+        self.flushing: asyncio.Task[bool] | None = None
+        self.task: asyncio.Task[None] | None = None  # never cancelled, so that it ends well
+        self.given_up = asyncio.Event()  # where the store cannot be used
         self._grown = asyncio.Event()
 
     def add(self, events: list[Json], ended: bool = False) -> None:
@@ -36,6 +39,11 @@ class Recording:
         self.ended = ended
         self._grown.set()
         self._grown = asyncio.Event()
+
+    async def until_ended(self) -> None:
+        """Wait for the last event."""
+        while not self.ended:
+            await self._grown.wait()
 
     async def read(self, after: int) -> AsyncGenerator[Json, None]:
         """The events whose sequence number is above `after`, as they come."""
@@ -73,52 +81,79 @@ class Background:
             raise
         name = response.snapshot()["id"]
         self.running[name] = recording
+        recording.drawing = asyncio.create_task(self._draw(recording, events))
         recording.task = asyncio.create_task(self._record(name, recording, events))
         return recording
 
     async def cancel(self, name: str) -> None:
         """End a response that runs; nothing where it has ended already."""
         recording = self.running.get(name)
-        if recording and recording.task:
-            recording.task.cancel()
-            await asyncio.wait({recording.task})
+        if recording is None or recording.drawing is None:
+            return
+        if (
+            not recording.drawing.cancelling()
+        ):  # a second time would stop the engine's clean-up
+            recording.drawing.cancel()
+        await recording.until_ended()
+
+    async def stop(self, name: str) -> None:
+        """The same, and its end is stored by now or never."""
+        recording = self.running.get(name)
+        if recording is None or recording.task is None:
+            return
+        await self.cancel(name)
+        recording.given_up.set()
+        await asyncio.wait({recording.task})
 
     async def close(self) -> None:
         """End every response that runs, as a server does that stops."""
         for name in list(self.running):
-            await self.cancel(name)
+            await self.stop(name)
+
+    async def _draw(
+        self, recording: Recording, events: AsyncGenerator[Json, None]
+    ) -> list[Json]:
+        """Record events as they come, but for the last ones, which are returned.
+
+        The end is shown only once it is stored: readers may go on from it at once.
+        """
+        flushed = time.monotonic()
+        last: list[Json] = []
+        try:
+            async for event in events:
+                if event["type"].startswith("response.") and _is_last(event):
+                    last = [event]
+                    continue
+                recording.add([event])
+                due = time.monotonic() - flushed > FLUSH_SECONDS
+                if due and (recording.flushing is None or recording.flushing.done()):
+                    # Readers do not wait for the store, which another program may hold.
+                    recording.flushing = asyncio.create_task(self._keep(recording, []))
+                    flushed = time.monotonic()
+        except ApiError as error:
+            last = recording.response.fail(error)
+        return last
 
     async def _record(
         self, name: str, recording: Recording, events: AsyncGenerator[Json, None]
     ) -> None:
-        flushed = time.monotonic()
-        flushing: asyncio.Task[bool] | None = None
         last: list[Json] = []
         try:
             async with aclosing(events):
-                async for event in events:
-                    # The end is shown only once it is stored: readers may go on from it at once.
-                    if event["type"].startswith("response.") and _is_last(event):
-                        last = [event]
-                        continue
-                    recording.add([event])
-                    due = time.monotonic() - flushed > FLUSH_SECONDS
-                    if due and (flushing is None or flushing.done()):
-                        # Readers do not wait for the store, which another program may hold.
-                        flushing = asyncio.create_task(self._keep(recording, []))
-                        flushed = time.monotonic()
+                assert recording.drawing
+                await asyncio.wait({recording.drawing})
+            last = recording.drawing.result()
         except asyncio.CancelledError:
             last = recording.response.cancel()
-        except ApiError as error:
-            last = recording.response.fail(error)
         finally:
-            if flushing is not None:
-                await asyncio.wait({flushing})
-            is_stored = await asyncio.shield(self._keep(recording, last))
+            if recording.flushing is not None:
+                await asyncio.wait({recording.flushing})
+            is_stored = await self._keep(recording, last)
             recording.add(last, ended=True)
             try:
-                while not is_stored:
-                    await asyncio.sleep(RETRY_SECONDS)
+                while not is_stored and not recording.given_up.is_set():
+                    with suppress(TimeoutError):
+                        await asyncio.wait_for(recording.given_up.wait(), RETRY_SECONDS)
                     is_stored = await self._keep(recording, [])
             finally:
                 del self.running[name]

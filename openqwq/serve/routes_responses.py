@@ -109,7 +109,7 @@ class ResponsesRoutes:
         """DELETE /v1/responses/{id}: ended if it runs, and forgotten."""
         service = self._service
         name = request.path_params["id"]
-        await service.background.cancel(name)
+        await service.background.stop(name)
         await asyncio.to_thread(service.store.delete, name)
         return AsciiJson({"id": name, "object": "response", "deleted": True})
 

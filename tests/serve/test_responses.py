@@ -1,11 +1,12 @@
 """Stored responses: gone on from, referred to, run in the background, resumed, cancelled."""
 
+import asyncio
 import json
 import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from openqwq.engine.open import OpenedModel
+from openqwq.serve.background import Background
 from openqwq.serve.format_responses import ResponsesFormat
 from openqwq.serve.protocol import ApiError, document
 from openqwq.serve.reply import Ask, Finish, Piece, call_pieces
@@ -278,6 +280,106 @@ def test_a_store_that_another_program_holds_keeps_no_reader_waiting(
         assert events(again.text) == events(followed.text)
     stored.close()
     other.close()
+
+
+class SlowStore:
+    """A store that another program holds for a moment, once `seconds` is set."""
+
+    seconds = 0.0
+
+    def save(self, *_: Any) -> None:
+        time.sleep(self.seconds)
+
+
+class Plain:
+    """As much of a response as is recorded."""
+
+    def snapshot(self) -> dict[str, Any]:
+        return {"id": "resp_1"}
+
+    def cancel(self) -> list[dict[str, Any]]:
+        return [{"type": "response.cancelled", "sequence_number": 1}]
+
+
+@pytest.mark.parametrize(
+    ("ends", "calls", "kind"),
+    [
+        (False, ["cancel", "cancel"], "response.cancelled"),
+        (False, ["cancel", "stop"], "response.cancelled"),
+        (False, ["stop", "cancel"], "response.cancelled"),
+        (True, ["cancel"], "response.completed"),
+        (True, ["stop"], "response.completed"),
+    ],
+)
+async def test_readers_see_the_end_however_often_and_late_a_response_is_cancelled(
+    ends: bool, calls: list[str], kind: str
+) -> None:
+    store: Any = SlowStore()
+    response: Any = Plain()
+    background = Background(store)
+    goes_on = asyncio.Event()
+
+    async def drawn() -> AsyncGenerator[dict[str, Any], None]:
+        yield {"type": "response.created", "sequence_number": 0}
+        await goes_on.wait()
+        yield {"type": "response.completed", "sequence_number": 1}
+
+    recording = await background.start(response, [], drawn())
+    store.seconds = 0.3
+    if ends:  # its end is being stored
+        goes_on.set()
+    await asyncio.sleep(0.1)
+    async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+        for call in calls:
+            group.create_task(getattr(background, call)("resp_1"))
+            await asyncio.sleep(0.1)
+        seen = [event["type"] async for event in recording.read(-1)]
+    assert seen == ["response.created", kind]
+    await background.close()
+    assert not background.running
+
+
+async def test_a_response_cancelled_before_it_goes_on_ends_its_engine_too() -> None:
+    store: Any = SlowStore()
+    response: Any = Plain()
+    background = Background(store)
+    is_closed = False
+
+    async def drawn() -> AsyncGenerator[dict[str, Any], None]:
+        nonlocal is_closed
+        try:
+            yield {"type": "response.created", "sequence_number": 0}
+            await asyncio.sleep(60)
+        finally:
+            is_closed = True
+
+    await background.start(response, [], drawn())
+    async with asyncio.timeout(5):
+        await background.stop("resp_1")
+    assert is_closed and not background.running
+
+
+async def test_a_server_stops_though_its_store_cannot_be_used() -> None:
+    class Held:
+        is_free = True
+
+        def save(self, *_: Any) -> None:
+            if not self.is_free:
+                raise ApiError(503, "the store is held")
+
+    store: Any = Held()
+    response: Any = Plain()
+    background = Background(store)
+
+    async def drawn() -> AsyncGenerator[dict[str, Any], None]:
+        yield {"type": "response.created", "sequence_number": 0}
+        await asyncio.sleep(60)
+
+    await background.start(response, [], drawn())
+    store.is_free = False
+    async with asyncio.timeout(5):
+        await background.close()
+    assert not background.running
 
 
 def test_old_responses_are_forgotten_and_a_bad_file_is_named(tmp_path: Path) -> None:
