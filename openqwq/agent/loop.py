@@ -170,7 +170,11 @@ class _Step:
 
 @dataclass(frozen=True)
 class Agent:
-    """A model with tools. `approve` may hold back calls, see `run_calls`."""
+    """A model with tools. `approve` may hold back calls, see `run_calls`.
+
+    `options` are further variables for the chat template; `closes_thinking` closes a thinking that
+    it opens.
+    """
 
     generate: Generate
     tokenizer: Tokenizer
@@ -178,6 +182,8 @@ class Agent:
     budgets: Budgets = field(default_factory=Budgets)
     limits: CallLimits = DEFAULT_LIMITS
     approve: Approve | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    closes_thinking: bool = False
 
     async def run(
         self,
@@ -194,8 +200,7 @@ class Agent:
             use.closing = len(closing_ids(self.tokenizer))
         history = list(messages)
         while True:
-            specifications = [tool.specification() for tool in self.tools.values()]
-            prompt = encode_chat(self.tokenizer, history, specifications)
+            prompt = self._prompt(history)
             step = _Step(starts_in_thinking(self.tokenizer, prompt))
             params = replace(params, may_call=bool(self.tools))
             stream = self.generate.stream(prompt, use.params(params), steering)
@@ -230,6 +235,14 @@ class Agent:
             if reason is not None:
                 yield use.ended(reason)
                 return
+
+    def _prompt(self, history: Sequence[Message]) -> list[int]:
+        own = self.tokenizer
+        specifications = [tool.specification() for tool in self.tools.values()]
+        prompt = encode_chat(own, history, specifications, options=self.options)
+        if self.closes_thinking and starts_in_thinking(own, prompt):
+            return [*prompt, *closing_ids(own)]
+        return prompt
 
     async def _reply(
         self, stream: AsyncIterator[TokenEvent], step: _Step, use: _Use

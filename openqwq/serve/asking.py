@@ -13,7 +13,6 @@ from openqwq.serve.protocol import ApiError
 from openqwq.serve.reply import Ask, OfferedTool
 from openqwq.serve.schemas import in_json_schema, require_usable, without_null_keywords
 from openqwq.serve.thinking import (
-    channel_effort,
     forbids_thinking,
     template_options,
     thinking_budget,
@@ -97,9 +96,7 @@ def _prompt(
 ) -> list[int]:
     """The chat as the template writes it; a thinking that nobody wants is closed at its end."""
     own = model.tokenizer
-    options = template_options(body)
-    if own.writes_channels:
-        options = {**channel_effort(body), **options}
+    options = template_options(own, body)
     prompt_ids = encode_chat(own, messages(body["messages"]), tools, options=options)
     if forbids_thinking(body) and starts_in_thinking(own, prompt_ids):
         return [*prompt_ids, *closing_ids(own)]

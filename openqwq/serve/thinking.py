@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from openqwq.serve.protocol import ApiError
+from openqwq.text.tokenizer import Tokenizer
 
 # Both in tokens. MOST is as much as leaves room for the answer.
 MOST = 2**31
@@ -61,17 +62,7 @@ def hides_thinking(body: Mapping[str, Any]) -> bool:
     return bool((body.get("reasoning") or {}).get("exclude"))
 
 
-def channel_effort(body: Mapping[str, Any]) -> dict[str, Any]:
-    """The effort as gpt-oss' template asks for it in words, which goes with the budget."""
-    effort = body.get("reasoning_effort") or (body.get("reasoning") or {}).get("effort")
-    if forbids_thinking(body):
-        effort = "none"
-    if effort is None:
-        return {}
-    return {"reasoning_effort": _WORDS.get(effort, effort)}
-
-
-def template_options(body: Mapping[str, Any]) -> dict[str, Any]:
+def template_options(tokenizer: Tokenizer, body: Mapping[str, Any]) -> dict[str, Any]:
     """The variables that the request sets for the chat template, `enable_thinking` above all.
 
     Raises ApiError for one that the server itself sets.
@@ -84,7 +75,19 @@ def template_options(body: Mapping[str, Any]) -> dict[str, Any]:
         options.setdefault("enable_thinking", False)
     elif body.get("enable_thinking"):
         options.setdefault("enable_thinking", True)
+    if tokenizer.writes_channels:
+        return {**_channel_effort(body), **options}
     return options
+
+
+def _channel_effort(body: Mapping[str, Any]) -> dict[str, Any]:
+    """The effort as gpt-oss' template asks for it in words, which goes with the budget."""
+    effort = body.get("reasoning_effort") or (body.get("reasoning") or {}).get("effort")
+    if forbids_thinking(body):
+        effort = "none"
+    if effort is None:
+        return {}
+    return {"reasoning_effort": _WORDS.get(effort, effort)}
 
 
 def _spelled(body: Mapping[str, Any]) -> Iterator[tuple[str, int]]:

@@ -26,6 +26,7 @@ from openqwq.engine.open import OpenedModel
 from openqwq.serve.history import messages
 from openqwq.serve.protocol import ApiError
 from openqwq.serve.reply import Ask, Finish, Piece
+from openqwq.serve.thinking import forbids_thinking, template_options
 from openqwq.text.stream import starts_in_thinking, think_tracker
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.types import (
@@ -106,7 +107,14 @@ class ServerTools:
         async with places, toolbox(self.names, self.mcp_servers) as tools:
             # No time limit: waiting for the engine would count; each call has its own.
             budgets = Budgets(steps=STEPS, seconds=math.inf, tokens=params.max_tokens)
-            agent = Agent(counting, model.tokenizer, tools, budgets)
+            agent = Agent(
+                counting,
+                model.tokenizer,
+                tools,
+                budgets,
+                options=template_options(model.tokenizer, body),
+                closes_thinking=forbids_thinking(body),
+            )
             history = messages(body["messages"])
             async with aclosing(agent.run(history, params, steering)) as events:
                 async for event in events:

@@ -68,6 +68,36 @@ def test_the_server_runs_the_call_and_the_model_answers(
     assert got["usage"]["completion_tokens_details"]["reasoning_tokens"] > 0
 
 
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        {"chat_template_kwargs": {"enable_thinking": False}},
+        {"enable_thinking": False},
+        {"reasoning_effort": "none"},
+    ],
+)
+def test_every_step_is_asked_as_the_request_asks(
+    scripted: Build,
+    serve: Any,
+    tools: ServerTools,
+    wanted: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = scripted(f"Let me see.\n{CALL}", "It is 42.")
+    own = model.tokenizer
+    template = "{{ persona }} {{ enable_thinking }}" + own.template().source
+    monkeypatch.setattr(own, "chat_template", template)
+    options = {**wanted.get("chat_template_kwargs", {}), "persona": "a pirate"}
+    with serve(model, ServerOptions(tools=tools)) as server:
+        got = post(server, **{**wanted, "chat_template_kwargs": options}).json()
+    assert got["choices"][0]["message"]["content"] == "Let me see.\n\nIt is 42."
+    prompts = [prompt for prompt, _ in model.generate.asked]  # type: ignore[attr-defined]
+    assert len(prompts) == 2
+    for prompt in prompts:
+        text = own.decode(prompt)
+        assert text.startswith("a pirate False") and text.rstrip().endswith("</think>")
+
+
 def test_steps_stream_before_and_after_they_run_and_fold_to_the_same(
     scripted: Build, serve: Any, tools: ServerTools
 ) -> None:
