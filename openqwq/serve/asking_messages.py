@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from openqwq.serve.protocol import ApiError, Json
-from openqwq.serve.thinking import LEAST_ANSWER, MOST
+from openqwq.serve.thinking import LEAST_ANSWER, MOST, forbids_thinking
 
 _SAME = ("temperature", "top_p", "top_k", "chat_template_kwargs", "stream")
 _READ = ("text", "document", "search_result")  # blocks of a user's that the model reads
@@ -23,14 +23,7 @@ def chat_body(body: Mapping[str, Any]) -> Json:
     chat |= {name: body[name] for name in _SAME if name in body}
     if "max_tokens" in body:
         chat["max_tokens"] = body["max_tokens"]
-        # Claude Code asks for one token to see
-        has_room = body["max_tokens"] > LEAST_ANSWER
-        chat["thinking_budget"] = MOST if has_room else 0
-    thinking = body.get("thinking") or {}
-    if thinking.get("type") == "disabled":
-        chat["thinking_budget"] = 0
-    elif "budget_tokens" in thinking:
-        chat["thinking_budget"] = thinking["budget_tokens"]
+    chat |= _thinking(body)
     if body.get("stop_sequences"):
         chat["stop"] = body["stop_sequences"]
     if body.get("tools"):
@@ -43,10 +36,21 @@ def chat_body(body: Mapping[str, Any]) -> Json:
     if form := output.get("format") or body.get("output_format"):
         schema = {"name": "output", "schema": form["schema"]}
         chat["response_format"] = {"type": "json_schema", "json_schema": schema}
-    if effort := output.get("effort"):
-        chat.pop("thinking_budget", None)
-        chat["reasoning_effort"] = effort
     return chat
+
+
+def _thinking(body: Mapping[str, Any]) -> Json:
+    """How much to think: what says how much, or not at all, goes before an effort in words."""
+    thinking = body.get("thinking") or {}
+    if thinking.get("type") == "disabled" or "budget_tokens" in thinking:
+        return {"thinking": thinking}
+    if forbids_thinking({"chat_template_kwargs": body.get("chat_template_kwargs")}):
+        return {}  # the chat request says so itself
+    if body.get("max_tokens", MOST) <= LEAST_ANSWER:
+        return {"thinking_budget": 0}  # Claude Code asks for one token to see
+    if effort := (body.get("output_config") or {}).get("effort"):
+        return {"reasoning_effort": effort}
+    return {"thinking_budget": MOST} if "max_tokens" in body else {}
 
 
 def _tool(tool: Mapping[str, Any]) -> Json:

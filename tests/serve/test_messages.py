@@ -175,6 +175,17 @@ def test_a_stop_sequence_is_named(scripted: Build, serve: Any) -> None:
         ({"max_tokens": 1}, None),
         ({}, 1500),  # all but the answer's quarter
         ({"thinking": {"type": "adaptive"}, "output_config": {"effort": "low"}}, 1024),
+        ({"thinking": {"type": "disabled"}, "output_config": {"effort": "high"}}, 0),
+        (
+            {
+                "thinking": {"type": "enabled", "budget_tokens": 50},
+                "output_config": {"effort": "high"},
+            },
+            50,
+        ),
+        ({"chat_template_kwargs": {"enable_thinking": False}}, 0),
+        ({"chat_template_kwargs": {"enable_thinking": True}}, 1500),
+        ({"max_tokens": 1, "output_config": {"effort": "high"}}, None),
     ],
     ids=str,
 )
@@ -185,6 +196,20 @@ def test_thinking_always_leaves_room_for_an_answer(
         assert post(server, **more).status_code == 200
         _, params = server.model.generate.asked[-1]
     assert params.thinking_budget == budget
+
+
+def test_a_disagreement_on_thinking_names_the_fields_that_were_sent(
+    scripted: Build, serve: Any
+) -> None:
+    thinking = {"type": "enabled", "budget_tokens": 50}
+    with serve(scripted("x</think>\n\nyes")) as server:
+        more = {"chat_template_kwargs": {"enable_thinking": False}}
+        refused = post(server, thinking=thinking, **more)
+    assert refused.status_code == 400
+    text = refused.json()["error"]["message"]
+    assert text.startswith(
+        "thinking.budget_tokens and chat_template_kwargs.enable_thinking"
+    )
 
 
 @pytest.mark.parametrize("thinking", [{"type": "adaptive"}, None])
