@@ -14,6 +14,23 @@ _SCHEMAS = {"$defs", "definitions", "dependentSchemas", "patternProperties", "pr
 _VALUES = {"const", "default", "enum", "example", "examples"}  # whose nulls mean something
 
 
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(each, str) for each in value)
+
+
+# what is read here before a grammar is compiled, which checks all the rest
+_FORMS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "$ref": (lambda value: isinstance(value, str), "make it a text"),
+    "minItems": (_is_count, "make it a whole number, 0 or more"),
+    "properties": (lambda value: isinstance(value, Mapping), "make it an object"),
+    "required": (_is_texts, "make it a list of names"),
+}
+
+
 def without_null_keywords(schema: Mapping[str, Any], param: str) -> dict[str, Any]:
     """A schema without keywords that are null, as some clients write those that they do not set.
 
@@ -99,7 +116,7 @@ def _parts(schema: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]
         if is_schema:
             yield place, part
         for key, value in part.items():
-            if is_schema and key in _VALUES:
+            if is_schema and (key in _VALUES or key.startswith("x-")):
                 continue
             pointer = quote(key.replace("~", "~0").replace("/", "~1"), safe="$")
             names_schemas = is_schema and key in _SCHEMAS
@@ -149,11 +166,21 @@ def _changed(
 
 
 def require_usable(schema: Mapping[str, Any], param: str) -> None:
-    """Raise ApiError for a schema that is too large, too deep, or that only endless values fit."""
+    """Raise ApiError for a schema that is too large, too deep, malformed, or endless.
+
+    Endless is one that only values without an end fit.
+    """
     size = len(json.dumps(schema))
     if size > CHARACTERS:
         text = f"a schema has {size} characters, more than {CHARACTERS}: shorten it"
         raise ApiError(400, text, param)
+    for place, part in _parts(schema):
+        for keyword, (is_right, form) in _FORMS.items():
+            if keyword in part and not is_right(part[keyword]):
+                text = (
+                    f"{keyword} of the schema at {place} is {part[keyword]!r:.100}: {form}"
+                )
+                raise ApiError(400, text, param)
     try:
         endless = not _Finite(schema).holds()
     except RecursionError:

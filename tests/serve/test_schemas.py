@@ -97,6 +97,39 @@ def test_a_schema_too_large_or_too_deep_is_refused() -> None:
         require_usable({"$defs": chain, "$ref": "#/$defs/a0"}, "tools")
 
 
+MALFORMED: dict[str, tuple[dict[str, Any], str]] = {
+    "a text for a count": ({"type": "array", "minItems": "a"}, "minItems .* at # is 'a'"),
+    "half an item": ({"type": "array", "minItems": 1.5}, "minItems .* at # is 1.5"),
+    "fewer than no items": ({"type": "array", "minItems": -1}, "minItems .* at # is -1"),
+    "a list for a name": ({"required": [[]]}, r"required .* at # is \[\[\]\]"),
+    "required for itself": ({"required": True}, "required .* at # is True"),
+    "a list for a reference": ({"$ref": []}, r"\$ref .* at # is \[\]"),
+    "a list of properties": ({"properties": [], "required": ["a"]}, "properties .* at #"),
+    "deep within": (
+        {"properties": {"a/b": {"items": {"$ref": 5}}}},
+        r"\$ref of the schema at #/properties/a~1b/items is 5: make it a text",
+    ),
+}
+
+
+@pytest.mark.parametrize(("schema", "problem"), MALFORMED.values(), ids=MALFORMED)
+def test_a_malformed_schema_is_refused_with_the_place(
+    scripted: Callable[..., OpenedModel], schema: dict[str, Any], problem: str
+) -> None:
+    user = {"role": "user", "content": "hi"}
+    form = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
+    with pytest.raises(ApiError, match=problem) as refused:
+        ask_chat(scripted(), {"messages": [user], "response_format": form})
+    assert (refused.value.status, refused.value.param) == (400, "response_format")
+
+
+def test_what_only_looks_like_a_keyword_is_not_checked() -> None:
+    odd = {"minItems": "a", "required": 5}
+    inner = {"minItems": {"type": "string"}, "required": {"type": "string"}}
+    schema = {"properties": inner, "default": odd, "examples": [odd], "x-note": odd}
+    require_usable(schema, "response_format")
+
+
 def test_keywords_that_are_null_say_nothing_but_values_may_be_null() -> None:
     schema = {
         "required": None,
