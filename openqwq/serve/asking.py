@@ -77,6 +77,11 @@ def ask_chat(model: OpenedModel, body: Mapping[str, Any]) -> Ask:
     )
 
 
+def chat_prompt(model: OpenedModel, body: Mapping[str, Any]) -> list[int]:
+    """The prompt of a ChatRequest, however long; ApiError or OpenQwQError where there is none."""
+    return _prompt(model, body, chosen_tools(body).tools)
+
+
 def shortened_chat(model: OpenedModel, body: Mapping[str, Any]) -> dict[str, Any]:
     """The ChatRequest whose oldest turns have left until the prompt fits and a reply has room."""
     tools = chosen_tools(body).tools

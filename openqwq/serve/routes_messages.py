@@ -9,7 +9,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from openqwq.sandbox.ascii_json import AsciiJson
-from openqwq.serve.asking import ask_chat
+from openqwq.serve.asking import ask_chat, chat_prompt
 from openqwq.serve.asking_messages import chat_body, shows_thinking
 from openqwq.serve.format_messages import MessagesFormat
 from openqwq.serve.protocol import ANTHROPIC
@@ -51,5 +51,5 @@ class MessagesRoutes:
         body = await self._service.body(request, "CountTokensRequest")
         with ExitStack() as place:
             model = await self._service.lend(body, place)
-            ask = await asyncio.to_thread(ask_chat, model, chat_body(body))
-        return AsciiJson({"input_tokens": len(ask.prompt_ids)})
+            prompt_ids = await asyncio.to_thread(chat_prompt, model, chat_body(body))
+        return AsciiJson({"input_tokens": len(prompt_ids)})

@@ -311,6 +311,22 @@ def test_tokens_are_counted_as_they_are_asked(scripted: Build, serve: Any) -> No
     )
 
 
+def test_a_prompt_longer_than_the_context_is_counted_and_no_grammar_compiled(
+    scripted: Build, serve: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> Any:
+        raise AssertionError("a count needs no grammar")
+
+    monkeypatch.setattr("openqwq.serve.asking.answer_grammar", refuse)
+    form = {"type": "json_schema", "schema": {"type": "object"}}
+    long = {"role": "user", "content": "the fox " * 100}
+    with serve(scripted("x</think>\n\nyes", context=64)) as server:
+        body = {"messages": [long], "output_config": {"format": form}, "model": "scripted"}
+        counted = httpx.post(f"{server.url}{PATH}/count_tokens", json=body)
+    assert counted.status_code == 200, counted.text
+    assert counted.json()["input_tokens"] > 100
+
+
 @pytest.mark.parametrize(
     ("choice", "forced"), [("any", True), ("auto", False), ("tool", True)]
 )
