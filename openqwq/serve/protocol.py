@@ -26,7 +26,7 @@ BODY_BYTES = 16 * 2**20
 BODY_SECONDS = 60.0
 SMALL = 4096  # characters of a body whose faults are all looked at
 HISTORIES = ("messages", "input")  # fields of requests
-# fields inside a history whose nulls mean something
+# fields of histories and requests whose nulls mean something
 VALUES = ("arguments", "input", "output")
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
@@ -100,7 +100,7 @@ def check(body: Any, schema: str) -> dict[str, Any]:
         raise ApiError(400, "the body must be a JSON object")
     given = _without_nulls(body)
     for key, value in given.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and key not in VALUES:
             given[key] = _without_nulls(value)
         elif key in HISTORIES:
             given[key] = _plain_history(value)
@@ -173,7 +173,8 @@ def _plain_history(value: Any) -> Any:
         return value
     plain: dict[str, Any] = {}
     for key, inner in _without_nulls(value).items():
-        plain[key] = inner if key in VALUES else _plain_history(inner)
+        is_value = key in VALUES or (key == "content" and isinstance(inner, dict))
+        plain[key] = inner if is_value else _plain_history(inner)
     return plain
 
 

@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from openqwq.engine.open import OpenedModel
+from openqwq.serve.protocol import check
 
 Build = Callable[..., OpenedModel]
 CHAT, RESPONSES = "/v1/chat/completions", "/v1/responses"
@@ -253,6 +254,14 @@ def test_items_may_hold_what_other_servers_put_into_them(server: Any) -> None:
     ]  # fmt: skip
     answer = send(server, RESPONSES, input=items)
     assert answer.status_code == 200, answer.text
+
+
+def test_nulls_inside_of_data_are_data() -> None:
+    data = {"rows": [{"a": None}], "next": None}
+    assert check({"arguments": data}, "ToolCallRequest") == {"arguments": data}
+    messages = [USER, {**RESULT, "content": data, "name": None}]
+    given = check({"model": "m", "messages": messages, "user": None}, "ChatRequest")
+    assert given == {"model": "m", "messages": [USER, {**RESULT, "content": data}]}
 
 
 # What agents keep in their items, and what the model reads of it.
