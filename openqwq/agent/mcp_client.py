@@ -3,10 +3,10 @@
 import asyncio
 import re
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self, TextIO
+from typing import TYPE_CHECKING, Any, Self, TextIO, TypeVar
 
 from openqwq.agent.mcp_questions import AskUser, answered
 from openqwq.agent.mcp_results import shown_prompt, shown_resource, shown_result
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mcp.types import Tool as McpTool
 
 CONNECT_SECONDS = 30.0
+Asked = TypeVar("Asked")
 LISTED = 30  # resources and prompts that are named to the model
 
 
@@ -104,13 +105,15 @@ class McpServer:
         return readers
 
     async def _read_resource(self, arguments: Mapping[str, Any]) -> str:
-        client = await self._connect()
-        return shown_resource(await client.read_resource(arguments["uri"]))
+        uri = arguments["uri"]
+        return shown_resource(await self._asked(lambda client: client.read_resource(uri)))
 
     async def _get_prompt(self, arguments: Mapping[str, Any]) -> str:
-        client = await self._connect()
+        name = arguments["name"]
         values = arguments.get("arguments", {})
-        return shown_prompt(await client.get_prompt(arguments["name"], values))
+        return shown_prompt(
+            await self._asked(lambda client: client.get_prompt(name, values))
+        )
 
     def _tool(self, listed: "McpTool") -> Tool:
         """Every one counts as acting: only its server knows what it does."""
@@ -130,10 +133,6 @@ class McpServer:
         )
 
     async def _call(self, name: str, arguments: Mapping[str, Any]) -> str:
-        from mcp import MCPError
-        from mcp.types import CONNECTION_CLOSED
-
-        client = await self._connect()
         tell = reporter()  # here: the SDK reports from a task of its own
         self._waiting.append(tell)
 
@@ -144,9 +143,25 @@ class McpServer:
             tell(message or f"{progress:g}{whole}")
 
         try:
-            result = await client.call_tool(
-                name, dict(arguments), progress_callback=on_progress
+            result = await self._asked(
+                lambda client: client.call_tool(
+                    name, dict(arguments), progress_callback=on_progress
+                )
             )
+        finally:
+            self._waiting.remove(tell)
+        if result.is_error:
+            raise OpenQwQError(shown_result(result).removeprefix("error: "))
+        return shown_result(result)
+
+    async def _asked(self, ask: "Callable[[Client], Awaitable[Asked]]") -> Asked:
+        """What a running server answers; the next call starts one again that has ended."""
+        from mcp import MCPError
+        from mcp.types import CONNECTION_CLOSED
+
+        client = await self._connect()
+        try:
+            return await ask(client)
         except MCPError as error:
             if error.code != CONNECTION_CLOSED:
                 raise OpenQwQError(f"the MCP server says: {error}") from error
@@ -155,11 +170,6 @@ class McpServer:
                 f"the MCP server {self.target!r} ended during the call: the next call starts it"
                 " again, without what it remembered"
             ) from error
-        finally:
-            self._waiting.remove(tell)
-        if result.is_error:
-            raise OpenQwQError(shown_result(result).removeprefix("error: "))
-        return shown_result(result)
 
     async def _connect(self) -> "Client":
         """The client of a running server; it lives in a task of its own, as its scopes must."""

@@ -50,6 +50,53 @@ def hostile() -> str:
 asyncio.run(serve_stdio(mcp_server([tool(f) for f in (pid, die, hang, hostile)])))
 """
 
+# What there is to read dies with the server while the file `die` is there.
+READ = """
+import asyncio, os, sys
+from mcp.server.lowlevel import Server
+from mcp.server.stdio import stdio_server
+from mcp.types import *
+
+def dies():
+    if os.path.exists(sys.argv[1]):
+        os.remove(sys.argv[1])
+        os._exit(3)
+
+async def resources(*_):
+    return ListResourcesResult(resources=[Resource(uri="x://a", name="a")])
+
+async def templates(*_):
+    return ListResourceTemplatesResult(resource_templates=[])
+
+async def resource(*_):
+    dies()
+    text = TextResourceContents(uri="x://a", text="a resource")
+    return ReadResourceResult(contents=[text])
+
+async def prompts(*_):
+    return ListPromptsResult(prompts=[Prompt(name="p")])
+
+async def prompt(*_):
+    dies()
+    said = PromptMessage(role="user", content=TextContent(type="text", text="a prompt"))
+    return GetPromptResult(messages=[said])
+
+async def tools(*_):
+    return ListToolsResult(tools=[])
+
+server = Server(
+    "s", on_list_resources=resources, on_list_resource_templates=templates,
+    on_read_resource=resource, on_list_prompts=prompts, on_get_prompt=prompt,
+    on_list_tools=tools,
+)
+
+async def main():
+    async with stdio_server() as (read, write):
+        await server.run(read, write, server.create_initialization_options())
+
+asyncio.run(main())
+"""
+
 
 @pytest.fixture
 def wild(tmp_path: Path) -> str:
@@ -89,6 +136,28 @@ async def test_a_server_that_dies_in_a_call_is_an_error_and_comes_back(wild: str
         assert "ended during the call: the next call starts it again" in message
         after = await said(server, "pid")
         assert before != after and after.isdecimal()
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "read"),
+    [
+        ("read_resource", {"uri": "x://a"}, "a resource"),
+        ("get_prompt", {"name": "p"}, "a prompt"),
+    ],
+)
+async def test_what_a_server_offers_to_read_comes_back_with_it(
+    tmp_path: Path, name: str, arguments: dict[str, object], read: str
+) -> None:
+    path = tmp_path / "server.py"
+    path.write_text(READ)
+    die = tmp_path / "die"
+    async with McpServer(f"{sys.executable} {path} {die}") as server:
+        tool = by_name(server.tools)[name]
+        assert read in str(await tool.call(arguments))
+        die.touch()
+        with pytest.raises(OpenQwQError, match="the next call starts it again"):
+            await tool.call(arguments)
+        assert read in str(await tool.call(arguments))
 
 
 async def test_a_server_killed_between_calls_is_an_error_and_comes_back(wild: str) -> None:
