@@ -55,7 +55,7 @@ class RemoteServer:
 def probe(url: str) -> RemoteServer:
     """Ask the server at `url`, http://HOST:PORT with or without /v1 and #MODEL, what it is.
 
-    Raises RemoteError if it cannot be reached or serves no such model.
+    Raises RemoteError if it cannot be reached, refuses to say, or serves no such model.
     """
     address, _, wanted = url.partition("#")
     root = address.rstrip("/").removesuffix("/v1")
@@ -64,11 +64,16 @@ def probe(url: str) -> RemoteServer:
         def get(path: str) -> Any:
             try:
                 answer = client.get(root + path)
-                return answer.json() if answer.status_code == 200 else None
-            except ValueError:
-                return None
             except httpx.HTTPError as error:
                 raise _unreachable(root, error) from error
+            if answer.status_code != 200:
+                if path == "/v1/models":
+                    raise _refusal(root + path, answer.status_code, answer.text[:500])
+                return None
+            try:
+                return answer.json()
+            except ValueError:
+                return None
 
         models = {
             str(entry.get("id")): entry for entry in _entries(get("/v1/models"), "data")
@@ -229,8 +234,7 @@ class RemoteChat:
         if tools:
             body["tools"] = list(tools)
         url = f"{self.server.url}/chat/completions"
-        async with sent(url, body) as answer:
-            return _chat_reply(url, await answer.aread())
+        return _chat_reply(url, await answered(url, body))
 
 
 def _openai_messages(messages: Ids[Message]) -> list[dict[str, Any]]:
@@ -347,6 +351,15 @@ async def sent(url: str, body: Mapping[str, Any]) -> AsyncIterator[httpx.Respons
             yield answer
         finally:
             await answer.aclose()
+
+
+async def answered(url: str, body: Mapping[str, Any]) -> bytes:
+    """The whole body of such a response; raises RemoteError where it does not all come."""
+    async with sent(url, body) as answer:
+        try:
+            return await answer.aread()
+        except httpx.HTTPError as error:
+            raise _unreachable(url, error) from error
 
 
 def _refusal(url: str, status: int, text: str) -> RemoteError:

@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from openqwq.engine.remote import RemoteError, probe, sent
+from openqwq.engine.remote import RemoteError, answered, probe
 
 
 class RemoteScores:
@@ -45,8 +45,7 @@ class RemoteScores:
             "max_tokens": 1,  # vLLM draws at least one
             "temperature": 1.0,
         }
-        async with sent(self._url, body) as answer:
-            data = await answer.aread()
+        data = await answered(self._url, body)
         try:
             log_probs = json.loads(data)["choices"][0]["logprobs"]
             found = (log_probs or {}).get(name) or []

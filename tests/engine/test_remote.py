@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import httpx
@@ -17,6 +19,7 @@ from openqwq.engine import remote
 from openqwq.engine.open import open_model
 from openqwq.engine.relay import Relay
 from openqwq.engine.remote import RemoteChat, RemoteError, open_remote, probe
+from openqwq.engine.remote_scores import RemoteScores
 from openqwq.text.template import encode_chat
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.types import OpenQwQError, SamplingParams, Steering, TokenEvent
@@ -423,3 +426,67 @@ async def test_an_answer_that_is_no_chat_completion_is_a_typed_error(
     with pytest.raises(RemoteError, match="not a chat completion") as broken:
         await chat.reply([{"role": "user", "content": "Hi"}], SamplingParams())
     assert broken.value.failure == "broken"
+
+
+class Cut(BaseHTTPRequestHandler):
+    """A server that ends the connection inside of every answer, or refuses to say what it is."""
+
+    status = 200
+
+    def do_GET(self) -> None:
+        """What it serves."""
+        body = b'{"data": [{"id": "x"}]}' if self.status == 200 else b"no such key"
+        self.send_response(self.status)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_POST(self) -> None:
+        """A part of an answer."""
+        self.rfile.read(int(self.headers["content-length"]))
+        self.send_response(200)
+        self.send_header("content-length", "1000")
+        self.end_headers()
+        self.wfile.write(b'{"choices"')
+
+    def log_message(self, *_: Any) -> None:
+        """Nothing is said."""
+
+
+@pytest.fixture
+def cut() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Cut) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+async def test_an_answer_that_is_cut_is_a_typed_error(cut: str) -> None:
+    chat = await asyncio.to_thread(RemoteChat, cut)
+    with pytest.raises(RemoteError, match="/v1/chat/completions cannot be reached"):
+        await chat.reply([{"role": "user", "content": "Hi"}], SamplingParams())
+    scores = await asyncio.to_thread(RemoteScores, cut)
+    with pytest.raises(RemoteError, match="/v1/completions cannot be reached"):
+        await scores.log_probs([1, 2, 3])
+
+
+@pytest.mark.parametrize("name", ["", "#x"])
+@pytest.mark.parametrize(
+    ("status", "message", "failure"),
+    [
+        (401, r"answered 401 \(is OPENAI_API_KEY set\?\): no such key", "refused"),
+        (503, "answered 503", "busy"),
+    ],
+)
+def test_a_server_that_does_not_say_what_it_serves_is_quoted(
+    cut: str,
+    name: str,
+    status: int,
+    message: str,
+    failure: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Cut, "status", status)
+    with pytest.raises(RemoteError, match=message) as refused:
+        probe(cut + name)
+    assert (refused.value.failure, refused.value.status) == (failure, status)
