@@ -66,7 +66,7 @@ class Dialogue:
         self.taken_back.clear()
 
     def give_up_editing(self) -> None:
-        """An emptied question stays as it was."""
+        """A question that is emptied, or left for a command, stays as it was."""
         if self.to_edit:
             self.to_edit = ""
             self.restore()
@@ -76,10 +76,11 @@ class Dialogue:
 
         Raises OpenQwQError for a command that is unknown or cannot be done, EOFError for `/exit`.
         """
-        self.to_edit = ""
         found = _COMMAND.match(line)
         if not found:
+            self.to_edit = ""
             return self.question(line)
+        self.give_up_editing()
         name = found.group().lower()
         rest = line[len(name) :].strip()
         name = ALIASES.get(name, name)
@@ -90,6 +91,7 @@ class Dialogue:
             case "/new":
                 self.messages.clear()
                 self.attached.clear()
+                self.taken_back.clear()
             case "/system":
                 self._system(rest)
             case "/set":

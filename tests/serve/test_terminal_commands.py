@@ -156,6 +156,34 @@ def test_another_answer_and_an_edited_question_replace_the_last_turn() -> None:
     assert [m["content"] for m in chat.dialogue.messages] == ["changed", "answer 3"]
 
 
+@pytest.mark.parametrize("line", ["/save {}", "/set seed 1", "/nonsense", "/copy"])
+def test_a_command_leaves_the_question_that_was_to_be_edited_as_it_was(
+    tmp_path: Path, line: str
+) -> None:
+    path = tmp_path / "talk.json"
+    chat, echo, typed = talk("first", "/edit", line.format(path), "second")
+    assert typed.offered == ["", "", "first", "", ""]
+    said = [message["content"] for message in echo.asked[-1]]
+    assert said == ["first", "answer 1", "second"]
+    if path.exists():
+        saved = json.loads(path.read_text())["messages"]
+        assert [message["content"] for message in saved] == ["first", "answer 1"]
+    assert len(chat.dialogue.messages) == 4
+
+
+def test_a_new_conversation_never_brings_an_old_question_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("openqwq.serve.terminal.say", lambda talker, *_: False)
+    chat = TerminalChat(Echo())
+    chat.dialogue.messages += [
+        {"role": "user", "content": "old"},
+        {"role": "assistant", "content": "answer"},
+    ]
+    chat.run(Typed("/edit", "/new", "stopped by Ctrl-C"))
+    assert chat.dialogue.messages == [] and chat.dialogue.taken_back == []
+
+
 def test_a_conversation_is_saved_as_a_training_row_and_loaded_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
