@@ -245,7 +245,6 @@ class Conversation:
                 return
             self.transcript.add(Asked(question))
             runner.run(self.answer(question))
-            self.dialogue.taken_back.clear()
         except asyncio.CancelledError:
             self.screen.note("stopped by Ctrl-C; once more ends the conversation")
         except OpenQwQError as error:
@@ -274,6 +273,7 @@ class Conversation:
             if not asked:
                 raise
             self.messages.clear()
+            self.dialogue.taken_back.clear()
             remedy = "what was said before is forgotten now: ask again, or use a larger --context"
             raise OpenQwQError(f"{error}; {remedy}") from error
         finally:
@@ -281,6 +281,10 @@ class Conversation:
             loop.remove_signal_handler(signal.SIGINT)
             if len(self.messages) == asked + 1:  # nothing was said: the question goes too
                 del self.messages[asked:]
+            if len(self.messages) > asked:
+                self.dialogue.taken_back.clear()
+            else:
+                self.dialogue.restore()
 
 
 def replay(path: Path) -> None:

@@ -236,6 +236,32 @@ def test_results_that_outgrow_the_context_are_forgotten_and_the_conversation_goe
     assert said == ["first", "one", "third", "three"]
 
 
+class Typed:
+    """A person who types `lines`, whatever is offered for editing."""
+
+    interactive = True
+
+    def __init__(self, *lines: str) -> None:
+        self.lines = list(lines)
+
+    def read(self, prefilled: str = "") -> str:
+        if not self.lines:
+            raise EOFError
+        return self.lines.pop(0)
+
+
+def test_an_edited_question_of_which_nothing_came_leaves_the_old_turn() -> None:
+    talk = conversation()
+    talk.agent = Agent(
+        Cramped(TOKENIZER, ["</think>\n\none", "</think>\n\ntwo"]), TOKENIZER, {}
+    )
+    with asyncio.Runner() as runner:
+        talk.talk(runner, Typed("first", "/edit", "x" * 3000, "third"))
+    assert "too many for a context" in plain(screen_of(talk))
+    said = [message["content"] for message in talk.messages]
+    assert said == ["first", "one", "third", "two"]
+
+
 def test_a_conversation_that_outgrows_the_context_begins_anew(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
