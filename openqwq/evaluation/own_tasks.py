@@ -1,5 +1,6 @@
 """Tables of one's own in the place of a benchmark: asked, judged, saved and resumed like one."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -44,15 +45,20 @@ def own_config(name: str) -> Config:
     return replace(config, data={table: config.data[table]}, stages=())
 
 
-def own_selections(config: Config, lock: DataLock, limit: int | None) -> list[Selection]:
+def own_selections(
+    config: Config, lock: DataLock, limit: int | None, skip_bad_rows: bool = False
+) -> list[Selection]:
     """The tasks of every table to evaluate with: those held out, else all; the first `limit`.
 
-    Raises OpenQwQError as `open_table` and `own_selection` do.
+    Rows that cannot be used are left out and listed with `skip_bad_rows`. Raises
+    OpenQwQError as `open_table` and `own_selection` do.
     """
     selections: list[Selection] = []
     for name, entry in config.data.items():
-        table = open_table(name, entry, lock)
+        table = open_table(name, entry, lock, skip_bad_rows=skip_bad_rows)
         if isinstance(table, RowTable):
+            for row in table.skipped:
+                print(f"left out: {row}", file=sys.stderr)
             held_out = table.only_held_out()
             tasks = held_out.held_out(limit or len(held_out.held_out_rows), 0)
         else:

@@ -82,6 +82,7 @@ class EvaluationRequest:
     window: Window
     resume: bool = False
     workers: int = 2
+    skip_bad_rows: bool = False
 
 
 def run_suite(
@@ -127,7 +128,7 @@ def _selected(
         if is_own(name):
             own = own_config(name)
             sandbox = own.sandbox
-            found = own_selections(own, lock, limit)
+            found = own_selections(own, lock, limit, request.skip_bad_rows)
         else:
             benchmark, kind = find_benchmark(name, known)
             tasks = benchmark.load(request.library)
@@ -224,13 +225,15 @@ def benchmark_items(names: Sequence[str], library: Library) -> list[Task]:
     return items
 
 
-def search_contamination(names: Sequence[str], library: Library, file: Path) -> None:
+def search_contamination(
+    names: Sequence[str], library: Library, file: Path, skip_bad_rows: bool = False
+) -> None:
     """Print which rows of a training file, or of a config's tasks, share text with benchmarks.
 
     Raises OpenQwQError where a row holds an item (nearly) whole.
     """
     if file.suffix == ".toml":
-        tables = open_tables(load_config([file]), DataLock())
+        tables = open_tables(load_config([file]), DataLock(), skip_bad_rows=skip_bad_rows)
         texts = training_texts(tables.values(), TEXTS_PER_TABLE, "contamination")
     else:
         texts = file_texts(file)

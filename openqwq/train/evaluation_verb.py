@@ -27,6 +27,11 @@ def add_eval_verb(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/eval"), metavar="DIR")
     parser.add_argument("--resume", action="store_true", help="continue the run in --out")
     parser.add_argument(
+        "--skip-bad-rows",
+        action="store_true",
+        help="leave out rows of your own that cannot be used, and list them",
+    )
+    parser.add_argument(
         "--rescore",
         action="store_true",
         help="judge the saved replies again, and generate nothing",
@@ -123,7 +128,8 @@ def eval_verb(options: argparse.Namespace) -> None:
         suite.print_comparison(compare_runs(*options.compare))
         return
     if options.contamination:
-        suite.search_contamination(names, library, find_config(options.contamination))
+        file = find_config(options.contamination)
+        suite.search_contamination(names, library, file, options.skip_bad_rows)
         return
     if not (options.model or options.rescore):
         raise OpenQwQError("no MODEL was named: give a checkpoint, a GGUF file or a hub id")
@@ -146,7 +152,14 @@ def eval_verb(options: argparse.Namespace) -> None:
     )  # fmt: skip
     window = Window(options.lcb_release, *options.lcb_window)
     request = suite.EvaluationRequest(
-        names, library, settings, options.out, window, options.resume, options.workers
+        names,
+        library,
+        settings,
+        options.out,
+        window,
+        options.resume,
+        options.workers,
+        options.skip_bad_rows,
     )
 
     opened = None

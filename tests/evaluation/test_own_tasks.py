@@ -77,6 +77,19 @@ def test_held_out_rows_are_asked_and_all_rows_where_none_are_held_out(config: Pa
     assert [len(selection.tasks) for selection in fewer] == [2, 2, 2]
 
 
+def test_bad_rows_are_left_out_and_listed_where_asked(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = config.with_name("own.jsonl")
+    rows.write_text(rows.read_text() + '{"question": "1 + 1?"}\n')
+    own = own_config(str(rows))
+    with pytest.raises(OpenQwQError, match="with --skip-bad-rows"):
+        own_selections(own, DataLock(), None)
+    (selection,) = own_selections(own, DataLock(), None, skip_bad_rows=True)
+    assert len(selection.tasks) == 10
+    assert "left out: own.jsonl row 11" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("first", "second", "shared"),
     [
