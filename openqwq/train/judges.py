@@ -5,6 +5,7 @@ result as protocols and never import it.
 """
 
 import difflib
+import json
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
@@ -80,10 +81,9 @@ class Bench:
     stack: AsyncExitStack
     math_workers: int = 2
     reward_seconds: float = 30.0  # that one call of a user's function may take
-    # of environments, by name
-    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     verifiers: dict[str, Verifier] = field(default_factory=dict)
-    environments: dict[str, Environment] = field(default_factory=dict)
+    # by name and options
+    environments: dict[tuple[str, str], Environment] = field(default_factory=dict)
     _sandbox: LocalSandbox | None = None
 
     async def verifier(self, name: str) -> Verifier:
@@ -92,11 +92,15 @@ class Bench:
             self.verifiers[name] = await self._open(name)
         return self.verifiers[name]
 
-    async def environment(self, name: str) -> Environment:
-        """The environment called `name`; raises OpenQwQError for an unknown one."""
-        if name not in self.environments:
-            self.environments[name] = await self._open_environment(name)
-        return self.environments[name]
+    async def environment(self, name: str, options: Mapping[str, Any]) -> Environment:
+        """The environment called `name`, made with `options`, which tables may share.
+
+        Raises OpenQwQError for an unknown one.
+        """
+        key = (name, json.dumps(options, sort_keys=True, default=str))
+        if key not in self.environments:
+            self.environments[key] = await self._open_environment(name, options)
+        return self.environments[key]
 
     async def sandbox(self) -> LocalSandbox:
         """The execution sandbox, which all judges and environments share."""
@@ -152,13 +156,13 @@ class Bench:
         config = replace(self.sandbox_config, packages=packages)
         return await self.stack.enter_async_context(LocalSandbox.configured(config))
 
-    async def _open_environment(self, name: str) -> Environment:
+    async def _open_environment(self, name: str, options: Mapping[str, Any]) -> Environment:
         check_environment(name, "environment")
         if name == "calculator":
             return CalculatorEnvironment(await self.verifier("math"))
         if name == "python":
             return PythonEnvironment(await self.sandbox())
-        environment = make_environment(name, self.options.get(name, {}))
+        environment = make_environment(name, options)
         close = getattr(environment, "close", None)
         if close is not None:
             self.stack.push_async_callback(close)
@@ -181,16 +185,10 @@ def environment_options(table: DataConfig) -> Mapping[str, Any]:
 
 def open_bench(config: Config, stack: AsyncExitStack) -> Bench:
     """The bench of a run, with nothing opened yet."""
-    options: dict[str, Mapping[str, Any]] = {}
-    for table in config.data.values():
-        if table.environment:
-            options[table.environment] = environment_options(table)
     seconds = [
         stage.reward_seconds for stage in config.stages if isinstance(stage, RlStage)
     ]
-    return Bench(
-        config.sandbox, stack, reward_seconds=max(seconds, default=30.0), options=options
-    )
+    return Bench(config.sandbox, stack, reward_seconds=max(seconds, default=30.0))
 
 
 async def open_judges(

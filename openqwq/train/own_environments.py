@@ -1,7 +1,7 @@
 """Tables of an environment's own tasks: `tasks(split)` of your class, or `verifiers:ENV_ID`."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from openqwq.config import DataConfig
@@ -50,8 +50,8 @@ def own_tasks(name: str, config: DataConfig) -> EnvironmentTable:
             f"data.{name} has neither rows nor a source, and {config.environment} has no "
             "tasks(split): give it one of them"
         )
-    train = [_named(name, config, task) for task in tasks("train")]
-    held_out = [_named(name, config, task) for task in tasks("held_out")]
+    train = _split(name, config, tasks, "train")
+    held_out = _split(name, config, tasks, "held_out")
     if config.held_out is not None:
         if held_out or isinstance(config.held_out, str):
             raise OpenQwQError(
@@ -69,8 +69,26 @@ def _problem(task: Task) -> str:
     return json.dumps(task.messages)
 
 
-def _named(name: str, config: DataConfig, task: Task) -> Task:
-    key = task.id.rpartition(":")[2]
-    return replace(
-        task, id=f"{name}:{key}", kind=name, environment=config.environment, verifier=""
-    )
+def _split(
+    name: str, config: DataConfig, tasks: Callable[[str], Iterable[Task]], split: str
+) -> list[Task]:
+    """The tasks of one split, under the table's name; raises OpenQwQError for two of one id."""
+    ids: set[str] = set()
+    named: list[Task] = []
+    for task in tasks(split):
+        if task.id in ids:
+            raise OpenQwQError(
+                f"data.{name}: {config.environment} gives two tasks of the id {task.id!r} for "
+                f"{split!r}: give each its own"
+            )
+        ids.add(task.id)
+        named.append(
+            replace(
+                task,
+                id=f"{name}:{task.id}",
+                kind=name,
+                environment=config.environment,
+                verifier="",
+            )
+        )
+    return named

@@ -28,8 +28,9 @@ BegunRollout = tuple[Rollout, SamplingParams]  # and how its replies are sampled
 class RolloutRunner:
     """All that turning tasks into judged attempts needs.
 
-    A task that names one of `environments` goes on for up to `max_turns` replies while they fit
-    into `context_length` tokens; `turns_of` overrides that for single tables.
+    A task that names an environment is played in its table's own of `environments`, for up to
+    `max_turns` replies while they fit into `context_length` tokens; `turns_of` overrides that for
+    single tables.
 
     `in_step`, all episodes take their turns together: every reply of a turn is sampled, then every
     environment acts at once. So the engine's batches, and every last bit of the log-probs, do not
@@ -98,7 +99,7 @@ class RolloutRunner:
         if not task.environment:
             return group
 
-        environment = self.environments[task.environment]
+        environment = self.environments[task.kind]
 
         async def reset(rollout: Rollout) -> None:
             try:

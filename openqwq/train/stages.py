@@ -21,7 +21,7 @@ from openqwq.train import held_out
 from openqwq.train.curriculum import Curriculum
 from openqwq.train.distil import Distiller
 from openqwq.train.frozen import loaded_bytes
-from openqwq.train.judges import Bench, open_bench
+from openqwq.train.judges import Bench, environment_options, open_bench
 from openqwq.train.learner import Learner, PolicyLearner
 from openqwq.train.lengths import longest_example
 from openqwq.train.micro_batches import Trained, sized
@@ -89,7 +89,7 @@ class Stages:
     placement: Placement
     bench: Bench
     verifiers: dict[str, Verifier] = field(default_factory=dict)
-    environments: dict[str, Environment] = field(default_factory=dict)
+    environments: dict[str, Environment] = field(default_factory=dict)  # by table
     previous: str = START  # the name of the newest policy
     policies: Policies = field(init=False)
 
@@ -99,15 +99,14 @@ class Stages:
     async def open(self) -> None:
         """Open every judge and environment that the tables name."""
         judges: dict[str, None] = {}
-        environments: dict[str, None] = {}
         for name in self.prepared.tables:
             for task in self.prepared.first_tasks(name):
                 judges[task.verifier] = None
-                environments[task.environment] = None
+                if task.environment and name not in self.environments:
+                    options = environment_options(self.run.config.data[name])
+                    environment = await self.bench.environment(task.environment, options)
+                    self.environments[name] = environment
         judges.pop("", None)
-        environments.pop("", None)
-        for name in environments:
-            self.environments[name] = await self.bench.environment(name)
         self.verifiers |= await self.placement.verifiers(judges, self.bench)
 
     async def run_stage(self, stage: Stage) -> None:

@@ -158,7 +158,7 @@ def test_the_mask_is_exactly_what_was_drawn_in_every_random_episode(
     tokenizer = QWQ if rewrites else keeping()
     script = Script(tokenizer, replies, seed)
     (attempt,) = run(
-        RolloutRunner(script, tokenizer, judged_by(), {"world": World(turns, seed)})
+        RolloutRunner(script, tokenizer, judged_by(), {"toy": World(turns, seed)})
     )
     said = attempt.completions
     assert len(said) == turns + 1
@@ -203,7 +203,7 @@ def test_the_mask_is_exactly_what_was_drawn_in_every_random_episode(
 def test_where_the_template_keeps_history_an_episode_is_one_record() -> None:
     tokenizer = keeping()
     script = Script(tokenizer, [CALL, "36"])
-    (attempt,) = run(RolloutRunner(script, tokenizer, judged_by(), {"world": World(1)}))
+    (attempt,) = run(RolloutRunner(script, tokenizer, judged_by(), {"toy": World(1)}))
     assert len(attempt.token_records) == 1 and len(script.prompts) == 2
     (record,) = attempt.token_records
     assert script.prompts[1] == record.token_ids[: len(script.prompts[1])]
@@ -216,7 +216,7 @@ def test_where_the_template_keeps_history_an_episode_is_one_record() -> None:
 def test_a_rewritten_history_begins_with_the_templates_own_prompt() -> None:
     script = Script(QWQ, ["too long\n</think>\n\n" + CALL, "\n</think>\n\n\\boxed{36}"])
     environment = CalculatorEnvironment(MathVerifier())
-    (attempt,) = run(RolloutRunner(script, QWQ, judged_by(), {"world": environment}))
+    (attempt,) = run(RolloutRunner(script, QWQ, judged_by(), {"toy": environment}))
     call = {"name": "calculate", "arguments": {"expression": "12 * 3"}}
     history: list[Message] = [
         *TASK.messages,
@@ -236,7 +236,7 @@ def test_a_malformed_or_unknown_call_is_answered_with_an_error_and_the_episode_g
     unknown = "\n</think>\n\n" + CALL.replace("calculate", "compute")
     script = Script(QWQ, [broken, unknown, "\n</think>\n\n36"])
     environment = CalculatorEnvironment(MathVerifier())
-    (attempt,) = run(RolloutRunner(script, QWQ, judged_by(), {"world": environment}))
+    (attempt,) = run(RolloutRunner(script, QWQ, judged_by(), {"toy": environment}))
     assert attempt.score.status == "correct" and len(attempt.completions) == 3
     assert attempt.text.count("error: ") == 2
 
@@ -245,14 +245,14 @@ def test_an_answer_that_never_comes_is_wrong_and_turns_are_limited() -> None:
     script = Script(QWQ, ["\n</think>\n\n" + CALL])
     environment = CalculatorEnvironment(MathVerifier())
     (attempt,) = run(
-        RolloutRunner(script, QWQ, judged_by(), {"world": environment}, max_turns=3)
+        RolloutRunner(script, QWQ, judged_by(), {"toy": environment}, max_turns=3)
     )
     assert (attempt.score.value, len(attempt.completions)) == (0.0, 3)
 
 
 def test_a_prompt_longer_than_the_context_names_its_task_and_the_setting() -> None:
     long = len(encode_chat(QWQ, TASK.messages, TASK.tools))
-    environment = {"world": CalculatorEnvironment(MathVerifier())}
+    environment = {"toy": CalculatorEnvironment(MathVerifier())}
     runner = RolloutRunner(
         Script(QWQ, []), QWQ, judged_by(), environment, context_length=long
     )
@@ -267,7 +267,7 @@ def test_a_full_context_ends_an_episode_without_an_empty_record() -> None:
     environment = CalculatorEnvironment(MathVerifier())
     (attempt,) = run(
         RolloutRunner(
-            script, QWQ, judged_by(), {"world": environment}, context_length=first + 20
+            script, QWQ, judged_by(), {"toy": environment}, context_length=first + 20
         )
     )
     assert len(attempt.token_records) == len(attempt.completions) == 1
@@ -278,7 +278,7 @@ def test_a_full_context_ends_an_episode_without_an_empty_record() -> None:
 def test_a_failing_environment_is_an_error_and_never_a_zero(failing: str) -> None:
     world = World(1, failing=failing)
     (attempt,) = run(
-        RolloutRunner(Script(QWQ, ["\n</think>\n\n36"]), QWQ, judged_by(), {"world": world})
+        RolloutRunner(Script(QWQ, ["\n</think>\n\n36"]), QWQ, judged_by(), {"toy": world})
     )
     assert attempt.score.status == "error" and "environment failed" in attempt.score.detail
 
@@ -289,7 +289,7 @@ def test_an_environment_that_cannot_begin_is_an_error_without_a_reply(
 ) -> None:
     script, world = Script(QWQ, ["\n</think>\n\n36"]), World(0, failing="reset")
     for attempt in run(
-        RolloutRunner(script, QWQ, judged_by(), {"world": world}, in_step=in_step), 3
+        RolloutRunner(script, QWQ, judged_by(), {"toy": world}, in_step=in_step), 3
     ):
         assert (attempt.score.status, attempt.completions) == ("error", [])
         assert attempt.score.detail == "the environment failed: no world today"
@@ -298,7 +298,7 @@ def test_an_environment_that_cannot_begin_is_an_error_without_a_reply(
 
 def test_the_members_whose_environment_begins_are_sampled_as_ever() -> None:
     script, world = Script(QWQ, ["\n</think>\n\n36"]), World(0, failing="odd resets")
-    group = run(RolloutRunner(script, QWQ, judged_by(), {"world": world}), 4)
+    group = run(RolloutRunner(script, QWQ, judged_by(), {"toy": world}), 4)
     assert [a.score.status for a in group] == ["correct", "error"] * 2
     assert [len(a.completions) for a in group] == [1, 0, 1, 0]
     assert script.seeds == [0, 1, 2, 3]
@@ -338,18 +338,18 @@ def test_what_is_no_episode_or_no_turn_is_an_error_that_says_so(
 ) -> None:
     script = Script(QWQ, ["\n</think>\n\n36"])
     world = Odd(1, fault=fault)
-    (attempt,) = run(RolloutRunner(script, QWQ, judged_by(), {"world": world}))
+    (attempt,) = run(RolloutRunner(script, QWQ, judged_by(), {"toy": world}))
     assert attempt.score.status == "error" and said in attempt.score.detail
 
 
 def test_an_episodes_close_need_not_be_async_and_is_named_where_it_fails() -> None:
     script = Script(QWQ, ["\n</think>\n\n36"])
     world = Odd(1, fault="sync close")
-    (attempt,) = run(RolloutRunner(script, QWQ, judged_by(), {"world": world}))
+    (attempt,) = run(RolloutRunner(script, QWQ, judged_by(), {"toy": world}))
     assert attempt.score.status == "correct"
     world.fault = "bad close"
     with pytest.raises(OpenQwQError, match=r"close\(\) raised ValueError: no end"):
-        run(RolloutRunner(script, QWQ, judged_by(), {"world": world}))
+        run(RolloutRunner(script, QWQ, judged_by(), {"toy": world}))
 
 
 @dataclass
@@ -376,7 +376,7 @@ class Crowded(World):
 
 async def test_at_its_own_pace_an_episode_frees_its_place_for_those_that_wait() -> None:
     script = Script(QWQ, ["\n</think>\n\n36"])
-    runner = RolloutRunner(script, QWQ, judged_by(), {"world": Crowded(2)}, in_step=False)
+    runner = RolloutRunner(script, QWQ, judged_by(), {"toy": Crowded(2)}, in_step=False)
     (group,) = await asyncio.wait_for(runner.groups([(TASK, PARAMS)], 6), 60)
     assert [(a.score.status, len(a.completions)) for a in group] == [("correct", 3)] * 6
 
@@ -394,7 +394,7 @@ def test_where_no_thinking_was_opened_judges_see_a_mere_answer() -> None:
 
 def test_members_and_turns_draw_with_seeds_of_their_own() -> None:
     script = Script(QWQ, ["\n</think>\n\n" + CALL])
-    run(RolloutRunner(script, QWQ, judged_by(), {"world": World(2)}), n=4)
+    run(RolloutRunner(script, QWQ, judged_by(), {"toy": World(2)}), n=4)
     assert len(script.seeds) == 12 == len(set(script.seeds))
 
 
@@ -403,7 +403,7 @@ def test_a_task_nobody_judges_is_refused_by_name() -> None:
         OpenQwQError, match="asks for the verifier 'nobody', which is not open"
     ):
         run(
-            RolloutRunner(Script(QWQ, [""]), QWQ, judged_by(), {"world": World(0)}),
+            RolloutRunner(Script(QWQ, [""]), QWQ, judged_by(), {"toy": World(0)}),
             task=replace(TASK, environment="", verifier="nobody"),
         )
 
@@ -431,7 +431,7 @@ def sampled(template: str) -> list[Attempt]:
     tokenizer = QWQ if template == "rewriting" else keeping()
     engine = Engine(model(), tokenizer, EngineLimits(32, 512))
     runner = RolloutRunner(
-        engine, tokenizer, judged_by(), {"world": Talk(1)}, 4, context_length=512
+        engine, tokenizer, judged_by(), {"toy": Talk(1)}, 4, context_length=512
     )
     # Any id may end a turn, so that a random model ends its own.
     params = replace(

@@ -356,6 +356,62 @@ def test_a_share_of_my_environments_own_tasks_is_held_out(
     assert held_out and not held_out & trained
 
 
+LEVELS = """
+    def tasks(self, split):
+        from openqwq.types import Task
+        asked = ({"role": "user", "content": f"Level {self.largest}."},)
+        ids = ["easy:1", "hard:1"] if split == "train" else []
+        return [Task(id=i, kind="", messages=asked, verifier="") for i in ids]
+"""
+
+
+def levels(folder: Path) -> None:
+    """world.py: `Guess`, whose tasks and hints both name the option that it was made with."""
+    text = WORLD.replace("    async def reset", f"{LEVELS}\n    async def reset", 1)
+    text = text.replace("self.largest))", "self.largest), self.largest)")
+    text = text.replace(
+        "self, secret):", "self, secret, level):\n        self.level = level"
+    )
+    text = text.replace('"Once more."', 'f"Hint {self.level}."')
+    (folder / "world.py").write_text(text)
+
+
+def test_each_table_is_played_in_its_environment_with_its_own_options(
+    base: Path, tmp_path: Path
+) -> None:
+    levels(tmp_path)
+    tables: dict[str, Any] = {
+        f"level{level}": {"environment": "world.py:Guess", "options": {"largest": level}}
+        for level in (1, 5)
+    }
+    data = {"level1": 1.0, "level5": 1.0}
+    stage = RL | {"data": data, "max_turns": 2, "informative": "reward", "steps": 1}
+    stage |= {"prompts_per_step": 8, "skip_checks": ["ends", "rewards", "golds"]}
+    assert train(written(tmp_path, base, [stage], **tables), tmp_path / "run") == 0
+    lines = (tmp_path / "run" / "rollouts" / "rl.jsonl").read_text().splitlines()
+    played = [json.loads(line) for line in lines]
+    hints: set[tuple[str, str]] = set()
+    for rollout in played:
+        for level in ("1", "5"):
+            if f"Hint {level}." in rollout["text"]:
+                hints.add((rollout["question"], f"Hint {level}."))
+    assert hints == {("Level 1.", "Hint 1."), ("Level 5.", "Hint 5.")}
+    ids = {rollout["task"] for rollout in played}
+    assert ids == {"level1:easy:1", "level1:hard:1", "level5:easy:1", "level5:hard:1"}
+
+
+def test_two_tasks_of_one_id_are_refused_before_the_run(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    levels(tmp_path)
+    world = (tmp_path / "world.py").read_text()
+    (tmp_path / "world.py").write_text(world.replace("hard:1", "easy:1"))
+    own = {"environment": "world.py:Guess"}
+    config = written(tmp_path, base, [RL | {"data": {"own": 1.0}}], own=own)
+    assert train(config, tmp_path / "run") == 2
+    assert "two tasks of the id 'easy:1' for 'train'" in capsys.readouterr().err
+
+
 def test_my_environments_prompt_that_is_too_long_is_told_before_the_run(
     base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
