@@ -27,6 +27,7 @@ from openqwq.cluster.saved_policy import SavedPolicy
 from openqwq.cluster.sharded import ShardedLearner, Sharding, Share
 from openqwq.cluster.transfer import Manifest, Receiver, Sender
 from openqwq.config import Config, RlStage
+from openqwq.data.user_code import shipped_to
 from openqwq.engine.engine import Engine
 from openqwq.engine.limits import EngineLimits
 from openqwq.engine.update import WeightUpdate
@@ -252,6 +253,7 @@ class VerifierActor:
     """The judges of a run, with a sandbox and worker processes of their own."""
 
     def __init__(self, config: Config) -> None:
+        shipped_to(Path.cwd())  # where Ray puts the run's Python
         self.bench = open_bench(config, AsyncExitStack())
         self._opening = asyncio.Lock()
 

@@ -25,6 +25,7 @@ _REFERENCE = re.compile(rf"(?:[^:]+\.py|{_NAME}):{_NAME}")
 RESERVED = ("stage", "model", "verifiers")  # `stage:NAME` and the like name other things
 SLOW_IMPORT = 20.0  # seconds after which it is told
 _LOADING = threading.Lock()
+_SHIPPED: list[Path] = []  # folders to which a cluster brought the run's Python
 
 
 def is_reference(name: str) -> bool:
@@ -56,6 +57,14 @@ def load_object(reference: str) -> Any:
     return found
 
 
+def shipped_to(folder: Path) -> None:
+    """Take files that are not at their own places from `folder`, in the rest of this process.
+
+    For actors alone: on the user's own machine another file of the same name is not meant.
+    """
+    _SHIPPED.append(folder)
+
+
 @contextmanager
 def _told_if_slow(place: str) -> Iterator[None]:
     """Say on standard error what the process waits for, if the block takes long."""
@@ -72,8 +81,8 @@ def _told_if_slow(place: str) -> Iterator[None]:
 @cache
 def _module_of_file(path: Path) -> ModuleType:
     named = path
-    if not path.is_file():
-        path = _shipped(path)
+    places = [path, *(folder / path.name for folder in _SHIPPED)]
+    path = next((place for place in places if place.is_file()), named)
     if not path.is_file():
         files = [each.name for each in named.parent.glob("*.py")]
         raise OpenQwQError(f"{named} does not exist{_nearest(named.name, files)}")
@@ -95,11 +104,6 @@ def _module_of_file(path: Path) -> ModuleType:
         del sys.modules[name]
         raise _failed(str(path), error) from error
     return module
-
-
-def _shipped(path: Path) -> Path:
-    """The file on a node of a cluster, where Ray puts the run's Python into the work folder."""
-    return Path.cwd() / path.name
 
 
 @cache

@@ -87,3 +87,15 @@ def test_missing_files_and_modules_are_named(tmp_path: Path) -> None:
         OpenQwQError, match=r"the module no_such_package\.x is not installed"
     ):
         load_object("no_such_package.x:f")
+
+
+def test_a_file_of_the_same_name_elsewhere_is_meant_on_nodes_of_a_cluster_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "rewards.py").write_text("def sign(): pass\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(user_code, "_SHIPPED", [])
+    with pytest.raises(OpenQwQError, match=r"folder/rewards\.py does not exist"):
+        load_object("no/such/folder/rewards.py:sign")
+    user_code.shipped_to(tmp_path)
+    assert load_object("no/such/folder/rewards.py:sign").__name__ == "sign"
