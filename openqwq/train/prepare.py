@@ -12,7 +12,7 @@ from openqwq.engine import hub
 from openqwq.tasks.rows import RowTable
 from openqwq.tasks.table import DataTable
 from openqwq.tasks.tables import open_tables
-from openqwq.train.benchmark_tables import benchmark_tables
+from openqwq.train.benchmark_tables import BenchmarkTable, benchmark_tables
 from openqwq.train.judges import (
     VERIFIERS_PACKAGE,
     check_environment,
@@ -48,11 +48,16 @@ class Prepared:
             return None
         return table.draw(0, f"{self.config.seed}/first/{name}")
 
-    def first_tasks(self, name: str) -> list[Task]:
-        """A training and a held-out task of a table, as far as it has them."""
+    def tasks_to_judge(self, name: str) -> Sequence[Task]:
+        """Tasks of a table that name every judge it needs: rows may each have another."""
+        table = self.tables[name]
+        if isinstance(table, RowTable):
+            return [row.task for row in (*table.rows, *table.held_out_rows)]
+        if isinstance(table, BenchmarkTable):
+            return table.items
         first = self.first_task(name)
         trained = [] if first is None else [first]
-        return [*trained, *self.tables[name].held_out(1, self.config.evaluation.seed)]
+        return [*trained, *table.held_out(1, self.config.evaluation.seed)]
 
 
 def check_names_of_tables(config: Config) -> None:

@@ -100,7 +100,7 @@ class Stages:
         """Open every judge and environment that the tables name."""
         judges: dict[str, None] = {}
         for name in self.prepared.tables:
-            for task in self.prepared.first_tasks(name):
+            for task in self.prepared.tasks_to_judge(name):
                 judges[task.verifier] = None
                 if task.environment and name not in self.environments:
                     options = environment_options(self.run.config.data[name])

@@ -235,6 +235,26 @@ def test_a_reward_that_hangs_is_an_error_and_the_run_still_ends(
     assert "rewards.py:hang took more than 0.05 s" in capsys.readouterr().err
 
 
+def test_rows_of_one_file_may_need_different_judges(base: Path, tmp_path: Path) -> None:
+    tests = [{"stdin": "", "stdout": "1"}]
+    rows: list[dict[str, Any]] = [
+        {"prompt": "1?", "answer": "1"},
+        {"prompt": "2?", "answer": "2"},
+    ]
+    rows += [{"prompt": f"Print {i}.", "tests": tests} for i in range(4)]
+    (tmp_path / "mix.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    stage = RL | {"prompts_per_step": 6, "steps": 1}
+    stage |= {"group_size": 16, "max_tokens": 32}  # of which a few end, and are judged
+    config = written(tmp_path, base, [stage], sums={"rows": "mix.jsonl"})
+    assert train(config, tmp_path / "run") == 0
+    lines = (tmp_path / "run" / "rollouts" / "rl.jsonl").read_text().splitlines()
+    ended = [json.loads(line) for line in lines]
+    ended = [rollout for rollout in ended if rollout["status"] != "truncated"]
+    rows_of = {"answer": {"sums:1", "sums:2"}, "tests": {f"sums:{i}" for i in range(3, 7)}}
+    judged = {rollout["task"] for rollout in ended}
+    assert judged & rows_of["answer"] and judged & rows_of["tests"]
+
+
 def test_my_traces_are_imitated_then_trained_on(base: Path, tmp_path: Path) -> None:
     rows = []
     for row in SUMS[:20]:
