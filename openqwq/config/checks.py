@@ -184,6 +184,10 @@ def _check_stage(config: Config, stage: Stage) -> None:
         raise OpenQwQError(
             f"{path} has steps {stage.steps} and epochs {stage.epochs:g}: give exactly one of them"
         )
+    if isinstance(stage, RlStage | DistillStage) and not stage.steps:
+        raise OpenQwQError(
+            f"{path}.epochs is {stage.epochs:g}: stages of this kind count steps; set {path}.steps"
+        )
 
     evaluate = stage.evaluate
     for name in [*(evaluate.data or ()), *evaluate.also]:

@@ -97,31 +97,43 @@ class Curriculum:
         self.restarts += 1
 
 
-def epoch_tasks(
-    tables: Mapping[str, DataTable], weights: Mapping[str, float], epochs: float, seed: str
-) -> Iterator[Task]:
-    """Each table's tasks, passed weight x epochs times, in a seeded order.
+def epoch_draws(
+    tables: Mapping[str, DataTable], weights: Mapping[str, float], epochs: float
+) -> dict[str, int]:
+    """How many tasks of each table weight x epochs passes are.
 
-    Raises OpenQwQError for a table without an end, of which there is no epoch.
+    Raises OpenQwQError for a table without an end, of which there is no epoch, and for a table of
+    which no task would be learned.
     """
-    order: list[str] = []
+    draws: dict[str, int] = {}
     for name, weight in weights.items():
         size = tables[name].size
         if size is None:
             raise OpenQwQError(
                 f"the table {name!r} is a generator, which has no epochs: give the stage steps"
             )
-        order += [name] * round(size * weight * epochs)
+        draws[name] = round(size * weight * epochs)
+        if size and not draws[name]:
+            raise OpenQwQError(
+                f"epochs {epochs:g} times the weight {weight:g} of {name!r} is none of its {size} "
+                "rows: raise one of the two"
+            )
+    return draws
+
+
+def epoch_tasks(
+    tables: Mapping[str, DataTable], weights: Mapping[str, float], epochs: float, seed: str
+) -> Iterator[Task]:
+    """Each table's tasks, passed weight x epochs times, in a seeded order.
+
+    Raises OpenQwQError as `epoch_draws` does.
+    """
+    order: list[str] = []
+    for name, draws in epoch_draws(tables, weights, epochs).items():
+        order += [name] * draws
     random.Random(f"epochs/{seed}").shuffle(order)
 
     counts: Counter[str] = Counter()
     for name in order:
         yield tables[name].draw(counts[name], f"{seed}/{name}")
         counts[name] += 1
-
-
-def epoch_length(
-    tables: Mapping[str, DataTable], weights: Mapping[str, float], epochs: float, seed: str
-) -> int:
-    """How many tasks `epoch_tasks` yields."""
-    return sum(1 for _ in epoch_tasks(tables, weights, epochs, seed))

@@ -19,6 +19,7 @@ from openqwq.train.run import Run
 from openqwq.types import SamplingParams, Task
 
 DEFAULT_MAX_TOKENS = 1024
+MEAN = "mean"  # over tables
 Value = TypeVar("Value", int, float)
 
 
@@ -160,7 +161,7 @@ def _accuracies(outcomes: Sequence[Outcome]) -> dict[str, float]:
         values.setdefault(outcome.kind, []).append(mark)
     by_table = {kind: mean(found) for kind, found in values.items()}
     if by_table:
-        by_table["mean"] = mean(by_table.values())
+        by_table[MEAN] = mean(by_table.values())
     return by_table
 
 
@@ -178,7 +179,7 @@ def saved_steps(run: Run, name: str) -> int | None:
 
 def is_best(run: Run, stage: Stage, done: int, found: Mapping[str, float]) -> bool:
     """Whether the policy after `done` steps beats those evaluated earlier in its stage."""
-    key = stage.evaluate.best or "mean"
+    key = stage.evaluate.best or MEAN
     if key not in found:
         return False
     for path in (run.directory / "evaluation").glob(f"{stage.name}@*.json"):

@@ -13,6 +13,11 @@ from openqwq.tasks.rows import RowTable
 from openqwq.tasks.table import DataTable
 from openqwq.tasks.tables import open_tables
 from openqwq.train.benchmark_tables import BenchmarkTable, benchmark_tables
+from openqwq.train.evaluation_checks import (
+    check_epochs,
+    check_evaluation,
+    check_keeps_best,
+)
 from openqwq.train.judges import (
     VERIFIERS_PACKAGE,
     check_environment,
@@ -97,6 +102,9 @@ def prepare(config: Config, lock: DataLock, skip_bad_rows: bool = False) -> Prep
     for stage in config.stages:
         for name in stage.data:
             _check_usable(prepared, stage, name)
+        check_epochs(prepared.tables, stage)
+        check_evaluation(config, prepared.tables, stage)
+        _check_best(prepared, stage)
     return prepared
 
 
@@ -171,7 +179,7 @@ def _check_origin(origin: str, path: str, config: Config, earlier: Sequence[Stag
     """A `from` names an earlier stage that made a policy, a checkpoint on disk or on the hub."""
     name = origin.removesuffix(BEST)
     policies = [stage.name for stage in earlier if not isinstance(stage, RewardModelStage)]
-    if name in (PREVIOUS, START) or name in policies or Path(name).exists():
+    if origin in (PREVIOUS, START) or name in policies or Path(origin).exists():
         return
     if hub.is_hub_id(origin):
         try:
@@ -183,6 +191,21 @@ def _check_origin(origin: str, path: str, config: Config, earlier: Sequence[Stag
     raise OpenQwQError(
         f"{path} is {origin!r}: it must be one of {known}, STAGE:best, a path or a hub id"
     )
+
+
+def _check_best(prepared: Prepared, stage: Stage) -> None:
+    """Whether every `STAGE:best` that a stage names will be there."""
+    origins = {"from": stage.from_}
+    if isinstance(stage, RlStage):
+        origins["reference"] = stage.reference
+    if isinstance(stage, DistillStage):
+        origins["teacher"] = stage.teacher
+    stages = {each.name: each for each in prepared.config.stages}
+    for key, origin in origins.items():
+        name = origin.removesuffix(BEST)
+        if origin.endswith(BEST) and name in stages:
+            path = f"stages.{stage.name}.{key}"
+            check_keeps_best(prepared.config, prepared.tables, stages[name], path)
 
 
 def _check_use(use: str, path: str, earlier: Sequence[Stage]) -> None:

@@ -255,6 +255,54 @@ def test_rows_of_one_file_may_need_different_judges(base: Path, tmp_path: Path) 
     assert judged & rows_of["answer"] and judged & rows_of["tests"]
 
 
+SFT = {"name": "sft", "kind": "sft", "epochs": 1, "batch_size": 8, "data": {"traces": 1.0}}
+AFTER = RL | {"from": "sft:best"}
+
+
+@pytest.mark.parametrize(
+    ("stages", "said"),
+    [
+        ([SFT, AFTER], "sft.evaluate.every is 0 and its steps are 2; evaluate it before"),
+        ([SFT | {"evaluate": {"every": 2}}, AFTER], "every is 2 and its steps are 2"),
+        ([SFT | {"evaluate": {"every": 1, "data": []}}, AFTER], "is evaluated on no table"),
+        (
+            [RL | {"from": "start:best"}],
+            "stages.rl.from is 'start:best': it must be one of",
+        ),
+        ([RL | {"evaluate": {"best": "sms"}}], "stages.rl.evaluate.best is 'sms'"),
+        (
+            [SFT | {"evaluate": {"data": ["traces"]}}],
+            "evaluate.data names 'traces', which holds",
+        ),
+        (
+            [SFT | {"epochs": 0.04}],
+            "stages.sft: epochs 0.04 times the weight 1 of 'traces'",
+        ),
+    ],
+)
+def test_a_stage_that_could_do_nothing_is_refused_before_the_run(
+    base: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    stages: list[dict[str, Any]],
+    said: str,
+) -> None:
+    rows = [{"prompt": f"Say {i}.", "completion": f"{i}"} for i in range(10)]
+    (tmp_path / "traces.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = written(tmp_path, base, stages, traces={"rows": "traces.jsonl"})
+    assert train(config, tmp_path / "run") == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_best_policy_of_a_stage_that_is_evaluated_may_be_gone_on_from(
+    base: Path, tmp_path: Path
+) -> None:
+    first = RL | {"name": "first", "evaluate": {"every": 1, "best": "sums"}}
+    config = written(tmp_path, base, [first, RL | {"from": "first:best"}])
+    assert train(config, tmp_path / "run") == 0
+
+
 def test_my_traces_are_imitated_then_trained_on(base: Path, tmp_path: Path) -> None:
     rows = []
     for row in SUMS[:20]:
