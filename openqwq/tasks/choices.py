@@ -45,18 +45,19 @@ def with_choices(question: str, choices: Mapping[str, str]) -> str:
 def right_choice(value: Any, choices: Mapping[str, str], field: str) -> str:
     """The letter of the right choice, which a row names by its letter, its index or its text.
 
+    Labels may be numbers themselves, as some of ARC's are: then they are meant, and no index.
     Raises RowError where it is none of them, or two.
     """
     labels = list(choices)
     said = as_text(value).strip()
-    if isinstance(value, str):
+    index = int(said) if said.isdecimal() else len(labels)
+    by_index = labels[index : index + 1]
+    meant = [label for label in labels if label == said.upper()]
+    if not meant and isinstance(value, str):
         by_text = [label for label, text in choices.items() if text.strip() == said]
-        meant = [label for label in labels if label == said.upper()] or by_text
-        if said.isdecimal() and int(said) < len(labels) and labels[int(said)] not in meant:
-            meant.append(labels[int(said)])
-    else:
-        index = int(said) if said.isdecimal() else len(labels)
-        meant = labels[index : index + 1]
+        meant = list(dict.fromkeys([*by_text, *by_index]))
+    elif not meant:
+        meant = by_index
     if len(meant) == 1:
         return meant[0]
     many = f"may be {' or '.join(meant)}" if meant else "is none of them"

@@ -40,6 +40,13 @@ def test_choices_stand_below_the_question_and_the_letter_is_right(
     assert (task.answer, task.verifier) == ("B", "math")
 
 
+@pytest.mark.parametrize("key", ["2", 2])
+def test_a_number_that_labels_a_choice_is_no_index(tmp_path: Path, key: object) -> None:
+    choices = {"text": ["4", "5", "6", "7"], "label": ["1", "2", "3", "4"]}
+    row = {"question": "What is 2 + 3?", "choices": choices, "answerKey": key}
+    assert opened(tmp_path, row).answer == "2"
+
+
 def test_a_question_that_lists_its_choices_is_asked_as_it_is(tmp_path: Path) -> None:
     question = "What is 2 + 3?\n(A) 4\n(B) 5\n(C) 6"
     task = opened(tmp_path, {**NAMED, "question": question, "answer": 1})
