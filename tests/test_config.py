@@ -94,6 +94,16 @@ def test_paths_start_from_the_file_that_holds_them_and_overrides_from_here(
     assert load_config([base], [f"data.sums.rows={hub}"]).data["sums"].rows == hub
 
 
+def test_a_path_may_start_from_the_home_folder(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    more = '[data.home]\nrows = "~/rows.jsonl"\nverifier = "~/rewards.py:sign"\n'
+    table = load_config([base, write(base.parent / "home.toml", more)]).data["home"]
+    assert table.rows == str(tmp_path / "rows.jsonl")
+    assert table.verifier == f"{tmp_path}/rewards.py:sign"
+
+
 def test_the_rate_follows_from_the_kind_and_from_lora(base: Path) -> None:
     full = rl(load_config([base])).optimiser.lr
     low_rank = rl(load_config([base], ["stages.rl.lora={rank=4}"]))

@@ -1,6 +1,7 @@
 """Settings from TOML files and `key=value` overrides, and back to TOML."""
 
 import dataclasses
+import os
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -155,8 +156,10 @@ def _anchor(tree: Tree, folder: Path) -> None:
     _anchor_model(tree.get("tokenizer"), "like", folder)
 
     evaluation = tree.get("evaluation")
-    if isinstance(evaluation, dict) and evaluation.get("benchmark_data"):
-        evaluation["benchmark_data"] = str(folder / evaluation["benchmark_data"])
+    if isinstance(evaluation, dict):
+        benchmarks = evaluation.get("benchmark_data")
+        if isinstance(benchmarks, str) and benchmarks:
+            evaluation["benchmark_data"] = _anchored(benchmarks, folder)
 
     data = tree.get("data")
     for table in data.values() if isinstance(data, dict) else ():
@@ -173,15 +176,15 @@ def _anchor_model(table: Any, key: str, folder: Path) -> None:
     """A model's place where it is on this disk; a hub id stays as it is."""
     if isinstance(table, dict):
         place = table.get(key)
-        if isinstance(place, str) and place and (folder / place).exists():
-            table[key] = str(folder / place)
+        if isinstance(place, str) and place and Path(_anchored(place, folder)).exists():
+            table[key] = _anchored(place, folder)
 
 
 def _anchor_table(table: Tree, folder: Path) -> None:
     for key in DATA_FILES:
         value = table.get(key)
         if isinstance(value, str) and value and "://" not in value:
-            table[key] = str(folder / value)
+            table[key] = _anchored(value, folder)
     for key in ("source", "environment", "verifier"):
         if key in table:
             table[key] = _anchored_code(table[key], folder)
@@ -191,8 +194,8 @@ def _anchor_stage(stage: Tree, folder: Path) -> None:
     for key in ("from", "teacher", "reference"):
         value = stage.get(key)
         if isinstance(value, str) and ("/" in value or value.startswith(".")):
-            if "://" not in value and (folder / value).exists():
-                stage[key] = str(folder / value)
+            if "://" not in value and Path(_anchored(value, folder)).exists():
+                stage[key] = _anchored(value, folder)
 
     lists = [stage.get("rewards"), *_values(stage.get("rewards_of"))]
     for rewards in lists:
@@ -208,5 +211,10 @@ def _values(table: Any) -> list[Any]:
 def _anchored_code(value: Any, folder: Path) -> Any:
     """`file.py:name` with the file's whole path; everything else as it is."""
     if isinstance(value, str) and USER_CODE.fullmatch(value):
-        return str(folder / value)
+        return _anchored(value, folder)
     return value
+
+
+def _anchored(path: str, folder: Path) -> str:
+    """A path that starts from `folder`, or from a home where it begins with `~`."""
+    return str(folder / os.path.expanduser(path))  # Path's own raises for unknown users
