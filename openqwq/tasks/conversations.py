@@ -244,14 +244,29 @@ def _read_call(call: Any, field: str) -> ToolCall:
 
 
 def turns_or_text(value: Any) -> Any:
-    """A list of turns, also one turn alone or kept as JSON text; else the value as text."""
+    """A list of turns, also one turn alone or kept as JSON text; else the value as text.
+
+    A text may be JSON that is no chat, such as a reply in a schema: all of its items must be turns.
+    """
     parsed = from_json(value)
     keys = set(_object(parsed))
     if {"role", "content"} <= keys or {"from", "value"} <= keys:
-        return [parsed]
-    if isinstance(parsed, list | tuple) and (not parsed or isinstance(parsed[0], Mapping)):
-        return parsed
-    return as_text(value)
+        parsed = [parsed]
+    if not isinstance(parsed, list | tuple):
+        return as_text(value)
+    if isinstance(value, str):
+        are_turns = bool(parsed) and all(_is_turn(turn) for turn in parsed)
+    else:
+        are_turns = not parsed or isinstance(parsed[0], Mapping)
+    return parsed if are_turns else as_text(value)
+
+
+def _is_turn(value: Any) -> bool:
+    """Whether it says something in a known role."""
+    turn = _object(value)
+    role = str(turn.get("role") or turn.get("from")).lower()
+    said = {"content", "value", "tool_calls", "function_call"} & set(turn)
+    return role in ROLES and bool(said)
 
 
 def without_system(chat: Sequence[Message]) -> tuple[Message, ...]:

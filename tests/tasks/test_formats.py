@@ -428,3 +428,20 @@ def test_thinking_may_be_a_part_of_the_content() -> None:
 def test_nan_is_an_empty_cell() -> None:
     reader = RowReader("own", DataConfig(rows="rows.jsonl"))
     assert reader.read({"question": "2 + 3?", "answer": float("nan")}).answer is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['[{"name": "Ann"}]', "[]", '{"from": "Paris", "value": 3}', '[{"role": "cook"}]'],
+)
+def test_a_reply_that_happens_to_be_json_is_imitated_as_it_is(text: str) -> None:
+    reader = RowReader("own", DataConfig())
+    reading = reader.read({"prompt": "Answer in JSON.", "completion": text})
+    assert reading.demonstration == (assistant(text),)
+
+
+def test_turns_kept_as_json_text_are_turns() -> None:
+    reader = RowReader("own", DataConfig())
+    text = json.dumps([{"from": "gpt", "value": "5"}])
+    reading = reader.read({"prompt": "2 + 3?", "completion": text})
+    assert reading.demonstration == (assistant("5"),)
