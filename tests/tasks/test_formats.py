@@ -445,3 +445,10 @@ def test_turns_kept_as_json_text_are_turns() -> None:
     text = json.dumps([{"from": "gpt", "value": "5"}])
     reading = reader.read({"prompt": "2 + 3?", "completion": text})
     assert reading.demonstration == (assistant("5"),)
+
+
+def test_columns_in_another_order_ask_another_problem() -> None:
+    reader = RowReader("own", DataConfig(prompt="{a} minus {b}", answer="{c}"))
+    first = reader.read({"a": 5, "b": 3, "c": 2})
+    second = reader.read({"a": 3, "b": 5, "c": -2})
+    assert first.problem != second.problem
