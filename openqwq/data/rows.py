@@ -6,6 +6,7 @@ import gzip
 import json
 import re
 import sys
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -56,7 +57,7 @@ def numbered_rows(path: Path) -> Iterator[tuple[int, Row]]:
         if path.suffix.lower() != ".gz" and _is_packed(path):
             remedy = "it is packed by gzip, so add .gz to its name"
         raise OpenQwQError(f"{path} is not UTF-8 ({error}): {remedy}") from error
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         remedy = "get the file again"
         if path.suffix.lower() == ".gz" and not _is_packed(path):
             remedy = "if it is text, name it without .gz"
@@ -151,7 +152,7 @@ def _json_rows(file: TextIO, path: Path) -> Iterator[tuple[int, Row]]:
         return
     try:
         rows = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise OpenQwQError(f"{path} is not JSON ({error}): correct it") from error
     for number, row in enumerate(rows, 1):
         yield number, _checked(row, path, number)
@@ -163,7 +164,7 @@ def _refuse_object(text: str, path: Path) -> None:
         return
     try:
         found = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return
     raise OpenQwQError(
         f"{path} holds one object with {', '.join(map(repr, found))}: it must be a list of rows"

@@ -229,7 +229,7 @@ def _read_call(call: Any, field: str) -> ToolCall:
     if isinstance(arguments, str):
         try:
             arguments = json.loads(arguments or "{}")
-        except ValueError:
+        except (ValueError, RecursionError):
             arguments = None
     elif isinstance(arguments, Mapping):
         arguments = without_nulls(arguments)

@@ -302,7 +302,7 @@ def _case(form: TestForm, given: Any, wanted: Any, field: str) -> TestCase:
             given = list(map(json.loads, filter(str.strip, given.split("\n"))))
             if isinstance(wanted, str):
                 wanted = json.loads(wanted)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise RowError(
                 field, f"an argument is not JSON ({error}): write a list of arguments"
             ) from error

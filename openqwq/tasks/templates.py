@@ -137,7 +137,7 @@ def from_json(value: Any) -> Any:
         return value
     try:
         return json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):  # the latter for thousands of brackets
         return value
 
 

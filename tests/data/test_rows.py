@@ -84,6 +84,12 @@ def test_a_table_with_an_index_that_pandas_left_unnamed_is_read(tmp_path: Path) 
             gzip.compress(lines(), mtime=0)[:-9],
             r"a\.jsonl\.gz cannot be read .*: get the file again",
         ),
+        (
+            "a.jsonl.gz",
+            gzip.compress(lines(), mtime=0)[:10] + b"\xff" * 40,
+            r"a\.jsonl\.gz cannot be read .*: get the file again",
+        ),
+        ("a.json", b"[" * 100_000, r"a\.json is not JSON"),
         ("a.jsonl", gzip.compress(lines(), mtime=0), r"it is packed by gzip, so add \.gz"),
         ("a.jsonl", b'[\n {"a": 1}\n]', r"row 1 is not JSON .* JSON list is named \.json"),
         (

@@ -2,7 +2,7 @@
 
 import pytest
 
-from openqwq.tasks.templates import RowError, Template
+from openqwq.tasks.templates import RowError, Template, from_json
 from openqwq.types import OpenQwQError
 
 ROW = {
@@ -35,6 +35,11 @@ ROW = {
 )
 def test_columns_are_put_in_and_the_rest_stays_as_written(template: str, text: str) -> None:
     assert Template(template, "data.x.prompt").fill(ROW) == text
+
+
+def test_a_text_of_thousands_of_brackets_is_a_text() -> None:
+    text = "[" * 100_000
+    assert from_json(text) == text
 
 
 def test_a_lone_column_passes_its_value_on_as_it_is() -> None:
