@@ -8,7 +8,7 @@ from typing import Any
 
 from openqwq.config.build import joined, key_of, near
 from openqwq.config.stages import DistillStage, RewardModelStage, RlStage, SftStage, Stage
-from openqwq.config.tree import Config, DataConfig
+from openqwq.config.tree import Config, DataConfig, ShapeConfig
 from openqwq.types import OpenQwQError
 
 # Least and greatest value by key; other counts are at least 1, other numbers at least 0.
@@ -59,6 +59,9 @@ def check_config(config: Config) -> None:
             f"model is {config.model!r} and there is a [shape]: a model has a shape of its own; "
             "leave one of them out ([plan.shape] is for --plan)"
         )
+    for path, shape in (("shape", config.shape), ("plan.shape", config.plan.shape)):
+        if shape is not None:
+            _check_shape(path, shape)
     _check_machine(config)
     for name, table in config.data.items():
         check_name(f"data.{name}", name, TABLE_RESERVED)
@@ -109,6 +112,22 @@ def _check_number(value: float, path: str) -> None:
     if not low <= value <= high:
         rule = f"at least {low}" if high == inf else f"from {low} to {high}"
         raise OpenQwQError(f"{path} is {value!r}: it must be {rule}")
+
+
+def _check_shape(path: str, shape: ShapeConfig) -> None:
+    """Raise OpenQwQError for a shape whose attention cannot be computed."""
+    heads = shape.num_attention_heads
+    size = shape.hidden_size // heads
+    if size == 0 or size % 2:
+        raise OpenQwQError(
+            f"{path}.num_attention_heads is {heads} with hidden_size {shape.hidden_size}, which "
+            f"gives heads of size {size}: it must be even and above 0"
+        )
+    if heads % shape.num_key_value_heads:
+        raise OpenQwQError(
+            f"{path}.num_key_value_heads is {shape.num_key_value_heads}: it must divide "
+            f"num_attention_heads, {heads}"
+        )
 
 
 def _check_machine(config: Config) -> None:
@@ -188,6 +207,13 @@ def _check_stage(config: Config, stage: Stage) -> None:
         raise OpenQwQError(
             f"{path}.epochs is {stage.epochs:g}: stages of this kind count steps; set {path}.steps"
         )
+
+    for key in ("beta1", "beta2"):
+        beta = getattr(stage.optimiser, key)
+        if beta >= 1:
+            raise OpenQwQError(
+                f"{path}.optimiser.{key} is {beta:g}: it must be at least 0 and below 1"
+            )
 
     evaluate = stage.evaluate
     for name in [*(evaluate.data or ()), *evaluate.also]:
