@@ -18,7 +18,7 @@ from openqwq.model.lora import Adapter
 from openqwq.model.qwen2 import Attend, Qwen2
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.train.loss import Metrics, frozen_log_probs, mean_metrics, token_log_probs
-from openqwq.train.optimiser import build_optimisers
+from openqwq.train.optimiser import build_optimisers, rate_at
 from openqwq.train.packing import MicroBatch
 from openqwq.types import OpenQwQError
 
@@ -179,12 +179,8 @@ class Learner:
         return Reference(self, self.adapter)
 
     def learning_rate(self, step: int) -> float:
-        """Linear warm-up, constant, then linear decay over the last `decay_share` of the steps."""
-        config = self.config
-        warm = min(1.0, (step + 1) / max(1, config.warmup_steps))
-        decay_steps = config.decay_share * self.steps
-        left = min(1.0, (self.steps - step) / decay_steps) if decay_steps else 1.0
-        return config.lr * warm * max(left, config.final_lr_share)
+        """The rate of a step of this stage; see `rate_at`."""
+        return rate_at(self.config, step, self.steps)
 
     def named_params(self) -> Iterator[tuple[str, Tensor]]:
         """All that is trained, by its name in a checkpoint or adapter (see `WeightLink.push`)."""

@@ -6,6 +6,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from openqwq.config import OptimiserConfig
+
 # Quintic Newton-Schulz coefficients that pull every singular value into about [0.7, 1.2].
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
@@ -99,3 +101,11 @@ def build_optimisers(
     if layers:
         optimisers.append(Muon(layers, lr, momentum=0.95, weight_decay=weight_decay))
     return optimisers
+
+
+def rate_at(config: OptimiserConfig, step: int, steps: int) -> float:
+    """Linear warm-up, constant, then linear decay over the last `decay_share` of the steps."""
+    warm = min(1.0, (step + 1) / max(1, config.warmup_steps))
+    decay_steps = config.decay_share * steps
+    left = min(1.0, (steps - step) / decay_steps) if decay_steps else 1.0
+    return config.lr * warm * max(left, config.final_lr_share)

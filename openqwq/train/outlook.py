@@ -4,6 +4,7 @@ A bar shows how long its own stage takes. Someone who starts the demo wants to k
 and before the later stages have begun only earlier runs can tell.
 """
 
+import math
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -89,4 +90,4 @@ def _length(stage: Stage) -> tuple[int, str]:
     """How long a stage is, and in what unit its progress is counted."""
     if stage.steps:
         return stage.steps, "steps"
-    return max(1, round(stage.epochs)), "epochs"
+    return math.ceil(stage.epochs), "epochs"

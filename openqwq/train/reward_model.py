@@ -7,7 +7,8 @@ al., arXiv 2203.02155). A saved one opens in transformers as Qwen2ForSequenceCla
 import json
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,11 @@ from openqwq.model.qwen2 import Qwen2
 from openqwq.model.tensor_file import write_tensors
 from openqwq.text.template import encode_chat
 from openqwq.text.tokenizer import Tokenizer
-from openqwq.train.optimiser import build_optimisers
+from openqwq.train.optimiser import build_optimisers, rate_at
 from openqwq.types import Message, OpenQwQError, Pair, Task
 
 ARCHITECTURE, HEAD = "Qwen2ForSequenceClassification", "score.weight"
+EncodedPair = tuple[list[int], list[int]]  # chosen and rejected
 
 
 class RewardModel(nn.Module):
@@ -140,35 +142,77 @@ def train_reward_model(
     seed: int,
     progress: Progress,
 ) -> list[dict[str, float]]:
-    """Fit `model` to `pairs`; returns the loss and rate of each step. The same every time."""
+    """Fit `model` to `pairs`; returns the loss and rate of each step. The same every time.
+
+    The last pass is a part of one where `epochs` has a fraction.
+    """
     settings = config.optimiser
     betas = (settings.beta1, settings.beta2)
-    (optimiser,) = build_optimisers(
-        model, "adamw", settings.lr, betas, settings.weight_decay
+    optimisers = build_optimisers(
+        model, settings.name, settings.lr, betas, settings.weight_decay
     )
-    epochs = max(1, round(config.epochs))
-    total = epochs * math.ceil(len(pairs) / config.batch_size)
     encoded = [(model.encode(pair.chosen), model.encode(pair.rejected)) for pair in pairs]
+    batches = _batches(len(pairs), config, seed)
     progress(0, {})
     log: list[dict[str, float]] = []
-    for epoch in range(epochs):
-        draws = random.Random(f"reward model/{seed}/{epoch}")
-        order = draws.sample(range(len(pairs)), len(pairs))
-        for first in range(0, len(pairs), config.batch_size):
-            chats: list[list[int]] = []
-            for place in order[first : first + config.batch_size]:
-                chats += encoded[place]
-            rewards = model(chats)
-            loss = bradley_terry_loss(rewards[::2], rewards[1::2], config.centre)
-            loss.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
+    for epoch, places in batches:
+        batch = [encoded[place] for place in places]
+        loss = 0.0
+        for part in _micro_batches(batch, settings.max_tokens_per_micro_batch):
+            rewards = model(list(chain.from_iterable(part)))
+            mean = bradley_terry_loss(rewards[::2], rewards[1::2], config.centre)
+            share = mean * (len(part) / len(batch))
+            share.backward()  # type: ignore[no-untyped-call]
+            loss += share.item()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
 
-            warm = min(1.0, (len(log) + 1) / max(1, settings.warmup_steps))
-            rate = settings.lr * warm * (1 - len(log) / total)
+        rate = rate_at(settings, len(log), len(batches))
+        for optimiser in optimisers:
             for group in optimiser.param_groups:
                 group["lr"] = rate
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
-            log.append({"loss": loss.item(), "lr": rate})
-        progress(epoch + 1, log[-1])
+        log.append({"loss": loss, "lr": rate})
+        if len(log) == len(batches) or batches[len(log)][0] > epoch:
+            progress(epoch + 1, log[-1])
     return log
+
+
+def _batches(
+    pairs: int, config: RewardModelStage, seed: int
+) -> list[tuple[int, Sequence[int]]]:
+    """Which pairs each step learns from, and in which epoch.
+
+    Raises OpenQwQError where the stage's epochs are no pair.
+    """
+    left = round(pairs * config.epochs)
+    if not left:
+        raise OpenQwQError(
+            f"stages.{config.name}.epochs is {config.epochs:g}, which is none of the {pairs} "
+            "pairs: raise it"
+        )
+    batches: list[tuple[int, Sequence[int]]] = []
+    for epoch in range(math.ceil(config.epochs)):
+        draws = random.Random(f"reward model/{seed}/{epoch}")
+        order = draws.sample(range(pairs), pairs)[:left]
+        left -= len(order)
+        for first in range(0, len(order), config.batch_size):
+            batches.append((epoch, order[first : first + config.batch_size]))
+    return batches
+
+
+def _micro_batches(
+    batch: Sequence[EncodedPair], tokens: int
+) -> Iterator[Sequence[EncodedPair]]:
+    """The pairs in parts of at most `tokens` (0: any number), but for a pair that is longer."""
+    part: list[EncodedPair] = []
+    held = 0
+    for chosen, rejected in batch:
+        length = len(chosen) + len(rejected)
+        if part and tokens and held + length > tokens:
+            yield part
+            part = []
+            held = 0
+        part.append((chosen, rejected))
+        held += length
+    yield part

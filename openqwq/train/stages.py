@@ -1,5 +1,6 @@
 """A run: its stages in order, each skipped where its result is on disk already."""
 
+import math
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -171,7 +172,7 @@ class Stages:
 
     async def model_rewards(self, stage: RewardModelStage) -> None:
         """A reward model; the policy stays what it was."""
-        epochs = max(1, round(stage.epochs))
+        epochs = math.ceil(stage.epochs)
         if self.run.finished(stage.name) == epochs:
             return
         origin = self._origin_of(stage)

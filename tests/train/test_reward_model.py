@@ -3,6 +3,8 @@
 import json
 import math
 import random
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -66,6 +68,60 @@ def test_training_twice_gives_the_same_weights_and_another_seed_others() -> None
         train_reward_model(model, sunny(32, 0), CONFIG, seed, lambda done, metrics: None)
     one, again, other = (model.score.weight for model in models)
     assert torch.equal(one, again) and not torch.equal(one, other)
+
+
+def fit(config: RewardModelStage, pairs: int = 64) -> tuple[RewardModel, list[float]]:
+    """A model after a stage, and the rate of each step."""
+    model = made()
+    log = train_reward_model(model, sunny(pairs, 0), config, 0, lambda done, metrics: None)
+    return model, [record["lr"] for record in log]
+
+
+def test_the_rate_is_that_of_the_other_stages() -> None:
+    optimiser = OptimiserConfig(
+        lr=1.0, warmup_steps=2, decay_share=0.5, final_lr_share=0.25
+    )
+    _, rates = fit(replace(CONFIG, epochs=2, optimiser=optimiser))
+    assert rates == [0.5, 1, 1, 1, 1, 0.75, 0.5, 0.25]
+
+
+def test_a_part_of_an_epoch_is_a_part_of_the_pairs() -> None:
+    assert len(fit(replace(CONFIG, epochs=0.5))[1]) == 2  # of 64 pairs, 16 at a time
+    assert len(fit(replace(CONFIG, epochs=1.5))[1]) == 6
+    with pytest.raises(OpenQwQError, match=r"epochs is 0\.001, which is none of the 64"):
+        fit(replace(CONFIG, epochs=0.001))
+
+
+def test_the_optimiser_is_the_one_that_is_named() -> None:
+    muon = OptimiserConfig("muon", 1e-2, 2, weight_decay=0.0)
+    models = [
+        fit(replace(CONFIG, optimiser=o))[0] for o in (muon, replace(muon, name="adamw"))
+    ]
+    layers = [
+        model.state_dict()["trunk.model.layers.0.mlp.up_proj.weight"] for model in models
+    ]
+    assert not torch.allclose(layers[0], layers[1], atol=1e-2)
+
+
+def test_micro_batches_give_the_same_gradient_within_their_tokens(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sizes: list[int] = []
+    forward = RewardModel.forward
+
+    def counted(self: RewardModel, chats: Sequence[Sequence[int]]) -> torch.Tensor:
+        sizes.append(sum(map(len, chats)))
+        return forward(self, chats)
+
+    monkeypatch.setattr(RewardModel, "forward", counted)
+    small = replace(CONFIG.optimiser, lr=1e-4, max_tokens_per_micro_batch=200)
+    models = [
+        fit(replace(CONFIG, epochs=1, optimiser=o))[0]
+        for o in (replace(small, max_tokens_per_micro_batch=0), small)
+    ]
+    assert max(sizes[4:]) <= 200 < max(sizes[:4])
+    for one, other in zip(models[0].parameters(), models[1].parameters(), strict=True):
+        assert torch.allclose(one, other, atol=2e-5)
 
 
 def test_the_loss_is_bradley_terrys() -> None:
