@@ -3,20 +3,25 @@
 import math
 from collections.abc import Mapping
 
-from openqwq.config import Config, SftStage, Stage
+from openqwq.config import Config, RewardModelStage, SftStage, Stage
 from openqwq.tasks.table import DataTable
 from openqwq.train.curriculum import epoch_draws
 from openqwq.train.held_out import MEAN, settings_of
+from openqwq.train.preference_stage import row_pairs
+from openqwq.train.reward_model import pairs_of_epochs
 from openqwq.types import OpenQwQError
 
 
-def check_epochs(tables: Mapping[str, DataTable], stage: Stage) -> None:
-    """Raise OpenQwQError for an SFT stage of whose tables its epochs would learn nothing."""
+def check_epochs(config: Config, tables: Mapping[str, DataTable], stage: Stage) -> None:
+    """Raise OpenQwQError for a stage whose epochs and weights are none of a table's rows."""
     if isinstance(stage, SftStage) and not stage.steps:
         try:
             epoch_draws(tables, stage.data, stage.epochs)
         except OpenQwQError as error:
             raise OpenQwQError(f"stages.{stage.name}: {error}") from error
+    if isinstance(stage, RewardModelStage) and stage.pairs is None:
+        pairs = row_pairs(tables, stage.data, config.seed)
+        pairs_of_epochs(len(pairs["train"]), stage)
 
 
 def check_evaluation(config: Config, tables: Mapping[str, DataTable], stage: Stage) -> None:

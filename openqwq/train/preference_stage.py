@@ -10,7 +10,7 @@ from openqwq.data.files import write_atomically
 from openqwq.evaluation.progress import Progress
 from openqwq.evaluation.statistics import mean_interval
 from openqwq.model.qwen2 import Qwen2
-from openqwq.tasks.table import DataTable
+from openqwq.tasks.table import DataTable, permuted
 from openqwq.train.preference_report import PreferenceReport, judge_pairs, report_json
 from openqwq.train.preferences import ranked_pairs, save_pairs
 from openqwq.train.reward_model import RewardModel, train_reward_model
@@ -23,24 +23,48 @@ Sides = Mapping[str, Sequence[Pair]]  # `train` and `held_out`
 LEAST_PAIRS = 4
 
 
-def row_pairs(tables: Mapping[str, DataTable], weights: Mapping[str, float]) -> Sides:
-    """The preference rows of the tables; a weight of 2 takes a table's training pairs twice."""
+def row_pairs(
+    tables: Mapping[str, DataTable], weights: Mapping[str, float], seed: int
+) -> Sides:
+    """The preference rows of the tables, each as often as its weight says.
+
+    A weight of 2 takes a table's training pairs twice, one of 0.1 a tenth of them. Raises
+    OpenQwQError where that is none.
+    """
     train: list[Pair] = []
     held_out: list[Pair] = []
     for name, weight in weights.items():
-        train += list(tables[name].pairs) * max(1, round(weight))
+        pairs = tables[name].pairs
+        count = round(len(pairs) * weight)
+        if not count:
+            raise OpenQwQError(
+                f"the weight {weight:g} of {name!r} is none of its {len(pairs)} pairs: raise it"
+            )
+        whole, rest = divmod(count, len(pairs))
+        train += list(pairs) * whole
+        for number in range(rest):
+            train.append(pairs[permuted(len(pairs), number, f"{seed}/pairs/{name}")])
         held_out += tables[name].held_out_pairs
     return {"train": train, "held_out": held_out}
 
 
 async def sampled_pairs(
-    tables: Mapping[str, DataTable], config: PairsConfig, runner: RolloutRunner, seed: int
+    tables: Mapping[str, DataTable],
+    stage: RewardModelStage,
+    config: PairsConfig,
+    runner: RolloutRunner,
+    seed: int,
 ) -> Sides:
-    """Pairs of the policy's own answers, ranked by the tables' verifiers."""
+    """Pairs of the policy's own answers, ranked by the tables' verifiers.
+
+    A table's weight multiplies how many of its prompts are answered.
+    """
     train: list[Task] = []
     held_out: list[Task] = []
     for name, table in tables.items():
-        count = config.prompts if table.size is None else min(config.prompts, table.size)
+        count = max(1, round(config.prompts * stage.data[name]))
+        if table.size is not None:
+            count = min(count, table.size)
         numbers = range(count)
         train += [table.draw(number, f"{seed}/preferences/{name}") for number in numbers]
         held_out += table.held_out(config.held_out, seed)

@@ -102,7 +102,7 @@ def prepare(config: Config, lock: DataLock, skip_bad_rows: bool = False) -> Prep
     for stage in config.stages:
         for name in stage.data:
             _check_usable(prepared, stage, name)
-        check_epochs(prepared.tables, stage)
+        check_epochs(config, prepared.tables, stage)
         check_evaluation(config, prepared.tables, stage)
         _check_best(prepared, stage)
     return prepared

@@ -178,19 +178,22 @@ def train_reward_model(
     return log
 
 
-def _batches(
-    pairs: int, config: RewardModelStage, seed: int
-) -> list[tuple[int, Sequence[int]]]:
-    """Which pairs each step learns from, and in which epoch.
-
-    Raises OpenQwQError where the stage's epochs are no pair.
-    """
-    left = round(pairs * config.epochs)
-    if not left:
+def pairs_of_epochs(pairs: int, config: RewardModelStage) -> int:
+    """How many pairs a stage's epochs over `pairs` are; raises OpenQwQError where it is none."""
+    count = round(pairs * config.epochs)
+    if not count:
         raise OpenQwQError(
             f"stages.{config.name}.epochs is {config.epochs:g}, which is none of the {pairs} "
             "pairs: raise it"
         )
+    return count
+
+
+def _batches(
+    pairs: int, config: RewardModelStage, seed: int
+) -> list[tuple[int, Sequence[int]]]:
+    """Which pairs each step learns from, and in which epoch."""
+    left = pairs_of_epochs(pairs, config)
     batches: list[tuple[int, Sequence[int]]] = []
     for epoch in range(math.ceil(config.epochs)):
         draws = random.Random(f"reward model/{seed}/{epoch}")

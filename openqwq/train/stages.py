@@ -179,11 +179,11 @@ class Stages:
         tables = self.prepared.of(stage)
         with self.placement.generator(self.policies, stage.name, origin) as generate:
             runner = self.runner(generate, verdicts_only(self.verifiers), max_turns=1)
-            pairs = row_pairs(tables, stage.data)
-            if stage.pairs is not None:
-                pairs = await sampled_pairs(
-                    tables, stage.pairs, runner, self.run.config.seed
-                )
+            seed = self.run.config.seed
+            if stage.pairs is None:
+                pairs = row_pairs(tables, stage.data, seed)
+            else:
+                pairs = await sampled_pairs(tables, stage, stage.pairs, runner, seed)
         policy = self.policies.loaded(origin).model
         with self._shown(stage.name, epochs) as report:
             fit_reward_model(self.run, stage, policy, runner, pairs, report)

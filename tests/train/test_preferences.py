@@ -1,13 +1,17 @@
 """Preference pairs: written in the field's format, ranked fairly."""
 
+import json
 from pathlib import Path
+
+import pytest
 
 from openqwq.config import DataConfig
 from openqwq.data.hub import DataLock
 from openqwq.tasks.rows import open_rows
 from openqwq.train.episodes import Attempt
+from openqwq.train.preference_stage import row_pairs
 from openqwq.train.preferences import ranked_pairs, save_pairs
-from openqwq.types import Message, Pair, Score, ScoreStatus, Task
+from openqwq.types import Message, OpenQwQError, Pair, Score, ScoreStatus, Task
 
 ASK = {"role": "user", "content": "Hi"}
 GOOD, BAD = (
@@ -21,6 +25,23 @@ def test_what_is_saved_is_a_table_of_pairs(tmp_path: Path) -> None:
     save_pairs([PAIR, PAIR], tmp_path / "p.jsonl")
     table = open_rows("p", DataConfig(rows=str(tmp_path / "p.jsonl")), DataLock())
     assert table.pairs == [PAIR, PAIR]
+
+
+def test_a_weight_says_how_often_a_tables_pairs_are_taken(tmp_path: Path) -> None:
+    rows = [{"prompt": str(i), "chosen": "yes", "rejected": "no"} for i in range(20)]
+    path = tmp_path / "p.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tables = {"p": open_rows("p", DataConfig(rows=str(path)), DataLock())}
+
+    def asked(weight: float) -> list[str]:
+        pairs = row_pairs(tables, {"p": weight}, 0)["train"]
+        return [pair.chosen[0]["content"] for pair in pairs]
+
+    assert len(set(asked(0.1))) == 2
+    assert sorted(map(int, asked(1.0))) == list(range(20))
+    assert len(asked(2.5)) == 50 and len(set(asked(2.5))) == 20
+    with pytest.raises(OpenQwQError, match=r"weight 0\.01 of 'p' is none of its 20 pairs"):
+        asked(0.01)
 
 
 def attempt(answer: str, value: float, status: ScoreStatus = "wrong") -> Attempt:

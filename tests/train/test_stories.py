@@ -256,6 +256,7 @@ def test_rows_of_one_file_may_need_different_judges(base: Path, tmp_path: Path) 
 
 
 SFT = {"name": "sft", "kind": "sft", "epochs": 1, "batch_size": 8, "data": {"traces": 1.0}}
+TASTE = {"name": "taste", "kind": "reward_model", "epochs": 1, "data": {"pairs": 1.0}}
 AFTER = RL | {"from": "sft:best"}
 
 
@@ -274,6 +275,9 @@ AFTER = RL | {"from": "sft:best"}
             [SFT | {"evaluate": {"data": ["traces"]}}],
             "evaluate.data names 'traces', which holds",
         ),
+        ([RL | {"steps": 0, "epochs": 1}], "stages.rl.epochs is 1: "),
+        ([TASTE | {"data": {"pairs": 0.01}}], "weight 0.01 of 'pairs' is none of its 10"),
+        ([TASTE | {"epochs": 0.01}], "stages.taste.epochs is 0.01, which is none of the"),
         (
             [SFT | {"epochs": 0.04}],
             "stages.sft: epochs 0.04 times the weight 1 of 'traces'",
@@ -289,7 +293,12 @@ def test_a_stage_that_could_do_nothing_is_refused_before_the_run(
 ) -> None:
     rows = [{"prompt": f"Say {i}.", "completion": f"{i}"} for i in range(10)]
     (tmp_path / "traces.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    config = written(tmp_path, base, stages, traces={"rows": "traces.jsonl"})
+    pairs = [
+        {"prompt": f"Tell {i}.", "chosen": f"{i}", "rejected": "no"} for i in range(10)
+    ]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs))
+    tables = {"traces": {"rows": "traces.jsonl"}, "pairs": {"rows": "pairs.jsonl"}}
+    config = written(tmp_path, base, stages, **tables)
     assert train(config, tmp_path / "run") == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
