@@ -206,6 +206,13 @@ def test_a_number_out_of_range_is_refused_naming_key_value_and_rule(
         ("stages.rl.optimiser.beta2=1.0", ["optimiser.beta2 is 1", "below 1"]),
         ("shape.hidden_size=20", ["num_attention_heads is 4", "hidden_size 20", "even"]),
         ("shape.num_key_value_heads=3", ["num_key_value_heads is 3", "must divide"]),
+        (
+            "data.e={environment='w.py:W',system='x'}",
+            ["data.e.system", "has its own tasks"],
+        ),
+        ("data.e={environment='w.py:W',prompt='{x}'}", ["data.e.prompt", "w.py:W has"]),
+        ("data.e={environment='w.py:W',verifier='math'}", ["data.e.verifier", "itself"]),
+        ("data.s={source='addition',tools='{t}'}", ["data.s.tools", "source writes"]),
         ("stages.rl.evaluate.data=['sum']", ["evaluate", "'sum'", "'sums'"]),
         ("model=Qwen/Q", None),
     ],

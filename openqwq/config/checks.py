@@ -41,7 +41,7 @@ TABLE_RESERVED = {"mean", "none"}
 # Keys of a table that say how a row is read.
 FOR_ROWS = (
     *("prompt", "messages", "answer", "answer_pattern", "solution", "tests", "rules"),
-    *("chosen", "rejected"),
+    *("tools", "chosen", "rejected"),
 )
 # Stages are saved under their names, next to these.
 STAGE_RESERVED = {
@@ -164,12 +164,8 @@ def _check_table(name: str, table: DataConfig) -> None:
         )
     if bool(table.chosen) != bool(table.rejected):
         raise OpenQwQError(f"{path} needs both chosen and rejected, or neither")
-    if table.source:
-        for key in FOR_ROWS:
-            if getattr(table, key):
-                raise OpenQwQError(
-                    f"{path}.{key} is for rows: the source writes its own problems"
-                )
+    if not table.rows:
+        _check_no_row_keys(path, table)
     if table.answer_pattern:
         try:
             groups = re.compile(table.answer_pattern).groups
@@ -183,6 +179,18 @@ def _check_table(name: str, table: DataConfig) -> None:
                 f"{path}.answer_pattern {table.answer_pattern!r} has no group: put the answer in "
                 "parentheses"
             )
+
+
+def _check_no_row_keys(path: str, table: DataConfig) -> None:
+    """Raise OpenQwQError for a key that a source, or an environment's own tasks, do not read."""
+    keys: tuple[str, ...] = FOR_ROWS
+    origin = "the source writes its own problems"
+    if not table.source:
+        keys = (*FOR_ROWS, "system", "verifier")
+        origin = f"{table.environment} has its own tasks, and judges them itself"
+    for key in keys:
+        if getattr(table, key):
+            raise OpenQwQError(f"{path}.{key} is for rows: {origin}; leave it out")
 
 
 def _check_stage(config: Config, stage: Stage) -> None:
