@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from openqwq.config import RewardConfig, RlStage
 from openqwq.types import OpenQwQError, Score, Task, Verifier
+from openqwq.verify.judge import RewardModelJudge
 from openqwq.verify.partial import PartialCredit
 from openqwq.verify.thinking import ThinkingRules
 
@@ -120,6 +121,8 @@ def stage_rewards(
         made: list[Term] = []
         for config in configs:
             judge = None if config.use == VERIFIER else judges[config.use]
+            if isinstance(judge, RewardModelJudge):
+                judge = judge.clamped_to(config.clip)
             made.append(Term(short_name(config.use), config.weight, judge, config))
         return made
 

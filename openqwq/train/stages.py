@@ -246,7 +246,7 @@ class Stages:
                 model = RewardModel.load(directory).to(
                     chosen_device(self.run.config.device)
                 )
-                judges[use] = RewardModelJudge(model.rate, self._clip(stage, use))
+                judges[use] = RewardModelJudge(model.rate)
             elif use.startswith(LANGUAGE_MODEL):
                 judges[use] = await self.bench.language_model(
                     use.removeprefix(LANGUAGE_MODEL)
@@ -255,13 +255,6 @@ class Stages:
                 remote.append(use)
         judges |= await self.placement.verifiers(remote, self.bench)
         return stage_rewards(stage, self.verifiers, judges)
-
-    def _clip(self, stage: RlStage, use: str) -> float:
-        for terms in [stage.rewards, *stage.rewards_of.values()]:
-            for term in terms:
-                if term.use == use:
-                    return term.clip
-        raise KeyError(use)
 
     def runner(self, generate: Generate, rewards: Rewards, max_turns: int) -> RolloutRunner:
         """What turns tasks into judged attempts by `generate`."""

@@ -50,6 +50,10 @@ class RewardModelJudge:
         self._clip = clip
         self._gold = gold
 
+    def clamped_to(self, clip: float) -> "RewardModelJudge":
+        """The same judge with another `clip`."""
+        return RewardModelJudge(self._rate, clip, self._gold)
+
     async def score(self, task: Task, completion: str) -> Score:
         """See the class."""
         answer = final_answer(completion)

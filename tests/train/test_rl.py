@@ -1,6 +1,7 @@
 """The RL loop's own decisions: advantages, refills, controls, refusals."""
 
 import asyncio
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 import torch
 from small import judged_by, rl_stage, small_config, tables_of
 
-from openqwq.config import OptimiserConfig, RlStage
+from openqwq.config import OptimiserConfig, RewardConfig, RlStage
 from openqwq.engine.engine import Engine
 from openqwq.engine.limits import EngineLimits
 from openqwq.model.qwen2 import ModelConfig, Qwen2
@@ -21,10 +22,12 @@ from openqwq.train.episodes import Attempt, TokenRecord
 from openqwq.train.learner import Learner
 from openqwq.train.objective import objective
 from openqwq.train.packing import pack_trajectories
+from openqwq.train.rewards import stage_rewards
 from openqwq.train.rl import Batch, Trainer, group_rewards
 from openqwq.train.rollouts import RolloutRunner, trajectories_of
 from openqwq.train.run import Run
 from openqwq.types import Completion, OpenQwQError, SamplingParams, Score, Task
+from openqwq.verify.judge import RewardModelJudge
 
 TOKENIZER = Tokenizer.train(["user\nWhat is 1 + 2?\nassistant\n\\boxed{3}"] * 9, 290)
 
@@ -362,3 +365,19 @@ def test_the_kl_penalty_is_the_closed_form_and_pulls_towards_the_reference() -> 
     loss.backward()
     assert all(p.grad is None for p in frozen.model.parameters())
     assert any(p.grad is not None and bool(p.grad.any()) for p in made.model.parameters())
+
+
+async def test_a_reward_model_is_clamped_as_each_table_says() -> None:
+    async def rate(task: Task, answer: str) -> float:
+        return 9.0
+
+    stage = RlStage(
+        "rl",
+        rewards=(RewardConfig("stage:taste", clip=1.0),),
+        rewards_of={"toy": (RewardConfig("stage:taste", clip=2.0),)},
+    )
+    rewards = stage_rewards(stage, {}, {"stage:taste": RewardModelJudge(rate)})
+    for kind, clip in (("toy", 2.0), ("other", 1.0)):
+        task = Task("t", kind, (), "")
+        score = await rewards.score(task, "</think>yes")
+        assert score.value == pytest.approx(1 / (1 + math.exp(-clip)))
