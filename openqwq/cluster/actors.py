@@ -261,9 +261,11 @@ class VerifierActor:
         """See `software`."""
         return software()
 
-    async def score(self, verifier: str, task: Task, completion: str) -> dict[str, Any]:
+    async def score(
+        self, verifier: str, task: Task, completion: str, seconds: float | None = None
+    ) -> dict[str, Any]:
         """The fields of a `Score`; a mapping of its parts may be of a class that has no copy."""
         async with self._opening:
-            judge = await self.bench.verifier(verifier)
+            judge = await self.bench.verifier(verifier, seconds)
         score: Score = await judge.score(task, completion)
         return {**asdict(score), "parts": dict(score.parts)}

@@ -208,11 +208,13 @@ class RayPlacement:
         self._check_software(samplers.actors)
         return samplers
 
-    async def verifiers(self, names: Iterable[str], bench: Bench) -> Mapping[str, Verifier]:
+    async def verifiers(
+        self, names: Iterable[str], bench: Bench, seconds: float | None = None
+    ) -> Mapping[str, Verifier]:
         """See `Placement.verifiers`."""
         if self._pool is None:
             self._pool = self._open_pool(bench)
-        return {name: RemoteVerifier(self._pool, name) for name in names}
+        return {name: RemoteVerifier(self._pool, name, seconds) for name in names}
 
     def _open_pool(self, bench: Bench) -> VerifierPool:
         first = self.config.learners + self.config.samplers

@@ -208,8 +208,10 @@ class VerifierPool:
     def __post_init__(self) -> None:
         self.actors = [self.create(index) for index in range(self.count)]
 
-    async def score(self, verifier: str, task: Task, completion: str) -> Score:
-        """A verdict; where no actor gives one, an `error`."""
+    async def score(
+        self, verifier: str, task: Task, completion: str, seconds: float | None = None
+    ) -> Score:
+        """A verdict within `seconds`; where no actor gives one, an `error`."""
         index = self._turn % self.count
         self._turn += 1
         failure = ""
@@ -218,7 +220,7 @@ class VerifierPool:
             try:
                 async with asyncio.timeout(self.timeout):
                     fields: Mapping[str, Any] = await actor.score.remote(
-                        verifier, task, completion
+                        verifier, task, completion, seconds
                     )
                 return Score(**fields)
             except LOST as error:
@@ -236,7 +238,8 @@ class RemoteVerifier:
 
     pool: VerifierPool
     name: str
+    seconds: float | None = None  # see `Bench.verifier`
 
     async def score(self, task: Task, completion: str) -> Score:
         """See `Verifier.score`."""
-        return await self.pool.score(self.name, task, completion)
+        return await self.pool.score(self.name, task, completion, self.seconds)

@@ -86,11 +86,17 @@ class Bench:
     environments: dict[tuple[str, str], Environment] = field(default_factory=dict)
     _sandbox: LocalSandbox | None = None
 
-    async def verifier(self, name: str) -> Verifier:
-        """The judge called `name`; raises OpenQwQError for an unknown one."""
+    async def verifier(self, name: str, seconds: float | None = None) -> Verifier:
+        """The judge called `name`; raises OpenQwQError for an unknown one.
+
+        One call of a user's function may take `seconds`; None: the bench's `reward_seconds`.
+        """
         if name not in self.verifiers:
             self.verifiers[name] = await self._open(name)
-        return self.verifiers[name]
+        judge = self.verifiers[name]
+        if seconds is not None and isinstance(judge, UserJudge):
+            return judge.within(seconds)
+        return judge
 
     async def environment(self, name: str, options: Mapping[str, Any]) -> Environment:
         """The environment called `name`, made with `options`, which tables may share.

@@ -53,8 +53,10 @@ class Placement(Protocol):
         """
         ...
 
-    async def verifiers(self, names: Iterable[str], bench: Bench) -> Mapping[str, Verifier]:
-        """The judges called `names`; the bench's stack closes them."""
+    async def verifiers(
+        self, names: Iterable[str], bench: Bench, seconds: float | None = None
+    ) -> Mapping[str, Verifier]:
+        """The judges called `names`, as `Bench.verifier` gives them; its stack closes them."""
         ...
 
 
@@ -89,9 +91,11 @@ class LocalPlacement:
         with local_engine(loaded.model, policies.tokenizer, policies.run.config) as engine:
             yield engine
 
-    async def verifiers(self, names: Iterable[str], bench: Bench) -> Mapping[str, Verifier]:
+    async def verifiers(
+        self, names: Iterable[str], bench: Bench, seconds: float | None = None
+    ) -> Mapping[str, Verifier]:
         """See `Placement.verifiers`."""
-        return {name: await bench.verifier(name) for name in names}
+        return {name: await bench.verifier(name, seconds) for name in names}
 
 
 def _learner(policy: LoadedPolicy, stage: SamplingStage, steps: int) -> Learner:

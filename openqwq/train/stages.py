@@ -253,8 +253,10 @@ class Stages:
                 )
             else:
                 remote.append(use)
-        judges |= await self.placement.verifiers(remote, self.bench)
-        return stage_rewards(stage, self.verifiers, judges)
+        seconds = stage.reward_seconds
+        judges |= await self.placement.verifiers(remote, self.bench, seconds)
+        verifiers = await self.placement.verifiers(self.verifiers, self.bench, seconds)
+        return stage_rewards(stage, verifiers, judges)
 
     def runner(self, generate: Generate, rewards: Rewards, max_turns: int) -> RolloutRunner:
         """What turns tasks into judged attempts by `generate`."""

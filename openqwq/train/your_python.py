@@ -1,6 +1,7 @@
 """A user's own functions and classes as judges and environments."""
 
 import asyncio
+import copy
 import functools
 import inspect
 import math
@@ -78,6 +79,12 @@ class UserJudge:
         self._function = _judge_function(reference)
         self._by_name = _takes_names(self._function)
         self._places = asyncio.Semaphore(CALLS_AT_ONCE)
+
+    def within(self, seconds: float) -> "UserJudge":
+        """The same judge with another limit, as another stage may set."""
+        judge = copy.copy(self)
+        judge._seconds = seconds
+        return judge
 
     async def score(self, task: Task, completion: str) -> Score:
         """See the class."""

@@ -235,6 +235,17 @@ def test_a_reward_that_hangs_is_an_error_and_the_run_still_ends(
     assert "rewards.py:hang took more than 0.05 s" in capsys.readouterr().err
 
 
+def test_each_stage_waits_for_my_reward_as_long_as_it_says(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hangs = "import threading\ndef hang(task, completion): threading.Event().wait()\n"
+    (tmp_path / "rewards.py").write_text(hangs)
+    short = RL | {"rewards": [{"use": "rewards.py:hang"}], "reward_seconds": 0.05}
+    long = RL | {"name": "later", "reward_seconds": 60.0}
+    assert train(written(tmp_path, base, [short, long]), tmp_path / "run") == 2
+    assert "rewards.py:hang took more than 0.05 s" in capsys.readouterr().err
+
+
 def test_rows_of_one_file_may_need_different_judges(base: Path, tmp_path: Path) -> None:
     tests = [{"stdin": "", "stdout": "1"}]
     rows: list[dict[str, Any]] = [

@@ -1,9 +1,12 @@
 """A user's own judge: what it may be, and what becomes of every value and exception."""
 
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 
+from openqwq.config import SandboxConfig
+from openqwq.train.judges import Bench
 from openqwq.train.your_python import UserJudge, check_judge_function
 from openqwq.types import OpenQwQError, Score, Task
 
@@ -82,6 +85,15 @@ async def test_what_is_no_reward_is_an_error_that_says_why(
     score = await UserJudge(f"{file}:{name}", 0.1).score(TASK, "reply")
     assert (score.status, score.value) == ("error", 0.0)
     assert said in score.detail
+
+
+async def test_each_stage_waits_as_long_as_it_says(file: Path) -> None:
+    async with AsyncExitStack() as stack:
+        bench = Bench(SandboxConfig(), stack, reward_seconds=60.0)
+        hangs = await bench.verifier(f"{file}:hangs", 0.1)
+        again = await bench.verifier(f"{file}:hangs", 0.2)
+        assert "more than 0.1 s" in (await hangs.score(TASK, "reply")).detail
+        assert "more than 0.2 s" in (await again.score(TASK, "reply")).detail
 
 
 @pytest.mark.parametrize(
