@@ -364,7 +364,7 @@ def _contents(prompt: Messages) -> list[str]:
 
 
 def _problem(raw: Sequence[Any]) -> str:
-    """Equal for equal raw values in one order, whatever their spaces and line ends."""
+    """Equal for equal raw values, whatever their spaces and line ends."""
     texts = [" ".join(as_text(value).split()) for value in raw]
     return json.dumps(texts, ensure_ascii=False)
 

@@ -152,15 +152,9 @@ def eval_verb(options: argparse.Namespace) -> None:
     )  # fmt: skip
     window = Window(options.lcb_release, *options.lcb_window)
     request = suite.EvaluationRequest(
-        names,
-        library,
-        settings,
-        options.out,
-        window,
-        options.resume,
-        options.workers,
+        names, library, settings, options.out, window, options.resume, options.workers,
         options.skip_bad_rows,
-    )
+    )  # fmt: skip
 
     opened = None
     if not options.rescore:

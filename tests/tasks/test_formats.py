@@ -447,6 +447,14 @@ def test_turns_kept_as_json_text_are_turns() -> None:
     assert reading.demonstration == (assistant("5"),)
 
 
+def test_another_template_of_the_same_columns_asks_the_same_problem() -> None:
+    """So a share that is held out stays the same rows."""
+    row = {"a": 5, "b": 3, "c": 2}
+    first = RowReader("own", DataConfig(prompt="{a} minus {b}", answer="{c}")).read(row)
+    other = RowReader("own", DataConfig(prompt="{b} from {a}, from {a}!", answer="{c}"))
+    assert other.read(row).problem == first.problem
+
+
 def test_columns_in_another_order_ask_another_problem() -> None:
     reader = RowReader("own", DataConfig(prompt="{a} minus {b}", answer="{c}"))
     first = reader.read({"a": 5, "b": 3, "c": 2})
