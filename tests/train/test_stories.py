@@ -115,7 +115,7 @@ def test_an_evaluation_shows_how_many_of_its_problems_are_answered(
     config = written(tmp_path, base, [RL | {"steps": 1}])
     assert train(config, tmp_path / "run") == 0
     assert [each for each in reported if each[0] == "evaluate start"] == [
-        ("evaluate start", done, 3, "problem") for done in (1, 2, 3)
+        ("evaluate start", done, 3, "problem") for done in (0, 1, 2, 3)
     ]
 
 
