@@ -90,9 +90,8 @@ class Background:
         recording = self.running.get(name)
         if recording is None or recording.drawing is None:
             return
-        if (
-            not recording.drawing.cancelling()
-        ):  # a second time would stop the engine's clean-up
+        # a second time would stop the engine's clean-up
+        if not recording.drawing.cancelling():
             recording.drawing.cancel()
         await recording.until_ended()
 

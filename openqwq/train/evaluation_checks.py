@@ -1,4 +1,4 @@
-"""What can be told of a stage's length and evaluation before the run: is there anything to do?"""
+"""Whether a stage has anything to train on and to be evaluated with, before the run begins."""
 
 import math
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from openqwq.types import OpenQwQError
 
 
 def check_epochs(config: Config, tables: Mapping[str, DataTable], stage: Stage) -> None:
-    """Raise OpenQwQError for a stage whose epochs and weights are none of a table's rows."""
+    """Raise OpenQwQError where the epochs and weights of a stage come to no row of a table."""
     if isinstance(stage, SftStage) and not stage.steps:
         try:
             epoch_draws(tables, stage.data, stage.epochs)
