@@ -246,7 +246,7 @@ def _read_call(call: Any, field: str) -> ToolCall:
 def turns_or_text(value: Any) -> Any:
     """A list of turns, also one turn alone or kept as JSON text; else the value as text.
 
-    A text may be JSON that is no chat, such as a reply in a schema: all of its items must be turns.
+    A text may be JSON that is no chat, such as a reply in a schema: one item must be a turn.
     """
     parsed = from_json(value)
     keys = set(_object(parsed))
@@ -255,7 +255,7 @@ def turns_or_text(value: Any) -> Any:
     if not isinstance(parsed, list | tuple):
         return as_text(value)
     if isinstance(value, str):
-        are_turns = bool(parsed) and all(_is_turn(turn) for turn in parsed)
+        are_turns = any(_is_turn(turn) for turn in parsed)
     else:
         are_turns = not parsed or isinstance(parsed[0], Mapping)
     return parsed if are_turns else as_text(value)

@@ -366,7 +366,7 @@ def _contents(prompt: Messages) -> list[str]:
 def _problem(raw: Sequence[Any]) -> str:
     """Equal for equal raw values, whatever their spaces and line ends."""
     texts = [" ".join(as_text(value).split()) for value in raw]
-    return json.dumps(texts, ensure_ascii=False)
+    return json.dumps(sorted(texts), ensure_ascii=False)
 
 
 def _under(system: str, chat: Messages) -> Messages:

@@ -75,10 +75,8 @@ class Template:
         return "".join(parts)
 
     def values(self, row: Mapping[str, Any]) -> list[Any]:
-        """The values of its columns by their names, so that another template of the same columns
-        gives the same; raises RowError as `fill` does.
-        """
-        return [self._value(row, column) for column in sorted(set(self.columns))]
+        """The values of its columns, in their order; raises RowError as `fill` does."""
+        return [self._value(row, column) for column in self.columns]
 
     def _value(self, row: Mapping[str, Any], column: str) -> Any:
         try:

@@ -15,6 +15,7 @@ from openqwq.data.hub import DataLock
 from openqwq.sandbox.local import LocalSandbox
 from openqwq.tasks.formats import RowReader
 from openqwq.tasks.rows import RowTable, open_rows
+from openqwq.tasks.templates import RowError
 from openqwq.types import CodeTests, Message, OpenQwQError, Task, TestCase, Verifier
 from openqwq.verify.code import CodeVerifier
 from openqwq.verify.instructions import InstructionVerifier
@@ -447,16 +448,8 @@ def test_turns_kept_as_json_text_are_turns() -> None:
     assert reading.demonstration == (assistant("5"),)
 
 
-def test_another_template_of_the_same_columns_asks_the_same_problem() -> None:
-    """So a share that is held out stays the same rows."""
-    row = {"a": 5, "b": 3, "c": 2}
-    first = RowReader("own", DataConfig(prompt="{a} minus {b}", answer="{c}")).read(row)
-    other = RowReader("own", DataConfig(prompt="{b} from {a}, from {a}!", answer="{c}"))
-    assert other.read(row).problem == first.problem
-
-
-def test_columns_in_another_order_ask_another_problem() -> None:
-    reader = RowReader("own", DataConfig(prompt="{a} minus {b}", answer="{c}"))
-    first = reader.read({"a": 5, "b": 3, "c": 2})
-    second = reader.read({"a": 3, "b": 5, "c": -2})
-    assert first.problem != second.problem
+def test_a_turn_in_an_unknown_role_is_named_in_json_text_too() -> None:
+    reader = RowReader("own", DataConfig())
+    turns = [{"role": "user", "content": "2 + 3?"}, {"role": "critic", "content": "5"}]
+    with pytest.raises(RowError, match="critic"):
+        reader.read({"prompt": json.dumps(turns), "answer": "5"})
