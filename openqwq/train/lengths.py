@@ -129,8 +129,7 @@ class Measure:
 
     def _length(self, task: Task) -> int:
         if isinstance(self.stage, SftStage):
-            examples = encode_examples(self.tokenizer, task, self.stage.loss_on)
-            return max(len(ids) for ids, _ in examples)
+            return _example_length(self.tokenizer, task, self.stage)
         return len(encode_chat(self.tokenizer, task.messages, task.tools))
 
 
@@ -165,10 +164,8 @@ def needed_length(prepared: Prepared, tokenizer: Tokenizer) -> int:
     for stage in prepared.config.stages:
         if isinstance(stage, RlStage | DistillStage):
             replies.append(stage.max_tokens)
-        if isinstance(stage, RewardModelStage):
-            if stage.pairs is not None:
-                replies.append(stage.pairs.max_tokens)
-            continue  # it is not evaluated on problems
+        if isinstance(stage, RewardModelStage) and stage.pairs is not None:
+            replies.append(stage.pairs.max_tokens)
         evaluated.append(evaluated_length(prepared, stage, tokenizer))
     needed = round(longest * LENGTH_SLACK) + max(replies, default=DEFAULT_REPLY)
     return max(needed, *evaluated, 0)
@@ -202,9 +199,18 @@ def longest_example(prepared: Prepared, stage: Stage, tokenizer: Tokenizer) -> i
             tasks = training_tasks(table, TRIED, f"{prepared.config.seed}/lengths")
             slack = LENGTH_SLACK
         for task in tasks:
-            for ids, _ in encode_examples(tokenizer, task, stage.loss_on):
-                longest = max(longest, round(slack * len(ids)))
+            length = _example_length(tokenizer, task, stage)
+            longest = max(longest, round(slack * length))
     return longest
+
+
+def _example_length(tokenizer: Tokenizer, task: Task, stage: SftStage) -> int:
+    """Tokens of the longest example that a stage may make of a task."""
+    budget = None
+    if stage.thinking_budgets and not task.demonstration:
+        budget = max(stage.thinking_budgets)
+    examples = encode_examples(tokenizer, task, stage.loss_on, budget)
+    return max(len(ids) for ids, _ in examples)
 
 
 def _characters(task: Task) -> int:

@@ -1,7 +1,7 @@
 """How many tokens one forward pass takes, where a config leaves that to the free memory."""
 
+from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from typing import TypeVar
 
 import torch
@@ -90,22 +90,25 @@ def sized(
     model: ModelConfig,
     products: Products,
     teacher: int = 0,
-    longest: int = 0,
+    longest: Callable[[], int] = lambda: 0,
 ) -> Trained:
     """The stage with its micro-batches in tokens, by the free memory where it leaves that open.
 
     On a cluster, whose memory is not seen from here, they are as large as they may be. `teacher`
-    and `longest` are as in `fitting_tokens`.
+    and `longest` are as in `fitting_tokens`; the latter takes time, and is asked where it counts.
     """
     if stage.optimiser.max_tokens_per_micro_batch:
         return stage
     if run.config.cluster.learners:
-        tokens = max(stage.optimiser.micro_batch_tokens, longest)
+        tokens = max(stage.optimiser.micro_batch_tokens, longest())
     else:
         memory = free_memory(run.config)
-        choose = partial(
-            fitting_tokens, stage, run.config, model, products, memory, teacher, longest
-        )
+
+        def choose() -> int:
+            return fitting_tokens(
+                stage, run.config, model, products, memory, teacher, longest()
+            )
+
         tokens = run.micro_batch(stage.name, choose)
     optimiser = replace(stage.optimiser, max_tokens_per_micro_batch=tokens)
     return replace(stage, optimiser=optimiser)

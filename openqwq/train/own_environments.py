@@ -1,6 +1,7 @@
 """Tables of an environment's own tasks: `tasks(split)` of your class, or `verifiers:ENV_ID`."""
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -72,20 +73,27 @@ def _problem(task: Task) -> str:
 def _split(
     name: str, config: DataConfig, tasks: Callable[[str], Iterable[Task]], split: str
 ) -> list[Task]:
-    """The tasks of one split, under the table's name; raises OpenQwQError for two of one id."""
+    """The tasks of one split, under the table's name; raises OpenQwQError for two of one id.
+
+    What stands before an id's last colon is left out where the rest is enough to tell them apart.
+    """
+    given = list(tasks(split))
+    short = Counter(task.id.rpartition(":")[2] for task in given)
+    shortens = max(short.values(), default=1) == 1
     ids: set[str] = set()
     named: list[Task] = []
-    for task in tasks(split):
+    for task in given:
         if task.id in ids:
             raise OpenQwQError(
                 f"data.{name}: {config.environment} gives two tasks of the id {task.id!r} for "
                 f"{split!r}: give each its own"
             )
         ids.add(task.id)
+        key = task.id.rpartition(":")[2] if shortens else task.id
         named.append(
             replace(
                 task,
-                id=f"{name}:{task.id}",
+                id=f"{name}:{key}",
                 kind=name,
                 environment=config.environment,
                 verifier="",

@@ -181,6 +181,9 @@ def _check_origin(origin: str, path: str, config: Config, earlier: Sequence[Stag
     policies = [stage.name for stage in earlier if not isinstance(stage, RewardModelStage)]
     if origin in (PREVIOUS, START) or name in policies or Path(origin).exists():
         return
+    of_another_run = Path(f"{name}.best")
+    if origin.endswith(BEST) and of_another_run.is_absolute() and of_another_run.exists():
+        return
     if hub.is_hub_id(origin):
         try:
             hub.download(origin, weights=False)

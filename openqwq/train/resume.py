@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from openqwq.config import Config
+from openqwq.config import Config, RewardModelStage
 from openqwq.config.build import joined, key_of
 from openqwq.types import OpenQwQError
 
@@ -26,6 +26,10 @@ SAFE_IN_A_STAGE = (
     "reward_seconds",
     "skip_checks",
 )
+
+
+# A reward model's rate fell to 0 whatever these said, until version 0.2 of its configs.
+DECAY = ("optimiser.decay_share", "optimiser.final_lr_share")
 
 
 def check_resumable(old: Config, new: Config, begun: Mapping[str, int], where: str) -> None:
@@ -88,7 +92,10 @@ def _may_change_in_stage(
     if setting.split(".")[0] in SAFE_IN_A_STAGE:
         return True
     if setting == "optimiser.max_tokens_per_micro_batch" and was != ABSENT:
-        return bool(now > was)
+        return bool(0 < was < now)
+    (stage,) = [stage for stage in old.stages if stage.name == name]
+    if isinstance(stage, RewardModelStage) and setting in DECAY:
+        return True
     if setting not in ("steps", "epochs") or now == ABSENT:
         return False
     return bool(now > was) and not _begun_behind(f"stages.{name}.{setting}", old, begun)

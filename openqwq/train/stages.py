@@ -4,6 +4,7 @@ import math
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -230,7 +231,7 @@ class Stages:
         shape = self.policies.shape(origin)
         products = self.policies.products(origin)
         teacher = loaded_bytes(stage, self.policies.shape)
-        longest = longest_example(self.prepared, stage, self.tokenizer)
+        longest = partial(longest_example, self.prepared, stage, self.tokenizer)
         return sized(stage, self.run, shape, products, teacher, longest)
 
     def _origin_of(self, stage: Stage) -> str:

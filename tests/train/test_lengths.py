@@ -98,6 +98,28 @@ def test_a_row_above_the_micro_batch_is_named_with_the_key_that_limits_it(
         fit_rows(limited)
 
 
+def test_a_thinking_budget_makes_room_for_a_longer_solution(tmp_path: Path) -> None:
+    run = prepared(tmp_path, "sft", solution=f"<think>{LONG}</think>4")
+    assert "room for" in str(fault_of(run))
+    (stage,) = run.config.stages
+    assert fault_of(set_in_stage(run, thinking_budgets=(8,))) is None
+    tokenizer, _ = run_tokenizer(run.config, run.tables)
+    short = replace(stage, thinking_budgets=(8,))
+    assert (
+        longest_example(run, short, tokenizer)
+        < 128
+        < longest_example(run, stage, tokenizer)
+    )
+
+
+def fault_of(run: Prepared) -> OpenQwQError | None:
+    try:
+        fit_rows(run)
+    except OpenQwQError as error:
+        return error
+    return None
+
+
 def test_the_engine_has_room_for_what_a_stage_is_evaluated_with(tmp_path: Path) -> None:
     """A reply of the evaluation, behind a held-out prompt longer than all training prompts."""
     run = prepared(tmp_path, "sft")

@@ -98,7 +98,6 @@ def test_a_setting_that_would_make_it_another_run_is_refused_by_name(
         "stages.sft.steps=70",
         "stages.sft.checkpoint_every=7",
         "stages.sft.evaluate.every=5",
-        "stages.sft.optimiser.max_tokens_per_micro_batch=9000",
         "stages.stage1.group_size=4",  # of a stage that has not begun
         "evaluation.samples=3",
         "threads=2",
@@ -112,6 +111,22 @@ def test_what_decides_nothing_that_was_trained_may_change(
 ) -> None:
     begun(tmp_path / "run", ("sft", 60))
     Run(tmp_path / "run", small_config(override), resume=True)
+
+
+def test_a_micro_batch_may_grow_and_not_shrink(tmp_path: Path) -> None:
+    key = "stages.sft.optimiser.max_tokens_per_micro_batch"
+    run = Run(tmp_path / "run", small_config(f"{key}=700"), resume=False)
+    run.log("sft", 0, {"loss": 1.0})
+    run.close()
+    Run(tmp_path / "run", small_config(f"{key}=800"), resume=True).close()
+    with pytest.raises(OpenQwQError, match="now it is 600"):
+        Run(tmp_path / "run", small_config(f"{key}=600"), resume=True)
+
+
+def test_the_decay_that_a_reward_model_ignored_may_be_another(tmp_path: Path) -> None:
+    key = "stages.taste.optimiser.final_lr_share"
+    begun(tmp_path / "run", ("sft", 60), ("stage1", 4), ("taste", 3))
+    Run(tmp_path / "run", small_config(f"{key}=0.5"), resume=True)
 
 
 def test_a_stage_cannot_grow_once_a_later_one_has_begun(tmp_path: Path) -> None:
