@@ -22,7 +22,8 @@ def _is_texts(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(each, str) for each in value)
 
 
-# what is read here before a grammar is compiled, which checks all the rest
+# what is read here before a grammar is compiled, which checks all the rest; checked only where it
+# is read, as elsewhere these words may mean something else
 _FORMS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "$ref": (lambda value: isinstance(value, str), "make it a text"),
     "minItems": (_is_count, "make it a whole number, 0 or more"),
@@ -118,9 +119,13 @@ def _parts(schema: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]
         for key, value in part.items():
             if is_schema and (key in _VALUES or key.startswith("x-")):
                 continue
-            pointer = quote(key.replace("~", "~0").replace("/", "~1"), safe="$")
             names_schemas = is_schema and key in _SCHEMAS
-            waiting.append((f"{place}/{pointer}", value, not names_schemas))
+            waiting.append((f"{place}/{_pointer(key)}", value, not names_schemas))
+
+
+def _pointer(key: str) -> str:
+    """A key as a step of a JSON pointer."""
+    return quote(key.replace("~", "~0").replace("/", "~1"), safe="$")
 
 
 def _with_null(part: dict[str, Any]) -> dict[str, Any]:
@@ -174,20 +179,29 @@ def require_usable(schema: Mapping[str, Any], param: str) -> None:
     if size > CHARACTERS:
         text = f"a schema has {size} characters, more than {CHARACTERS}: shorten it"
         raise ApiError(400, text, param)
-    for place, part in _parts(schema):
-        for keyword, (is_right, form) in _FORMS.items():
-            if keyword in part and not is_right(part[keyword]):
-                text = (
-                    f"{keyword} of the schema at {place} is {part[keyword]!r:.100}: {form}"
-                )
-                raise ApiError(400, text, param)
+    kind = schema.get("type")
+    if not isinstance(kind, str) or kind == "object":
+        # a grammar of a tool call reads them by itself
+        _require_form(schema, "#", param, "properties", "required")
     try:
-        endless = not _Finite(schema).holds()
+        endless = not _Finite(schema, param).holds()
     except RecursionError:
         raise ApiError(400, "a schema is nested too deeply: flatten it", param) from None
     if endless:
         text = "every value of a schema holds another of its kind, without end: make one optional"
         raise ApiError(400, text, param)
+
+
+def _require_form(
+    schema: Mapping[str, Any], place: str, param: str, *keywords: str
+) -> None:
+    """Raise ApiError for one of `keywords` whose value has not the form it is read in."""
+    for keyword in keywords:
+        is_right, form = _FORMS[keyword]
+        if keyword in schema and not is_right(schema[keyword]):
+            value = schema[keyword]
+            text = f"{keyword} of the schema at {place} is {value!r:.100}: {form}"
+            raise ApiError(400, text, param)
 
 
 class _Finite:
@@ -197,8 +211,9 @@ class _Finite:
     others in the next round, until nothing new is found.
     """
 
-    def __init__(self, root: Mapping[str, Any]) -> None:
+    def __init__(self, root: Mapping[str, Any], param: str) -> None:
         self._root = root
+        self._param = param
         self._found: set[str] = set()
         self._asked: set[str] = set()
 
@@ -207,43 +222,55 @@ class _Finite:
         for _ in range(ROUNDS):
             before = len(self._found)
             self._asked = set()
-            if self._fits(self._root):
+            if self._fits(self._root, "#"):
                 return True
             if len(self._found) == before:
                 return False
         return True
 
-    def _fits(self, schema: Any) -> bool:
+    def _fits(self, schema: Any, place: str) -> bool:
+        """Whether a finite value fits the schema at `place`; ApiError if it cannot be read."""
         if not isinstance(schema, Mapping):
             return schema is not False
+        _require_form(schema, place, self._param, "$ref")
         if "$ref" in schema and not self._reference(schema["$ref"]):
             return False
-        if not all(map(self._fits, _list(schema, "allOf"))):
+        if not all(self._each(schema, "allOf", place)):
             return False
         for key in ("anyOf", "oneOf"):
-            if _list(schema, key) and not any(map(self._fits, _list(schema, key))):
+            if _list(schema, key) and not any(self._each(schema, key, place)):
                 return False
         kind = schema.get("type", "object" if "properties" in schema else "array")
         if kind == "object":
+            _require_form(schema, place, self._param, "properties", "required")
             properties = schema.get("properties", {})
             return all(
-                self._fits(properties.get(name)) for name in _list(schema, "required")
+                self._fits(properties.get(name), f"{place}/properties/{_pointer(name)}")
+                for name in schema.get("required", ())
             )
-        if kind == "array" and schema.get("minItems", 0):
-            first = _list(schema, "prefixItems")[: schema["minItems"]]
-            more = len(first) < schema["minItems"]
-            return all(map(self._fits, first)) and (
-                not more or self._fits(schema.get("items"))
-            )
+        if kind == "array":
+            _require_form(schema, place, self._param, "minItems")
+            count = schema.get("minItems", 0)
+            if not all(self._each(schema, "prefixItems", place, count)):
+                return False
+            if count > len(_list(schema, "prefixItems")):
+                return self._fits(schema.get("items"), f"{place}/items")
         return True
 
-    def _reference(self, name: Any) -> bool:
+    def _each(
+        self, schema: Mapping[str, Any], key: str, place: str, most: int | None = None
+    ) -> Iterator[bool]:
+        """Whether a finite value fits each schema of a list, or each of the first `most`."""
+        for i, part in enumerate(_list(schema, key)[:most]):
+            yield self._fits(part, f"{place}/{key}/{i}")
+
+    def _reference(self, name: str) -> bool:
         if name in self._found:
             return True
         if name in self._asked:
             return False
         self._asked.add(name)
-        if name != "#" and not str(name).startswith("#/"):
+        if name != "#" and not name.startswith("#/"):
             return True  # by another name than its place: compiling the schema looks for it
         target: Any = self._root
         try:
@@ -253,7 +280,7 @@ class _Finite:
                 target = target[place]
         except (LookupError, TypeError, ValueError):
             return True  # to nothing here: compiling the schema says so
-        if not self._fits(target):
+        if not self._fits(target, name):
             return False
         self._found.add(name)
         return True

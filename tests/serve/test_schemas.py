@@ -106,8 +106,20 @@ MALFORMED: dict[str, tuple[dict[str, Any], str]] = {
     "a list for a reference": ({"$ref": []}, r"\$ref .* at # is \[\]"),
     "a list of properties": ({"properties": [], "required": ["a"]}, "properties .* at #"),
     "deep within": (
-        {"properties": {"a/b": {"items": {"$ref": 5}}}},
+        {
+            "properties": {"a/b": {"type": "array", "minItems": 1, "items": {"$ref": 5}}},
+            "required": ["a/b"],
+        },
         r"\$ref of the schema at #/properties/a~1b/items is 5: make it a text",
+    ),
+    "where only a reference leads": (
+        {
+            "x-d": {"a": {"type": "array", "minItems": "q"}},
+            "type": "object",
+            "properties": {"a": {"$ref": "#/x-d/a"}},
+            "required": ["a"],
+        },
+        "minItems of the schema at #/x-d/a is 'q'",
     ),
 }
 
@@ -128,6 +140,24 @@ def test_what_only_looks_like_a_keyword_is_not_checked() -> None:
     inner = {"minItems": {"type": "string"}, "required": {"type": "string"}}
     schema = {"properties": inner, "default": odd, "examples": [odd], "x-note": odd}
     require_usable(schema, "response_format")
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"properties": {"a": {"type": "string", "required": True}}},
+        {"errorMessage": {"required": "need a"}},
+        {"meta": {"required": True}},
+        {"dependentRequired": {"minItems": ["a"]}},
+    ],
+    ids=lambda more: next(iter(more)),
+)
+def test_a_word_that_is_not_read_as_a_keyword_may_mean_anything(
+    more: dict[str, Any],
+) -> None:
+    properties = {"a": {"type": "string"}}
+    schema = {"type": "object", "properties": properties, "required": ["a"], **more}
+    require_usable(schema, "tools")
 
 
 def test_keywords_that_are_null_say_nothing_but_values_may_be_null() -> None:
