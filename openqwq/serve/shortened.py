@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 Json = dict[str, Any]
-SHORT = 16  # items of a list that may all be at fault
+SHORT = 1  # items of a list that may all be at fault
 LISTS = 64  # that are cut at most
 
 

@@ -102,6 +102,9 @@ def test_bad_input_is_refused_in_openais_shape(
     tiny.wait_until_idle()
 
 
+CHOICE = {"type": "string", "enum": [f"value {i}" for i in range(20)]}
+CHOICES = {"type": "object", "properties": {f"p{i}": CHOICE for i in range(7)}}
+CHOOSES = {"type": "function", "function": {"name": "f", "parameters": CHOICES}}
 LARGE = {
     "no message": ({"messages": [0] * 30_000}, "messages[0]"),
     "no part": (
@@ -114,7 +117,12 @@ LARGE = {
         "messages[100]",
     ),
     "no bias": ({"logit_bias": {str(i): "x" for i in range(30_000)}}, "logit_bias"),
-    "many fields": ({f"field_{i}": [0] * 20 for i in range(30_000)}, None),
+    "many fields": ({f"field_{i}": [0] * 20 for i in range(30_000)}, "field_0"),
+    "next to many lists": ({"tools": [CHOOSES] * 12, "foo": 1}, "foo"),
+    "next to many parts": (
+        {"messages": [{"role": "user", "content": [TEXT] * 20_000}] * 16, "foo": 1},
+        "foo",
+    ),
 }
 
 
