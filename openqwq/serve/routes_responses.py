@@ -122,7 +122,10 @@ class ResponsesRoutes:
             raise ApiError(
                 400, f"response {name!r} was not made with background: true", "id"
             )
+        recording = service.background.running.get(name)
         await service.background.cancel(name)
+        if recording:  # its end may not be stored yet
+            return AsciiJson(recording.response.snapshot())
         return AsciiJson(await asyncio.to_thread(service.store.response, name))
 
     async def input_items(self, request: Request) -> Response:

@@ -203,6 +203,26 @@ def test_a_background_response_is_cancelled_and_keeps_what_it_said(slow: Any) ->
     assert get(slow, plain["id"], stream="true").status_code == 400
 
 
+def test_a_cancelled_response_says_so_though_its_end_is_not_stored_yet(
+    slow: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = ResponseStore.save
+    refused: list[str] = []
+
+    def save_later(store: ResponseStore, response: dict[str, Any], *rest: Any) -> None:
+        if response["status"] == "cancelled" and not refused:
+            refused.append(response["id"])
+            raise ApiError(503, "the store is held")
+        save(store, response, *rest)
+
+    monkeypatch.setattr(ResponseStore, "save", save_later)
+    name = post(slow, background=True).json()["id"]
+    ended = post(slow, f"{PATH}/{name}/cancel").json()
+    assert refused == [name]
+    assert ended["status"] == "cancelled" and fits(ended, "Response")
+    slow.wait_until_idle()
+
+
 def test_background_responses_take_places_like_others(slow: Any) -> None:
     names = [post(slow, background=True).json()["id"] for _ in range(2)]
     full = post(slow, background=True)
