@@ -145,11 +145,13 @@ class Background:
         except asyncio.CancelledError:
             last = recording.response.cancel()
         finally:
-            if recording.flushing is not None:
-                await asyncio.wait({recording.flushing})
-            is_stored = await self._keep(recording, last)
-            recording.add(last, ended=True)
             try:
+                try:
+                    if recording.flushing is not None:
+                        await asyncio.wait({recording.flushing})
+                    is_stored = await self._keep(recording, last)
+                finally:  # whatever went wrong: readers wait for the end
+                    recording.add(last, ended=True)
                 while not is_stored and not recording.given_up.is_set():
                     with suppress(TimeoutError):
                         await asyncio.wait_for(recording.given_up.wait(), RETRY_SECONDS)

@@ -379,13 +379,14 @@ async def test_a_response_cancelled_before_it_goes_on_ends_its_engine_too() -> N
     assert is_closed and not background.running
 
 
-async def test_a_server_stops_though_its_store_cannot_be_used() -> None:
+@pytest.mark.parametrize("error", [ApiError(503, "the store is held"), ValueError("a bug")])
+async def test_a_server_stops_though_its_store_cannot_be_used(error: Exception) -> None:
     class Held:
         is_free = True
 
         def save(self, *_: Any) -> None:
             if not self.is_free:
-                raise ApiError(503, "the store is held")
+                raise error
 
     store: Any = Held()
     response: Any = Plain()
@@ -395,10 +396,12 @@ async def test_a_server_stops_though_its_store_cannot_be_used() -> None:
         yield {"type": "response.created", "sequence_number": 0}
         await asyncio.sleep(60)
 
-    await background.start(response, [], drawn())
+    recording = await background.start(response, [], drawn())
     store.is_free = False
     async with asyncio.timeout(5):
         await background.close()
+        seen = [event["type"] async for event in recording.read(-1)]
+    assert seen == ["response.created", "response.cancelled"]
     assert not background.running
 
 
