@@ -121,7 +121,8 @@ def _parameter(
     closing = _text("\n</parameter>\n")
     if not isinstance(declared, dict) or declared.get("type") != "string":
         value = f"{_part_rule(rule, key, schema, rules)} {closing}"
-    elif "enum" in declared or "const" in declared:
+    elif declared.get("enum") is not None or declared.get("const") is not None:
+        # a null is how some clients write what they do not set
         value = f"({_choices(key, declared)}) {closing}"
     else:
         value = 'text_value "\\n"'
@@ -133,7 +134,9 @@ def _parameter(
 
 def _choices(key: str, declared: Mapping[str, Any]) -> str:
     """The texts that a parameter may be."""
-    named = declared.get("enum", [declared.get("const")])
+    named = declared.get("enum")
+    if named is None:
+        named = [declared["const"]]
     texts: list[str] = []
     if isinstance(named, list):
         texts += [_text(choice) for choice in named if isinstance(choice, str)]

@@ -281,6 +281,30 @@ def test_a_forced_call_between_tags_may_hold_any_text_and_ends_after_it(
     assert [call["arguments"] for call in reply.tool_calls] == [values]
 
 
+@pytest.mark.parametrize(
+    ("more", "fits"),
+    [
+        ({"enum": None}, True),
+        ({"const": None}, True),
+        ({"enum": None, "const": "a"}, False),
+        ({"enum": ["a"], "const": None}, False),
+    ],
+)
+def test_choices_of_a_text_that_are_null_are_none(
+    family: Callable[[str], Tokenizer], more: dict[str, Any], fits: bool
+) -> None:
+    own = family("parameters-form")
+    schema = {"properties": {"p": {**TEXT, **more}}, "required": ["p"]}
+    grammar = AnswerGrammar(
+        own, tool_call_grammar(own, [{"name": "f", "parameters": schema}])
+    )
+    opening = "<tool_call>\n<function=f>\n<parameter=p>\n"
+    for token_id in own.encode(opening, allow_special=True):
+        grammar.accept(token_id)
+    assert (grammar.allowed()[own.encode("z")[0]] != 0) == fits
+    assert grammar.allowed()[own.encode("a")[0]]
+
+
 def test_a_text_that_may_be_none_of_its_choices_is_refused_by_name(
     family: Callable[[str], Tokenizer],
 ) -> None:
