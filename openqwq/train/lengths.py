@@ -2,9 +2,10 @@
 
 import heapq
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import chain
 
 from openqwq.config import Config, DistillStage, RewardModelStage, RlStage, SftStage, Stage
 from openqwq.engine.open import load_tokenizer, locate
@@ -14,7 +15,7 @@ from openqwq.tasks.table import DataTable
 from openqwq.tasks.tables import training_tasks
 from openqwq.text.template import encode_chat
 from openqwq.text.tokenizer import Tokenizer
-from openqwq.train.held_out import settings_of, tasks_asked
+from openqwq.train.held_out import Settings, settings_of, tasks_asked
 from openqwq.train.policies import base_of_adapter, fresh_tokenizer
 from openqwq.train.prepare import Prepared, sample_tasks
 from openqwq.train.sft import encode_examples
@@ -156,29 +157,37 @@ def skipped_rows(prepared: Prepared) -> list[str]:
 
 def needed_length(prepared: Prepared, tokenizer: Tokenizer) -> int:
     """Tokens that the longest prompt seen and its reply need, in training and in evaluation."""
-    longest = 0
-    for task in sample_tasks(prepared):
-        longest = max(longest, len(encode_chat(tokenizer, task.messages, task.tools)))
+    config = prepared.config
+    tables = prepared.tables
     replies: list[int] = []
-    evaluated: list[int] = []
-    for stage in prepared.config.stages:
+    evaluations: dict[Settings, None] = {}  # most stages are evaluated alike
+    for stage in config.stages:
         if isinstance(stage, RlStage | DistillStage):
             replies.append(stage.max_tokens)
         if isinstance(stage, RewardModelStage) and stage.pairs is not None:
             replies.append(stage.pairs.max_tokens)
-        evaluated.append(evaluated_length(prepared, stage, tokenizer))
+        evaluations[settings_of(config, tables, stage)] = None
+    longest = _longest_prompt(tokenizer, sample_tasks(prepared))
     needed = round(longest * LENGTH_SLACK) + max(replies, default=DEFAULT_REPLY)
-    return max(needed, *evaluated, 0)
+    for settings in evaluations:
+        needed = max(needed, evaluated_length(settings, tables, tokenizer))
+    return needed
 
 
-def evaluated_length(prepared: Prepared, stage: Stage, tokenizer: Tokenizer) -> int:
-    """Tokens of the longest prompt that a stage is evaluated with, and its reply; 0: of none."""
-    settings = settings_of(prepared.config, prepared.tables, stage)
-    longest = 0
-    for tasks in tasks_asked(settings, prepared.tables):
-        for task in tasks:
-            longest = max(longest, len(encode_chat(tokenizer, task.messages, task.tools)))
+def evaluated_length(
+    settings: Settings, tables: Mapping[str, DataTable], tokenizer: Tokenizer
+) -> int:
+    """Tokens of the longest prompt that an evaluation asks, and its reply; 0: it asks none."""
+    asked = chain.from_iterable(tasks_asked(settings, tables))
+    longest = _longest_prompt(tokenizer, asked)
     return longest + settings.max_tokens if longest else 0
+
+
+def _longest_prompt(tokenizer: Tokenizer, tasks: Iterable[Task]) -> int:
+    longest = 0
+    for task in tasks:
+        longest = max(longest, len(encode_chat(tokenizer, task.messages, task.tools)))
+    return longest
 
 
 def longest_example(prepared: Prepared, stage: Stage, tokenizer: Tokenizer) -> int:

@@ -24,6 +24,7 @@ from openqwq.text.template import encode_chat
 from openqwq.text.tokenizer import Tokenizer
 from openqwq.train.curriculum import Curriculum
 from openqwq.train.frozen import has_copy_of_its_start, loaded_bytes
+from openqwq.train.held_out import settings_of
 from openqwq.train.lengths import (
     evaluated_length,
     longest_example,
@@ -107,7 +108,8 @@ def _work(
             micro_batch = config.engine.max_length
     evaluated = 0
     if isinstance(stage, SftStage):
-        evaluated = evaluated_length(prepared, stage, tokenizer)
+        settings = settings_of(config, prepared.tables, stage)
+        evaluated = evaluated_length(settings, prepared.tables, tokenizer)
         step = imitated_step(prepared, stage, tokenizer)
     else:
         step = sampled_step(prepared, stage, tokenizer)

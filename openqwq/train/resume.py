@@ -28,7 +28,7 @@ SAFE_IN_A_STAGE = (
 )
 
 
-# A reward model's rate fell to 0 whatever these said, until version 0.2 of its configs.
+# A reward model that has begun is finished or begins again, so these may be another.
 DECAY = ("optimiser.decay_share", "optimiser.final_lr_share")
 
 
